@@ -1,0 +1,94 @@
+// The two passes over a stretch of a row: its maximum, then the sum of exponentials. `load`, `keep` and `exponential`
+// belong to the regime: a row may be in workgroup memory or be read again.
+
+// What an operation makes of a row's statistics, and then does to each of its elements.
+struct Coefficients {
+    // Probabilities are exponentials times this; log-probabilities are differences less this.
+    factor: f32,
+    // The one element that is not made like the others, if any.
+    at: u32,
+    at_value: f32,
+    // The whole row is NaN.
+    bad: bool,
+}
+
+fn is_bad(stats: Stats) -> bool {
+    return stats.at == NONE || stats.key >= 0x7f800000;
+}
+
+// The maximum, or 0 where it is no number to compute with.
+fn top_of(stats: Stats) -> f32 {
+    return select(value_of(stats.key), 0.0, is_bad(stats));
+}
+
+fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
+    var best = bitcast<f32>(params.negative_infinity);
+    var at = NONE;
+    // The largest bit patterns, as signed and as unsigned numbers, give away +inf and NaNs of either sign.
+    var largest = 0;
+    var largest_unsigned = 0u;
+    for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
+        let x = load(j);
+        let bits = bitcast<u32>(x);
+        at = select(at, j, x > best);
+        best = max(best, x);
+        largest = max(largest, bitcast<i32>(bits));
+        largest_unsigned = max(largest_unsigned, bits);
+    }
+    var key = key_of(best);
+    let has_nan = largest > 0x7f800000 || largest_unsigned > 0xff800000u;
+    if has_nan || largest == 0x7f800000 {
+        // Rare: no comparison above can be trusted, so the first such element is looked up by its bits.
+        key = select(0x7f800000, 0x7fffffff, has_nan);
+        at = NONE;
+        for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
+            let magnitude = bitcast<u32>(load(j)) & 0x7fffffffu;
+            let is_positive = bitcast<i32>(load(j)) >= 0;
+            if at == NONE && select(magnitude == 0x7f800000u && is_positive, magnitude > 0x7f800000u, has_nan) {
+                at = j;
+            }
+        }
+    }
+    return vec2<u32>(bitcast<u32>(key), at);
+}
+
+fn term(j: u32, end: u32, top: f32, skip: u32) -> f32 {
+    if j >= end {
+        return 0.0;
+    }
+    let e = exp_difference(load(j), top);
+    keep(j, e);
+    return select(e, 0.0, j == skip);
+}
+
+fn lane_sum(start: u32, end: u32, lane: u32, top: f32, skip: u32) -> vec2<f32> {
+    var sum = vec2<f32>(0.0, 0.0);
+    // Four terms as a tree, and only their sum with its rounding error.
+    for (var j = start + lane; j < end; j += 4u * THREADS_PER_ROW) {
+        let a = term(j, end, top, skip) + term(j + THREADS_PER_ROW, end, top, skip);
+        let b = term(j + 2u * THREADS_PER_ROW, end, top, skip) + term(j + 3u * THREADS_PER_ROW, end, top, skip);
+        sum = add_pairs(sum, vec2<f32>(a + b, 0.0));
+    }
+    return sum;
+}
+
+// Called by all threads of a workgroup together.
+fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
+    let peak = reduce(lane_peak(start, end, lane), LARGEST);
+    var stats = Stats(bitcast<i32>(peak.x), peak.y, vec2<f32>(0.0, 0.0));
+    let sum = lane_sum(start, end, lane, top_of(stats), stats.at);
+    stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    return stats;
+}
+
+fn element(j: u32, top: f32, coefficients: Coefficients) -> f32 {
+    var value: f32;
+    if LOG {
+        let d = difference(load(j), top);
+        value = (d.x - coefficients.factor) + d.y;
+    } else {
+        value = exponential(j, top) * coefficients.factor;
+    }
+    value = select(value, coefficients.at_value, j == coefficients.at);
+    return select(value, bitcast<f32>(params.nan), coefficients.bad);
+}

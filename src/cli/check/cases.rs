@@ -1,0 +1,160 @@
+//! The battery: shapes around every border between kernels, filled with what breaks softmax.
+
+use logits::{CrossEntropy, Reduction};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// One batch, and the options to take its loss with.
+pub struct Case {
+    pub fill: &'static str,
+    pub rows: usize,
+    pub classes: usize,
+    pub logits: Vec<f32>,
+    pub targets: Vec<i64>,
+    pub reduction: Reduction,
+    pub weight: Option<Vec<f32>>,
+    pub upstream: f32,
+}
+
+pub const IGNORED: i64 = -100;
+
+impl Case {
+    pub fn loss(&self) -> CrossEntropy {
+        let loss = CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
+        match &self.weight {
+            Some(weight) => loss.weight(weight.clone()),
+            None => loss,
+        }
+    }
+
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.logits[row * self.classes..][..self.classes]
+    }
+}
+
+type Fill = (&'static str, fn(&mut StdRng, usize, usize) -> f32);
+
+/// Values by row and class.
+const FILLS: [Fill; 9] = [
+    ("normal", |rng, _, _| normal(rng)),
+    ("wide", |rng, _, _| 40.0 * normal(rng)),
+    ("confident", |rng, row, class| normal(rng) + if class == row * 7 { 17.0 + (row % 16) as f32 } else { 0.0 }),
+    ("far from 0", |rng, row, _| (if row % 2 == 0 { 3e4 } else { -3e4 }) + normal(rng)),
+    ("ties", |rng, _, _| rng.random_range(-2..=2) as f32),
+    ("all equal", |_, row, _| row as f32 * 0.37 - 1.0),
+    ("extreme", |rng, _, _| normal(rng) * 10.0_f32.powi(rng.random_range(-44..=38))),
+    ("log-sum-exp near 0", |rng, _, _| normal(rng) * 1e-3),
+    ("special", |rng, _, _| normal(rng)),
+];
+
+/// The shapes of the battery, from one element to a million classes and 300,000 rows.
+pub const SHAPES: [(usize, usize); 24] = [
+    (1, 1),
+    (5, 1),
+    (1, 2),
+    (3, 7),
+    (9, 8),
+    (9, 9),
+    (33, 10),
+    (300, 16),
+    (70, 17),
+    (50, 100),
+    (64, 129),
+    (19, 257),
+    (9, 1000),
+    (7, 2047),
+    (7, 2048),
+    (7, 2049),
+    (5, 4099),
+    (3, 32_000),
+    (2, 131_072),
+    (2, 131_073),
+    (2, 262_144),
+    (3, 1_000_003),
+    (300_000, 3),
+    (70_000, 10),
+];
+
+/// Every fill of a shape; of large shapes only some, so that the whole takes seconds.
+pub fn of_shape(rows: usize, classes: usize) -> impl Iterator<Item = Case> {
+    let large = rows * classes > 200_000;
+    FILLS
+        .iter()
+        .enumerate()
+        .filter(move |(_, (name, _))| !large || ["normal", "confident", "special"].contains(name))
+        .map(move |(nth, fill)| build(nth, *fill, rows, classes))
+}
+
+fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
+    let mut rng = StdRng::seed_from_u64((rows * 31 + classes * 7 + nth) as u64);
+    let mut logits: Vec<f32> = Vec::with_capacity(rows * classes);
+    for row in 0..rows {
+        logits.extend((0..classes).map(|class| fill(&mut rng, row, class)));
+    }
+    let mut targets: Vec<i64> = (0..rows).map(|_| rng.random_range(0..classes as i64)).collect();
+    match name {
+        "confident" => {
+            // A target on the large logit, next to it, and ignored.
+            for (row, target) in targets.iter_mut().enumerate() {
+                match row % 4 {
+                    0 | 1 if row * 7 < classes => *target = (row * 7) as i64,
+                    2 => *target = IGNORED,
+                    _ => {}
+                }
+            }
+        }
+        "log-sum-exp near 0" => {
+            // max + log(classes) is within 1e-3 of 0.
+            let shift = (classes as f32).ln();
+            logits.iter_mut().for_each(|x| *x -= shift);
+        }
+        "special" => specials(&mut logits, &mut targets, classes),
+        _ => {}
+    }
+    let weight = (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
+    let reduction = [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3];
+    let upstream = if nth % 2 == 0 { 1.0 } else { -2.5 };
+    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream }
+}
+
+/// Row after row one of the special values, and every fourth row none.
+fn specials(logits: &mut [f32], targets: &mut [i64], classes: usize) {
+    let infinity = f32::INFINITY;
+    for (row, (x, target)) in logits.chunks_exact_mut(classes).zip(targets).enumerate() {
+        let middle = classes / 2;
+        match row % 12 {
+            0 => x[middle] = f32::NAN,
+            1 => x[classes - 1] = f32::from_bits(0xffc0_0001), // a negative NaN, as 0/0 is on x86
+            2 => x[middle] = infinity,
+            4 => x.fill(-infinity),
+            5 => {
+                x[middle] = -infinity;
+                *target = middle as i64;
+            }
+            6 => {
+                x.fill(-infinity);
+                x[middle] = 1.5;
+            }
+            8 => {
+                x[0] = infinity;
+                x[classes - 1] = f32::NAN;
+            }
+            9 => {
+                x.fill(f32::NAN);
+                *target = IGNORED;
+            }
+            10 => {
+                // -0 and 0 tie, and subnormals stand between.
+                x.fill(-0.0);
+                x[middle] = 0.0;
+                x[classes - 1] = f32::from_bits(7);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn normal(rng: &mut StdRng) -> f32 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}

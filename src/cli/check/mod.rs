@@ -1,0 +1,76 @@
+//! `logits check`: is what is promised true on this machine?
+
+mod cases;
+mod compare;
+mod oracle;
+
+use logits::Device;
+use serde_json::json;
+
+use crate::{CliError, json_number, progress};
+use compare::Report;
+
+/// Runs the battery; whether everything stayed within its bounds.
+pub(crate) fn run(device: &Device, as_json: bool) -> Result<bool, CliError> {
+    let bar = progress(cases::SHAPES.len() as u64, "shapes");
+    let mut report = Report::default();
+    for (rows, classes) in cases::SHAPES {
+        for case in cases::of_shape(rows, classes) {
+            report.check(device, &case)?;
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if as_json { print_json(device, &report) } else { print_table(device, &report) }
+    Ok(report.passed())
+}
+
+fn print_json(device: &Device, report: &Report) {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "quantity": finding.quantity,
+                "bound": finding.bound,
+                "worst": json_number(finding.worst),
+                "checked": finding.checked,
+                "place": finding.place,
+                "versus_cpu": device.is_gpu().then(|| json_number(finding.versus_cpu)),
+                "passed": finding.passed(),
+            })
+        })
+        .collect();
+    println!(
+        "{}",
+        json!({
+            "device": device.name(),
+            "backend": device.backend(),
+            "fell_back": report.fell_back,
+            "cases": report.cases,
+            "passed": report.passed(),
+            "findings": findings,
+        })
+    );
+}
+
+fn print_table(device: &Device, report: &Report) {
+    println!("{device}");
+    println!("{} batches of {} shapes, against float64\n", report.cases, cases::SHAPES.len());
+    println!(
+        "{:<32} {:>10} {:>9} {:>8} {:>9}       worst at",
+        "quantity", "checked", "worst", "bound", "from CPU"
+    );
+    for finding in &report.findings {
+        let verdict = if finding.passed() { "ok" } else { "FAILED" };
+        let versus = if device.is_gpu() { format!("{:.2e}", finding.versus_cpu) } else { "-".to_owned() };
+        println!(
+            "{:<32} {:>10} {:>9.2e} {:>8.0e} {:>9} {:<6} {}",
+            finding.quantity, finding.checked, finding.worst, finding.bound, versus, verdict, finding.place
+        );
+    }
+    if let Some(reason) = &report.fell_back {
+        println!("\nFAILED: the CPU finished what {} was chosen for: {reason}", device.name());
+    }
+    println!("\n{}", if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" });
+}

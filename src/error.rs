@@ -1,0 +1,105 @@
+//! The one error type of the crate.
+
+/// Why a call was refused or could not be finished.
+///
+/// Every problem with the caller's data is found before anything is written, and names the value and its place.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape without classes: softmax over nothing has no meaning.
+    #[error("the shape [{rows}, {classes}] has no classes to reduce over")]
+    ZeroClasses {
+        /// Rows of the shape.
+        rows: usize,
+        /// Always 0; kept so that the message shows the whole shape.
+        classes: usize,
+    },
+    /// A shape whose element count, or whose number of classes, is beyond what the crate can index.
+    #[error("the shape [{rows}, {classes}] is too large: classes must stay below 2^32 - 1 and elements within memory")]
+    ShapeTooLarge {
+        /// Rows of the shape.
+        rows: usize,
+        /// Classes of the shape.
+        classes: usize,
+    },
+    /// A slice whose length does not fit the shape.
+    #[error("{what} hold {found} values where {expected} are needed")]
+    Length {
+        /// Which argument: "logits", "targets", "out", "weights".
+        what: &'static str,
+        /// The length that the shape asks for.
+        expected: usize,
+        /// The length that was given.
+        found: usize,
+    },
+    /// Rows that would overlap.
+    #[error("a row stride of {stride} is shorter than the {classes} classes of a row")]
+    RowStride {
+        /// The stride given, in elements.
+        stride: usize,
+        /// Classes of the shape.
+        classes: usize,
+    },
+    /// A class index outside `0..classes` that is not the ignored one either.
+    #[error("target {target} of row {row} is neither a class in 0..{classes} nor the ignored index {ignore_index}")]
+    TargetOutOfRange {
+        /// The row whose target is wrong.
+        row: usize,
+        /// The value found there.
+        target: i128,
+        /// Classes of the shape.
+        classes: usize,
+        /// The index that would have been ignored.
+        ignore_index: i64,
+    },
+    /// A class weight that is negative, infinite or not a number.
+    #[error("the weight of class {class} is {value}; weights must be finite and not negative")]
+    Weight {
+        /// The class whose weight is wrong.
+        class: usize,
+        /// The value found there.
+        value: f32,
+    },
+    /// An option of [`CrossEntropy`](crate::CrossEntropy) outside its range.
+    #[error("{option} is {value}; it must be finite")]
+    OptionValue {
+        /// The option's name.
+        option: &'static str,
+        /// The value given.
+        value: f32,
+    },
+    /// Host memory for a result could not be had.
+    #[error("{bytes} bytes of host memory could not be had for {what}")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: usize,
+    },
+    /// A GPU was asked for by name or by kind and there is none that fits.
+    #[error("no GPU for `{wanted}`: {reason}")]
+    NoGpu {
+        /// What was asked for.
+        wanted: String,
+        /// What was looked at and why it did not do.
+        reason: String,
+    },
+    /// The explicitly chosen GPU could not finish the call; inputs are intact and outputs unspecified.
+    #[error("the GPU `{adapter}` failed: {reason}")]
+    Gpu {
+        /// The adapter's name.
+        adapter: String,
+        /// What wgpu or the driver said.
+        reason: String,
+    },
+}
+
+/// A `Vec` of `length` default values, or a typed error where the allocator would have aborted.
+pub(crate) fn try_vec<T: Clone + Default>(what: &'static str, length: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(length)
+        .map_err(|_| Error::OutOfMemory { what, bytes: length.saturating_mul(size_of::<T>()) })?;
+    values.resize(length, T::default());
+    Ok(values)
+}

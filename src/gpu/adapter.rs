@@ -1,0 +1,187 @@
+//! Finding an adapter: who is there, in which order they are tried, and why each was taken or not.
+
+use pollster::block_on;
+use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
+
+use super::Gpu;
+use crate::plan::WORKGROUP;
+use crate::{DeviceChoice, PassedOver};
+
+/// A GPU, and how it came to be chosen.
+pub(crate) struct Opened {
+    pub(crate) gpu: Gpu,
+    pub(crate) reason: String,
+    pub(crate) passed_over: Vec<PassedOver>,
+}
+
+/// No GPU, and why not.
+pub(crate) struct Refused {
+    pub(crate) reason: String,
+    pub(crate) passed_over: Vec<PassedOver>,
+}
+
+/// Storage buffers of one kernel.
+const STORAGE_BUFFERS: u32 = 5;
+/// Workgroup memory of the hungriest kernel: the tile, and the folds of a reduction.
+const WORKGROUP_BYTES: u32 = 2048 * 4 + WORKGROUP * 8;
+
+/// The best adapter that `choice` allows and that opens.
+pub(crate) fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
+    let named = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
+    let mut passed_over = Vec::new();
+    for adapter in adapters() {
+        let info = adapter.get_info();
+        let taken = unsuitable(&adapter, &info)
+            .map_or(Ok(()), Err)
+            .and_then(|()| judge(choice, named.as_deref(), &info))
+            .and_then(|reason| Gpu::open(&adapter).map(|gpu| (gpu, reason)));
+        match taken {
+            Ok((gpu, reason)) => return Ok(Opened { gpu, reason, passed_over }),
+            Err(reason) => passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason }),
+        }
+    }
+    let mut reason = match (passed_over.len(), choice) {
+        (0, _) => "wgpu found no adapter".to_owned(),
+        (_, DeviceChoice::Auto) => "no hardware GPU".to_owned(),
+        _ => "no adapter fits".to_owned(),
+    };
+    if let Ok(backends) = std::env::var("WGPU_BACKEND") {
+        reason.push_str(&format!(" with WGPU_BACKEND={backends}"));
+    }
+    if let Some(name) = named {
+        reason.push_str(&format!(" with WGPU_ADAPTER_NAME={name}"));
+    }
+    Err(Refused { reason, passed_over })
+}
+
+/// Every adapter as (name, backend, what it is), best first.
+pub(crate) fn list() -> Vec<(String, &'static str, String)> {
+    adapters()
+        .iter()
+        .map(|adapter| {
+            let info = adapter.get_info();
+            let mut what = format!("{}, driver {} {}", kind(info.device_type), info.driver, info.driver_info);
+            if let Some(reason) = unsuitable(adapter, &info) {
+                what.push_str(&format!("; cannot be used: {reason}"));
+            }
+            (info.name, backend_name(info.backend), what)
+        })
+        .collect()
+}
+
+/// Best first: hardware before software, a backend of the platform before GL.
+fn adapters() -> Vec<Adapter> {
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let backends = descriptor.backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = block_on(instance.enumerate_adapters(backends));
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        let kind = match info.device_type {
+            DeviceType::DiscreteGpu => 0,
+            DeviceType::IntegratedGpu => 1,
+            DeviceType::VirtualGpu => 2,
+            DeviceType::Other => 3,
+            DeviceType::Cpu => 4,
+        };
+        (is_software(&info), kind, info.backend == Backend::Gl)
+    });
+    adapters
+}
+
+/// Why the choice takes this adapter, or why it does not.
+fn judge(choice: &DeviceChoice, named: Option<&str>, info: &AdapterInfo) -> Result<String, String> {
+    if let Some(name) = named.filter(|name| !holds(&info.name, name)) {
+        return Err(format!("its name does not hold WGPU_ADAPTER_NAME={name}"));
+    }
+    match choice {
+        DeviceChoice::Named(wanted) => {
+            let (backend, name) = split_name(wanted);
+            if backend.is_some_and(|backend| backend != backend_name(info.backend)) || !holds(&info.name, name) {
+                return Err(format!("it is not `{wanted}`"));
+            }
+            Ok(format!("asked for as `{wanted}`"))
+        }
+        DeviceChoice::Gpu => Ok("asked for a GPU of any kind".to_owned()),
+        _ if named.is_some() => Ok("named by WGPU_ADAPTER_NAME".to_owned()),
+        _ if is_software(info) => Err("a software adapter, slower than the CPU path".to_owned()),
+        _ => Ok(format!("the best adapter, {}", kind(info.device_type))),
+    }
+}
+
+/// What the kernels need and this adapter lacks.
+fn unsuitable(adapter: &Adapter, info: &AdapterInfo) -> Option<String> {
+    let limits = adapter.limits();
+    if info.backend == Backend::Noop {
+        return Some("it computes nothing".to_owned());
+    }
+    if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        return Some("no compute shaders".to_owned());
+    }
+    [
+        ("storage buffers a shader", limits.max_storage_buffers_per_shader_stage, STORAGE_BUFFERS),
+        ("threads a workgroup", limits.max_compute_invocations_per_workgroup, WORKGROUP),
+        ("threads a workgroup in x", limits.max_compute_workgroup_size_x, WORKGROUP),
+        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, WORKGROUP_BYTES),
+    ]
+    .into_iter()
+    .find(|&(_, has, needs)| has < needs)
+    .map(|(what, has, needs)| format!("{has} {what}, {needs} are needed"))
+}
+
+/// Drivers say so themselves, but for GL, where a name is all there is.
+fn is_software(info: &AdapterInfo) -> bool {
+    info.device_type == DeviceType::Cpu
+        || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"].iter().any(|name| holds(&info.name, name))
+}
+
+fn holds(name: &str, part: &str) -> bool {
+    name.to_lowercase().contains(&part.to_lowercase())
+}
+
+fn split_name(wanted: &str) -> (Option<&'static str>, &str) {
+    let Some((prefix, name)) = wanted.split_once(':') else { return (None, wanted) };
+    let backend = match prefix.to_ascii_lowercase().as_str() {
+        "vulkan" | "vk" => "vulkan",
+        "gl" | "gles" | "opengl" => "gl",
+        "metal" | "mtl" => "metal",
+        "dx12" | "d3d12" => "dx12",
+        "webgpu" => "webgpu",
+        _ => return (None, wanted),
+    };
+    (Some(backend), name)
+}
+
+pub(super) fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Noop => "noop",
+        Backend::Vulkan => "vulkan",
+        Backend::Metal => "metal",
+        Backend::Dx12 => "dx12",
+        Backend::Gl => "gl",
+        Backend::BrowserWebGpu => "webgpu",
+    }
+}
+
+fn kind(device: DeviceType) -> &'static str {
+    match device {
+        DeviceType::DiscreteGpu => "a discrete GPU",
+        DeviceType::IntegratedGpu => "an integrated GPU",
+        DeviceType::VirtualGpu => "a virtual GPU",
+        DeviceType::Cpu => "a software adapter",
+        DeviceType::Other => "of unknown kind",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_before_a_name_is_told_apart() {
+        assert_eq!(split_name("vulkan:llvm"), (Some("vulkan"), "llvm"));
+        assert_eq!(split_name("GL:"), (Some("gl"), ""));
+        assert_eq!(split_name("Radeon: the card"), (None, "Radeon: the card"));
+        assert_eq!(split_name("NVIDIA"), (None, "NVIDIA"));
+    }
+}

@@ -1,0 +1,128 @@
+//! One opened adapter with everything that lives as long as it does.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pollster::block_on;
+use wgpu::{Adapter, Device, ErrorFilter, Features, Queue};
+
+use super::adapter::backend_name;
+use super::buffers::Pool;
+use super::kernels::Kernels;
+use crate::Error;
+use crate::plan::Limits;
+
+pub(crate) struct Gpu {
+    pub(super) device: Device,
+    pub(super) queue: Queue,
+    pub(super) limits: Limits,
+    pub(super) kernels: Kernels,
+    pub(super) pool: Pool,
+    name: String,
+    backend: &'static str,
+    /// What went wrong outside of any call, such as the loss of the device.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    pub(super) fn open(adapter: &Adapter) -> Result<Self, String> {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("logits"),
+            required_features: adapter.features() & Features::SUBGROUP,
+            required_limits: limits.clone(),
+            ..Default::default()
+        }))
+        .map_err(|error| one_line(&error))?;
+
+        let fault = Arc::new(Mutex::new(None));
+        let note = |fault: &Mutex<Option<String>>, what: String| {
+            fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+        };
+        // wgpu's own handlers panic.
+        let seen = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&seen, one_line(&error))));
+        let seen = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping our own handle is no fault.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&seen, format!("the device was lost: {message}"));
+            } else {
+                note(&seen, "the device was destroyed".to_owned());
+            }
+        });
+
+        let subgroups = device.features().contains(Features::SUBGROUP)
+            && std::env::var("LOGITS_SUBGROUPS").map_or(true, |value| value != "0");
+        Ok(Self {
+            kernels: Kernels::new(&device, subgroups),
+            pool: Pool::default(),
+            limits: Limits {
+                binding_bytes: limits.max_storage_buffer_binding_size,
+                buffer_bytes: limits.max_buffer_size,
+                workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            },
+            name: info.name,
+            backend: backend_name(info.backend),
+            device,
+            queue,
+            fault,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// Does the work with every error of wgpu caught on the way.
+    pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        if let Some(fault) = self.fault() {
+            return Err(self.failed(fault));
+        }
+        let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
+            .map(|filter| self.device.push_error_scope(filter));
+        let result = work();
+        // Scopes are a stack. What wgpu caught came first, and explains whatever failed after it.
+        let mut caught = None;
+        for scope in scopes.into_iter().rev() {
+            caught = block_on(scope.pop()).or(caught);
+        }
+        match caught.map(|error| one_line(&error)).or_else(|| self.fault()) {
+            Some(reason) => Err(self.failed(reason)),
+            None => result,
+        }
+    }
+
+    pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
+        Error::Gpu { adapter: self.name.clone(), reason: reason.into() }
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("name", &self.name).field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// Errors of wgpu span lines and tell causes in their sources.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,158 @@
+//! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderStages};
+
+use crate::job::Op;
+use crate::plan::Regime;
+
+/// Names of the bindings, in the order of `shaders/shared/bindings.wgsl`, and whether kernels write to them.
+const BINDINGS: [BufferBindingType; 6] = [
+    BufferBindingType::Uniform,
+    BufferBindingType::Storage { read_only: true },
+    BufferBindingType::Storage { read_only: true },
+    BufferBindingType::Storage { read_only: false },
+    BufferBindingType::Storage { read_only: false },
+    BufferBindingType::Storage { read_only: false },
+];
+
+/// What tells one pipeline from another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    op: Op,
+    entry: &'static str,
+    threads_per_row: u32,
+}
+
+pub(super) struct Kernels {
+    subgroups: bool,
+    pub(super) bindings: BindGroupLayout,
+    layout: PipelineLayout,
+    pipelines: Mutex<HashMap<Key, ComputePipeline>>,
+}
+
+impl Kernels {
+    pub(super) fn new(device: &Device, subgroups: bool) -> Self {
+        let entries: Vec<_> = BINDINGS
+            .iter()
+            .zip(0..)
+            .map(|(&ty, binding)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+            .collect();
+        let bindings = device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("logits"), entries: &entries });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some("logits"),
+            bind_group_layouts: &[Some(&bindings)],
+            immediate_size: 0,
+        });
+        Self { subgroups, bindings, layout, pipelines: Mutex::default() }
+    }
+
+    /// The pipeline of one entry point, compiled on first use. Call within error scopes.
+    pub(super) fn pipeline(&self, device: &Device, op: Op, regime: Regime, entry: &'static str) -> ComputePipeline {
+        let key = Key { op, entry, threads_per_row: regime.threads_per_row() };
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        pipelines
+            .entry(key)
+            .or_insert_with(|| {
+                let label = format!("logits {op:?} {entry}");
+                let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label: Some(&label),
+                    source: wgpu::ShaderSource::Wgsl(source(op, regime, self.subgroups).into()),
+                });
+                let mut constants = vec![("THREADS_PER_ROW", f64::from(key.threads_per_row))];
+                match op {
+                    Op::LogSoftmax => constants.push(("LOG", 1.0)),
+                    Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
+                    _ => {}
+                }
+                device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(&label),
+                    layout: Some(&self.layout),
+                    module: &module,
+                    entry_point: Some(entry),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        constants: &constants,
+                        // Every kernel writes workgroup memory before it reads it.
+                        zero_initialize_workgroup_memory: false,
+                    },
+                    cache: None,
+                })
+            })
+            .clone()
+    }
+}
+
+macro_rules! shader {
+    ($path:literal) => {
+        include_str!(concat!("../../shaders/", $path))
+    };
+}
+
+/// The whole module of an operation in a regime.
+fn source(op: Op, regime: Regime, subgroups: bool) -> String {
+    let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
+    let regime: &[&str] = match regime {
+        Regime::Tile { .. } => &[shader!("regimes/tile.wgsl")],
+        Regime::Stream => &[shader!("regimes/reread.wgsl"), shader!("regimes/stream.wgsl")],
+        Regime::Split { .. } => &[shader!("regimes/reread.wgsl"), shader!("regimes/split.wgsl")],
+    };
+    let op = match op {
+        Op::Softmax | Op::LogSoftmax => shader!("softmax.wgsl"),
+        Op::LogSumExp => shader!("log_sum_exp.wgsl"),
+        Op::CrossEntropy | Op::CrossEntropyGrad => shader!("cross_entropy.wgsl"),
+        Op::Predict => shader!("predict.wgsl"),
+    };
+    let shared = [
+        shader!("shared/bindings.wgsl"),
+        lanes,
+        shader!("shared/math.wgsl"),
+        shader!("shared/reduce.wgsl"),
+        shader!("shared/passes.wgsl"),
+    ];
+    [&shared, regime, &[op]].concat().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every module that the crate can make parses and validates, without a GPU.
+    #[test]
+    fn every_module_is_valid_wgsl() {
+        use naga::valid::{Capabilities, ValidationFlags, Validator};
+        for op in [Op::Softmax, Op::LogSoftmax, Op::LogSumExp, Op::CrossEntropy, Op::CrossEntropyGrad, Op::Predict] {
+            for regime in [Regime::Tile { threads_per_row: 4 }, Regime::Stream, Regime::Split { segments: 20 }] {
+                for subgroups in [false, true] {
+                    let text = source(op, regime, subgroups);
+                    let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| {
+                        panic!("{op:?} {regime:?} {subgroups}: {}", error.emit_to_string(&text))
+                    });
+                    Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER)
+                        .validate(&module)
+                        .unwrap_or_else(|error| panic!("{op:?} {regime:?} {subgroups}: {error:?}"));
+                    for (_, variable) in module.global_variables.iter() {
+                        if let Some(binding) = &variable.binding {
+                            let read_only = BINDINGS[binding.binding as usize];
+                            let expected = match variable.space {
+                                naga::AddressSpace::Uniform => BufferBindingType::Uniform,
+                                naga::AddressSpace::Storage { access } => BufferBindingType::Storage {
+                                    read_only: !access.contains(naga::StorageAccess::STORE),
+                                },
+                                ref other => panic!("a binding in {other:?}"),
+                            };
+                            assert_eq!(read_only, expected, "binding {}", binding.binding);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! One validated piece of work, as both paths take it: which operation, over which rows, into what.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::try_vec;
+use crate::{Error, Shape};
+
+/// The operations, as kernels know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Softmax,
+    LogSoftmax,
+    LogSumExp,
+    CrossEntropy,
+    CrossEntropyGrad,
+    Predict,
+}
+
+/// What the kernels need to know of a row's target. The layout is that of `RowTarget` in the shaders.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RowTarget {
+    /// The target, or [`RowTarget::IGNORED`].
+    pub(crate) class: u32,
+    /// What the row's gradient is multiplied by.
+    pub(crate) scale: f32,
+}
+
+impl RowTarget {
+    const IGNORED: u32 = u32::MAX;
+
+    pub(crate) fn is_ignored(self) -> bool {
+        self.class == Self::IGNORED
+    }
+}
+
+impl Default for RowTarget {
+    fn default() -> Self {
+        Self { class: Self::IGNORED, scale: 0.0 }
+    }
+}
+
+/// A row's decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Prediction {
+    /// The class with the largest logit; of equal ones the lowest. As in PyTorch's `argmax` a NaN counts as largest.
+    pub class: u32,
+    /// Its probability under softmax; NaN where the row's softmax is.
+    pub probability: f32,
+}
+
+/// Where the elements are read and written.
+pub(crate) enum Data<'a> {
+    /// Read only; the result is one value a row.
+    Read { input: &'a [f32], stride: usize },
+    /// Read here, written there, without gaps.
+    Write { input: &'a [f32], stride: usize, output: &'a mut [f32] },
+    /// Written where it was read.
+    Over { data: &'a mut [f32], stride: usize },
+}
+
+/// One value a row.
+pub(crate) enum RowsOut<'a> {
+    None,
+    Values(&'a mut [f32]),
+    Predictions(&'a mut [Prediction]),
+}
+
+impl RowsOut<'_> {
+    fn reborrow(&mut self) -> RowsOut<'_> {
+        match self {
+            RowsOut::None => RowsOut::None,
+            RowsOut::Values(values) => RowsOut::Values(values),
+            RowsOut::Predictions(values) => RowsOut::Predictions(values),
+        }
+    }
+}
+
+/// A validated piece of work. Splitting it by rows yields pieces that are themselves whole jobs: threads and GPU chunks
+/// are both made that way.
+pub(crate) struct Job<'a> {
+    pub(crate) op: Op,
+    pub(crate) shape: Shape,
+    pub(crate) data: Data<'a>,
+    /// One a row where the operation has targets, else empty.
+    pub(crate) targets: &'a [RowTarget],
+    pub(crate) rows_out: RowsOut<'a>,
+}
+
+impl<'a> Job<'a> {
+    pub(crate) fn rows(&self) -> usize {
+        self.shape.row_count()
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.shape.classes()
+    }
+
+    /// The same work, borrowed, so that a caller still has it if this attempt fails.
+    pub(crate) fn reborrow(&mut self) -> Job<'_> {
+        Job {
+            op: self.op,
+            shape: self.shape,
+            data: match &mut self.data {
+                Data::Read { input, stride } => Data::Read { input, stride: *stride },
+                Data::Write { input, stride, output } => Data::Write { input, stride: *stride, output },
+                Data::Over { data, stride } => Data::Over { data, stride: *stride },
+            },
+            targets: self.targets,
+            rows_out: self.rows_out.reborrow(),
+        }
+    }
+
+    /// The first `rows` rows, or all if there are fewer, and the rest.
+    pub(crate) fn split_at(self, rows: usize) -> (Job<'a>, Job<'a>) {
+        let rows = rows.min(self.rows());
+        let (classes, rest) = (self.classes(), Shape::rows(self.rows() - rows, self.classes()));
+        // The last row need not reach to the end of its stride.
+        let cut = |length: usize, stride: usize| length.min(rows.saturating_mul(stride));
+        let (data, data_rest) = match self.data {
+            Data::Read { input, stride } => {
+                let (a, b) = input.split_at(cut(input.len(), stride));
+                (Data::Read { input: a, stride }, Data::Read { input: b, stride })
+            }
+            Data::Write { input, stride, output } => {
+                let (a, b) = input.split_at(cut(input.len(), stride));
+                let (out_a, out_b) = output.split_at_mut(cut(output.len(), classes));
+                (Data::Write { input: a, stride, output: out_a }, Data::Write { input: b, stride, output: out_b })
+            }
+            Data::Over { data, stride } => {
+                let (a, b) = data.split_at_mut(cut(data.len(), stride));
+                (Data::Over { data: a, stride }, Data::Over { data: b, stride })
+            }
+        };
+        let (targets, targets_rest) = self.targets.split_at(rows.min(self.targets.len()));
+        let (rows_out, rows_rest) = match self.rows_out {
+            RowsOut::None => (RowsOut::None, RowsOut::None),
+            RowsOut::Values(values) => {
+                let (a, b) = values.split_at_mut(rows.min(values.len()));
+                (RowsOut::Values(a), RowsOut::Values(b))
+            }
+            RowsOut::Predictions(values) => {
+                let (a, b) = values.split_at_mut(rows.min(values.len()));
+                (RowsOut::Predictions(a), RowsOut::Predictions(b))
+            }
+        };
+        (
+            Job { op: self.op, shape: Shape::rows(rows, classes), data, targets, rows_out },
+            Job { op: self.op, shape: rest, data: data_rest, targets: targets_rest, rows_out: rows_rest },
+        )
+    }
+
+    /// Runs `work` so that an in-place job whose work fails half-way has still not touched the caller's logits.
+    pub(crate) fn keeping_logits<E: From<Error>>(self, work: impl FnOnce(Job<'_>) -> Result<(), E>) -> Result<(), E> {
+        let (rows, classes) = (self.rows(), self.classes());
+        let Job { op, shape, data, targets, rows_out } = self;
+        let Data::Over { data, stride } = data else {
+            return work(Job { op, shape, data, targets, rows_out });
+        };
+        let mut staged: Vec<f32> = try_vec("the staged result", rows * classes)?;
+        work(Job { op, shape, data: Data::Write { input: data, stride, output: &mut staged }, targets, rows_out })?;
+        for (row, result) in data.chunks_mut(stride).zip(staged.chunks_exact(classes)) {
+            row[..classes].copy_from_slice(result);
+        }
+        Ok(())
+    }
+}

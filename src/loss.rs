@@ -1,0 +1,171 @@
+//! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
+
+use crate::job::RowTarget;
+use crate::logits::check_length;
+use crate::{Error, Shape, Targets, error::try_vec};
+
+/// How the losses of the rows become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Sum over the counted rows, divided by the sum of their targets' weights (their number, without weights).
+    /// NaN over no counted rows, with a gradient of zero.
+    #[default]
+    Mean,
+    /// Sum over the counted rows.
+    Sum,
+    /// Each row's loss by itself, in [`Loss::per_row`]; [`Loss::loss`] is then their sum, and so is what the gradient
+    /// belongs to.
+    None,
+}
+
+/// The cross-entropy of softmax, and its options; PyTorch's `cross_entropy` names and meaning.
+///
+/// With `lse = log(sum_j exp(x_j))`, row i with target t loses `w_t * (lse - x_t)`, and for a reduction that gives
+/// that row the factor `s` its gradient is `d loss / d x_j = s * w_t * (softmax(x)_j - [j == t])`.
+///
+/// ```
+/// use logits::{CrossEntropy, Device, Logits, Reduction};
+/// let loss = CrossEntropy::default().ignore_index(-1).reduction(Reduction::Sum);
+/// let x = [2.0, 0.0, 0.0, /* next row */ 5.0, 1.0, 0.0];
+/// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [2, 3])?, &[0_i64, -1])?;
+/// assert_eq!(out.counted_rows, 1);
+/// assert!((out.loss - (1.0 + 2.0 * (-2.0_f64).exp()).ln()).abs() < 1e-7);
+/// # Ok::<(), logits::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossEntropy {
+    reduction: Reduction,
+    ignore_index: i64,
+    weight: Option<Vec<f32>>,
+    upstream_gradient: f32,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self { reduction: Reduction::Mean, ignore_index: -100, weight: None, upstream_gradient: 1.0 }
+    }
+}
+
+impl CrossEntropy {
+    /// How the rows' losses become one number; [`Reduction::Mean`] if not set.
+    #[must_use]
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The target that marks a row as not counted: loss 0, gradient 0, left out of the mean; -100 if not set.
+    ///
+    /// As in PyTorch, the gradient of such a row is NaN where its softmax is (a NaN or `+inf` logit, or all `-inf`).
+    #[must_use]
+    pub fn ignore_index(mut self, index: i64) -> Self {
+        self.ignore_index = index;
+        self
+    }
+
+    /// One weight a class, applied to the rows that have it as target; finite and not negative.
+    #[must_use]
+    pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
+    /// Finite; 1 if not set. It does not change the loss.
+    #[must_use]
+    pub fn upstream_gradient(mut self, factor: f32) -> Self {
+        self.upstream_gradient = factor;
+        self
+    }
+
+    /// Checks options and targets against the shape, and settles what each row is worth.
+    pub(crate) fn prepare(&self, shape: Shape, targets: Targets<'_>) -> Result<Prepared<'_>, Error> {
+        let (rows, classes) = (shape.row_count(), shape.classes());
+        check_length("targets", rows, targets.len())?;
+        if !self.upstream_gradient.is_finite() {
+            return Err(Error::OptionValue { option: "upstream_gradient", value: self.upstream_gradient });
+        }
+        let weight = self.weight.as_deref();
+        if let Some(weight) = weight {
+            check_length("weights", classes, weight.len())?;
+            for (class, &value) in weight.iter().enumerate() {
+                if !value.is_finite() || value < 0.0 {
+                    return Err(Error::Weight { class, value });
+                }
+            }
+        }
+
+        let mut prepared = Prepared { loss: self, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
+        targets.for_each(|row, target| {
+            let class = match usize::try_from(target) {
+                Ok(class) if class < classes && target != i128::from(self.ignore_index) => class,
+                _ if target == i128::from(self.ignore_index) => return Ok(()),
+                _ => {
+                    let ignore_index = self.ignore_index;
+                    return Err(Error::TargetOutOfRange { row, target, classes, ignore_index });
+                }
+            };
+            prepared.counted_rows += 1;
+            prepared.total_weight += weight.map_or(1.0, |weight| f64::from(weight[class]));
+            // Shape::elements has seen that a class fits 32 bits.
+            prepared.rows[row] = RowTarget { class: class as u32, scale: 0.0 };
+            Ok(())
+        })?;
+
+        let factor = f64::from(self.upstream_gradient)
+            / if self.reduction == Reduction::Mean { prepared.total_weight } else { 1.0 };
+        for row in prepared.rows.iter_mut().filter(|row| !row.is_ignored()) {
+            row.scale = (factor * weight.map_or(1.0, |weight| f64::from(weight[row.class as usize]))) as f32;
+        }
+        Ok(prepared)
+    }
+}
+
+/// Options and targets after validation: what the kernels need of each row.
+pub(crate) struct Prepared<'a> {
+    loss: &'a CrossEntropy,
+    pub(crate) rows: Vec<RowTarget>,
+    counted_rows: usize,
+    total_weight: f64,
+}
+
+impl Prepared<'_> {
+    /// Weighs and reduces the rows' plain losses, in float64 and in row order, so that CPU and GPU share every bit
+    /// of this step.
+    pub(crate) fn reduce(&self, mut per_row: Vec<f32>, fell_back: Option<String>) -> Loss {
+        let mut sum = 0.0_f64;
+        for (loss, row) in per_row.iter_mut().zip(&self.rows).filter(|(_, row)| !row.is_ignored()) {
+            let weight = self.loss.weight.as_ref().map_or(1.0, |weight| f64::from(weight[row.class as usize]));
+            let weighted = weight * f64::from(*loss);
+            sum += weighted;
+            *loss = weighted as f32;
+        }
+        let mean = sum / self.total_weight;
+        Loss {
+            loss: if self.loss.reduction == Reduction::Mean { mean } else { sum },
+            rows: per_row.len(),
+            counted_rows: self.counted_rows,
+            perplexity: mean.exp(),
+            per_row,
+            fell_back,
+        }
+    }
+}
+
+/// What a loss came to.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The loss after the reduction, in nats.
+    pub loss: f64,
+    /// Rows given.
+    pub rows: usize,
+    /// Rows whose target was not the ignored index.
+    pub counted_rows: usize,
+    /// The weighted loss of each row, in nats; 0 for an ignored row.
+    pub per_row: Vec<f32>,
+    /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
+    pub perplexity: f64,
+    /// Why the CPU finished what a GPU was chosen for; `None` where the chosen device did it all.
+    pub fell_back: Option<String>,
+}
