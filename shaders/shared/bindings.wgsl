@@ -16,6 +16,8 @@ struct Params {
     // WGSL has no literal for these, and may assume that no computation makes them.
     nan: u32,
     negative_infinity: u32,
+    // 0, which no compiler knows.
+    zero: u32,
 }
 
 struct RowTarget {

@@ -4,11 +4,18 @@ const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.1219444e-4;
 
-// a + b as a rounded sum and what rounding lost (Knuth).
+// The same value, in a way that no compiler sees through: WGSL lets (a + b) - a become b, and Mesa and Metal do it.
+fn opaque(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
+}
+
+// a + b as a rounded sum and what rounding lost (Dekker).
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
-    let sum = a + b;
-    let part = sum - a;
-    return vec2<f32>(sum, (a - (sum - part)) + (b - part));
+    let swap = abs(a) < abs(b);
+    let large = select(a, b, swap);
+    let small = select(b, a, swap);
+    let sum = opaque(large + small);
+    return vec2<f32>(sum, small - opaque(sum - large));
 }
 
 fn add_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
@@ -31,7 +38,7 @@ fn exp_difference(x: f32, top: f32) -> f32 {
     let split = difference(x, top);
     let d = max(split.x, LOWEST);
     let n = round(d * 1.442695);
-    let r = ((d - n * LN2_HIGH) - n * LN2_LOW) + split.y;
+    let r = (opaque(d - n * LN2_HIGH) - n * LN2_LOW) + split.y;
     let q = (((0.0013818698 * r + 0.008368716) * r + 0.041668292) * r + 0.16666521) * r + 0.49999994;
     let power = 1.0 + (r + r * r * q);
     let exponent = i32(n);

@@ -1,1 +1,129 @@
-fn main(){}
+//! The binary `logits`: evaluate, check and time from the shell. A client of the library's public API.
+
+mod bench;
+mod check;
+mod info;
+mod loss;
+mod npy;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use logits::{Device, DeviceChoice};
+
+#[derive(Parser)]
+#[command(version, about = "Softmax and cross-entropy of batched logits, on any GPU and on the CPU")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The devices of this machine, which one is used, and why
+    Info {
+        /// Print one JSON object on one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a battery of shapes and values against float64; exit code 1 if anything is out of bounds
+    Check {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The loss of logits and targets in .npy files
+    Loss(loss::Options),
+    /// Time operations, in units of a plain copy of the logits on the same device
+    Bench(bench::Options),
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or gl: before it if needed
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn open(&self) -> Result<Device, CliError> {
+        Ok(Device::open(&self.device)?)
+    }
+}
+
+/// Whatever ends a command early; printed as one line, with exit code 2.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("{0}")]
+    Logits(#[from] logits::Error),
+    #[error("{}: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl CliError {
+    fn file(path: &std::path::Path, reason: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version are no errors; of an error the first line says what is wrong.
+        Err(error) if !error.use_stderr() => {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let line: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            return fail(line.join(" ").trim_start_matches("error: "));
+        }
+    };
+    let result = match arguments.command {
+        Command::Info { json } => {
+            info::run(json);
+            Ok(true)
+        }
+        Command::Check { common } => common.open().and_then(|device| check::run(&device, common.json)),
+        Command::Loss(options) => loss::run(&options).map(|()| true),
+        Command::Bench(options) => bench::run(&options).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("logits: {}", message.split_whitespace().collect::<Vec<_>>().join(" "));
+    ExitCode::from(2)
+}
+
+/// 17 digits, or the name of what is no number: JSON has none for it.
+fn json_number(value: f64) -> serde_json::Value {
+    if value.is_nan() {
+        "NaN".into()
+    } else if value.is_infinite() {
+        if value > 0.0 { "inf".into() } else { "-inf".into() }
+    } else {
+        format!("{value:.16e}").parse().map_or(serde_json::Value::Null, serde_json::Value::Number)
+    }
+}
+
+/// A bar on a terminal, nothing in a pipe.
+fn progress(length: u64, unit: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"));
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

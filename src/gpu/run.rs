@@ -23,7 +23,8 @@ struct Params {
     segments: u32,
     nan: u32,
     negative_infinity: u32,
-    padding: [u32; 3],
+    zero: u32,
+    padding: [u32; 2],
 }
 
 /// The buffers of one chunk, and the commands over them.
@@ -205,7 +206,8 @@ impl Gpu {
             segments: plan.regime.segments(),
             nan: f32::NAN.to_bits(),
             negative_infinity: f32::NEG_INFINITY.to_bits(),
-            padding: [0; 3],
+            zero: 0,
+            padding: [0; 2],
         };
         self.queue.write_buffer(&params, 0, bytemuck::bytes_of(&contents));
         Chunk {

@@ -39,7 +39,7 @@ const FILLS: [Fill; 9] = [
     ("normal", |rng, _, _| normal(rng)),
     ("wide", |rng, _, _| 40.0 * normal(rng)),
     ("confident", |rng, row, class| normal(rng) + if class == row * 7 { 17.0 + (row % 16) as f32 } else { 0.0 }),
-    ("far from 0", |rng, row, _| (if row % 2 == 0 { 3e4 } else { -3e4 }) + normal(rng)),
+    ("far from 0", |rng, row, _| (if row.is_multiple_of(2) { 3e4 } else { -3e4 }) + normal(rng)),
     ("ties", |rng, _, _| rng.random_range(-2..=2) as f32),
     ("all equal", |_, row, _| row as f32 * 0.37 - 1.0),
     ("extreme", |rng, _, _| normal(rng) * 10.0_f32.powi(rng.random_range(-44..=38))),
@@ -113,7 +113,7 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
     }
     let weight = (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
     let reduction = [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3];
-    let upstream = if nth % 2 == 0 { 1.0 } else { -2.5 };
+    let upstream = if nth.is_multiple_of(2) { 1.0 } else { -2.5 };
     Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream }
 }
 

@@ -1,0 +1,205 @@
+//! `logits bench`: an operation's time over that of a plain copy of the logits, on the same device in the same run.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use logits::{CrossEntropy, Device, Error, Logits, Stopwatch, Targets, Timed};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use crate::{CliError, Common, progress};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// What to time, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "softmax,log_softmax,cross_entropy,cross_entropy_grad")]
+    ops: Vec<OpName>,
+    /// Rows x classes, separated by commas
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "262144x10,65536x100,16384x1000,1024x32000,256x128256,8x262144"
+    )]
+    shapes: Vec<RowsByClasses>,
+    /// The type of the logits
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: DTypeName,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum OpName {
+    Softmax,
+    LogSoftmax,
+    CrossEntropy,
+    CrossEntropyGrad,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DTypeName {
+    F32,
+}
+
+#[derive(Clone, Copy)]
+struct RowsByClasses([usize; 2]);
+
+impl FromStr for RowsByClasses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('x')
+            .and_then(|(rows, classes)| Some(Self([rows.parse().ok()?, classes.parse().ok()?])))
+            .filter(|Self([rows, classes])| *rows > 0 && *classes > 0)
+            .ok_or_else(|| "expected rows x classes, such as 1024x32000".to_owned())
+    }
+}
+
+/// Runs of each measurement: enough for a median, within about this much time.
+const RUNS: usize = 31;
+const BUDGET: Duration = Duration::from_secs(2);
+
+struct Row {
+    op: OpName,
+    shape: [usize; 2],
+    median: Duration,
+    copy: Duration,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), CliError> {
+    let device = options.common.open()?;
+    let DTypeName::F32 = options.dtype;
+    if !options.common.json {
+        println!("{device}\n");
+        println!("{:<20} {:>14} {:>11} {:>8} {:>11} {:>8}", "op", "shape", "median ms", "GB/s", "copy ms", "copies");
+    }
+    let bar = progress((options.shapes.len() * options.ops.len()) as u64, "measurements");
+    for &RowsByClasses(shape) in &options.shapes {
+        let elements = logits::Shape::from(shape).elements()?;
+        let mut logits = Vec::new();
+        logits.try_reserve_exact(elements).map_err(|_| Error::OutOfMemory { what: "logits", bytes: elements * 4 })?;
+        let mut rng = StdRng::seed_from_u64(elements as u64);
+        logits.extend((0..elements).map(|_| rng.random_range(-8.0_f32..8.0)));
+        let targets: Vec<u32> = (0..shape[0]).map(|_| rng.random_range(0..shape[1] as u32)).collect();
+        for &op in &options.ops {
+            let row = measure(&device, op, &logits, shape, &targets)?;
+            bar.suspend(|| print(&row, &device, options.common.json));
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    if !options.common.json {
+        println!("\nGB/s: the logits read once and, but for cross_entropy, written once; copies: median / copy.");
+    }
+    Ok(())
+}
+
+fn measure(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], targets: &[u32]) -> Result<Row, CliError> {
+    verify(device, op, logits, shape, targets)?;
+    let loss = CrossEntropy::default();
+    let timed = match op {
+        OpName::Softmax => Timed::Softmax,
+        OpName::LogSoftmax => Timed::LogSoftmax,
+        OpName::CrossEntropy => Timed::CrossEntropy,
+        OpName::CrossEntropyGrad => Timed::CrossEntropyGrad,
+    };
+    let mut watch = Stopwatch::new(device, timed, &loss, Logits::new(logits, shape)?, Targets::from(targets))?;
+    // The first runs touch fresh pages and compile pipelines.
+    for _ in 0..2 {
+        watch.copy()?;
+        watch.operation()?;
+    }
+    let (mut copies, mut operations) = (Vec::new(), Vec::new());
+    let mut spent = Duration::ZERO;
+    // Taken in turn, so that whatever slows the machine slows both.
+    while operations.len() < 5 || (operations.len() < RUNS && spent < BUDGET) {
+        copies.push(watch.copy()?);
+        operations.push(watch.operation()?);
+        spent += copies[copies.len() - 1] + operations[operations.len() - 1];
+    }
+    Ok(Row { op, shape, median: median(operations), copy: median(copies) })
+}
+
+/// A fast wrong answer is worth nothing: a few rows against float64.
+fn verify(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], targets: &[u32]) -> Result<(), CliError> {
+    let x = Logits::new(logits, shape)?;
+    let loss = CrossEntropy::default().reduction(logits::Reduction::Sum);
+    let classes = shape[1];
+    let (mut elements, mut per_row) = (Vec::new(), Vec::new());
+    match op {
+        OpName::Softmax => elements = device.softmax_vec(x)?.values,
+        OpName::LogSoftmax => elements = device.log_softmax_vec(x)?.values,
+        OpName::CrossEntropy => per_row = device.cross_entropy(&loss, x, targets)?.per_row,
+        OpName::CrossEntropyGrad => elements = device.cross_entropy_grad_vec(&loss, x, targets)?.1,
+    }
+    for row in [0, shape[0] / 2, shape[0] - 1] {
+        let x = &logits[row * classes..][..classes];
+        let target = targets[row] as usize;
+        let sum: f64 = x.iter().map(|&x| f64::from(x).exp()).sum();
+        let wrong = |got: f32, wanted: f64| (f64::from(got) - wanted).abs() > 3e-6 * wanted.abs().max(1.0);
+        let bad = match op {
+            OpName::CrossEntropy => wrong(per_row[row], sum.ln() - f64::from(x[target])),
+            _ => elements[row * classes..][..classes].iter().zip(x).enumerate().any(|(class, (&got, &x))| {
+                let p = f64::from(x).exp() / sum;
+                let wanted = match op {
+                    OpName::LogSoftmax => p.ln(),
+                    OpName::CrossEntropyGrad if class == target => p - 1.0,
+                    _ => p,
+                };
+                wrong(got, wanted)
+            }),
+        };
+        if bad {
+            return Err(CliError::Usage(format!(
+                "{} of {}x{classes} is wrong in row {row}; nothing was timed",
+                name(op),
+                shape[0]
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn print(row: &Row, device: &Device, as_json: bool) {
+    let [rows, classes] = row.shape;
+    let bytes = (rows * classes * 4) as f64 * if row.op == OpName::CrossEntropy { 1.0 } else { 2.0 };
+    let (median, copy) = (row.median.as_secs_f64(), row.copy.as_secs_f64());
+    let (rate, copies) = (bytes / median / 1e9, median / copy);
+    if as_json {
+        println!(
+            "{}",
+            json!({
+                "op": name(row.op),
+                "rows": rows,
+                "classes": classes,
+                "dtype": "f32",
+                "device": device.name(),
+                "backend": device.backend(),
+                "median_ms": median * 1e3,
+                "gb_per_s": rate,
+                "copy_ms": copy * 1e3,
+                "copies": copies,
+            })
+        );
+    } else {
+        let shape = format!("{rows}x{classes}");
+        println!(
+            "{:<20} {shape:>14} {:>11.3} {rate:>8.2} {:>11.3} {copies:>8.2}",
+            name(row.op),
+            median * 1e3,
+            copy * 1e3
+        );
+    }
+}
+
+fn name(op: OpName) -> String {
+    op.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
