@@ -41,6 +41,18 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// A GPU of this machine, or software that acts as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Adapter {
+    /// The adapter's name.
+    pub name: String,
+    /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    pub backend: &'static str,
+    /// What kind of adapter it is, with which driver.
+    pub description: String,
+}
+
 /// An adapter that was looked at and not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -221,10 +233,9 @@ impl Device {
         &self.0.place
     }
 
-    /// Every adapter on this machine as (name, backend, what it is), in the order in which they would be tried.
-    #[doc(hidden)]
+    /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
     #[must_use]
-    pub fn adapters() -> Vec<(String, &'static str, String)> {
+    pub fn adapters() -> Vec<Adapter> {
         #[cfg(feature = "gpu")]
         return gpu::list();
         #[cfg(not(feature = "gpu"))]

@@ -50,7 +50,7 @@ mod shape;
 mod stopwatch;
 mod targets;
 
-pub use device::{Device, DeviceChoice, Output, PassedOver, Ran};
+pub use device::{Adapter, Device, DeviceChoice, Output, PassedOver, Ran};
 pub use error::Error;
 pub use job::Prediction;
 pub use logits::{Element, Logits, LogitsMut};

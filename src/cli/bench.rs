@@ -14,7 +14,12 @@ use crate::{CliError, Common, progress};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// What to time, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "softmax,log_softmax,cross_entropy,cross_entropy_grad")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "softmax,log_softmax,cross_entropy,cross_entropy_grad"
+    )]
     ops: Vec<OpName>,
     /// Rows x classes, separated by commas
     #[arg(

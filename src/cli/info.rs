@@ -15,7 +15,9 @@ pub(crate) fn run(as_json: bool) {
             .collect();
         let adapters: Vec<_> = adapters
             .iter()
-            .map(|(name, backend, what)| json!({"name": name, "backend": backend, "description": what}))
+            .map(
+                |adapter| json!({"name": adapter.name, "backend": adapter.backend, "description": adapter.description}),
+            )
             .collect();
         println!(
             "{}",
@@ -38,8 +40,8 @@ pub(crate) fn run(as_json: bool) {
     }
     println!("\ndevices");
     println!("    CPU (cpu): {threads} threads");
-    for (name, backend, what) in &adapters {
-        println!("    {name} ({backend}): {what}");
+    for adapter in &adapters {
+        println!("    {} ({}): {}", adapter.name, adapter.backend, adapter.description);
     }
     if adapters.is_empty() {
         println!("    no adapter; Mesa's software Vulkan is in Debian's packages mesa-vulkan-drivers and libvulkan1");

@@ -189,9 +189,8 @@ impl Outputs {
                 return Err(CliError::Usage("two results would go to the same file".to_owned()));
             }
         }
-        let create = |path: &Option<PathBuf>, shape: &[u64]| {
-            path.as_deref().map(|path| Writer::create(path, shape)).transpose()
-        };
+        let create =
+            |path: &Option<PathBuf>, shape: &[u64]| path.as_deref().map(|path| Writer::create(path, shape)).transpose();
         Ok(Self {
             grad: create(&options.grad, &[rows, classes])?,
             probs: create(&options.probs, &[rows, classes])?,
@@ -240,7 +239,8 @@ impl Evaluation {
         let hits = predictions.values.iter().zip(&classes_of);
         self.correct += hits.filter(|(prediction, target)| i64::from(prediction.class) == **target).count() as u64;
 
-        self.elements.resize(if outputs.probs.is_some() || outputs.log_probs.is_some() { rows * classes } else { 0 }, 0.0);
+        self.elements
+            .resize(if outputs.probs.is_some() || outputs.log_probs.is_some() { rows * classes } else { 0 }, 0.0);
         if let Some(file) = &mut outputs.probs {
             let ran = device.softmax(x, &mut self.elements)?;
             self.fell_back = self.fell_back.take().or(ran.fell_back);

@@ -74,6 +74,7 @@ impl CliError {
 }
 
 fn main() -> ExitCode {
+    quiet_mesa();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and version are no errors; of an error the first line says what is wrong.
@@ -100,6 +101,15 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Mesa's device-select layer writes to stderr where there is no session to select a device for; other tools read ours.
+fn quiet_mesa() {
+    #[cfg(unix)]
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the first thing that main does; there is no other thread yet that could read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 

@@ -65,7 +65,9 @@ impl Reader {
     pub(crate) fn expect_floats(&self) -> Result<(), CliError> {
         match (self.kind, self.bytes) {
             (TypeChar::Float, 2 | 4 | 8) => Ok(()),
-            (kind, bytes) => Err(self.error(format!("{}{bytes} numbers, where f2, f4 or f8 are needed", kind.to_str()))),
+            (kind, bytes) => {
+                Err(self.error(format!("{}{bytes} numbers, where f2, f4 or f8 are needed", kind.to_str())))
+            }
         }
     }
 

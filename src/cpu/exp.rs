@@ -66,7 +66,14 @@ mod tests {
     #[test]
     fn a_rounded_difference_is_made_good() {
         // 0.1234567 - 80.3 is not an f32; without its lost part the exponential would be off by 4e-6 of itself.
-        for (x, max) in [(29_999.877_f32, 30_000.0_f32), (-1e-3, 3.3), (0.123_456_7, 80.3), (-0.1, 16_777_216.0), (-3e38, 3e38), (f32::NEG_INFINITY, 1.0)] {
+        for (x, max) in [
+            (29_999.877_f32, 30_000.0_f32),
+            (-1e-3, 3.3),
+            (0.123_456_7, 80.3),
+            (-0.1, 16_777_216.0),
+            (-3e38, 3e38),
+            (f32::NEG_INFINITY, 1.0),
+        ] {
             let exact = (f64::from(x) - f64::from(max)).exp();
             let got = f64::from(exp_difference(x, max));
             assert!((got - exact).abs() <= 1.3e-7 * exact + 1e-45, "{x} {max}: {got} {exact}");

@@ -37,7 +37,9 @@ pub(crate) fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
             .and_then(|reason| Gpu::open(&adapter).map(|gpu| (gpu, reason)));
         match taken {
             Ok((gpu, reason)) => return Ok(Opened { gpu, reason, passed_over }),
-            Err(reason) => passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason }),
+            Err(reason) => {
+                passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason })
+            }
         }
     }
     let mut reason = match (passed_over.len(), choice) {
@@ -54,17 +56,18 @@ pub(crate) fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     Err(Refused { reason, passed_over })
 }
 
-/// Every adapter as (name, backend, what it is), best first.
-pub(crate) fn list() -> Vec<(String, &'static str, String)> {
+/// Every adapter, best first.
+pub(crate) fn list() -> Vec<crate::Adapter> {
     adapters()
         .iter()
         .map(|adapter| {
             let info = adapter.get_info();
-            let mut what = format!("{}, driver {} {}", kind(info.device_type), info.driver, info.driver_info);
+            let driver = format!("{} {}", info.driver, info.driver_info);
+            let mut description = format!("{}, driver {}", kind(info.device_type), driver.trim());
             if let Some(reason) = unsuitable(adapter, &info) {
-                what.push_str(&format!("; cannot be used: {reason}"));
+                description.push_str(&format!("; cannot be used: {reason}"));
             }
-            (info.name, backend_name(info.backend), what)
+            crate::Adapter { name: info.name, backend: backend_name(info.backend), description }
         })
         .collect()
 }

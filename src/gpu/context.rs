@@ -53,10 +53,8 @@ impl Gpu {
             }
         });
 
-        let subgroups = device.features().contains(Features::SUBGROUP)
-            && std::env::var("LOGITS_SUBGROUPS").map_or(true, |value| value != "0");
         Ok(Self {
-            kernels: Kernels::new(&device, subgroups),
+            kernels: Kernels::new(&device, device.features().contains(Features::SUBGROUP)),
             pool: Pool::default(),
             limits: Limits {
                 binding_bytes: limits.max_storage_buffer_binding_size,

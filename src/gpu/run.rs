@@ -170,9 +170,7 @@ impl Gpu {
             fn whole<'b>(buffer: &'b Option<Buffer>, spare: &'b Buffer, slot: u64) -> BindingResource<'b> {
                 BindingResource::Buffer(match buffer {
                     Some(buffer) => BufferBinding { buffer, offset: 0, size: None },
-                    None => {
-                        BufferBinding { buffer: spare, offset: slot * 256, size: wgpu::BufferSize::new(256) }
-                    }
+                    None => BufferBinding { buffer: spare, offset: slot * 256, size: wgpu::BufferSize::new(256) },
                 })
             }
             let entries = [

@@ -20,7 +20,8 @@ pub const IGNORED: i64 = -100;
 
 impl Case {
     pub fn loss(&self) -> CrossEntropy {
-        let loss = CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
+        let loss =
+            CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
         match &self.weight {
             Some(weight) => loss.weight(weight.clone()),
             None => loss,

@@ -121,11 +121,7 @@ impl Report {
             let x = case.row(row);
             let oracle = Row::new(x);
             let target = case.targets[row];
-            let scale = if target == IGNORED {
-                0.0
-            } else {
-                f64::from(case.upstream) * weights(target) / denominator
-            };
+            let scale = if target == IGNORED { 0.0 } else { f64::from(case.upstream) * weights(target) / denominator };
 
             let mut sum = 0.0;
             for class in 0..case.classes {
@@ -136,9 +132,11 @@ impl Report {
                     place(Some(class))
                 });
                 let log_probability = f64::from(got.log_softmax[at]);
-                self.note(LOG_PROBABILITY, error(log_probability, oracle.log_probability(class), Measure::Relative), || {
-                    place(Some(class))
-                });
+                self.note(
+                    LOG_PROBABILITY,
+                    error(log_probability, oracle.log_probability(class), Measure::Relative),
+                    || place(Some(class)),
+                );
 
                 let gradient = f64::from(got.gradient[at]);
                 let is_target = class as i64 == target;
@@ -284,7 +282,11 @@ fn error(got: f64, wanted: f64, measure: Measure) -> f64 {
         match measure {
             Measure::Absolute => (got - wanted).abs(),
             Measure::Relative if wanted.abs() < smallest => {
-                if got.abs() <= smallest { 0.0 } else { f64::INFINITY }
+                if got.abs() <= smallest {
+                    0.0
+                } else {
+                    f64::INFINITY
+                }
             }
             Measure::Relative => ((got - wanted) / wanted).abs(),
         }

@@ -21,7 +21,11 @@ pub(crate) fn run(device: &Device, as_json: bool) -> Result<bool, CliError> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    if as_json { print_json(device, &report) } else { print_table(device, &report) }
+    if as_json {
+        print_json(device, &report)
+    } else {
+        print_table(device, &report)
+    }
     Ok(report.passed())
 }
 
@@ -57,10 +61,7 @@ fn print_json(device: &Device, report: &Report) {
 fn print_table(device: &Device, report: &Report) {
     println!("{device}");
     println!("{} batches of {} shapes, against float64\n", report.cases, cases::SHAPES.len());
-    println!(
-        "{:<32} {:>10} {:>9} {:>8} {:>9}       worst at",
-        "quantity", "checked", "worst", "bound", "from CPU"
-    );
+    println!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU");
     for finding in &report.findings {
         let verdict = if finding.passed() { "ok" } else { "FAILED" };
         let versus = if device.is_gpu() { format!("{:.2e}", finding.versus_cpu) } else { "-".to_owned() };

@@ -59,11 +59,8 @@ impl<'a> Row<'a> {
         }
         // 1 - p from all the others, for p next to 1.
         let terms = self.logits.iter().enumerate().filter(|&(j, _)| j != target);
-        let others: f64 = if target == self.first {
-            self.others
-        } else {
-            terms.map(|(_, &x)| (f64::from(x) - self.max).exp()).sum()
-        };
+        let others: f64 =
+            if target == self.first { self.others } else { terms.map(|(_, &x)| (f64::from(x) - self.max).exp()).sum() };
         self.or_nan(-others / (1.0 + self.others))
     }
 }

@@ -1,0 +1,247 @@
+//! The binary `logits`, as other tools call it.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use logits::{CrossEntropy, Device, Logits};
+use npyz::WriterBuilder;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_logits")).args(arguments).output().unwrap()
+}
+
+/// Exit code 2, and one line on stderr that holds all of `words`.
+#[track_caller]
+fn refused(arguments: &[&str], words: &[&str]) {
+    let output = run(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+fn write<T: npyz::Serialize + npyz::AutoSerialize + Copy>(path: &Path, shape: &[u64], values: &[T]) {
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd().unwrap();
+    writer.extend(values.iter().copied()).unwrap();
+    writer.finish().unwrap();
+}
+
+fn read(path: &Path) -> (Vec<u64>, Vec<f32>) {
+    let file = npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap();
+    (file.shape().to_vec(), file.into_vec().unwrap())
+}
+
+/// A folder with logits [5, 4] and targets.
+struct Files {
+    folder: TempDir,
+    logits: Vec<f32>,
+    targets: Vec<i64>,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let logits: Vec<f32> = (0..20).map(|x| (x * 7 % 11) as f32 * 0.5 - 2.0).collect();
+        let targets = vec![0, 3, -100, 1, 2];
+        write(&folder.path().join("x.npy"), &[5, 4], &logits);
+        write(&folder.path().join("y.npy"), &[5], &targets);
+        Self { folder, logits, targets }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn loss_is_that_of_the_library() {
+    let files = Files::new();
+    let (x, y, g, p, l, r) = (
+        files.text("x.npy"),
+        files.text("y.npy"),
+        files.text("g.npy"),
+        files.text("p.npy"),
+        files.text("l.npy"),
+        files.text("r.npy"),
+    );
+    let mut names = vec!["cpu".to_owned()];
+    names.extend(common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())));
+    for name in names {
+        let output = run(&[
+            "loss",
+            "--logits",
+            &x,
+            "--targets",
+            &y,
+            "--grad",
+            &g,
+            "--probs",
+            &p,
+            "--log-probs",
+            &l,
+            "--per-row",
+            &r,
+            "--device",
+            &name,
+            "--json",
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+
+        let device = Device::cpu();
+        let logits = Logits::new(&files.logits, [5, 4]).unwrap();
+        let (out, gradient) = device.cross_entropy_grad_vec(&CrossEntropy::default(), logits, &files.targets).unwrap();
+        let close = |got: &[f32], wanted: &[f32]| {
+            assert_eq!(got.len(), wanted.len());
+            for (got, wanted) in got.iter().zip(wanted) {
+                approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
+            }
+        };
+        approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), out.loss, max_relative = 1e-6);
+        approx::assert_relative_eq!(json["perplexity"].as_f64().unwrap(), out.loss.exp(), max_relative = 1e-6);
+        assert_eq!((json["rows"].as_u64(), json["counted_rows"].as_u64()), (Some(5), Some(4)));
+        assert!(json["accuracy"].as_f64().unwrap() <= 1.0 && json["fell_back"].is_null());
+        let (shape, values) = read(&files.path("g.npy"));
+        assert_eq!(shape, [5, 4]);
+        close(&values, &gradient);
+        close(&read(&files.path("p.npy")).1, &device.softmax_vec(logits).unwrap().values);
+        close(&read(&files.path("l.npy")).1, &device.log_softmax_vec(logits).unwrap().values);
+        let (shape, values) = read(&files.path("r.npy"));
+        assert_eq!(shape, [5]);
+        close(&values, &out.per_row);
+    }
+}
+
+#[test]
+fn files_of_other_types() {
+    let files = Files::new();
+    let wide: Vec<f64> = files.logits.iter().map(|&x| f64::from(x)).collect();
+    let small: Vec<u8> = files.targets.iter().map(|&target| if target < 0 { 255 } else { target as u8 }).collect();
+    write(&files.path("wide.npy"), &[5, 4], &wide);
+    write(&files.path("small.npy"), &[5], &small);
+    let loss = |x: &str, y: &str, ignored: &str| -> Value {
+        let (x, y) = (files.text(x), files.text(y));
+        let output =
+            run(&["loss", "--logits", &x, "--targets", &y, "--ignore-index", ignored, "--device", "cpu", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(loss("wide.npy", "small.npy", "255"), loss("x.npy", "y.npy", "-100"));
+
+    // numpy's f2, by hand: npyz writes it from another type than ours.
+    let header = b"{'descr': '<f2', 'fortran_order': False, 'shape': (5, 4), }";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header);
+    for &x in &files.logits {
+        bytes.extend(half::f16::from_f32(x).to_le_bytes());
+    }
+    std::fs::write(files.path("half.npy"), bytes).unwrap();
+    assert_eq!(loss("half.npy", "y.npy", "-100"), loss("x.npy", "y.npy", "-100"));
+}
+
+#[test]
+fn numbers_that_json_has_no_word_for() {
+    let files = Files::new();
+    write(&files.path("none.npy"), &[5], &[-100_i32; 5]);
+    let output = run(&[
+        "loss",
+        "--logits",
+        &files.text("x.npy"),
+        "--targets",
+        &files.text("none.npy"),
+        "--device",
+        "cpu",
+        "--json",
+    ]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["loss"], &json["accuracy"]), (&Value::from("NaN"), &Value::from("NaN")));
+    assert_eq!(json["counted_rows"].as_u64(), Some(0));
+}
+
+#[test]
+fn bad_input_leaves_nothing_behind() {
+    let files = Files::new();
+    let (x, y, g) = (files.text("x.npy"), files.text("y.npy"), files.text("g.npy"));
+    let gradient = ["--grad", &g, "--device", "cpu"];
+    let loss = |x: &str, y: &str, more: &[&str], words: &[&str]| {
+        let arguments = [&["loss", "--logits", x, "--targets", y], more, &gradient].concat();
+        refused(&arguments, words);
+        let names = std::fs::read_dir(files.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let strange: Vec<_> = names
+            .filter(|name| {
+                let name = name.to_str().unwrap();
+                name.starts_with("g.npy") || name.starts_with('.')
+            })
+            .collect();
+        assert!(strange.is_empty(), "{strange:?}");
+    };
+
+    loss(&files.text("missing.npy"), &y, &[], &["missing.npy", "No such file"]);
+    std::fs::write(files.path("noise.npy"), b"not an array").unwrap();
+    loss(&files.text("noise.npy"), &y, &[], &["noise.npy", "not a .npy file"]);
+    let whole = std::fs::read(files.path("x.npy")).unwrap();
+    std::fs::write(files.path("short.npy"), &whole[..whole.len() - 3]).unwrap();
+    loss(&files.text("short.npy"), &y, &[], &["short.npy", "cut short"]);
+    write(&files.path("empty.npy"), &[5, 0], &[0.0_f32; 0]);
+    loss(&files.text("empty.npy"), &y, &[], &["empty.npy", "no classes"]);
+    write(&files.path("flat.npy"), &[20], &files.logits);
+    loss(&files.text("flat.npy"), &y, &[], &["flat.npy", "[rows, classes]"]);
+    loss(&y, &y, &[], &["y.npy", "i8 numbers"]);
+    loss(&x, &x, &[], &["x.npy", "integers"]);
+
+    write(&files.path("far.npy"), &[5], &[0_i64, 1, 2, 9, 0]);
+    loss(&x, &files.text("far.npy"), &[], &["far.npy", "target 9 of row 3", "0..4"]);
+    write(&files.path("few.npy"), &[4], &[0_i64; 4]);
+    loss(&x, &files.text("few.npy"), &[], &["few.npy", "[4]", "[5]"]);
+    write(&files.path("w.npy"), &[4], &[1.0, 1.0, f32::NAN, 1.0]);
+    loss(&x, &y, &["--weight", &files.text("w.npy")], &["w.npy", "class 2", "NaN"]);
+    write(&files.path("w3.npy"), &[3], &[1.0_f32; 3]);
+    loss(&x, &y, &["--weight", &files.text("w3.npy")], &["w3.npy", "[3]", "[4]"]);
+    loss(&x, &y, &["--reduction", "median"], &["median"]);
+    loss(&x, &y, &["--probs", &g], &["same file"]);
+    loss(&x, &y, &["--probs", "/nowhere/at/all.npy"], &["/nowhere"]);
+    #[cfg(unix)]
+    loss(&x, &y, &["--probs", "/dev/null"], &["/dev/null", "not a regular file"]);
+    refused(&["loss", "--logits", &x], &["--targets"]);
+    refused(&["loss", "--logits", &x, "--targets", &y, "--device", "no such adapter"], &["no such adapter"]);
+    refused(&["bench", "--shapes", "10"], &["rows x classes"]);
+}
+
+#[test]
+fn bench_prints_what_was_agreed() {
+    let output =
+        run(&["bench", "--device", "cpu", "--shapes", "64x10,3x5000", "--ops", "softmax,cross_entropy_grad", "--json"]);
+    let lines: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        let number = |key: &str| line[key].as_f64().unwrap();
+        approx::assert_relative_eq!(number("copies"), number("median_ms") / number("copy_ms"), max_relative = 1e-9);
+        let bytes = 2.0 * 4.0 * number("rows") * number("classes");
+        approx::assert_relative_eq!(number("gb_per_s"), bytes / number("median_ms") / 1e6, max_relative = 1e-9);
+        assert_eq!((&line["dtype"], &line["device"]), (&Value::from("f32"), &Value::from("CPU")));
+    }
+    assert_eq!(lines[3]["op"], "cross_entropy_grad");
+}
+
+#[test]
+fn info_names_the_device() {
+    let output = run(&["info", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["device"], Device::new().name());
+    assert!(output.status.success());
+}

@@ -1,0 +1,157 @@
+//! Every refusal: typed, early, naming the value and its place, with nothing written.
+
+mod common;
+
+use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape};
+
+const UNTOUCHED: f32 = 7.25;
+
+#[test]
+fn shapes_that_make_no_sense() {
+    assert_eq!(Logits::<f32>::new(&[], [3, 0]).unwrap_err(), Error::ZeroClasses { rows: 3, classes: 0 });
+    let huge = Error::ShapeTooLarge { rows: usize::MAX, classes: 2 };
+    assert_eq!(Logits::new(&[0.0_f32], [usize::MAX, 2]).unwrap_err(), huge);
+    let classes = u32::MAX as usize;
+    assert_eq!(Shape::rows(1, classes).elements(), Err(Error::ShapeTooLarge { rows: 1, classes }));
+    let wrong = Error::Length { what: "logits", expected: 6, found: 5 };
+    assert_eq!(Logits::new(&[0.0_f32; 5], [2, 3]).unwrap_err(), wrong);
+    assert_eq!(LogitsMut::new(&mut [0.0_f32; 5], [2, 3]).unwrap_err(), wrong);
+    let overlap = Error::RowStride { stride: 2, classes: 3 };
+    assert_eq!(Logits::with_row_stride(&[0.0_f32; 6], [2, 3], 2).unwrap_err(), overlap);
+    let short = Error::Length { what: "logits", expected: 8, found: 7 };
+    assert_eq!(Logits::with_row_stride(&[0.0_f32; 7], [2, 3], 5).unwrap_err(), short);
+    let far = Logits::with_row_stride(&[0.0_f32; 7], [3, 3], usize::MAX).unwrap_err();
+    assert_eq!(far, Error::ShapeTooLarge { rows: 3, classes: 3 });
+}
+
+#[test]
+fn results_of_another_length() {
+    for device in common::devices() {
+        let x = Logits::new(&[0.0; 6], [2, 3]).unwrap();
+        let wrong = |expected, found| Err(Error::Length { what: "out", expected, found });
+        let mut out = [UNTOUCHED; 5];
+        assert_eq!(device.softmax(x, &mut out), wrong(6, 5));
+        assert_eq!(device.log_softmax(x, &mut out), wrong(6, 5));
+        assert_eq!(device.log_sum_exp(x, &mut out), wrong(2, 5));
+        assert_eq!(device.predict(x, &mut [Prediction::default(); 1]), wrong(2, 1));
+        let loss = CrossEntropy::default();
+        assert_eq!(device.cross_entropy_grad(&loss, x, &[0, 1], &mut out).map(|_| ()), wrong(6, 5).map(|_| ()));
+        assert_eq!(out, [UNTOUCHED; 5]);
+    }
+}
+
+#[test]
+fn targets_and_options() {
+    for device in common::devices() {
+        let mut logits = [UNTOUCHED; 6];
+        let mut gradient = [UNTOUCHED; 6];
+        let mut refused = |loss: &CrossEntropy, targets: &[i64], error: Error| {
+            let x = Logits::new(&logits, [2, 3]).unwrap();
+            assert_eq!(device.cross_entropy(loss, x, targets).unwrap_err(), error);
+            assert_eq!(device.cross_entropy_grad(loss, x, targets, &mut gradient).unwrap_err(), error);
+            let x = LogitsMut::new(&mut logits, [2, 3]).unwrap();
+            assert_eq!(device.cross_entropy_grad_in_place(loss, x, targets).unwrap_err(), error);
+            assert_eq!((logits, gradient), ([UNTOUCHED; 6], [UNTOUCHED; 6]));
+        };
+        let loss = CrossEntropy::default();
+        let out_of_range =
+            |row, target| Error::TargetOutOfRange { row, target: i128::from(target), classes: 3, ignore_index: -100 };
+        refused(&loss, &[0, 3], out_of_range(1, 3));
+        refused(&loss, &[-1, 0], out_of_range(0, -1));
+        refused(&loss, &[0, i64::MAX], out_of_range(1, i64::MAX));
+        refused(&loss, &[0], Error::Length { what: "targets", expected: 2, found: 1 });
+        refused(
+            &loss.clone().upstream_gradient(f32::INFINITY),
+            &[0, 0],
+            Error::OptionValue { option: "upstream_gradient", value: f32::INFINITY },
+        );
+        refused(&loss.clone().weight([1.0, 2.0]), &[0, 0], Error::Length { what: "weights", expected: 3, found: 2 });
+        refused(&loss.clone().weight([1.0, 2.0, -1.0]), &[0, 0], Error::Weight { class: 2, value: -1.0 });
+        let not_a_number = loss.clone().weight([1.0, f32::NAN, 1.0]);
+        let x = Logits::new(&logits, [2, 3]).unwrap();
+        let error = device.cross_entropy(&not_a_number, x, &[0, 0]).unwrap_err();
+        assert!(matches!(error, Error::Weight { class: 1, value } if value.is_nan()));
+        assert_eq!(error.to_string(), "the weight of class 1 is NaN; weights must be finite and not negative");
+    }
+}
+
+#[test]
+fn targets_of_every_integer_type() {
+    let device = Device::cpu();
+    let loss = CrossEntropy::default();
+    let logits = [0.5, -1.0, 2.0];
+    let x = Logits::new(&logits, [1, 3]).unwrap();
+    let wanted = device.cross_entropy(&loss, x, &[2_usize]).unwrap();
+    macro_rules! same {
+        ($($integer:ty),*) => {$(
+            assert_eq!(device.cross_entropy(&loss, x, &[2 as $integer]).unwrap(), wanted);
+            assert_eq!(device.cross_entropy(&loss, x, &vec![2 as $integer]).unwrap(), wanted);
+        )*};
+    }
+    same!(u8, i8, u16, i16, u32, i32, u64, i64, usize, isize);
+    let error = device.cross_entropy(&loss, x, &[u64::MAX]).unwrap_err();
+    let target = i128::from(u64::MAX);
+    assert_eq!(error, Error::TargetOutOfRange { row: 0, target, classes: 3, ignore_index: -100 });
+}
+
+#[test]
+fn empty_batches() {
+    for device in common::devices() {
+        let x = Logits::new(&[], [0, 3]).unwrap();
+        assert!(device.softmax_vec(x).unwrap().values.is_empty());
+        assert!(device.predict_vec(x).unwrap().values.is_empty());
+        let none: [i64; 0] = [];
+        let mean = device.cross_entropy(&CrossEntropy::default(), x, &none).unwrap();
+        assert!(mean.loss.is_nan() && mean.counted_rows == 0);
+        let sum = CrossEntropy::default().reduction(Reduction::Sum);
+        assert_eq!(device.cross_entropy_grad(&sum, x, &none, &mut []).unwrap().loss, 0.0);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there() {
+    let error = Device::open(&DeviceChoice::Named("no such adapter".to_owned())).unwrap_err();
+    assert!(matches!(&error, Error::NoGpu { wanted, .. } if wanted == "no such adapter"), "{error}");
+}
+
+#[test]
+fn devices_are_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Device>();
+    for device in common::devices() {
+        let logits: Vec<f32> = (0..30_000).map(|x| (x % 97) as f32 * 0.1).collect();
+        let wanted = device.softmax_vec(Logits::new(&logits, [100, 300]).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let device = device.clone();
+                    for _ in 0..5 {
+                        assert_eq!(device.softmax_vec(Logits::new(&logits, [100, 300]).unwrap()).unwrap(), wanted);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn devices_explain_themselves() {
+    assert_eq!(Device::cpu().to_string(), "CPU: asked for");
+    assert!(!Device::new().reason().is_empty());
+    for device in common::gpus() {
+        assert!(device.is_gpu() && device.to_string().starts_with(device.name()), "{device}");
+    }
+}
+
+#[test]
+fn a_confident_row_keeps_its_loss() {
+    for device in common::devices() {
+        let x = Logits::new(&[20.0, 0.0], [1, 2]).unwrap();
+        let (out, gradient) = device.cross_entropy_grad_vec(&CrossEntropy::default(), x, &[0]).unwrap();
+        let wanted = (-20.0_f64).exp().ln_1p();
+        approx::assert_relative_eq!(out.loss, wanted, max_relative = 1e-6);
+        approx::assert_relative_eq!(f64::from(gradient[0]), -wanted, max_relative = 1e-6);
+        approx::assert_relative_eq!(f64::from(gradient[1]), wanted, max_relative = 1e-6);
+        println!("{}: loss {:e}, gradient {gradient:?}", device.name(), out.loss);
+    }
+}

@@ -1,0 +1,140 @@
+//! What is true of softmax whatever the logits, on every device.
+
+mod common;
+
+use std::sync::OnceLock;
+
+use approx::{abs_diff_eq, relative_eq};
+use logits::{CrossEntropy, Device, Logits, LogitsMut, Reduction};
+use proptest::prelude::*;
+
+fn devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(common::devices)
+}
+
+/// A shape, its logits and a target for each row.
+fn batches() -> impl Strategy<Value = (usize, usize, Vec<f32>, Vec<usize>)> {
+    (1_usize..12, prop_oneof![1_usize..40, 250_usize..270, 2040_usize..2060]).prop_flat_map(|(rows, classes)| {
+        let logits = prop::collection::vec(-30.0_f32..30.0, rows * classes);
+        (Just(rows), Just(classes), logits, prop::collection::vec(0..classes, rows))
+    })
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..Default::default() })]
+
+    #[test]
+    fn rows_sum_to_one_and_gradients_to_zero((rows, classes, logits, targets) in batches()) {
+        let x = Logits::new(&logits, [rows, classes]).unwrap();
+        let loss = CrossEntropy::default().reduction(Reduction::Sum);
+        for device in devices() {
+            let softmax = device.softmax_vec(x).unwrap().values;
+            let (_, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            for (p, g) in softmax.chunks(classes).zip(gradient.chunks(classes)) {
+                let sum: f64 = p.iter().map(|&p| f64::from(p)).sum();
+                prop_assert!(abs_diff_eq!(sum, 1.0, epsilon = 1e-6), "{sum} on {device}");
+                let sum: f64 = g.iter().map(|&g| f64::from(g)).sum();
+                prop_assert!(abs_diff_eq!(sum, 0.0, epsilon = 1e-6), "{sum} on {device}");
+            }
+        }
+    }
+
+    #[test]
+    fn adding_a_constant_changes_nothing((rows, classes, logits, _) in batches(), shift in -64_i32..64) {
+        // Whole numbers over a grid of 1/16, so that the sum is exact.
+        let grid: Vec<f32> = logits.iter().map(|x| (x * 16.0).round() / 16.0).collect();
+        let moved: Vec<f32> = grid.iter().map(|x| x + shift as f32).collect();
+        for device in devices() {
+            let one = device.softmax_vec(Logits::new(&grid, [rows, classes]).unwrap()).unwrap().values;
+            let other = device.softmax_vec(Logits::new(&moved, [rows, classes]).unwrap()).unwrap().values;
+            prop_assert_eq!(bits(&one), bits(&other), "{}", device);
+        }
+    }
+
+    #[test]
+    fn permuting_classes_permutes_results((rows, classes, logits, targets) in batches()) {
+        let turned: Vec<f32> = logits.chunks(classes).flat_map(|row| row.iter().rev().copied()).collect();
+        let turned_targets: Vec<usize> = targets.iter().map(|target| classes - 1 - target).collect();
+        let loss = CrossEntropy::default();
+        for device in devices() {
+            let (a, x) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let (b, y) =
+                device.cross_entropy_grad_vec(&loss, Logits::new(&turned, [rows, classes]).unwrap(), &turned_targets).unwrap();
+            prop_assert!(relative_eq!(a.loss, b.loss, max_relative = 1e-6), "{} {} on {device}", a.loss, b.loss);
+            for (x, y) in x.chunks(classes).zip(y.chunks(classes)) {
+                for (x, y) in x.iter().zip(y.iter().rev()) {
+                    prop_assert!(abs_diff_eq!(x, y, epsilon = 1e-6), "{x} {y} on {device}");
+                }
+            }
+        }
+    }
+
+    /// The gradient against central differences of the crate's own loss, which the battery holds against float64.
+    #[test]
+    fn gradients_are_finite_differences(
+        logits in prop::collection::vec(-4.0_f32..4.0, 12),
+        targets in prop::collection::vec(0_usize..4, 3),
+        at in 0_usize..12,
+    ) {
+        let loss = CrossEntropy::default().upstream_gradient(2.0);
+        let step = 1.0 / 64.0;
+        for device in devices() {
+            let (_, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [3, 4]).unwrap(), &targets).unwrap();
+            let moved = |by: f32| {
+                let mut moved = logits.clone();
+                moved[at] += by;
+                let run = f64::from(moved[at]);
+                (device.cross_entropy(&loss, Logits::new(&moved, [3, 4]).unwrap(), &targets).unwrap().loss, run)
+            };
+            let ((up, to), (down, from)) = (moved(step), moved(-step));
+            let slope = 2.0 * (up - down) / (to - from);
+            // The third derivative of the loss is at most 1/6: an error of step^2 / 36, and 1e-6 of a loss of 8 over the step.
+            prop_assert!(
+                abs_diff_eq!(f64::from(gradient[at]), slope, epsilon = 6e-4), "{} {slope} on {device}", gradient[at]
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_wherever_it_stands((rows, classes, logits, targets) in batches()) {
+        let loss = CrossEntropy::default().reduction(Reduction::Sum);
+        for device in devices() {
+            let (out, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let last = &logits[(rows - 1) * classes..];
+            let (alone, row) = device.cross_entropy_grad_vec(&loss, Logits::new(last, [1, classes]).unwrap(), &targets[rows - 1..]).unwrap();
+            prop_assert_eq!(bits(&row), bits(&gradient[(rows - 1) * classes..]), "{}", device);
+            prop_assert_eq!(bits(&alone.per_row), bits(&out.per_row[rows - 1..]), "{}", device);
+        }
+    }
+
+    #[test]
+    fn strides_and_places_do_not_matter((rows, classes, logits, targets) in batches(), gap in 1_usize..9) {
+        let stride = classes + gap;
+        // What is between rows must be neither read nor written.
+        let mut padded = vec![f32::NAN; (rows - 1) * stride + classes];
+        for (row, x) in padded.chunks_mut(stride).zip(logits.chunks(classes)) {
+            row[..classes].copy_from_slice(x);
+        }
+        let loss = CrossEntropy::default();
+        for device in devices() {
+            let (out, wanted) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let x = Logits::with_row_stride(&padded, [rows, classes], stride).unwrap();
+            let (strided, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            prop_assert_eq!(bits(&gradient), bits(&wanted), "{}", device);
+            prop_assert_eq!(out.loss.to_bits(), strided.loss.to_bits());
+
+            let mut in_place = padded.clone();
+            let x = LogitsMut::with_row_stride(&mut in_place, [rows, classes], stride).unwrap();
+            device.cross_entropy_grad_in_place(&loss, x, &targets).unwrap();
+            for (row, wanted) in in_place.chunks(stride).zip(wanted.chunks(classes)) {
+                prop_assert_eq!(bits(&row[..classes]), bits(wanted), "{}", device);
+                prop_assert!(row[classes..].iter().all(|x| x.is_nan()));
+            }
+        }
+    }
+}
