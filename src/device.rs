@@ -186,7 +186,7 @@ impl Device {
     }
 
     #[cfg(feature = "gpu")]
-    fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
+    pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
         let gpu::Opened { gpu, reason, passed_over } = opened;
         Self(Arc::new(Inner { place: Place::Gpu(gpu), reason, passed_over, may_fall_back }))
     }
@@ -471,7 +471,7 @@ impl fmt::Display for Device {
             Place::Gpu(gpu) => write!(f, "{} ({}): {}", gpu.name(), gpu.backend(), self.reason())?,
         }
         for (nth, adapter) in self.passed_over().iter().enumerate() {
-            write!(f, "{}{adapter}", if nth == 0 { "; passed over: " } else { ", " })?;
+            write!(f, "{}{adapter}", if nth == 0 { "; passed over: " } else { "; " })?;
         }
         Ok(())
     }

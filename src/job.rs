@@ -2,8 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::try_vec;
-use crate::{Error, Shape};
+use crate::Shape;
 
 /// The operations, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +66,7 @@ pub(crate) enum RowsOut<'a> {
     Predictions(&'a mut [Prediction]),
 }
 
+#[cfg(feature = "gpu")]
 impl RowsOut<'_> {
     fn reborrow(&mut self) -> RowsOut<'_> {
         match self {
@@ -88,6 +88,7 @@ pub(crate) struct Job<'a> {
     pub(crate) rows_out: RowsOut<'a>,
 }
 
+#[cfg(any(feature = "gpu", feature = "parallel"))]
 impl<'a> Job<'a> {
     pub(crate) fn rows(&self) -> usize {
         self.shape.row_count()
@@ -95,21 +96,6 @@ impl<'a> Job<'a> {
 
     pub(crate) fn classes(&self) -> usize {
         self.shape.classes()
-    }
-
-    /// The same work, borrowed, so that a caller still has it if this attempt fails.
-    pub(crate) fn reborrow(&mut self) -> Job<'_> {
-        Job {
-            op: self.op,
-            shape: self.shape,
-            data: match &mut self.data {
-                Data::Read { input, stride } => Data::Read { input, stride: *stride },
-                Data::Write { input, stride, output } => Data::Write { input, stride: *stride, output },
-                Data::Over { data, stride } => Data::Over { data, stride: *stride },
-            },
-            targets: self.targets,
-            rows_out: self.rows_out.reborrow(),
-        }
     }
 
     /// The first `rows` rows, or all if there are fewer, and the rest.
@@ -150,19 +136,22 @@ impl<'a> Job<'a> {
             Job { op: self.op, shape: rest, data: data_rest, targets: targets_rest, rows_out: rows_rest },
         )
     }
+}
 
-    /// Runs `work` so that an in-place job whose work fails half-way has still not touched the caller's logits.
-    pub(crate) fn keeping_logits<E: From<Error>>(self, work: impl FnOnce(Job<'_>) -> Result<(), E>) -> Result<(), E> {
-        let (rows, classes) = (self.rows(), self.classes());
-        let Job { op, shape, data, targets, rows_out } = self;
-        let Data::Over { data, stride } = data else {
-            return work(Job { op, shape, data, targets, rows_out });
-        };
-        let mut staged: Vec<f32> = try_vec("the staged result", rows * classes)?;
-        work(Job { op, shape, data: Data::Write { input: data, stride, output: &mut staged }, targets, rows_out })?;
-        for (row, result) in data.chunks_mut(stride).zip(staged.chunks_exact(classes)) {
-            row[..classes].copy_from_slice(result);
+#[cfg(feature = "gpu")]
+impl Job<'_> {
+    /// The same work, borrowed, so that a caller still has it if this attempt fails.
+    pub(crate) fn reborrow(&mut self) -> Job<'_> {
+        Job {
+            op: self.op,
+            shape: self.shape,
+            data: match &mut self.data {
+                Data::Read { input, stride } => Data::Read { input, stride: *stride },
+                Data::Write { input, stride, output } => Data::Write { input, stride: *stride, output },
+                Data::Over { data, stride } => Data::Over { data, stride: *stride },
+            },
+            targets: self.targets,
+            rows_out: self.rows_out.reborrow(),
         }
-        Ok(())
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn list() -> Vec<crate::Adapter> {
 }
 
 /// Best first: hardware before software, a backend of the platform before GL.
-fn adapters() -> Vec<Adapter> {
+pub(super) fn adapters() -> Vec<Adapter> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let backends = descriptor.backends;
     let instance = wgpu::Instance::new(descriptor);

@@ -35,6 +35,13 @@ impl Pool {
         }
     }
 
+    /// How many buffers wait, and how large they are together.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> (usize, u64) {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        (idle.len(), idle.iter().map(Buffer::size).sum())
+    }
+
     /// Takes buffers back; the oldest leave where there are too many.
     pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

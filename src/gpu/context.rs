@@ -1,7 +1,7 @@
 //! One opened adapter with everything that lives as long as it does.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pollster::block_on;
 use wgpu::{Adapter, Device, ErrorFilter, Features, Queue};
@@ -20,8 +20,16 @@ pub(crate) struct Gpu {
     pub(super) pool: Pool,
     name: String,
     backend: &'static str,
-    /// What went wrong outside of any call, such as the loss of the device.
-    fault: Arc<Mutex<Option<String>>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// What went wrong outside of any error scope.
+#[derive(Default)]
+struct Faults {
+    /// The device is gone, and with it every later call.
+    lost: Option<String>,
+    /// Anything else; it spoils the call that it is found in.
+    stray: Option<String>,
 }
 
 impl Gpu {
@@ -36,21 +44,15 @@ impl Gpu {
         }))
         .map_err(|error| one_line(&error))?;
 
-        let fault = Arc::new(Mutex::new(None));
-        let note = |fault: &Mutex<Option<String>>, what: String| {
-            fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
-        };
+        let faults = Arc::new(Mutex::new(Faults::default()));
         // wgpu's own handlers panic.
-        let seen = fault.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&seen, one_line(&error))));
-        let seen = fault.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping our own handle is no fault.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&seen, format!("the device was lost: {message}"));
-            } else {
-                note(&seen, "the device was destroyed".to_owned());
-            }
+        let seen = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&seen).stray.get_or_insert(one_line(&error));
+        }));
+        let seen = faults.clone();
+        device.set_device_lost_callback(move |_, message| {
+            lock(&seen).lost.get_or_insert(format!("the device was lost: {message}"));
         });
 
         Ok(Self {
@@ -65,7 +67,7 @@ impl Gpu {
             backend: backend_name(info.backend),
             device,
             queue,
-            fault,
+            faults,
         })
     }
 
@@ -79,8 +81,8 @@ impl Gpu {
 
     /// Does the work with every error of wgpu caught on the way.
     pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        if let Some(fault) = self.fault() {
-            return Err(self.failed(fault));
+        if let Some(lost) = lock(&self.faults).lost.clone() {
+            return Err(self.failed(lost));
         }
         let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
             .map(|filter| self.device.push_error_scope(filter));
@@ -90,7 +92,9 @@ impl Gpu {
         for scope in scopes.into_iter().rev() {
             caught = block_on(scope.pop()).or(caught);
         }
-        match caught.map(|error| one_line(&error)).or_else(|| self.fault()) {
+        let mut faults = lock(&self.faults);
+        let fault = faults.stray.take().or_else(|| faults.lost.clone());
+        match caught.map(|error| one_line(&error)).or(fault) {
             Some(reason) => Err(self.failed(reason)),
             None => result,
         }
@@ -99,10 +103,10 @@ impl Gpu {
     pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
         Error::Gpu { adapter: self.name.clone(), reason: reason.into() }
     }
+}
 
-    fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+fn lock(faults: &Mutex<Faults>) -> MutexGuard<'_, Faults> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Gpu {

@@ -5,6 +5,8 @@ mod buffers;
 mod context;
 mod kernels;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use adapter::{Opened, list, open};
 pub(crate) use context::Gpu;

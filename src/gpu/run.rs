@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable, cast_slice};
 use wgpu::{BindGroup, BindingResource, Buffer, BufferBinding, BufferUsages, ComputePipeline, MapMode, PollType};
 
 use super::Gpu;
+use crate::error::try_vec;
 use crate::job::{Data, Job, Op, RowsOut};
 use crate::plan::Plan;
 use crate::{Error, cpu};
@@ -50,7 +51,7 @@ impl Gpu {
         if plan.rows_per_chunk >= job.rows() {
             return self.guarded(|| self.run_chunk(&plan, job));
         }
-        job.keeping_logits(|mut rest| {
+        keeping_logits(job, |mut rest| {
             while rest.rows() > 0 {
                 let (chunk, after) = rest.split_at(plan.rows_per_chunk);
                 self.guarded(|| self.run_chunk(&plan, chunk))?;
@@ -245,6 +246,21 @@ impl Gpu {
             self.queue.write_buffer(targets, 0, cast_slice(job.targets));
         }
     }
+}
+
+/// Runs `work` so that an in-place job whose work fails half-way has still not touched the caller's logits.
+fn keeping_logits(job: Job<'_>, work: impl FnOnce(Job<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    let (rows, classes) = (job.rows(), job.classes());
+    let Job { op, shape, data, targets, rows_out } = job;
+    let Data::Over { data, stride } = data else {
+        return work(Job { op, shape, data, targets, rows_out });
+    };
+    let mut staged: Vec<f32> = try_vec("the staged result", rows * classes)?;
+    work(Job { op, shape, data: Data::Write { input: data, stride, output: &mut staged }, targets, rows_out })?;
+    for (row, result) in data.chunks_mut(stride).zip(staged.chunks_exact(classes)) {
+        row[..classes].copy_from_slice(result);
+    }
+    Ok(())
 }
 
 impl Chunk {
