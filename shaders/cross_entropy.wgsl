@@ -3,6 +3,7 @@
 override GRADIENT: bool = false;
 override WRITES: bool = GRADIENT;
 const LOG: bool = false;
+const CLASS_MATTERS: bool = false;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let label = row_targets[row].label;

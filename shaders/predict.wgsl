@@ -2,6 +2,7 @@
 
 const LOG: bool = false;
 const WRITES: bool = false;
+const CLASS_MATTERS: bool = true;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {

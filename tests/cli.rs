@@ -194,6 +194,12 @@ fn bad_input_leaves_nothing_behind() {
     loss(&files.text("missing.npy"), &y, &[], &["missing.npy", "No such file"]);
     std::fs::write(files.path("noise.npy"), b"not an array").unwrap();
     loss(&files.text("noise.npy"), &y, &[], &["noise.npy", "not a .npy file"]);
+    std::fs::write(files.path("nothing.npy"), b"").unwrap();
+    loss(&files.text("nothing.npy"), &y, &[], &["nothing.npy", "not a .npy file"]);
+    let header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 4), }";
+    let huge = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header].concat();
+    std::fs::write(files.path("huge.npy"), huge).unwrap();
+    loss(&files.text("huge.npy"), &y, &[], &["huge.npy", "cut short"]);
     let whole = std::fs::read(files.path("x.npy")).unwrap();
     std::fs::write(files.path("short.npy"), &whole[..whole.len() - 3]).unwrap();
     loss(&files.text("short.npy"), &y, &[], &["short.npy", "cut short"]);
@@ -217,6 +223,7 @@ fn bad_input_leaves_nothing_behind() {
     loss(&x, &y, &["--probs", "/nowhere/at/all.npy"], &["/nowhere"]);
     #[cfg(unix)]
     loss(&x, &y, &["--probs", "/dev/null"], &["/dev/null", "not a regular file"]);
+    refused(&[], &["a command is needed"]);
     refused(&["loss", "--logits", &x], &["--targets"]);
     refused(&["loss", "--logits", &x, "--targets", &y, "--device", "no such adapter"], &["no such adapter"]);
     refused(&["bench", "--shapes", "10"], &["rows x classes"]);

@@ -1,5 +1,6 @@
 // The two passes over a stretch of a row: its maximum, then the sum of exponentials. `load`, `keep` and `exponential`
-// belong to the regime: a row may be in workgroup memory or be read again.
+// belong to the regime: a row may be in workgroup memory or be read again. WRITES, LOG and CLASS_MATTERS belong to the
+// operation: whether elements are written, as logarithms, and whether it is told apart which of equal maxima comes first.
 
 // What an operation makes of a row's statistics, and then does to each of its elements.
 struct Coefficients {
@@ -23,6 +24,7 @@ fn top_of(stats: Stats) -> f32 {
 
 fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
     var best = bitcast<f32>(params.negative_infinity);
+    var key = key_of(best);
     var at = NONE;
     // The largest bit patterns, as signed and as unsigned numbers, give away +inf and NaNs of either sign.
     var largest = 0;
@@ -30,12 +32,21 @@ fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
     for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
         let x = load(j);
         let bits = bitcast<u32>(x);
-        at = select(at, j, x > best);
-        best = max(best, x);
+        if CLASS_MATTERS {
+            // An adapter may take subnormals for 0 where it compares floats, but not in their bits.
+            let order = key_of(x);
+            at = select(at, j, order > key);
+            key = max(key, order);
+        } else {
+            at = select(at, j, x > best);
+            best = max(best, x);
+        }
         largest = max(largest, bitcast<i32>(bits));
         largest_unsigned = max(largest_unsigned, bits);
     }
-    var key = key_of(best);
+    if !CLASS_MATTERS {
+        key = key_of(best);
+    }
     let has_nan = largest > 0x7f800000 || largest_unsigned > 0xff800000u;
     if has_nan || largest == 0x7f800000 {
         // Rare: no comparison above can be trusted, so the first such element is looked up by its bits.

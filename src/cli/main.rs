@@ -10,6 +10,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use logits::{Device, DeviceChoice};
@@ -81,6 +82,9 @@ fn main() -> ExitCode {
         Err(error) if !error.use_stderr() => {
             print!("{error}");
             return ExitCode::SUCCESS;
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return fail("a command is needed: info, check, loss or bench; see --help");
         }
         Err(error) => {
             let text = error.to_string();
