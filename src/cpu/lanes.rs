@@ -1,8 +1,10 @@
 //! The inner loops, and nothing else: whoever brings SIMD replaces this file's bodies.
 //!
-//! Order is fixed by the length alone. Sixteen lanes take every sixteenth element; a block of eight such rows is added
-//! as a tree in f32, blocks are added in f64, and a segment's lanes are folded before the next segment starts, so that
-//! segments of one huge row could be handed to several threads without changing a bit.
+//! Order is fixed by the length alone. Sixteen lanes take every sixteenth element; eight such rows make a block, added
+//! as a tree in f32, and blocks, then what rows are left, are added in f64. A segment's lanes are folded before the next
+//! segment starts, so that segments of one huge row could be handed to several threads without changing a bit.
+
+use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Stats;
 use super::exp::{difference, exp_difference};
@@ -10,6 +12,9 @@ use super::exp::{difference, exp_difference};
 const LANES: usize = 16;
 const BLOCK: usize = 8 * LANES;
 const SEGMENT_BLOCKS: usize = 128;
+
+type Row = [f32; LANES];
+type Block = [Row; 8];
 
 /// The largest value; NaN where any is.
 pub(super) fn max(x: &[f32]) -> f32 {
@@ -22,7 +27,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
         }
     };
     let (whole, rest) = x.split_at(x.len() / LANES * LANES);
-    bytemuck::cast_slice(whole).iter().for_each(&mut visit);
+    cast_slice::<f32, Row>(whole).iter().for_each(&mut visit);
     visit(&padded(rest));
     if nan.contains(&true) { f32::NAN } else { best.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }) }
 }
@@ -30,9 +35,12 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// The row's statistics about its maximum, which must be finite.
 pub(super) fn stats(x: &[f32], max: f32) -> Stats {
     let mut sum = Sum::default();
-    for chunk in x.chunks(BLOCK) {
-        let mut block = Block::load(chunk);
-        sum.add(&mut block, chunk.len().div_ceil(LANES), max);
+    let (blocks, rest) = x.split_at(x.len() - x.len() % BLOCK);
+    for block in cast_slice::<f32, Block>(blocks) {
+        sum.add(*block, max);
+    }
+    for row in rest.chunks(LANES) {
+        sum.add([padded(row)], max);
     }
     Stats { max, others: sum.others() }
 }
@@ -40,10 +48,13 @@ pub(super) fn stats(x: &[f32], max: f32) -> Stats {
 /// Replaces the row by exp(x - max), and returns the same statistics as [`stats`].
 pub(super) fn exponentials(x: &mut [f32], max: f32) -> Stats {
     let mut sum = Sum::default();
-    for chunk in x.chunks_mut(BLOCK) {
-        let mut block = Block::load(chunk);
-        sum.add(&mut block, chunk.len().div_ceil(LANES), max);
-        chunk.copy_from_slice(&block.0.as_flattened()[..chunk.len()]);
+    let (blocks, rest) = x.split_at_mut(x.len() - x.len() % BLOCK);
+    for block in cast_slice_mut::<f32, Block>(blocks) {
+        *block = sum.add(*block, max);
+    }
+    for row in rest.chunks_mut(LANES) {
+        let [exponentials] = sum.add([padded(row)], max);
+        row.copy_from_slice(&exponentials[..row.len()]);
     }
     Stats { max, others: sum.others() }
 }
@@ -61,22 +72,11 @@ pub(super) fn logarithms(x: &mut [f32], max: f32, log_sum: f32) {
     }
 }
 
-fn padded(rest: &[f32]) -> [f32; LANES] {
-    let mut chunk = [f32::NEG_INFINITY; LANES];
-    chunk[..rest.len()].copy_from_slice(rest);
-    chunk
-}
-
-/// Up to [`BLOCK`] elements, the missing ones -inf, whose exponential is 0.
-struct Block([[f32; LANES]; 8]);
-
-impl Block {
-    #[inline(always)]
-    fn load(chunk: &[f32]) -> Self {
-        let mut block = Block([[f32::NEG_INFINITY; LANES]; 8]);
-        block.0.as_flattened_mut()[..chunk.len()].copy_from_slice(chunk);
-        block
-    }
+/// What is missing of a row is -inf, whose exponential is 0.
+fn padded(rest: &[f32]) -> Row {
+    let mut row = [f32::NEG_INFINITY; LANES];
+    row[..rest.len()].copy_from_slice(rest);
+    row
 }
 
 #[derive(Default)]
@@ -90,27 +90,36 @@ struct Sum {
 }
 
 impl Sum {
-    /// Turns the first `rows` rows of the block into exponentials, and adds those that are not of the maximum.
+    /// The exponentials of some rows; those that are not of the maximum are added.
     #[inline(always)]
-    fn add(&mut self, block: &mut Block, rows: usize, max: f32) {
-        let mut terms = [[0.0_f32; LANES]; 8];
-        for (row, terms) in block.0[..rows].iter_mut().zip(&mut terms) {
-            for ((x, term), tops) in row.iter_mut().zip(terms).zip(&mut self.tops) {
-                let e = exp_difference(*x, max);
-                let top = *x == max;
-                *tops += u32::from(top);
-                *term = if top { 0.0 } else { e };
-                *x = e;
+    fn add<const ROWS: usize>(&mut self, x: [Row; ROWS], max: f32) -> [Row; ROWS] {
+        let (mut exponentials, mut terms) = ([[0.0; LANES]; ROWS], [[0.0; LANES]; ROWS]);
+        for (row, x) in x.iter().enumerate() {
+            for (lane, &x) in x.iter().enumerate() {
+                let e = exp_difference(x, max);
+                let top = x == max;
+                self.tops[lane] += u32::from(top);
+                terms[row][lane] = if top { 0.0 } else { e };
+                exponentials[row][lane] = e;
             }
         }
-        for (lane, sum) in self.lanes.iter_mut().enumerate() {
-            let t = |row: usize| terms[row][lane];
-            *sum += f64::from(((t(0) + t(1)) + (t(2) + t(3))) + ((t(4) + t(5)) + (t(6) + t(7))));
+        let mut rows = ROWS;
+        while rows > 1 {
+            rows /= 2;
+            for row in 0..rows {
+                for lane in 0..LANES {
+                    terms[row][lane] = terms[2 * row][lane] + terms[2 * row + 1][lane];
+                }
+            }
+        }
+        for (sum, term) in self.lanes.iter_mut().zip(terms[0]) {
+            *sum += f64::from(term);
         }
         self.blocks += 1;
         if self.blocks == SEGMENT_BLOCKS {
             self.fold();
         }
+        exponentials
     }
 
     fn fold(&mut self) {
