@@ -1,8 +1,6 @@
 //! The front door: a device, chosen once and explained, and the operations on it.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::try_vec;
@@ -10,66 +8,9 @@ use crate::error::try_vec;
 use crate::gpu::{self, Gpu};
 use crate::job::{Data, Job, Op, RowTarget, RowsOut};
 use crate::logits::check_length;
-use crate::{CrossEntropy, Error, Logits, LogitsMut, Loss, Prediction, Shape, Targets, cpu};
-
-/// Which device is wanted. Parses from `auto`, `cpu`, `gpu` or a name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceChoice {
-    /// A hardware GPU if there is one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The best adapter of any kind, software included.
-    Gpu,
-    /// The best adapter whose name holds this text, whatever the case; `vulkan:`, `gl:`, `metal:`, `dx12:` or
-    /// `webgpu:` before it asks for that backend as well, and may stand alone.
-    Named(String),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.to_ascii_lowercase().as_str() {
-            "auto" => Self::Auto,
-            "cpu" => Self::Cpu,
-            "gpu" => Self::Gpu,
-            _ => Self::Named(text.to_owned()),
-        })
-    }
-}
-
-/// A GPU of this machine, or software that acts as one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Adapter {
-    /// The adapter's name.
-    pub name: String,
-    /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
-    pub backend: &'static str,
-    /// What kind of adapter it is, with which driver.
-    pub description: String,
-}
-
-/// An adapter that was looked at and not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PassedOver {
-    /// The adapter's name.
-    pub name: String,
-    /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
-    pub backend: &'static str,
-    /// Why it was not taken.
-    pub reason: String,
-}
-
-impl fmt::Display for PassedOver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.name, self.backend, self.reason)
-    }
-}
+use crate::{
+    Adapter, CrossEntropy, DeviceChoice, Error, Logits, LogitsMut, Loss, PassedOver, Prediction, Shape, Targets, cpu,
+};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.
 ///

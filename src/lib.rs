@@ -36,6 +36,7 @@
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `cli` the binary `logits`.
 #![warn(missing_docs)]
 
+mod choice;
 mod cpu;
 mod device;
 mod error;
@@ -50,7 +51,8 @@ mod shape;
 mod stopwatch;
 mod targets;
 
-pub use device::{Adapter, Device, DeviceChoice, Output, PassedOver, Ran};
+pub use choice::{Adapter, DeviceChoice, PassedOver};
+pub use device::{Device, Output, Ran};
 pub use error::Error;
 pub use job::Prediction;
 pub use logits::{Element, Logits, LogitsMut};

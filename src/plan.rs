@@ -73,6 +73,7 @@ impl Plan {
         let groups = u64::from(limits.workgroups_per_dimension).pow(2).min(u64::from(u32::MAX));
         let rows = (limit.min(CHUNK_BYTES) / row_bytes)
             .min(limit / 8)
+            .min(u64::from(u32::MAX))
             .min(groups / u64::from(regime.segments()))
             .min(limit / (PARTIAL_BYTES * u64::from(regime.segments())))
             .max(1);

@@ -1,5 +1,5 @@
 // Regime for huge rows: several workgroups a row. The first dispatch reduces each segment about its own maximum, the
-// second brings the segments of a row to one maximum, and writes.
+// second brings the segments of a row to one maximum (Milakov and Gimelshein, arXiv:1805.02867), and writes.
 
 const SEGMENT: u32 = 8192u;
 

@@ -9,7 +9,7 @@ fn opaque(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
 
-// a + b as a rounded sum and what rounding lost (Dekker).
+// a + b as a rounded sum and what rounding lost (Dekker, 1971).
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
     let swap = abs(a) < abs(b);
     let large = select(a, b, swap);

@@ -66,10 +66,13 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let device = options.common.open()?;
 
     // Batches are summed, so that a batch's gradient needs no knowledge of the others but their total weight.
-    let denominator = if options.reduction == ReductionName::Mean { totals.weight } else { 1.0 };
+    let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = CrossEntropy::default().reduction(Reduction::Sum).ignore_index(options.ignore_index);
-    if totals.counted_rows > 0 && denominator > 0.0 {
-        loss = loss.upstream_gradient((1.0 / denominator) as f32);
+    if is_mean && totals.weight > 0.0 {
+        loss = loss.upstream_gradient((1.0 / totals.weight) as f32);
+    } else if is_mean {
+        // Over nothing the mean of any part is what the mean of the whole is.
+        loss = loss.reduction(Reduction::Mean);
     }
     if let Some(weight) = weight {
         loss = loss.weight(weight);
@@ -89,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     bar.finish_and_clear();
     outputs.finish()?;
 
-    let value = if options.reduction == ReductionName::Mean { result.sum / totals.weight } else { result.sum };
+    let value = if is_mean { result.sum / totals.weight } else { result.sum };
     let accuracy = result.correct as f64 / totals.counted_rows as f64;
     let perplexity = (result.sum / totals.weight).exp();
     if options.common.json {

@@ -1,7 +1,8 @@
 //! exp(x - max) of f32 to about one unit in the last place, the same bits on every machine.
 //!
-//! The difference is split into what f32 holds and what it drops (Knuth's two-sum), the power of two is taken out by
-//! Cody and Waite's two-part ln 2, and a polynomial of degree 6 does the rest. No fused multiply-add: the compiler must
+//! The difference is split into what f32 holds and what it drops (Knuth's two-sum: The Art of Computer Programming, vol.
+//! 2, 4.2.2), the power of two is taken out by a two-part ln 2 (Cody and Waite, Software Manual for the Elementary
+//! Functions, 1980), and a polynomial of degree 6 does the rest. No fused multiply-add: the compiler must
 //! not be able to change a bit between SIMD levels. `shaders/shared/math.wgsl` is the twin.
 
 /// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).

@@ -107,9 +107,7 @@ impl Sum {
         while rows > 1 {
             rows /= 2;
             for row in 0..rows {
-                for lane in 0..LANES {
-                    terms[row][lane] = terms[2 * row][lane] + terms[2 * row + 1][lane];
-                }
+                terms[row] = std::array::from_fn(|lane| terms[2 * row][lane] + terms[2 * row + 1][lane]);
             }
         }
         for (sum, term) in self.lanes.iter_mut().zip(terms[0]) {
