@@ -11,6 +11,24 @@ fn enter(invocation: Invocation) {
     width = 1u;
 }
 
-fn exchange(value: vec2<u32>, distance: u32) -> vec2<u32> {
+fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {
     return value;
+}
+
+fn radix() -> u32 {
+    return 16u;
+}
+
+// One thread a result, the others waiting: most subgroups, which the hardware has after all, then have nothing to do.
+fn fold(done: u32, count: u32, how: u32) -> vec2<u32> {
+    let first = thread * count;
+    if first < WORKGROUP / done {
+        for (var distance = 1u; distance < count; distance *= 2u) {
+            for (var i = first; i < first + count; i += 2u * distance) {
+                folds[i] = combine(folds[i], folds[i + distance], how);
+            }
+        }
+    }
+    workgroupBarrier();
+    return folds[thread / (done * count) * count];
 }

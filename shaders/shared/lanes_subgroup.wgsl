@@ -14,6 +14,20 @@ fn enter(invocation: Invocation) {
     width = invocation.size;
 }
 
-fn exchange(value: vec2<u32>, distance: u32) -> vec2<u32> {
-    return subgroupShuffleXor(value, distance);
+// Every thread gets what `count` neighbours hold together.
+fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {
+    var result = value;
+    for (var distance = 1u; distance < count; distance *= 2u) {
+        result = combine(result, subgroupShuffleXor(result, distance), how);
+    }
+    return result;
+}
+
+fn radix() -> u32 {
+    return width;
+}
+
+// Every subgroup does it for itself, which saves a barrier.
+fn fold(done: u32, count: u32, how: u32) -> vec2<u32> {
+    return butterfly(folds[thread / (done * count) * count + thread % count], count, how);
 }
