@@ -253,3 +253,26 @@ fn info_names_the_device() {
     assert_eq!(json["device"], Device::new().name());
     assert!(output.status.success());
 }
+
+#[test]
+fn the_environment_is_heard() {
+    let info = |variable: &str, value: &str| -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
+        let output = command.args(["info", "--json"]).env(variable, value).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let nothing = info("WGPU_BACKEND", "no such backend");
+    assert_eq!(nothing["device"], "CPU");
+    if cfg!(feature = "gpu") {
+        assert!(nothing["reason"].as_str().unwrap().contains("WGPU_BACKEND=no such backend"), "{nothing}");
+    }
+    // A name takes an adapter that would be passed over otherwise, as software is.
+    for device in common::gpus() {
+        let named = info("WGPU_ADAPTER_NAME", device.name());
+        assert_eq!(named["device"], device.name());
+        let backend = info("WGPU_BACKEND", device.backend());
+        assert!(backend["adapters"].as_array().unwrap().iter().all(|adapter| adapter["backend"] == device.backend()));
+    }
+    let absent = info("WGPU_ADAPTER_NAME", "no such adapter");
+    assert_eq!(absent["device"], "CPU");
+}

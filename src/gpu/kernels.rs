@@ -27,7 +27,7 @@ struct Key {
 }
 
 pub(super) struct Kernels {
-    subgroups: bool,
+    pub(super) subgroups: bool,
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,

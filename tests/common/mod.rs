@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses its own part
 
+use std::io::Write;
+
 use logits::{Device, DeviceChoice};
 
 /// Every GPU of this machine, software included. Without one the reason is printed, and it is a failure where
@@ -18,7 +20,8 @@ pub fn gpus() -> Vec<Device> {
     }
     if devices.is_empty() {
         let reason = if cfg!(feature = "gpu") { "no adapter" } else { "built without the feature `gpu`" };
-        println!("SKIPPED on a GPU: {reason} {reasons:?}");
+        // Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
+        let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason} {reasons:?}");
         let required = std::env::var("LOGITS_REQUIRE_GPU").is_ok_and(|value| value == "1");
         assert!(!(required && cfg!(feature = "gpu")), "LOGITS_REQUIRE_GPU=1, but: {reason} {reasons:?}");
     }
