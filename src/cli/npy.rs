@@ -155,7 +155,11 @@ impl Writer {
     }
 
     pub(crate) fn write(&mut self, values: &[f32]) -> Result<(), CliError> {
-        let written = values.iter().try_for_each(|value| self.file.write_all(&value.to_le_bytes()));
+        let written = if cfg!(target_endian = "little") {
+            self.file.write_all(bytemuck::cast_slice(values))
+        } else {
+            values.iter().try_for_each(|value| self.file.write_all(&value.to_le_bytes()))
+        };
         written.map_err(|error| CliError::file(&self.path, error))
     }
 
