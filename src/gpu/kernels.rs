@@ -67,19 +67,13 @@ impl Kernels {
                     label: Some(&label),
                     source: wgpu::ShaderSource::Wgsl(source(op, regime, self.subgroups).into()),
                 });
-                let mut constants = vec![("THREADS_PER_ROW", f64::from(key.threads_per_row))];
-                match op {
-                    Op::LogSoftmax => constants.push(("LOG", 1.0)),
-                    Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
-                    _ => {}
-                }
                 device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(&label),
                     layout: Some(&self.layout),
                     module: &module,
                     entry_point: Some(entry),
                     compilation_options: wgpu::PipelineCompilationOptions {
-                        constants: &constants,
+                        constants: &constants(op, regime),
                         // Every kernel writes workgroup memory before it reads it.
                         zero_initialize_workgroup_memory: false,
                     },
@@ -88,6 +82,17 @@ impl Kernels {
             })
             .clone()
     }
+}
+
+/// Values of the shaders' `override`s.
+fn constants(op: Op, regime: Regime) -> Vec<(&'static str, f64)> {
+    let mut constants = vec![("THREADS_PER_ROW", f64::from(regime.threads_per_row()))];
+    match op {
+        Op::LogSoftmax => constants.push(("LOG", 1.0)),
+        Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
+        _ => {}
+    }
+    constants
 }
 
 macro_rules! shader {
@@ -122,37 +127,72 @@ fn source(op: Op, regime: Regime, subgroups: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
+    use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+    use naga::{Module, ShaderStage};
+
     use super::*;
 
-    /// Every module that the crate can make parses and validates, without a GPU.
+    /// Every module that the crate can make, without a GPU: it validates, its bindings are those of the host, and the
+    /// compilers of the platforms that are not at hand are given something to compile.
     #[test]
-    fn every_module_is_valid_wgsl() {
-        use naga::valid::{Capabilities, ValidationFlags, Validator};
+    fn every_module_is_valid_and_translates() {
         for op in [Op::Softmax, Op::LogSoftmax, Op::LogSumExp, Op::CrossEntropy, Op::CrossEntropyGrad, Op::Predict] {
             for regime in [Regime::Tile { threads_per_row: 4 }, Regime::Stream, Regime::Split { segments: 20 }] {
                 for subgroups in [false, true] {
+                    let name = format!("{op:?} {regime:?}, subgroups {subgroups}");
                     let text = source(op, regime, subgroups);
-                    let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| {
-                        panic!("{op:?} {regime:?} {subgroups}: {}", error.emit_to_string(&text))
-                    });
-                    Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP | Capabilities::SUBGROUP_BARRIER)
+                    let module = naga::front::wgsl::parse_str(&text)
+                        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
+                    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
                         .validate(&module)
-                        .unwrap_or_else(|error| panic!("{op:?} {regime:?} {subgroups}: {error:?}"));
-                    for (_, variable) in module.global_variables.iter() {
-                        if let Some(binding) = &variable.binding {
-                            let read_only = BINDINGS[binding.binding as usize];
-                            let expected = match variable.space {
-                                naga::AddressSpace::Uniform => BufferBindingType::Uniform,
-                                naga::AddressSpace::Storage { access } => BufferBindingType::Storage {
-                                    read_only: !access.contains(naga::StorageAccess::STORE),
-                                },
-                                ref other => panic!("a binding in {other:?}"),
-                            };
-                            assert_eq!(read_only, expected, "binding {}", binding.binding);
-                        }
-                    }
+                        .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+                    check_bindings(&module);
+                    translate(&module, &info, op, regime, &name);
                 }
             }
+        }
+    }
+
+    fn check_bindings(module: &Module) {
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = &variable.binding else { continue };
+            let expected = match variable.space {
+                naga::AddressSpace::Uniform => BufferBindingType::Uniform,
+                naga::AddressSpace::Storage { access } => {
+                    BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                ref other => panic!("a binding in {other:?}"),
+            };
+            assert_eq!(BINDINGS[binding.binding as usize], expected, "binding {}", binding.binding);
+        }
+    }
+
+    fn translate(module: &Module, info: &ModuleInfo, op: Op, regime: Regime, name: &str) {
+        let constants = constants(op, regime).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        for entry in &module.entry_points {
+            let at = Some((ShaderStage::Compute, entry.name.clone()));
+            let (module, info) =
+                process_overrides(module, info, Some((ShaderStage::Compute, entry.name.as_str())), &constants).unwrap();
+
+            let options = hlsl::Options {
+                shader_model: hlsl::ShaderModel::V6_0,
+                special_constants_binding: Some(hlsl::BindTarget::default()),
+                ..Default::default()
+            };
+            let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
+            let mut text = String::new();
+            let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
+            assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
+
+            let options = msl::Options { lang_version: (3, 0), ..Default::default() };
+            let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
+            let (_, written) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
+            assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
+
+            let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+            let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.name.clone() };
+            assert!(!spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap().is_empty());
         }
     }
 }
