@@ -84,6 +84,18 @@ impl Kernels {
     }
 }
 
+#[cfg(test)]
+impl Kernels {
+    /// Puts a broken pipeline where the good one would be.
+    pub(super) fn spoil(&self, device: &Device, op: Op, regime: Regime, entry: &'static str) {
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let broken = self.pipeline(device, op, regime, "no such entry point");
+        assert!(pollster::block_on(scope.pop()).is_some());
+        let key = Key { op, entry, threads_per_row: regime.threads_per_row() };
+        self.pipelines.lock().unwrap().insert(key, broken);
+    }
+}
+
 /// Values of the shaders' `override`s.
 fn constants(op: Op, regime: Regime) -> Vec<(&'static str, f64)> {
     let mut constants = vec![("THREADS_PER_ROW", f64::from(regime.threads_per_row()))];

@@ -44,17 +44,24 @@ struct Chunk {
     rows_bytes: u64,
 }
 
+/// A chunk that has run, its results mapped for reading.
+struct Finished {
+    chunk: Chunk,
+    elements: Option<Buffer>,
+    rows_out: Option<Buffer>,
+}
+
 impl Gpu {
     /// Runs a whole job. On an error the inputs, those of an in-place job too, are intact.
     pub(crate) fn run(&self, job: Job<'_>) -> Result<(), Error> {
         let plan = self.plan(&job)?;
         if plan.rows_per_chunk >= job.rows() {
-            return self.guarded(|| self.run_chunk(&plan, job));
+            return self.run_chunk(&plan, job);
         }
         keeping_logits(job, |mut rest| {
             while rest.rows() > 0 {
                 let (chunk, after) = rest.split_at(plan.rows_per_chunk);
-                self.guarded(|| self.run_chunk(&plan, chunk))?;
+                self.run_chunk(&plan, chunk)?;
                 rest = after;
             }
             Ok(())
@@ -91,8 +98,30 @@ impl Gpu {
     }
 
     fn run_chunk(&self, plan: &Plan, job: Job<'_>) -> Result<(), Error> {
-        let chunk = self.prepare(plan, &job);
-        self.upload(&chunk, &job);
+        // Nothing is written before the last error that wgpu could report has had its chance: an in-place job's logits
+        // may still be wanted.
+        let Finished { chunk, elements, rows_out } = self.guarded(|| self.compute(plan, &job))?;
+        let view = |buffer: &Option<Buffer>, bytes: u64| {
+            let view = buffer.as_ref().map(|buffer| buffer.get_mapped_range(..bytes)).transpose();
+            view.map_err(|error| self.failed(error.to_string()))
+        };
+        let elements_view = view(&elements, chunk.logits_bytes)?;
+        let rows_view = view(&rows_out, chunk.rows_bytes)?;
+        write_back(job, elements_view.as_deref(), rows_view.as_deref());
+        drop((elements_view, rows_view));
+
+        for buffer in [elements, rows_out].into_iter().flatten() {
+            buffer.unmap();
+            self.pool.give([buffer]);
+        }
+        self.pool.give(chunk.into_buffers());
+        Ok(())
+    }
+
+    /// Everything up to the mapped results.
+    fn compute(&self, plan: &Plan, job: &Job<'_>) -> Result<Finished, Error> {
+        let chunk = self.prepare(plan, job);
+        self.upload(&chunk, job);
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("logits") });
         chunk.record(&mut encoder);
         let mut back = |from: &Option<Buffer>, bytes: u64| {
@@ -107,41 +136,25 @@ impl Gpu {
         let submission = self.queue.submit([encoder.finish()]);
 
         let (sender, receiver) = mpsc::channel();
-        let mut mapped = Vec::new();
         for (buffer, bytes) in [(&elements, chunk.logits_bytes), (&rows_out, chunk.rows_bytes)] {
             if let Some(buffer) = buffer {
                 let sender = sender.clone();
                 // Nobody listens any more once waiting has failed.
                 buffer.map_async(MapMode::Read, ..bytes, move |result| drop(sender.send(result)));
-                mapped.push(buffer.clone());
             }
         }
         drop(sender);
         self.device
             .poll(PollType::Wait { submission_index: Some(submission), timeout: Some(PATIENCE) })
             .map_err(|error| self.failed(error.to_string()))?;
-        for _ in &mapped {
+        for _ in elements.iter().chain(&rows_out) {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(self.failed(error.to_string())),
                 Err(_) => return Err(self.failed("results were never mapped")),
             }
         }
-
-        let view = |buffer: &Buffer, bytes: u64| {
-            buffer.get_mapped_range(..bytes).map_err(|error| self.failed(error.to_string()))
-        };
-        // Both results are in hand before either is written, so that an error leaves an in-place job's logits alone.
-        let elements_view = elements.as_ref().map(|buffer| view(buffer, chunk.logits_bytes)).transpose()?;
-        let rows_view = rows_out.as_ref().map(|buffer| view(buffer, chunk.rows_bytes)).transpose()?;
-        write_back(job, elements_view.as_deref(), rows_view.as_deref());
-        drop((elements_view, rows_view));
-        for buffer in &mapped {
-            buffer.unmap();
-        }
-        self.pool.give(mapped);
-        self.pool.give(chunk.into_buffers());
-        Ok(())
+        Ok(Finished { chunk, elements, rows_out })
     }
 
     fn prepare(&self, plan: &Plan, job: &Job<'_>) -> Chunk {

@@ -4,6 +4,8 @@ use std::io::Write;
 
 use super::kernels::Kernels;
 use super::{Gpu, Opened, adapter};
+use crate::job::Op;
+use crate::plan::Regime;
 use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction};
 
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
@@ -122,6 +124,27 @@ fn a_lost_device_costs_nothing() {
             assert!(out.fell_back.is_some());
             assert_eq!((out.loss, in_place), (wanted.0.loss, wanted.1));
         }
+    }
+}
+
+#[test]
+fn an_error_of_wgpu_costs_nothing() {
+    for gpu in gpus() {
+        // wgpu reports it when the commands are finished, and then carries on: results are mapped, but are none.
+        gpu.kernels.spoil(&gpu.device, Op::CrossEntropyGrad, Regime::Stream, "stream_row");
+        let shape = [3, 5000];
+        let logits = logits(15_000);
+        let falling = device(gpu, true);
+        let mut in_place = logits.clone();
+        let x = LogitsMut::new(&mut in_place, shape).unwrap();
+        let out = falling.cross_entropy_grad_in_place(&CrossEntropy::default(), x, &[1, 2, 3]).unwrap();
+        let x = Logits::new(&logits, shape).unwrap();
+        let wanted = Device::cpu().cross_entropy_grad_vec(&CrossEntropy::default(), x, &[1, 2, 3]).unwrap();
+        let reason = out.fell_back.unwrap();
+        assert!(reason.contains("ipeline"), "{reason}");
+        assert_eq!((out.loss, in_place), (wanted.0.loss, wanted.1));
+        // The device is as good as before.
+        assert_eq!(falling.softmax_vec(x).unwrap().fell_back, None);
     }
 }
 
