@@ -12,8 +12,8 @@ pub struct Finding {
     pub checked: u64,
     pub worst: f64,
     pub place: String,
-    /// Largest difference from the CPU path in the same measure, between regular values.
-    pub versus_cpu: f64,
+    /// Largest difference from the CPU path in the same measure, between finite values; `None` where it is not taken.
+    pub versus_cpu: Option<f64>,
 }
 
 impl Finding {
@@ -71,7 +71,7 @@ impl Default for Report {
                 checked: 0,
                 worst: 0.0,
                 place: String::new(),
-                versus_cpu: 0.0,
+                versus_cpu: None,
             })
             .into();
         Self { findings, cases: 0, fell_back: None }
@@ -95,7 +95,8 @@ impl Report {
     fn versus(&mut self, which: usize, got: f32, cpu: f32, measure: Measure, scale: f64) {
         if got.is_finite() && cpu.is_finite() {
             let difference = error(f64::from(got), f64::from(cpu), measure) / scale;
-            self.findings[which].versus_cpu = self.findings[which].versus_cpu.max(difference);
+            let worst = &mut self.findings[which].versus_cpu;
+            *worst = Some(worst.map_or(difference, |worst| worst.max(difference)));
         }
     }
 
@@ -174,6 +175,10 @@ impl Report {
                 let exact = scale * oracle.gradient(class, class);
                 self.note(GRADIENT, error(gradient, exact, Measure::Absolute) / scale.abs(), || place(Some(class)));
                 self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || place(Some(class)));
+                if let Some(twin) = &twin {
+                    let cpu = twin.gradient[row * case.classes + class];
+                    self.versus(TARGET_GRADIENT, gradient as f32, cpu, Measure::Relative, 1.0);
+                }
             }
             self.note(ROW_LOSS, error(f64::from(got.per_row[row]), wanted, Measure::Relative), || place(None));
 
@@ -191,7 +196,10 @@ impl Report {
             }
         }
         let place = format!("{}x{} {}", case.rows, case.classes, case.fill);
-        self.note(LOSS, error(got.loss, reduced / denominator, Measure::Relative), || place.clone());
+        self.note(LOSS, error(got.loss, reduced / denominator, Measure::Relative), || place);
+        if let Some(twin) = &twin {
+            self.versus(LOSS, got.loss as f32, twin.loss as f32, Measure::Relative, 1.0);
+        }
         self.rows_alone(device, case, &got)
     }
 
@@ -209,9 +217,11 @@ impl Report {
                 ..*case
             };
             let alone = Results::of(device, &alone)?;
+            let same_scale = case.weight.is_none() && case.upstream == 1.0 && case.reduction != Reduction::Mean;
             let part = row * case.classes..(row + 1) * case.classes;
             let same = same_bits(&alone.softmax, &got.softmax[part.clone()])
-                && same_bits(&alone.log_softmax, &got.log_softmax[part])
+                && same_bits(&alone.log_softmax, &got.log_softmax[part.clone()])
+                && (!same_scale || same_bits(&alone.gradient, &got.gradient[part]))
                 && same_bits(&alone.log_sum_exp, &got.log_sum_exp[row..=row])
                 && same_bits(&[alone.predictions[0].probability], &[got.predictions[row].probability])
                 && (case.weight.is_some() || same_bits(&alone.per_row, &got.per_row[row..=row]));

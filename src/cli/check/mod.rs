@@ -40,7 +40,7 @@ fn print_json(device: &Device, report: &Report) {
                 "worst": json_number(finding.worst),
                 "checked": finding.checked,
                 "place": finding.place,
-                "versus_cpu": device.is_gpu().then(|| json_number(finding.versus_cpu)),
+                "versus_cpu": finding.versus_cpu.map(json_number),
                 "passed": finding.passed(),
             })
         })
@@ -64,7 +64,7 @@ fn print_table(device: &Device, report: &Report) {
     println!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU");
     for finding in &report.findings {
         let verdict = if finding.passed() { "ok" } else { "FAILED" };
-        let versus = if device.is_gpu() { format!("{:.2e}", finding.versus_cpu) } else { "-".to_owned() };
+        let versus = finding.versus_cpu.map_or("-".to_owned(), |difference| format!("{difference:.2e}"));
         println!(
             "{:<32} {:>10} {:>9.2e} {:>8.0e} {:>9} {:<6} {}",
             finding.quantity, finding.checked, finding.worst, finding.bound, versus, verdict, finding.place
