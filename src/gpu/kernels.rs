@@ -8,7 +8,7 @@ use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, Pipeline
 use crate::job::Op;
 use crate::plan::Regime;
 
-/// Names of the bindings, in the order of `shaders/shared/bindings.wgsl`, and whether kernels write to them.
+/// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 const BINDINGS: [BufferBindingType; 6] = [
     BufferBindingType::Uniform,
     BufferBindingType::Storage { read_only: true },

@@ -173,7 +173,8 @@ impl Gpu {
 
         let params = take(BufferUsages::UNIFORM | BufferUsages::COPY_DST, size_of::<Params>() as u64);
         let logits = take(input | BufferUsages::COPY_SRC, logits_bytes);
-        let targets = needed(input, job.targets.len() as u64 * 8);
+        let targets_bytes = size_of_val(job.targets) as u64;
+        let targets = needed(input, targets_bytes);
         let elements = needed(output, if writes { logits_bytes } else { 0 });
         let rows_out = needed(output, rows_bytes);
         let partials = needed(BufferUsages::STORAGE, plan.partial_bytes(rows));
@@ -181,19 +182,25 @@ impl Gpu {
         let spare_read = take(input, 256);
         let spare_written = take(BufferUsages::STORAGE, 3 * 256);
         let group = {
-            fn whole<'b>(buffer: &'b Option<Buffer>, spare: &'b Buffer, slot: u64) -> BindingResource<'b> {
-                BindingResource::Buffer(match buffer {
-                    Some(buffer) => BufferBinding { buffer, offset: 0, size: None },
-                    None => BufferBinding { buffer: spare, offset: slot * 256, size: wgpu::BufferSize::new(256) },
-                })
+            // Exactly what is needed: a pooled buffer may be larger than a binding may be.
+            fn bound<'b>(
+                buffer: Option<&'b Buffer>,
+                bytes: u64,
+                (spare, slot): (&'b Buffer, u64),
+            ) -> BindingResource<'b> {
+                let (buffer, offset, bytes) = match buffer {
+                    Some(buffer) => (buffer, 0, bytes),
+                    None => (spare, slot * 256, 256),
+                };
+                BindingResource::Buffer(BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
             }
             let entries = [
-                params.as_entire_binding(),
-                logits.as_entire_binding(),
-                whole(&targets, &spare_read, 0),
-                whole(&elements, &spare_written, 0),
-                whole(&rows_out, &spare_written, 1),
-                whole(&partials, &spare_written, 2),
+                bound(Some(&params), size_of::<Params>() as u64, (&spare_read, 0)),
+                bound(Some(&logits), logits_bytes, (&spare_read, 0)),
+                bound(targets.as_ref(), targets_bytes, (&spare_read, 0)),
+                bound(elements.as_ref(), logits_bytes, (&spare_written, 0)),
+                bound(rows_out.as_ref(), rows_bytes, (&spare_written, 1)),
+                bound(partials.as_ref(), plan.partial_bytes(rows), (&spare_written, 2)),
             ];
             let entries: Vec<_> = entries
                 .into_iter()
