@@ -4,6 +4,7 @@
 const LOG: bool = false;
 const WRITES: bool = false;
 const CLASS_MATTERS: bool = false;
+const TARGETS: bool = false;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
@@ -17,7 +18,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         } else if stats.key == 0x7f800000 {
             bits = 0x7f800000u;
         }
-        rows_out[row] = bits;
+        rows_out[params.rows_out_at + row] = bits;
     }
     return Coefficients();
 }

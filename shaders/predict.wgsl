@@ -3,12 +3,13 @@
 const LOG: bool = false;
 const WRITES: bool = false;
 const CLASS_MATTERS: bool = true;
+const TARGETS: bool = false;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
-        rows_out[2u * row] = select(stats.at, 0u, stats.at == NONE);
-        rows_out[2u * row + 1u] = select(bitcast<u32>(1.0 / (sum.x + sum.y)), params.nan, is_bad(stats));
+        rows_out[params.rows_out_at + 2u * row] = select(stats.at, 0u, stats.at == NONE);
+        rows_out[params.rows_out_at + 2u * row + 1u] = select(bitcast<u32>(1.0 / (sum.x + sum.y)), params.nan, is_bad(stats));
     }
     return Coefficients();
 }

@@ -3,6 +3,7 @@
 override LOG: bool = false;
 const WRITES: bool = true;
 const CLASS_MATTERS: bool = false;
+const TARGETS: bool = false;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let log_sum = log1p_pair(stats.others);

@@ -2,33 +2,42 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
-use crate::job::{Data, Job, Op, RowTarget, RowsOut};
-use crate::logits::check_length;
-use crate::{
-    Adapter, CrossEntropy, DeviceChoice, Error, Logits, LogitsMut, Loss, PassedOver, Prediction, Shape, Targets, cpu,
-};
+use crate::job::{Job, Op};
+#[cfg(feature = "gpu")]
+use crate::placement::Costs;
+use crate::settings::Settings;
+use crate::waiting::{Waiting, block_on};
+use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, cpu};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.
 ///
 /// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU, and the result says
-/// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead.
+/// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead. Either way the next call works: a lost GPU
+/// is opened again.
+///
+/// Every operation that waits for a GPU has an async form, `_async`, which does not block the thread that polls it; what
+/// the CPU computes is computed in that poll.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     place: Place,
     reason: String,
     passed_over: Vec<PassedOver>,
+    settings: Settings,
     #[cfg(feature = "gpu")]
     may_fall_back: bool,
+    /// What a call costs here and on the CPU, where it is to be placed by that.
+    #[cfg(feature = "gpu")]
+    costs: Option<Costs>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Place {
     Cpu,
     #[cfg(feature = "gpu")]
@@ -39,7 +48,8 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ran {
-    /// Why the CPU finished what a GPU was chosen for; `None` where the chosen device did it all.
+    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
+    /// all went as planned.
     pub fell_back: Option<String>,
 }
 
@@ -68,12 +78,82 @@ impl Device {
     #[must_use]
     pub fn new() -> Self {
         #[cfg(feature = "gpu")]
-        match gpu::open(&DeviceChoice::Auto) {
-            Ok(opened) => Self::on_gpu(opened, true),
-            Err(refused) => Self::on_cpu(refused.reason, refused.passed_over),
-        }
+        return block_on(Self::new_async());
         #[cfg(not(feature = "gpu"))]
         Self::on_cpu("built without the feature `gpu`".to_owned(), Vec::new())
+    }
+
+    /// The async form of [`Device::new`].
+    pub async fn new_async() -> Self {
+        #[cfg(feature = "gpu")]
+        return match gpu::open(&DeviceChoice::Auto).await {
+            Ok(opened) => Self::on_gpu(opened, true),
+            Err(refused) => Self::on_cpu(refused.reason, refused.passed_over),
+        };
+        #[cfg(not(feature = "gpu"))]
+        Self::new()
+    }
+
+    /// As [`Device::new`], but each call goes to whichever of GPU and CPU is expected to have the result back in host memory
+    /// first, transfers counted. What that takes is measured here, in a fraction of a second; [`Device::crossovers`] tells.
+    ///
+    /// Where an operation ran may then depend on the size of its batch, and so may the last bits of a row.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where measuring fails.
+    pub fn fastest() -> Result<Self, Error> {
+        Self::new().placed()
+    }
+
+    /// This device, each call going to it or to the CPU as with [`Device::fastest`].
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where measuring fails.
+    pub fn placed(self) -> Result<Self, Error> {
+        #[cfg(feature = "gpu")]
+        if self.is_gpu() {
+            let costs = Some(Costs::measure(&self)?);
+            return Ok(self.with(|inner| inner.costs = costs));
+        }
+        Ok(self)
+    }
+
+    /// From how many bytes of logits on each operation is expected to be faster on the GPU, as measured by
+    /// [`Device::fastest`]; empty on any other device.
+    #[must_use]
+    pub fn crossovers(&self) -> Vec<Crossover> {
+        #[cfg(feature = "gpu")]
+        if let Some(costs) = &self.0.costs {
+            return costs.crossovers();
+        }
+        Vec::new()
+    }
+
+    /// The GPU given, as one explicitly chosen: a wgpu device of yours, for operations over host memory.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn on(gpu: &Gpu) -> Self {
+        let opened =
+            gpu::Opened { gpu: gpu.clone(), reason: "given by the caller".to_owned(), passed_over: Vec::new() };
+        Self::on_gpu(opened, false)
+    }
+
+    /// At most so many bytes of GPU memory for a call over host memory, and as many kept for the next: 512 MiB if not set.
+    /// Larger batches go through it in parts. Less than 6 MiB counts as that.
+    #[must_use]
+    pub fn with_memory_budget(self, bytes: u64) -> Self {
+        self.with(|inner| inner.settings.memory_budget = bytes)
+    }
+
+    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with(|inner| inner.settings.patience = timeout)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
     }
 
     /// The CPU, whatever else there is.
@@ -96,22 +176,31 @@ impl Device {
     /// [`Error::NoGpu`] where a GPU was asked for and none fits. [`DeviceChoice::Auto`] and [`DeviceChoice::Cpu`] never
     /// fail.
     pub fn open(choice: &DeviceChoice) -> Result<Self, Error> {
+        block_on(Self::open_async(choice))
+    }
+
+    /// The async form of [`Device::open`].
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub async fn open_async(choice: &DeviceChoice) -> Result<Self, Error> {
         let wanted = match choice {
-            DeviceChoice::Auto => return Ok(Self::new()),
+            DeviceChoice::Auto => return Ok(Self::new_async().await),
             DeviceChoice::Cpu => return Ok(Self::cpu()),
             DeviceChoice::Gpu => "gpu",
             DeviceChoice::Named(name) => name,
         };
         #[cfg(feature = "gpu")]
-        {
-            gpu::open(choice).map(|opened| Self::on_gpu(opened, false)).map_err(|refused| {
+        return match gpu::open(choice).await {
+            Ok(opened) => Ok(Self::on_gpu(opened, false)),
+            Err(refused) => {
                 let mut reason = refused.reason;
                 for adapter in &refused.passed_over {
                     reason.push_str(&format!("; {adapter}"));
                 }
-                Error::NoGpu { wanted: wanted.to_owned(), reason }
-            })
-        }
+                Err(Error::NoGpu { wanted: wanted.to_owned(), reason })
+            }
+        };
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpu { wanted: wanted.to_owned(), reason: "built without the feature `gpu`".to_owned() })
     }
@@ -121,15 +210,19 @@ impl Device {
             place: Place::Cpu,
             reason,
             passed_over,
+            settings: Settings::default(),
             #[cfg(feature = "gpu")]
             may_fall_back: false,
+            #[cfg(feature = "gpu")]
+            costs: None,
         }))
     }
 
     #[cfg(feature = "gpu")]
     pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
         let gpu::Opened { gpu, reason, passed_over } = opened;
-        Self(Arc::new(Inner { place: Place::Gpu(gpu), reason, passed_over, may_fall_back }))
+        let (place, settings) = (Place::Gpu(gpu), Settings::default());
+        Self(Arc::new(Inner { place, reason, passed_over, settings, may_fall_back, costs: None }))
     }
 
     /// The adapter's name, or `CPU`.
@@ -170,238 +263,65 @@ impl Device {
         &self.0.passed_over
     }
 
+    /// The GPU, to prepare operations for commands of your own on the same wgpu device; `None` on the CPU.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn as_gpu(&self) -> Option<&Gpu> {
+        match &self.0.place {
+            Place::Cpu => None,
+            Place::Gpu(gpu) => Some(gpu),
+        }
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.0.place
+    }
+
+    /// Does a checked job, here or on the CPU.
+    pub(crate) async fn run(&self, job: Job<'_>, waiting: Waiting) -> Result<Ran, Error> {
+        let _ = waiting;
+        if job.rows() == 0 {
+            return Ok(Ran::default());
+        }
+        match &self.0.place {
+            Place::Cpu => cpu::run(job),
+            #[cfg(feature = "gpu")]
+            Place::Gpu(_) if self.prefers_cpu(job.op, &job) => cpu::run(job),
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => {
+                let mut job = job;
+                match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
+                    Ok(note) => return Ok(Ran { fell_back: note }),
+                    Err(failed) if !self.0.may_fall_back => return Err(failed.error),
+                    Err(failed) => {
+                        // What has been done may have been done in place.
+                        let (_, rest) = job.split_at(failed.rows_done);
+                        cpu::run(rest);
+                        return Ok(Ran { fell_back: Some(failed.error.to_string()) });
+                    }
+                }
+            }
+        }
+        Ok(Ran::default())
+    }
+
+    #[cfg(feature = "gpu")]
+    fn prefers_cpu(&self, op: Op, job: &Job<'_>) -> bool {
+        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(op, job.shape))
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.0.settings
     }
 
     /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
     #[must_use]
     pub fn adapters() -> Vec<Adapter> {
         #[cfg(feature = "gpu")]
-        return gpu::list();
+        return block_on(gpu::list());
         #[cfg(not(feature = "gpu"))]
         Vec::new()
     }
-
-    /// softmax(x)_j = exp(x_j) / sum_k exp(x_k) of each row, into `out` of `rows * classes` values, row after row.
-    ///
-    /// # Errors
-    /// [`Error::Length`] where `out` has another length; [`Error::Gpu`] where an explicitly chosen GPU fails.
-    pub fn softmax(&self, x: Logits<'_>, out: &mut [f32]) -> Result<Ran, Error> {
-        self.write_elements(Op::Softmax, x, out)
-    }
-
-    /// [`Device::softmax`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`], and [`Error::OutOfMemory`].
-    pub fn softmax_vec(&self, x: Logits<'_>) -> Result<Output<f32>, Error> {
-        self.new_elements(Op::Softmax, x)
-    }
-
-    /// [`Device::softmax`] over the logits themselves.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] where an explicitly chosen GPU fails; the logits are then intact.
-    pub fn softmax_in_place(&self, x: LogitsMut<'_>) -> Result<Ran, Error> {
-        self.overwrite_elements(Op::Softmax, x)
-    }
-
-    /// log softmax(x)_j = x_j - log sum_k exp(x_k) of each row, into `out` of `rows * classes` values, row after row.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    pub fn log_softmax(&self, x: Logits<'_>, out: &mut [f32]) -> Result<Ran, Error> {
-        self.write_elements(Op::LogSoftmax, x, out)
-    }
-
-    /// [`Device::log_softmax`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_vec`].
-    pub fn log_softmax_vec(&self, x: Logits<'_>) -> Result<Output<f32>, Error> {
-        self.new_elements(Op::LogSoftmax, x)
-    }
-
-    /// [`Device::log_softmax`] over the logits themselves.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_in_place`].
-    pub fn log_softmax_in_place(&self, x: LogitsMut<'_>) -> Result<Ran, Error> {
-        self.overwrite_elements(Op::LogSoftmax, x)
-    }
-
-    /// log sum_j exp(x_j) of each row, into `out` of `rows` values.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    pub fn log_sum_exp(&self, x: Logits<'_>, out: &mut [f32]) -> Result<Ran, Error> {
-        check_length("out", x.shape().row_count(), out.len())?;
-        self.run(Op::LogSumExp, x.shape(), read(x), &[], RowsOut::Values(out))
-    }
-
-    /// [`Device::log_sum_exp`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_vec`].
-    pub fn log_sum_exp_vec(&self, x: Logits<'_>) -> Result<Output<f32>, Error> {
-        let mut values = try_vec("log-sum-exps", x.shape().row_count())?;
-        let ran = self.log_sum_exp(x, &mut values)?;
-        Ok(Output { values, fell_back: ran.fell_back })
-    }
-
-    /// The most likely class of each row and its probability, into `out` of `rows` values; ties go to the lowest class.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    pub fn predict(&self, x: Logits<'_>, out: &mut [Prediction]) -> Result<Ran, Error> {
-        check_length("out", x.shape().row_count(), out.len())?;
-        self.run(Op::Predict, x.shape(), read(x), &[], RowsOut::Predictions(out))
-    }
-
-    /// [`Device::predict`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_vec`].
-    pub fn predict_vec(&self, x: Logits<'_>) -> Result<Output<Prediction>, Error> {
-        let mut values = try_vec("predictions", x.shape().row_count())?;
-        let ran = self.predict(x, &mut values)?;
-        Ok(Output { values, fell_back: ran.fell_back })
-    }
-
-    /// The loss alone; the equation stands at [`CrossEntropy`].
-    ///
-    /// # Errors
-    /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Weight`] or [`Error::OptionValue`] before any work;
-    /// [`Error::Gpu`] where an explicitly chosen GPU fails.
-    pub fn cross_entropy<'t>(
-        &self,
-        loss: &CrossEntropy,
-        x: Logits<'_>,
-        targets: impl Into<Targets<'t>>,
-    ) -> Result<Loss, Error> {
-        self.loss(loss, Op::CrossEntropy, x.shape(), read(x), targets.into())
-    }
-
-    /// The loss and, in the same step, its gradient with respect to the logits, into `gradient` of `rows * classes`
-    /// values, row after row.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy`]; nothing is written before everything has been checked.
-    pub fn cross_entropy_grad<'t>(
-        &self,
-        loss: &CrossEntropy,
-        x: Logits<'_>,
-        targets: impl Into<Targets<'t>>,
-        gradient: &mut [f32],
-    ) -> Result<Loss, Error> {
-        let (shape, data) = (x.shape(), write(x, gradient)?);
-        self.loss(loss, Op::CrossEntropyGrad, shape, data, targets.into())
-    }
-
-    /// [`Device::cross_entropy_grad`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_grad`], and [`Error::OutOfMemory`].
-    pub fn cross_entropy_grad_vec<'t>(
-        &self,
-        loss: &CrossEntropy,
-        x: Logits<'_>,
-        targets: impl Into<Targets<'t>>,
-    ) -> Result<(Loss, Vec<f32>), Error> {
-        let mut gradient = try_vec("the gradient", x.shape().elements()?)?;
-        let loss = self.cross_entropy_grad(loss, x, targets, &mut gradient)?;
-        Ok((loss, gradient))
-    }
-
-    /// [`Device::cross_entropy_grad`] with the gradient written over the logits.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_grad`]; after any error the logits are intact.
-    pub fn cross_entropy_grad_in_place<'t>(
-        &self,
-        loss: &CrossEntropy,
-        x: LogitsMut<'_>,
-        targets: impl Into<Targets<'t>>,
-    ) -> Result<Loss, Error> {
-        let (shape, data) = (x.shape(), over(x));
-        self.loss(loss, Op::CrossEntropyGrad, shape, data, targets.into())
-    }
-
-    fn loss(
-        &self,
-        loss: &CrossEntropy,
-        op: Op,
-        shape: Shape,
-        data: Data<'_>,
-        targets: Targets<'_>,
-    ) -> Result<Loss, Error> {
-        let prepared = loss.prepare(shape, targets)?;
-        let mut per_row = try_vec("losses", shape.row_count())?;
-        let ran = self.run(op, shape, data, &prepared.rows, RowsOut::Values(&mut per_row))?;
-        Ok(prepared.reduce(per_row, ran.fell_back))
-    }
-
-    fn write_elements(&self, op: Op, x: Logits<'_>, out: &mut [f32]) -> Result<Ran, Error> {
-        let (shape, data) = (x.shape(), write(x, out)?);
-        self.run(op, shape, data, &[], RowsOut::None)
-    }
-
-    fn new_elements(&self, op: Op, x: Logits<'_>) -> Result<Output<f32>, Error> {
-        let mut values = try_vec("the result", x.shape().elements()?)?;
-        let ran = self.write_elements(op, x, &mut values)?;
-        Ok(Output { values, fell_back: ran.fell_back })
-    }
-
-    fn overwrite_elements(&self, op: Op, x: LogitsMut<'_>) -> Result<Ran, Error> {
-        let (shape, data) = (x.shape(), over(x));
-        self.run(op, shape, data, &[], RowsOut::None)
-    }
-
-    fn run(
-        &self,
-        op: Op,
-        shape: Shape,
-        data: Data<'_>,
-        targets: &[RowTarget],
-        rows_out: RowsOut<'_>,
-    ) -> Result<Ran, Error> {
-        let job = Job { op, shape, data, targets, rows_out };
-        if shape.row_count() == 0 {
-            return Ok(Ran::default());
-        }
-        match &self.0.place {
-            Place::Cpu => cpu::run(job),
-            #[cfg(feature = "gpu")]
-            Place::Gpu(gpu) => {
-                let mut job = job;
-                if let Err(error) = gpu.run(job.reborrow()) {
-                    if !self.0.may_fall_back {
-                        return Err(error);
-                    }
-                    cpu::run(job);
-                    return Ok(Ran { fell_back: Some(error.to_string()) });
-                }
-            }
-        }
-        Ok(Ran::default())
-    }
-}
-
-fn read(x: Logits<'_>) -> Data<'_> {
-    let (input, stride) = x.parts();
-    Data::Read { input, stride }
-}
-
-fn write<'a>(x: Logits<'a>, output: &'a mut [f32]) -> Result<Data<'a>, Error> {
-    let (input, stride) = x.parts();
-    check_length("out", x.shape().elements()?, output.len())?;
-    Ok(Data::Write { input, stride, output })
-}
-
-fn over(x: LogitsMut<'_>) -> Data<'_> {
-    let (data, stride) = x.into_parts();
-    Data::Over { data, stride }
 }
 
 impl fmt::Display for Device {

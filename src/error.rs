@@ -68,6 +68,51 @@ pub enum Error {
         /// The value given.
         value: f32,
     },
+    /// A step that was not given a buffer that it needs.
+    #[error("the step needs a buffer for {what}")]
+    BufferMissing {
+        /// Which buffer: "targets", "output", "rows", "loss".
+        what: &'static str,
+    },
+    /// Part of a buffer that is too small.
+    #[error("the part of a buffer for {what} has {found} bytes where {needed} are needed")]
+    BufferSize {
+        /// Which buffer.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A buffer that was made without a usage that is needed.
+    #[error("the buffer for {what} lacks the usage {missing}")]
+    BufferUsage {
+        /// Which buffer.
+        what: &'static str,
+        /// The usage that it lacks.
+        missing: &'static str,
+    },
+    /// Part of a buffer that starts where it cannot be bound.
+    #[error("the part of a buffer for {what} starts at byte {offset}, which is no multiple of {alignment}")]
+    BufferOffset {
+        /// Which buffer.
+        what: &'static str,
+        /// Where it starts, in bytes.
+        offset: u64,
+        /// What that must be a multiple of.
+        alignment: u64,
+    },
+    /// Parts of one buffer that cannot be used together: they overlap, or one is read and the other written.
+    #[error("{what} and {other} are in the same buffer, and one of them is written")]
+    BufferOverlap {
+        /// Which buffer.
+        what: &'static str,
+        /// And which other.
+        other: &'static str,
+    },
+    /// Resident logits and targets that are not on the same device.
+    #[error("the targets are not where the logits are")]
+    ResidentElsewhere,
     /// Host memory for a result could not be had.
     #[error("{bytes} bytes of host memory could not be had for {what}")]
     OutOfMemory {

@@ -15,18 +15,26 @@ pub(crate) enum Op {
     Predict,
 }
 
-/// What the kernels need to know of a row's target. The layout is that of `RowTarget` in the shaders.
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C)]
+impl Op {
+    /// Whether the result is one value an element.
+    pub(crate) fn writes_elements(self) -> bool {
+        matches!(self, Self::Softmax | Self::LogSoftmax | Self::CrossEntropyGrad)
+    }
+}
+
+/// What is known of a row's target.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RowTarget {
     /// The target, or [`RowTarget::IGNORED`].
     pub(crate) class: u32,
+    /// What the row's loss is multiplied by.
+    pub(crate) weight: f32,
     /// What the row's gradient is multiplied by.
     pub(crate) scale: f32,
 }
 
 impl RowTarget {
-    const IGNORED: u32 = u32::MAX;
+    pub(crate) const IGNORED: u32 = u32::MAX;
 
     pub(crate) fn is_ignored(self) -> bool {
         self.class == Self::IGNORED
@@ -35,8 +43,20 @@ impl RowTarget {
 
 impl Default for RowTarget {
     fn default() -> Self {
-        Self { class: Self::IGNORED, scale: 0.0 }
+        Self { class: Self::IGNORED, weight: 1.0, scale: 0.0 }
     }
+}
+
+/// What the rows of a batch have in common of what [`RowTarget`] says of each.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the CPU path has it row by row
+pub(crate) struct Scaling<'a> {
+    /// A weight for each class.
+    pub(crate) weight: Option<&'a [f32]>,
+    /// A row's scale is this times its weight,
+    pub(crate) factor: f32,
+    /// but for a mean over no weight, where it is NaN.
+    pub(crate) poisoned: bool,
 }
 
 /// A row's decision.
@@ -66,38 +86,30 @@ pub(crate) enum RowsOut<'a> {
     Predictions(&'a mut [Prediction]),
 }
 
-#[cfg(feature = "gpu")]
-impl RowsOut<'_> {
-    fn reborrow(&mut self) -> RowsOut<'_> {
-        match self {
-            RowsOut::None => RowsOut::None,
-            RowsOut::Values(values) => RowsOut::Values(values),
-            RowsOut::Predictions(values) => RowsOut::Predictions(values),
-        }
-    }
-}
-
-/// A validated piece of work. Splitting it by rows yields pieces that are themselves whole jobs: threads and GPU chunks
-/// are both made that way.
+/// A validated piece of work. Splitting it by rows yields pieces that are themselves whole jobs.
 pub(crate) struct Job<'a> {
     pub(crate) op: Op,
     pub(crate) shape: Shape,
     pub(crate) data: Data<'a>,
     /// One a row where the operation has targets, else empty.
     pub(crate) targets: &'a [RowTarget],
+    pub(crate) scaling: Scaling<'a>,
     pub(crate) rows_out: RowsOut<'a>,
 }
 
-#[cfg(any(feature = "gpu", feature = "parallel"))]
-impl<'a> Job<'a> {
+impl Job<'_> {
     pub(crate) fn rows(&self) -> usize {
         self.shape.row_count()
     }
 
+    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn classes(&self) -> usize {
         self.shape.classes()
     }
+}
 
+#[cfg(any(feature = "gpu", feature = "parallel"))]
+impl<'a> Job<'a> {
     /// The first `rows` rows, or all if there are fewer, and the rest.
     pub(crate) fn split_at(self, rows: usize) -> (Job<'a>, Job<'a>) {
         let rows = rows.min(self.rows());
@@ -132,26 +144,36 @@ impl<'a> Job<'a> {
             }
         };
         (
-            Job { op: self.op, shape: Shape::rows(rows, classes), data, targets, rows_out },
-            Job { op: self.op, shape: rest, data: data_rest, targets: targets_rest, rows_out: rows_rest },
+            Job { op: self.op, shape: Shape::rows(rows, classes), data, targets, scaling: self.scaling, rows_out },
+            Job {
+                op: self.op,
+                shape: rest,
+                data: data_rest,
+                targets: targets_rest,
+                scaling: self.scaling,
+                rows_out: rows_rest,
+            },
         )
     }
 }
 
 #[cfg(feature = "gpu")]
 impl Job<'_> {
-    /// The same work, borrowed, so that a caller still has it if this attempt fails.
-    pub(crate) fn reborrow(&mut self) -> Job<'_> {
-        Job {
-            op: self.op,
-            shape: self.shape,
-            data: match &mut self.data {
-                Data::Read { input, stride } => Data::Read { input, stride: *stride },
-                Data::Write { input, stride, output } => Data::Write { input, stride: *stride, output },
-                Data::Over { data, stride } => Data::Over { data, stride: *stride },
-            },
-            targets: self.targets,
-            rows_out: self.rows_out.reborrow(),
+    /// The logits, and how far apart their rows start.
+    pub(crate) fn input(&self) -> (&[f32], usize) {
+        match &self.data {
+            Data::Read { input, stride } | Data::Write { input, stride, .. } => (input, *stride),
+            Data::Over { data, stride } => (data, *stride),
+        }
+    }
+
+    /// The first elements of each row that a result goes to, and how far apart those are.
+    pub(crate) fn output(&mut self) -> Option<(&mut [f32], usize)> {
+        let classes = self.classes();
+        match &mut self.data {
+            Data::Read { .. } => None,
+            Data::Write { output, .. } => Some((output, classes)),
+            Data::Over { data, stride } => Some((data, *stride)),
         }
     }
 }

@@ -45,22 +45,34 @@ mod gpu;
 mod job;
 mod logits;
 mod loss;
+mod operations;
+mod placement;
 #[cfg(feature = "gpu")]
 mod plan;
+mod resident;
+mod settings;
 mod shape;
 mod stopwatch;
 mod targets;
+mod waiting;
 
 pub use choice::{Adapter, DeviceChoice, PassedOver};
 pub use device::{Device, Output, Ran};
 pub use error::Error;
+#[cfg(feature = "gpu")]
+pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, Summary};
 pub use job::Prediction;
-pub use logits::{Element, Logits, LogitsMut};
+pub use logits::{DType, Element, Logits, LogitsMut};
 pub use loss::{CrossEntropy, Loss, Reduction};
+pub use placement::Crossover;
+pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};
 pub use shape::Shape;
 #[doc(hidden)]
 pub use stopwatch::{Stopwatch, Timed};
 pub use targets::{ClassIndex, Targets};
+/// The wgpu that this crate is built with, so that an engine can use the same.
+#[cfg(feature = "gpu")]
+pub use wgpu;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -11,6 +11,15 @@ mod sealed {
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {}
 impl Element for f32 {}
 
+/// The types that logits may have, by name: what [`Element`] is to a slice, this is to a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// `f32`.
+    #[default]
+    F32,
+}
+
 /// A borrowed, read-only batch of logits of shape `[rows, classes]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a, T: Element = f32> {

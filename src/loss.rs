@@ -1,6 +1,6 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
-use crate::job::RowTarget;
+use crate::job::{RowTarget, Scaling};
 use crate::logits::check_length;
 use crate::{Error, Shape, Targets, error::try_vec};
 
@@ -34,10 +34,10 @@ pub enum Reduction {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct CrossEntropy {
-    reduction: Reduction,
-    ignore_index: i64,
-    weight: Option<Vec<f32>>,
-    upstream_gradient: f32,
+    pub(crate) reduction: Reduction,
+    pub(crate) ignore_index: i64,
+    pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) upstream_gradient: f32,
 }
 
 impl Default for CrossEntropy {
@@ -78,23 +78,28 @@ impl CrossEntropy {
         self
     }
 
-    /// Checks options and targets against the shape, and settles what each row is worth.
-    pub(crate) fn prepare(&self, shape: Shape, targets: Targets<'_>) -> Result<Prepared<'_>, Error> {
-        let (rows, classes) = (shape.row_count(), shape.classes());
-        check_length("targets", rows, targets.len())?;
+    /// Checks the options against the shape.
+    pub(crate) fn check(&self, shape: Shape) -> Result<(), Error> {
         if !self.upstream_gradient.is_finite() {
             return Err(Error::OptionValue { option: "upstream_gradient", value: self.upstream_gradient });
         }
-        let weight = self.weight.as_deref();
-        if let Some(weight) = weight {
-            check_length("weights", classes, weight.len())?;
+        if let Some(weight) = &self.weight {
+            check_length("weights", shape.classes(), weight.len())?;
             for (class, &value) in weight.iter().enumerate() {
                 if !value.is_finite() || value < 0.0 {
                     return Err(Error::Weight { class, value });
                 }
             }
         }
+        Ok(())
+    }
 
+    /// Checks options and targets against the shape, and settles what each row is worth.
+    pub(crate) fn prepare(&self, shape: Shape, targets: Targets<'_>) -> Result<Prepared<'_>, Error> {
+        let (rows, classes) = (shape.row_count(), shape.classes());
+        check_length("targets", rows, targets.len())?;
+        self.check(shape)?;
+        let weight = self.weight.as_deref();
         let mut prepared = Prepared { loss: self, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
         targets.for_each(|row, target| {
             let class = match usize::try_from(target) {
@@ -105,17 +110,17 @@ impl CrossEntropy {
                     return Err(Error::TargetOutOfRange { row, target, classes, ignore_index });
                 }
             };
+            let weight = weight.map_or(1.0, |weight| weight[class]);
             prepared.counted_rows += 1;
-            prepared.total_weight += weight.map_or(1.0, |weight| f64::from(weight[class]));
+            prepared.total_weight += f64::from(weight);
             // Shape::elements has seen that a class fits 32 bits.
-            prepared.rows[row] = RowTarget { class: class as u32, scale: 0.0 };
+            prepared.rows[row] = RowTarget { class: class as u32, weight, scale: 0.0 };
             Ok(())
         })?;
 
-        let factor = f64::from(self.upstream_gradient)
-            / if self.reduction == Reduction::Mean { prepared.total_weight } else { 1.0 };
+        let factor = prepared.factor();
         for row in prepared.rows.iter_mut().filter(|row| !row.is_ignored()) {
-            row.scale = (factor * weight.map_or(1.0, |weight| f64::from(weight[row.class as usize]))) as f32;
+            row.scale = (factor * f64::from(row.weight)) as f32;
         }
         Ok(prepared)
     }
@@ -130,25 +135,47 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Weighs and reduces the rows' plain losses, in float64 and in row order, so that CPU and GPU share every bit
-    /// of this step.
-    pub(crate) fn reduce(&self, mut per_row: Vec<f32>, fell_back: Option<String>) -> Loss {
-        let mut sum = 0.0_f64;
-        for (loss, row) in per_row.iter_mut().zip(&self.rows).filter(|(_, row)| !row.is_ignored()) {
-            let weight = self.loss.weight.as_ref().map_or(1.0, |weight| f64::from(weight[row.class as usize]));
-            let weighted = weight * f64::from(*loss);
-            sum += weighted;
-            *loss = weighted as f32;
-        }
-        let mean = sum / self.total_weight;
-        Loss {
-            loss: if self.loss.reduction == Reduction::Mean { mean } else { sum },
-            rows: per_row.len(),
-            counted_rows: self.counted_rows,
-            perplexity: mean.exp(),
-            per_row,
-            fell_back,
-        }
+    fn factor(&self) -> f64 {
+        let divisor = if self.loss.reduction == Reduction::Mean { self.total_weight } else { 1.0 };
+        f64::from(self.loss.upstream_gradient) / divisor
+    }
+
+    pub(crate) fn scaling(&self) -> Scaling<'_> {
+        let poisoned = self.loss.reduction == Reduction::Mean && self.total_weight == 0.0;
+        let factor = if poisoned { 0.0 } else { self.factor() as f32 };
+        Scaling { weight: self.loss.weight.as_deref(), factor, poisoned }
+    }
+
+    /// What the rows come to together, when their weighted losses come to `sum`.
+    pub(crate) fn totals(&self, sum: f64) -> Totals {
+        Totals { sum, weight: self.total_weight, rows: self.rows.len(), counted_rows: self.counted_rows }
+    }
+
+    /// Reduces the weighted losses of the rows, in float64 and in row order, so that CPU and GPU share every bit of this
+    /// step.
+    pub(crate) fn reduce(&self, per_row: Vec<f32>, fell_back: Option<String>) -> Loss {
+        let sum = per_row.iter().fold(0.0, |sum, &loss| sum + f64::from(loss));
+        let totals = self.totals(sum);
+        let (loss, perplexity) = totals.reduce(self.loss.reduction);
+        let (rows, counted_rows) = (totals.rows, totals.counted_rows);
+        Loss { loss, rows, counted_rows, perplexity, per_row, fell_back }
+    }
+}
+
+/// What the losses of a batch came to together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    pub(crate) sum: f64,
+    pub(crate) weight: f64,
+    pub(crate) rows: usize,
+    pub(crate) counted_rows: usize,
+}
+
+impl Totals {
+    /// The loss, and the perplexity.
+    pub(crate) fn reduce(&self, reduction: Reduction) -> (f64, f64) {
+        let mean = self.sum / self.weight;
+        (if reduction == Reduction::Mean { mean } else { self.sum }, mean.exp())
     }
 }
 

@@ -1,29 +1,43 @@
-//! Which kernel runs a shape, in how many pieces: a pure function of the shape and of an adapter's limits.
+//! Which kernels run a shape, in how many passes, over which parts of which buffers: a pure function of the shape and of
+//! an adapter's limits.
 //!
 //! The kernel depends on the number of classes alone, so that a row's bits do not depend on the batch it came in.
 
-use crate::Shape;
+use std::ops::Range;
+
 use crate::job::Op;
 
 /// Threads of a workgroup, in every kernel.
 pub(crate) const WORKGROUP: u32 = 256;
 /// Widest row of the tile regime: eight elements a thread.
-const TILE: usize = 2048;
+const TILE: u64 = 2048;
 /// Widest row that one workgroup reads again from a cache.
-const STREAM: usize = 131_072;
+const STREAM: u64 = 131_072;
 /// Elements of a row that one workgroup takes in the split regime; the shader's constant of the same name.
-const SEGMENT: usize = 8192;
-/// Logits of one chunk: enough to keep a GPU busy, little enough for its memory.
-const CHUNK_BYTES: u64 = 256 << 20;
-/// Bytes of one segment's statistics.
+const SEGMENT: u64 = 8192;
+/// Entries before a row's segments in `partials`; the shader's constant of the same name.
+const ROW_ENTRIES: u64 = 2;
+/// Rows of a workgroup that counts targets or sums losses; the shader's constant of the same name.
+const GROUP_ROWS: u64 = 4096;
+/// Bytes of an entry of `partials`.
 const PARTIAL_BYTES: u64 = 16;
+/// Bytes of the widest result that there is one of a row.
+const ROW_BYTES: u64 = 8;
+/// Elements of one pass at most: kernels index with 32 bits, and look a few strides ahead.
+const PASS_ELEMENTS: u64 = 1 << 31;
+/// Classes of a row at most, for the same reason.
+const CLASSES: u64 = (1 << 32) - (1 << 16);
 
 /// What an adapter allows, as plain numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// Bytes of one binding.
     pub(crate) binding_bytes: u64,
+    /// Bytes of one buffer.
     pub(crate) buffer_bytes: u64,
     pub(crate) workgroups_per_dimension: u32,
+    /// What the offset of a binding must be a multiple of, in bytes.
+    pub(crate) offset_alignment: u32,
 }
 
 /// How a row is spread over threads.
@@ -33,141 +47,285 @@ pub(crate) enum Regime {
     Tile { threads_per_row: u32 },
     /// One workgroup a row.
     Stream,
-    /// This many workgroups a row.
-    Split { segments: u32 },
+    /// Several workgroups a row.
+    Split,
+}
+
+/// The entry points of the shaders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Entry {
+    TileRows,
+    StreamRow,
+    SplitReduce,
+    SplitJoin,
+    SplitWrite,
+    CountTargets,
+    TotalTargets,
+    SumLosses,
+    TotalLosses,
+}
+
+impl Entry {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TileRows => "tile_rows",
+            Self::StreamRow => "stream_row",
+            Self::SplitReduce => "split_reduce",
+            Self::SplitJoin => "split_join",
+            Self::SplitWrite => "split_write",
+            Self::CountTargets => "count_targets",
+            Self::TotalTargets => "total_targets",
+            Self::SumLosses => "sum_losses",
+            Self::TotalLosses => "total_losses",
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) op: Op,
+    pub(crate) rows: u64,
+    pub(crate) classes: u64,
+    /// Whether the device counts and weighs the targets before a loss, for nobody else has.
+    pub(crate) count: bool,
+    /// Whether the device adds up the losses of the rows.
+    pub(crate) sum: bool,
+}
+
+/// One dispatch, and the parts of the buffers that it touches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pass {
+    pub(crate) entry: Entry,
+    /// The rows that it is about.
+    pub(crate) rows: Range<u64>,
+    /// Elements of the logits that it reads, and of the results that it writes, if any.
+    pub(crate) elements: Range<u64>,
+    /// Segments of each row that it takes, in the split regime.
+    pub(crate) segments: Range<u32>,
+    pub(crate) groups: [u32; 3],
+}
+
+/// Passes that run over buffers of their own, holding this part of the batch and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) rows: Range<u64>,
+    pub(crate) classes: Range<u64>,
+    /// Ranges are relative to the part.
+    pub(crate) passes: Vec<Pass>,
+    /// Whether the part's elements are results afterwards, and its rows' values.
+    pub(crate) writes_elements: bool,
+    pub(crate) writes_rows: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
+    work: Work,
+    limits: Limits,
     pub(crate) regime: Regime,
-    /// Rows of one submission; at least 1.
-    pub(crate) rows_per_chunk: usize,
-    workgroups_per_dimension: u32,
+    /// Rows of one pass; at least 1.
+    rows_per_pass: u64,
+    /// Segments of one pass; fewer than a row has where a binding cannot hold a row.
+    segments_per_pass: u64,
 }
 
-/// The row alone is beyond what one binding can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RowTooLong {
-    pub(crate) row_bytes: u64,
-    pub(crate) limit: u64,
+/// No plan, for a reason that says both numbers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unplannable {
+    #[error("it can bind {0} bytes at once, where {1} are needed at the least")]
+    Binding(u64, u64),
+    #[error("a row of {0} classes is beyond the {CLASSES} that a kernel can index")]
+    Classes(u64),
+    #[error("{0} rows are beyond the {1} whose statistics it can bind at once")]
+    Rows(u64, u64),
 }
 
 impl Plan {
-    /// `shape` has at least one class.
-    pub(crate) fn new(shape: Shape, limits: Limits) -> Result<Self, RowTooLong> {
-        let classes = shape.classes();
+    /// Fewest bytes of a binding that there is a plan for: a row of one workgroup.
+    pub(crate) const LEAST_BINDING: u64 = 1 << 20;
+
+    /// `work` has at least one class.
+    pub(crate) fn new(work: Work, limits: Limits) -> Result<Self, Unplannable> {
+        let Work { rows, classes, .. } = work;
         let regime = if classes <= TILE {
             Regime::Tile { threads_per_row: (classes.div_ceil(8) as u32).next_power_of_two() }
         } else if classes <= STREAM {
             Regime::Stream
         } else {
-            Regime::Split { segments: classes.div_ceil(SEGMENT) as u32 }
+            Regime::Split
         };
-
-        let limit = limits.binding_bytes.min(limits.buffer_bytes);
-        let row_bytes = classes as u64 * 4;
-        if row_bytes > limit {
-            return Err(RowTooLong { row_bytes, limit });
+        if limits.binding_bytes < Self::LEAST_BINDING {
+            return Err(Unplannable::Binding(limits.binding_bytes, Self::LEAST_BINDING));
         }
-        // Every buffer of a chunk must fit a binding, the widest value a row being 8 bytes.
+        if classes > CLASSES {
+            return Err(Unplannable::Classes(classes));
+        }
+        let segments = if regime == Regime::Split { classes.div_ceil(SEGMENT) } else { 1 };
+        // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
+        let reach = limits.binding_bytes - u64::from(limits.offset_alignment);
+        let elements = (reach / 4).min(PASS_ELEMENTS);
         let groups = u64::from(limits.workgroups_per_dimension).pow(2).min(u64::from(u32::MAX));
-        let rows = (limit.min(CHUNK_BYTES) / row_bytes)
-            .min(limit / 8)
-            .min(u64::from(u32::MAX))
-            .min(groups / u64::from(regime.segments()))
-            .min(limit / (PARTIAL_BYTES * u64::from(regime.segments())))
-            .max(1);
-        Ok(Self {
-            regime,
-            rows_per_chunk: (rows as usize).min(shape.row_count().max(1)),
-            workgroups_per_dimension: limits.workgroups_per_dimension,
+        let partials = reach / PARTIAL_BYTES;
+        if segments + ROW_ENTRIES > partials {
+            return Err(Unplannable::Classes(classes));
+        }
+        if (work.count || work.sum) && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX)) {
+            return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
+        }
+        let rows_per_pass = (elements / classes)
+            .min(reach / ROW_BYTES)
+            .min(groups / segments)
+            .min(if regime == Regime::Split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
+            .clamp(1, rows.max(1));
+        let whole = classes <= elements && segments <= groups;
+        let segments_per_pass = if whole { segments } else { (elements / SEGMENT).min(groups) };
+        Ok(Self { work, limits, regime, rows_per_pass, segments_per_pass })
+    }
+
+    fn segments_per_row(&self) -> u64 {
+        if self.regime == Regime::Split { self.work.classes.div_ceil(SEGMENT) } else { 1 }
+    }
+
+    /// Whether a row is cut into several passes.
+    pub(crate) fn cuts_rows(&self) -> bool {
+        self.segments_per_pass < self.segments_per_row()
+    }
+
+    /// Segments of a whole row, as the kernels are told.
+    pub(crate) fn segments(&self) -> u32 {
+        self.segments_per_row() as u32
+    }
+
+    /// Groups of rows whose targets are counted, or losses summed.
+    pub(crate) fn row_groups(&self) -> u32 {
+        self.work.rows.div_ceil(GROUP_ROWS) as u32
+    }
+
+    /// The first such group of a pass.
+    pub(crate) fn first_group(pass: &Pass) -> u32 {
+        (pass.rows.start / GROUP_ROWS) as u32
+    }
+
+    /// Bytes of the statistics that passes leave for each other.
+    pub(crate) fn partial_bytes(&self) -> u64 {
+        let split = match self.regime {
+            Regime::Split => self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES),
+            _ => 0,
+        };
+        let groups = if self.work.count || self.work.sum { self.work.rows.div_ceil(GROUP_ROWS) } else { 0 };
+        split.max(groups) * PARTIAL_BYTES
+    }
+
+    /// Every dispatch in order, over buffers that hold the whole batch.
+    pub(crate) fn passes(&self) -> Vec<Pass> {
+        let Work { rows, count, sum, .. } = self.work;
+        let mut passes = Vec::new();
+        if rows == 0 && !(count || sum) {
+            return passes;
+        }
+        if count {
+            self.over_groups(Entry::CountTargets, &mut passes);
+            passes.push(self.pass(Entry::TotalTargets, 0..0, 0..0, 1));
+        }
+        for rows in pieces(0..rows, self.rows_per_pass) {
+            self.main_passes(rows, &mut passes);
+        }
+        if sum {
+            self.over_groups(Entry::SumLosses, &mut passes);
+            passes.push(self.pass(Entry::TotalLosses, 0..0, 0..0, 1));
+        }
+        passes
+    }
+
+    /// The parts in which a batch in host memory goes through the device.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = Batch> + use<> {
+        let (plan, work, cuts_rows) = (*self, self.work, self.cuts_rows());
+        pieces(0..work.rows, self.rows_per_pass).flat_map(move |rows| {
+            let count = rows.end - rows.start;
+            let mut passes = Vec::new();
+            plan.main_passes(0..count, &mut passes);
+            let writes = work.op.writes_elements();
+            let classes = work.classes;
+            if !cuts_rows {
+                let batch = Batch { rows, classes: 0..classes, passes, writes_elements: writes, writes_rows: true };
+                return vec![batch];
+            }
+            passes
+                .into_iter()
+                .map(|pass| {
+                    let classes = pass.elements.clone();
+                    let (is_write, is_join) = (pass.entry == Entry::SplitWrite, pass.entry == Entry::SplitJoin);
+                    let pass = Pass { elements: 0..classes.end - classes.start, ..pass };
+                    let (rows, passes) = (rows.clone(), vec![pass]);
+                    Batch { rows, classes, passes, writes_elements: is_write, writes_rows: is_join }
+                })
+                .collect()
         })
     }
 
-    /// The dispatches of a chunk, in order: entry point and workgroups.
-    pub(crate) fn dispatches(&self, op: Op, rows: u32) -> Vec<(&'static str, [u32; 3])> {
-        let writes = matches!(op, Op::Softmax | Op::LogSoftmax | Op::CrossEntropyGrad);
+    fn main_passes(&self, rows: Range<u64>, passes: &mut Vec<Pass>) {
+        let count = rows.end - rows.start;
+        let whole = rows.start * self.work.classes..rows.end * self.work.classes;
+        let segments = self.segments_per_row();
         match self.regime {
             Regime::Tile { threads_per_row } => {
-                vec![("tile_rows", self.grid(rows.div_ceil(WORKGROUP / threads_per_row)))]
+                let groups = count.div_ceil(u64::from(WORKGROUP / threads_per_row));
+                passes.push(Pass { elements: whole, ..self.pass(Entry::TileRows, rows, 0..1, groups) });
             }
-            Regime::Stream => vec![("stream_row", self.grid(rows))],
-            Regime::Split { segments } => vec![
-                ("split_reduce", self.grid(rows * segments)),
-                ("split_finish", self.grid(if writes { rows * segments } else { rows })),
-            ],
-        }
-    }
-
-    /// Bytes of the statistics that the segments of a chunk leave for each other.
-    pub(crate) fn partial_bytes(&self, rows: u32) -> u64 {
-        match self.regime {
-            Regime::Split { segments } => u64::from(rows) * u64::from(segments) * PARTIAL_BYTES,
-            _ => 0,
-        }
-    }
-
-    /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the surplus.
-    fn grid(&self, groups: u32) -> [u32; 3] {
-        let lines = groups.div_ceil(self.workgroups_per_dimension).max(1);
-        [groups.div_ceil(lines), lines, 1]
-    }
-}
-
-impl Regime {
-    pub(crate) fn segments(self) -> u32 {
-        if let Regime::Split { segments } = self { segments } else { 1 }
-    }
-
-    pub(crate) fn threads_per_row(self) -> u32 {
-        if let Regime::Tile { threads_per_row } = self { threads_per_row } else { WORKGROUP }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WEBGPU: Limits =
-        Limits { binding_bytes: 128 << 20, buffer_bytes: 256 << 20, workgroups_per_dimension: 65_535 };
-    const H100: Limits =
-        Limits { binding_bytes: (2 << 30) - 4, buffer_bytes: 1 << 40, workgroups_per_dimension: 65_535 };
-
-    #[test]
-    fn nothing_crosses_a_limit() {
-        for limits in [WEBGPU, H100] {
-            for classes in [1, 2, 7, 8, 9, 10, 100, 2048, 2049, 32_000, 131_072, 131_073, 1_000_003, 1 << 25] {
-                for rows in [1, 2, 65_535, 65_536, 300_000, 1 << 31] {
-                    let plan = Plan::new(Shape::rows(rows, classes), limits).unwrap();
-                    let chunk = plan.rows_per_chunk.min(rows) as u64;
-                    assert!(chunk >= 1 && chunk <= rows as u64);
-                    assert!(chunk * classes as u64 * 4 <= limits.binding_bytes, "{rows}x{classes}: {plan:?}");
-                    assert!(plan.partial_bytes(chunk as u32) <= limits.binding_bytes);
-                    for (entry, [x, y, z]) in plan.dispatches(Op::Softmax, chunk as u32) {
-                        assert!(x <= 65_535 && y <= 65_535 && z == 1);
-                        let threads = u64::from(x) * u64::from(y) * u64::from(WORKGROUP);
-                        let per_row = u64::from(plan.regime.threads_per_row() * plan.regime.segments());
-                        assert!(threads >= chunk * per_row, "{entry} leaves rows out of {rows}x{classes}");
-                    }
-                    if let Regime::Tile { threads_per_row } = plan.regime {
-                        assert!((WORKGROUP / threads_per_row) as usize * classes <= TILE);
-                    }
+            Regime::Stream => {
+                passes.push(Pass { elements: whole, ..self.pass(Entry::StreamRow, rows, 0..1, count) });
+            }
+            Regime::Split => {
+                let part = |entry, part: Range<u64>| {
+                    let elements = if part.end - part.start == segments {
+                        whole.clone()
+                    } else {
+                        // Only ever of a single row.
+                        whole.start + part.start * SEGMENT..whole.end.min(whole.start + part.end * SEGMENT)
+                    };
+                    let groups = count * (part.end - part.start);
+                    let segments = part.start as u32..part.end as u32;
+                    Pass { elements, ..self.pass(entry, rows.clone(), segments, groups) }
+                };
+                passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
+                passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count));
+                if self.work.op.writes_elements() {
+                    let writes = pieces(0..segments, self.segments_per_pass);
+                    passes.extend(writes.map(|piece| part(Entry::SplitWrite, piece)));
                 }
             }
         }
     }
 
-    #[test]
-    fn the_kernel_depends_on_the_classes_alone() {
-        for classes in [1, 10, 1000, 50_000, 1_000_003] {
-            let regimes = [1, 17, 1 << 20].map(|rows| Plan::new(Shape::rows(rows, classes), WEBGPU).unwrap().regime);
-            assert!(regimes.iter().all(|regime| *regime == regimes[0]));
-        }
+    /// Passes over all rows in whole groups.
+    fn over_groups(&self, entry: Entry, passes: &mut Vec<Pass>) {
+        let reach = self.limits.binding_bytes - u64::from(self.limits.offset_alignment);
+        let groups = u64::from(self.limits.workgroups_per_dimension).pow(2);
+        let most = (reach / ROW_BYTES / GROUP_ROWS).min(groups) * GROUP_ROWS;
+        passes.extend(pieces(0..self.work.rows, most).map(|rows| {
+            let groups = (rows.end - rows.start).div_ceil(GROUP_ROWS);
+            self.pass(entry, rows, 0..0, groups)
+        }));
     }
 
-    #[test]
-    fn a_row_beyond_a_binding_is_refused() {
-        let refused = Plan::new(Shape::rows(1, (128 << 20) / 4 + 1), WEBGPU);
-        assert_eq!(refused, Err(RowTooLong { row_bytes: (128 << 20) + 4, limit: 128 << 20 }));
+    fn pass(&self, entry: Entry, rows: Range<u64>, segments: Range<u32>, groups: u64) -> Pass {
+        Pass { entry, rows, elements: 0..0, segments, groups: self.grid(groups) }
     }
+
+    /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the surplus.
+    fn grid(&self, groups: u64) -> [u32; 3] {
+        let lines = groups.div_ceil(u64::from(self.limits.workgroups_per_dimension)).max(1);
+        [groups.div_ceil(lines) as u32, lines as u32, 1]
+    }
+}
+
+impl Regime {
+    pub(crate) fn threads_per_row(self) -> u32 {
+        if let Regime::Tile { threads_per_row } = self { threads_per_row } else { WORKGROUP }
+    }
+}
+
+/// A range in pieces of at most `size`.
+fn pieces(Range { start, end }: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..(end - start).div_ceil(size)).map(move |nth| start + nth * size..end.min(start + (nth + 1) * size))
 }

@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 use crate::device::Place;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::Resident;
+use crate::gpu::Timing;
 use crate::job::{Data, Job, Op, RowTarget, RowsOut};
 use crate::loss::Prepared;
+#[cfg(feature = "gpu")]
+use crate::settings::Settings;
+#[cfg(feature = "gpu")]
+use crate::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Error, Logits, Shape, Targets, cpu};
 
 /// What can be timed.
@@ -30,7 +34,7 @@ pub struct Stopwatch<'a> {
     elements: Vec<f32>,
     rows: Vec<f32>,
     #[cfg(feature = "gpu")]
-    resident: Option<Resident>,
+    on_gpu: Option<Timing>,
 }
 
 impl<'a> Stopwatch<'a> {
@@ -62,17 +66,31 @@ impl<'a> Stopwatch<'a> {
             elements: try_vec("the result", shape.elements()?)?,
             rows: try_vec("losses", shape.row_count())?,
             #[cfg(feature = "gpu")]
-            resident: None,
+            on_gpu: None,
         };
         match device.place() {
             Place::Cpu => {}
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
-                let resident = gpu.resident(watch.job())?;
-                watch.resident = Some(resident);
+                watch.on_gpu = Some(block_on(async {
+                    let settings = Settings::default();
+                    let logits = gpu.upload(shape, x.parts(), settings, Waiting::Here).await?;
+                    let targets = if watch.takes_targets() {
+                        let Prepared { rows, .. } = &watch.prepared;
+                        Some(gpu.upload_targets(shape, rows, watch.prepared.scaling(), settings, Waiting::Here).await?)
+                    } else {
+                        None
+                    };
+                    Timing::new(logits, op, shape.classes(), targets.as_ref()).await
+                })?);
             }
         }
         Ok(watch)
+    }
+
+    #[cfg(feature = "gpu")]
+    fn takes_targets(&self) -> bool {
+        matches!(self.op, Op::CrossEntropy | Op::CrossEntropyGrad)
     }
 
     fn job(&mut self) -> Job<'_> {
@@ -87,7 +105,7 @@ impl<'a> Stopwatch<'a> {
             _ => Data::Write { input, stride, output: elements },
         };
         let rows_out = if targets.is_empty() { RowsOut::None } else { RowsOut::Values(rows) };
-        Job { op, shape, data, targets, rows_out }
+        Job { op, shape, data, targets, scaling: prepared.scaling(), rows_out }
     }
 
     /// One run of the operation, from command to finished result, without any transfer to or from the host.
@@ -96,8 +114,8 @@ impl<'a> Stopwatch<'a> {
     /// [`Error::Gpu`] where the GPU fails.
     pub fn operation(&mut self) -> Result<Duration, Error> {
         #[cfg(feature = "gpu")]
-        if let Some(resident) = &self.resident {
-            return resident.operation();
+        if let Some(timing) = &self.on_gpu {
+            return timing.operation(Settings::default().patience);
         }
         let start = Instant::now();
         cpu::run(self.job());
@@ -111,8 +129,8 @@ impl<'a> Stopwatch<'a> {
     /// [`Error::Gpu`] where the GPU fails.
     pub fn copy(&mut self) -> Result<Duration, Error> {
         #[cfg(feature = "gpu")]
-        if let Some(resident) = &self.resident {
-            return resident.copy();
+        if let Some(timing) = &self.on_gpu {
+            return timing.copy(Settings::default().patience);
         }
         let start = Instant::now();
         copy_on_all_threads(self.logits, &mut self.elements);

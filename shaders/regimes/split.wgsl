@@ -1,26 +1,73 @@
-// Regime for huge rows: several workgroups a row. The first dispatch reduces each segment about its own maximum, the
-// second brings the segments of a row to one maximum (Milakov and Gimelshein, arXiv:1805.02867), and writes.
+// Regime for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
+// first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
+// (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
 
 const SEGMENT: u32 = 8192u;
+// Before the segments of a row in `partials`: the whole row, and the logit of its label in place of a key.
+const ROW_ENTRIES: u32 = 2u;
+
+fn entries_of(row: u32) -> u32 {
+    return row * (params.segments + ROW_ENTRIES);
+}
+
+fn label_logit(row: u32, label: u32) -> f32 {
+    return bitcast<f32>(partials[entries_of(row) + 1u].key);
+}
+
+// The row and the segment of a workgroup; false where there is none.
+struct Place {
+    row: u32,
+    segment: u32,
+    start: u32,
+    end: u32,
+    exists: bool,
+}
+
+fn place_of(group: u32) -> Place {
+    let row = group / params.pass_segments;
+    let segment = params.first_segment + group % params.pass_segments;
+    let start = segment * SEGMENT;
+    let end = start + min(SEGMENT, params.classes - start);
+    return Place(row, segment, start, end, group < params.rows * params.pass_segments);
+}
+
+// A pass over a part of a row has no other row, and its bindings start with that part.
+fn enter_row(row: u32) {
+    let offset = row * params.classes - params.first_segment * SEGMENT;
+    row_in = params.logits_at + offset;
+    row_out = params.elements_at + offset;
+}
 
 @compute @workgroup_size(256)
 fn split_reduce(invocation: Invocation) {
     enter(invocation);
-    let group = group_index(invocation);
-    if group >= params.rows * params.segments {
+    let place = place_of(group_index(invocation));
+    if !place.exists {
         return;
     }
-    row_base = group / params.segments * params.classes;
-    let start = group % params.segments * SEGMENT;
-    let stats = reduce_stretch(start, min(start + SEGMENT, params.classes), thread);
+    enter_row(place.row);
+    let stats = reduce_stretch(place.start, place.end, thread);
     if thread == 0u {
-        partials[group] = stats;
+        let entries = entries_of(place.row);
+        partials[entries + ROW_ENTRIES + place.segment] = stats;
+        if TARGETS {
+            let label = row_targets[params.targets_at + place.row];
+            if label >= place.start && label < place.end {
+                partials[entries + 1u] = Stats(bitcast<i32>(load(label)), NONE, vec2<f32>(0.0, 0.0));
+            }
+        }
     }
 }
 
-// Called by all threads of a workgroup together.
-fn join_segments(row: u32) -> Stats {
-    let first = row * params.segments;
+@compute @workgroup_size(256)
+fn split_join(invocation: Invocation) {
+    enter(invocation);
+    let row = group_index(invocation);
+    if row >= params.rows {
+        return;
+    }
+    let entries = entries_of(row);
+    let first = entries + ROW_ENTRIES;
     // No number at all is below every key.
     var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
     for (var i = thread; i < params.segments; i += WORKGROUP) {
@@ -43,24 +90,20 @@ fn join_segments(row: u32) -> Stats {
         }
     }
     stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
-    return stats;
+    let coefficients = finish(row, stats, thread == 0u);
+    if thread == 0u {
+        partials[entries] = stats;
+    }
 }
 
 @compute @workgroup_size(256)
-fn split_finish(invocation: Invocation) {
+fn split_write(invocation: Invocation) {
     enter(invocation);
-    let group = group_index(invocation);
-    // Where nothing is written to the elements, one workgroup a row is enough.
-    let segments = select(1u, params.segments, WRITES);
-    if group >= params.rows * segments {
+    let place = place_of(group_index(invocation));
+    if !place.exists {
         return;
     }
-    let row = group / segments;
-    row_base = row * params.classes;
-    let stats = join_segments(row);
-    let start = group % segments * SEGMENT;
-    let coefficients = finish(row, stats, thread == 0u && start == 0u);
-    if WRITES {
-        write_stretch(start, min(start + SEGMENT, params.classes), stats, coefficients);
-    }
+    enter_row(place.row);
+    let stats = partials[entries_of(place.row)];
+    write_stretch(place.start, place.end, stats, finish(place.row, stats, false));
 }

@@ -19,6 +19,10 @@ fn exponential(j: u32, top: f32) -> f32 {
     return tile[tile_row + j];
 }
 
+fn label_logit(row: u32, label: u32) -> f32 {
+    return logit_at(params.logits_at + row * params.classes + label);
+}
+
 @compute @workgroup_size(256)
 fn tile_rows(invocation: Invocation) {
     enter(invocation);
@@ -30,7 +34,7 @@ fn tile_rows(invocation: Invocation) {
     let base = first * params.classes;
     let count = min(held, params.rows - first) * params.classes;
     for (var i = thread; i < count; i += WORKGROUP) {
-        tile[i] = logits[base + i];
+        tile[i] = logit_at(params.logits_at + base + i);
     }
     workgroupBarrier();
 
@@ -50,8 +54,12 @@ fn tile_rows(invocation: Invocation) {
             tile[tile_row + j] = element(j, top_of(stats), coefficients);
         }
         workgroupBarrier();
+        if IN_PLACE {
+            // Every thread must have seen its label's logit before that is overwritten.
+            storageBarrier();
+        }
         for (var i = thread; i < count; i += WORKGROUP) {
-            elements[base + i] = tile[i];
+            elements[params.elements_at + base + i] = tile[i];
         }
     }
 }

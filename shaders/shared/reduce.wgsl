@@ -5,12 +5,16 @@
 
 const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
 const SUM: u32 = 1u; // (high, low) of an f32 pair
+const COUNT: u32 = 2u; // two whole numbers
 
 var<workgroup> folds: array<vec2<u32>, 256>;
 
 fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     if how == SUM {
         return bitcast<vec2<u32>>(add_pairs(bitcast<vec2<f32>>(a), bitcast<vec2<f32>>(b)));
+    }
+    if how == COUNT {
+        return a + b;
     }
     let key_a = bitcast<i32>(a.x);
     let key_b = bitcast<i32>(b.x);

@@ -12,7 +12,7 @@ pub(super) fn row(x: &[f32], target: RowTarget) -> f32 {
     if !max.is_finite() {
         return f32::NAN;
     }
-    lanes::stats(x, max).loss(x[target.class as usize])
+    lanes::stats(x, max).loss(x[target.class as usize], target.weight)
 }
 
 /// Replaces the logits by the gradient, and returns the loss.
@@ -32,5 +32,5 @@ pub(super) fn gradient_row(x: &mut [f32], target: RowTarget) -> f32 {
     let scale = f64::from(target.scale);
     lanes::scale(x, (scale / stats.sum()) as f32);
     x[class] = (-scale * stats.complement(logit, exp_difference(logit, max))) as f32;
-    stats.loss(logit)
+    stats.loss(logit, target.weight)
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(job: Job<'_>) {
 }
 
 fn run_here(job: Job<'_>) {
-    let Job { op, shape, data, targets, rows_out } = job;
+    let Job { op, shape, data, targets, rows_out, .. } = job;
     let target = |row: usize| targets.get(row).copied().unwrap_or_default();
     match (op, rows_out) {
         (Op::Softmax, _) => transform(data, shape.classes(), |_, x| softmax::row(x)),
@@ -93,9 +93,9 @@ impl Stats {
         1.0 + self.others
     }
 
-    /// -log p of a logit: (max - x) + log1p(others). Both terms are positive, so nothing cancels.
-    fn loss(self, logit: f32) -> f32 {
-        (f64::from(self.max) - f64::from(logit) + self.others.ln_1p()) as f32
+    /// -weight * log p of a logit: (max - x) + log1p(others). Both terms are positive, so nothing cancels.
+    fn loss(self, logit: f32, weight: f32) -> f32 {
+        (f64::from(weight) * (f64::from(self.max) - f64::from(logit) + self.others.ln_1p())) as f32
     }
 
     /// 1 - p of a logit, from the sum of the others and so without cancellation. `term` is exp(logit - max).

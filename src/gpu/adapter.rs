@@ -1,10 +1,10 @@
 //! Finding an adapter: who is there, in which order they are tried, and why each was taken or not.
 
-use pollster::block_on;
 use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 
 use super::Gpu;
-use crate::plan::WORKGROUP;
+use super::kernels::STORAGE_BUFFERS;
+use crate::plan::{Plan, WORKGROUP};
 use crate::{DeviceChoice, PassedOver};
 
 /// A GPU, and how it came to be chosen.
@@ -20,27 +20,27 @@ pub(crate) struct Refused {
     pub(crate) passed_over: Vec<PassedOver>,
 }
 
-/// Storage buffers of one kernel.
-const STORAGE_BUFFERS: u32 = 5;
 /// Workgroup memory of the hungriest kernel: the tile, and the folds of a reduction.
 const WORKGROUP_BYTES: u32 = 2048 * 4 + WORKGROUP * 8;
 
 /// The best adapter that `choice` allows and that opens.
-pub(crate) fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
+pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     let named = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
     let mut passed_over = Vec::new();
-    for adapter in adapters() {
+    for adapter in adapters().await {
         let info = adapter.get_info();
-        let taken = unsuitable(&adapter, &info)
-            .map_or(Ok(()), Err)
-            .and_then(|()| judge(choice, named.as_deref(), &info))
-            .and_then(|reason| Gpu::open(&adapter).map(|gpu| (gpu, reason)));
-        match taken {
-            Ok((gpu, reason)) => return Ok(Opened { gpu, reason, passed_over }),
-            Err(reason) => {
-                passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason })
-            }
-        }
+        let judged = match unsuitable(&adapter, &info) {
+            Some(reason) => Err(reason),
+            None => judge(choice, named.as_deref(), &info),
+        };
+        let reason = match judged {
+            Ok(reason) => match Gpu::open(&adapter).await {
+                Ok(gpu) => return Ok(Opened { gpu, reason, passed_over }),
+                Err(why) => why,
+            },
+            Err(why) => why,
+        };
+        passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason });
     }
     let mut reason = match (passed_over.len(), choice) {
         (0, _) => "wgpu found no adapter".to_owned(),
@@ -57,8 +57,9 @@ pub(crate) fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
 }
 
 /// Every adapter, best first.
-pub(crate) fn list() -> Vec<crate::Adapter> {
-    adapters()
+pub(crate) async fn list() -> Vec<crate::Adapter> {
+    let adapters = adapters().await;
+    adapters
         .iter()
         .map(|adapter| {
             let info = adapter.get_info();
@@ -73,11 +74,11 @@ pub(crate) fn list() -> Vec<crate::Adapter> {
 }
 
 /// Best first: hardware before software, a backend of the platform before GL.
-pub(super) fn adapters() -> Vec<Adapter> {
+pub(super) async fn adapters() -> Vec<Adapter> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let backends = descriptor.backends;
     let instance = wgpu::Instance::new(descriptor);
-    let mut adapters = block_on(instance.enumerate_adapters(backends));
+    let mut adapters = instance.enumerate_adapters(backends).await;
     adapters.sort_by_key(|adapter| {
         let info = adapter.get_info();
         let kind = match info.device_type {
@@ -114,18 +115,23 @@ fn judge(choice: &DeviceChoice, named: Option<&str>, info: &AdapterInfo) -> Resu
 
 /// What the kernels need and this adapter lacks.
 fn unsuitable(adapter: &Adapter, info: &AdapterInfo) -> Option<String> {
-    let limits = adapter.limits();
     if info.backend == Backend::Noop {
         return Some("it computes nothing".to_owned());
     }
     if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         return Some("no compute shaders".to_owned());
     }
+    lacking(&adapter.limits())
+}
+
+/// The first limit that is too low for the kernels.
+pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
     [
-        ("storage buffers a shader", limits.max_storage_buffers_per_shader_stage, STORAGE_BUFFERS),
-        ("threads a workgroup", limits.max_compute_invocations_per_workgroup, WORKGROUP),
-        ("threads a workgroup in x", limits.max_compute_workgroup_size_x, WORKGROUP),
-        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, WORKGROUP_BYTES),
+        ("storage buffers a shader", limits.max_storage_buffers_per_shader_stage.into(), STORAGE_BUFFERS.into()),
+        ("threads a workgroup", limits.max_compute_invocations_per_workgroup.into(), WORKGROUP.into()),
+        ("threads a workgroup in x", limits.max_compute_workgroup_size_x.into(), WORKGROUP.into()),
+        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size.into(), WORKGROUP_BYTES.into()),
+        ("bytes a binding", limits.max_storage_buffer_binding_size, Plan::LEAST_BINDING),
     ]
     .into_iter()
     .find(|&(_, has, needs)| has < needs)

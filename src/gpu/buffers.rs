@@ -4,35 +4,69 @@ use std::sync::{Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferUsages, Device};
 
-/// What a pool may hold while nobody uses it.
-const IDLE_BYTES: u64 = 1 << 30;
+use super::context::Fault;
 
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Buffer>>,
+    #[cfg(test)]
+    pub(super) sabotage: Mutex<Sabotage>,
+}
+
+/// Bad days, for tests: allocations that fail as on a device that is full, and a device that is lost during one.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Sabotage {
+    /// Allocations of more bytes than this fail.
+    pub(super) refuse_above: Option<u64>,
+    /// All of them fail after so many more.
+    pub(super) refuse_after: Option<usize>,
+    /// The device is lost after so many more.
+    pub(super) destroy_after: Option<usize>,
+}
+
+#[cfg(test)]
+impl Sabotage {
+    fn refuses(&mut self, device: &Device, bytes: u64) -> bool {
+        let due = |left: &mut Option<usize>| {
+            let is_due = *left == Some(0);
+            *left = left.map(|left| left.saturating_sub(1));
+            is_due
+        };
+        if due(&mut self.destroy_after) {
+            device.destroy();
+        }
+        due(&mut self.refuse_after) || self.refuse_above.is_some_and(|most| bytes > most)
+    }
 }
 
 impl Pool {
-    /// A buffer of at least `bytes` bytes and exactly these usages; its contents are whatever was left there.
-    pub(super) fn take(&self, device: &Device, usage: BufferUsages, bytes: u64) -> Buffer {
+    /// A buffer of at least `bytes` bytes and exactly these usages; its contents are whatever was left there. Call within
+    /// error scopes.
+    pub(super) fn take(&self, device: &Device, usage: BufferUsages, bytes: u64) -> Result<Buffer, Fault> {
         // Sizes are rounded so that batches of slightly different length share buffers.
         let size = bytes.max(256).next_multiple_of(if bytes <= 1 << 20 { 4096 } else { 1 << 20 });
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |buffer: &Buffer| buffer.usage() == usage && buffer.size() >= bytes && buffer.size() <= 2 * size;
-        let best = idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.size()).map(|(at, _)| at);
-        match best {
-            Some(at) => idle.swap_remove(at),
-            // A little past the limit of the adapter is past it.
-            None => {
-                let size = if size > device.limits().max_buffer_size { bytes.next_multiple_of(4) } else { size };
-                device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("logits"),
-                    size,
-                    usage,
-                    mapped_at_creation: false,
-                })
+        {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let best = idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.size());
+            if let Some(at) = best.map(|(at, _)| at) {
+                return Ok(idle.swap_remove(at));
             }
         }
+        #[cfg(test)]
+        if self.sabotage.lock().is_ok_and(|mut sabotage| sabotage.refuses(device, bytes)) {
+            return Err(Fault { reason: format!("no memory for {bytes} bytes"), out_of_memory: true });
+        }
+        // A little past the limit of the adapter is past it.
+        let most = device.limits().max_buffer_size;
+        let size = if size > most { bytes.next_multiple_of(4) } else { size };
+        if size > most {
+            let reason = format!("a buffer of {size} bytes is beyond the {most} bytes that it allows");
+            return Err(Fault { reason, out_of_memory: true });
+        }
+        let label = Some("logits");
+        Ok(device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
     }
 
     /// How many buffers wait, and how large they are together.
@@ -42,19 +76,24 @@ impl Pool {
         (idle.len(), idle.iter().map(Buffer::size).sum())
     }
 
-    /// Takes buffers back; the oldest leave where there are too many.
-    pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>) {
+    /// Takes buffers back, unmapped; the oldest leave where they are more than `keep` bytes together.
+    pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>, keep: u64) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.extend(buffers);
         let mut total: u64 = idle.iter().map(Buffer::size).sum();
         let excess = idle
             .iter()
             .take_while(|buffer| {
-                let over = total > IDLE_BYTES;
+                let over = total > keep;
                 total -= if over { buffer.size() } else { 0 };
                 over
             })
             .count();
         idle.drain(..excess);
+    }
+
+    /// Frees what nobody uses.
+    pub(super) fn clear(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

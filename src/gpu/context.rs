@@ -1,25 +1,41 @@
-//! One opened adapter with everything that lives as long as it does.
+//! An opened adapter with everything that lives as long as it does, and what becomes of it when it is lost.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pollster::block_on;
-use wgpu::{Adapter, Device, ErrorFilter, Features, Queue};
+use wgpu::{Adapter, AdapterInfo, Device, DeviceType, ErrorFilter, Features, Queue};
 
-use super::adapter::backend_name;
+use super::adapter::{self, backend_name};
 use super::buffers::Pool;
 use super::kernels::Kernels;
+use super::wait::Poller;
 use crate::Error;
 use crate::plan::Limits;
 
-pub(crate) struct Gpu {
+/// A GPU, cheap to clone: one that [`Device`](crate::Device) has opened, or a wgpu device of your own.
+#[derive(Clone)]
+pub struct Gpu(Arc<Shared>);
+
+struct Shared {
+    /// Replaced by a new one when it is lost.
+    open: Mutex<Arc<Open>>,
+    name: String,
+    backend: &'static str,
+    /// The caller's device is not ours to open again.
+    is_borrowed: bool,
+}
+
+/// One wgpu device and what was made with it.
+pub(super) struct Open {
     pub(super) device: Device,
     pub(super) queue: Queue,
     pub(super) limits: Limits,
     pub(super) kernels: Kernels,
     pub(super) pool: Pool,
+    pub(super) poller: Poller,
+    /// Whether the device computes in memory that the host can map, so that nothing needs staging.
+    pub(super) maps_storage: bool,
     name: String,
-    backend: &'static str,
     faults: Arc<Mutex<Faults>>,
 }
 
@@ -32,17 +48,114 @@ struct Faults {
     stray: Option<String>,
 }
 
+/// Why a device did not do what it was told.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) reason: String,
+    /// Less at a time may fit.
+    pub(super) out_of_memory: bool,
+}
+
+impl Fault {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), out_of_memory: false }
+    }
+}
+
 impl Gpu {
-    pub(super) fn open(adapter: &Adapter) -> Result<Self, String> {
+    /// Takes a wgpu device of yours, with whatever features and limits it was made with. Subgroup operations are used where
+    /// the device has [`Features::SUBGROUP`]; its callbacks and error handlers stay yours.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 7 storage buffers a shader stage,
+    /// 256 threads and 10 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
+    pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
+        let info = device.adapter_info();
+        let backend = backend_name(info.backend);
+        if let Some(reason) = adapter::lacking(&device.limits()) {
+            return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
+        }
+        let open = Open::new(device.clone(), queue.clone(), &info, Arc::default());
+        Ok(Self(Arc::new(Shared { open: Mutex::new(Arc::new(open)), name: info.name, backend, is_borrowed: true })))
+    }
+
+    pub(super) async fn open(adapter: &Adapter) -> Result<Self, String> {
         let info = adapter.get_info();
-        let limits = adapter.limits();
-        let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("logits"),
-            required_features: adapter.features() & Features::SUBGROUP,
-            required_limits: limits.clone(),
-            ..Default::default()
-        }))
-        .map_err(|error| one_line(&error))?;
+        let backend = backend_name(info.backend);
+        let open = Open::request(adapter).await?;
+        Ok(Self(Arc::new(Shared { open: Mutex::new(Arc::new(open)), name: info.name, backend, is_borrowed: false })))
+    }
+
+    /// The adapter's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The adapter's backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.0.backend
+    }
+
+    /// The device as it is now, opened anew where the last one was lost.
+    pub(super) async fn current(&self) -> Result<Arc<Open>, Error> {
+        let open = lock(&self.0.open).clone();
+        // What happened since the last call is told when it is asked for.
+        open.poller.poll().map_err(|fault| open.error(fault))?;
+        let Some(reason) = open.lost() else { return Ok(open) };
+        if self.0.is_borrowed {
+            return Err(open.error(Fault::new(reason)));
+        }
+        let adapters = adapter::adapters().await;
+        let same = adapters.iter().find(|adapter| {
+            let info = adapter.get_info();
+            info.name == self.0.name && backend_name(info.backend) == self.0.backend
+        });
+        let again = match same {
+            Some(adapter) => Open::request(adapter).await,
+            None => Err("its adapter is gone".to_owned()),
+        };
+        match again {
+            Ok(again) => {
+                let again = Arc::new(again);
+                *lock(&self.0.open) = again.clone();
+                Ok(again)
+            }
+            Err(why) => Err(open.error(Fault::new(format!("{reason}; and it could not be opened again: {why}")))),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Gpu {
+    pub(super) fn now(&self) -> Arc<Open> {
+        lock(&self.0.open).clone()
+    }
+
+    /// The same adapter with other properties, chosen before anybody uses it.
+    pub(super) fn altered(&self, change: impl FnOnce(&mut Open)) {
+        let mut open = lock(&self.0.open);
+        change(Arc::get_mut(&mut open).unwrap());
+    }
+}
+
+impl Open {
+    async fn request(adapter: &Adapter) -> Result<Self, String> {
+        let info = adapter.get_info();
+        let mut features = Features::SUBGROUP;
+        if matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu) {
+            features |= Features::MAPPABLE_PRIMARY_BUFFERS;
+        }
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("logits"),
+                required_features: adapter.features() & features,
+                required_limits: adapter.limits(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| one_line(&error))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
         // wgpu's own handlers panic.
@@ -52,66 +165,85 @@ impl Gpu {
         }));
         let seen = faults.clone();
         device.set_device_lost_callback(move |_, message| {
-            lock(&seen).lost.get_or_insert(format!("the device was lost: {message}"));
+            let reason = format!("the device was lost: {message}");
+            lock(&seen).lost.get_or_insert(reason.trim_end_matches(": ").to_owned());
         });
+        Ok(Self::new(device, queue, &info, faults))
+    }
 
-        Ok(Self {
-            kernels: Kernels::new(&device, device.features().contains(Features::SUBGROUP)),
+    fn new(device: Device, queue: Queue, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
+        let (limits, features) = (device.limits(), device.features());
+        Self {
+            kernels: Kernels::new(&device, features.contains(Features::SUBGROUP)),
             pool: Pool::default(),
+            poller: Poller::new(&device),
             limits: Limits {
                 binding_bytes: limits.max_storage_buffer_binding_size,
                 buffer_bytes: limits.max_buffer_size,
                 workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+                offset_alignment: limits.min_storage_buffer_offset_alignment,
             },
-            name: info.name,
-            backend: backend_name(info.backend),
+            // A discrete GPU would have to compute across the bus.
+            maps_storage: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)
+                && matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu),
+            name: info.name.clone(),
             device,
             queue,
             faults,
-        })
+        }
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    pub(super) fn lost(&self) -> Option<String> {
+        lock(&self.faults).lost.clone()
     }
 
-    pub(crate) fn backend(&self) -> &'static str {
-        self.backend
+    pub(super) fn error(&self, fault: Fault) -> Error {
+        Error::Gpu { adapter: self.name.clone(), reason: fault.reason }
     }
 
     /// Does the work with every error of wgpu caught on the way.
-    pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        if let Some(lost) = lock(&self.faults).lost.clone() {
-            return Err(self.failed(lost));
+    pub(super) async fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        if let Some(lost) = self.lost() {
+            return Err(Fault::new(lost));
         }
-        let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
-            .map(|filter| self.device.push_error_scope(filter));
-        let result = work();
-        // Scopes are a stack. What wgpu caught came first, and explains whatever failed after it.
-        let mut caught = None;
-        for scope in scopes.into_iter().rev() {
-            caught = block_on(scope.pop()).or(caught);
-        }
-        let mut faults = lock(&self.faults);
-        let fault = faults.stray.take().or_else(|| faults.lost.clone());
-        match caught.map(|error| one_line(&error)).or(fault) {
-            Some(reason) => Err(self.failed(reason)),
-            None => result,
-        }
-    }
-
-    pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
-        Error::Gpu { adapter: self.name.clone(), reason: reason.into() }
+        // Scopes belong to a thread, so all are popped before this future waits.
+        let (result, popped) = {
+            let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
+                .map(|filter| self.device.push_error_scope(filter));
+            let result = work();
+            let [validation, memory, internal] = scopes;
+            // They are a stack.
+            let internal = internal.pop();
+            let memory = memory.pop();
+            (result, (validation.pop(), memory, internal))
+        };
+        // What wgpu caught came first, and explains whatever failed after it.
+        let (validation, memory, internal) = popped;
+        let caught = [validation.await, memory.await, internal.await].into_iter().flatten().next();
+        let caught = caught.map(|error| Fault {
+            reason: one_line(&error),
+            out_of_memory: matches!(error, wgpu::Error::OutOfMemory { .. }),
+        });
+        let Some(fault) = caught.or_else(|| lock(&self.faults).stray.take().map(Fault::new)) else {
+            return match self.lost() {
+                Some(lost) => Err(Fault::new(lost)),
+                None => result,
+            };
+        };
+        self.kernels.forget();
+        // A lost device says so, if asked, and is then the reason of whatever else it says.
+        self.poller.poll()?;
+        Err(self.lost().map_or(fault, Fault::new))
     }
 }
 
-fn lock(faults: &Mutex<Faults>) -> MutexGuard<'_, Faults> {
-    faults.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("name", &self.name).field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("Gpu").field("name", &self.0.name).field("backend", &self.0.backend).finish_non_exhaustive()
     }
 }
 

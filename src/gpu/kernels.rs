@@ -6,24 +6,46 @@ use std::sync::{Mutex, PoisonError};
 use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderStages};
 
 use crate::job::Op;
-use crate::plan::Regime;
+use crate::plan::{Entry, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
-const BINDINGS: [BufferBindingType; 6] = [
+const BINDINGS: [BufferBindingType; 8] = [
     BufferBindingType::Uniform,
     BufferBindingType::Storage { read_only: true },
     BufferBindingType::Storage { read_only: true },
+    BufferBindingType::Storage { read_only: true },
+    BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: false },
 ];
+/// Storage buffers of a kernel.
+pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
+
+/// Which kernel, in which variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    pub(super) op: Op,
+    pub(super) regime: Regime,
+    pub(super) in_place: bool,
+}
 
 /// What tells one pipeline from another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    op: Op,
-    entry: &'static str,
-    threads_per_row: u32,
+    /// None where the entry point is the same for all of them.
+    kernel: Option<Kernel>,
+    entry: Entry,
+}
+
+impl Key {
+    fn new(kernel: Kernel, entry: Entry) -> Self {
+        Self { kernel: (!is_total(entry)).then_some(kernel), entry }
+    }
+}
+
+fn is_total(entry: Entry) -> bool {
+    matches!(entry, Entry::CountTargets | Entry::TotalTargets | Entry::SumLosses | Entry::TotalLosses)
 }
 
 pub(super) struct Kernels {
@@ -56,50 +78,69 @@ impl Kernels {
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
-    pub(super) fn pipeline(&self, device: &Device, op: Op, regime: Regime, entry: &'static str) -> ComputePipeline {
-        let key = Key { op, entry, threads_per_row: regime.threads_per_row() };
+    pub(super) fn pipeline(&self, device: &Device, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        pipelines
-            .entry(key)
-            .or_insert_with(|| {
-                let label = format!("logits {op:?} {entry}");
-                let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                    label: Some(&label),
-                    source: wgpu::ShaderSource::Wgsl(source(op, regime, self.subgroups).into()),
-                });
-                device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                    label: Some(&label),
-                    layout: Some(&self.layout),
-                    module: &module,
-                    entry_point: Some(entry),
-                    compilation_options: wgpu::PipelineCompilationOptions {
-                        constants: &constants(op, regime),
-                        // Every kernel writes workgroup memory before it reads it.
-                        zero_initialize_workgroup_memory: false,
-                    },
-                    cache: None,
-                })
-            })
-            .clone()
+        let compiled = pipelines.entry(Key::new(kernel, entry)).or_insert_with(|| {
+            compile(device, &self.layout, &source(kernel, entry, self.subgroups), kernel, entry, entry.name())
+        });
+        compiled.clone()
     }
+
+    /// Forgets every pipeline: one that was made while something failed may be broken.
+    pub(super) fn forget(&self) {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn compile(
+    device: &Device,
+    layout: &PipelineLayout,
+    source: &str,
+    kernel: Kernel,
+    entry: Entry,
+    name: &str,
+) -> ComputePipeline {
+    let label = format!("logits {:?} {name}", kernel.op);
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(&label),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: Some(layout),
+        module: &module,
+        entry_point: Some(name),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants(kernel, entry),
+            // Every kernel writes workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    })
 }
 
 #[cfg(test)]
 impl Kernels {
     /// Puts a broken pipeline where the good one would be.
-    pub(super) fn spoil(&self, device: &Device, op: Op, regime: Regime, entry: &'static str) {
+    pub(super) fn spoil(&self, device: &Device, kernel: Kernel, entry: Entry) {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let broken = self.pipeline(device, op, regime, "no such entry point");
+        let text = source(kernel, entry, self.subgroups);
+        let broken = compile(device, &self.layout, &text, kernel, entry, "no such entry point");
         assert!(pollster::block_on(scope.pop()).is_some());
-        let key = Key { op, entry, threads_per_row: regime.threads_per_row() };
-        self.pipelines.lock().unwrap().insert(key, broken);
+        self.pipelines.lock().unwrap().insert(Key::new(kernel, entry), broken);
     }
 }
 
 /// Values of the shaders' `override`s.
-fn constants(op: Op, regime: Regime) -> Vec<(&'static str, f64)> {
-    let mut constants = vec![("THREADS_PER_ROW", f64::from(regime.threads_per_row()))];
-    match op {
+fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
+    if is_total(entry) {
+        return Vec::new();
+    }
+    let mut constants = vec![("THREADS_PER_ROW", f64::from(kernel.regime.threads_per_row()))];
+    if kernel.in_place {
+        constants.push(("IN_PLACE", 1.0));
+    }
+    match kernel.op {
         Op::LogSoftmax => constants.push(("LOG", 1.0)),
         Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
         _ => {}
@@ -113,28 +154,25 @@ macro_rules! shader {
     };
 }
 
-/// The whole module of an operation in a regime.
-fn source(op: Op, regime: Regime, subgroups: bool) -> String {
+/// The whole module that an entry point is in.
+fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
-    let regime: &[&str] = match regime {
+    let shared = [shader!("shared/bindings.wgsl"), lanes, shader!("shared/math.wgsl"), shader!("shared/reduce.wgsl")];
+    if is_total(entry) {
+        return [&shared[..], &[shader!("totals.wgsl")]].concat().join("\n");
+    }
+    let regime: &[&str] = match kernel.regime {
         Regime::Tile { .. } => &[shader!("regimes/tile.wgsl")],
         Regime::Stream => &[shader!("regimes/reread.wgsl"), shader!("regimes/stream.wgsl")],
-        Regime::Split { .. } => &[shader!("regimes/reread.wgsl"), shader!("regimes/split.wgsl")],
+        Regime::Split => &[shader!("regimes/reread.wgsl"), shader!("regimes/split.wgsl")],
     };
-    let op = match op {
+    let op = match kernel.op {
         Op::Softmax | Op::LogSoftmax => shader!("softmax.wgsl"),
         Op::LogSumExp => shader!("log_sum_exp.wgsl"),
         Op::CrossEntropy | Op::CrossEntropyGrad => shader!("cross_entropy.wgsl"),
         Op::Predict => shader!("predict.wgsl"),
     };
-    let shared = [
-        shader!("shared/bindings.wgsl"),
-        lanes,
-        shader!("shared/math.wgsl"),
-        shader!("shared/reduce.wgsl"),
-        shader!("shared/passes.wgsl"),
-    ];
-    [&shared, regime, &[op]].concat().join("\n")
+    [&shared[..], &[shader!("shared/passes.wgsl")], regime, &[op]].concat().join("\n")
 }
 
 #[cfg(test)]
@@ -144,26 +182,80 @@ mod tests {
     use naga::{Module, ShaderStage};
 
     use super::*;
+    use crate::gpu::record::{Params, Summary};
 
     /// Every module that the crate can make, without a GPU: it validates, its bindings are those of the host, and the
     /// compilers of the platforms that are not at hand are given something to compile.
     #[test]
     fn every_module_is_valid_and_translates() {
+        let mut modules = Vec::new();
         for op in [Op::Softmax, Op::LogSoftmax, Op::LogSumExp, Op::CrossEntropy, Op::CrossEntropyGrad, Op::Predict] {
-            for regime in [Regime::Tile { threads_per_row: 4 }, Regime::Stream, Regime::Split { segments: 20 }] {
-                for subgroups in [false, true] {
-                    let name = format!("{op:?} {regime:?}, subgroups {subgroups}");
-                    let text = source(op, regime, subgroups);
-                    let module = naga::front::wgsl::parse_str(&text)
-                        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
-                    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
-                        .validate(&module)
-                        .unwrap_or_else(|error| panic!("{name}: {error:?}"));
-                    check_bindings(&module);
-                    translate(&module, &info, op, regime, &name);
+            for (regime, entry) in [
+                (Regime::Tile { threads_per_row: 4 }, Entry::TileRows),
+                (Regime::Stream, Entry::StreamRow),
+                (Regime::Split, Entry::SplitReduce),
+            ] {
+                for in_place in [false, true].into_iter().take(if op.writes_elements() { 2 } else { 1 }) {
+                    modules.push((Kernel { op, regime, in_place }, entry));
                 }
             }
         }
+        modules.push((modules[0].0, Entry::CountTargets));
+        for (kernel, entry) in modules {
+            for subgroups in [false, true] {
+                let name = format!("{kernel:?} {entry:?}, subgroups {subgroups}");
+                let text = source(kernel, entry, subgroups);
+                let module = naga::front::wgsl::parse_str(&text)
+                    .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
+                let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+                    .validate(&module)
+                    .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+                check_bindings(&module);
+                check_layouts(&module);
+                let constants =
+                    constants(kernel, entry).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                translate(&module, &info, &constants, &name);
+            }
+        }
+    }
+
+    /// The host's structs and the shaders' are the same.
+    fn check_layouts(module: &Module) {
+        let members = |name: &str| {
+            let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
+            let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
+            let offsets = members.iter().map(|member| (member.name.clone().unwrap(), member.offset as usize));
+            (offsets.collect::<Vec<_>>(), *span as usize)
+        };
+        macro_rules! same {
+            ($ty:ident { $($field:ident),* }) => {
+                let (offsets, span) = members(stringify!($ty));
+                let host = [$((stringify!($field).to_owned(), std::mem::offset_of!($ty, $field))),*];
+                assert_eq!(offsets, host);
+                assert!(span <= size_of::<$ty>());
+            };
+        }
+        same!(Params {
+            rows,
+            classes,
+            segments,
+            first_segment,
+            pass_segments,
+            logits_at,
+            elements_at,
+            targets_at,
+            rows_out_at,
+            first_group,
+            first_row,
+            groups,
+            ignored,
+            flags,
+            factor,
+            nan,
+            negative_infinity,
+            zero
+        });
+        same!(Summary { loss, counted_rows, first_invalid_row, zero, sum, weight });
     }
 
     fn check_bindings(module: &Module) {
@@ -180,12 +272,11 @@ mod tests {
         }
     }
 
-    fn translate(module: &Module, info: &ModuleInfo, op: Op, regime: Regime, name: &str) {
-        let constants = constants(op, regime).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    fn translate(module: &Module, info: &ModuleInfo, constants: &naga::back::PipelineConstants, name: &str) {
         for entry in &module.entry_points {
             let at = Some((ShaderStage::Compute, entry.name.clone()));
             let (module, info) =
-                process_overrides(module, info, Some((ShaderStage::Compute, entry.name.as_str())), &constants).unwrap();
+                process_overrides(module, info, Some((ShaderStage::Compute, entry.name.as_str())), constants).unwrap();
 
             let options = hlsl::Options {
                 shader_model: hlsl::ShaderModel::V6_0,

@@ -3,11 +3,19 @@
 mod adapter;
 mod buffers;
 mod context;
+mod engine;
 mod kernels;
-mod run;
+mod port;
+mod record;
+mod resident;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 pub(crate) use adapter::{Opened, list, open};
-pub(crate) use context::Gpu;
-pub(crate) use run::Resident;
+pub use context::Gpu;
+pub use engine::{BoundStep, Operation, Step, StepBuffers};
+pub use record::Summary;
+pub(crate) use resident::{Held, HeldTargets, Results, Timing};
+pub(crate) use wait::Waiting;

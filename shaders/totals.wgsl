@@ -1,0 +1,116 @@
+// From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
+// Each pass takes groups of rows to a partial a group, and a last workgroup takes those to `summary`.
+
+const GROUP_ROWS: u32 = 4096u;
+
+// The rows of a workgroup, as a range of this pass.
+fn group_rows(group: u32) -> vec2<u32> {
+    let start = group * GROUP_ROWS;
+    return vec2<u32>(start, start + min(GROUP_ROWS, params.rows - start));
+}
+
+@compute @workgroup_size(256)
+fn count_targets(invocation: Invocation) {
+    enter(invocation);
+    let group = group_index(invocation);
+    if group * GROUP_ROWS >= params.rows {
+        return;
+    }
+    let rows = group_rows(group);
+    var weight = vec2<f32>(0.0, 0.0);
+    var counted = 0u;
+    // Whether there is a target that is no class, and the first row with one.
+    var invalid = vec2<u32>(0u, NONE);
+    for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
+        let label = row_targets[params.targets_at + row];
+        if label != params.ignored {
+            counted += 1u;
+            if label < params.classes {
+                weight = add_pairs(weight, vec2<f32>(weight_of(label), 0.0));
+            } else {
+                invalid = combine(invalid, vec2<u32>(1u, params.first_row + row), LARGEST);
+            }
+        }
+    }
+    weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
+    counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
+    invalid = reduce(invalid, LARGEST);
+    if thread == 0u {
+        partials[params.first_group + group] = Stats(bitcast<i32>(counted), invalid.y, weight);
+    }
+}
+
+@compute @workgroup_size(256)
+fn total_targets(invocation: Invocation) {
+    enter(invocation);
+    var weight = vec2<f32>(0.0, 0.0);
+    var counted = 0u;
+    var invalid = vec2<u32>(0u, NONE);
+    for (var i = thread; i < params.groups; i += WORKGROUP) {
+        let part = partials[i];
+        weight = add_pairs(weight, part.others);
+        counted += bitcast<u32>(part.key);
+        invalid = combine(invalid, vec2<u32>(select(1u, 0u, part.at == NONE), part.at), LARGEST);
+    }
+    weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
+    counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
+    invalid = reduce(invalid, LARGEST);
+    if thread == 0u {
+        summary = Summary(0u, counted, invalid.y, 0u, vec2<f32>(0.0, 0.0), weight);
+    }
+}
+
+// Finite losses are added; of the others only the largest matters, as a key.
+@compute @workgroup_size(256)
+fn sum_losses(invocation: Invocation) {
+    enter(invocation);
+    let group = group_index(invocation);
+    if group * GROUP_ROWS >= params.rows {
+        return;
+    }
+    let rows = group_rows(group);
+    var sum = vec2<f32>(0.0, 0.0);
+    var largest = 0;
+    for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
+        let bits = rows_out[params.rows_out_at + row] & 0x7fffffffu;
+        largest = max(largest, bitcast<i32>(bits));
+        if bits < 0x7f800000u {
+            sum = add_pairs(sum, vec2<f32>(bitcast<f32>(bits), 0.0));
+        }
+    }
+    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    let key = reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
+    if thread == 0u {
+        partials[params.first_group + group] = Stats(bitcast<i32>(key), 0u, sum);
+    }
+}
+
+@compute @workgroup_size(256)
+fn total_losses(invocation: Invocation) {
+    enter(invocation);
+    var sum = vec2<f32>(0.0, 0.0);
+    var largest = 0;
+    for (var i = thread; i < params.groups; i += WORKGROUP) {
+        sum = add_pairs(sum, partials[i].others);
+        largest = max(largest, partials[i].key);
+    }
+    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    largest = bitcast<i32>(reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
+    if thread == 0u {
+        let weight = summary.weight.x + summary.weight.y;
+        var loss = bitcast<u32>(sum.x + sum.y);
+        if (params.flags & MEAN) != 0u {
+            loss = select(bitcast<u32>((sum.x + sum.y) / weight), params.nan, weight == 0.0);
+        }
+        if largest == 0x7f800000 && loss != params.nan {
+            loss = 0x7f800000u;
+        } else if largest > 0x7f800000 {
+            loss = params.nan;
+        }
+        summary.loss = loss;
+        summary.sum = sum;
+        if largest >= 0x7f800000 {
+            summary.sum = bitcast<vec2<f32>>(vec2<u32>(select(0x7f800000u, params.nan, largest > 0x7f800000), 0u));
+        }
+    }
+}

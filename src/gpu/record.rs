@@ -1,0 +1,306 @@
+//! From a plan and buffers to recorded dispatches: the one way in which kernels are bound and run, whoever owns the
+//! buffers.
+
+use bytemuck::{Pod, Zeroable};
+use wgpu::{
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferSize, BufferUsages,
+    ComputePass, ComputePipeline,
+};
+
+use super::context::{Fault, Open};
+use super::kernels::Kernel;
+use crate::job::{Op, RowTarget, Scaling};
+use crate::plan::{Entry, Pass, Plan, Work};
+
+/// The uniform of `shaders/shared/bindings.wgsl`, padded to a multiple of 16 bytes.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Params {
+    pub(super) rows: u32,
+    pub(super) classes: u32,
+    pub(super) segments: u32,
+    pub(super) first_segment: u32,
+    pub(super) pass_segments: u32,
+    pub(super) logits_at: u32,
+    pub(super) elements_at: u32,
+    pub(super) targets_at: u32,
+    pub(super) rows_out_at: u32,
+    pub(super) first_group: u32,
+    pub(super) first_row: u32,
+    pub(super) groups: u32,
+    pub(super) ignored: u32,
+    pub(super) flags: u32,
+    pub(super) factor: f32,
+    pub(super) nan: u32,
+    pub(super) negative_infinity: u32,
+    pub(super) zero: u32,
+    padding: [u32; 2],
+}
+
+/// What the losses of a batch came to, as a step leaves it in a buffer; `bytemuck` casts its bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Summary {
+    /// The loss after the reduction, in nats: the first four bytes of a buffer of losses.
+    pub loss: f32,
+    /// Rows whose target was not the ignored index.
+    pub counted_rows: u32,
+    /// The first row whose target was neither a class nor ignored; `u32::MAX` where there was none.
+    pub first_invalid_row: u32,
+    pub(super) zero: u32,
+    /// The sum of the rows' weighted losses, as a high and a low part.
+    pub sum: [f32; 2],
+    /// The sum of their weights, as a high and a low part: what a mean divides by.
+    pub weight: [f32; 2],
+}
+
+/// Part of a buffer, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'b> {
+    pub(super) buffer: &'b Buffer,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+impl<'b> Part<'b> {
+    pub(super) fn whole(buffer: &'b Buffer, bytes: u64) -> Self {
+        Self { buffer, offset: 0, bytes }
+    }
+
+    /// The first `bytes` bytes, and the rest.
+    pub(super) fn split(self, bytes: u64) -> (Self, Self) {
+        (Self { bytes, ..self }, Self { offset: self.offset + bytes, bytes: self.bytes - bytes, ..self })
+    }
+}
+
+/// The buffers of a batch. Without `logits` they are read where `elements` are written.
+#[derive(Clone, Copy)]
+pub(super) struct Buffers<'b> {
+    pub(super) logits: Option<Part<'b>>,
+    pub(super) targets: Option<Part<'b>>,
+    pub(super) weights: Option<Part<'b>>,
+    pub(super) elements: Option<Part<'b>>,
+    pub(super) rows_out: Option<Part<'b>>,
+    pub(super) summary: Option<Part<'b>>,
+    pub(super) scratch: Scratch<'b>,
+}
+
+/// Memory that nobody looks at afterwards: the statistics that passes leave for each other, and something to be bound to
+/// what a kernel has and does not use.
+#[derive(Clone, Copy)]
+pub(super) struct Scratch<'b> {
+    pub(super) part: Part<'b>,
+    pub(super) partial_bytes: u64,
+}
+
+impl<'b> Scratch<'b> {
+    /// Offsets of bindings are multiples of at most this, in wgpu.
+    pub(super) const ALIGNMENT: u64 = 256;
+    const SPARE: u64 = 256;
+
+    pub(super) fn bytes(partial_bytes: u64) -> u64 {
+        partial_bytes.next_multiple_of(Self::ALIGNMENT) + 4 * Self::SPARE
+    }
+
+    fn partials(&self) -> Option<Part<'b>> {
+        (self.partial_bytes > 0).then_some(Part { bytes: self.partial_bytes, ..self.part })
+    }
+
+    /// Writable bindings may not overlap, so there is one for each.
+    fn spare(&self, nth: u64) -> Part<'b> {
+        let offset = self.partial_bytes.next_multiple_of(Self::ALIGNMENT) + nth * Self::SPARE;
+        Part { buffer: self.part.buffer, offset: self.part.offset + offset, bytes: Self::SPARE }
+    }
+}
+
+/// What gradients are multiplied by, and which target is not counted.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    pub(super) factor: f32,
+    pub(super) flags: u32,
+    pub(super) ignored: u32,
+}
+
+impl Scale {
+    /// Flags of `shaders/shared/bindings.wgsl`.
+    pub(super) const WEIGHTED: u32 = 1;
+    pub(super) const MEAN: u32 = 2;
+    const POISONED: u32 = 4;
+
+    /// What the host has worked out for targets that it has checked.
+    pub(super) fn given(scaling: Scaling<'_>) -> Self {
+        let flags = if scaling.weight.is_some() { Self::WEIGHTED } else { 0 }
+            | if scaling.poisoned { Self::POISONED } else { 0 };
+        Self { factor: scaling.factor, flags, ignored: RowTarget::IGNORED }
+    }
+}
+
+/// One dispatch with everything that it needs.
+pub(super) struct Dispatch {
+    pipeline: ComputePipeline,
+    group: BindGroup,
+    groups: [u32; 3],
+}
+
+impl Dispatch {
+    pub(super) fn record(&self, pass: &mut ComputePass<'_>) {
+        let [x, y, z] = self.groups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Where in a binding a part starts, in elements of four bytes.
+struct Place<'b> {
+    binding: BufferBinding<'b>,
+    at: u32,
+}
+
+impl Open {
+    /// Compiles every pipeline of a plan, in both variants where there are two. Call within error scopes.
+    pub(super) fn compile(&self, plan: &Plan, work: Work) {
+        for in_place in [false, true] {
+            if work.op.writes_elements() || !in_place {
+                for pass in plan.passes() {
+                    self.kernels.pipeline(
+                        &self.device,
+                        Kernel { op: work.op, regime: plan.regime, in_place },
+                        pass.entry,
+                    );
+                }
+            }
+        }
+    }
+
+    /// A new buffer with these contents. Call within error scopes.
+    pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, Fault> {
+        let buffer = self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
+        self.queue.write_buffer(&buffer, 0, contents);
+        Ok(buffer)
+    }
+
+    /// Usage of the buffer that holds the parameters of passes; it also stands in for read-only bindings.
+    pub(super) const PARAMS_USAGE: BufferUsages =
+        BufferUsages::UNIFORM.union(BufferUsages::STORAGE).union(BufferUsages::COPY_DST);
+    /// Parameters of the passes of a batch are so far apart.
+    const SLOT: u64 = 256;
+
+    /// Bytes of the parameters of so many passes.
+    pub(super) fn params_bytes(passes: usize) -> u64 {
+        passes as u64 * Self::SLOT
+    }
+
+    /// Binds passes of a plan, and says what must be in the first bytes of `params` when they run. Call within error
+    /// scopes.
+    pub(super) fn bind(
+        &self,
+        plan: &Plan,
+        work: Work,
+        passes: &[Pass],
+        scale: Scale,
+        buffers: &Buffers<'_>,
+        params: &Buffer,
+    ) -> (Vec<Dispatch>, Vec<u8>) {
+        let in_place = buffers.logits.is_none() && work.op.writes_elements();
+        let kernel = Kernel { op: work.op, regime: plan.regime, in_place };
+        let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
+        let dispatches = passes
+            .iter()
+            .zip(contents.chunks_exact_mut(Self::SLOT as usize))
+            .zip(0..)
+            .map(|((pass, slot), nth)| {
+                let entries = self.place(plan, work, pass, scale, buffers, (params, nth * Self::SLOT));
+                let (entries, values) = entries;
+                slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
+                let group = self.device.create_bind_group(&BindGroupDescriptor {
+                    label: Some("logits"),
+                    layout: &self.kernels.bindings,
+                    entries: &entries
+                        .into_iter()
+                        .zip(0..)
+                        .map(|(resource, binding)| BindGroupEntry {
+                            binding,
+                            resource: BindingResource::Buffer(resource),
+                        })
+                        .collect::<Vec<_>>(),
+                });
+                let pipeline = self.kernels.pipeline(&self.device, kernel, pass.entry);
+                Dispatch { pipeline, group, groups: pass.groups }
+            })
+            .collect();
+        (dispatches, contents)
+    }
+
+    /// The bindings of one pass, and its parameters.
+    fn place<'b>(
+        &self,
+        plan: &Plan,
+        work: Work,
+        pass: &Pass,
+        scale: Scale,
+        buffers: &Buffers<'b>,
+        (params, slot): (&'b Buffer, u64),
+    ) -> ([BufferBinding<'b>; 8], Params) {
+        let unused = |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0 };
+        let unread = || unused(Part { buffer: params, offset: slot, bytes: Self::SLOT });
+        let read = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64| match part {
+            Some(part) if !range.is_empty() => self.window(part, range.start * size, range.end * size),
+            _ => unread(),
+        };
+        let written = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64, nth: u64| match part {
+            Some(part) if !range.is_empty() => self.window(part, range.start * size, range.end * size),
+            _ => unused(buffers.scratch.spare(nth)),
+        };
+        let everything = |part: Option<Part<'b>>| 0..part.map_or(0, |part| part.bytes);
+        let row_bytes = if work.op == Op::Predict { 8 } else { 4 };
+
+        let logits = read(buffers.logits, &pass.elements, 4);
+        let elements = written(buffers.elements, &pass.elements, 4, 0);
+        let targets = read(buffers.targets, &pass.rows, 4);
+        let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
+        let weights = read(buffers.weights, &everything(buffers.weights), 1);
+        let partials = buffers.scratch.partials();
+        let partials = written(partials, &everything(partials), 1, 2);
+        let summary = written(buffers.summary, &everything(buffers.summary), 1, 3);
+
+        let in_place = buffers.logits.is_none();
+        let values = Params {
+            rows: (pass.rows.end - pass.rows.start) as u32,
+            classes: work.classes as u32,
+            segments: plan.segments(),
+            first_segment: pass.segments.start,
+            pass_segments: pass.segments.end - pass.segments.start,
+            logits_at: if in_place { elements.at } else { logits.at },
+            elements_at: elements.at,
+            targets_at: targets.at,
+            rows_out_at: rows_out.at,
+            first_group: Plan::first_group(pass),
+            first_row: pass.rows.start as u32,
+            groups: if matches!(pass.entry, Entry::TotalTargets | Entry::TotalLosses) { plan.row_groups() } else { 0 },
+            ignored: scale.ignored,
+            flags: scale.flags,
+            factor: scale.factor,
+            nan: f32::NAN.to_bits(),
+            negative_infinity: f32::NEG_INFINITY.to_bits(),
+            zero: 0,
+            padding: [0; 2],
+        };
+        let params = binding(params, slot, size_of::<Params>() as u64);
+        let storage = [logits, targets, weights, elements, rows_out, partials, summary].map(|place| place.binding);
+        let [logits, targets, weights, elements, rows_out, partials, summary] = storage;
+        ([params, logits, targets, weights, elements, rows_out, partials, summary], values)
+    }
+
+    /// Binds from `start` to `end` of a part, as exactly as the alignment of offsets allows.
+    fn window<'b>(&self, part: Part<'b>, start: u64, end: u64) -> Place<'b> {
+        let start = part.offset + start;
+        let aligned = start - start % u64::from(self.limits.offset_alignment);
+        let bytes = part.offset + end - aligned;
+        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / 4) as u32 }
+    }
+}
+
+fn binding(buffer: &Buffer, offset: u64, bytes: u64) -> BufferBinding<'_> {
+    BufferBinding { buffer, offset, size: BufferSize::new(bytes) }
+}

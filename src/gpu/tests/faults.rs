@@ -1,0 +1,207 @@
+//! Bad days: whatever happens to the GPU, a call that may fall back has the right answer and says why, one that may not
+//! has a typed error and intact logits, and the next call works.
+
+use std::time::Duration;
+
+use super::*;
+use crate::gpu::buffers::Sabotage;
+use crate::gpu::kernels::Kernel;
+use crate::job::Op;
+use crate::plan::{Entry, Regime};
+
+const SHAPE: [usize; 2] = [3, 5000];
+
+/// What a fault is, and where the answer comes from.
+struct Fault {
+    name: &'static str,
+    injected: &'static str,
+    /// Into a device before a call.
+    inject: fn(&Gpu),
+    /// What the reason must hold.
+    reason: &'static str,
+    settings: fn(Device) -> Device,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault {
+        name: "device lost during the call",
+        injected: "Device::destroy at its second allocation",
+        inject: |gpu| sabotage(gpu, |sabotage| sabotage.destroy_after = Some(1)),
+        reason: "lost",
+        settings: |device| device,
+    },
+    Fault {
+        name: "validation error",
+        injected: "a pipeline without entry point",
+        inject: |gpu| {
+            let open = gpu.now();
+            for in_place in [false, true] {
+                let kernel = Kernel { op: Op::CrossEntropyGrad, regime: Regime::Stream, in_place };
+                open.kernels.spoil(&open.device, kernel, Entry::StreamRow);
+            }
+        },
+        reason: "ipeline",
+        settings: |device| device,
+    },
+    Fault {
+        name: "out of memory",
+        injected: "an allocator that refuses all",
+        inject: |gpu| sabotage(gpu, |sabotage| sabotage.refuse_above = Some(0)),
+        reason: "no memory",
+        settings: |device| device,
+    },
+    Fault {
+        name: "panic in a callback",
+        injected: "on_submitted_work_done of the caller",
+        inject: |gpu| {
+            let open = gpu.now();
+            open.queue.submit([]);
+            open.queue.on_submitted_work_done(|| panic!("the caller's own"));
+        },
+        reason: "the caller's own",
+        settings: |device| device,
+    },
+    Fault {
+        name: "poll times out",
+        injected: "a timeout of 0",
+        inject: |_| {},
+        reason: "time allowed",
+        settings: |device| device.with_timeout(Duration::ZERO),
+    },
+];
+
+fn sabotage(gpu: &Gpu, change: impl FnOnce(&mut Sabotage)) {
+    change(&mut gpu.now().pool.sabotage.lock().unwrap());
+}
+
+#[test]
+fn every_fault_costs_nothing() {
+    println!("| fault | injected | the call returned | explicit GPU | the next call |\n|---|---|---|---|---|");
+    for Fault { name, injected, inject, reason, settings } in FAULTS {
+        for (gpu, strict) in gpus().iter().zip(gpus()) {
+            if name == "poll times out" && gpu.backend() == "gl" {
+                skip("GL has done everything when it returns, so nothing can time out");
+                continue;
+            }
+            let logits = logits(SHAPE[0] * SHAPE[1]);
+            let targets = [1, 2, 3];
+            let loss = CrossEntropy::default();
+            let x = Logits::new(&logits, SHAPE).unwrap();
+            let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            // Something has been done before, with buffers pooled and pipelines made.
+            for gpu in [gpu, &strict] {
+                device(gpu, false).cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                gpu.now().pool.clear();
+            }
+
+            inject(gpu);
+            let falling = settings(device(gpu, true));
+            let mut in_place = logits.clone();
+            let x_mut = LogitsMut::new(&mut in_place, SHAPE).unwrap();
+            let out = falling.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap();
+            let why = out.fell_back.unwrap();
+            assert!(why.contains(reason), "{name} on {falling}: {why}");
+            assert_eq!((out.loss, &in_place), (wanted.0.loss, &wanted.1), "{name} on {falling}");
+
+            inject(&strict);
+            let explicit = settings(device(&strict, false));
+            let mut in_place = logits.clone();
+            let x_mut = LogitsMut::new(&mut in_place, SHAPE).unwrap();
+            let error = explicit.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap_err();
+            assert!(matches!(&error, Error::Gpu { reason: why, .. } if why.contains(reason)), "{name}: {error}");
+            assert_eq!(in_place, logits, "{name} on {explicit}");
+
+            // The next call is as good as any.
+            for gpu in [gpu, &strict] {
+                sabotage(gpu, |sabotage| *sabotage = Sabotage::default());
+                let next = device(gpu, false).cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                assert_eq!(next.0.fell_back, None);
+                approx::assert_relative_eq!(next.0.loss, wanted.0.loss, max_relative = 1e-6);
+            }
+            println!(
+                "| {name} ({}) | {injected} | right, from the CPU: \"{why}\" | {error}; logits intact | on the GPU |",
+                gpu.backend()
+            );
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_short_makes_parts_smaller() {
+    for gpu in gpus() {
+        let shape = [600, 10_000];
+        let logits = logits(shape[0] * shape[1]);
+        let x = Logits::new(&logits, shape).unwrap();
+        let explicit = device(&gpu, false);
+        let wanted = explicit.softmax_vec(x).unwrap();
+        assert_eq!(wanted.fell_back, None);
+        gpu.now().pool.clear();
+        sabotage(&gpu, |sabotage| sabotage.refuse_above = Some(3 << 20));
+        let out = explicit.softmax_vec(x).unwrap();
+        assert_eq!(out.values, wanted.values);
+        let why = out.fell_back.unwrap();
+        assert!(why.contains("no memory for") && why.contains("in parts of"), "{why}");
+
+        // In place, logits that are not done yet are still there when a part of them fails.
+        let mut in_place = logits.clone();
+        explicit.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        assert_eq!(in_place, wanted.values);
+    }
+}
+
+/// The GPU goes away between two parts of one call: the first come from it, the others from the CPU.
+#[test]
+fn a_call_is_finished_from_where_it_broke() {
+    for (falling, explicit) in gpus().iter().zip(gpus()) {
+        let shape = [2000, 1000];
+        let logits = logits(shape[0] * shape[1]);
+        let x = Logits::new(&logits, shape).unwrap();
+        let on_gpu = device(falling, false).softmax_vec(x).unwrap().values;
+        let on_cpu = Device::cpu().softmax_vec(x).unwrap().values;
+
+        // Parts of 1 MiB; the fourth finds no memory at all, nor do smaller ones.
+        for gpu in [falling, &explicit] {
+            gpu.now().pool.clear();
+            sabotage(gpu, |sabotage| sabotage.refuse_after = Some(12));
+        }
+        let mut in_place = logits.clone();
+        let falling = device(falling, true).with_memory_budget(1);
+        let out = falling.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        assert!(out.fell_back.is_some());
+        let from_gpu = in_place.chunks(1000).zip(on_gpu.chunks(1000)).take_while(|(a, b)| a == b).count();
+        assert!(from_gpu > 0 && from_gpu < shape[0], "{from_gpu} rows");
+        assert_eq!(in_place[from_gpu * 1000..], on_cpu[from_gpu * 1000..]);
+
+        let mut in_place = logits.clone();
+        let explicit = device(&explicit, false).with_memory_budget(1);
+        explicit.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap_err();
+        assert_eq!(in_place, logits);
+    }
+}
+
+#[test]
+fn a_device_lost_before_a_call_is_opened_again() {
+    for gpu in gpus() {
+        let device = device(&gpu, false);
+        let x = Logits::new(&[1.0, 2.0, 3.0], [1, 3]).unwrap();
+        let before = device.softmax_vec(x).unwrap();
+        gpu.now().device.destroy();
+        assert_eq!(device.softmax_vec(x).unwrap(), before);
+    }
+}
+
+#[test]
+fn resident_data_is_lost_with_its_device() {
+    for gpu in gpus() {
+        let device = device(&gpu, true);
+        let x = Logits::new(&[1.0, 2.0, 3.0], [1, 3]).unwrap();
+        let before = device.upload(x).unwrap();
+        let targets = device.upload_targets(&CrossEntropy::default(), [1, 3], &[0]).unwrap();
+        gpu.now().device.destroy();
+        assert!(matches!(before.softmax().map(drop), Err(Error::Gpu { .. })));
+        assert!(matches!(before.read(), Err(Error::Gpu { .. })));
+        let after = device.upload(x).unwrap();
+        assert_eq!(after.read().unwrap(), [1.0, 2.0, 3.0]);
+        assert_eq!(after.cross_entropy(&targets).map(drop), Err(Error::ResidentElsewhere));
+    }
+}

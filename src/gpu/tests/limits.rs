@@ -1,0 +1,114 @@
+//! Nothing about an adapter's limits, or about how a batch is cut, changes a bit.
+
+use super::*;
+use crate::gpu::kernels::Kernels;
+use crate::plan::Plan;
+
+#[test]
+fn subgroups_do_not_change_a_bit() {
+    for (with, without) in gpus().iter().zip(gpus()) {
+        if !with.now().kernels.subgroups {
+            skip(&format!("{} ({}) has no subgroups", with.name(), with.backend()));
+            continue;
+        }
+        without.altered(|open| open.kernels = Kernels::new(&open.device, false));
+        let (with, without) = (device(with, false), device(&without, false));
+        for shape in [[300, 1], [50, 9], [9, 300], [5, 2048], [3, 5000], [2, 140_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&with, &logits, shape), all(&without, &logits, shape), "{shape:?} on {with}");
+        }
+    }
+}
+
+#[test]
+fn parts_do_not_change_a_bit() {
+    for (whole, pieces) in gpus().iter().zip(gpus()) {
+        // A handful of rows at a time, in a grid of a few workgroups a line; and a row of 600,000 in three parts.
+        pieces.altered(|open| {
+            open.limits.binding_bytes = Plan::LEAST_BINDING;
+            open.limits.workgroups_per_dimension = 30;
+        });
+        let (whole, pieces) = (device(whole, false), device(&pieces, false));
+        for shape in [[90_000, 3], [500, 1000], [70, 5000], [4, 200_000], [2, 600_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&pieces, &logits, shape), all(&whole, &logits, shape), "{shape:?} on {whole}");
+        }
+    }
+}
+
+#[test]
+fn staging_does_not_change_a_bit() {
+    for (mapped, staged) in gpus().iter().zip(gpus()) {
+        if !mapped.now().maps_storage {
+            skip(&format!("{} ({}) maps no storage", mapped.name(), mapped.backend()));
+            continue;
+        }
+        staged.altered(|open| open.maps_storage = false);
+        let (mapped, staged) = (device(mapped, false), device(&staged, false));
+        for shape in [[1, 1], [3, 5], [50, 900], [2, 140_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&mapped, &logits, shape), all(&staged, &logits, shape), "{shape:?} on {mapped}");
+        }
+    }
+}
+
+#[test]
+fn a_small_budget_does_not_change_a_bit() {
+    for gpu in gpus() {
+        let whole = device(&gpu, false);
+        let poor = whole.clone().with_memory_budget(1);
+        for shape in [[700, 1000], [2, 600_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&poor, &logits, shape), all(&whole, &logits, shape), "{shape:?} on {whole}");
+        }
+    }
+}
+
+#[test]
+fn idle_buffers_are_bounded_and_used_again() {
+    for gpu in gpus() {
+        let device = device(&gpu, false);
+        let logits = logits(4000);
+        let x = Logits::new(&logits, [40, 100]).unwrap();
+        device.softmax_vec(x).unwrap();
+        let after_one = gpu.now().pool.idle();
+        for _ in 0..50 {
+            device.softmax_vec(x).unwrap();
+        }
+        assert_eq!(gpu.now().pool.idle(), after_one);
+        device.with_memory_budget(0).softmax_vec(x).unwrap();
+        assert_eq!(gpu.now().pool.idle(), (0, 0));
+    }
+}
+
+/// Counted by wgpu itself: objects and bytes, over calls of ever other shapes.
+#[test]
+fn ten_thousand_calls_leave_nothing() {
+    for gpu in gpus() {
+        let device = device(&gpu, false).with_memory_budget(8 << 20);
+        let logits = logits(300 * 40);
+        let counters = || {
+            let counters = gpu.now().device.get_internal_counters().hal;
+            (counters.buffers.read(), counters.bind_groups.read(), counters.buffer_memory.read())
+        };
+        let mut most = (0, 0, 0);
+        for call in 0..10_000_usize {
+            let shape = [1 + call * 31 % 300, 1 + call * 17 % 40];
+            let x = Logits::new(&logits[..shape[0] * shape[1]], shape).unwrap();
+            match call % 3 {
+                0 => drop(device.softmax_vec(x).unwrap()),
+                1 => drop(device.predict_vec(x).unwrap()),
+                _ => drop(device.cross_entropy(&CrossEntropy::default(), x, &vec![0; shape[0]]).unwrap()),
+            }
+            let now = counters();
+            if call < 1000 {
+                most = (most.0.max(now.0), most.1.max(now.1), most.2.max(now.2));
+            } else {
+                assert!(
+                    now.0 <= most.0 + 8 && now.1 <= most.1 + 8 && now.2 <= most.2 + (1 << 20),
+                    "{call}: {now:?} {most:?}"
+                );
+            }
+        }
+    }
+}

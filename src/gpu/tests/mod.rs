@@ -1,0 +1,66 @@
+//! What only the inside can bring about: small limits, faults, adapters without subgroups.
+
+mod faults;
+mod limits;
+
+use std::io::Write;
+
+use pollster::block_on;
+
+use super::{Gpu, Opened, adapter};
+use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction};
+
+/// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
+fn gpus() -> Vec<Gpu> {
+    let adapters = block_on(adapter::adapters());
+    let opened: Vec<_> = adapters.iter().filter_map(|adapter| block_on(Gpu::open(adapter)).ok()).collect();
+    if opened.is_empty() {
+        skip("no adapter");
+        assert!(std::env::var("LOGITS_REQUIRE_GPU").map_or(true, |value| value != "1"), "LOGITS_REQUIRE_GPU=1");
+    }
+    opened
+}
+
+/// Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
+fn skip(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
+}
+
+fn device(gpu: &Gpu, may_fall_back: bool) -> Device {
+    Device::on_gpu(Opened { gpu: gpu.clone(), reason: String::new(), passed_over: Vec::new() }, may_fall_back)
+}
+
+fn logits(count: usize) -> Vec<f32> {
+    (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[derive(Debug, PartialEq)]
+struct Results {
+    elements: Vec<Vec<u32>>,
+    rows: Vec<Vec<u32>>,
+    predictions: Vec<Prediction>,
+    loss: f64,
+}
+
+/// Every operation.
+fn all(device: &Device, logits: &[f32], shape: [usize; 2]) -> Result<Results, Error> {
+    let x = Logits::new(logits, shape)?;
+    let targets: Vec<usize> = (0..shape[0]).map(|row| row * 7919 % shape[1]).collect();
+    let loss = CrossEntropy::default().reduction(Reduction::Sum);
+    let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets)?;
+    let alone = device.cross_entropy(&loss, x, &targets)?;
+    let mut in_place = logits.to_vec();
+    device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, shape)?, &targets)?;
+    let elements = [device.softmax_vec(x)?.values, device.log_softmax_vec(x)?.values, gradient, in_place];
+    let rows = [device.log_sum_exp_vec(x)?.values, out.per_row, alone.per_row];
+    Ok(Results {
+        elements: elements.iter().map(|values| bits(values)).collect(),
+        rows: rows.iter().map(|values| bits(values)).collect(),
+        predictions: device.predict_vec(x)?.values,
+        loss: out.loss,
+    })
+}

@@ -1,0 +1,117 @@
+//! Which of GPU and CPU has a result back in host memory first.
+
+use std::time::Instant;
+
+#[cfg(feature = "gpu")]
+use crate::{CrossEntropy, Device, Error, Logits, Shape, job::Op};
+
+/// Where an operation starts to be worth sending to the GPU.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Crossover {
+    /// The operation, by the name of its method.
+    pub operation: &'static str,
+    /// Bytes of logits from which the GPU is expected to be faster; `None` if it never is.
+    pub bytes: Option<u64>,
+    /// What the CPU was measured to do, in bytes of logits a second, the fixed cost of a call aside.
+    pub cpu_bytes_per_second: f64,
+    /// What the GPU was, transfers counted.
+    pub gpu_bytes_per_second: f64,
+}
+
+/// A call takes so long, and so much longer for each byte of logits.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    seconds: f64,
+    seconds_per_byte: f64,
+}
+
+#[cfg(feature = "gpu")]
+impl Cost {
+    fn of(self, bytes: u64) -> f64 {
+        self.seconds + self.seconds_per_byte * bytes as f64
+    }
+}
+
+/// What calls of each operation cost on the CPU and on a GPU.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Debug)]
+pub(crate) struct Costs(Vec<(Op, &'static str, Cost, Cost)>);
+
+/// Rows of this many classes are measured, a few of them and many.
+#[cfg(feature = "gpu")]
+const CLASSES: usize = 1024;
+#[cfg(feature = "gpu")]
+const ROWS: [usize; 2] = [32, 1024];
+#[cfg(feature = "gpu")]
+const RUNS: usize = 3;
+
+#[cfg(feature = "gpu")]
+impl Costs {
+    /// Runs every operation on both, data in host memory as it will be.
+    pub(crate) fn measure(gpu: &Device) -> Result<Self, Error> {
+        let operations = [
+            (Op::Softmax, "softmax"),
+            (Op::LogSoftmax, "log_softmax"),
+            (Op::LogSumExp, "log_sum_exp"),
+            (Op::Predict, "predict"),
+            (Op::CrossEntropy, "cross_entropy"),
+            (Op::CrossEntropyGrad, "cross_entropy_grad"),
+        ];
+        let cpu = Device::cpu();
+        let logits: Vec<f32> = (0..ROWS[1] * CLASSES).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
+        let mut out = vec![0.0; logits.len()];
+        let costs = operations
+            .map(|(op, name)| Ok((op, name, cost(&cpu, op, &logits, &mut out)?, cost(gpu, op, &logits, &mut out)?)));
+        costs.into_iter().collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
+        let bytes = (shape.row_count() * shape.classes() * 4) as u64;
+        self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(bytes) <= gpu.of(bytes))
+    }
+
+    pub(crate) fn crossovers(&self) -> Vec<Crossover> {
+        let crossover = |&(_, operation, cpu, gpu): &(Op, &'static str, Cost, Cost)| {
+            let gain = cpu.seconds_per_byte - gpu.seconds_per_byte;
+            Crossover {
+                operation,
+                bytes: (gain > 0.0).then(|| ((gpu.seconds - cpu.seconds) / gain).max(0.0) as u64),
+                cpu_bytes_per_second: 1.0 / cpu.seconds_per_byte,
+                gpu_bytes_per_second: 1.0 / gpu.seconds_per_byte,
+            }
+        };
+        self.0.iter().map(crossover).collect()
+    }
+}
+
+/// Two points make a line; of each the best run counts, for whatever disturbs a run makes it slower.
+#[cfg(feature = "gpu")]
+fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32]) -> Result<Cost, Error> {
+    let mut best = [f64::INFINITY; 2];
+    for (rows, best) in ROWS.into_iter().zip(&mut best) {
+        let x = Logits::new(&logits[..rows * CLASSES], [rows, CLASSES])?;
+        let out = &mut out[..rows * CLASSES];
+        let targets = vec![0_u32; rows];
+        let loss = CrossEntropy::default();
+        // The first run compiles and allocates.
+        for run in 0..=RUNS {
+            let start = Instant::now();
+            match op {
+                Op::Softmax => drop(device.softmax(x, out)?),
+                Op::LogSoftmax => drop(device.log_softmax(x, out)?),
+                Op::LogSumExp => drop(device.log_sum_exp_vec(x)?),
+                Op::Predict => drop(device.predict_vec(x)?),
+                Op::CrossEntropy => drop(device.cross_entropy(&loss, x, &targets)?),
+                Op::CrossEntropyGrad => drop(device.cross_entropy_grad(&loss, x, &targets, out)?),
+            }
+            if run > 0 {
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let bytes = ROWS.map(|rows| (rows * CLASSES * 4) as f64);
+    let seconds_per_byte = ((best[1] - best[0]) / (bytes[1] - bytes[0])).max(f64::MIN_POSITIVE);
+    Ok(Cost { seconds: (best[0] - seconds_per_byte * bytes[0]).max(0.0), seconds_per_byte })
+}
