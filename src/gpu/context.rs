@@ -8,7 +8,7 @@ use wgpu::{Adapter, AdapterInfo, Device, DeviceType, ErrorFilter, Features, Queu
 use super::adapter::{self, backend_name};
 use super::buffers::Pool;
 use super::kernels::Kernels;
-use super::wait::Poller;
+use super::wait::{Poller, survive};
 use crate::Error;
 use crate::plan::Limits;
 
@@ -210,7 +210,8 @@ impl Open {
         let (result, popped) = {
             let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));
-            let result = work();
+            // wgpu calls back whoever shares the device, from a submission too.
+            let result = survive(work).and_then(|result| result);
             let [validation, memory, internal] = scopes;
             // They are a stack.
             let internal = internal.pop();
@@ -231,8 +232,8 @@ impl Open {
             };
         };
         self.kernels.forget();
-        // A lost device says so, if asked, and is then the reason of whatever else it says.
-        self.poller.poll()?;
+        // A lost device says so when it has nothing left to do, and is then the reason of whatever else it says.
+        self.poller.settle_down()?;
         Err(self.lost().map_or(fault, Fault::new))
     }
 }

@@ -62,15 +62,36 @@ impl Gpu {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Held, Error> {
-        let (open, classes) = (self.current().await?, shape.classes());
-        let held = open.hold(shape.row_count(), classes, classes as u64 * 4).await?;
-        held.fill(settings, waiting, &mut |rows, bytes| {
+        let classes = shape.classes();
+        let mut rows_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
             for row in rows {
                 bytes.extend_from_slice(cast_slice(&input[row * stride..][..classes]));
             }
-        })
-        .await?;
-        Ok(held)
+        };
+        self.hold_filled(shape, classes as u64 * 4, settings, waiting, &mut rows_of).await
+    }
+
+    /// Memory with contents, on a device that is opened again should it turn out to be lost.
+    async fn hold_filled(
+        &self,
+        shape: Shape,
+        row_bytes: u64,
+        settings: Settings,
+        waiting: Waiting,
+        bytes: Bytes<'_>,
+    ) -> Result<Held, Error> {
+        let mut tries = 2;
+        loop {
+            let open = self.current().await?;
+            let held = match open.hold(shape.row_count(), shape.classes(), row_bytes).await {
+                Ok(held) => held.fill(settings, waiting, bytes).await.map(|()| held),
+                Err(error) => Err(error),
+            };
+            tries -= 1;
+            if held.is_ok() || tries == 0 || open.lost().is_none() {
+                return held;
+            }
+        }
     }
 
     pub(crate) async fn upload_targets(
@@ -81,13 +102,11 @@ impl Gpu {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<HeldTargets, Error> {
-        let open = self.current().await?;
-        let labels = open.hold(shape.row_count(), shape.classes(), 4).await?;
-        labels
-            .fill(settings, waiting, &mut |rows, bytes| {
-                targets[rows].iter().for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
-            })
-            .await?;
+        let mut labels_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
+            targets[rows].iter().for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
+        };
+        let labels = self.hold_filled(shape, 4, settings, waiting, &mut labels_of).await?;
+        let open = &labels.open;
         let weights = match scaling.weight {
             Some(weight) => {
                 let filled = open.guarded(|| open.filled(BufferUsages::STORAGE, cast_slice(weight))).await;

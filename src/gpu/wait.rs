@@ -52,6 +52,13 @@ impl Poller {
         poll(&self.device, PollType::Poll)
     }
 
+    /// After a fault: gives what is under way a second.
+    pub(super) fn settle_down(&self) -> Result<(), Fault> {
+        let wait = PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) };
+        // That it has not settled is no news.
+        survive(|| drop(self.device.poll(wait)))
+    }
+
     /// Returns when the submission is done and everything in `mapped` is mapped.
     pub(super) async fn settle(
         &self,
@@ -143,14 +150,18 @@ impl Poller {
 
 /// Callbacks run in here, those of a caller who shares the device too.
 fn poll(device: &Device, how: PollType) -> Result<(), Fault> {
-    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(PollError::Timeout)) => Err(Fault::new("it was not done within the time allowed")),
-        Ok(Err(error)) => Err(Fault::new(error.to_string())),
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(Fault::new(format!("a callback panicked while the GPU was waited for: {text}")))
-        }
+    match survive(|| device.poll(how))? {
+        Ok(_) => Ok(()),
+        Err(PollError::Timeout) => Err(Fault::new("it was not done within the time allowed")),
+        Err(error) => Err(Fault::new(error.to_string())),
     }
+}
+
+/// A panic in the work, which is a callback's, becomes a fault.
+pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Fault::new(format!("a callback panicked while the GPU was used: {text}"))
+    })
 }
