@@ -179,6 +179,7 @@ impl Open {
             poller: Poller::new(&device),
             limits: Limits {
                 binding_bytes: limits.max_storage_buffer_binding_size,
+                part_bytes: u64::MAX,
                 buffer_bytes: limits.max_buffer_size,
                 workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
                 offset_alignment: limits.min_storage_buffer_offset_alignment,

@@ -203,10 +203,8 @@ impl<'s> Stream<'s> {
     ) -> Result<Self, Fault> {
         let rows = (job.rows() - first) as u64;
         let work = Work { op: job.op, rows, classes: job.classes() as u64, count: false, sum: false };
-        let part = part.max(Plan::LEAST_BINDING);
-        let binding_bytes = open.limits.binding_bytes.min(open.limits.buffer_bytes).min(part);
-        let plan =
-            Plan::new(work, Limits { binding_bytes, ..open.limits }).map_err(|why| Fault::new(why.to_string()))?;
+        let part_bytes = part.max(Plan::LEAST_BINDING).min(open.limits.buffer_bytes);
+        let plan = Plan::new(work, Limits { part_bytes, ..open.limits }).map_err(|why| Fault::new(why.to_string()))?;
         let scale = Scale::given(job.scaling);
         let (weights, scratch) = open
             .guarded(|| {

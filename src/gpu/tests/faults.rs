@@ -9,8 +9,6 @@ use crate::gpu::kernels::Kernel;
 use crate::job::Op;
 use crate::plan::{Entry, Regime};
 
-const SHAPE: [usize; 2] = [3, 5000];
-
 /// What a fault is, and where the answer comes from.
 struct Fault {
     name: &'static str,
@@ -20,6 +18,7 @@ struct Fault {
     /// What the reason must hold.
     reason: &'static str,
     settings: fn(Device) -> Device,
+    shape: [usize; 2],
 }
 
 const FAULTS: [Fault; 5] = [
@@ -29,6 +28,7 @@ const FAULTS: [Fault; 5] = [
         inject: |gpu| sabotage(gpu, |sabotage| sabotage.destroy_after = Some(1)),
         reason: "lost",
         settings: |device| device,
+        shape: [3, 5000],
     },
     Fault {
         name: "validation error",
@@ -42,6 +42,7 @@ const FAULTS: [Fault; 5] = [
         },
         reason: "ipeline",
         settings: |device| device,
+        shape: [3, 5000],
     },
     Fault {
         name: "out of memory",
@@ -49,6 +50,7 @@ const FAULTS: [Fault; 5] = [
         inject: |gpu| sabotage(gpu, |sabotage| sabotage.refuse_above = Some(0)),
         reason: "no memory",
         settings: |device| device,
+        shape: [3, 5000],
     },
     Fault {
         name: "panic in a callback",
@@ -60,6 +62,7 @@ const FAULTS: [Fault; 5] = [
         },
         reason: "the caller's own",
         settings: |device| device,
+        shape: [3, 5000],
     },
     Fault {
         name: "poll times out",
@@ -67,6 +70,8 @@ const FAULTS: [Fault; 5] = [
         inject: |_| {},
         reason: "time allowed",
         settings: |device| device.with_timeout(Duration::ZERO),
+        // So much that it cannot be done before it is asked for.
+        shape: [3, 3_000_000],
     },
 ];
 
@@ -77,16 +82,16 @@ fn sabotage(gpu: &Gpu, change: impl FnOnce(&mut Sabotage)) {
 #[test]
 fn every_fault_costs_nothing() {
     println!("| fault | injected | the call returned | explicit GPU | the next call |\n|---|---|---|---|---|");
-    for Fault { name, injected, inject, reason, settings } in FAULTS {
+    for Fault { name, injected, inject, reason, settings, shape } in FAULTS {
         for (gpu, strict) in gpus().iter().zip(gpus()) {
             if name == "poll times out" && gpu.backend() == "gl" {
                 skip("GL has done everything when it returns, so nothing can time out");
                 continue;
             }
-            let logits = logits(SHAPE[0] * SHAPE[1]);
+            let logits = logits(shape[0] * shape[1]);
             let targets = [1, 2, 3];
             let loss = CrossEntropy::default();
-            let x = Logits::new(&logits, SHAPE).unwrap();
+            let x = Logits::new(&logits, shape).unwrap();
             let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &targets).unwrap();
             // Something has been done before, with buffers pooled and pipelines made.
             for gpu in [gpu, &strict] {
@@ -97,7 +102,7 @@ fn every_fault_costs_nothing() {
             inject(gpu);
             let falling = settings(device(gpu, true));
             let mut in_place = logits.clone();
-            let x_mut = LogitsMut::new(&mut in_place, SHAPE).unwrap();
+            let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
             let out = falling.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap();
             let why = out.fell_back.unwrap();
             assert!(why.contains(reason), "{name} on {falling}: {why}");
@@ -106,7 +111,7 @@ fn every_fault_costs_nothing() {
             inject(&strict);
             let explicit = settings(device(&strict, false));
             let mut in_place = logits.clone();
-            let x_mut = LogitsMut::new(&mut in_place, SHAPE).unwrap();
+            let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
             let error = explicit.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap_err();
             assert!(matches!(&error, Error::Gpu { reason: why, .. } if why.contains(reason)), "{name}: {error}");
             assert_eq!(in_place, logits, "{name} on {explicit}");

@@ -33,6 +33,8 @@ const CLASSES: u64 = (1 << 32) - (1 << 16);
 pub(crate) struct Limits {
     /// Bytes of one binding.
     pub(crate) binding_bytes: u64,
+    /// Bytes of logits that one pass may be about, where that is to be less than a binding.
+    pub(crate) part_bytes: u64,
     /// Bytes of one buffer.
     pub(crate) buffer_bytes: u64,
     pub(crate) workgroups_per_dimension: u32,
@@ -154,16 +156,18 @@ impl Plan {
         } else {
             Regime::Split
         };
-        if limits.binding_bytes < Self::LEAST_BINDING {
-            return Err(Unplannable::Binding(limits.binding_bytes, Self::LEAST_BINDING));
+        let part = limits.part_bytes.min(limits.binding_bytes);
+        if part < Self::LEAST_BINDING {
+            return Err(Unplannable::Binding(part, Self::LEAST_BINDING));
         }
         if classes > CLASSES {
             return Err(Unplannable::Classes(classes));
         }
         let segments = if regime == Regime::Split { classes.div_ceil(SEGMENT) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
-        let reach = limits.binding_bytes - u64::from(limits.offset_alignment);
-        let elements = (reach / 4).min(PASS_ELEMENTS);
+        let alignment = u64::from(limits.offset_alignment);
+        let reach = limits.binding_bytes - alignment;
+        let elements = ((part - alignment) / 4).min(PASS_ELEMENTS);
         let groups = u64::from(limits.workgroups_per_dimension).pow(2).min(u64::from(u32::MAX));
         let partials = reach / PARTIAL_BYTES;
         if segments + ROW_ENTRIES > partials {
@@ -329,3 +333,6 @@ impl Regime {
 fn pieces(Range { start, end }: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
     (0..(end - start).div_ceil(size)).map(move |nth| start + nth * size..end.min(start + (nth + 1) * size))
 }
+
+#[cfg(test)]
+mod tests;

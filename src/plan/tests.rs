@@ -1,0 +1,220 @@
+//! By arithmetic, with the limits of adapters that are not at hand: every element is covered exactly once, and no limit is
+//! crossed.
+
+use super::*;
+
+const fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32) -> Limits {
+    Limits { binding_bytes, part_bytes: u64::MAX, buffer_bytes, workgroups_per_dimension: 65_535, offset_alignment }
+}
+
+/// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's were read off; the others
+/// are what their drivers are known for.
+const ADAPTERS: [(&str, Limits); 10] = [
+    ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16)),
+    ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32)),
+    ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 4)),
+    ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 4)),
+    ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32)),
+    ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64)),
+    ("Mali-G78, Vulkan", limits(256 << 20, 1 << 31, 64)),
+    ("WARP, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32)),
+    ("llvmpipe, Vulkan", limits(128 << 20, 1 << 31, 16)),
+    ("WebGPU default", limits(128 << 20, 256 << 20, 256)),
+];
+
+const SHAPES: [(u64, u64); 31] = [
+    (1, 1),
+    (2, 1),
+    (4096, 1),
+    (4097, 1),
+    (65_535, 1),
+    (65_536, 2),
+    (1 << 31, 1),
+    (300_000, 3),
+    (262_144, 10),
+    (1 << 28, 10),
+    (65_536, 100),
+    (1 << 22, 1000),
+    (7, 2047),
+    (7, 2048),
+    (7, 2049),
+    (70_000, 2049),
+    (1024, 32_000),
+    (1 << 20, 32_000),
+    (256, 128_256),
+    (2, 131_072),
+    (2, 131_073),
+    (100_000, 131_073),
+    (8, 262_144),
+    (3, 1_000_003),
+    (5000, 1_000_003),
+    (1, 1 << 25),
+    (2, (1 << 25) + 1),
+    (1, 1 << 29),
+    (1, (1 << 31) - 1),
+    (1, 1 << 31),
+    (2, CLASSES),
+];
+
+const OPS: [Op; 4] = [Op::Softmax, Op::Predict, Op::CrossEntropy, Op::CrossEntropyGrad];
+
+fn plans() -> impl Iterator<Item = (String, Work, Limits, Plan)> {
+    ADAPTERS.into_iter().flat_map(|(name, limits)| {
+        SHAPES.into_iter().flat_map(move |(rows, classes)| {
+            OPS.into_iter().map(move |op| {
+                let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
+                let work = Work { op, rows, classes, count: total, sum: total };
+                let what = format!("{op:?} {rows}x{classes} on {name}");
+                let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
+                (what, work, limits, plan)
+            })
+        })
+    })
+}
+
+/// Ranges that follow each other from 0 to `end` without a gap.
+fn cover(what: &str, ranges: impl IntoIterator<Item = Range<u64>>, end: u64) {
+    let reached = ranges.into_iter().fold(0, |at, range| {
+        assert!(range.start == at && range.end > at, "{what}: {range:?} after {at}");
+        range.end
+    });
+    assert_eq!(reached, end, "{what}");
+}
+
+fn is_main(entry: Entry) -> bool {
+    matches!(entry, Entry::TileRows | Entry::StreamRow | Entry::SplitReduce)
+}
+
+#[test]
+fn every_element_is_covered_exactly_once() {
+    for (what, work, _, plan) in plans() {
+        let passes = plan.passes();
+        let of = |entry| passes.iter().filter(move |pass| pass.entry == entry);
+        let elements = work.rows * work.classes;
+        cover(&what, passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements.clone()), elements);
+        if plan.regime == Regime::Split {
+            cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
+            if work.op.writes_elements() {
+                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements.clone()), elements);
+            }
+        }
+        // What is written later must have been reduced and joined before.
+        let order = |pass: &Pass| match pass.entry {
+            Entry::SplitReduce => 1,
+            Entry::SplitJoin => 2,
+            _ => 3,
+        };
+        let of_rows = |start| passes.iter().filter(move |pass| pass.rows.start == start && pass.segments.end > 0);
+        assert!(of_rows(0).map(order).is_sorted(), "{what}");
+        for (first, last) in [(Entry::CountTargets, Entry::TotalTargets), (Entry::SumLosses, Entry::TotalLosses)] {
+            if work.count {
+                cover(&what, of(first).map(|pass| pass.rows.clone()), work.rows);
+                assert!(of(first).all(|pass| pass.rows.start.is_multiple_of(GROUP_ROWS)), "{what}");
+                assert_eq!(of(last).count(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn workgroups_reach_every_element() {
+    for (what, _, _, plan) in plans() {
+        for pass in plan.passes() {
+            let rows = pass.rows.end - pass.rows.start;
+            let segments = u64::from(pass.segments.end - pass.segments.start);
+            let needed = match pass.entry {
+                Entry::TileRows => (rows * u64::from(plan.regime.threads_per_row())).div_ceil(u64::from(WORKGROUP)),
+                Entry::StreamRow | Entry::SplitJoin => rows,
+                Entry::SplitReduce | Entry::SplitWrite => {
+                    assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
+                    let held = (pass.elements.end - pass.elements.start).div_ceil(rows);
+                    assert!(segments * SEGMENT >= held && (segments - 1) * SEGMENT < held, "{what}: {pass:?}");
+                    rows * segments
+                }
+                Entry::CountTargets | Entry::SumLosses => rows.div_ceil(GROUP_ROWS),
+                Entry::TotalTargets | Entry::TotalLosses => 1,
+            };
+            let [x, y, z] = pass.groups.map(u64::from);
+            assert!(x * y * z >= needed && x * y < needed + y, "{what}: {pass:?} needs {needed}");
+        }
+    }
+}
+
+#[test]
+fn no_limit_is_crossed() {
+    for (what, _, limits, plan) in plans() {
+        let slack = u64::from(limits.offset_alignment) - 1;
+        assert!(plan.partial_bytes() <= limits.binding_bytes, "{what}");
+        for pass in plan.passes() {
+            let elements = pass.elements.end - pass.elements.start;
+            // A binding may have to start before what is meant, wherever the caller's buffer starts.
+            assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
+            assert!((pass.rows.end - pass.rows.start) * ROW_BYTES + slack <= limits.binding_bytes, "{what}: {pass:?}");
+            assert!(elements + slack / 4 < 1 << 32, "{what}: indices have 32 bits");
+            assert!(
+                pass.groups.iter().all(|&groups| (1..=limits.workgroups_per_dimension).contains(&groups)),
+                "{what}"
+            );
+            assert!(pass.groups[0] as u64 * (pass.groups[1] as u64) < 1 << 32, "{what}");
+        }
+    }
+}
+
+/// The parts that go through the device one by one hold every element once, and are no larger than they may be.
+#[test]
+fn batches_hold_every_element_once() {
+    for (what, work, limits, _) in plans().filter(|(_, work, ..)| work.rows * work.classes <= 1 << 32) {
+        for part in [Plan::LEAST_BINDING, 8 << 20, 85 << 20] {
+            let work = Work { count: false, sum: false, ..work };
+            let part = part.min(limits.binding_bytes);
+            let plan = Plan::new(work, Limits { part_bytes: part, ..limits }).unwrap();
+            let flat = |batch: &Batch| {
+                let (rows, classes) = (&batch.rows, &batch.classes);
+                if rows.end - rows.start > 1 {
+                    assert_eq!(*classes, 0..work.classes);
+                }
+                rows.start * work.classes + classes.start..(rows.end - 1) * work.classes + classes.end
+            };
+            let mut elements = Vec::new();
+            let mut rows = Vec::new();
+            for batch in plan.batches() {
+                let held = (batch.rows.end - batch.rows.start) * (batch.classes.end - batch.classes.start);
+                assert!(held * 4 <= part, "{what}: {batch:?}");
+                assert!(batch.passes.iter().all(|pass| pass.elements.end <= held), "{what}: {batch:?}");
+                if batch.writes_elements
+                    || (!work.op.writes_elements() && batch.passes.iter().any(|p| is_main(p.entry)))
+                {
+                    elements.push(flat(&batch));
+                }
+                if batch.writes_rows {
+                    rows.push(batch.rows.clone());
+                }
+            }
+            cover(&what, elements, work.rows * work.classes);
+            cover(&what, rows, work.rows);
+        }
+    }
+}
+
+#[test]
+fn the_kernel_depends_on_the_classes_alone() {
+    for (rows, classes) in SHAPES {
+        let of = |rows, limits| Plan::new(Work { op: Op::Softmax, rows, classes, count: false, sum: false }, limits);
+        let regimes = ADAPTERS.map(|(_, limits)| of(rows, limits).unwrap().regime);
+        let alone = of(1, ADAPTERS[9].1).unwrap().regime;
+        assert!(regimes.iter().all(|regime| *regime == alone));
+    }
+}
+
+#[test]
+fn what_has_no_plan_is_told_with_both_numbers() {
+    let work = Work { op: Op::CrossEntropy, rows: 1, classes: 10, count: true, sum: true };
+    let webgpu = ADAPTERS[9].1;
+    let refused = |work, limits| Plan::new(work, limits).unwrap_err().to_string();
+    let small = Limits { binding_bytes: 4096, ..webgpu };
+    assert_eq!(refused(work, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
+    let wide = Work { classes: CLASSES + 1, ..work };
+    assert_eq!(refused(wide, webgpu), "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index");
+    let long = Work { rows: 1 << 33, ..work };
+    assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294967295 whose statistics it can bind at once");
+}
