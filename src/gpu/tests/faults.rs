@@ -106,7 +106,10 @@ fn every_fault_costs_nothing() {
             let out = falling.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap();
             let why = out.fell_back.unwrap();
             assert!(why.contains(reason), "{name} on {falling}: {why}");
-            assert_eq!((out.loss, &in_place), (wanted.0.loss, &wanted.1), "{name} on {falling}");
+            // Rows that were done before the fault are the GPU's own.
+            approx::assert_relative_eq!(out.loss, wanted.0.loss, max_relative = 1e-6);
+            let far = in_place.iter().zip(&wanted.1).find(|(a, b)| !approx::abs_diff_eq!(a, b, epsilon = 1e-6));
+            assert_eq!(far, None, "{name} on {falling}");
 
             inject(&strict);
             let explicit = settings(device(&strict, false));
