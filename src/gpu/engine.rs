@@ -196,7 +196,8 @@ impl Gpu {
         };
         let needs_loss = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let (rows, classes) = (shape.row_count() as u64, shape.classes() as u64);
-        let work = Work { op, rows, classes, count: needs_loss, sum: needs_loss };
+        let weighted = loss.is_some_and(|loss| loss.weight.is_some());
+        let work = Work { op, rows, classes, weighted, count: needs_loss, sum: needs_loss };
         let mut scale = Scale::given(Scaling::default());
         if let Some(loss) = loss {
             loss.check(shape)?;

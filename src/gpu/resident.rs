@@ -252,7 +252,8 @@ impl Held {
         let open = &self.open;
         let rows = self.chunks[nth].rows.len() as u64;
         let sum = targets.is_some();
-        let work = Work { op, rows, classes: classes as u64, count: false, sum };
+        let weighted = targets.is_some_and(|targets| targets.weights.is_some());
+        let work = Work { op, rows, classes: classes as u64, weighted, count: false, sum };
         let plan = Plan::new(work, open.limits).map_err(|why| Fault::new(why.to_string()))?;
         let passes = plan.passes();
         let partial_bytes = plan.partial_bytes();

@@ -202,7 +202,8 @@ impl<'s> Stream<'s> {
         waiting: Waiting,
     ) -> Result<Self, Fault> {
         let rows = (job.rows() - first) as u64;
-        let work = Work { op: job.op, rows, classes: job.classes() as u64, count: false, sum: false };
+        let (classes, weighted) = (job.classes() as u64, job.scaling.weight.is_some());
+        let work = Work { op: job.op, rows, classes, weighted, count: false, sum: false };
         let part_bytes = part.max(Plan::LEAST_BINDING).min(open.limits.buffer_bytes);
         let plan = Plan::new(work, Limits { part_bytes, ..open.limits }).map_err(|why| Fault::new(why.to_string()))?;
         let scale = Scale::given(job.scaling);

@@ -89,6 +89,8 @@ pub(crate) struct Work {
     pub(crate) op: Op,
     pub(crate) rows: u64,
     pub(crate) classes: u64,
+    /// Whether classes have weights.
+    pub(crate) weighted: bool,
     /// Whether the device counts and weighs the targets before a loss, for nobody else has.
     pub(crate) count: bool,
     /// Whether the device adds up the losses of the rows.
@@ -138,6 +140,8 @@ pub(crate) enum Unplannable {
     Binding(u64, u64),
     #[error("a row of {0} classes is beyond the {CLASSES} that a kernel can index")]
     Classes(u64),
+    #[error("{0} bytes of class weights are beyond the {1} that it can bind at once")]
+    Weights(u64, u64),
     #[error("{0} rows are beyond the {1} whose statistics it can bind at once")]
     Rows(u64, u64),
 }
@@ -162,6 +166,9 @@ impl Plan {
         }
         if classes > CLASSES {
             return Err(Unplannable::Classes(classes));
+        }
+        if work.weighted && classes * 4 > limits.binding_bytes {
+            return Err(Unplannable::Weights(classes * 4, limits.binding_bytes));
         }
         let segments = if regime == Regime::Split { classes.div_ceil(SEGMENT) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.

@@ -63,7 +63,7 @@ fn plans() -> impl Iterator<Item = (String, Work, Limits, Plan)> {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
                 let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-                let work = Work { op, rows, classes, count: total, sum: total };
+                let work = Work { op, rows, classes, weighted: false, count: total, sum: total };
                 let what = format!("{op:?} {rows}x{classes} on {name}");
                 let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
                 (what, work, limits, plan)
@@ -199,7 +199,9 @@ fn batches_hold_every_element_once() {
 #[test]
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
-        let of = |rows, limits| Plan::new(Work { op: Op::Softmax, rows, classes, count: false, sum: false }, limits);
+        let of = |rows, limits| {
+            Plan::new(Work { op: Op::Softmax, rows, classes, weighted: false, count: false, sum: false }, limits)
+        };
         let regimes = ADAPTERS.map(|(_, limits)| of(rows, limits).unwrap().regime);
         let alone = of(1, ADAPTERS[9].1).unwrap().regime;
         assert!(regimes.iter().all(|regime| *regime == alone));
@@ -208,13 +210,18 @@ fn the_kernel_depends_on_the_classes_alone() {
 
 #[test]
 fn what_has_no_plan_is_told_with_both_numbers() {
-    let work = Work { op: Op::CrossEntropy, rows: 1, classes: 10, count: true, sum: true };
+    let work = Work { op: Op::CrossEntropy, rows: 1, classes: 10, weighted: false, count: true, sum: true };
     let webgpu = ADAPTERS[9].1;
     let refused = |work, limits| Plan::new(work, limits).unwrap_err().to_string();
     let small = Limits { binding_bytes: 4096, ..webgpu };
     assert_eq!(refused(work, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
     let wide = Work { classes: CLASSES + 1, ..work };
     assert_eq!(refused(wide, webgpu), "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index");
+    let weighted = Work { classes: 1 << 26, weighted: true, ..work };
+    assert_eq!(
+        refused(weighted, webgpu),
+        "268435456 bytes of class weights are beyond the 134217728 that it can bind at once"
+    );
     let long = Work { rows: 1 << 33, ..work };
     assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294967295 whose statistics it can bind at once");
 }

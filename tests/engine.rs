@@ -1,0 +1,377 @@
+//! Recording into a caller's own wgpu commands: the same results as the simple API, over any device and any buffers.
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+mod common;
+
+use logits::wgpu::{self, BufferUsages};
+use logits::{
+    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Step, StepBuffers, Summary,
+};
+use pollster::block_on;
+
+/// A wgpu device of the caller's, and what the tests do with it.
+struct Engine {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    gpu: Gpu,
+}
+
+/// One for each adapter, with the limits that `limits` makes of the default ones.
+fn engines(limits: impl Fn(&mut wgpu::Limits)) -> Vec<Engine> {
+    let engine = |(device, queue)| {
+        let gpu = Gpu::from_wgpu(&device, &queue).unwrap();
+        Engine { device, queue, gpu }
+    };
+    devices(limits).into_iter().map(engine).collect()
+}
+
+fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue)> {
+    // It skips, or fails where a GPU is promised.
+    common::gpus();
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let backends = descriptor.backends;
+    let adapters = block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
+    let open = |adapter: wgpu::Adapter| {
+        let mut required_limits = wgpu::Limits::default();
+        limits(&mut required_limits);
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        block_on(adapter.request_device(&descriptor)).ok()
+    };
+    adapters.into_iter().filter_map(open).collect()
+}
+
+impl Engine {
+    /// A buffer with these contents, after `before` bytes of something else.
+    fn buffer<T: bytemuck::Pod>(&self, before: usize, contents: &[T]) -> wgpu::Buffer {
+        let mut bytes = vec![0xff_u8; before];
+        bytes.extend_from_slice(bytemuck::cast_slice(contents));
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let size = bytes.len() as u64;
+        let buffer =
+            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        self.queue.write_buffer(&buffer, 0, &bytes);
+        buffer
+    }
+
+    /// One with nothing but NaNs, so that what is not written shows.
+    fn poisoned(&self, words: usize) -> wgpu::Buffer {
+        self.buffer(0, &vec![u32::MAX; words])
+    }
+
+    fn read<T: bytemuck::Pod>(&self, slice: wgpu::BufferSlice<'_>) -> Vec<T> {
+        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+        let size = slice.size();
+        let staged =
+            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(slice.buffer(), slice.offset(), &staged, 0, size);
+        self.queue.submit([encoder.finish()]);
+        staged.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
+        self.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        let view = staged.get_mapped_range(..).unwrap();
+        view.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    fn run(&self, step: &Step, buffers: &StepBuffers<'_>) {
+        let bound = step.bind(buffers).unwrap();
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        bound.record(&mut encoder);
+        self.queue.submit([encoder.finish()]);
+    }
+}
+
+fn logits(count: usize) -> Vec<f32> {
+    (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Every operation over buffers at odd offsets, against the simple API on the same device.
+fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2]) {
+    let [rows, classes] = shape;
+    let simple = Device::on(&engine.gpu);
+    let logits = logits(rows * classes);
+    let view = Logits::new(&logits, shape).unwrap();
+    let targets: Vec<i32> =
+        (0..rows).map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % classes) as i32 }).collect();
+    let x = engine.buffer(12, &logits);
+    let t = engine.buffer(20, &targets);
+    let (x, t) = (x.slice(12..), t.slice(20..));
+    let out = engine.poisoned(rows * classes + 1);
+    let elements = out.slice(4..);
+    let values = engine.poisoned(2 * rows + 3);
+    let per_row = values.slice(12..);
+    let place = format!("{shape:?} on {}", engine.gpu.name());
+    fn prepare<'a>(engine: &Engine, operation: impl Into<Operation<'a>>, shape: [usize; 2]) -> Step {
+        engine.gpu.prepare(operation, shape, DType::F32).unwrap()
+    }
+
+    engine.run(&prepare(engine, Operation::Softmax, shape), &StepBuffers::new(x).output(elements));
+    let wanted = simple.softmax_vec(view).unwrap().values;
+    assert_eq!(bits(&engine.read(elements)), bits(&wanted), "softmax of {place}");
+    engine.run(&prepare(engine, Operation::LogSoftmax, shape), &StepBuffers::new(x).output(elements));
+    let wanted = simple.log_softmax_vec(view).unwrap().values;
+    assert_eq!(bits(&engine.read(elements)), bits(&wanted), "log_softmax of {place}");
+    engine.run(&prepare(engine, Operation::Predict, shape), &StepBuffers::new(x).rows(per_row));
+    let wanted = simple.predict_vec(view).unwrap().values;
+    assert_eq!(engine.read::<Prediction>(per_row)[..rows], wanted, "predict of {place}");
+    engine.run(&prepare(engine, Operation::LogSumExp, shape), &StepBuffers::new(x).rows(per_row));
+    let wanted = simple.log_sum_exp_vec(view).unwrap().values;
+    for (got, wanted) in engine.read::<f32>(per_row).iter().zip(&wanted) {
+        assert!((got - wanted).abs() <= 2e-7 + 1e-6 * wanted.abs(), "{got} {wanted} in {place}");
+    }
+
+    // Weights are bound as a whole.
+    let binding = engine.device.limits().max_storage_buffer_binding_size;
+    let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
+    let weighted = CrossEntropy::default().weight(weight);
+    for loss in [
+        CrossEntropy::default(),
+        CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(-2.5),
+        CrossEntropy::default().reduction(Reduction::None),
+        weighted.clone(),
+    ] {
+        if loss == weighted && classes as u64 * 4 > binding {
+            let error = engine.gpu.prepare(&loss, shape, DType::F32).map(drop).unwrap_err();
+            assert!(error.to_string().contains("class weights"), "{error}");
+            continue;
+        }
+        let (wanted, gradient) = simple.cross_entropy_grad_vec(&loss, view, &targets).unwrap();
+        let summary = engine.poisoned(8);
+        let whole = StepBuffers::new(x).targets(t).output(elements).rows(per_row).loss(summary.slice(..));
+        engine.run(&prepare(engine, &loss, shape), &whole);
+        let got: Vec<f32> = engine.read(elements);
+        let scale = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
+        for (got, wanted) in got.iter().zip(&gradient) {
+            assert!((got - wanted).abs() <= 1e-6 * scale, "{got} {wanted} in the gradient of {place}");
+        }
+        assert_eq!(bits(&engine.read::<f32>(per_row)[..rows]), bits(&wanted.per_row), "losses of {place}");
+        if loss != CrossEntropy::default().reduction(Reduction::None) {
+            let summary: Summary = engine.read(summary.slice(..))[0];
+            approx::assert_relative_eq!(f64::from(summary.loss), wanted.loss, max_relative = 1e-6);
+            assert_eq!(summary.counted_rows as usize, wanted.counted_rows);
+            assert_eq!(summary.first_invalid_row, u32::MAX);
+        }
+
+        // In place, without losses, in a pass and with scratch of the caller's.
+        let over = engine.buffer(12, &logits);
+        let summary = engine.poisoned(8);
+        let step = prepare(engine, &loss, shape);
+        let scratch = engine.poisoned(step.scratch_bytes() as usize / 4);
+        let buffers = StepBuffers::new(over.slice(12..)).in_place().targets(t).loss(summary.slice(..));
+        let bound = step.bind(&buffers.scratch(scratch.slice(..))).unwrap();
+        let mut encoder = engine.device.create_command_encoder(&Default::default());
+        bound.record_in(&mut encoder.begin_compute_pass(&Default::default()));
+        engine.queue.submit([encoder.finish()]);
+        assert_eq!(bits(&engine.read(over.slice(12..))), bits(&got), "in place, {place}");
+    }
+}
+
+#[test]
+fn steps_are_the_simple_api_on_default_limits() {
+    for engine in engines(|_| {}) {
+        for shape in [[1, 1], [300, 1], [50, 9], [9, 300], [5, 2048], [3, 5000], [2, 140_000], [5000, 3]] {
+            same_as_the_simple_api(&engine, shape);
+        }
+    }
+}
+
+/// Buffers beyond what can be bound at once: parts of rows, and parts of a row.
+#[test]
+fn steps_go_beyond_a_binding() {
+    for engine in engines(|limits| {
+        limits.max_storage_buffer_binding_size = 1 << 20;
+        limits.max_compute_workgroups_per_dimension = 64;
+    }) {
+        for shape in [[300_000, 3], [700, 1000], [4, 140_000], [2, 600_000]] {
+            same_as_the_simple_api(&engine, shape);
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_no_class_is_told() {
+    for engine in engines(|_| {}) {
+        let logits = logits(5 * 4);
+        let x = engine.buffer(0, &logits);
+        let t = engine.buffer(0, &[0_i32, 3, 4, -7, 1]);
+        let (out, rows, summary) = (engine.poisoned(20), engine.poisoned(5), engine.poisoned(8));
+        let step = engine.gpu.prepare(&CrossEntropy::default(), [5, 4], DType::F32).unwrap();
+        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
+        engine.run(&step, &buffers.rows(rows.slice(..)).loss(summary.slice(..)));
+        let summary: Summary = engine.read(summary.slice(..))[0];
+        assert!(summary.loss.is_nan());
+        assert_eq!((summary.first_invalid_row, summary.counted_rows), (2, 5));
+        let nan: Vec<bool> = engine.read::<f32>(rows.slice(..)).iter().map(|loss| loss.is_nan()).collect();
+        assert_eq!(nan, [false, false, true, true, false]);
+        let gradient: Vec<f32> = engine.read(out.slice(..));
+        assert!(gradient.iter().enumerate().all(|(at, g)| g.is_nan() == (8..16).contains(&at)), "{gradient:?}");
+    }
+}
+
+#[test]
+fn special_values_are_those_of_the_simple_api() {
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let weight = [1.0, 0.0, 2.0];
+    let rows = [[nan, 1.0, 2.0], [1.0, inf, 2.0], [-inf; 3], [-inf, 1.0, 0.0], [1.0, 2.0, -inf], [0.5, 1.0, 2.0]];
+    for engine in engines(|_| {}) {
+        // Batches of one row, so that every loss is seen by itself.
+        for row in rows {
+            for target in [0, 1, 2, -100] {
+                for loss in [
+                    CrossEntropy::default(),
+                    CrossEntropy::default().reduction(Reduction::Sum),
+                    CrossEntropy::default().weight(weight),
+                ] {
+                    let simple = Device::on(&engine.gpu);
+                    let view = Logits::new(&row, [1, 3]).unwrap();
+                    let (wanted, gradient) = simple.cross_entropy_grad_vec(&loss, view, &[target]).unwrap();
+                    let (x, t) = (engine.buffer(0, &row), engine.buffer(0, &[target]));
+                    let (out, summary) = (engine.poisoned(3), engine.poisoned(8));
+                    let step = engine.gpu.prepare(&loss, [1, 3], DType::F32).unwrap();
+                    let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
+                    engine.run(&step, &buffers.loss(summary.slice(..)));
+                    let got = f64::from(engine.read::<Summary>(summary.slice(..))[0].loss);
+                    let place = format!("{row:?} {target} {loss:?}: {got} for {}", wanted.loss);
+                    let same = (got.is_nan() && wanted.loss.is_nan()) || got == wanted.loss;
+                    assert!(same || (got - wanted.loss).abs() <= 1e-6 * wanted.loss, "{place}");
+                    for (got, wanted) in engine.read::<f32>(out.slice(..)).iter().zip(&gradient) {
+                        let same = got.is_nan() && wanted.is_nan();
+                        assert!(same || (got - wanted).abs() <= 1e-6, "{place}: gradient {got} for {wanted}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_batch_has_a_loss() {
+    for engine in engines(|_| {}) {
+        for (reduction, is_nan) in [(Reduction::Mean, true), (Reduction::Sum, false)] {
+            let loss = CrossEntropy::default().reduction(reduction);
+            let spare = engine.poisoned(8);
+            let (x, t) = (engine.poisoned(8), engine.poisoned(8));
+            let step = engine.gpu.prepare(&loss, [0, 3], DType::F32).unwrap();
+            let buffers = StepBuffers::new(x.slice(..)).in_place().targets(t.slice(..));
+            engine.run(&step, &buffers.loss(spare.slice(..)));
+            let summary: Summary = engine.read(spare.slice(..))[0];
+            assert_eq!((summary.loss.is_nan(), summary.counted_rows), (is_nan, 0));
+            assert!(is_nan || summary.loss == 0.0);
+        }
+    }
+}
+
+#[test]
+fn buffers_that_do_not_do_are_refused() {
+    for engine in engines(|_| {}) {
+        let loss = CrossEntropy::default();
+        let step = engine.gpu.prepare(&loss, [4, 10], DType::F32).unwrap();
+        let big = engine.poisoned(4096);
+        let (x, t, g, l) = (engine.poisoned(40), engine.poisoned(4), engine.poisoned(40), engine.poisoned(8));
+        let good = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
+        assert!(step.bind(&good).is_ok());
+        let refused = |buffers: StepBuffers<'_>, error: Error| {
+            assert_eq!(step.bind(&buffers).map(|bound| bound.dispatches()), Err(error));
+        };
+        refused(
+            StepBuffers::new(x.slice(..)).targets(t.slice(..)).loss(l.slice(..)),
+            Error::BufferMissing { what: "output" },
+        );
+        refused(
+            StepBuffers::new(x.slice(..)).output(g.slice(..)).loss(l.slice(..)),
+            Error::BufferMissing { what: "targets" },
+        );
+        refused(
+            StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)),
+            Error::BufferMissing { what: "loss" },
+        );
+        refused(good.output(g.slice(..156)), Error::BufferSize { what: "output", needed: 160, found: 156 });
+        refused(good.targets(t.slice(..8)), Error::BufferSize { what: "targets", needed: 16, found: 8 });
+        refused(good.rows(t.slice(..8)), Error::BufferSize { what: "rows", needed: 16, found: 8 });
+        refused(good.output(x.slice(..)), Error::BufferOverlap { what: "output", other: "logits" });
+        refused(good.rows(g.slice(..)), Error::BufferOverlap { what: "rows", other: "output" });
+        refused(good.rows(t.slice(..)), Error::BufferOverlap { what: "rows", other: "targets" });
+        refused(good.output(big.slice(2..)), Error::BufferOffset { what: "output", offset: 2, alignment: 4 });
+        refused(
+            good.output(big.slice(..160)).rows(big.slice(164..)),
+            Error::BufferOffset { what: "rows", offset: 164, alignment: 256 },
+        );
+        refused(good.scratch(big.slice(128..)), Error::BufferOffset { what: "scratch", offset: 128, alignment: 256 });
+        assert!(step.bind(&good.output(big.slice(..160)).rows(big.slice(256..512)).scratch(big.slice(512..))).is_ok());
+        let plain = engine.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 160,
+            usage: BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        refused(good.output(plain.slice(..)), Error::BufferUsage { what: "output", missing: "STORAGE" });
+
+        // What only wgpu can tell.
+        let gone = engine.poisoned(40);
+        gone.destroy();
+        assert!(matches!(step.bind(&good.output(gone.slice(..))).map(drop), Err(Error::Gpu { .. })));
+        assert!(step.bind(&good).is_ok());
+
+        let prepare = |shape: [usize; 2]| engine.gpu.prepare(&loss, shape, DType::F32).map(drop);
+        assert_eq!(prepare([3, 0]), Err(Error::ZeroClasses { rows: 3, classes: 0 }));
+        assert!(matches!(prepare([usize::MAX, 2]), Err(Error::ShapeTooLarge { .. })));
+        let weighted = CrossEntropy::default().weight([1.0, f32::NAN]);
+        let refused = engine.gpu.prepare(&weighted, [3, 2], DType::F32).map(drop);
+        assert!(matches!(refused, Err(Error::Weight { class: 1, .. })));
+    }
+}
+
+#[test]
+fn a_device_that_cannot_do_it_is_refused() {
+    for (device, queue) in devices(|limits| limits.max_storage_buffers_per_shader_stage = 4) {
+        let refused = Gpu::from_wgpu(&device, &queue).map(drop);
+        assert!(
+            matches!(&refused, Err(Error::NoGpu { reason, .. }) if reason.contains("4 storage buffers")),
+            "{refused:?}"
+        );
+    }
+}
+
+/// Recording makes no object and no allocation on the device, and whatever order things are dropped in is fine.
+#[test]
+fn recording_allocates_nothing_and_drops_in_any_order() {
+    for engine in engines(|_| {}) {
+        let logits = logits(64 * 100);
+        let x = engine.buffer(0, &logits);
+        let t = engine.buffer(0, &[7_u32; 64]);
+        let (g, l) = (engine.poisoned(6400), engine.poisoned(8));
+        let step = engine.gpu.prepare(&CrossEntropy::default(), [64, 100], DType::F32).unwrap();
+        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
+        let bound = step.bind(&buffers).unwrap();
+        let Engine { device, queue, gpu } = engine;
+        drop((step, gpu));
+        let count = || {
+            let hal = device.get_internal_counters().hal;
+            [hal.buffers.read(), hal.bind_groups.read(), hal.compute_pipelines.read(), hal.buffer_memory.read()]
+        };
+        // What was uploaded has arrived.
+        queue.submit([]);
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        let before = count();
+        assert!(before[..3].iter().all(|&count| count > 0), "{before:?}");
+        for _ in 0..50 {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for _ in 0..10 {
+                bound.record(&mut encoder);
+            }
+            assert_eq!(count(), before);
+            queue.submit([encoder.finish()]);
+        }
+        drop((x, t, l));
+        let again = Engine { gpu: Gpu::from_wgpu(&device, &queue).unwrap(), device, queue };
+        let gradient: Vec<f32> = again.read(g.slice(..));
+        assert!(gradient.iter().all(|g| g.is_finite()));
+        drop(again);
+        drop(bound);
+        drop(g);
+    }
+}
