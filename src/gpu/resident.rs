@@ -51,7 +51,7 @@ pub(crate) struct Results {
 }
 
 /// A function from rows to bytes.
-type Bytes<'a> = &'a mut dyn FnMut(Range<usize>, &mut Vec<u8>);
+type Bytes<'a> = &'a mut (dyn FnMut(Range<usize>, &mut Vec<u8>) + Send);
 
 impl Gpu {
     /// Logits, or anything else of four bytes an element, from rows `stride` apart.

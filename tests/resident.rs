@@ -1,0 +1,217 @@
+//! Data that stays on the device: the results of the simple API, read back only where asked, in either form.
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+mod common;
+
+use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction, Resident, ResidentLoss};
+use pollster::block_on;
+
+fn logits(count: usize) -> Vec<f32> {
+    (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
+}
+
+fn targets(shape: [usize; 2]) -> Vec<i64> {
+    (0..shape[0]).map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % shape[1]) as i64 }).collect()
+}
+
+#[test]
+fn resident_results_are_those_of_the_simple_api() {
+    for device in common::devices() {
+        for shape in [[1, 1], [300, 1], [50, 9], [9, 2048], [3, 5000], [2, 140_000], [0, 7]] {
+            let logits = logits(shape[0] * shape[1]);
+            let targets = targets(shape);
+            let x = Logits::new(&logits, shape).unwrap();
+            let resident = device.upload(x).unwrap();
+            let place = format!("{shape:?} on {device}");
+            assert_eq!(resident.read().unwrap(), logits, "{place}");
+            assert_eq!(resident.softmax().unwrap().read().unwrap(), device.softmax_vec(x).unwrap().values, "{place}");
+            let wanted = device.log_softmax_vec(x).unwrap().values;
+            assert_eq!(resident.log_softmax().unwrap().read().unwrap(), wanted, "{place}");
+            assert_eq!(resident.predict().unwrap().read().unwrap(), device.predict_vec(x).unwrap().values, "{place}");
+            let log_sum_exps = resident.log_sum_exp().unwrap();
+            assert_eq!(log_sum_exps.row_count(), shape[0]);
+            for (got, wanted) in log_sum_exps.read().unwrap().iter().zip(device.log_sum_exp_vec(x).unwrap().values) {
+                approx::assert_relative_eq!(*got, wanted, max_relative = 1e-6, epsilon = 2e-7);
+            }
+            for loss in [
+                CrossEntropy::default(),
+                CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(3.0),
+                CrossEntropy::default().weight((0..shape[1]).map(|class| (class % 3) as f32).collect::<Vec<_>>()),
+            ] {
+                let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
+                let (wanted, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                let (got, theirs) = resident.cross_entropy_grad(&on_device).unwrap();
+                let alone = resident.cross_entropy(&on_device).unwrap();
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&theirs.read().unwrap()), bits(&gradient), "{place}");
+                for got in [got, alone] {
+                    assert_eq!(bits(&got.per_row().read().unwrap()), bits(&wanted.per_row), "{place}");
+                    let reduced = got.read().unwrap();
+                    assert_eq!((reduced.rows, reduced.counted_rows), (wanted.rows, wanted.counted_rows));
+                    let same = |got: f64, wanted: f64| {
+                        assert!(
+                            (got.is_nan() && wanted.is_nan()) || approx::relative_eq!(got, wanted, max_relative = 1e-6)
+                        );
+                    };
+                    same(reduced.loss, wanted.loss);
+                    same(reduced.perplexity, wanted.perplexity);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_rows_asked_for_come_back() {
+    for device in common::devices() {
+        let logits = logits(50 * 9);
+        let padded: Vec<f32> = logits.chunks(9).flat_map(|row| row.iter().copied().chain([f32::NAN; 2])).collect();
+        let x = Logits::with_row_stride(&padded, [50, 9], 11).unwrap();
+        let resident = device.upload(x).unwrap();
+        let clone = resident.clone();
+        drop(resident);
+        assert_eq!(clone.read_rows(7..9).unwrap(), logits[63..81]);
+        assert_eq!(clone.read_rows(49..60).unwrap(), logits[441..]);
+        assert!(clone.read_rows(60..70).unwrap().is_empty() && clone.read_rows(3..3).unwrap().is_empty());
+        // The handle outlives the device that it came from.
+        let softmax = clone.softmax().unwrap();
+        drop((clone, device));
+        assert_eq!(softmax.read_rows(1..2).unwrap().len(), 9);
+    }
+}
+
+#[test]
+fn resident_things_that_do_not_fit_are_refused() {
+    for device in common::devices() {
+        let logits = logits(6);
+        let resident = device.upload(Logits::new(&logits, [2, 3]).unwrap()).unwrap();
+        let loss = CrossEntropy::default();
+        let refused = device.upload_targets(&loss, [2, 3], &[0, 3]).map(drop).unwrap_err();
+        assert!(matches!(refused, Error::TargetOutOfRange { row: 1, target: 3, .. }), "{refused}");
+        assert_eq!(
+            device.upload_targets(&loss, [2, 3], &[0]).map(drop),
+            Err(Error::Length { what: "targets", expected: 2, found: 1 })
+        );
+        let others = device.upload_targets(&loss, [3, 3], &[0, 1, 2]).unwrap();
+        assert_eq!(
+            resident.cross_entropy(&others).map(drop),
+            Err(Error::Length { what: "targets", expected: 2, found: 3 })
+        );
+        let wider = device.upload_targets(&loss, [2, 4], &[0, 3]).unwrap();
+        assert_eq!(
+            resident.cross_entropy(&wider).map(drop),
+            Err(Error::Length { what: "classes of the targets", expected: 3, found: 4 })
+        );
+        if device.is_gpu() {
+            let elsewhere = Device::cpu().upload_targets(&loss, [2, 3], &[0, 1]).unwrap();
+            assert_eq!(resident.cross_entropy(&elsewhere).map(drop), Err(Error::ResidentElsewhere));
+        }
+    }
+}
+
+/// Every async form is the blocking one, and may move between the threads of a server.
+#[test]
+fn async_forms_are_the_blocking_ones() {
+    fn sendable<T>(future: impl Future<Output = T> + Send) -> T {
+        block_on(future)
+    }
+    for device in common::devices() {
+        let shape = [70, 1000];
+        let logits = logits(70_000);
+        let x = Logits::new(&logits, shape).unwrap();
+        let targets = targets(shape);
+        let loss = CrossEntropy::default();
+        assert_eq!(sendable(device.softmax_vec_async(x)), device.softmax_vec(x));
+        assert_eq!(sendable(device.log_softmax_vec_async(x)), device.log_softmax_vec(x));
+        assert_eq!(sendable(device.log_sum_exp_vec_async(x)), device.log_sum_exp_vec(x));
+        assert_eq!(sendable(device.predict_vec_async(x)), device.predict_vec(x));
+        assert_eq!(sendable(device.cross_entropy_async(&loss, x, &targets)), device.cross_entropy(&loss, x, &targets));
+        let wanted = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+        assert_eq!(sendable(device.cross_entropy_grad_vec_async(&loss, x, &targets)).unwrap(), wanted);
+        let mut gradient = vec![f32::NAN; 70_000];
+        sendable(device.cross_entropy_grad_async(&loss, x, &targets, &mut gradient)).unwrap();
+        assert_eq!(gradient, wanted.1);
+        let mut over = logits.clone();
+        let in_place = LogitsMut::new(&mut over, shape).unwrap();
+        sendable(device.cross_entropy_grad_in_place_async(&loss, in_place, &targets)).unwrap();
+        assert_eq!(over, wanted.1);
+        let mut over = logits.clone();
+        sendable(device.softmax_in_place_async(LogitsMut::new(&mut over, shape).unwrap())).unwrap();
+        assert_eq!(over, device.softmax_vec(x).unwrap().values);
+
+        let resident = sendable(device.upload_async(x)).unwrap();
+        let on_device = sendable(device.upload_targets_async(&loss, shape, &targets)).unwrap();
+        let (out, theirs): (ResidentLoss, Resident) = sendable(resident.cross_entropy_grad_async(&on_device)).unwrap();
+        assert_eq!(sendable(theirs.read_async()).unwrap(), wanted.1);
+        assert_eq!(sendable(out.per_row().read_async()).unwrap(), wanted.0.per_row);
+        approx::assert_relative_eq!(sendable(out.read_async()).unwrap().loss, wanted.0.loss, max_relative = 1e-6);
+
+        // Many at once on one thread: each is woken when it is its turn.
+        let all = block_on(futures_util::future::join_all((0..8).map(|_| device.softmax_vec_async(x))));
+        assert!(all.iter().all(|out| *out == device.softmax_vec(x)));
+        // One that is dropped half-way harms nobody.
+        drop(futures_util::FutureExt::now_or_never(device.softmax_vec_async(x)));
+        assert_eq!(device.softmax_vec(x).unwrap().fell_back, None);
+    }
+}
+
+/// Eight threads, one device, every kind of work; each thread drops its handles in its own order.
+#[test]
+fn eight_threads_share_a_device() {
+    for device in common::devices() {
+        std::thread::scope(|scope| {
+            for thread in 0..8_usize {
+                let device = device.clone();
+                scope.spawn(move || {
+                    for round in 0..6 {
+                        let shape = [1 + (thread * 37 + round * 11) % 200, 1 + (thread * 101 + round * 977) % 3000];
+                        let logits = logits(shape[0] * shape[1]);
+                        let x = Logits::new(&logits, shape).unwrap();
+                        let targets = targets(shape);
+                        let loss = CrossEntropy::default().reduction(Reduction::Sum);
+                        let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                        let (got, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                        assert_eq!(got.fell_back, None);
+                        let resident = device.upload(x).unwrap();
+                        let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
+                        let (also, theirs) = resident.cross_entropy_grad(&on_device).unwrap();
+                        let handles: (Resident, Resident) =
+                            if thread % 2 == 0 { (resident, theirs.clone()) } else { (theirs.clone(), resident) };
+                        drop(handles);
+                        assert_eq!(theirs.read().unwrap(), gradient);
+                        for loss in [got.loss, also.read().unwrap().loss] {
+                            approx::assert_relative_eq!(loss, wanted.0.loss, max_relative = 1e-6);
+                        }
+                        for (got, wanted) in gradient.iter().zip(&wanted.1) {
+                            approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Placed by what was measured, a call is right wherever it runs.
+#[test]
+fn placement_is_measured() {
+    let fastest = Device::fastest().unwrap();
+    assert_eq!(fastest.crossovers().is_empty(), !fastest.is_gpu());
+    for device in common::gpus() {
+        let name = device.name().to_owned();
+        let placed = device.placed().unwrap();
+        let crossovers = placed.crossovers();
+        assert_eq!(crossovers.len(), 6);
+        for crossover in &crossovers {
+            println!("{name}: {crossover:?}");
+            assert!(crossover.cpu_bytes_per_second > 0.0 && crossover.gpu_bytes_per_second > 0.0);
+        }
+        let logits = logits(1000);
+        let x = Logits::new(&logits, [10, 100]).unwrap();
+        let (here, there) = (placed.softmax_vec(x).unwrap(), Device::cpu().softmax_vec(x).unwrap());
+        assert_eq!(here.fell_back, None);
+        for (a, b) in here.values.iter().zip(&there.values) {
+            approx::assert_relative_eq!(a, b, max_relative = 2e-6);
+        }
+    }
+}
