@@ -1,10 +1,14 @@
 //! `logits info`: what is here, and what is used.
 
-use logits::Device;
+use logits::{Crossover, Device};
 use serde_json::json;
 
-pub(crate) fn run(as_json: bool) {
+use crate::CliError;
+
+pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
     let device = Device::new();
+    // Of the best adapter of any kind, for want of a hardware GPU.
+    let measured = Device::gpu().ok().map(Device::placed).transpose()?;
     let adapters = Device::adapters();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if as_json {
@@ -29,9 +33,14 @@ pub(crate) fn run(as_json: bool) {
                 "passed_over": passed_over,
                 "adapters": adapters,
                 "cpu_threads": threads,
+                "placement": measured.as_ref().map(|measured| json!({
+                    "device": measured.name(),
+                    "backend": measured.backend(),
+                    "crossovers": measured.crossovers().iter().map(crossover).collect::<Vec<_>>(),
+                })),
             })
         );
-        return;
+        return Ok(());
     }
     println!("logits {}", env!("CARGO_PKG_VERSION"));
     println!("used by default: {} ({}): {}", device.name(), device.backend(), device.reason());
@@ -46,4 +55,26 @@ pub(crate) fn run(as_json: bool) {
     if adapters.is_empty() {
         println!("    no adapter; Mesa's software Vulkan is in Debian's packages mesa-vulkan-drivers and libvulkan1");
     }
+    if let Some(measured) = measured {
+        println!(
+            "\nlogits in host memory, results back there: from where on {} is faster than the CPU",
+            measured.name()
+        );
+        for Crossover { operation, bytes, cpu_bytes_per_second, gpu_bytes_per_second, .. } in measured.crossovers() {
+            let from =
+                bytes.map_or("never".to_owned(), |bytes| format!("from {:.1} MiB on", bytes as f64 / 1_048_576.0));
+            let (cpu, gpu) = (cpu_bytes_per_second / 1e9, gpu_bytes_per_second / 1e9);
+            println!("    {operation:<20} {from:<18} CPU {cpu:>7.2} GB/s of logits, {} {gpu:>7.2}", measured.backend());
+        }
+    }
+    Ok(())
+}
+
+fn crossover(crossover: &Crossover) -> serde_json::Value {
+    json!({
+        "operation": crossover.operation,
+        "bytes": crossover.bytes,
+        "cpu_gb_per_s": crossover.cpu_bytes_per_second / 1e9,
+        "gpu_gb_per_s": crossover.gpu_bytes_per_second / 1e9,
+    })
 }

@@ -93,10 +93,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Info { json } => {
-            info::run(json);
-            Ok(true)
-        }
+        Command::Info { json } => info::run(json).map(|()| true),
         Command::Check { common } => common.open().and_then(|device| check::run(&device, common.json)),
         Command::Loss(options) => loss::run(&options).map(|()| true),
         Command::Bench(options) => bench::run(&options).map(|()| true),

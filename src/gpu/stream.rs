@@ -66,12 +66,16 @@ impl Gpu {
         waiting: Waiting,
     ) -> Result<Option<String>, Failed> {
         let open = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
-        let bytes = (job.rows() * job.classes() * 4) as u64 + Scratch::ALIGNMENT;
+        // Parts may have to be bound from before where they start.
         let row = job.classes() as u64 * 4 + Scratch::ALIGNMENT;
+        let bytes = (job.rows() * job.classes() * 4) as u64 + Scratch::ALIGNMENT;
         let affordable = settings.memory_budget / (COPIES * IN_FLIGHT as u64);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(open.limits.binding_bytes);
         // Never below a row for the sake of overlap: one that is cut must be uploaded twice.
-        let part = (bytes / 4).max(SMALL_PART).max(row).min(affordable);
+        let small = SMALL_PART + Scratch::ALIGNMENT;
+        // Where host and device share memory they share a cache too, and a small part is still in it when it is computed.
+        let part = if open.maps_storage { small } else { small.max(bytes / 4) };
+        let part = part.max(row).min(affordable);
         let is_in_place = matches!(job.data, Data::Over { .. });
         if !is_in_place || (!whole && row <= affordable) {
             return open.in_parts(job, part, settings, waiting).await;

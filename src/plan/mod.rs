@@ -188,6 +188,8 @@ impl Plan {
             .min(groups / segments)
             .min(if regime == Regime::Split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
             .clamp(1, rows.max(1));
+        // Passes of about the same size, for none to be a mere rest.
+        let rows_per_pass = rows.div_ceil(rows.div_ceil(rows_per_pass).max(1)).max(1);
         let whole = classes <= elements && segments <= groups;
         let segments_per_pass = if whole { segments } else { (elements / SEGMENT).min(groups) };
         Ok(Self { work, limits, regime, rows_per_pass, segments_per_pass })
