@@ -38,7 +38,9 @@ fn measure(device: &Device) {
     let upload = median(|| drop(device.upload(x).unwrap().read_rows(0..1).unwrap()));
     let (loss, targets) = (CrossEntropy::default(), vec![0_u32; rows]);
     let mut watch = Stopwatch::new(device, Timed::Softmax, &loss, x, Targets::from(&targets)).unwrap();
-    let compute = median(|| drop(watch.operation().unwrap()));
+    let compute = median(|| {
+        watch.operation().unwrap();
+    });
     let read_back = median(|| drop(resident.read().unwrap()));
     let in_turn = median(|| {
         for (x, out) in values.chunks(PART * classes).zip(out.chunks_mut(PART * classes)) {
@@ -48,7 +50,7 @@ fn measure(device: &Device) {
     let together = median(|| drop(device.softmax(x, &mut out).unwrap()));
 
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
-    println!("{} ({}), softmax of {rows}x{classes}, {} MiB", device.name(), device.backend(), rows * classes >> 18);
+    println!("{} ({}), softmax of {rows}x{classes}, {} MiB", device.name(), device.backend(), (rows * classes) >> 18);
     println!("    upload alone    {}", ms(upload));
     println!("    compute alone   {}", ms(compute));
     println!("    read-back alone {}", ms(read_back));

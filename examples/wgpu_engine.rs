@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Every fifth digit is held out. Pixels are 0 to 16.
     let data = digits::load_dataset();
     let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-    let held_out = |at: &usize| at % 5 == 0;
+    let held_out = |at: &usize| at.is_multiple_of(5);
     let (test, train): (Vec<usize>, Vec<usize>) = (0..data.num_samples).partition(held_out);
     for at in train.iter().chain(&test) {
         inputs.extend(data.data[at * INPUTS..][..INPUTS].iter().map(|pixel| pixel / 16.0));

@@ -1,4 +1,4 @@
-//! What may be asked for when a device is opened, and what is told of those that were there.
+//! What may be asked for when a device is opened, and what is told of it and of the others that were there.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -61,4 +61,18 @@ impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.name, self.backend, self.reason)
     }
+}
+
+/// Where an operation starts to be worth sending to the GPU.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Crossover {
+    /// The operation, by the name of its method.
+    pub operation: &'static str,
+    /// Bytes of logits from which the GPU is expected to be faster; `None` if it never is.
+    pub bytes: Option<u64>,
+    /// What the CPU was measured to do, in bytes of logits a second, the fixed cost of a call aside.
+    pub cpu_bytes_per_second: f64,
+    /// What the GPU was, transfers counted.
+    pub gpu_bytes_per_second: f64,
 }

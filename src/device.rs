@@ -6,7 +6,7 @@ use std::time::Duration;
 
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
-use crate::job::{Job, Op};
+use crate::job::Job;
 #[cfg(feature = "gpu")]
 use crate::placement::Costs;
 use crate::settings::Settings;
@@ -286,7 +286,7 @@ impl Device {
         match &self.0.place {
             Place::Cpu => cpu::run(job),
             #[cfg(feature = "gpu")]
-            Place::Gpu(_) if self.prefers_cpu(job.op, &job) => cpu::run(job),
+            Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job),
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let mut job = job;
@@ -306,8 +306,8 @@ impl Device {
     }
 
     #[cfg(feature = "gpu")]
-    fn prefers_cpu(&self, op: Op, job: &Job<'_>) -> bool {
-        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(op, job.shape))
+    fn prefers_cpu(&self, job: &Job<'_>) -> bool {
+        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(job.op, job.shape))
     }
 
     pub(crate) fn settings(&self) -> Settings {

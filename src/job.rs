@@ -93,6 +93,7 @@ pub(crate) struct Job<'a> {
     pub(crate) data: Data<'a>,
     /// One a row where the operation has targets, else empty.
     pub(crate) targets: &'a [RowTarget],
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     pub(crate) scaling: Scaling<'a>,
     pub(crate) rows_out: RowsOut<'a>,
 }

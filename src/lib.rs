@@ -46,6 +46,7 @@ mod job;
 mod logits;
 mod loss;
 mod operations;
+#[cfg(feature = "gpu")]
 mod placement;
 #[cfg(feature = "gpu")]
 mod plan;
@@ -56,7 +57,7 @@ mod stopwatch;
 mod targets;
 mod waiting;
 
-pub use choice::{Adapter, DeviceChoice, PassedOver};
+pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};
 pub use device::{Device, Output, Ran};
 pub use error::Error;
 #[cfg(feature = "gpu")]
@@ -64,7 +65,6 @@ pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, Summary};
 pub use job::Prediction;
 pub use logits::{DType, Element, Logits, LogitsMut};
 pub use loss::{CrossEntropy, Loss, Reduction};
-pub use placement::Crossover;
 pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};
 pub use shape::Shape;
 #[doc(hidden)]

@@ -2,32 +2,16 @@
 
 use std::time::Instant;
 
-#[cfg(feature = "gpu")]
-use crate::{CrossEntropy, Device, Error, Logits, Shape, job::Op};
-
-/// Where an operation starts to be worth sending to the GPU.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Crossover {
-    /// The operation, by the name of its method.
-    pub operation: &'static str,
-    /// Bytes of logits from which the GPU is expected to be faster; `None` if it never is.
-    pub bytes: Option<u64>,
-    /// What the CPU was measured to do, in bytes of logits a second, the fixed cost of a call aside.
-    pub cpu_bytes_per_second: f64,
-    /// What the GPU was, transfers counted.
-    pub gpu_bytes_per_second: f64,
-}
+use crate::job::Op;
+use crate::{CrossEntropy, Crossover, Device, Error, Logits, Shape};
 
 /// A call takes so long, and so much longer for each byte of logits.
-#[cfg(feature = "gpu")]
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     seconds: f64,
     seconds_per_byte: f64,
 }
 
-#[cfg(feature = "gpu")]
 impl Cost {
     fn of(self, bytes: u64) -> f64 {
         self.seconds + self.seconds_per_byte * bytes as f64
@@ -35,19 +19,14 @@ impl Cost {
 }
 
 /// What calls of each operation cost on the CPU and on a GPU.
-#[cfg(feature = "gpu")]
 #[derive(Clone, Debug)]
 pub(crate) struct Costs(Vec<(Op, &'static str, Cost, Cost)>);
 
 /// Rows of this many classes are measured, a few of them and many.
-#[cfg(feature = "gpu")]
 const CLASSES: usize = 1024;
-#[cfg(feature = "gpu")]
 const ROWS: [usize; 2] = [32, 1024];
-#[cfg(feature = "gpu")]
 const RUNS: usize = 3;
 
-#[cfg(feature = "gpu")]
 impl Costs {
     /// Runs every operation on both, data in host memory as it will be.
     pub(crate) fn measure(gpu: &Device) -> Result<Self, Error> {
@@ -87,7 +66,6 @@ impl Costs {
 }
 
 /// Two points make a line; of each the best run counts, for whatever disturbs a run makes it slower.
-#[cfg(feature = "gpu")]
 fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32]) -> Result<Cost, Error> {
     let mut best = [f64::INFINITY; 2];
     for (rows, best) in ROWS.into_iter().zip(&mut best) {
