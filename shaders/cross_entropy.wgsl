@@ -10,7 +10,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let label = row_targets[params.targets_at + row];
     let place = params.rows_out_at + row;
     let bad = is_bad(stats);
-    if label == params.ignored {
+    if is_ignored(label) {
         if leader {
             rows_out[place] = 0u;
         }

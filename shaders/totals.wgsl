@@ -23,7 +23,7 @@ fn count_targets(invocation: Invocation) {
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
         let label = row_targets[params.targets_at + row];
-        if label != params.ignored {
+        if !is_ignored(label) {
             counted += 1u;
             if label < params.classes {
                 weight = add_pairs(weight, vec2<f32>(weight_of(label), 0.0));

@@ -193,6 +193,7 @@ pub struct Loss {
     pub per_row: Vec<f32>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
     pub perplexity: f64,
-    /// Why the CPU finished what a GPU was chosen for; `None` where the chosen device did it all.
+    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
+    /// all went as planned.
     pub fell_back: Option<String>,
 }

@@ -192,6 +192,29 @@ fn steps_go_beyond_a_binding() {
     }
 }
 
+/// One row of 160 MB, where a WebGPU default device binds 128 MiB: it goes through in parts, twice.
+#[test]
+fn a_row_beyond_a_binding_in_host_memory() {
+    let classes = 40_000_000;
+    let mut logits = logits(classes);
+    logits[classes - 1] = 12.0;
+    let x = Logits::new(&logits, [1, classes]).unwrap();
+    let loss = CrossEntropy::default();
+    let target = [classes - 7];
+    let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &target).unwrap();
+    for engine in engines(|_| {}) {
+        let device = Device::on(&engine.gpu);
+        assert!(classes as u64 * 4 > engine.device.limits().max_storage_buffer_binding_size);
+        let best = device.predict_vec(x).unwrap().values[0];
+        assert_eq!(best.class as usize, classes - 1);
+        let (got, gradient) = device.cross_entropy_grad_vec(&loss, x, &target).unwrap();
+        assert_eq!(got.fell_back, None);
+        approx::assert_relative_eq!(got.loss, wanted.0.loss, max_relative = 1e-6);
+        let far = gradient.iter().zip(&wanted.1).find(|(a, b)| (*a - *b).abs() > 1e-6 * b.abs().max(1e-12));
+        assert_eq!(far, None, "on {device}");
+    }
+}
+
 #[test]
 fn a_target_that_is_no_class_is_told() {
     for engine in engines(|_| {}) {
@@ -199,15 +222,24 @@ fn a_target_that_is_no_class_is_told() {
         let x = engine.buffer(0, &logits);
         let t = engine.buffer(0, &[0_i32, 3, 4, -7, 1]);
         let (out, rows, summary) = (engine.poisoned(20), engine.poisoned(5), engine.poisoned(8));
+        let gradient = engine.poisoned(20);
         let step = engine.gpu.prepare(&CrossEntropy::default(), [5, 4], DType::F32).unwrap();
-        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
+        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(gradient.slice(..));
         engine.run(&step, &buffers.rows(rows.slice(..)).loss(summary.slice(..)));
         let summary: Summary = engine.read(summary.slice(..))[0];
         assert!(summary.loss.is_nan());
         assert_eq!((summary.first_invalid_row, summary.counted_rows), (2, 5));
+        // An ignored index that no 32 bits hold is met by no target, be it -1.
+        let none = CrossEntropy::default().ignore_index(1 << 40).reduction(Reduction::Sum);
+        let minus_one = engine.buffer(0, &[0_i32, -1, 0, 0, 0]);
+        let loss = engine.poisoned(8);
+        let step = engine.gpu.prepare(&none, [5, 4], DType::F32).unwrap();
+        let buffers = StepBuffers::new(x.slice(..)).targets(minus_one.slice(..)).output(out.slice(..));
+        engine.run(&step, &buffers.loss(loss.slice(..)));
+        assert_eq!(engine.read::<Summary>(loss.slice(..))[0].first_invalid_row, 1);
         let nan: Vec<bool> = engine.read::<f32>(rows.slice(..)).iter().map(|loss| loss.is_nan()).collect();
         assert_eq!(nan, [false, false, true, true, false]);
-        let gradient: Vec<f32> = engine.read(out.slice(..));
+        let gradient: Vec<f32> = engine.read(gradient.slice(..));
         assert!(gradient.iter().enumerate().all(|(at, g)| g.is_nan() == (8..16).contains(&at)), "{gradient:?}");
     }
 }

@@ -41,10 +41,11 @@ struct Params {
 }
 
 // Flags: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of counted rows are
-// NaN, as a mean over no weight is.
+// NaN, as a mean over no weight is; there is a target that is not counted.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const POISONED: u32 = 4u;
+const IGNORES: u32 = 8u;
 
 // All losses together. The host's `Summary` has the same layout.
 struct Summary {
@@ -98,4 +99,8 @@ fn weight_of(label: u32) -> f32 {
         return weights[label];
     }
     return 1.0;
+}
+
+fn is_ignored(label: u32) -> bool {
+    return label == params.ignored && (params.flags & IGNORES) != 0u;
 }

@@ -201,15 +201,16 @@ impl Gpu {
         let mut scale = Scale::given(Scaling::default());
         if let Some(loss) = loss {
             loss.check(shape)?;
+            // Targets have 32 bits; an index that does not fit is met by none.
+            let ignored = i32::try_from(loss.ignore_index).map(|index| index as u32);
+            let ignored = ignored.or_else(|_| u32::try_from(loss.ignore_index)).ok();
+            let flag = |is_set, flag| if is_set { flag } else { 0 };
             scale = Scale {
                 factor: loss.upstream_gradient,
-                flags: if loss.weight.is_some() { Scale::WEIGHTED } else { 0 }
-                    | if loss.reduction == Reduction::Mean { Scale::MEAN } else { 0 },
-                // Targets are 32 bits; an index that does not fit is met by none, and u32::MAX is no class.
-                ignored: i32::try_from(loss.ignore_index)
-                    .map(|index| index as u32)
-                    .or_else(|_| u32::try_from(loss.ignore_index))
-                    .unwrap_or(u32::MAX),
+                flags: flag(weighted, Scale::WEIGHTED)
+                    | flag(loss.reduction == Reduction::Mean, Scale::MEAN)
+                    | flag(ignored.is_some(), Scale::IGNORES),
+                ignored: ignored.unwrap_or_default(),
             };
         }
         let open = self.current().await?;

@@ -126,11 +126,13 @@ impl Scale {
     pub(super) const WEIGHTED: u32 = 1;
     pub(super) const MEAN: u32 = 2;
     const POISONED: u32 = 4;
+    pub(super) const IGNORES: u32 = 8;
 
     /// What the host has worked out for targets that it has checked.
     pub(super) fn given(scaling: Scaling<'_>) -> Self {
-        let flags = if scaling.weight.is_some() { Self::WEIGHTED } else { 0 }
-            | if scaling.poisoned { Self::POISONED } else { 0 };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags =
+            flag(scaling.weight.is_some(), Self::WEIGHTED) | flag(scaling.poisoned, Self::POISONED) | Self::IGNORES;
         Self { factor: scaling.factor, flags, ignored: RowTarget::IGNORED }
     }
 }

@@ -32,7 +32,19 @@ pub(crate) struct Held {
 #[derive(Clone)]
 struct Chunk {
     rows: Range<usize>,
+    memory: Arc<Lent>,
+}
+
+/// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next comes later in the queue.
+struct Lent {
+    open: Arc<Open>,
     buffer: Buffer,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.open.pool.give([self.buffer.clone()], Settings::default().memory_budget);
+    }
 }
 
 /// Targets on the device, and what is known of them.
@@ -135,7 +147,8 @@ impl Open {
                 let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
                 let chunk = |rows: Range<usize>| {
                     let bytes = rows.len() as u64 * row_bytes;
-                    Ok(Chunk { buffer: self.pool.take(&self.device, usage, bytes)?, rows })
+                    let buffer = self.pool.take(&self.device, usage, bytes)?;
+                    Ok(Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer }) })
                 };
                 let starts = (0..rows).step_by(most.max(1));
                 starts.map(|start| chunk(start..rows.min(start.saturating_add(most)))).collect::<Result<Vec<_>, _>>()
@@ -160,7 +173,7 @@ impl Held {
                 let offset = (start - chunk.rows.start) as u64 * self.row_bytes;
                 let submission = open
                     .guarded(|| {
-                        open.queue.write_buffer(&chunk.buffer, offset, &contents);
+                        open.queue.write_buffer(&chunk.memory.buffer, offset, &contents);
                         Ok(open.queue.submit([]))
                     })
                     .await
@@ -190,7 +203,7 @@ impl Held {
                 let piece = start..wanted.end.min(start + rows_at_once);
                 let bytes = (piece.len() * row_bytes) as u64;
                 let offset = ((start - chunk.rows.start) * row_bytes) as u64;
-                let staged = open.read_back(&chunk.buffer, offset, bytes, settings, waiting).await;
+                let staged = open.read_back(&chunk.memory.buffer, offset, bytes, settings, waiting).await;
                 let staged = staged.map_err(|fault| open.error(fault))?;
                 let into =
                     &mut bytemuck::cast_slice_mut(&mut values)[(start - rows.start) * row_bytes..][..bytes as usize];
@@ -225,22 +238,25 @@ impl Held {
         let done = open
             .guarded(|| {
                 let mut encoder = open.device.create_command_encoder(&Default::default());
+                let mut aside = Vec::new();
                 {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
-                        let dispatches = self.bind_chunk(nth, op, classes, targets, &results)?;
+                        let (dispatches, buffers) = self.bind_chunk(nth, op, classes, targets, &results)?;
                         dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
+                        aside.extend(buffers);
                     }
                 }
                 open.queue.submit([encoder.finish()]);
-                Ok(())
+                Ok(aside)
             })
             .await;
-        done.map_err(|fault| open.error(fault))?;
+        open.pool.give(done.map_err(|fault| open.error(fault))?, Settings::default().memory_budget);
         Ok(results)
     }
 
+    /// The dispatches over a chunk, and the buffers beside those of the results.
     fn bind_chunk(
         &self,
         nth: usize,
@@ -248,7 +264,7 @@ impl Held {
         classes: usize,
         targets: Option<&HeldTargets>,
         results: &Results,
-    ) -> Result<Vec<Dispatch>, Fault> {
+    ) -> Result<(Vec<Dispatch>, [Buffer; 2]), Fault> {
         let open = &self.open;
         let rows = self.chunks[nth].rows.len() as u64;
         let sum = targets.is_some();
@@ -260,8 +276,8 @@ impl Held {
         let scratch = open.pool.take(&open.device, BufferUsages::STORAGE, Scratch::bytes(partial_bytes))?;
         let params = open.pool.take(&open.device, Open::PARAMS_USAGE, Open::params_bytes(passes.len()))?;
         fn part(held: &Held, nth: usize) -> Part<'_> {
-            let Chunk { rows, buffer } = &held.chunks[nth];
-            Part::whole(buffer, rows.len() as u64 * held.row_bytes)
+            let Chunk { rows, memory } = &held.chunks[nth];
+            Part::whole(&memory.buffer, rows.len() as u64 * held.row_bytes)
         }
         let bound = Buffers {
             logits: Some(part(self, nth)),
@@ -272,7 +288,7 @@ impl Held {
             elements: results.elements.as_ref().map(|held| part(held, nth)),
             rows_out: results.rows.as_ref().map(|held| part(held, nth)),
             summary: results.summaries.as_ref().map(|held| Part {
-                buffer: &held.chunks[0].buffer,
+                buffer: &held.chunks[0].memory.buffer,
                 offset: nth as u64 * SUMMARY_SLOT,
                 bytes: size_of::<Summary>() as u64,
             }),
@@ -281,7 +297,7 @@ impl Held {
         let scale = targets.map_or(Scale::given(Scaling::default()), |targets| targets.scale);
         let (dispatches, contents) = open.bind(&plan, work, &passes, scale, &bound, &params);
         open.queue.write_buffer(&params, 0, &contents);
-        Ok(dispatches)
+        Ok((dispatches, [scratch, params]))
     }
 
     /// Adds up summaries.
@@ -348,7 +364,8 @@ impl Timing {
         let copies = open.hold(rows, classes, logits.row_bytes).await?;
         let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, classes, targets, &results));
         let dispatches = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
-        let dispatches = dispatches.map_err(|fault| open.error(fault))?.into_iter().flatten().collect();
+        let dispatches =
+            dispatches.map_err(|fault| open.error(fault))?.into_iter().flat_map(|(bound, _)| bound).collect();
         Ok(Self { logits, copies, _results: results, dispatches })
     }
 
@@ -365,7 +382,7 @@ impl Timing {
         self.timed(patience, |encoder| {
             for (from, to) in self.logits.chunks.iter().zip(&self.copies.chunks) {
                 let bytes = from.rows.len() as u64 * self.logits.row_bytes;
-                encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes);
+                encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
             }
         })
     }

@@ -20,6 +20,8 @@ use crate::{Error, cpu};
 const IN_FLIGHT: usize = 2;
 /// Copies of a part that the device's memory holds: the logits, which results overwrite, and both ways of staging.
 const COPIES: u64 = 3;
+/// Bytes beside the logits that a row takes at most: its label, its results, and their staging.
+const BESIDE: u64 = 2 * (4 + 8);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
 
@@ -67,10 +69,13 @@ impl Gpu {
     ) -> Result<Option<String>, Failed> {
         let open = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
         // Parts may have to be bound from before where they start.
-        let row = job.classes() as u64 * 4 + Scratch::ALIGNMENT;
         let bytes = (job.rows() * job.classes() * 4) as u64 + Scratch::ALIGNMENT;
-        let affordable = settings.memory_budget / (COPIES * IN_FLIGHT as u64);
+        let logits = job.classes() as u64 * 4;
+        let affordable = u128::from(settings.memory_budget) * u128::from(logits)
+            / u128::from(IN_FLIGHT as u64 * (COPIES * logits + BESIDE));
+        let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(open.limits.binding_bytes);
+        let row = logits + Scratch::ALIGNMENT;
         // Never below a row for the sake of overlap: one that is cut must be uploaded twice.
         let small = SMALL_PART + Scratch::ALIGNMENT;
         // Where host and device share memory they share a cache too, and a small part is still in it when it is computed.
