@@ -105,14 +105,35 @@ impl Device {
         Self::new().placed()
     }
 
+    /// The async form of [`Device::fastest`].
+    ///
+    /// # Errors
+    /// As [`Device::fastest`].
+    pub async fn fastest_async() -> Result<Self, Error> {
+        Self::new_async().await.placed_async().await
+    }
+
     /// This device, each call going to it or to the CPU as with [`Device::fastest`].
     ///
     /// # Errors
     /// [`Error::Gpu`] where measuring fails.
     pub fn placed(self) -> Result<Self, Error> {
+        block_on(self.placed_waiting(Waiting::Here))
+    }
+
+    /// The async form of [`Device::placed`].
+    ///
+    /// # Errors
+    /// As [`Device::placed`].
+    pub async fn placed_async(self) -> Result<Self, Error> {
+        self.placed_waiting(Waiting::Elsewhere).await
+    }
+
+    async fn placed_waiting(self, waiting: Waiting) -> Result<Self, Error> {
+        let _ = waiting;
         #[cfg(feature = "gpu")]
         if self.is_gpu() {
-            let costs = Some(Costs::measure(&self)?);
+            let costs = Some(Costs::measure(&self, waiting).await?);
             return Ok(self.with(|inner| inner.costs = costs));
         }
         Ok(self)
@@ -138,8 +159,8 @@ impl Device {
         Self::on_gpu(opened, false)
     }
 
-    /// At most so many bytes of GPU memory for a call over host memory, and as many kept for the next: 512 MiB if not set.
-    /// Larger batches go through it in parts. Less than 6 MiB counts as that.
+    /// At most so many bytes of GPU memory for a call over host memory, half of them kept for the next: 512 MiB if not set.
+    /// Larger batches go through it in parts; some of 1 MiB there must be, so that less than 16 MiB counts as that.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.memory_budget = bytes)
@@ -263,16 +284,6 @@ impl Device {
         &self.0.passed_over
     }
 
-    /// The GPU, to prepare operations for commands of your own on the same wgpu device; `None` on the CPU.
-    #[cfg(feature = "gpu")]
-    #[must_use]
-    pub fn as_gpu(&self) -> Option<&Gpu> {
-        match &self.0.place {
-            Place::Cpu => None,
-            Place::Gpu(gpu) => Some(gpu),
-        }
-    }
-
     pub(crate) fn place(&self) -> &Place {
         &self.0.place
     }
@@ -317,8 +328,13 @@ impl Device {
     /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
     #[must_use]
     pub fn adapters() -> Vec<Adapter> {
+        block_on(Self::adapters_async())
+    }
+
+    /// The async form of [`Device::adapters`].
+    pub async fn adapters_async() -> Vec<Adapter> {
         #[cfg(feature = "gpu")]
-        return block_on(gpu::list());
+        return gpu::list().await;
         #[cfg(not(feature = "gpu"))]
         Vec::new()
     }

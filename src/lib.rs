@@ -14,6 +14,14 @@
 //! # Ok::<(), logits::Error>(())
 //! ```
 //!
+//! Three ways in:
+//!
+//! | your data | use |
+//! |---|---|
+//! | in host memory | the operations of [`Device`], blocking or `_async` |
+//! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`] |
+//! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare`, and `BoundStep::record` into your commands |
+//!
 //! # What is promised
 //!
 //! Against float64 on the same f32 inputs, for 1 to 1,000,003 classes, on CPU and GPU alike:
@@ -74,6 +82,7 @@ pub use targets::{ClassIndex, Targets};
 #[cfg(feature = "gpu")]
 pub use wgpu;
 
-#[cfg(doctest)]
+// With wgpu, as it speaks of engines too.
+#[cfg(all(doctest, feature = "gpu"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

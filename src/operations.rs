@@ -229,7 +229,13 @@ fn over(x: LogitsMut<'_>) -> Data<'_> {
     Data::Over { data, stride }
 }
 
-fn job<'a>(op: Op, shape: Shape, data: Data<'a>, prepared: Option<&'a Prepared<'_>>, rows_out: RowsOut<'a>) -> Job<'a> {
+pub(crate) fn job<'a>(
+    op: Op,
+    shape: Shape,
+    data: Data<'a>,
+    prepared: Option<&'a Prepared<'_>>,
+    rows_out: RowsOut<'a>,
+) -> Job<'a> {
     let targets = prepared.map_or(&[][..], |prepared| &prepared.rows);
     Job { op, shape, data, targets, scaling: prepared.map(Prepared::scaling).unwrap_or_default(), rows_out }
 }

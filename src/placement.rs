@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use crate::job::Op;
-use crate::{CrossEntropy, Crossover, Device, Error, Logits, Shape};
+use crate::job::{Data, Op, RowsOut};
+use crate::operations::job;
+use crate::waiting::Waiting;
+use crate::{CrossEntropy, Crossover, Device, Error, Prediction, Shape, Targets};
 
 /// A call takes so long, and so much longer for each byte of logits.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +31,7 @@ const RUNS: usize = 3;
 
 impl Costs {
     /// Runs every operation on both, data in host memory as it will be.
-    pub(crate) fn measure(gpu: &Device) -> Result<Self, Error> {
+    pub(crate) async fn measure(gpu: &Device, waiting: Waiting) -> Result<Self, Error> {
         let operations = [
             (Op::Softmax, "softmax"),
             (Op::LogSoftmax, "log_softmax"),
@@ -41,9 +43,12 @@ impl Costs {
         let cpu = Device::cpu();
         let logits: Vec<f32> = (0..ROWS[1] * CLASSES).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
         let mut out = vec![0.0; logits.len()];
-        let costs = operations
-            .map(|(op, name)| Ok((op, name, cost(&cpu, op, &logits, &mut out)?, cost(gpu, op, &logits, &mut out)?)));
-        costs.into_iter().collect::<Result<_, _>>().map(Self)
+        let mut costs = Vec::new();
+        for (op, name) in operations {
+            let on_cpu = cost(&cpu, op, &logits, &mut out, waiting).await?;
+            costs.push((op, name, on_cpu, cost(gpu, op, &logits, &mut out, waiting).await?));
+        }
+        Ok(Self(costs))
     }
 
     pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
@@ -66,24 +71,28 @@ impl Costs {
 }
 
 /// Two points make a line; of each the best run counts, for whatever disturbs a run makes it slower.
-fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32]) -> Result<Cost, Error> {
+async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting: Waiting) -> Result<Cost, Error> {
     let mut best = [f64::INFINITY; 2];
+    let loss = CrossEntropy::default();
     for (rows, best) in ROWS.into_iter().zip(&mut best) {
-        let x = Logits::new(&logits[..rows * CLASSES], [rows, CLASSES])?;
-        let out = &mut out[..rows * CLASSES];
-        let targets = vec![0_u32; rows];
-        let loss = CrossEntropy::default();
+        let shape = Shape::rows(rows, CLASSES);
+        let (input, stride) = (&logits[..rows * CLASSES], CLASSES);
+        let targets = loss.prepare(shape, Targets::from(&vec![0_u32; rows]))?;
+        let (mut values, mut predictions) = (vec![0.0; rows], vec![Prediction::default(); rows]);
         // The first run compiles and allocates.
         for run in 0..=RUNS {
+            let data = match op.writes_elements() {
+                true => Data::Write { input, stride, output: &mut out[..rows * CLASSES] },
+                false => Data::Read { input, stride },
+            };
+            let (targets, rows_out) = match op {
+                Op::Softmax | Op::LogSoftmax => (None, RowsOut::None),
+                Op::LogSumExp => (None, RowsOut::Values(&mut values)),
+                Op::Predict => (None, RowsOut::Predictions(&mut predictions)),
+                Op::CrossEntropy | Op::CrossEntropyGrad => (Some(&targets), RowsOut::Values(&mut values)),
+            };
             let start = Instant::now();
-            match op {
-                Op::Softmax => drop(device.softmax(x, out)?),
-                Op::LogSoftmax => drop(device.log_softmax(x, out)?),
-                Op::LogSumExp => drop(device.log_sum_exp_vec(x)?),
-                Op::Predict => drop(device.predict_vec(x)?),
-                Op::CrossEntropy => drop(device.cross_entropy(&loss, x, &targets)?),
-                Op::CrossEntropyGrad => drop(device.cross_entropy_grad(&loss, x, &targets, out)?),
-            }
+            device.run(job(op, shape, data, targets, rows_out), waiting).await?;
             if run > 0 {
                 *best = best.min(start.elapsed().as_secs_f64());
             }

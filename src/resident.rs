@@ -32,7 +32,7 @@ use crate::{CrossEntropy, Device, Error, Logits, Prediction, Reduction, Shape, T
 ///
 /// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every handle made before.
 /// Upload again then; the device has been opened anew.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Resident {
     memory: Memory<f32>,
     shape: Shape,
@@ -40,7 +40,7 @@ pub struct Resident {
 }
 
 /// One value a row on a device: log-sum-exps, losses, [`Prediction`]s.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
@@ -48,7 +48,7 @@ pub struct ResidentRows<T> {
 }
 
 /// Targets on a device, checked, with the options of the loss that they are for.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ResidentTargets {
     memory: TargetMemory,
     shape: Shape,
@@ -57,7 +57,7 @@ pub struct ResidentTargets {
 }
 
 /// A loss on a device.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ResidentLoss {
     per_row: ResidentRows<f32>,
     sum: Sum,
@@ -79,21 +79,21 @@ pub struct ReducedLoss {
     pub perplexity: f64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Memory<T> {
     Cpu(Arc<[T]>),
     #[cfg(feature = "gpu")]
     Gpu(Held),
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum TargetMemory {
     Cpu(Arc<[RowTarget]>),
     #[cfg(feature = "gpu")]
     Gpu(HeldTargets),
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Sum {
     Known(f64),
     #[cfg(feature = "gpu")]

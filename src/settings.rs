@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Bounds on a call that runs on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Bytes of device memory that a call over host memory holds at once, and that are kept for the next.
+    /// Bytes of device memory that a call over host memory and what is kept for the next take together.
     pub(crate) memory_budget: u64,
     /// How long a submission may take before the GPU counts as hung.
     pub(crate) patience: Duration,
@@ -14,5 +14,13 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { memory_budget: 512 << 20, patience: Duration::from_secs(300) }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Settings {
+    /// What a call may use, and what may wait for the next: a call of other shapes finds nothing of use among the latter.
+    pub(crate) fn half(self) -> u64 {
+        self.memory_budget / 2
     }
 }

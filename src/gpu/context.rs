@@ -249,6 +249,12 @@ impl fmt::Debug for Gpu {
     }
 }
 
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// Errors of wgpu span lines and tell causes in their sources.
 fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -56,6 +56,7 @@ impl<'a> From<&'a CrossEntropy> for Operation<'a> {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct Step {
     open: Arc<Open>,
     plan: Plan,
@@ -134,6 +135,7 @@ impl<'b> StepBuffers<'b> {
 }
 
 /// A step over buffers, to be recorded any number of times. It keeps the buffers alive.
+#[derive(Debug)]
 pub struct BoundStep {
     dispatches: Vec<Dispatch>,
 }

@@ -114,7 +114,7 @@ impl<'b> Scratch<'b> {
 }
 
 /// What gradients are multiplied by, and which target is not counted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     pub(super) factor: f32,
     pub(super) flags: u32,
@@ -138,6 +138,7 @@ impl Scale {
 }
 
 /// One dispatch with everything that it needs.
+#[derive(Debug)]
 pub(super) struct Dispatch {
     pipeline: ComputePipeline,
     group: BindGroup,

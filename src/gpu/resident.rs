@@ -22,20 +22,21 @@ const SUMMARY_SLOT: u64 = 256;
 const PIECE: u64 = 32 << 20;
 
 /// Rows on the device, in as many buffers as it takes.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Held {
     open: Arc<Open>,
     row_bytes: u64,
     chunks: Vec<Chunk>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Chunk {
     rows: Range<usize>,
     memory: Arc<Lent>,
 }
 
 /// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next comes later in the queue.
+#[derive(Debug)]
 struct Lent {
     open: Arc<Open>,
     buffer: Buffer,
@@ -43,12 +44,12 @@ struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.open.pool.give([self.buffer.clone()], Settings::default().memory_budget);
+        self.open.pool.give([self.buffer.clone()], Settings::default().half());
     }
 }
 
 /// Targets on the device, and what is known of them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct HeldTargets {
     labels: Held,
     weights: Option<(Buffer, u64)>,
@@ -210,7 +211,7 @@ impl Held {
                 let view = staged.get_mapped_range(..bytes);
                 into.copy_from_slice(&view.map_err(|error| open.error(Fault::new(error.to_string())))?);
                 staged.unmap();
-                open.pool.give([staged], settings.memory_budget);
+                open.pool.give([staged], settings.half());
             }
         }
         Ok(values)
@@ -252,7 +253,7 @@ impl Held {
                 Ok(aside)
             })
             .await;
-        open.pool.give(done.map_err(|fault| open.error(fault))?, Settings::default().memory_budget);
+        open.pool.give(done.map_err(|fault| open.error(fault))?, Settings::default().half());
         Ok(results)
     }
 

@@ -71,7 +71,7 @@ impl Gpu {
         // Parts may have to be bound from before where they start.
         let bytes = (job.rows() * job.classes() * 4) as u64 + Scratch::ALIGNMENT;
         let logits = job.classes() as u64 * 4;
-        let affordable = u128::from(settings.memory_budget) * u128::from(logits)
+        let affordable = u128::from(settings.half()) * u128::from(logits)
             / u128::from(IN_FLIGHT as u64 * (COPIES * logits + BESIDE));
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(open.limits.binding_bytes);
@@ -190,7 +190,7 @@ impl Open {
             }
         }
         let Stream { weights, scratch, .. } = stream;
-        self.pool.give(weights.map(|(buffer, _)| buffer).into_iter().chain([scratch]), settings.memory_budget);
+        self.pool.give(weights.map(|(buffer, _)| buffer).into_iter().chain([scratch]), settings.half());
         match failed {
             Some(fault) => Err(fault),
             None => {
@@ -320,7 +320,7 @@ impl<'s> Stream<'s> {
 
         let Flight { elements, labels, rows_out, params, .. } = flight;
         let ports = [elements, labels, rows_out].into_iter().flatten();
-        open.pool.give(ports.flat_map(Port::into_buffers).chain([params]), settings.memory_budget);
+        open.pool.give(ports.flat_map(Port::into_buffers).chain([params]), settings.half());
         Ok(())
     }
 }

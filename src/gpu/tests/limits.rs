@@ -64,6 +64,46 @@ fn a_small_budget_does_not_change_a_bit() {
     }
 }
 
+/// Watched from another thread, by wgpu's own count, while far more than the budget goes through.
+#[test]
+fn a_call_stays_within_its_budget() {
+    const BUDGET: isize = 48 << 20;
+    for gpu in gpus() {
+        gpu.altered(|open| open.maps_storage = false);
+        let memory = || gpu.now().device.get_internal_counters().hal.buffer_memory.read();
+        let before = memory();
+        if before == 0 {
+            skip(&format!("{} ({}) does not count memory", gpu.name(), gpu.backend()));
+            continue;
+        }
+        let device = device(&gpu, false).with_memory_budget(BUDGET as u64);
+        for shape in [[4_000_000, 1], [2000, 10_000], [3, 5_000_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            let targets = vec![0_u32; shape[0]];
+            let x = Logits::new(&logits, shape).unwrap();
+            let is_done = std::sync::atomic::AtomicBool::new(false);
+            let most = std::thread::scope(|scope| {
+                let watch = scope.spawn(|| {
+                    let mut most = 0;
+                    while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                        most = most.max(memory());
+                        std::thread::yield_now();
+                    }
+                    most
+                });
+                let out = device.cross_entropy_grad_vec(&CrossEntropy::default(), x, &targets).unwrap();
+                is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+                assert_eq!(out.0.fell_back, None);
+                watch.join().unwrap()
+            });
+            // Buffers are rounded up to the next MiB, some eight of them, beside what was there.
+            println!("{shape:?}: {} MiB", (most - before) >> 20);
+            assert!(most - before <= BUDGET, "{shape:?}: {} MiB", (most - before) >> 20);
+            assert!(most - before > 0, "{shape:?}: nothing was seen");
+        }
+    }
+}
+
 #[test]
 fn idle_buffers_are_bounded_and_used_again() {
     for gpu in gpus() {
