@@ -357,6 +357,27 @@ fn buffers_that_do_not_do_are_refused() {
     }
 }
 
+/// Not ours to open again, but no panic either.
+#[test]
+fn a_device_of_the_callers_that_is_gone_is_told() {
+    for engine in engines(|_| {}) {
+        let x = engine.poisoned(12);
+        let step = engine.gpu.prepare(Operation::Softmax, [3, 4], DType::F32).unwrap();
+        let simple = Device::on(&engine.gpu);
+        engine.device.destroy();
+        let mut logits = vec![1.0; 12];
+        for _ in 0..2 {
+            let in_place = logits::LogitsMut::new(&mut logits, [3, 4]).unwrap();
+            assert!(matches!(simple.softmax_in_place(in_place), Err(Error::Gpu { .. })));
+            assert_eq!(logits, vec![1.0; 12]);
+            let bound = step.bind(&StepBuffers::new(x.slice(..)).in_place());
+            assert!(matches!(bound.map(drop), Err(Error::Gpu { .. })));
+            let prepared = engine.gpu.prepare(Operation::Predict, [3, 4], DType::F32);
+            assert!(matches!(prepared.map(drop), Err(Error::Gpu { .. })));
+        }
+    }
+}
+
 #[test]
 fn a_device_that_cannot_do_it_is_refused() {
     for (device, queue) in devices(|limits| limits.max_storage_buffers_per_shader_stage = 4) {

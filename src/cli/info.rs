@@ -66,6 +66,8 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
             let (cpu, gpu) = (cpu_bytes_per_second / 1e9, gpu_bytes_per_second / 1e9);
             println!("    {operation:<20} {from:<18} CPU {cpu:>7.2} GB/s of logits, {} {gpu:>7.2}", measured.backend());
         }
+    } else {
+        println!("\nwithout an adapter every operation runs on the CPU");
     }
     Ok(())
 }

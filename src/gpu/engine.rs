@@ -220,6 +220,7 @@ impl Gpu {
         let weights = open
             .guarded(|| {
                 open.compile(&plan, work);
+                open.probe();
                 let Some(weight) = loss.and_then(|loss| loss.weight.as_deref()) else { return Ok(None) };
                 Ok(Some((open.filled(BufferUsages::STORAGE, cast_slice(weight))?, size_of_val(weight) as u64)))
             })

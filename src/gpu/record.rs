@@ -176,6 +176,14 @@ impl Open {
         }
     }
 
+    /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be written to, which is an
+    /// error. Call within error scopes.
+    pub(super) fn probe(&self) {
+        let (label, size, usage) = (Some("logits probe"), 4, BufferUsages::COPY_DST);
+        let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
+        self.queue.write_buffer(&self.device.create_buffer(&descriptor), 0, &[0; 4]);
+    }
+
     /// A new buffer with these contents. Call within error scopes.
     pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, Fault> {
         let buffer = self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
