@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferUsages, Device};
 
-use super::context::Fault;
+use super::fault::Fault;
 
 #[derive(Default)]
 pub(super) struct Pool {

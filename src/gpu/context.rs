@@ -7,8 +7,9 @@ use wgpu::{Adapter, AdapterInfo, Device, DeviceType, ErrorFilter, Features, Queu
 
 use super::adapter::{self, backend_name};
 use super::buffers::Pool;
+use super::fault::{Fault, one_line, survive};
 use super::kernels::Kernels;
-use super::wait::{Poller, survive};
+use super::wait::Poller;
 use crate::Error;
 use crate::plan::Limits;
 
@@ -46,20 +47,6 @@ struct Faults {
     lost: Option<String>,
     /// Anything else; it spoils the call that it is found in.
     stray: Option<String>,
-}
-
-/// Why a device did not do what it was told.
-#[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub(super) reason: String,
-    /// Less at a time may fit.
-    pub(super) out_of_memory: bool,
-}
-
-impl Fault {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), out_of_memory: false }
-    }
 }
 
 impl Gpu {
@@ -253,18 +240,4 @@ impl fmt::Debug for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Open").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// Errors of wgpu span lines and tell causes in their sources.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

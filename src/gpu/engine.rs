@@ -7,7 +7,8 @@ use bytemuck::cast_slice;
 use pollster::block_on;
 use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor};
 
-use super::context::{Fault, Gpu, Open};
+use super::context::{Gpu, Open};
+use super::fault::Fault;
 use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
 use crate::job::{Op, Scaling};
 use crate::plan::{Plan, Work};

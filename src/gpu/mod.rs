@@ -4,6 +4,7 @@ mod adapter;
 mod buffers;
 mod context;
 mod engine;
+mod fault;
 mod kernels;
 mod port;
 mod record;

@@ -3,7 +3,8 @@
 use bytemuck::cast_slice_mut;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
 
-use super::context::{Fault, Open};
+use super::context::Open;
+use super::fault::Fault;
 use super::record::Part;
 use super::wait::{Mapped, map};
 

@@ -7,7 +7,8 @@ use wgpu::{
     ComputePass, ComputePipeline,
 };
 
-use super::context::{Fault, Open};
+use super::context::Open;
+use super::fault::Fault;
 use super::kernels::Kernel;
 use crate::job::{Op, RowTarget, Scaling};
 use crate::plan::{Entry, Pass, Plan, Work};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode, PollType};
 
-use super::context::{Fault, Gpu, Open};
+use super::context::{Gpu, Open};
+use super::fault::Fault;
 use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
 use super::wait::{Waiting, map};
 use crate::error::try_vec;

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, ComputePassDescriptor, WriteOnly};
 
-use super::context::{Fault, Gpu, Open};
+use super::context::{Gpu, Open};
+use super::fault::Fault;
 use super::port::{Port, read_into};
 use super::record::{Buffers, Part, Scale, Scratch};
 use super::wait::{Mapped, Waiting};

@@ -1,6 +1,5 @@
 //! Waiting for a GPU: on the calling thread, or without it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, SubmissionIndex};
 
-use super::context::Fault;
+use super::fault::{Fault, survive};
 
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,13 +154,4 @@ fn poll(device: &Device, how: PollType) -> Result<(), Fault> {
         Err(PollError::Timeout) => Err(Fault::new("it was not done within the time allowed")),
         Err(error) => Err(Fault::new(error.to_string())),
     }
-}
-
-/// A panic in the work, which is a callback's, becomes a fault.
-pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Fault::new(format!("a callback panicked while the GPU was used: {text}"))
-    })
 }

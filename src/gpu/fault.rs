@@ -1,0 +1,40 @@
+//! What goes wrong on a GPU, as one thing: errors of wgpu, of the driver, and panics of other people's callbacks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Why a device did not do what it was told.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) reason: String,
+    /// Less at a time may fit.
+    pub(super) out_of_memory: bool,
+}
+
+impl Fault {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), out_of_memory: false }
+    }
+}
+
+/// A panic in the work, which is a callback's, becomes a fault.
+pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Fault::new(format!("a callback panicked while the GPU was used: {text}"))
+    })
+}
+
+/// Errors of wgpu span lines and tell causes in their sources.
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
