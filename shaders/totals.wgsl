@@ -19,7 +19,7 @@ fn count_targets(invocation: Invocation) {
     let rows = group_rows(group);
     var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
-    // Whether there is a target that is no class, and the first row with one.
+    // The first row whose target is no class: of equal keys the lower place.
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
         let label = row_targets[params.targets_at + row];
@@ -28,7 +28,7 @@ fn count_targets(invocation: Invocation) {
             if label < params.classes {
                 weight = add_pairs(weight, vec2<f32>(weight_of(label), 0.0));
             } else {
-                invalid = combine(invalid, vec2<u32>(1u, params.first_row + row), LARGEST);
+                invalid = combine(invalid, vec2<u32>(0u, params.first_row + row), LARGEST);
             }
         }
     }
@@ -50,7 +50,7 @@ fn total_targets(invocation: Invocation) {
         let part = partials[i];
         weight = add_pairs(weight, part.others);
         counted += bitcast<u32>(part.key);
-        invalid = combine(invalid, vec2<u32>(select(1u, 0u, part.at == NONE), part.at), LARGEST);
+        invalid = combine(invalid, vec2<u32>(0u, part.at), LARGEST);
     }
     weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;

@@ -99,6 +99,8 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
         }
     }
     let bytes = ROWS.map(|rows| (rows * CLASSES * 4) as f64);
-    let seconds_per_byte = ((best[1] - best[0]) / (bytes[1] - bytes[0])).max(f64::MIN_POSITIVE);
+    // A disturbed machine may find many rows as fast as few; that none of the time is due to the bytes is not to be believed.
+    let most = best[1] / bytes[1];
+    let seconds_per_byte = ((best[1] - best[0]) / (bytes[1] - bytes[0])).clamp(most / 4.0, most);
     Ok(Cost { seconds: (best[0] - seconds_per_byte * bytes[0]).max(0.0), seconds_per_byte })
 }
