@@ -1,6 +1,5 @@
 //! Waiting for a GPU: on the calling thread, or without it.
 
-use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,18 +31,12 @@ pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
 /// Waits for one device.
 pub(super) struct Poller {
     device: Device,
-    /// To the thread that waits elsewhere, once there is one.
-    requests: Mutex<Option<mpsc::Sender<Request>>>,
-}
-
-struct Request {
-    wait: PollType,
-    done: oneshot::Sender<Result<(), Fault>>,
+    elsewhere: Elsewhere,
 }
 
 impl Poller {
     pub(super) fn new(device: &Device) -> Self {
-        Self { device: device.clone(), requests: Mutex::default() }
+        Self { device: device.clone(), elsewhere: Elsewhere::default() }
     }
 
     /// Does not wait: whatever has happened is told.
@@ -100,13 +93,7 @@ impl Poller {
         let wait = PollType::Wait { submission_index, timeout: Some(patience) };
         match waiting {
             Waiting::Here => poll(&self.device, wait),
-            // A browser polls by itself.
-            Waiting::Elsewhere if cfg!(target_arch = "wasm32") => Ok(()),
-            Waiting::Elsewhere => {
-                let (done, answer) = oneshot::channel();
-                self.ask(Request { wait, done })?;
-                answer.await.map_err(|_| Fault::new("nobody waits for the GPU any more"))?
-            }
+            Waiting::Elsewhere => self.elsewhere.wait(&self.device, wait).await,
         }
     }
 
@@ -121,18 +108,49 @@ impl Poller {
             }
         }
     }
+}
 
-    fn ask(&self, request: Request) -> Result<(), Fault> {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = match requests.take() {
+/// A browser polls by itself, and calls back.
+#[cfg(target_arch = "wasm32")]
+#[derive(Default)]
+struct Elsewhere;
+
+#[cfg(target_arch = "wasm32")]
+impl Elsewhere {
+    async fn wait(&self, _: &Device, _: PollType) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// The thread that waits for futures, once there is one. It ends when this is dropped.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Default)]
+struct Elsewhere(std::sync::Mutex<Option<std::sync::mpsc::Sender<Request>>>);
+
+#[cfg(not(target_arch = "wasm32"))]
+struct Request {
+    wait: PollType,
+    done: oneshot::Sender<Result<(), Fault>>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Elsewhere {
+    async fn wait(&self, device: &Device, wait: PollType) -> Result<(), Fault> {
+        let (done, answer) = oneshot::channel();
+        self.ask(device, Request { wait, done })?;
+        answer.await.map_err(|_| Fault::new("nobody waits for the GPU any more"))?
+    }
+
+    fn ask(&self, device: &Device, request: Request) -> Result<(), Fault> {
+        let mut thread = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sender = match thread.take() {
             Some(sender) => sender,
             None => {
-                let (sender, receiver) = mpsc::channel::<Request>();
-                let device = self.device.clone();
+                let (sender, receiver) = std::sync::mpsc::channel::<Request>();
+                let device = device.clone();
                 thread::Builder::new()
                     .name("logits-poll".to_owned())
                     .spawn(move || {
-                        // Ends when the poller is dropped.
                         for Request { wait, done } in receiver {
                             drop(done.send(poll(&device, wait)));
                         }
@@ -142,7 +160,7 @@ impl Poller {
             }
         };
         let sent = sender.send(request);
-        *requests = Some(sender);
+        *thread = Some(sender);
         sent.map_err(|_| Fault::new("the thread that waits for the GPU is gone"))
     }
 }
