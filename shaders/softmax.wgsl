@@ -8,5 +8,5 @@ const TARGETS: bool = false;
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let log_sum = log1p_pair(stats.others);
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
-    return Coefficients(select(1.0 / (sum.x + sum.y), log_sum.x + log_sum.y, LOG), NONE, 0.0, is_bad(stats));
+    return Coefficients(select(1.0 / (sum.x + sum.y), log_sum.x + log_sum.y, LOG), NONE, 0.0, is_bad(stats), 0.0);
 }

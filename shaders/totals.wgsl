@@ -9,6 +9,11 @@ fn group_rows(group: u32) -> vec2<u32> {
     return vec2<u32>(start, start + min(GROUP_ROWS, params.rows - start));
 }
 
+// An entry of `partials`, which has other meanings here.
+fn partial(key: i32, at: u32, sum: vec2<f32>) -> Stats {
+    return Stats(key, at, sum, vec2<f32>(0.0, 0.0), 0u, 0.0);
+}
+
 @compute @workgroup_size(256)
 fn count_targets(invocation: Invocation) {
     enter(invocation);
@@ -36,7 +41,7 @@ fn count_targets(invocation: Invocation) {
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(invalid, LARGEST);
     if thread == 0u {
-        partials[params.first_group + group] = Stats(bitcast<i32>(counted), invalid.y, weight);
+        partials[params.first_group + group] = partial(bitcast<i32>(counted), invalid.y, weight);
     }
 }
 
@@ -81,7 +86,7 @@ fn sum_losses(invocation: Invocation) {
     sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
     let key = reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
     if thread == 0u {
-        partials[params.first_group + group] = Stats(bitcast<i32>(key), 0u, sum);
+        partials[params.first_group + group] = partial(bitcast<i32>(key), 0u, sum);
     }
 }
 

@@ -61,12 +61,14 @@ pub enum Error {
         value: f32,
     },
     /// An option of [`CrossEntropy`](crate::CrossEntropy) outside its range.
-    #[error("{option} is {value}; it must be finite")]
+    #[error("{option} is {value}; it must be {range}")]
     OptionValue {
         /// The option's name.
         option: &'static str,
         /// The value given.
         value: f32,
+        /// What it may be.
+        range: &'static str,
     },
     /// A step that was not given a buffer that it needs.
     #[error("the step needs a buffer for {what}")]

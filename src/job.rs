@@ -20,6 +20,12 @@ impl Op {
     pub(crate) fn writes_elements(self) -> bool {
         matches!(self, Self::Softmax | Self::LogSoftmax | Self::CrossEntropyGrad)
     }
+
+    /// Whether it has targets.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn has_targets(self) -> bool {
+        matches!(self, Self::CrossEntropy | Self::CrossEntropyGrad)
+    }
 }
 
 /// What is known of a row's target.
@@ -27,10 +33,8 @@ impl Op {
 pub(crate) struct RowTarget {
     /// The target, or [`RowTarget::IGNORED`].
     pub(crate) class: u32,
-    /// What the row's loss is multiplied by.
+    /// The weight of its class.
     pub(crate) weight: f32,
-    /// What the row's gradient is multiplied by.
-    pub(crate) scale: f32,
 }
 
 impl RowTarget {
@@ -43,20 +47,31 @@ impl RowTarget {
 
 impl Default for RowTarget {
     fn default() -> Self {
-        Self { class: Self::IGNORED, weight: 1.0, scale: 0.0 }
+        Self { class: Self::IGNORED, weight: 1.0 }
     }
 }
 
-/// What the rows of a batch have in common of what [`RowTarget`] says of each.
+/// What the rows of a batch have in common: the options of the loss, worked out.
 #[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the CPU path has it row by row
 pub(crate) struct Scaling<'a> {
     /// A weight for each class.
     pub(crate) weight: Option<&'a [f32]>,
-    /// A row's scale is this times its weight,
-    pub(crate) factor: f32,
-    /// but for a mean over no weight, where it is NaN.
-    pub(crate) poisoned: bool,
+    /// The sum of those, or the number of classes.
+    pub(crate) class_weight: f64,
+    /// What gradients are multiplied by; not finite for a mean over no weight.
+    pub(crate) factor: f64,
+    /// What the label of every class is: label smoothing, spread over the classes.
+    pub(crate) smoothing: f64,
+    /// What the target's own label is beside that.
+    pub(crate) hit: f64,
+}
+
+impl Scaling<'_> {
+    /// Whether gradients of counted rows are NaN.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        !self.factor.is_finite()
+    }
 }
 
 /// A row's decision.
@@ -93,7 +108,6 @@ pub(crate) struct Job<'a> {
     pub(crate) data: Data<'a>,
     /// One a row where the operation has targets, else empty.
     pub(crate) targets: &'a [RowTarget],
-    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     pub(crate) scaling: Scaling<'a>,
     pub(crate) rows_out: RowsOut<'a>,
 }

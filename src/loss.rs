@@ -20,8 +20,10 @@ pub enum Reduction {
 
 /// The cross-entropy of softmax, and its options; PyTorch's `cross_entropy` names and meaning.
 ///
-/// With `lse = log(sum_j exp(x_j))`, row i with target t loses `w_t * (lse - x_t)`, and for a reduction that gives
-/// that row the factor `s` its gradient is `d loss / d x_j = s * w_t * (softmax(x)_j - [j == t])`.
+/// With `lse = log(sum_j exp(x_j))`, a row with target t loses `sum_j q_j * (lse - x_j)`, where
+/// `q_j = w_j * ((1 - e) * [j == t] + e / classes)` are its labels, of class weights `w` (1 if not set) and a label
+/// smoothing `e` (0 if not set). For a reduction that gives that row the factor `s` its gradient is
+/// `d loss / d x_j = s * (softmax(x)_j * sum_k q_k - q_j)`.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -37,12 +39,19 @@ pub struct CrossEntropy {
     pub(crate) reduction: Reduction,
     pub(crate) ignore_index: i64,
     pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) label_smoothing: f32,
     pub(crate) upstream_gradient: f32,
 }
 
 impl Default for CrossEntropy {
     fn default() -> Self {
-        Self { reduction: Reduction::Mean, ignore_index: -100, weight: None, upstream_gradient: 1.0 }
+        Self {
+            reduction: Reduction::Mean,
+            ignore_index: -100,
+            weight: None,
+            label_smoothing: 0.0,
+            upstream_gradient: 1.0,
+        }
     }
 }
 
@@ -70,6 +79,15 @@ impl CrossEntropy {
         self
     }
 
+    /// How much of each target is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
+    /// arXiv:1512.00567). As in PyTorch each class's share is weighted by that class's weight, and a mean still divides by
+    /// the weights of the targets alone. A logit of `-inf` then has an infinite loss whatever the target.
+    #[must_use]
+    pub fn label_smoothing(mut self, smoothing: f32) -> Self {
+        self.label_smoothing = smoothing;
+        self
+    }
+
     /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
     /// Finite; 1 if not set. It does not change the loss.
     #[must_use]
@@ -80,8 +98,13 @@ impl CrossEntropy {
 
     /// Checks the options against the shape.
     pub(crate) fn check(&self, shape: Shape) -> Result<(), Error> {
-        if !self.upstream_gradient.is_finite() {
-            return Err(Error::OptionValue { option: "upstream_gradient", value: self.upstream_gradient });
+        let (option, value) = ("upstream_gradient", self.upstream_gradient);
+        if !value.is_finite() {
+            return Err(Error::OptionValue { option, value, range: "finite" });
+        }
+        let (option, value) = ("label_smoothing", self.label_smoothing);
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Error::OptionValue { option, value, range: "between 0 and 1" });
         }
         if let Some(weight) = &self.weight {
             check_length("weights", shape.classes(), weight.len())?;
@@ -94,13 +117,24 @@ impl CrossEntropy {
         Ok(())
     }
 
+    /// What the options come to for targets of so much weight together, which is 1 where a device finds that out.
+    pub(crate) fn scaling(&self, classes: usize, total_weight: f64) -> Scaling<'_> {
+        let divisor = if self.reduction == Reduction::Mean { total_weight } else { 1.0 };
+        let factor = f64::from(self.upstream_gradient) / divisor;
+        let smoothing = f64::from(self.label_smoothing);
+        let weight = self.weight.as_deref();
+        let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
+        Scaling { weight, class_weight, factor, smoothing: smoothing / classes as f64, hit: 1.0 - smoothing }
+    }
+
     /// Checks options and targets against the shape, and settles what each row is worth.
     pub(crate) fn prepare(&self, shape: Shape, targets: Targets<'_>) -> Result<Prepared<'_>, Error> {
         let (rows, classes) = (shape.row_count(), shape.classes());
         check_length("targets", rows, targets.len())?;
         self.check(shape)?;
         let weight = self.weight.as_deref();
-        let mut prepared = Prepared { loss: self, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
+        let mut prepared =
+            Prepared { loss: self, classes, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
         targets.for_each(|row, target| {
             let class = match usize::try_from(target) {
                 Ok(class) if class < classes && target != i128::from(self.ignore_index) => class,
@@ -114,14 +148,9 @@ impl CrossEntropy {
             prepared.counted_rows += 1;
             prepared.total_weight += f64::from(weight);
             // Shape::elements has seen that a class fits 32 bits.
-            prepared.rows[row] = RowTarget { class: class as u32, weight, scale: 0.0 };
+            prepared.rows[row] = RowTarget { class: class as u32, weight };
             Ok(())
         })?;
-
-        let factor = prepared.factor();
-        for row in prepared.rows.iter_mut().filter(|row| !row.is_ignored()) {
-            row.scale = (factor * f64::from(row.weight)) as f32;
-        }
         Ok(prepared)
     }
 }
@@ -129,21 +158,15 @@ impl CrossEntropy {
 /// Options and targets after validation: what the kernels need of each row.
 pub(crate) struct Prepared<'a> {
     loss: &'a CrossEntropy,
+    classes: usize,
     pub(crate) rows: Vec<RowTarget>,
     counted_rows: usize,
     total_weight: f64,
 }
 
 impl Prepared<'_> {
-    fn factor(&self) -> f64 {
-        let divisor = if self.loss.reduction == Reduction::Mean { self.total_weight } else { 1.0 };
-        f64::from(self.loss.upstream_gradient) / divisor
-    }
-
     pub(crate) fn scaling(&self) -> Scaling<'_> {
-        let poisoned = self.loss.reduction == Reduction::Mean && self.total_weight == 0.0;
-        let factor = if poisoned { 0.0 } else { self.factor() as f32 };
-        Scaling { weight: self.loss.weight.as_deref(), factor, poisoned }
+        self.loss.scaling(self.classes, self.total_weight)
     }
 
     /// What the rows come to together, when their weighted losses come to `sum`.
@@ -174,7 +197,7 @@ pub(crate) struct Totals {
 impl Totals {
     /// The loss, and the perplexity.
     pub(crate) fn reduce(&self, reduction: Reduction) -> (f64, f64) {
-        let mean = self.sum / self.weight;
+        let mean = if self.weight == 0.0 { f64::NAN } else { self.sum / self.weight };
         (if reduction == Reduction::Mean { mean } else { self.sum }, mean.exp())
     }
 }

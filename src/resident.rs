@@ -53,7 +53,7 @@ pub struct ResidentTargets {
     memory: TargetMemory,
     shape: Shape,
     totals: Totals,
-    reduction: Reduction,
+    loss: Arc<CrossEntropy>,
 }
 
 /// A loss on a device.
@@ -187,7 +187,7 @@ impl Device {
                 gpu.upload_targets(shape, &prepared.rows, prepared.scaling(), self.settings(), waiting).await?,
             ),
         };
-        Ok(ResidentTargets { memory, shape, totals, reduction: loss.reduction })
+        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(loss.clone()) })
     }
 }
 
@@ -341,9 +341,10 @@ impl Resident {
             let (what, expected, found) = if rows.1 == rows.2 { classes } else { rows };
             return Err(Error::Length { what, expected, found });
         }
+        let scaling = targets.map(ResidentTargets::scaling).unwrap_or_default();
         match (&self.memory, targets.map(|targets| &targets.memory)) {
-            (Memory::Cpu(logits), None) => self.run_on_cpu(op, logits, &[]),
-            (Memory::Cpu(logits), Some(TargetMemory::Cpu(targets))) => self.run_on_cpu(op, logits, targets),
+            (Memory::Cpu(logits), None) => self.run_on_cpu(op, logits, &[], scaling),
+            (Memory::Cpu(logits), Some(TargetMemory::Cpu(targets))) => self.run_on_cpu(op, logits, targets, scaling),
             #[cfg(feature = "gpu")]
             (Memory::Gpu(held), None) => Ok(Outcome::on_gpu(op, held.run(op, self.shape.classes(), None).await?)),
             #[cfg(feature = "gpu")]
@@ -355,7 +356,13 @@ impl Resident {
         }
     }
 
-    fn run_on_cpu(&self, op: Op, logits: &[f32], targets: &[RowTarget]) -> Result<Outcome, Error> {
+    fn run_on_cpu(
+        &self,
+        op: Op,
+        logits: &[f32],
+        targets: &[RowTarget],
+        scaling: Scaling<'_>,
+    ) -> Result<Outcome, Error> {
         let (shape, rows) = (self.shape, self.shape.row_count());
         let elements = if op.writes_elements() { logits.len() } else { 0 };
         let (values, predictions) = match op {
@@ -377,7 +384,7 @@ impl Resident {
                 Op::Predict => RowsOut::Predictions(&mut predictions),
                 _ => RowsOut::Values(&mut values),
             };
-            cpu::run(Job { op, shape, data, targets, scaling: Scaling::default(), rows_out });
+            cpu::run(Job { op, shape, data, targets, scaling, rows_out });
         }
         let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + f64::from(loss)));
         Ok(Outcome {
@@ -397,7 +404,7 @@ impl Resident {
     }
 
     fn loss(&self, targets: &ResidentTargets, per_row: Memory<f32>, sum: Sum) -> ResidentLoss {
-        let ResidentTargets { totals, reduction, .. } = *targets;
+        let (totals, reduction) = (targets.totals, targets.loss.reduction);
         ResidentLoss { per_row: self.rows(per_row), sum, totals, reduction }
     }
 }
@@ -431,6 +438,10 @@ impl ResidentTargets {
     #[must_use]
     pub fn counted_rows(&self) -> usize {
         self.totals.counted_rows
+    }
+
+    fn scaling(&self) -> Scaling<'_> {
+        self.loss.scaling(self.shape.classes(), self.totals.weight)
     }
 }
 

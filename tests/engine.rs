@@ -132,9 +132,11 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2]) {
         CrossEntropy::default(),
         CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(-2.5),
         CrossEntropy::default().reduction(Reduction::None),
+        CrossEntropy::default().label_smoothing(0.1),
         weighted.clone(),
+        weighted.clone().label_smoothing(0.3),
     ] {
-        if loss == weighted && classes as u64 * 4 > binding {
+        if (loss == weighted || loss == weighted.clone().label_smoothing(0.3)) && classes as u64 * 4 > binding {
             let error = engine.gpu.prepare(&loss, shape, DType::F32).map(drop).unwrap_err();
             assert!(error.to_string().contains("class weights"), "{error}");
             continue;
@@ -257,6 +259,8 @@ fn special_values_are_those_of_the_simple_api() {
                     CrossEntropy::default(),
                     CrossEntropy::default().reduction(Reduction::Sum),
                     CrossEntropy::default().weight(weight),
+                    CrossEntropy::default().label_smoothing(0.1),
+                    CrossEntropy::default().weight(weight).label_smoothing(0.1),
                 ] {
                     let simple = Device::on(&engine.gpu);
                     let view = Logits::new(&row, [1, 3]).unwrap();

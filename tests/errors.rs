@@ -63,8 +63,13 @@ fn targets_and_options() {
         refused(
             &loss.clone().upstream_gradient(f32::INFINITY),
             &[0, 0],
-            Error::OptionValue { option: "upstream_gradient", value: f32::INFINITY },
+            Error::OptionValue { option: "upstream_gradient", value: f32::INFINITY, range: "finite" },
         );
+        for value in [-0.1, 1.5, f32::INFINITY] {
+            let range = "between 0 and 1";
+            let error = Error::OptionValue { option: "label_smoothing", value, range };
+            refused(&loss.clone().label_smoothing(value), &[0, 0], error);
+        }
         refused(&loss.clone().weight([1.0, 2.0]), &[0, 0], Error::Length { what: "weights", expected: 3, found: 2 });
         refused(&loss.clone().weight([1.0, 2.0, -1.0]), &[0, 0], Error::Weight { class: 2, value: -1.0 });
         let not_a_number = loss.clone().weight([1.0, f32::NAN, 1.0]);

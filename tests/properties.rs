@@ -30,9 +30,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..Default::default() })]
 
     #[test]
-    fn rows_sum_to_one_and_gradients_to_zero((rows, classes, logits, targets) in batches()) {
+    fn rows_sum_to_one_and_gradients_to_zero((rows, classes, logits, targets) in batches(), smoothing in 0.0_f32..=1.0) {
         let x = Logits::new(&logits, [rows, classes]).unwrap();
-        let loss = CrossEntropy::default().reduction(Reduction::Sum);
+        let loss = CrossEntropy::default().reduction(Reduction::Sum).label_smoothing(smoothing);
         for device in devices() {
             let softmax = device.softmax_vec(x).unwrap().values;
             let (_, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
@@ -81,8 +81,9 @@ proptest! {
         logits in prop::collection::vec(-4.0_f32..4.0, 12),
         targets in prop::collection::vec(0_usize..4, 3),
         at in 0_usize..12,
+        smoothing in 0.0_f32..=1.0,
     ) {
-        let loss = CrossEntropy::default().upstream_gradient(2.0);
+        let loss = CrossEntropy::default().upstream_gradient(2.0).label_smoothing(smoothing);
         let step = 1.0 / 64.0;
         for device in devices() {
             let (_, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [3, 4]).unwrap(), &targets).unwrap();

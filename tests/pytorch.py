@@ -24,14 +24,15 @@ def number(x):
     return x
 
 
-def case(name, logits, targets, weight=None, ignore_index=-100):
+def case(name, logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0):
     x = torch.tensor(logits, dtype=torch.float32).double() if not torch.is_tensor(logits) else logits.double()
     t = torch.tensor(targets)
     w = None if weight is None else torch.tensor(weight, dtype=torch.float32).double()
     reductions = {}
     for reduction in ("mean", "sum", "none"):
         leaf = x.clone().requires_grad_(True)
-        loss = F.cross_entropy(leaf, t, weight=w, ignore_index=ignore_index, reduction=reduction)
+        options = dict(weight=w, ignore_index=ignore_index, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(leaf, t, reduction=reduction, **options)
         loss.sum().backward()
         reductions[reduction] = {
             "loss": [number(v) for v in loss.detach().reshape(-1).tolist()],
@@ -46,6 +47,7 @@ def case(name, logits, targets, weight=None, ignore_index=-100):
         "targets": targets,
         "weight": weight,
         "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
         "softmax": flat(F.softmax(x, 1)),
         "log_softmax": flat(F.log_softmax(x, 1)),
         "log_sum_exp": flat(torch.logsumexp(x, 1)),
@@ -68,6 +70,15 @@ cases = [
     case("-inf", [[0.0, -inf], [-inf, 1.0], [1.0, -inf]], [0, 1, 1]),
     case("NaN and +inf", [[nan, 1.0, 2.0], [1.0, inf, 2.0], [1.0, 2.0, 3.0], [-inf] * 3], [0, 1, 2, 0]),
     case("ignored rows of no number", [[nan, 1.0], [1.0, inf], [1.0, 2.0], [-inf, -inf]], [-100, -100, 1, -100]),
+    case("smoothed", torch.randn(4, 7) * 3, [0, 6, 2, 2], label_smoothing=0.1),
+    case("smoothed, some ignored", torch.randn(5, 3), [0, -100, 2, 1, -100], label_smoothing=0.25),
+    case("smoothed and weighted", torch.randn(4, 6) * 3, [5, 0, -100, 3], weight=[0.5, 1.0, 0.0, 2.0, 0.25, 3.0], label_smoothing=0.2),
+    case("smoothed evenly", torch.randn(3, 5), [1, 4, 0], weight=[0.5, 1.0, 0.0, 2.0, 0.25], label_smoothing=1.0),
+    case("smoothed, confident", [[20.0, 0.0], [0.0, 20.0]], [0, 0], label_smoothing=0.1),
+    case("smoothed, -inf", [[0.0, -inf, 1.0], [-inf, 1.0, 2.0], [1.0, 2.0, 3.0]], [0, 0, -100], label_smoothing=0.1),
+    case("smoothed, -inf without weight", [[0.0, -inf, 1.0], [2.0, 1.0, 2.0]], [0, 2], weight=[1.0, 0.0, 2.0], label_smoothing=0.1),
+    case("smoothed, NaN and +inf", [[nan, 1.0], [1.0, inf], [1.0, 2.0], [-inf, -inf]], [0, 1, 1, 0], label_smoothing=0.1),
+    case("smoothed, weights of nothing", torch.randn(2, 3), [1, 1], weight=[1.0, 0.0, 1.0], label_smoothing=0.1),
     case("ties", [[1.0, 2.0, 2.0], [0.0, -0.0, 0.0]], [2, 0]),
 ]
 path = pathlib.Path(__file__).with_suffix(".json")

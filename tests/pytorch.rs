@@ -71,6 +71,7 @@ fn compare(device: &Device, case: &Value) {
         let wanted = &case["reductions"][key];
         let mut loss =
             CrossEntropy::default().reduction(reduction).ignore_index(case["ignore_index"].as_i64().unwrap());
+        loss = loss.label_smoothing(case["label_smoothing"].as_f64().unwrap() as f32);
         if !case["weight"].is_null() {
             loss = loss.weight(numbers(&case["weight"]).iter().map(|&w| w as f32).collect::<Vec<_>>());
         }

@@ -38,6 +38,16 @@ fn enter_row(row: u32) {
     row_out = params.elements_at + offset;
 }
 
+// The weight of all classes of a stretch. Called by all threads of a workgroup together.
+fn stretch_weight(start: u32, end: u32) -> f32 {
+    var sum = vec2<f32>(0.0, 0.0);
+    for (var j = start + thread; j < end; j += WORKGROUP) {
+        sum = add_pairs(sum, vec2<f32>(weight_of(j), 0.0));
+    }
+    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    return sum.x + sum.y;
+}
+
 @compute @workgroup_size(256)
 fn split_reduce(invocation: Invocation) {
     enter(invocation);
@@ -46,14 +56,17 @@ fn split_reduce(invocation: Invocation) {
         return;
     }
     enter_row(place.row);
-    let stats = reduce_stretch(place.start, place.end, thread);
+    var stats = reduce_stretch(place.start, place.end, thread);
+    if SMOOTHING {
+        stats.weight = stretch_weight(place.start, place.end);
+    }
     if thread == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
         if TARGETS {
             let label = row_targets[params.targets_at + place.row];
             if label >= place.start && label < place.end {
-                partials[entries + 1u] = Stats(bitcast<i32>(load(label)), NONE, vec2<f32>(0.0, 0.0));
+                partials[entries + 1u].key = bitcast<i32>(load(label));
             }
         }
     }
@@ -75,10 +88,14 @@ fn split_join(invocation: Invocation) {
         best = combine(best, vec2<u32>(bitcast<u32>(part.key), part.at), LARGEST);
     }
     best = reduce(best, LARGEST);
-    var stats = Stats(bitcast<i32>(best.x), best.y, vec2<f32>(0.0, 0.0));
+    var stats = Stats();
+    stats.key = bitcast<i32>(best.x);
+    stats.at = best.y;
 
     let top = top_of(stats);
     var sum = vec2<f32>(0.0, 0.0);
+    var below = vec2<f32>(0.0, 0.0);
+    var flags = vec2<u32>(0u, 0u);
     for (var i = thread; i < params.segments; i += WORKGROUP) {
         let part = partials[first + i];
         if part.at == stats.at {
@@ -88,8 +105,21 @@ fn split_join(invocation: Invocation) {
             let whole = add_pairs(vec2<f32>(1.0, 0.0), part.others);
             sum = add_pairs(sum, whole * exp_difference(top_of(part), top));
         }
+        if SMOOTHING {
+            below = add_pairs(below, part.below);
+            if part.at != NONE {
+                let lower = 2.0 * params.smoothing * part.weight * (0.5 * top - 0.5 * top_of(part));
+                below = add_pairs(below, vec2<f32>(lower, 0.0));
+            }
+            flags += vec2<u32>(part.bottomless & 1u, part.bottomless >> 1u);
+        }
     }
     stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    if SMOOTHING {
+        stats.below = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(below), SUM));
+        flags = reduce(flags, COUNT);
+        stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
+    }
     let coefficients = finish(row, stats, thread == 0u);
     if thread == 0u {
         partials[entries] = stats;

@@ -33,6 +33,10 @@ struct Params {
     flags: u32,
     // What every gradient is multiplied by.
     factor: f32,
+    // Of smoothed labels: what the target's own label is, what each class's is beside that, and the sum of all weights.
+    hit: f32,
+    smoothing: f32,
+    class_weight: f32,
     // WGSL has no literal for these, and may assume that no computation makes them.
     nan: u32,
     negative_infinity: u32,
@@ -60,12 +64,20 @@ struct Summary {
     weight: vec2<f32>,
 }
 
+// Whether labels are smoothed.
+override SMOOTHING: bool = false;
+
 // A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but the one
 // at `at`, the first maximum, whose term is 1; high and low part of one number.
 struct Stats {
     key: i32,
     at: u32,
     others: vec2<f32>,
+    // Where labels are smoothed: the sum of top - x over what is not -inf, each times its class's share of the labels;
+    // whether there is any -inf, of a class with a weight (1) or without (2); and the weight of all classes of the stretch.
+    below: vec2<f32>,
+    bottomless: u32,
+    weight: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -11,6 +11,8 @@ struct Coefficients {
     at_value: f32,
     // The whole row is NaN.
     bad: bool,
+    // Of smoothed labels: what each element is lowered by, times the weight of its class.
+    shift: f32,
 }
 
 fn is_bad(stats: Stats) -> bool {
@@ -63,32 +65,60 @@ fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
+// Of the terms of one step of a lane, where labels are smoothed.
+var<private> step_below: f32;
+var<private> bottomless: u32;
+
 fn term(j: u32, end: u32, top: f32, skip: u32) -> f32 {
     if j >= end {
         return 0.0;
     }
-    let e = exp_difference(load(j), top);
+    let x = load(j);
+    if SMOOTHING {
+        let weight = weight_of(j);
+        if bitcast<u32>(x) == params.negative_infinity {
+            bottomless |= select(1u, 2u, weight == 0.0);
+        } else {
+            // Halves, for the difference of two large logits is no f32.
+            step_below += 2.0 * params.smoothing * weight * (0.5 * top - 0.5 * x);
+        }
+    }
+    let e = exp_difference(x, top);
     keep(j, e);
     return select(e, 0.0, j == skip);
 }
 
-fn lane_sum(start: u32, end: u32, lane: u32, top: f32, skip: u32) -> vec2<f32> {
+// Sums of a lane: of exponentials, and of what lies below the top.
+fn lane_sums(start: u32, end: u32, lane: u32, top: f32, skip: u32) -> array<vec2<f32>, 2> {
     var sum = vec2<f32>(0.0, 0.0);
+    var below = vec2<f32>(0.0, 0.0);
+    bottomless = 0u;
     // Four terms as a tree, and only their sum with its rounding error.
     for (var j = start + lane; j < end; j += 4u * THREADS_PER_ROW) {
+        step_below = 0.0;
         let a = term(j, end, top, skip) + term(j + THREADS_PER_ROW, end, top, skip);
         let b = term(j + 2u * THREADS_PER_ROW, end, top, skip) + term(j + 3u * THREADS_PER_ROW, end, top, skip);
         sum = add_pairs(sum, vec2<f32>(a + b, 0.0));
+        if SMOOTHING {
+            below = add_pairs(below, vec2<f32>(step_below, 0.0));
+        }
     }
-    return sum;
+    return array<vec2<f32>, 2>(sum, below);
 }
 
 // Called by all threads of a workgroup together.
 fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
     let peak = reduce(lane_peak(start, end, lane), LARGEST);
-    var stats = Stats(bitcast<i32>(peak.x), peak.y, vec2<f32>(0.0, 0.0));
-    let sum = lane_sum(start, end, lane, top_of(stats), stats.at);
-    stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    var stats = Stats();
+    stats.key = bitcast<i32>(peak.x);
+    stats.at = peak.y;
+    let sums = lane_sums(start, end, lane, top_of(stats), stats.at);
+    stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sums[0]), SUM));
+    if SMOOTHING {
+        stats.below = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sums[1]), SUM));
+        let flags = reduce(vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
+        stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
+    }
     return stats;
 }
 
@@ -99,6 +129,9 @@ fn element(j: u32, top: f32, coefficients: Coefficients) -> f32 {
         value = (d.x - coefficients.factor) + d.y;
     } else {
         value = exponential(j, top) * coefficients.factor;
+        if SMOOTHING {
+            value -= coefficients.shift * weight_of(j);
+        }
     }
     value = select(value, coefficients.at_value, j == coefficients.at);
     return select(value, bitcast<f32>(params.nan), coefficients.bad);

@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// The target that marks a row as not counted
     #[arg(long, value_name = "I", default_value_t = -100, allow_negative_numbers = true)]
     ignore_index: i64,
+    /// How much of each target is spread over all classes, 0 to 1
+    #[arg(long, value_name = "E", default_value_t = 0.0)]
+    label_smoothing: f32,
     /// A weight for each class [classes]: f16, f32 or f64
     #[arg(long, value_name = "W.npy")]
     weight: Option<PathBuf>,
@@ -67,7 +70,10 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
 
     // Batches are summed, so that a batch's gradient needs no knowledge of the others but their total weight.
     let is_mean = options.reduction == ReductionName::Mean;
-    let mut loss = CrossEntropy::default().reduction(Reduction::Sum).ignore_index(options.ignore_index);
+    let mut loss = CrossEntropy::default()
+        .reduction(Reduction::Sum)
+        .ignore_index(options.ignore_index)
+        .label_smoothing(options.label_smoothing);
     if is_mean && totals.weight > 0.0 {
         loss = loss.upstream_gradient((1.0 / totals.weight) as f32);
     } else if is_mean {
@@ -92,9 +98,10 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     bar.finish_and_clear();
     outputs.finish()?;
 
-    let value = if is_mean { result.sum / totals.weight } else { result.sum };
+    let mean = if totals.weight == 0.0 { f64::NAN } else { result.sum / totals.weight };
+    let value = if is_mean { mean } else { result.sum };
     let accuracy = result.correct as f64 / totals.counted_rows as f64;
-    let perplexity = (result.sum / totals.weight).exp();
+    let perplexity = mean.exp();
     if options.common.json {
         println!(
             "{}",

@@ -8,6 +8,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Stats;
 use super::exp::{difference, exp_difference};
+use crate::job::Scaling;
 
 const LANES: usize = 16;
 const BLOCK: usize = 8 * LANES;
@@ -57,6 +58,30 @@ pub(super) fn exponentials(x: &mut [f32], max: f32) -> Stats {
         row.copy_from_slice(&exponentials[..row.len()]);
     }
     Stats { max, others: sum.others() }
+}
+
+/// The weighted sum of max - x, where labels are smoothed; else 0. The order of summation is that of [`stats`]' lanes.
+pub(super) fn below(x: &[f32], max: f32, scaling: &Scaling<'_>) -> f64 {
+    if scaling.smoothing == 0.0 {
+        return 0.0;
+    }
+    let mut sums = [0.0_f64; LANES];
+    for (nth, row) in x.chunks(LANES).enumerate() {
+        let weights = scaling.weight.map(|weight| &weight[nth * LANES..]);
+        for (lane, (sum, &x)) in sums.iter_mut().zip(row).enumerate() {
+            let weight = weights.map_or(1.0, |weights| f64::from(weights[lane]));
+            *sum += weight * (f64::from(max) - f64::from(x));
+        }
+    }
+    sums.iter().sum()
+}
+
+/// Takes its share, times the weight of its class, from every element.
+pub(super) fn lower(x: &mut [f32], share: f64, weight: Option<&[f32]>) {
+    match weight {
+        None => x.iter_mut().for_each(|x| *x -= share as f32),
+        Some(weight) => x.iter_mut().zip(weight).for_each(|(x, &weight)| *x -= (share * f64::from(weight)) as f32),
+    }
 }
 
 /// Multiplies the row by a factor.

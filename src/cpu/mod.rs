@@ -33,16 +33,16 @@ pub(crate) fn run(job: Job<'_>) {
 }
 
 fn run_here(job: Job<'_>) {
-    let Job { op, shape, data, targets, rows_out, .. } = job;
+    let Job { op, shape, data, targets, scaling, rows_out } = job;
     let target = |row: usize| targets.get(row).copied().unwrap_or_default();
     match (op, rows_out) {
         (Op::Softmax, _) => transform(data, shape.classes(), |_, x| softmax::row(x)),
         (Op::LogSoftmax, _) => transform(data, shape.classes(), |_, x| softmax::log_row(x)),
         (Op::CrossEntropyGrad, RowsOut::Values(out)) => transform(data, shape.classes(), |row, x| {
-            out[row] = cross_entropy::gradient_row(x, target(row));
+            out[row] = cross_entropy::gradient_row(x, target(row), &scaling);
         }),
         (Op::CrossEntropy, RowsOut::Values(out)) => {
-            reduce(&data, shape.classes(), out, |row, x| cross_entropy::row(x, target(row)));
+            reduce(&data, shape.classes(), out, |row, x| cross_entropy::row(x, target(row), &scaling));
         }
         (Op::LogSumExp, RowsOut::Values(out)) => reduce(&data, shape.classes(), out, |_, x| log_sum_exp::row(x)),
         (Op::Predict, RowsOut::Predictions(out)) => reduce(&data, shape.classes(), out, |_, x| predict::row(x)),
@@ -91,11 +91,6 @@ impl Stats {
     /// Sum of all exponentials relative to the maximum.
     fn sum(self) -> f64 {
         1.0 + self.others
-    }
-
-    /// -weight * log p of a logit: (max - x) + log1p(others). Both terms are positive, so nothing cancels.
-    fn loss(self, logit: f32, weight: f32) -> f32 {
-        (f64::from(weight) * (f64::from(self.max) - f64::from(logit) + self.others.ln_1p())) as f32
     }
 
     /// 1 - p of a logit, from the sum of the others and so without cancellation. `term` is exp(logit - max).

@@ -201,26 +201,22 @@ impl Gpu {
         let (rows, classes) = (shape.row_count() as u64, shape.classes() as u64);
         let weighted = loss.is_some_and(|loss| loss.weight.is_some());
         let work = Work { op, rows, classes, weighted, count: needs_loss, sum: needs_loss };
-        let mut scale = Scale::given(Scaling::default());
-        if let Some(loss) = loss {
-            loss.check(shape)?;
-            // Targets have 32 bits; an index that does not fit is met by none.
-            let ignored = i32::try_from(loss.ignore_index).map(|index| index as u32);
-            let ignored = ignored.or_else(|_| u32::try_from(loss.ignore_index)).ok();
-            let flag = |is_set, flag| if is_set { flag } else { 0 };
-            scale = Scale {
-                factor: loss.upstream_gradient,
-                flags: flag(weighted, Scale::WEIGHTED)
-                    | flag(loss.reduction == Reduction::Mean, Scale::MEAN)
-                    | flag(ignored.is_some(), Scale::IGNORES),
-                ignored: ignored.unwrap_or_default(),
-            };
-        }
+        let scale = match loss {
+            None => Scale::given(Scaling::default()),
+            Some(loss) => {
+                loss.check(shape)?;
+                // Targets have 32 bits; an index that does not fit is met by none.
+                let ignored = i32::try_from(loss.ignore_index).map(|index| index as u32);
+                let ignored = ignored.or_else(|_| u32::try_from(loss.ignore_index)).ok();
+                let scaling = loss.scaling(shape.classes(), 1.0);
+                Scale::new(scaling, loss.reduction == Reduction::Mean, ignored)
+            }
+        };
         let open = self.current().await?;
         let plan = Plan::new(work, open.limits).map_err(|why| open.error(Fault::new(why.to_string())))?;
         let weights = open
             .guarded(|| {
-                open.compile(&plan, work);
+                open.compile(&plan, work, scale);
                 open.probe();
                 let Some(weight) = loss.and_then(|loss| loss.weight.as_deref()) else { return Ok(None) };
                 Ok(Some((open.filled(BufferUsages::STORAGE, cast_slice(weight))?, size_of_val(weight) as u64)))
@@ -240,11 +236,7 @@ impl Step {
 
     /// Losses that are summed stand somewhere, even if nobody asked for them.
     fn losses_bytes(&self) -> u64 {
-        if self.has_targets() { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
-    }
-
-    fn has_targets(&self) -> bool {
-        matches!(self.work.op, Op::CrossEntropy | Op::CrossEntropyGrad)
+        if self.work.op.has_targets() { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -278,7 +270,7 @@ impl Step {
             }
         };
         let (mut targets, mut summary) = (None, None);
-        if self.has_targets() {
+        if self.work.op.has_targets() {
             targets = Some(parts.take(
                 "targets",
                 buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?,
@@ -325,7 +317,7 @@ impl Step {
                     targets,
                     weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements,
-                    rows_out: rows_out.or(self.has_targets().then_some(losses)),
+                    rows_out: rows_out.or(self.work.op.has_targets().then_some(losses)),
                     summary,
                     scratch: Scratch { part: rest, partial_bytes: self.plan.partial_bytes() },
                 };

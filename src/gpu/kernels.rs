@@ -28,6 +28,7 @@ pub(super) struct Kernel {
     pub(super) op: Op,
     pub(super) regime: Regime,
     pub(super) in_place: bool,
+    pub(super) smoothing: bool,
 }
 
 /// What tells one pipeline from another.
@@ -140,6 +141,9 @@ fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
     if kernel.in_place {
         constants.push(("IN_PLACE", 1.0));
     }
+    if kernel.smoothing {
+        constants.push(("SMOOTHING", 1.0));
+    }
     match kernel.op {
         Op::LogSoftmax => constants.push(("LOG", 1.0)),
         Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
@@ -196,7 +200,9 @@ mod tests {
                 (Regime::Split, Entry::SplitReduce),
             ] {
                 for in_place in [false, true].into_iter().take(if op.writes_elements() { 2 } else { 1 }) {
-                    modules.push((Kernel { op, regime, in_place }, entry));
+                    for smoothing in [false, true].into_iter().take(if op.has_targets() { 2 } else { 1 }) {
+                        modules.push((Kernel { op, regime, in_place, smoothing }, entry));
+                    }
                 }
             }
         }
@@ -251,6 +257,9 @@ mod tests {
             ignored,
             flags,
             factor,
+            hit,
+            smoothing,
+            class_weight,
             nan,
             negative_infinity,
             zero

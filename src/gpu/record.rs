@@ -11,7 +11,7 @@ use super::context::Open;
 use super::fault::Fault;
 use super::kernels::Kernel;
 use crate::job::{Op, RowTarget, Scaling};
-use crate::plan::{Entry, Pass, Plan, Work};
+use crate::plan::{Entry, Pass, Plan, Regime, Work};
 
 /// The uniform of `shaders/shared/bindings.wgsl`, padded to a multiple of 16 bytes.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -32,10 +32,13 @@ pub(super) struct Params {
     pub(super) ignored: u32,
     pub(super) flags: u32,
     pub(super) factor: f32,
+    pub(super) hit: f32,
+    pub(super) smoothing: f32,
+    pub(super) class_weight: f32,
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
-    padding: [u32; 2],
+    padding: [u32; 3],
 }
 
 /// What the losses of a batch came to, as a step leaves it in a buffer; `bytemuck` casts its bytes.
@@ -114,27 +117,48 @@ impl<'b> Scratch<'b> {
     }
 }
 
-/// What gradients are multiplied by, and which target is not counted.
+/// The options of a loss, as kernels are told them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
-    pub(super) factor: f32,
-    pub(super) flags: u32,
-    pub(super) ignored: u32,
+    factor: f32,
+    hit: f32,
+    smoothing: f32,
+    class_weight: f32,
+    flags: u32,
+    ignored: u32,
 }
 
 impl Scale {
     /// Flags of `shaders/shared/bindings.wgsl`.
-    pub(super) const WEIGHTED: u32 = 1;
-    pub(super) const MEAN: u32 = 2;
+    const WEIGHTED: u32 = 1;
+    const MEAN: u32 = 2;
     const POISONED: u32 = 4;
-    pub(super) const IGNORES: u32 = 8;
+    const IGNORES: u32 = 8;
 
-    /// What the host has worked out for targets that it has checked.
+    /// Of targets that the host has checked and weighed.
     pub(super) fn given(scaling: Scaling<'_>) -> Self {
+        Self::new(scaling, false, Some(RowTarget::IGNORED))
+    }
+
+    /// Of targets that the device weighs itself where there is a mean, with the one that is not counted.
+    pub(super) fn new(scaling: Scaling<'_>, is_mean: bool, ignored: Option<u32>) -> Self {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        let flags =
-            flag(scaling.weight.is_some(), Self::WEIGHTED) | flag(scaling.poisoned, Self::POISONED) | Self::IGNORES;
-        Self { factor: scaling.factor, flags, ignored: RowTarget::IGNORED }
+        Self {
+            factor: if scaling.is_poisoned() { 0.0 } else { scaling.factor as f32 },
+            hit: scaling.hit as f32,
+            smoothing: scaling.smoothing as f32,
+            class_weight: scaling.class_weight as f32,
+            flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
+                | flag(is_mean, Self::MEAN)
+                | flag(scaling.is_poisoned(), Self::POISONED)
+                | flag(ignored.is_some(), Self::IGNORES),
+            ignored: ignored.unwrap_or_default(),
+        }
+    }
+
+    /// The kernel of an operation under these options.
+    fn kernel(&self, op: Op, regime: Regime, in_place: bool) -> Kernel {
+        Kernel { op, regime, in_place, smoothing: op.has_targets() && self.smoothing > 0.0 }
     }
 }
 
@@ -163,15 +187,12 @@ struct Place<'b> {
 
 impl Open {
     /// Compiles every pipeline of a plan, in both variants where there are two. Call within error scopes.
-    pub(super) fn compile(&self, plan: &Plan, work: Work) {
+    pub(super) fn compile(&self, plan: &Plan, work: Work, scale: Scale) {
         for in_place in [false, true] {
             if work.op.writes_elements() || !in_place {
                 for pass in plan.passes() {
-                    self.kernels.pipeline(
-                        &self.device,
-                        Kernel { op: work.op, regime: plan.regime, in_place },
-                        pass.entry,
-                    );
+                    let kernel = scale.kernel(work.op, plan.regime, in_place);
+                    self.kernels.pipeline(&self.device, kernel, pass.entry);
                 }
             }
         }
@@ -215,7 +236,7 @@ impl Open {
         params: &Buffer,
     ) -> (Vec<Dispatch>, Vec<u8>) {
         let in_place = buffers.logits.is_none() && work.op.writes_elements();
-        let kernel = Kernel { op: work.op, regime: plan.regime, in_place };
+        let kernel = scale.kernel(work.op, plan.regime, in_place);
         let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
         let dispatches = passes
             .iter()
@@ -293,10 +314,13 @@ impl Open {
             ignored: scale.ignored,
             flags: scale.flags,
             factor: scale.factor,
+            hit: scale.hit,
+            smoothing: scale.smoothing,
+            class_weight: scale.class_weight,
             nan: f32::NAN.to_bits(),
             negative_infinity: f32::NEG_INFINITY.to_bits(),
             zero: 0,
-            padding: [0; 2],
+            padding: [0; 3],
         };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage = [logits, targets, weights, elements, rows_out, partials, summary].map(|place| place.binding);

@@ -20,7 +20,7 @@ const ROW_ENTRIES: u64 = 2;
 /// Rows of a workgroup that counts targets or sums losses; the shader's constant of the same name.
 const GROUP_ROWS: u64 = 4096;
 /// Bytes of an entry of `partials`.
-const PARTIAL_BYTES: u64 = 16;
+const PARTIAL_BYTES: u64 = 32;
 /// Bytes of the widest result that there is one of a row.
 const ROW_BYTES: u64 = 8;
 /// Elements of one pass at most: kernels index with 32 bits, and look a few strides ahead.

@@ -14,6 +14,7 @@ pub struct Case {
     pub reduction: Reduction,
     pub weight: Option<Vec<f32>>,
     pub upstream: f32,
+    pub smoothing: f32,
 }
 
 pub const IGNORED: i64 = -100;
@@ -22,6 +23,7 @@ impl Case {
     pub fn loss(&self) -> CrossEntropy {
         let loss =
             CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
+        let loss = loss.label_smoothing(self.smoothing);
         match &self.weight {
             Some(weight) => loss.weight(weight.clone()),
             None => loss,
@@ -121,7 +123,15 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
     let weight = (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
     let reduction = [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3];
     let upstream = if nth.is_multiple_of(2) { 1.0 } else { -2.5 };
-    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream }
+    // With weights and without, and over special values with it and without.
+    let smoothing = match name {
+        "wide" | "extreme" => 0.1,
+        "confident" => 0.25,
+        "all equal" => 1.0,
+        "special" if classes % 2 == 1 => 0.1,
+        _ => 0.0,
+    };
+    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream, smoothing }
 }
 
 /// Row after row one of the special values, and every fourth row none.

@@ -113,6 +113,10 @@ impl Report {
         let total: f64 = counted().map(|&target| weights(target)).sum();
         let denominator = if case.reduction == Reduction::Mean { total } else { 1.0 };
         let mut reduced = 0.0;
+        // What each class is of a row's labels, what all of them are, and the same of the target alone.
+        let share = f64::from(case.smoothing) / case.classes as f64;
+        let shares = share * (0..case.classes).map(|class| weights(class as i64)).sum::<f64>();
+        let hit = 1.0 - f64::from(case.smoothing);
 
         for row in 0..case.rows {
             let place = |class: Option<usize>| {
@@ -122,7 +126,11 @@ impl Report {
             let x = case.row(row);
             let oracle = Row::new(x);
             let target = case.targets[row];
-            let scale = if target == IGNORED { 0.0 } else { f64::from(case.upstream) * weights(target) / denominator };
+            let (factor, labels) = match target {
+                IGNORED => (0.0, 0.0),
+                _ => (f64::from(case.upstream) / denominator, hit * weights(target) + shares),
+            };
+            let scale = factor * labels;
 
             let mut sum = 0.0;
             for class in 0..case.classes {
@@ -146,7 +154,7 @@ impl Report {
                     IGNORED => 0.0,
                     // The target's entry costs a whole sum; it is looked at below, once.
                     _ if is_target => gradient,
-                    _ => scale * oracle.probability(class),
+                    _ => scale * oracle.probability(class) - factor * share * weights(class as i64),
                 };
                 let unit = if scale == 0.0 { 1.0 } else { scale.abs() };
                 if !is_target {
@@ -169,13 +177,20 @@ impl Report {
             if target != IGNORED {
                 let class = target as usize;
                 let weight = weights(target);
-                wanted = -weight * oracle.log_probability(class);
+                wanted = -hit * weight * oracle.log_probability(class);
+                if case.smoothing > 0.0 {
+                    let every = |class| -weights(class as i64) * oracle.log_probability(class);
+                    wanted += share * (0..case.classes).map(every).sum::<f64>();
+                }
                 reduced += wanted;
                 let gradient = f64::from(got.gradient[row * case.classes + class]);
-                let exact = scale * oracle.gradient(class, class);
+                let exact = scale * oracle.gradient(class, class) + factor * (shares - share * weight);
                 self.note(GRADIENT, error(gradient, exact, Measure::Absolute) / scale.abs(), || place(Some(class)));
-                self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || place(Some(class)));
-                if let Some(twin) = &twin {
+                // Smoothed labels may take from the target just what they add.
+                if case.smoothing == 0.0 {
+                    self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || place(Some(class)));
+                }
+                if let Some(twin) = twin.as_ref().filter(|_| case.smoothing == 0.0) {
                     let cpu = twin.gradient[row * case.classes + class];
                     self.versus(TARGET_GRADIENT, gradient as f32, cpu, Measure::Relative, 1.0);
                 }
