@@ -35,10 +35,21 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         hit = params.hit * weight;
         labels = hit + params.smoothing * params.class_weight;
     }
+    let log_sum = log1p_pair(stats.others);
+    var scale = params.factor;
+    var poisoned = (params.flags & POISONED) != 0u;
+    var z_loss = params.z_loss;
+    if (params.flags & MEAN) != 0u {
+        let total = summary.weight.x + summary.weight.y;
+        poisoned = total == 0.0;
+        scale /= total;
+        // A z-loss is a mean over the rows, whatever they weigh.
+        z_loss *= total / f32(summary.counted_rows);
+    }
+    let log_sum_exp = top + (log_sum.x + log_sum.y);
     if leader {
         // (top - x_t) + log1p(others): both are positive, so nothing cancels.
         let gap = difference(logit, top);
-        let log_sum = log1p_pair(stats.others);
         var bits = bitcast<u32>(hit * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
         if bitcast<u32>(logit) == params.negative_infinity {
             bits = select(0x7f800000u, params.nan, hit == 0.0);
@@ -55,6 +66,9 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
                 bits = params.nan;
             }
         }
+        if Z_LOSS && bits < 0x7f800000u {
+            bits = bitcast<u32>(bitcast<f32>(bits) + z_loss * log_sum_exp * log_sum_exp);
+        }
         rows_out[place] = select(bits, params.nan, bad);
     }
 
@@ -64,15 +78,13 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         others = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(others, vec2<f32>(-exp_difference(logit, top), 0.0)));
     }
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
-    var scale = params.factor;
-    var poisoned = (params.flags & POISONED) != 0u;
-    if (params.flags & MEAN) != 0u {
-        let total = summary.weight.x + summary.weight.y;
-        poisoned = total == 0.0;
-        scale /= total;
-    }
-    let factor = scale * labels / (sum.x + sum.y);
+    var factor = scale * labels / (sum.x + sum.y);
     var at_value = -(others.x + others.y) * factor;
+    if Z_LOSS {
+        let slope = scale * (2.0 * z_loss * log_sum_exp) / (sum.x + sum.y);
+        factor += slope;
+        at_value += slope * exp_difference(logit, top);
+    }
     var shift = 0.0;
     if SMOOTHING {
         shift = scale * params.smoothing;

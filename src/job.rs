@@ -64,6 +64,8 @@ pub(crate) struct Scaling<'a> {
     pub(crate) smoothing: f64,
     /// What the target's own label is beside that.
     pub(crate) hit: f64,
+    /// What the square of a row's log-sum-exp adds to its loss.
+    pub(crate) z_loss: f64,
 }
 
 impl Scaling<'_> {

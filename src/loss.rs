@@ -23,7 +23,7 @@ pub enum Reduction {
 /// With `lse = log(sum_j exp(x_j))`, a row with target t loses `sum_j q_j * (lse - x_j)`, where
 /// `q_j = w_j * ((1 - e) * [j == t] + e / classes)` are its labels, of class weights `w` (1 if not set) and a label
 /// smoothing `e` (0 if not set). For a reduction that gives that row the factor `s` its gradient is
-/// `d loss / d x_j = s * (softmax(x)_j * sum_k q_k - q_j)`.
+/// `d loss / d x_j = s * (softmax(x)_j * sum_k q_k - q_j)`. A z-loss adds `z * lse^2`, and `2 z * lse * softmax(x)_j`.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -40,6 +40,7 @@ pub struct CrossEntropy {
     pub(crate) ignore_index: i64,
     pub(crate) weight: Option<Vec<f32>>,
     pub(crate) label_smoothing: f32,
+    pub(crate) z_loss: f32,
     pub(crate) upstream_gradient: f32,
 }
 
@@ -50,6 +51,7 @@ impl Default for CrossEntropy {
             ignore_index: -100,
             weight: None,
             label_smoothing: 0.0,
+            z_loss: 0.0,
             upstream_gradient: 1.0,
         }
     }
@@ -88,6 +90,15 @@ impl CrossEntropy {
         self
     }
 
+    /// How much the square of each counted row's log-sum-exp adds to the loss, which keeps logits from drifting (PaLM,
+    /// arXiv:2204.02311, used 1e-4); not negative, 0 if not set. Under a mean it is divided by the number of counted rows,
+    /// whatever they weigh; in [`Loss::per_row`] it is then scaled so that those still sum to the loss times the weight.
+    #[must_use]
+    pub fn z_loss(mut self, factor: f32) -> Self {
+        self.z_loss = factor;
+        self
+    }
+
     /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
     /// Finite; 1 if not set. It does not change the loss.
     #[must_use]
@@ -106,6 +117,10 @@ impl CrossEntropy {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::OptionValue { option, value, range: "between 0 and 1" });
         }
+        let (option, value) = ("z_loss", self.z_loss);
+        if !value.is_finite() || value < 0.0 {
+            return Err(Error::OptionValue { option, value, range: "finite and not negative" });
+        }
         if let Some(weight) = &self.weight {
             check_length("weights", shape.classes(), weight.len())?;
             for (class, &value) in weight.iter().enumerate() {
@@ -117,14 +132,16 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// What the options come to for targets of so much weight together, which is 1 where a device finds that out.
-    pub(crate) fn scaling(&self, classes: usize, total_weight: f64) -> Scaling<'_> {
-        let divisor = if self.reduction == Reduction::Mean { total_weight } else { 1.0 };
+    /// What the options come to for so many counted rows of so much weight together; both are 1 where a device finds out.
+    pub(crate) fn scaling(&self, classes: usize, total_weight: f64, counted_rows: usize) -> Scaling<'_> {
+        let is_mean = self.reduction == Reduction::Mean;
+        let divisor = if is_mean { total_weight } else { 1.0 };
+        let z_loss = f64::from(self.z_loss) * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
         let factor = f64::from(self.upstream_gradient) / divisor;
         let smoothing = f64::from(self.label_smoothing);
         let weight = self.weight.as_deref();
         let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
-        Scaling { weight, class_weight, factor, smoothing: smoothing / classes as f64, hit: 1.0 - smoothing }
+        Scaling { weight, class_weight, factor, smoothing: smoothing / classes as f64, hit: 1.0 - smoothing, z_loss }
     }
 
     /// Checks options and targets against the shape, and settles what each row is worth.
@@ -166,7 +183,7 @@ pub(crate) struct Prepared<'a> {
 
 impl Prepared<'_> {
     pub(crate) fn scaling(&self) -> Scaling<'_> {
-        self.loss.scaling(self.classes, self.total_weight)
+        self.loss.scaling(self.classes, self.total_weight, self.counted_rows)
     }
 
     /// What the rows come to together, when their weighted losses come to `sum`.

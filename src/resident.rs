@@ -441,7 +441,7 @@ impl ResidentTargets {
     }
 
     fn scaling(&self) -> Scaling<'_> {
-        self.loss.scaling(self.shape.classes(), self.totals.weight)
+        self.loss.scaling(self.shape.classes(), self.totals.weight, self.totals.counted_rows)
     }
 }
 

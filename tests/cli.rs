@@ -128,19 +128,33 @@ fn loss_is_that_of_the_library() {
 }
 
 #[test]
-fn labels_are_smoothed() {
+fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let files = Files::new();
     let (x, y, g) = (files.text("x.npy"), files.text("y.npy"), files.text("g.npy"));
-    let run = run(&["loss", "--logits", &x, "--targets", &y, "--grad", &g, "--label-smoothing", "0.1", "--json"]);
+    let run = run(&[
+        "loss",
+        "--logits",
+        &x,
+        "--targets",
+        &y,
+        "--grad",
+        &g,
+        "--label-smoothing",
+        "0.1",
+        "--z-loss",
+        "0.01",
+        "--json",
+    ]);
     let json: Value = serde_json::from_slice(&run.stdout).unwrap();
     let logits = Logits::new(&files.logits, [5, 4]).unwrap();
-    let loss = CrossEntropy::default().label_smoothing(0.1);
+    let loss = CrossEntropy::default().label_smoothing(0.1).z_loss(0.01);
     let (wanted, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, logits, &files.targets).unwrap();
     approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), wanted.loss, max_relative = 1e-6);
     for (got, wanted) in read(&files.path("g.npy")).1.iter().zip(&gradient) {
         approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
     }
     refused(&["loss", "--logits", &x, "--targets", &y, "--label-smoothing", "1.5"], &["label_smoothing", "1.5"]);
+    refused(&["loss", "--logits", &x, "--targets", &y, "--z-loss=-1"], &["z_loss", "-1"]);
 }
 
 #[test]

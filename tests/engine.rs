@@ -134,9 +134,9 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2]) {
         CrossEntropy::default().reduction(Reduction::None),
         CrossEntropy::default().label_smoothing(0.1),
         weighted.clone(),
-        weighted.clone().label_smoothing(0.3),
+        weighted.clone().label_smoothing(0.3).z_loss(1e-3),
     ] {
-        if (loss == weighted || loss == weighted.clone().label_smoothing(0.3)) && classes as u64 * 4 > binding {
+        if format!("{loss:?}").contains("Some") && classes as u64 * 4 > binding {
             let error = engine.gpu.prepare(&loss, shape, DType::F32).map(drop).unwrap_err();
             assert!(error.to_string().contains("class weights"), "{error}");
             continue;
@@ -260,7 +260,7 @@ fn special_values_are_those_of_the_simple_api() {
                     CrossEntropy::default().reduction(Reduction::Sum),
                     CrossEntropy::default().weight(weight),
                     CrossEntropy::default().label_smoothing(0.1),
-                    CrossEntropy::default().weight(weight).label_smoothing(0.1),
+                    CrossEntropy::default().weight(weight).label_smoothing(0.1).z_loss(0.1),
                 ] {
                     let simple = Device::on(&engine.gpu);
                     let view = Logits::new(&row, [1, 3]).unwrap();

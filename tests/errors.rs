@@ -65,6 +65,10 @@ fn targets_and_options() {
             &[0, 0],
             Error::OptionValue { option: "upstream_gradient", value: f32::INFINITY, range: "finite" },
         );
+        for value in [-1e-4, f32::NEG_INFINITY] {
+            let error = Error::OptionValue { option: "z_loss", value, range: "finite and not negative" };
+            refused(&loss.clone().z_loss(value), &[0, 0], error);
+        }
         for value in [-0.1, 1.5, f32::INFINITY] {
             let range = "between 0 and 1";
             let error = Error::OptionValue { option: "label_smoothing", value, range };

@@ -24,7 +24,7 @@ def number(x):
     return x
 
 
-def case(name, logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0):
+def case(name, logits, targets, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0):
     x = torch.tensor(logits, dtype=torch.float32).double() if not torch.is_tensor(logits) else logits.double()
     t = torch.tensor(targets)
     w = None if weight is None else torch.tensor(weight, dtype=torch.float32).double()
@@ -33,6 +33,10 @@ def case(name, logits, targets, weight=None, ignore_index=-100, label_smoothing=
         leaf = x.clone().requires_grad_(True)
         options = dict(weight=w, ignore_index=ignore_index, label_smoothing=label_smoothing)
         loss = F.cross_entropy(leaf, t, reduction=reduction, **options)
+        if z_loss:
+            # Not PyTorch's own: of each counted row, and a mean over those.
+            z = z_loss * torch.where(t == ignore_index, 0.0, torch.logsumexp(leaf, 1) ** 2)
+            loss = loss + {"mean": z.sum() / (t != ignore_index).sum(), "sum": z.sum(), "none": z}[reduction]
         loss.sum().backward()
         reductions[reduction] = {
             "loss": [number(v) for v in loss.detach().reshape(-1).tolist()],
@@ -48,6 +52,7 @@ def case(name, logits, targets, weight=None, ignore_index=-100, label_smoothing=
         "weight": weight,
         "ignore_index": ignore_index,
         "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
         "softmax": flat(F.softmax(x, 1)),
         "log_softmax": flat(F.log_softmax(x, 1)),
         "log_sum_exp": flat(torch.logsumexp(x, 1)),
@@ -79,6 +84,10 @@ cases = [
     case("smoothed, -inf without weight", [[0.0, -inf, 1.0], [2.0, 1.0, 2.0]], [0, 2], weight=[1.0, 0.0, 2.0], label_smoothing=0.1),
     case("smoothed, NaN and +inf", [[nan, 1.0], [1.0, inf], [1.0, 2.0], [-inf, -inf]], [0, 1, 1, 0], label_smoothing=0.1),
     case("smoothed, weights of nothing", torch.randn(2, 3), [1, 1], weight=[1.0, 0.0, 1.0], label_smoothing=0.1),
+    case("z-loss", torch.randn(4, 7) * 3 + 5, [0, -100, 2, 2], z_loss=0.01),
+    case("z-loss, weighted and smoothed", torch.randn(4, 6) * 3, [5, 0, -100, 3], weight=[0.5, 1.0, 0.0, 2.0, 0.25, 3.0], label_smoothing=0.2, z_loss=0.05),
+    case("z-loss next to 0", [[0.0, -20.0], [-0.7, -0.7], [-3.0, -4.0]], [0, 1, 0], z_loss=0.5),
+    case("z-loss of infinities", [[0.0, -inf, 1.0], [-inf, 1.0, 2.0]], [0, 0], z_loss=0.1),
     case("ties", [[1.0, 2.0, 2.0], [0.0, -0.0, 0.0]], [2, 0]),
 ]
 path = pathlib.Path(__file__).with_suffix(".json")

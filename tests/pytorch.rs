@@ -71,7 +71,8 @@ fn compare(device: &Device, case: &Value) {
         let wanted = &case["reductions"][key];
         let mut loss =
             CrossEntropy::default().reduction(reduction).ignore_index(case["ignore_index"].as_i64().unwrap());
-        loss = loss.label_smoothing(case["label_smoothing"].as_f64().unwrap() as f32);
+        let number = |key: &str| case[key].as_f64().unwrap() as f32;
+        loss = loss.label_smoothing(number("label_smoothing")).z_loss(number("z_loss"));
         if !case["weight"].is_null() {
             loss = loss.weight(numbers(&case["weight"]).iter().map(|&w| w as f32).collect::<Vec<_>>());
         }

@@ -37,7 +37,7 @@ fn resident_results_are_those_of_the_simple_api() {
                 CrossEntropy::default(),
                 CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(3.0),
                 CrossEntropy::default().weight((0..shape[1]).map(|class| (class % 3) as f32).collect::<Vec<_>>()),
-                CrossEntropy::default().label_smoothing(0.1),
+                CrossEntropy::default().label_smoothing(0.1).z_loss(0.01),
             ] {
                 let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
                 let (wanted, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();

@@ -37,6 +37,8 @@ struct Params {
     hit: f32,
     smoothing: f32,
     class_weight: f32,
+    // What the square of a row's log-sum-exp adds to its loss.
+    z_loss: f32,
     // WGSL has no literal for these, and may assume that no computation makes them.
     nan: u32,
     negative_infinity: u32,
@@ -64,8 +66,9 @@ struct Summary {
     weight: vec2<f32>,
 }
 
-// Whether labels are smoothed.
+// Whether labels are smoothed, and whether there is a z-loss.
 override SMOOTHING: bool = false;
+override Z_LOSS: bool = false;
 
 // A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but the one
 // at `at`, the first maximum, whose term is 1; high and low part of one number.

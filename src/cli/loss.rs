@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// How much of each target is spread over all classes, 0 to 1
     #[arg(long, value_name = "E", default_value_t = 0.0)]
     label_smoothing: f32,
+    /// How much the square of each row's log-sum-exp adds to the loss
+    #[arg(long, value_name = "Z", default_value_t = 0.0)]
+    z_loss: f32,
     /// A weight for each class [classes]: f16, f32 or f64
     #[arg(long, value_name = "W.npy")]
     weight: Option<PathBuf>,
@@ -74,7 +77,11 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         .reduction(Reduction::Sum)
         .ignore_index(options.ignore_index)
         .label_smoothing(options.label_smoothing);
-    if is_mean && totals.weight > 0.0 {
+    // A z-loss is a mean over the rows, the rest one over their weight.
+    let is_weighed = is_mean && totals.weight > 0.0;
+    let row_weight = if is_weighed { totals.weight / totals.counted_rows as f64 } else { 1.0 };
+    loss = loss.z_loss((f64::from(options.z_loss) * row_weight) as f32);
+    if is_weighed {
         loss = loss.upstream_gradient((1.0 / totals.weight) as f32);
     } else if is_mean {
         // Over nothing the mean of any part is what the mean of the whole is.

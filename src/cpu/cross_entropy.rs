@@ -39,14 +39,17 @@ pub(super) fn gradient_row(x: &mut [f32], target: RowTarget, scaling: &Scaling<'
     }
     let labels = scaling.hit * weight + scaling.smoothing * scaling.class_weight;
     let scale = scaling.factor * labels;
-    lanes::scale(x, (scale / stats.sum()) as f32);
+    // The derivative of the z-loss is a multiple of the probabilities.
+    let slope = 2.0 * scaling.factor * scaling.z_loss * stats.log_sum_exp();
+    lanes::scale(x, ((scale + slope) / stats.sum()) as f32);
     let share = scaling.factor * scaling.smoothing;
     if scaling.smoothing > 0.0 {
         lanes::lower(x, share, scaling.weight);
     }
     // What the others' shares add stands apart from p - 1, which must not cancel.
     let shares = if scaling.smoothing > 0.0 { share * (scaling.class_weight - weight) } else { 0.0 };
-    x[class] = (shares - scale * stats.complement(logit, exp_difference(logit, max))) as f32;
+    let term = exp_difference(logit, max);
+    x[class] = (shares - scale * stats.complement(logit, term) + slope * f64::from(term) / stats.sum()) as f32;
     loss(stats, below, logit, target, scaling)
 }
 
@@ -55,5 +58,6 @@ fn loss(stats: Stats, below: f64, logit: f32, target: RowTarget, scaling: &Scali
     let log_sum = stats.others.ln_1p();
     let own = scaling.hit * f64::from(target.weight) * (f64::from(stats.max) - f64::from(logit) + log_sum);
     let every = if scaling.smoothing > 0.0 { below + scaling.class_weight * log_sum } else { 0.0 };
-    (own + scaling.smoothing * every) as f32
+    let z = if scaling.z_loss > 0.0 { scaling.z_loss * stats.log_sum_exp().powi(2) } else { 0.0 };
+    (own + scaling.smoothing * every + z) as f32
 }

@@ -9,7 +9,7 @@ pub(super) fn row(x: &[f32]) -> f32 {
         return max;
     }
     let stats = lanes::stats(x, max);
-    let log_sum_exp = f64::from(max) + stats.others.ln_1p();
+    let log_sum_exp = stats.log_sum_exp();
     // The exponentials are f32, so the logarithm is off by up to 1e-7 of its slope others / (1 + others); where max all
     // but cancels it, that would be much of the little that is left.
     if log_sum_exp.abs() < 0.32 * stats.others / stats.sum() { exact(x) } else { log_sum_exp as f32 }

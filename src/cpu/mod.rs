@@ -93,6 +93,10 @@ impl Stats {
         1.0 + self.others
     }
 
+    fn log_sum_exp(self) -> f64 {
+        f64::from(self.max) + self.others.ln_1p()
+    }
+
     /// 1 - p of a logit, from the sum of the others and so without cancellation. `term` is exp(logit - max).
     fn complement(self, logit: f32, term: f32) -> f64 {
         let others = if logit == self.max { self.others } else { 1.0 + (self.others - f64::from(term)) };

@@ -208,7 +208,7 @@ impl Gpu {
                 // Targets have 32 bits; an index that does not fit is met by none.
                 let ignored = i32::try_from(loss.ignore_index).map(|index| index as u32);
                 let ignored = ignored.or_else(|_| u32::try_from(loss.ignore_index)).ok();
-                let scaling = loss.scaling(shape.classes(), 1.0);
+                let scaling = loss.scaling(shape.classes(), 1.0, 1);
                 Scale::new(scaling, loss.reduction == Reduction::Mean, ignored)
             }
         };

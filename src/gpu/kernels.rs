@@ -29,6 +29,7 @@ pub(super) struct Kernel {
     pub(super) regime: Regime,
     pub(super) in_place: bool,
     pub(super) smoothing: bool,
+    pub(super) z_loss: bool,
 }
 
 /// What tells one pipeline from another.
@@ -144,6 +145,9 @@ fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
     if kernel.smoothing {
         constants.push(("SMOOTHING", 1.0));
     }
+    if kernel.z_loss {
+        constants.push(("Z_LOSS", 1.0));
+    }
     match kernel.op {
         Op::LogSoftmax => constants.push(("LOG", 1.0)),
         Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
@@ -200,8 +204,9 @@ mod tests {
                 (Regime::Split, Entry::SplitReduce),
             ] {
                 for in_place in [false, true].into_iter().take(if op.writes_elements() { 2 } else { 1 }) {
-                    for smoothing in [false, true].into_iter().take(if op.has_targets() { 2 } else { 1 }) {
-                        modules.push((Kernel { op, regime, in_place, smoothing }, entry));
+                    let options = [(false, false), (true, false), (false, true), (true, true)];
+                    for (smoothing, z_loss) in options.into_iter().take(if op.has_targets() { 4 } else { 1 }) {
+                        modules.push((Kernel { op, regime, in_place, smoothing, z_loss }, entry));
                     }
                 }
             }
@@ -260,6 +265,7 @@ mod tests {
             hit,
             smoothing,
             class_weight,
+            z_loss,
             nan,
             negative_infinity,
             zero

@@ -35,10 +35,11 @@ pub(super) struct Params {
     pub(super) hit: f32,
     pub(super) smoothing: f32,
     pub(super) class_weight: f32,
+    pub(super) z_loss: f32,
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
-    padding: [u32; 3],
+    padding: [u32; 2],
 }
 
 /// What the losses of a batch came to, as a step leaves it in a buffer; `bytemuck` casts its bytes.
@@ -124,6 +125,7 @@ pub(super) struct Scale {
     hit: f32,
     smoothing: f32,
     class_weight: f32,
+    z_loss: f32,
     flags: u32,
     ignored: u32,
 }
@@ -148,6 +150,7 @@ impl Scale {
             hit: scaling.hit as f32,
             smoothing: scaling.smoothing as f32,
             class_weight: scaling.class_weight as f32,
+            z_loss: scaling.z_loss as f32,
             flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
                 | flag(scaling.is_poisoned(), Self::POISONED)
@@ -158,7 +161,8 @@ impl Scale {
 
     /// The kernel of an operation under these options.
     fn kernel(&self, op: Op, regime: Regime, in_place: bool) -> Kernel {
-        Kernel { op, regime, in_place, smoothing: op.has_targets() && self.smoothing > 0.0 }
+        let (smoothing, z_loss) = (self.smoothing > 0.0, self.z_loss > 0.0);
+        Kernel { op, regime, in_place, smoothing, z_loss }
     }
 }
 
@@ -317,10 +321,11 @@ impl Open {
             hit: scale.hit,
             smoothing: scale.smoothing,
             class_weight: scale.class_weight,
+            z_loss: scale.z_loss,
             nan: f32::NAN.to_bits(),
             negative_infinity: f32::NEG_INFINITY.to_bits(),
             zero: 0,
-            padding: [0; 3],
+            padding: [0; 2],
         };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage = [logits, targets, weights, elements, rows_out, partials, summary].map(|place| place.binding);

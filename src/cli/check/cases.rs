@@ -15,6 +15,7 @@ pub struct Case {
     pub weight: Option<Vec<f32>>,
     pub upstream: f32,
     pub smoothing: f32,
+    pub z_loss: f32,
 }
 
 pub const IGNORED: i64 = -100;
@@ -23,7 +24,7 @@ impl Case {
     pub fn loss(&self) -> CrossEntropy {
         let loss =
             CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
-        let loss = loss.label_smoothing(self.smoothing);
+        let loss = loss.label_smoothing(self.smoothing).z_loss(self.z_loss);
         match &self.weight {
             Some(weight) => loss.weight(weight.clone()),
             None => loss,
@@ -131,7 +132,12 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
         "special" if classes % 2 == 1 => 0.1,
         _ => 0.0,
     };
-    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream, smoothing }
+    let z_loss = match name {
+        "confident" | "ties" | "far from 0" => 1e-2,
+        "special" if rows % 2 == 1 => 1e-2,
+        _ => 0.0,
+    };
+    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream, smoothing, z_loss }
 }
 
 /// Row after row one of the special values, and every fourth row none.

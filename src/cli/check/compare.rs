@@ -113,6 +113,7 @@ impl Report {
         let total: f64 = counted().map(|&target| weights(target)).sum();
         let denominator = if case.reduction == Reduction::Mean { total } else { 1.0 };
         let mut reduced = 0.0;
+        let counted_rows = counted().count() as f64;
         // What each class is of a row's labels, what all of them are, and the same of the target alone.
         let share = f64::from(case.smoothing) / case.classes as f64;
         let shares = share * (0..case.classes).map(|class| weights(class as i64)).sum::<f64>();
@@ -130,7 +131,11 @@ impl Report {
                 IGNORED => (0.0, 0.0),
                 _ => (f64::from(case.upstream) / denominator, hit * weights(target) + shares),
             };
-            let scale = factor * labels;
+            // The z-loss is a mean over the counted rows, whatever they weigh.
+            let z = f64::from(case.z_loss) * if case.reduction == Reduction::Mean { total / counted_rows } else { 1.0 };
+            let slope = if oracle.is_regular() { 2.0 * z * oracle.log_sum_exp() } else { 0.0 };
+            // As much as goes into an element of the gradient.
+            let scale = factor * (labels + slope.abs());
 
             let mut sum = 0.0;
             for class in 0..case.classes {
@@ -154,7 +159,7 @@ impl Report {
                     IGNORED => 0.0,
                     // The target's entry costs a whole sum; it is looked at below, once.
                     _ if is_target => gradient,
-                    _ => scale * oracle.probability(class) - factor * share * weights(class as i64),
+                    _ => factor * ((labels + slope) * oracle.probability(class) - share * weights(class as i64)),
                 };
                 let unit = if scale == 0.0 { 1.0 } else { scale.abs() };
                 if !is_target {
@@ -182,15 +187,19 @@ impl Report {
                     let every = |class| -weights(class as i64) * oracle.log_probability(class);
                     wanted += share * (0..case.classes).map(every).sum::<f64>();
                 }
+                if case.z_loss > 0.0 {
+                    wanted += z * oracle.log_sum_exp().powi(2);
+                }
                 reduced += wanted;
                 let gradient = f64::from(got.gradient[row * case.classes + class]);
-                let exact = scale * oracle.gradient(class, class) + factor * (shares - share * weight);
+                let own = labels * oracle.gradient(class, class) + slope * oracle.probability(class);
+                let exact = factor * (own + shares - share * weight);
                 self.note(GRADIENT, error(gradient, exact, Measure::Absolute) / scale.abs(), || place(Some(class)));
                 // Smoothed labels may take from the target just what they add.
-                if case.smoothing == 0.0 {
+                if case.smoothing == 0.0 && case.z_loss == 0.0 {
                     self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || place(Some(class)));
                 }
-                if let Some(twin) = twin.as_ref().filter(|_| case.smoothing == 0.0) {
+                if let Some(twin) = twin.as_ref().filter(|_| case.smoothing == 0.0 && case.z_loss == 0.0) {
                     let cpu = twin.gradient[row * case.classes + class];
                     self.versus(TARGET_GRADIENT, gradient as f32, cpu, Measure::Relative, 1.0);
                 }

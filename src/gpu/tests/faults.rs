@@ -36,7 +36,13 @@ const FAULTS: [Fault; 5] = [
         inject: |gpu| {
             let open = gpu.now();
             for in_place in [false, true] {
-                let kernel = Kernel { op: Op::CrossEntropyGrad, regime: Regime::Stream, in_place, smoothing: false };
+                let kernel = Kernel {
+                    op: Op::CrossEntropyGrad,
+                    regime: Regime::Stream,
+                    in_place,
+                    smoothing: false,
+                    z_loss: false,
+                };
                 open.kernels.spoil(&open.device, kernel, Entry::StreamRow);
             }
         },
