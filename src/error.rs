@@ -41,7 +41,7 @@ pub enum Error {
         classes: usize,
     },
     /// A class index outside `0..classes` that is not the ignored one either.
-    #[error("target {target} of row {row} is neither a class in 0..{classes} nor the ignored index {ignore_index}")]
+    #[error("target {target} of row {row} is neither a class in 0..{classes} nor among the ignored {ignored:?}")]
     TargetOutOfRange {
         /// The row whose target is wrong.
         row: usize,
@@ -49,8 +49,16 @@ pub enum Error {
         target: i128,
         /// Classes of the shape.
         classes: usize,
-        /// The index that would have been ignored.
-        ignore_index: i64,
+        /// The indices that would have been ignored.
+        ignored: Vec<i64>,
+    },
+    /// More ignored indices than a step on a GPU can look for; operations over host memory have no such bound.
+    #[error("{found} ignored indices are beyond the {most} that a step can have")]
+    IgnoredIndices {
+        /// How many there may be.
+        most: usize,
+        /// How many there are.
+        found: usize,
     },
     /// A class weight that is negative, infinite or not a number.
     #[error("the weight of class {class} is {value}; weights must be finite and not negative")]

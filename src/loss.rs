@@ -37,7 +37,7 @@ pub enum Reduction {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CrossEntropy {
     pub(crate) reduction: Reduction,
-    pub(crate) ignore_index: i64,
+    pub(crate) ignored: Vec<i64>,
     pub(crate) weight: Option<Vec<f32>>,
     pub(crate) label_smoothing: f32,
     pub(crate) z_loss: f32,
@@ -48,7 +48,7 @@ impl Default for CrossEntropy {
     fn default() -> Self {
         Self {
             reduction: Reduction::Mean,
-            ignore_index: -100,
+            ignored: vec![-100],
             weight: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
@@ -70,7 +70,14 @@ impl CrossEntropy {
     /// As in PyTorch, the gradient of such a row is NaN where its softmax is (a NaN or `+inf` logit, or all `-inf`).
     #[must_use]
     pub fn ignore_index(mut self, index: i64) -> Self {
-        self.ignore_index = index;
+        self.ignored = vec![index];
+        self
+    }
+
+    /// As [`CrossEntropy::ignore_index`], any of several: padding of more than one kind. With none every row counts.
+    #[must_use]
+    pub fn ignore_indices(mut self, indices: impl Into<Vec<i64>>) -> Self {
+        self.ignored = indices.into();
         self
     }
 
@@ -153,14 +160,13 @@ impl CrossEntropy {
         let mut prepared =
             Prepared { loss: self, classes, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
         targets.for_each(|row, target| {
-            let class = match usize::try_from(target) {
-                Ok(class) if class < classes && target != i128::from(self.ignore_index) => class,
-                _ if target == i128::from(self.ignore_index) => return Ok(()),
-                _ => {
-                    let ignore_index = self.ignore_index;
-                    return Err(Error::TargetOutOfRange { row, target, classes, ignore_index });
-                }
-            };
+            if self.ignored.iter().any(|&index| i128::from(index) == target) {
+                return Ok(());
+            }
+            let class = usize::try_from(target)
+                .ok()
+                .filter(|&class| class < classes)
+                .ok_or_else(|| Error::TargetOutOfRange { row, target, classes, ignored: self.ignored.clone() })?;
             let weight = weight.map_or(1.0, |weight| weight[class]);
             prepared.counted_rows += 1;
             prepared.total_weight += f64::from(weight);

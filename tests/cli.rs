@@ -131,7 +131,7 @@ fn loss_is_that_of_the_library() {
 fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let files = Files::new();
     let (x, y, g) = (files.text("x.npy"), files.text("y.npy"), files.text("g.npy"));
-    let run = run(&[
+    let output = run(&[
         "loss",
         "--logits",
         &x,
@@ -145,7 +145,7 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
         "0.01",
         "--json",
     ]);
-    let json: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let logits = Logits::new(&files.logits, [5, 4]).unwrap();
     let loss = CrossEntropy::default().label_smoothing(0.1).z_loss(0.01);
     let (wanted, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, logits, &files.targets).unwrap();
@@ -154,6 +154,9 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
         approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
     }
     refused(&["loss", "--logits", &x, "--targets", &y, "--label-smoothing", "1.5"], &["label_smoothing", "1.5"]);
+    let several = ["loss", "--logits", &x, "--targets", &y, "--ignore-index", "-100,3,1", "--json"];
+    let json: Value = serde_json::from_slice(&run(&several).stdout).unwrap();
+    assert_eq!(json["counted_rows"].as_u64(), Some(2));
     refused(&["loss", "--logits", &x, "--targets", &y, "--z-loss=-1"], &["z_loss", "-1"]);
 }
 

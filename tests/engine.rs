@@ -239,6 +239,21 @@ fn a_target_that_is_no_class_is_told() {
         let buffers = StepBuffers::new(x.slice(..)).targets(minus_one.slice(..)).output(out.slice(..));
         engine.run(&step, &buffers.loss(loss.slice(..)));
         assert_eq!(engine.read::<Summary>(loss.slice(..))[0].first_invalid_row, 1);
+        // Several of them, a class and its neighbours; and as many as there may be.
+        let several = CrossEntropy::default().ignore_indices([4, 1 << 40, -7, 3]).reduction(Reduction::Sum);
+        let step = engine.gpu.prepare(&several, [5, 4], DType::F32).unwrap();
+        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
+        engine.run(&step, &buffers.loss(loss.slice(..)));
+        let found: Summary = engine.read(loss.slice(..))[0];
+        assert_eq!((found.counted_rows, found.first_invalid_row), (2, u32::MAX));
+        let gradient_of: Vec<f32> = engine.read(out.slice(..));
+        assert!(gradient_of[4..16].iter().all(|&g| g == 0.0) && gradient_of[0] != 0.0);
+        let prepare = |count: i64| {
+            let many = CrossEntropy::default().ignore_indices((0..count).map(|index| -index).collect::<Vec<_>>());
+            engine.gpu.prepare(&many, [5, 4], DType::F32).map(drop)
+        };
+        assert_eq!(prepare(16), Ok(()));
+        assert_eq!(prepare(17), Err(Error::IgnoredIndices { most: 16, found: 17 }));
         let nan: Vec<bool> = engine.read::<f32>(rows.slice(..)).iter().map(|loss| loss.is_nan()).collect();
         assert_eq!(nan, [false, false, true, true, false]);
         let gradient: Vec<f32> = engine.read(gradient.slice(..));

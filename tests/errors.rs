@@ -55,7 +55,7 @@ fn targets_and_options() {
         };
         let loss = CrossEntropy::default();
         let out_of_range =
-            |row, target| Error::TargetOutOfRange { row, target: i128::from(target), classes: 3, ignore_index: -100 };
+            |row, target| Error::TargetOutOfRange { row, target: i128::from(target), classes: 3, ignored: vec![-100] };
         refused(&loss, &[0, 3], out_of_range(1, 3));
         refused(&loss, &[-1, 0], out_of_range(0, -1));
         refused(&loss, &[0, i64::MAX], out_of_range(1, i64::MAX));
@@ -100,7 +100,26 @@ fn targets_of_every_integer_type() {
     same!(u8, i8, u16, i16, u32, i32, u64, i64, usize, isize);
     let error = device.cross_entropy(&loss, x, &[u64::MAX]).unwrap_err();
     let target = i128::from(u64::MAX);
-    assert_eq!(error, Error::TargetOutOfRange { row: 0, target, classes: 3, ignore_index: -100 });
+    assert_eq!(error, Error::TargetOutOfRange { row: 0, target, classes: 3, ignored: vec![-100] });
+}
+
+#[test]
+fn several_indices_are_ignored() {
+    for device in common::devices() {
+        let logits: Vec<f32> = (0..15).map(|x| (x * 7 % 11) as f32 * 0.5).collect();
+        let x = Logits::new(&logits, [5, 3]).unwrap();
+        let targets = [0_i64, -1, 2, i64::MIN, 1];
+        let several = CrossEntropy::default().ignore_indices([-1, i64::MIN, 2]);
+        let one = CrossEntropy::default();
+        let (got, gradient) = device.cross_entropy_grad_vec(&several, x, &targets).unwrap();
+        let (wanted, same) = device.cross_entropy_grad_vec(&one, x, &[0_i64, -100, -100, -100, 1]).unwrap();
+        assert_eq!((got, gradient), (wanted, same));
+        // With none, every row counts.
+        let none = CrossEntropy::default().ignore_indices([]);
+        let error = device.cross_entropy(&none, x, &[0_i64, 1, 2, -100, 1]).unwrap_err();
+        let message = "target -100 of row 3 is neither a class in 0..3 nor among the ignored []";
+        assert_eq!(error.to_string(), message);
+    }
 }
 
 #[test]

@@ -28,8 +28,8 @@ struct Params {
     first_group: u32,
     first_row: u32,
     groups: u32,
-    // The target that is not counted.
-    ignored: u32,
+    // How many targets are not counted.
+    ignored_count: u32,
     flags: u32,
     // What every gradient is multiplied by.
     factor: f32,
@@ -44,14 +44,15 @@ struct Params {
     negative_infinity: u32,
     // 0, which no compiler knows.
     zero: u32,
+    // The targets that are not counted.
+    ignored: array<vec4<u32>, 4>,
 }
 
 // Flags: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of counted rows are
-// NaN, as a mean over no weight is; there is a target that is not counted.
+// NaN, as a mean over no weight is.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const POISONED: u32 = 4u;
-const IGNORES: u32 = 8u;
 
 // All losses together. The host's `Summary` has the same layout.
 struct Summary {
@@ -117,5 +118,10 @@ fn weight_of(label: u32) -> f32 {
 }
 
 fn is_ignored(label: u32) -> bool {
-    return label == params.ignored && (params.flags & IGNORES) != 0u;
+    for (var i = 0u; i < params.ignored_count; i += 1u) {
+        if label == params.ignored[i / 4u][i % 4u] {
+            return true;
+        }
+    }
+    return false;
 }

@@ -31,9 +31,9 @@ pub(crate) struct Options {
     /// What to make of the rows' losses; with none the number printed is their sum
     #[arg(long, value_enum, default_value = "mean")]
     reduction: ReductionName,
-    /// The target that marks a row as not counted
-    #[arg(long, value_name = "I", default_value_t = -100, allow_negative_numbers = true)]
-    ignore_index: i64,
+    /// The targets that mark a row as not counted, separated by commas
+    #[arg(long, value_name = "I", default_value = "-100", value_delimiter = ',', allow_hyphen_values = true)]
+    ignore_index: Vec<i64>,
     /// How much of each target is spread over all classes, 0 to 1
     #[arg(long, value_name = "E", default_value_t = 0.0)]
     label_smoothing: f32,
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = CrossEntropy::default()
         .reduction(Reduction::Sum)
-        .ignore_index(options.ignore_index)
+        .ignore_indices(options.ignore_index.clone())
         .label_smoothing(options.label_smoothing);
     // A z-loss is a mean over the rows, the rest one over their weight.
     let is_weighed = is_mean && totals.weight > 0.0;
@@ -167,7 +167,7 @@ fn survey_targets(options: &Options, [rows, classes]: [usize; 2], weight: Option
     if *reader.shape() != [rows as u64] {
         return Err(reader.error(format!("targets of shape {:?}, where [{rows}] is needed", reader.shape())));
     }
-    let ignore_index = options.ignore_index;
+    let ignored = &options.ignore_index;
     let mut totals = Totals { counted_rows: 0, weight: 0.0 };
     let mut batch = vec![0; rows.min(1 << 16)];
     let mut done = 0;
@@ -175,11 +175,11 @@ fn survey_targets(options: &Options, [rows, classes]: [usize; 2], weight: Option
         let batch = &mut batch[..(rows - done).min(1 << 16)];
         reader.integers(batch)?;
         for (nth, &target) in batch.iter().enumerate() {
-            if target == i128::from(ignore_index) {
+            if ignored.iter().any(|&index| i128::from(index) == target) {
                 continue;
             }
             let class = usize::try_from(target).ok().filter(|&class| class < classes).ok_or_else(|| {
-                reader.error(Error::TargetOutOfRange { row: done + nth, target, classes, ignore_index })
+                reader.error(Error::TargetOutOfRange { row: done + nth, target, classes, ignored: ignored.clone() })
             })?;
             totals.counted_rows += 1;
             totals.weight += weight.map_or(1.0, |weight| f64::from(weight[class]));

@@ -9,7 +9,7 @@ use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, Compu
 
 use super::context::{Gpu, Open};
 use super::fault::Fault;
-use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
+use super::record::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
 use crate::job::{Op, Scaling};
 use crate::plan::{Plan, Work};
 use crate::{CrossEntropy, DType, Error, Reduction, Shape};
@@ -165,8 +165,8 @@ impl Gpu {
     /// Compiles what the operation needs for a shape, and uploads class weights.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::Length`] or [`Error::Weight`] of the options;
-    /// [`Error::Gpu`] where the device cannot do it.
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`]; [`Error::Length`], [`Error::Weight`], [`Error::OptionValue`] or
+    /// [`Error::IgnoredIndices`] of the options; [`Error::Gpu`] where the device cannot do it.
     pub fn prepare<'a>(
         &self,
         operation: impl Into<Operation<'a>>,
@@ -206,10 +206,14 @@ impl Gpu {
             Some(loss) => {
                 loss.check(shape)?;
                 // Targets have 32 bits; an index that does not fit is met by none.
-                let ignored = i32::try_from(loss.ignore_index).map(|index| index as u32);
-                let ignored = ignored.or_else(|_| u32::try_from(loss.ignore_index)).ok();
+                let fits =
+                    |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
+                let ignored: Vec<u32> = loss.ignored.iter().filter_map(|index| fits(index).ok()).collect();
+                if ignored.len() > MOST_IGNORED {
+                    return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
+                }
                 let scaling = loss.scaling(shape.classes(), 1.0, 1);
-                Scale::new(scaling, loss.reduction == Reduction::Mean, ignored)
+                Scale::new(scaling, loss.reduction == Reduction::Mean, &ignored)
             }
         };
         let open = self.current().await?;

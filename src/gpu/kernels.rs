@@ -259,7 +259,7 @@ mod tests {
             first_group,
             first_row,
             groups,
-            ignored,
+            ignored_count,
             flags,
             factor,
             hit,
@@ -268,7 +268,8 @@ mod tests {
             z_loss,
             nan,
             negative_infinity,
-            zero
+            zero,
+            ignored
         });
         same!(Summary { loss, counted_rows, first_invalid_row, zero, sum, weight });
     }

@@ -13,6 +13,9 @@ use super::kernels::Kernel;
 use crate::job::{Op, RowTarget, Scaling};
 use crate::plan::{Entry, Pass, Plan, Regime, Work};
 
+/// How many targets that are not counted there may be.
+pub(super) const MOST_IGNORED: usize = 16;
+
 /// The uniform of `shaders/shared/bindings.wgsl`, padded to a multiple of 16 bytes.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -29,7 +32,7 @@ pub(super) struct Params {
     pub(super) first_group: u32,
     pub(super) first_row: u32,
     pub(super) groups: u32,
-    pub(super) ignored: u32,
+    pub(super) ignored_count: u32,
     pub(super) flags: u32,
     pub(super) factor: f32,
     pub(super) hit: f32,
@@ -40,6 +43,7 @@ pub(super) struct Params {
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
     padding: [u32; 2],
+    pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
 /// What the losses of a batch came to, as a step leaves it in a buffer; `bytemuck` casts its bytes.
@@ -127,7 +131,8 @@ pub(super) struct Scale {
     class_weight: f32,
     z_loss: f32,
     flags: u32,
-    ignored: u32,
+    ignored_count: u32,
+    ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
 impl Scale {
@@ -135,16 +140,17 @@ impl Scale {
     const WEIGHTED: u32 = 1;
     const MEAN: u32 = 2;
     const POISONED: u32 = 4;
-    const IGNORES: u32 = 8;
 
     /// Of targets that the host has checked and weighed.
     pub(super) fn given(scaling: Scaling<'_>) -> Self {
-        Self::new(scaling, false, Some(RowTarget::IGNORED))
+        Self::new(scaling, false, &[RowTarget::IGNORED])
     }
 
-    /// Of targets that the device weighs itself where there is a mean, with the one that is not counted.
-    pub(super) fn new(scaling: Scaling<'_>, is_mean: bool, ignored: Option<u32>) -> Self {
+    /// Of targets that the device weighs itself where there is a mean, with those that are not counted.
+    pub(super) fn new(scaling: Scaling<'_>, is_mean: bool, not_counted: &[u32]) -> Self {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let mut ignored = [[0; 4]; MOST_IGNORED / 4];
+        ignored.as_flattened_mut().iter_mut().zip(not_counted).for_each(|(ignored, &label)| *ignored = label);
         Self {
             factor: if scaling.is_poisoned() { 0.0 } else { scaling.factor as f32 },
             hit: scaling.hit as f32,
@@ -153,9 +159,9 @@ impl Scale {
             z_loss: scaling.z_loss as f32,
             flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
-                | flag(scaling.is_poisoned(), Self::POISONED)
-                | flag(ignored.is_some(), Self::IGNORES),
-            ignored: ignored.unwrap_or_default(),
+                | flag(scaling.is_poisoned(), Self::POISONED),
+            ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
+            ignored,
         }
     }
 
@@ -315,7 +321,7 @@ impl Open {
             first_group: Plan::first_group(pass),
             first_row: pass.rows.start as u32,
             groups: if matches!(pass.entry, Entry::TotalTargets | Entry::TotalLosses) { plan.row_groups() } else { 0 },
-            ignored: scale.ignored,
+            ignored_count: scale.ignored_count,
             flags: scale.flags,
             factor: scale.factor,
             hit: scale.hit,
@@ -326,6 +332,7 @@ impl Open {
             negative_infinity: f32::NEG_INFINITY.to_bits(),
             zero: 0,
             padding: [0; 2],
+            ignored: scale.ignored,
         };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage = [logits, targets, weights, elements, rows_out, partials, summary].map(|place| place.binding);
