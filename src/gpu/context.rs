@@ -13,7 +13,7 @@ use super::wait::Poller;
 use crate::Error;
 use crate::plan::Limits;
 
-/// A GPU, cheap to clone: one that [`Device`](crate::Device) has opened, or a wgpu device of your own.
+/// A wgpu device of yours, made ready for the kernels; cheap to clone.
 #[derive(Clone)]
 pub struct Gpu(Arc<Shared>);
 

@@ -100,14 +100,14 @@ impl<'b> StepBuffers<'b> {
     /// Where probabilities, log-probabilities or the gradient go, f32 `[rows, classes]`.
     #[must_use]
     pub fn output(mut self, output: BufferSlice<'b>) -> Self {
-        self.output = Some(output);
+        (self.output, self.in_place) = (Some(output), false);
         self
     }
 
     /// They go where the logits are.
     #[must_use]
     pub fn in_place(mut self) -> Self {
-        self.in_place = true;
+        (self.output, self.in_place) = (None, true);
         self
     }
 
@@ -263,7 +263,7 @@ impl Step {
         let row_bytes = rows * if op == Op::Predict { 8 } else { 4 };
         let mut parts = Parts { alignment: u64::from(self.open.limits.offset_alignment), taken: Vec::new() };
         let writes = op.writes_elements();
-        let in_place = writes && buffers.in_place && buffers.output.is_none();
+        let in_place = writes && buffers.in_place;
         let logits = parts.take("logits", buffers.logits, element_bytes, in_place)?;
         let (logits, elements) = match writes {
             false => (Some(logits), None),
