@@ -75,7 +75,9 @@ pub(crate) async fn list() -> Vec<crate::Adapter> {
 
 /// Best first: hardware before software, a backend of the platform before GL.
 pub(super) async fn adapters() -> Vec<Adapter> {
-    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not always know WGSL.
+    descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
     let backends = descriptor.backends;
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = instance.enumerate_adapters(backends).await;
