@@ -69,7 +69,7 @@ impl fmt::Display for PassedOver {
 pub struct Crossover {
     /// The operation, by the name of its method.
     pub operation: &'static str,
-    /// Bytes of logits from which the GPU is expected to be faster; `None` if it never is.
+    /// Bytes of logits, in rows of 1024 classes, from which the GPU is expected to be faster; `None` if it never is.
     pub bytes: Option<u64>,
     /// What the CPU was measured to do, in bytes of logits a second, the fixed cost of a call aside.
     pub cpu_bytes_per_second: f64,

@@ -7,16 +7,17 @@ use crate::operations::job;
 use crate::waiting::Waiting;
 use crate::{CrossEntropy, Crossover, Device, Error, Prediction, Shape, Targets};
 
-/// A call takes so long, and so much longer for each byte of logits.
+/// A call takes so long, and so much longer for each row and for each byte of logits.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     seconds: f64,
+    seconds_per_row: f64,
     seconds_per_byte: f64,
 }
 
 impl Cost {
-    fn of(self, bytes: u64) -> f64 {
-        self.seconds + self.seconds_per_byte * bytes as f64
+    fn of(self, rows: f64, classes: f64) -> f64 {
+        self.seconds + rows * (self.seconds_per_row + self.seconds_per_byte * 4.0 * classes)
     }
 }
 
@@ -24,9 +25,8 @@ impl Cost {
 #[derive(Clone, Debug)]
 pub(crate) struct Costs(Vec<(Op, &'static str, Cost, Cost)>);
 
-/// Rows of this many classes are measured, a few of them and many.
-const CLASSES: usize = 1024;
-const ROWS: [usize; 2] = [32, 1024];
+/// What is measured: a few rows, many, and as many elements in short rows.
+const SHAPES: [[usize; 2]; 3] = [[32, 1024], [1024, 1024], [65_536, 16]];
 const RUNS: usize = 3;
 
 impl Costs {
@@ -41,7 +41,7 @@ impl Costs {
             (Op::CrossEntropyGrad, "cross_entropy_grad"),
         ];
         let cpu = Device::cpu();
-        let logits: Vec<f32> = (0..ROWS[1] * CLASSES).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
+        let logits: Vec<f32> = (0..SHAPES[1][0] * SHAPES[1][1]).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
         let mut out = vec![0.0; logits.len()];
         let mut costs = Vec::new();
         for (op, name) in operations {
@@ -52,37 +52,40 @@ impl Costs {
     }
 
     pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
-        let bytes = (shape.row_count() * shape.classes() * 4) as u64;
-        self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(bytes) <= gpu.of(bytes))
+        let (rows, classes) = (shape.row_count() as f64, shape.classes() as f64);
+        self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
     }
 
     pub(crate) fn crossovers(&self) -> Vec<Crossover> {
         let crossover = |&(_, operation, cpu, gpu): &(Op, &'static str, Cost, Cost)| {
-            let gain = cpu.seconds_per_byte - gpu.seconds_per_byte;
+            // In rows of the width that is measured.
+            let width = (SHAPES[1][1] * 4) as f64;
+            let [cpu_byte, gpu_byte] = [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
+            let gain = cpu_byte - gpu_byte;
             Crossover {
                 operation,
                 bytes: (gain > 0.0).then(|| ((gpu.seconds - cpu.seconds) / gain).max(0.0) as u64),
-                cpu_bytes_per_second: 1.0 / cpu.seconds_per_byte,
-                gpu_bytes_per_second: 1.0 / gpu.seconds_per_byte,
+                cpu_bytes_per_second: 1.0 / cpu_byte,
+                gpu_bytes_per_second: 1.0 / gpu_byte,
             }
         };
         self.0.iter().map(crossover).collect()
     }
 }
 
-/// Two points make a line; of each the best run counts, for whatever disturbs a run makes it slower.
+/// Three points make a plane; of each the best run counts, for whatever disturbs a run makes it slower.
 async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting: Waiting) -> Result<Cost, Error> {
-    let mut best = [f64::INFINITY; 2];
+    let mut best = [f64::INFINITY; 3];
     let loss = CrossEntropy::default();
-    for (rows, best) in ROWS.into_iter().zip(&mut best) {
-        let shape = Shape::rows(rows, CLASSES);
-        let (input, stride) = (&logits[..rows * CLASSES], CLASSES);
+    for ([rows, classes], best) in SHAPES.into_iter().zip(&mut best) {
+        let shape = Shape::rows(rows, classes);
+        let (input, stride) = (&logits[..rows * classes], classes);
         let targets = loss.prepare(shape, Targets::from(&vec![0_u32; rows]))?;
         let (mut values, mut predictions) = (vec![0.0; rows], vec![Prediction::default(); rows]);
         // The first run compiles and allocates.
         for run in 0..=RUNS {
             let data = match op.writes_elements() {
-                true => Data::Write { input, stride, output: &mut out[..rows * CLASSES] },
+                true => Data::Write { input, stride, output: &mut out[..rows * classes] },
                 false => Data::Read { input, stride },
             };
             let (targets, rows_out) = match op {
@@ -98,9 +101,38 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
             }
         }
     }
-    let bytes = ROWS.map(|rows| (rows * CLASSES * 4) as f64);
+    let [few, many, short] = best;
+    let [few_bytes, many_bytes, _] = SHAPES.map(|[rows, classes]| (rows * classes * 4) as f64);
     // A disturbed machine may find many rows as fast as few; that none of the time is due to the bytes is not to be believed.
-    let most = best[1] / bytes[1];
-    let seconds_per_byte = ((best[1] - best[0]) / (bytes[1] - bytes[0])).clamp(most / 4.0, most);
-    Ok(Cost { seconds: (best[0] - seconds_per_byte * bytes[0]).max(0.0), seconds_per_byte })
+    let most = many / many_bytes;
+    let seconds_per_byte = ((many - few) / (many_bytes - few_bytes)).clamp(most / 4.0, most);
+    // The same bytes in more rows.
+    let seconds_per_row = ((short - many) / (SHAPES[2][0] - SHAPES[1][0]) as f64).max(0.0);
+    Ok(Cost { seconds: (few - seconds_per_byte * few_bytes).max(0.0), seconds_per_row, seconds_per_byte })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_goes_where_it_is_done_first() {
+        // A GPU that starts 1 ms later, and does a byte in a quarter of the time; and one that does not.
+        let cpu = Cost { seconds: 1e-6, seconds_per_row: 1e-8, seconds_per_byte: 4e-10 };
+        let gpu = Cost { seconds: 1e-3, seconds_per_row: 1e-8, seconds_per_byte: 1e-10 };
+        let slow = Cost { seconds_per_byte: 5e-10, ..gpu };
+        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu), (Op::Predict, "predict", cpu, slow)]);
+        let [softmax, predict] = costs.crossovers().try_into().unwrap();
+        let bytes = softmax.bytes.unwrap();
+        assert_eq!((bytes, predict.bytes), (3_330_000, None));
+        // On either side of it.
+        let rows = bytes as usize / 4096;
+        assert!(costs.prefer_cpu(Op::Softmax, Shape::rows(rows, 1024)));
+        assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(rows + 1, 1024)));
+        assert!(costs.prefer_cpu(Op::Predict, Shape::rows(1 << 20, 1024)));
+        // Short rows that cost the CPU more each are sent sooner.
+        let cpu = Cost { seconds_per_row: 1e-7, ..cpu };
+        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu)]);
+        assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(20_000, 10)));
+    }
 }
