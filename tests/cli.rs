@@ -157,7 +157,17 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let several = ["loss", "--logits", &x, "--targets", &y, "--ignore-index", "-100,3,1", "--json"];
     let json: Value = serde_json::from_slice(&run(&several).stdout).unwrap();
     assert_eq!(json["counted_rows"].as_u64(), Some(2));
-    refused(&["loss", "--logits", &x, "--targets", &y, "--z-loss=-1"], &["z_loss", "-1"]);
+    // As it was given, whatever the weights; before any file is made; and where there is not a row to use it on.
+    let w = files.text("w.npy");
+    write(&files.path("w.npy"), &[4], &[0.25_f32, 0.5, 0.5, 0.25]);
+    let p = files.text("p.npy");
+    let weighted = ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--probs", &p, "--z-loss=-1"];
+    refused(&weighted, &["z_loss is -1;"]);
+    assert!(!files.path("p.npy").exists());
+    let (none, nothing) = (files.text("none.npy"), files.text("nothing.npy"));
+    write::<f32>(&files.path("none.npy"), &[0, 4], &[]);
+    write::<i64>(&files.path("nothing.npy"), &[0], &[]);
+    refused(&["loss", "--logits", &none, "--targets", &nothing, "--z-loss=-1"], &["z_loss is -1;"]);
 }
 
 #[test]

@@ -68,6 +68,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     logits::Shape::from(shape).elements().map_err(|error| logits.error(error))?;
     let weight = options.weight.as_deref().map(|path| read_weight(path, shape[1])).transpose()?;
     let totals = survey_targets(options, shape, weight.as_deref())?;
+    // Options are checked as they were given, and before any file is made, by the loss of no rows at all.
+    let given = CrossEntropy::default().label_smoothing(options.label_smoothing).z_loss(options.z_loss);
+    Device::cpu().cross_entropy(&given, Logits::new(&[], [0, shape[1]])?, &[0_i64; 0])?;
     let mut outputs = Outputs::create(options, rows, classes)?;
     let device = options.common.open()?;
 
@@ -130,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         println!("perplexity  {perplexity}");
         println!("device      {device}");
         if let Some(reason) = &result.fell_back {
-            println!("fell back   to the CPU: {reason}");
+            println!("fell back   {reason}");
         }
     }
     Ok(())

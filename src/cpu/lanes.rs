@@ -60,7 +60,8 @@ pub(super) fn exponentials(x: &mut [f32], max: f32) -> Stats {
     Stats { max, others: sum.others() }
 }
 
-/// The weighted sum of max - x, where labels are smoothed; else 0. The order of summation is that of [`stats`]' lanes.
+/// The weighted sum of max - x, where labels are smoothed; else 0. Sixteen lanes here too, in an order fixed by the
+/// length alone.
 pub(super) fn below(x: &[f32], max: f32, scaling: &Scaling<'_>) -> f64 {
     if scaling.smoothing == 0.0 {
         return 0.0;

@@ -71,7 +71,7 @@ fn print_table(device: &Device, report: &Report) {
         );
     }
     if let Some(reason) = &report.fell_back {
-        println!("\nFAILED: the CPU finished what {} was chosen for: {reason}", device.name());
+        println!("\nFAILED: not all went as planned on {}: {reason}", device.name());
     }
     println!("\n{}", if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" });
 }
