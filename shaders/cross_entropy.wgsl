@@ -1,5 +1,5 @@
-// loss = log-sum-exp - x_t, and its gradient scale * (softmax(x) - onehot(t)), or the same for smoothed labels. Twin of
-// `src/cpu/cross_entropy.rs`.
+// loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
+// the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/cross_entropy.rs`.
 
 override GRADIENT: bool = false;
 override WRITES: bool = GRADIENT;
@@ -8,33 +8,47 @@ const CLASS_MATTERS: bool = false;
 const TARGETS: bool = true;
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
-    let label = row_targets[params.targets_at + row];
+    // None where targets are probabilities.
+    var label = NONE;
+    if !SOFT {
+        label = targets[params.targets_at + row];
+    }
     let place = params.rows_out_at + row;
-    let bad = is_bad(stats);
-    if is_ignored(label) {
-        if leader {
+    var bad = is_bad(stats);
+    if KNOWN {
+        bad = (rows_out[place] & 0x7fffffffu) >= 0x7f800000u;
+        top_y = vec2<f32>(bitcast<f32>(rows_out[place]), 0.0);
+    }
+    let is_told = leader && !KNOWN;
+    if !SOFT && is_ignored(label) {
+        if is_told {
             rows_out[place] = 0u;
         }
         return Coefficients(0.0, NONE, 0.0, bad, 0.0);
     }
     // Targets that no host has seen may name no class at all.
-    if label >= params.classes {
-        if leader {
+    if !SOFT && label >= params.classes {
+        if is_told {
             rows_out[place] = params.nan;
         }
         return Coefficients(0.0, NONE, 0.0, true, 0.0);
     }
 
-    let top = top_of(stats);
-    let logit = label_logit(row, label);
-    let weight = weight_of(label);
-    // What the target's own label is worth, and all labels together.
-    var hit = weight;
-    var labels = weight;
-    if SMOOTHING {
-        hit = params.hit * weight;
-        labels = hit + params.smoothing * params.class_weight;
+    // What the target's own label is beside its share, the shares of all, and both together.
+    var logit = top_x;
+    var weight = 0.0;
+    if !SOFT {
+        logit = label_logit(row, label);
+        weight = weight_of(label);
     }
+    let own = params.hit * weight;
+    var shares = 0.0;
+    if SOFT {
+        shares = stats.labels;
+    } else if SPREAD {
+        shares = params.smoothing * params.class_weight;
+    }
+    let labels = own + shares;
     let log_sum = log1p_pair(stats.others);
     var scale = params.factor;
     var poisoned = (params.flags & POISONED) != 0u;
@@ -46,18 +60,23 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         // A z-loss is a mean over the rows, whatever they weigh.
         z_loss *= total / f32(summary.counted_rows);
     }
-    let log_sum_exp = top + (log_sum.x + log_sum.y);
-    if leader {
-        // (top - x_t) + log1p(others): both are positive, so nothing cancels.
-        let gap = difference(logit, top);
-        var bits = bitcast<u32>(hit * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
-        if bitcast<u32>(logit) == params.negative_infinity {
-            bits = select(0x7f800000u, params.nan, hit == 0.0);
+    if (params.flags & ROW_GRADIENTS) != 0u {
+        scale *= row_gradients[params.gradients_at + row];
+    }
+    let log_sum_exp = top_y.x + (top_y.y + log_sum.x + log_sum.y);
+    let gap = distance(logit);
+    if is_told {
+        // (top - y_t) + log1p(others): both are positive, so nothing cancels.
+        var bits = 0u;
+        if !SOFT {
+            bits = bitcast<u32>(own * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
+            if bitcast<u32>(logit) == params.negative_infinity {
+                bits = select(0x7f800000u, params.nan, own == 0.0);
+            }
         }
-        if SMOOTHING {
+        if SPREAD {
             // The same of every class, and positive too.
-            let share = params.smoothing * params.class_weight;
-            let every = (stats.below.x + share * log_sum.x) + (stats.below.y + share * log_sum.y);
+            let every = (stats.below.x + shares * log_sum.x) + (stats.below.y + shares * log_sum.y);
             let is_infinite = stats.bottomless == 1u || bitcast<u32>(stats.below.x) >= 0x7f800000u;
             if bits < 0x7f800000u {
                 bits = select(bitcast<u32>(bitcast<f32>(bits) + every), 0x7f800000u, is_infinite);
@@ -72,23 +91,35 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         rows_out[place] = select(bits, params.nan, bad);
     }
 
-    // p - 1 of the target is -(sum of the others) / sum, others being relative to the target here.
-    var others = stats.others;
-    if label != stats.at {
-        others = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(others, vec2<f32>(-exp_difference(logit, top), 0.0)));
-    }
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
     var factor = scale * labels / (sum.x + sum.y);
-    var at_value = -(others.x + others.y) * factor;
+    var slope_of_all = 1.0;
+    if SCALED && !CAPPED {
+        slope_of_all = params.signed_scale;
+    }
+    var at_value = 0.0;
+    if !SOFT {
+        // p - 1 of the target is -(sum of the others) / sum, others being relative to the target here.
+        var others = stats.others;
+        if label != stats.at {
+            others = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(others, vec2<f32>(-exp_below(logit), 0.0)));
+        }
+        at_value = -(others.x + others.y) * factor;
+    }
     if Z_LOSS {
-        let slope = scale * (2.0 * z_loss * log_sum_exp) / (sum.x + sum.y);
-        factor += slope;
-        at_value += slope * exp_difference(logit, top);
+        let multiple = scale * (2.0 * z_loss * log_sum_exp) / (sum.x + sum.y);
+        factor += multiple;
+        at_value += multiple * exp_below(logit);
     }
     var shift = 0.0;
-    if SMOOTHING {
-        shift = scale * params.smoothing;
-        at_value += shift * (params.class_weight - weight);
+    if SPREAD {
+        shift = scale;
+        if !SOFT {
+            at_value += scale * params.smoothing * (params.class_weight - weight);
+        }
     }
-    return Coefficients(factor, label, at_value, bad || poisoned, shift);
+    if CAPPED {
+        at_value *= slope(logit);
+    }
+    return Coefficients(factor * slope_of_all, label, at_value * slope_of_all, bad || poisoned, shift * slope_of_all);
 }

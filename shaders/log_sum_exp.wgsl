@@ -1,4 +1,4 @@
-// log(sum_j exp(x_j)) = top + log1p(others). Twin of `src/cpu/log_sum_exp.rs`, which also takes over the rows where the
+// log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
 
 const LOG: bool = false;
@@ -9,8 +9,8 @@ const TARGETS: bool = false;
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
         let log_sum = log1p_pair(stats.others);
-        let high = two_sum(top_of(stats), log_sum.x);
-        var bits = bitcast<u32>(high.x + (high.y + log_sum.y));
+        let high = two_sum(top_y.x, log_sum.x);
+        var bits = bitcast<u32>(high.x + (high.y + (top_y.y + log_sum.y)));
         if stats.at == NONE {
             bits = params.negative_infinity;
         } else if stats.key > 0x7f800000 {

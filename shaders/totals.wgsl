@@ -27,7 +27,7 @@ fn count_targets(invocation: Invocation) {
     // The first row whose target is no class: of equal keys the lower place.
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
-        let label = row_targets[params.targets_at + row];
+        let label = targets[params.targets_at + row];
         if !is_ignored(label) {
             counted += 1u;
             if label < params.classes {
@@ -60,6 +60,11 @@ fn total_targets(invocation: Invocation) {
     weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(invalid, LARGEST);
+    if params.soft_rows != 0u {
+        // Of probabilities every row counts, once.
+        counted = params.soft_rows;
+        weight = vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu));
+    }
     if thread == 0u {
         summary = Summary(0u, counted, invalid.y, 0u, vec2<f32>(0.0, 0.0), weight);
     }

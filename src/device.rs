@@ -11,6 +11,8 @@ use crate::job::Job;
 use crate::placement::Costs;
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
+#[cfg(feature = "gpu")]
+use crate::DType;
 use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, cpu};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.
@@ -295,19 +297,26 @@ impl Device {
             return Ok(Ran::default());
         }
         match &self.0.place {
-            Place::Cpu => cpu::run(job),
+            Place::Cpu => cpu::run(job)?,
             #[cfg(feature = "gpu")]
-            Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job),
+            Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job)?,
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let mut job = job;
+                if job.dtype() == DType::F64 {
+                    let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
+                    if !self.0.may_fall_back {
+                        return Err(error);
+                    }
+                    cpu::run(job)?;
+                    return Ok(Ran { fell_back: Some(error.to_string()) });
+                }
                 match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
                     Ok(note) => return Ok(Ran { fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),
                     Err(failed) => {
                         // What has been done may have been done in place.
-                        let (_, rest) = job.split_at(failed.rows_done);
-                        cpu::run(rest);
+                        cpu::run(job.after(failed.rows_done))?;
                         return Ok(Ran { fell_back: Some(failed.error.to_string()) });
                     }
                 }

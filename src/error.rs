@@ -25,7 +25,7 @@ pub enum Error {
     /// A slice whose length does not fit the shape.
     #[error("{what} hold {found} values where {expected} are needed")]
     Length {
-        /// Which argument: "logits", "targets", "out", "weights".
+        /// Which argument: "logits", "targets", "out", "weights", ...
         what: &'static str,
         /// The length that the shape asks for.
         expected: usize,
@@ -51,6 +51,50 @@ pub enum Error {
         classes: usize,
         /// The indices that would have been ignored.
         ignored: Vec<i64>,
+    },
+    /// A target probability that is negative, infinite or not a number.
+    #[error("the target probability of class {class} in row {row} is {value}; it must be finite and not negative")]
+    Probability {
+        /// The row, numbered as targets that are classes would be.
+        row: usize,
+        /// The class.
+        class: usize,
+        /// The value found there.
+        value: f64,
+    },
+    /// An upstream gradient of a row that is infinite or not a number.
+    #[error("the upstream gradient of row {row} is {value}; it must be finite")]
+    UpstreamGradient {
+        /// The row.
+        row: usize,
+        /// The value found there.
+        value: f32,
+    },
+    /// More classes asked for than a row has, or than are found at once, or none.
+    #[error("the top {k} of {classes} classes: it must be at least 1, and at most {most} and the number of classes")]
+    TopK {
+        /// How many were asked for.
+        k: usize,
+        /// Classes of a row.
+        classes: usize,
+        /// How many can be asked for.
+        most: usize,
+    },
+    /// A type of logits that the device cannot compute with.
+    #[error("{dtype} logits on the GPU `{adapter}`: they are computed on the CPU alone")]
+    DType {
+        /// The type.
+        dtype: crate::DType,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// An array that lies in memory in another way than rows, planes or columns without gaps do.
+    #[error("an array of shape {dimensions:?} with strides {strides:?} has gaps or another order; copy it to standard layout")]
+    Strides {
+        /// The array's shape.
+        dimensions: Vec<usize>,
+        /// Its strides, in elements.
+        strides: Vec<isize>,
     },
     /// More ignored indices than a step on a GPU can look for; operations over host memory have no such bound.
     #[error("{found} ignored indices are beyond the {most} that a step can have")]

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Shape;
+use crate::elements::{Elements, ElementsMut};
+use crate::logits::View;
+use crate::sampling::Draws;
+use crate::{DType, Shape};
 
 /// The operations, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,19 +15,48 @@ pub(crate) enum Op {
     LogSumExp,
     CrossEntropy,
     CrossEntropyGrad,
+    /// The gradient alone, from log-sum-exps that are known.
+    CrossEntropyBackward,
+    /// From probabilities, and the gradient of what was made of them.
+    SoftmaxBackward,
+    /// The same from log-probabilities.
+    LogSoftmaxBackward,
     Predict,
+    TopK,
+    Sample,
 }
 
 impl Op {
     /// Whether the result is one value an element.
     pub(crate) fn writes_elements(self) -> bool {
-        matches!(self, Self::Softmax | Self::LogSoftmax | Self::CrossEntropyGrad)
+        use Op::*;
+        matches!(self, Softmax | LogSoftmax | CrossEntropyGrad | CrossEntropyBackward | SoftmaxBackward | LogSoftmaxBackward)
     }
 
     /// Whether it has targets.
-    #[cfg(feature = "gpu")]
     pub(crate) fn has_targets(self) -> bool {
-        matches!(self, Self::CrossEntropy | Self::CrossEntropyGrad)
+        matches!(self, Self::CrossEntropy | Self::CrossEntropyGrad | Self::CrossEntropyBackward)
+    }
+
+    /// Bytes of an element of what a GPU is given beside logits of a type, of their shape: probabilities that are targets in
+    /// f32, the gradient that a backward starts from in the type of the logits.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn second_bytes(self, dtype: DType, is_soft: bool) -> u64 {
+        match self {
+            Self::SoftmaxBackward | Self::LogSoftmaxBackward => dtype.size() as u64,
+            _ if is_soft => 4,
+            _ => 0,
+        }
+    }
+
+    /// Whether there is one value a row, and not a prediction.
+    pub(crate) fn has_values(self) -> bool {
+        matches!(self, Self::LogSumExp | Self::CrossEntropy | Self::CrossEntropyGrad)
+    }
+
+    /// Whether there are predictions.
+    pub(crate) fn predicts(self) -> bool {
+        matches!(self, Self::Predict | Self::TopK | Self::Sample)
     }
 }
 
@@ -66,6 +98,8 @@ pub(crate) struct Scaling<'a> {
     pub(crate) hit: f64,
     /// What the square of a row's log-sum-exp adds to its loss.
     pub(crate) z_loss: f64,
+    /// What the gradient of each row is multiplied by beside that.
+    pub(crate) row_gradients: Option<&'a [f32]>,
 }
 
 impl Scaling<'_> {
@@ -76,121 +110,195 @@ impl Scaling<'_> {
     }
 }
 
+/// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without a cap `scale * x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Curve {
+    pub(crate) scale: f64,
+    pub(crate) softcap: Option<f64>,
+}
+
+impl Default for Curve {
+    fn default() -> Self {
+        Self { scale: 1.0, softcap: None }
+    }
+}
+
+impl Curve {
+    /// Of logits that are only divided by a temperature.
+    pub(crate) fn of(temperature: f32) -> Self {
+        Self { scale: 1.0 / f64::from(temperature), softcap: None }
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A row's decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Prediction {
-    /// The class with the largest logit; of equal ones the lowest. As in PyTorch's `argmax` a NaN counts as largest.
+    /// The class: of the largest logit, where nothing else is said; of equal ones the lowest. As in PyTorch's `argmax` a
+    /// NaN counts as largest.
     pub class: u32,
     /// Its probability under softmax; NaN where the row's softmax is.
     pub probability: f32,
 }
 
-/// Where the elements are read and written.
+/// Where the elements are read and written. Strides are those of blocks of `classes * inner`.
 pub(crate) enum Data<'a> {
-    /// Read only; the result is one value a row.
-    Read { input: &'a [f32], stride: usize },
+    /// Read only; the result is so many values a row.
+    Read { input: Elements<'a>, stride: usize },
     /// Read here, written there, without gaps.
-    Write { input: &'a [f32], stride: usize, output: &'a mut [f32] },
+    Write { input: Elements<'a>, stride: usize, output: ElementsMut<'a> },
     /// Written where it was read.
-    Over { data: &'a mut [f32], stride: usize },
+    Over { data: ElementsMut<'a>, stride: usize },
 }
 
-/// One value a row.
+impl Data<'_> {
+    /// What is read, and how far apart its blocks start.
+    pub(crate) fn input(&self) -> (Elements<'_>, usize) {
+        match self {
+            Data::Read { input, stride } | Data::Write { input, stride, .. } => (*input, *stride),
+            Data::Over { data, stride } => (data.as_read(), *stride),
+        }
+    }
+}
+
+/// What there is of a row beside its elements.
 pub(crate) enum RowsOut<'a> {
     None,
-    Values(&'a mut [f32]),
-    Predictions(&'a mut [Prediction]),
+    Values(ElementsMut<'a>),
+    /// So many predictions of each row.
+    Predictions(&'a mut [Prediction], usize),
 }
 
-/// A validated piece of work. Splitting it by rows yields pieces that are themselves whole jobs.
+impl<'a> RowsOut<'a> {
+    /// Of the first `rows` rows, and of the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        match self {
+            RowsOut::None => (RowsOut::None, RowsOut::None),
+            RowsOut::Values(values) => {
+                let (a, b) = values.split_at(rows);
+                (RowsOut::Values(a), RowsOut::Values(b))
+            }
+            RowsOut::Predictions(values, each) => {
+                let at = values.len().min(rows * each);
+                let (a, b) = values.split_at_mut(at);
+                (RowsOut::Predictions(a, each), RowsOut::Predictions(b, each))
+            }
+        }
+    }
+}
+
+/// What else an operation is given, of the whole batch that a job is a part of, without gaps.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    pub(crate) curve: Curve,
+    pub(crate) scaling: Scaling<'a>,
+    /// Targets that are classes, one a row; empty where there are none.
+    pub(crate) targets: &'a [RowTarget],
+    /// Of the shape of the logits: targets that are probabilities, or the gradient that a backward starts from.
+    pub(crate) second: Option<Elements<'a>>,
+    /// Log-sum-exps of the rows.
+    pub(crate) log_sum_exps: Option<Elements<'a>>,
+    /// How a sample is drawn.
+    pub(crate) draws: Draws,
+    /// How many classes `TopK` is to find.
+    pub(crate) k: usize,
+}
+
+/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole jobs.
 pub(crate) struct Job<'a> {
     pub(crate) op: Op,
     pub(crate) shape: Shape,
     pub(crate) data: Data<'a>,
-    /// One a row where the operation has targets, else empty.
-    pub(crate) targets: &'a [RowTarget],
-    pub(crate) scaling: Scaling<'a>,
+    pub(crate) given: Given<'a>,
+    /// Which row of the whole batch this job's first is.
+    pub(crate) first_row: usize,
+    /// How many of its first rows have been done already; fewer than a block has.
+    pub(crate) skip: usize,
     pub(crate) rows_out: RowsOut<'a>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A whole batch.
+    pub(crate) fn new(op: Op, view: View, data: Data<'a>, given: Given<'a>, rows_out: RowsOut<'a>) -> Self {
+        Self { op, shape: view.shape, data, given, first_row: 0, skip: 0, rows_out }
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.shape.row_count()
     }
 
-    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn classes(&self) -> usize {
         self.shape.classes()
     }
-}
 
-#[cfg(any(feature = "gpu", feature = "parallel"))]
-impl<'a> Job<'a> {
-    /// The first `rows` rows, or all if there are fewer, and the rest.
-    pub(crate) fn split_at(self, rows: usize) -> (Job<'a>, Job<'a>) {
-        let rows = rows.min(self.rows());
-        let (classes, rest) = (self.classes(), Shape::rows(self.rows() - rows, self.classes()));
-        // The last row need not reach to the end of its stride.
-        let cut = |length: usize, stride: usize| length.min(rows.saturating_mul(stride));
-        let (data, data_rest) = match self.data {
+    /// The first `outer` blocks, or all if there are fewer, and the rest.
+    pub(crate) fn split_at(self, outer: usize) -> (Job<'a>, Job<'a>) {
+        let Self { op, shape, data, given, first_row, skip, rows_out } = self;
+        let outer = outer.min(shape.outer());
+        let (block, inner) = (shape.block(), shape.inner());
+        // The last block need not reach to the end of its stride.
+        let cut = |length: usize, stride: usize| length.min(outer.saturating_mul(stride));
+        let (data, data_rest) = match data {
             Data::Read { input, stride } => {
                 let (a, b) = input.split_at(cut(input.len(), stride));
                 (Data::Read { input: a, stride }, Data::Read { input: b, stride })
             }
             Data::Write { input, stride, output } => {
                 let (a, b) = input.split_at(cut(input.len(), stride));
-                let (out_a, out_b) = output.split_at_mut(cut(output.len(), classes));
+                let at = cut(output.len(), block);
+                let (out_a, out_b) = output.split_at(at);
                 (Data::Write { input: a, stride, output: out_a }, Data::Write { input: b, stride, output: out_b })
             }
             Data::Over { data, stride } => {
-                let (a, b) = data.split_at_mut(cut(data.len(), stride));
+                let at = cut(data.len(), stride);
+                let (a, b) = data.split_at(at);
                 (Data::Over { data: a, stride }, Data::Over { data: b, stride })
             }
         };
-        let (targets, targets_rest) = self.targets.split_at(rows.min(self.targets.len()));
-        let (rows_out, rows_rest) = match self.rows_out {
-            RowsOut::None => (RowsOut::None, RowsOut::None),
-            RowsOut::Values(values) => {
-                let (a, b) = values.split_at_mut(rows.min(values.len()));
-                (RowsOut::Values(a), RowsOut::Values(b))
-            }
-            RowsOut::Predictions(values) => {
-                let (a, b) = values.split_at_mut(rows.min(values.len()));
-                (RowsOut::Predictions(a), RowsOut::Predictions(b))
-            }
-        };
+        let rows = outer * inner;
+        let (rows_out, rows_rest) = rows_out.split_at(rows);
+        let shape_of = |outer| Shape::new(outer, shape.classes(), inner);
+        let rest = shape.outer() - outer;
         (
-            Job { op: self.op, shape: Shape::rows(rows, classes), data, targets, scaling: self.scaling, rows_out },
+            Job { op, shape: shape_of(outer), data, given, first_row, skip: skip.min(rows), rows_out },
             Job {
-                op: self.op,
-                shape: rest,
+                op,
+                shape: shape_of(rest),
                 data: data_rest,
-                targets: targets_rest,
-                scaling: self.scaling,
+                given,
+                first_row: first_row + rows,
+                skip: skip.saturating_sub(rows),
                 rows_out: rows_rest,
             },
         )
+    }
+
+    /// What is left of it when so many rows are done.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn after(self, rows: usize) -> Job<'a> {
+        let inner = self.shape.inner().max(1);
+        let (_, rest) = self.split_at(rows / inner);
+        Job { skip: rows % inner, ..rest }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.data.input().0.dtype()
     }
 }
 
 #[cfg(feature = "gpu")]
 impl Job<'_> {
-    /// The logits, and how far apart their rows start.
-    pub(crate) fn input(&self) -> (&[f32], usize) {
-        match &self.data {
-            Data::Read { input, stride } | Data::Write { input, stride, .. } => (input, *stride),
-            Data::Over { data, stride } => (data, *stride),
-        }
-    }
-
-    /// The first elements of each row that a result goes to, and how far apart those are.
-    pub(crate) fn output(&mut self) -> Option<(&mut [f32], usize)> {
-        let classes = self.classes();
+    /// Where results of elements go, and how far apart its blocks start.
+    pub(crate) fn output(&mut self) -> Option<(ElementsMut<'_>, usize)> {
+        let block = self.shape.block();
         match &mut self.data {
             Data::Read { .. } => None,
-            Data::Write { output, .. } => Some((output, classes)),
-            Data::Over { data, stride } => Some((data, *stride)),
+            Data::Write { output, .. } => Some((output.reborrow(), block)),
+            Data::Over { data, stride } => Some((data.reborrow(), *stride)),
         }
     }
 }

@@ -47,9 +47,12 @@
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `cli` the binary `logits`.
 #![warn(missing_docs)]
 
+#[cfg(feature = "ndarray")]
+mod arrays;
 mod choice;
 mod cpu;
 mod device;
+mod elements;
 mod error;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -62,6 +65,7 @@ mod placement;
 #[cfg(feature = "gpu")]
 mod plan;
 mod resident;
+mod sampling;
 mod settings;
 mod shape;
 mod stopwatch;
@@ -72,11 +76,14 @@ pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};
 pub use device::{Device, Output, Ran};
 pub use error::Error;
 #[cfg(feature = "gpu")]
-pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, Summary};
+pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
 pub use job::Prediction;
-pub use logits::{DType, Element, Logits, LogitsMut};
-pub use loss::{CrossEntropy, Loss, Reduction};
+pub use elements::{DType, Element};
+pub use half;
+pub use logits::{Logits, LogitsMut};
+pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
 pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};
+pub use sampling::Sampling;
 pub use shape::Shape;
 #[doc(hidden)]
 pub use stopwatch::{Stopwatch, Timed};

@@ -1,64 +1,15 @@
 //! Borrowed views of a batch of logits.
 
-use crate::{Error, Shape};
+use crate::elements::{Elements, ElementsMut};
+use crate::{Element, Error, Shape};
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-}
-
-/// A type that logits may have in memory; arithmetic is in `f32` whatever the type.
-pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {}
-impl Element for f32 {}
-
-/// The types that logits may have, by name: what [`Element`] is to a slice, this is to a buffer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DType {
-    /// `f32`.
-    #[default]
-    F32,
-}
-
-/// A borrowed, read-only batch of logits of shape `[rows, classes]`.
+/// A borrowed, read-only batch of logits of shape `[rows, classes]` or `[outer, classes, inner]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a, T: Element = f32> {
     data: &'a [T],
     shape: Shape,
-    row_stride: usize,
-}
-
-impl<'a, T: Element> Logits<'a, T> {
-    /// Rows that follow each other without gaps: `data.len()` is `rows * classes`.
-    ///
-    /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` is not that long.
-    pub fn new(data: &'a [T], shape: impl Into<Shape>) -> Result<Self, Error> {
-        let shape = shape.into();
-        check_contiguous(data.len(), shape)?;
-        Ok(Self { data, shape, row_stride: shape.classes() })
-    }
-
-    /// Rows that start `row_stride` elements apart, as in a padded matrix. What lies between rows is never read.
-    ///
-    /// # Errors
-    /// As [`Logits::new`], where `data` must reach the end of the last row; [`Error::RowStride`] where the stride is
-    /// shorter than a row.
-    pub fn with_row_stride(data: &'a [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
-        let shape = shape.into();
-        check_strided(data.len(), shape, row_stride)?;
-        Ok(Self { data, shape, row_stride })
-    }
-
-    /// The shape given.
-    #[must_use]
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    pub(crate) fn parts(&self) -> (&'a [T], usize) {
-        (self.data, self.row_stride)
-    }
+    stride: usize,
+    temperature: f32,
 }
 
 /// A batch of logits that an operation may overwrite with its result.
@@ -66,56 +17,104 @@ impl<'a, T: Element> Logits<'a, T> {
 pub struct LogitsMut<'a, T: Element = f32> {
     data: &'a mut [T],
     shape: Shape,
-    row_stride: usize,
+    stride: usize,
+    temperature: f32,
+}
+
+/// How rows are read: where they are, and what they are divided by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) shape: Shape,
+    pub(crate) stride: usize,
+    pub(crate) temperature: f32,
+}
+
+macro_rules! views {
+    ($($view:ident($data:ty)),*) => {$(
+        impl<'a, T: Element> $view<'a, T> {
+            /// Values that follow each other without gaps: `data.len()` is the number of elements of the shape.
+            ///
+            /// # Errors
+            /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` is not that long.
+            pub fn new(data: $data, shape: impl Into<Shape>) -> Result<Self, Error> {
+                let shape = shape.into();
+                check_length("logits", shape.elements()?, data.len())?;
+                Ok(Self { data, shape, stride: shape.block(), temperature: 1.0 })
+            }
+
+            /// Rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`, blocks
+            /// of `classes * inner`. What lies between them is neither read nor written.
+            ///
+            /// # Errors
+            /// As `new`, where `data` must reach the end of the last row; [`Error::RowStride`] where the stride is shorter
+            /// than a row.
+            pub fn with_row_stride(data: $data, shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
+                let shape = shape.into();
+                check_strided(data.len(), shape, row_stride)?;
+                Ok(Self { data, shape, stride: row_stride, temperature: 1.0 })
+            }
+
+            /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
+            /// What a gradient is taken with respect to are the logits before that.
+            ///
+            /// ```
+            /// use logits::{Device, Logits};
+            /// let x = Logits::new(&[2.0, 0.0], [1, 2])?.temperature(2.0)?;
+            /// let p = Device::cpu().softmax_vec(x)?.values;
+            /// assert!((p[0] - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
+            /// # Ok::<(), logits::Error>(())
+            /// ```
+            ///
+            /// # Errors
+            /// [`Error::OptionValue`] where it is not between 1e-9 and 1e9.
+            pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
+                check_magnitude("temperature", temperature, false)?;
+                Ok(Self { temperature, ..self })
+            }
+
+            /// The shape given.
+            #[must_use]
+            pub fn shape(&self) -> Shape {
+                self.shape
+            }
+
+            pub(crate) fn view(&self) -> View {
+                View { shape: self.shape, stride: self.stride, temperature: self.temperature }
+            }
+        }
+    )*};
+}
+
+views!(Logits(&'a [T]), LogitsMut(&'a mut [T]));
+
+impl<'a, T: Element> Logits<'a, T> {
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
+    pub(crate) fn elements(&self) -> Elements<'a> {
+        T::erase(self.data)
+    }
 }
 
 impl<'a, T: Element> LogitsMut<'a, T> {
-    /// As [`Logits::new`], over memory that may be written.
-    ///
-    /// # Errors
-    /// As [`Logits::new`].
-    pub fn new(data: &'a mut [T], shape: impl Into<Shape>) -> Result<Self, Error> {
-        let shape = shape.into();
-        check_contiguous(data.len(), shape)?;
-        Ok(Self { data, shape, row_stride: shape.classes() })
+    pub(crate) fn into_elements(self) -> ElementsMut<'a> {
+        T::erase_mut(self.data)
     }
-
-    /// As [`Logits::with_row_stride`]; what lies between rows is neither read nor written.
-    ///
-    /// # Errors
-    /// As [`Logits::with_row_stride`].
-    pub fn with_row_stride(data: &'a mut [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
-        let shape = shape.into();
-        check_strided(data.len(), shape, row_stride)?;
-        Ok(Self { data, shape, row_stride })
-    }
-
-    /// The shape given.
-    #[must_use]
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    pub(crate) fn into_parts(self) -> (&'a mut [T], usize) {
-        (self.data, self.row_stride)
-    }
-}
-
-fn check_contiguous(length: usize, shape: Shape) -> Result<(), Error> {
-    check_length("logits", shape.elements()?, length)
 }
 
 fn check_strided(length: usize, shape: Shape, stride: usize) -> Result<(), Error> {
     let (rows, classes) = (shape.row_count(), shape.classes());
     shape.elements()?;
-    if stride < classes {
-        return Err(Error::RowStride { stride, classes });
+    if stride < shape.block() {
+        return Err(Error::RowStride { stride, classes: shape.block() });
     }
-    let expected = match rows.checked_sub(1) {
+    let expected = match shape.outer().checked_sub(1) {
         None => 0,
+        Some(_) if shape.inner() == 0 => 0,
         Some(gaps) => gaps
             .checked_mul(stride)
-            .and_then(|start| start.checked_add(classes))
+            .and_then(|start| start.checked_add(shape.block()))
             .ok_or(Error::ShapeTooLarge { rows, classes })?,
     };
     if length < expected { Err(Error::Length { what: "logits", expected, found: length }) } else { Ok(()) }
@@ -124,3 +123,14 @@ fn check_strided(length: usize, shape: Shape, stride: usize) -> Result<(), Error
 pub(crate) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
 }
+
+/// A factor that products and quotients of f32 stay finite with.
+pub(crate) fn check_magnitude(option: &'static str, value: f32, may_be_negative: bool) -> Result<(), Error> {
+    let magnitude = if may_be_negative { value.abs() } else { value };
+    if (1e-9..=1e9).contains(&magnitude) {
+        return Ok(());
+    }
+    let range = if may_be_negative { "between 1e-9 and 1e9, or the negative of that" } else { "between 1e-9 and 1e9" };
+    Err(Error::OptionValue { option, value, range })
+}
+

@@ -1,8 +1,10 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
-use crate::job::{RowTarget, Scaling};
-use crate::logits::check_length;
-use crate::{Error, Shape, Targets, error::try_vec};
+use crate::elements::Elements;
+use crate::job::{Curve, Given, RowTarget, Scaling};
+use crate::logits::{check_length, check_magnitude};
+use crate::targets::Kind;
+use crate::{Element, Error, Prediction, Shape, Targets, error::try_vec};
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,10 +22,25 @@ pub enum Reduction {
 
 /// The cross-entropy of softmax, and its options; PyTorch's `cross_entropy` names and meaning.
 ///
-/// With `lse = log(sum_j exp(x_j))`, a row with target t loses `sum_j q_j * (lse - x_j)`, where
-/// `q_j = w_j * ((1 - e) * [j == t] + e / classes)` are its labels, of class weights `w` (1 if not set) and a label
-/// smoothing `e` (0 if not set). For a reduction that gives that row the factor `s` its gradient is
-/// `d loss / d x_j = s * (softmax(x)_j * sum_k q_k - q_j)`. A z-loss adds `z * lse^2`, and `2 z * lse * softmax(x)_j`.
+/// With `y_j = softcap * tanh(logit_scale * x_j / softcap)` (`x_j` if neither is set) and `lse = log(sum_j exp(y_j))`, a row
+/// loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j + e / classes)` are its labels, of targets `t_j` (1 for
+/// the target class, else 0, or the probabilities given), class weights `w` (1 if not set) and a label smoothing `e` (0 if
+/// not set). A z-loss adds `z * lse^2`. For a reduction that gives that row the factor `s` its gradient is
+/// `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
+///
+/// | option | what it is | where from |
+/// |---|---|---|
+/// | [`reduction`](Self::reduction) | mean, sum, none | PyTorch |
+/// | [`ignore_index`](Self::ignore_index), [`ignore_indices`](Self::ignore_indices) | targets that do not count | PyTorch; Burn's `pad_tokens` |
+/// | [`weight`](Self::weight) | `w` | PyTorch |
+/// | [`label_smoothing`](Self::label_smoothing) | `e` | PyTorch; Szegedy et al. 2016, arXiv:1512.00567 |
+/// | [`Targets::probabilities`] | `t` | PyTorch |
+/// | [`z_loss`](Self::z_loss) | `z` | PaLM, arXiv:2204.02311; Liger |
+/// | [`softcap`](Self::softcap) | `softcap` | Gemma 2, arXiv:2408.00118; Liger |
+/// | [`logit_scale`](Self::logit_scale) | `logit_scale` | CLIP, arXiv:2103.00020; Cohere's Command R |
+/// | [`upstream_gradient`](Self::upstream_gradient), [`upstream_gradients`](Self::upstream_gradients) | factors of `s` | autograd |
+///
+/// All of them combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -41,7 +58,10 @@ pub struct CrossEntropy {
     pub(crate) weight: Option<Vec<f32>>,
     pub(crate) label_smoothing: f32,
     pub(crate) z_loss: f32,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) logit_scale: f32,
     pub(crate) upstream_gradient: f32,
+    pub(crate) upstream_gradients: Option<Vec<f32>>,
 }
 
 impl Default for CrossEntropy {
@@ -52,7 +72,10 @@ impl Default for CrossEntropy {
             weight: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
+            softcap: None,
+            logit_scale: 1.0,
             upstream_gradient: 1.0,
+            upstream_gradients: None,
         }
     }
 }
@@ -106,6 +129,57 @@ impl CrossEntropy {
         self
     }
 
+    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x, of infinities too (Gemma 2,
+    /// arXiv:2408.00118). Between 1e-9 and 1e9.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (loss, x) = (CrossEntropy::default().softcap(30.0), [40.0, -10.0]);
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [1, 2])?, &[1])?;
+    /// let y = x.map(|x: f32| 30.0 * (f64::from(x) / 30.0).tanh());
+    /// assert!((out.loss - (1.0 + (y[0] - y[1]).exp()).ln()).abs() < 1e-5);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn softcap(mut self, cap: f32) -> Self {
+        self.softcap = Some(cap);
+        self
+    }
+
+    /// What every logit is multiplied by, before a soft cap; 1 if not set. Of a magnitude between 1e-9 and 1e9.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (loss, x) = (CrossEntropy::default().logit_scale(0.5), [4.0, 1.0]);
+    /// let (out, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, Logits::new(&x, [1, 2])?, &[0])?;
+    /// let other = 1.0 / (1.0 + 1.5_f64.exp());
+    /// assert!((out.loss + (1.0 - other).ln()).abs() < 1e-6);
+    /// assert!((f64::from(gradient[1]) - 0.5 * other).abs() < 1e-6); // through the scale
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn logit_scale(mut self, scale: f32) -> Self {
+        self.logit_scale = scale;
+        self
+    }
+
+    /// What each row's gradient is multiplied by beside that, one factor a row: the gradient of whatever is computed from
+    /// [`Loss::per_row`]. Finite.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits, Reduction};
+    /// let loss = CrossEntropy::default().reduction(Reduction::None).upstream_gradients([2.0, 0.0]);
+    /// let x = Logits::new(&[0.0, 0.0, 1.0, 5.0], [2, 2])?;
+    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// assert_eq!(gradient, [-1.0, 1.0, 0.0, 0.0]);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn upstream_gradients(mut self, factors: impl Into<Vec<f32>>) -> Self {
+        self.upstream_gradients = Some(factors.into());
+        self
+    }
+
     /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
     /// Finite; 1 if not set. It does not change the loss.
     #[must_use]
@@ -128,6 +202,16 @@ impl CrossEntropy {
         if !value.is_finite() || value < 0.0 {
             return Err(Error::OptionValue { option, value, range: "finite and not negative" });
         }
+        if let Some(cap) = self.softcap {
+            check_magnitude("softcap", cap, false)?;
+        }
+        check_magnitude("logit_scale", self.logit_scale, true)?;
+        if let Some(factors) = &self.upstream_gradients {
+            check_length("upstream gradients", shape.row_count(), factors.len())?;
+            if let Some((row, &value)) = factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
+                return Err(Error::UpstreamGradient { row, value });
+            }
+        }
         if let Some(weight) = &self.weight {
             check_length("weights", shape.classes(), weight.len())?;
             for (class, &value) in weight.iter().enumerate() {
@@ -148,18 +232,48 @@ impl CrossEntropy {
         let smoothing = f64::from(self.label_smoothing);
         let weight = self.weight.as_deref();
         let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
-        Scaling { weight, class_weight, factor, smoothing: smoothing / classes as f64, hit: 1.0 - smoothing, z_loss }
+        Scaling {
+            weight,
+            class_weight,
+            factor,
+            smoothing: smoothing / classes as f64,
+            hit: 1.0 - smoothing,
+            z_loss,
+            row_gradients: self.upstream_gradients.as_deref(),
+        }
+    }
+
+    /// What is made of logits that are divided by a temperature.
+    pub(crate) fn curve(&self, temperature: f32) -> Curve {
+        let scale = f64::from(self.logit_scale) / f64::from(temperature);
+        Curve { scale, softcap: self.softcap.map(f64::from) }
     }
 
     /// Checks options and targets against the shape, and settles what each row is worth.
-    pub(crate) fn prepare(&self, shape: Shape, targets: Targets<'_>) -> Result<Prepared<'_>, Error> {
+    pub(crate) fn prepare<'a>(&'a self, shape: Shape, targets: Targets<'a>) -> Result<Prepared<'a>, Error> {
         let (rows, classes) = (shape.row_count(), shape.classes());
-        check_length("targets", rows, targets.len())?;
+        let indices = match targets.0 {
+            Kind::Classes(indices) => indices,
+            Kind::Probabilities(values) => {
+                check_length("target probabilities", shape.elements()?, values.len())?;
+                self.check(shape)?;
+                check_probabilities(shape, values)?;
+                let (rows, total_weight, counted_rows) = (Vec::new(), shape.row_count() as f64, shape.row_count());
+                return Ok(Prepared { loss: self, shape, rows, second: Some(values), counted_rows, total_weight });
+            }
+        };
+        check_length("targets", rows, indices.len())?;
         self.check(shape)?;
         let weight = self.weight.as_deref();
-        let mut prepared =
-            Prepared { loss: self, classes, rows: try_vec("targets", rows)?, counted_rows: 0, total_weight: 0.0 };
-        targets.for_each(|row, target| {
+        let mut prepared = Prepared {
+            loss: self,
+            shape,
+            rows: try_vec("targets", rows)?,
+            second: None,
+            counted_rows: 0,
+            total_weight: 0.0,
+        };
+        indices.for_each(|row, target| {
             if self.ignored.iter().any(|&index| i128::from(index) == target) {
                 return Ok(());
             }
@@ -178,29 +292,75 @@ impl CrossEntropy {
     }
 }
 
+fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
+    fn first_bad<T: Element>(values: &[T]) -> Option<usize> {
+        values.iter().position(|&value| !(0.0..=f64::MAX).contains(&value.into()))
+    }
+    let bad = match values {
+        Elements::F32(values) => first_bad(values),
+        Elements::F16(values) => first_bad(values),
+        Elements::BF16(values) => first_bad(values),
+        Elements::F64(values) => first_bad(values),
+    };
+    let Some(at) = bad else { return Ok(()) };
+    let (outer, within) = (at / shape.block(), at % shape.block());
+    let (class, row) = (within / shape.inner(), outer * shape.inner() + within % shape.inner());
+    Err(Error::Probability { row, class, value: values.at(at) })
+}
+
 /// Options and targets after validation: what the kernels need of each row.
 pub(crate) struct Prepared<'a> {
     loss: &'a CrossEntropy,
-    classes: usize,
+    shape: Shape,
+    /// Empty where the targets are probabilities, which are then in `second`.
     pub(crate) rows: Vec<RowTarget>,
+    pub(crate) second: Option<Elements<'a>>,
     counted_rows: usize,
     total_weight: f64,
 }
 
 impl Prepared<'_> {
     pub(crate) fn scaling(&self) -> Scaling<'_> {
-        self.loss.scaling(self.classes, self.total_weight, self.counted_rows)
+        self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows)
+    }
+
+    /// What an operation on logits of such a temperature is given.
+    pub(crate) fn given(&self, temperature: f32) -> Given<'_> {
+        Given {
+            curve: self.loss.curve(temperature),
+            scaling: self.scaling(),
+            targets: &self.rows,
+            second: self.second,
+            ..Given::default()
+        }
     }
 
     /// What the rows come to together, when their weighted losses come to `sum`.
     pub(crate) fn totals(&self, sum: f64) -> Totals {
-        Totals { sum, weight: self.total_weight, rows: self.rows.len(), counted_rows: self.counted_rows }
+        Totals { sum, weight: self.total_weight, rows: self.shape.row_count(), counted_rows: self.counted_rows }
+    }
+
+    /// How often a row's target is among the `k` predictions of it.
+    pub(crate) fn accuracy(&self, top: &[Prediction], k: usize, fell_back: Option<String>) -> Accuracy {
+        let target = |row: usize| match self.second {
+            None => self.rows[row].class,
+            Some(values) => {
+                let (inner, classes) = (self.shape.inner(), self.shape.classes());
+                let start = row / inner * self.shape.block() + row % inner;
+                let best = (0..classes).map(|class| values.at(start + class * inner)).enumerate();
+                best.fold((0, f64::MIN), |best, (class, q)| if q > best.1 { (class, q) } else { best }).0 as u32
+            }
+        };
+        // An ignored target is no class that could have been predicted.
+        let hit = |(row, top): &(usize, &[Prediction])| top.iter().any(|top| top.class == target(*row));
+        let correct = top.chunks_exact(k).enumerate().filter(hit).count();
+        Accuracy { correct, counted_rows: self.counted_rows, fell_back }
     }
 
     /// Reduces the weighted losses of the rows, in float64 and in row order, so that CPU and GPU share every bit of this
     /// step.
-    pub(crate) fn reduce(&self, per_row: Vec<f32>, fell_back: Option<String>) -> Loss {
-        let sum = per_row.iter().fold(0.0, |sum, &loss| sum + f64::from(loss));
+    pub(crate) fn reduce<S: Element>(&self, per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
+        let sum = per_row.iter().fold(0.0, |sum, &loss| sum + loss.into());
         let totals = self.totals(sum);
         let (loss, perplexity) = totals.reduce(self.loss.reduction);
         let (rows, counted_rows) = (totals.rows, totals.counted_rows);
@@ -228,18 +388,38 @@ impl Totals {
 /// What a loss came to.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Loss {
+pub struct Loss<S = f32> {
     /// The loss after the reduction, in nats.
     pub loss: f64,
     /// Rows given.
     pub rows: usize,
-    /// Rows whose target was not the ignored index.
+    /// Rows whose target was not an ignored index.
     pub counted_rows: usize,
     /// The weighted loss of each row, in nats; 0 for an ignored row.
-    pub per_row: Vec<f32>,
+    pub per_row: Vec<S>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
     pub perplexity: f64,
     /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
     /// all went as planned.
     pub fell_back: Option<String>,
+}
+
+/// How often the most likely classes were right.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Accuracy {
+    /// Counted rows whose target was among them.
+    pub correct: usize,
+    /// Rows whose target was not an ignored index.
+    pub counted_rows: usize,
+    /// As [`Loss::fell_back`].
+    pub fell_back: Option<String>,
+}
+
+impl Accuracy {
+    /// Their share of the counted rows; NaN of none.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.counted_rows as f64
+    }
 }

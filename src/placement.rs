@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use crate::job::{Data, Op, RowsOut};
-use crate::operations::job;
+use crate::elements::Sealed;
+use crate::job::{Data, Given, Job, Op, RowsOut};
 use crate::waiting::Waiting;
-use crate::{CrossEntropy, Crossover, Device, Error, Prediction, Shape, Targets};
+use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 
 /// A call takes so long, and so much longer for each row and for each byte of logits.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,13 @@ impl Costs {
     }
 
     pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
+        // What is not measured costs about what its like does.
+        let op = match op {
+            Op::CrossEntropyBackward => Op::CrossEntropyGrad,
+            Op::SoftmaxBackward | Op::LogSoftmaxBackward => Op::Softmax,
+            Op::TopK | Op::Sample => Op::Predict,
+            op => op,
+        };
         let (rows, classes) = (shape.row_count() as f64, shape.classes() as f64);
         self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
     }
@@ -79,23 +86,29 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
     let loss = CrossEntropy::default();
     for ([rows, classes], best) in SHAPES.into_iter().zip(&mut best) {
         let shape = Shape::rows(rows, classes);
-        let (input, stride) = (&logits[..rows * classes], classes);
-        let targets = loss.prepare(shape, Targets::from(&vec![0_u32; rows]))?;
+        let x = Logits::new(&logits[..rows * classes], shape)?;
+        let targets = vec![0_u32; rows];
+        let prepared = loss.prepare(shape, Targets::from(&targets))?;
         let (mut values, mut predictions) = (vec![0.0; rows], vec![Prediction::default(); rows]);
         // The first run compiles and allocates.
         for run in 0..=RUNS {
             let data = match op.writes_elements() {
-                true => Data::Write { input, stride, output: &mut out[..rows * classes] },
-                false => Data::Read { input, stride },
+                true => {
+                    let output = f32::erase_mut(&mut out[..rows * classes]);
+                    Data::Write { input: x.elements(), stride: classes, output }
+                }
+                false => Data::Read { input: x.elements(), stride: classes },
             };
-            let (targets, rows_out) = match op {
-                Op::Softmax | Op::LogSoftmax => (None, RowsOut::None),
-                Op::LogSumExp => (None, RowsOut::Values(&mut values)),
-                Op::Predict => (None, RowsOut::Predictions(&mut predictions)),
-                Op::CrossEntropy | Op::CrossEntropyGrad => (Some(&targets), RowsOut::Values(&mut values)),
+            let given = if op.has_targets() { prepared.given(1.0) } else { Given::default() };
+            let rows_out = if op.predicts() {
+                RowsOut::Predictions(&mut predictions, 1)
+            } else if op.has_values() {
+                RowsOut::Values(f32::erase_mut(&mut values))
+            } else {
+                RowsOut::None
             };
             let start = Instant::now();
-            device.run(job(op, shape, data, targets, rows_out), waiting).await?;
+            device.run(Job::new(op, x.view(), data, given, rows_out), waiting).await?;
             if run > 0 {
                 *best = best.min(start.elapsed().as_secs_f64());
             }

@@ -18,32 +18,37 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::Place;
+use crate::elements::{Elements, Sealed};
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::{Held, HeldTargets};
-use crate::job::{Data, Job, Op, RowTarget, RowsOut, Scaling};
+use crate::gpu::{Held, HeldGiven, HeldTargets};
+use crate::job::{Curve, Data, Given, Job, Op, RowTarget, RowsOut};
+use crate::logits::{View, check_length, check_magnitude};
 use crate::loss::Totals;
+use crate::operations::check_top;
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Error, Logits, Prediction, Reduction, Shape, Targets, cpu};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape, Targets, cpu};
 
-/// Values `[rows, classes]` on a device: logits, probabilities, a gradient. Cheap to clone, for clones share the memory,
-/// which nothing changes; whatever order handles are dropped in, the last one frees it.
+/// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a gradient. Cheap to clone, for
+/// clones share the memory, which nothing changes; whatever order handles are dropped in, the last one frees it.
 ///
 /// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every handle made before.
 /// Upload again then; the device has been opened anew.
 #[derive(Clone, Debug)]
-pub struct Resident {
-    memory: Memory<f32>,
+pub struct Resident<T: Element = f32> {
+    memory: Memory<T>,
     shape: Shape,
+    temperature: f32,
     settings: Settings,
 }
 
-/// One value a row on a device: log-sum-exps, losses, [`Prediction`]s.
+/// Values of rows on a device: log-sum-exps, losses, [`Prediction`]s.
 #[derive(Clone, Debug)]
 pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
+    each: usize,
     settings: Settings,
 }
 
@@ -54,12 +59,13 @@ pub struct ResidentTargets {
     shape: Shape,
     totals: Totals,
     loss: Arc<CrossEntropy>,
+    is_soft: bool,
 }
 
 /// A loss on a device.
 #[derive(Clone, Debug)]
-pub struct ResidentLoss {
-    per_row: ResidentRows<f32>,
+pub struct ResidentLoss<S = f32> {
+    per_row: ResidentRows<S>,
     sum: Sum,
     totals: Totals,
     reduction: Reduction,
@@ -86,9 +92,16 @@ enum Memory<T> {
     Gpu(Held),
 }
 
+impl<T> Memory<T> {
+    fn empty() -> Self {
+        Self::Cpu(Arc::new([]))
+    }
+}
+
 #[derive(Clone, Debug)]
 enum TargetMemory {
-    Cpu(Arc<[RowTarget]>),
+    Classes(Arc<[RowTarget]>),
+    Probabilities(Arc<[f64]>),
     #[cfg(feature = "gpu")]
     Gpu(HeldTargets),
 }
@@ -101,19 +114,36 @@ enum Sum {
 }
 
 /// What an operation leaves; empty what it has not.
-struct Outcome {
-    elements: Memory<f32>,
-    values: Memory<f32>,
+struct Outcome<T: Element> {
+    elements: Memory<T>,
+    values: Memory<T::Row>,
     predictions: Memory<Prediction>,
     sum: Sum,
+}
+
+/// What an operation is given beside the logits.
+#[derive(Clone, Copy)]
+struct Beside<'b, T: Element> {
+    targets: Option<&'b ResidentTargets>,
+    upstream: Option<&'b Resident<T>>,
+    log_sum_exps: Option<&'b ResidentRows<T::Row>>,
+    k: usize,
+    sampling: Option<&'b Sampling>,
+}
+
+impl<T: Element> Default for Beside<'_, T> {
+    fn default() -> Self {
+        Self { targets: None, upstream: None, log_sum_exps: None, k: 0, sampling: None }
+    }
 }
 
 impl Device {
     /// Logits to the device, where they stay.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back.
-    pub fn upload(&self, x: Logits<'_>) -> Result<Resident, Error> {
+    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back;
+    /// [`Error::DType`] for f64 on a GPU.
+    pub fn upload<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
         block_on(self.upload_waiting(x, Waiting::Here))
     }
 
@@ -121,26 +151,29 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::upload`].
-    pub async fn upload_async(&self, x: Logits<'_>) -> Result<Resident, Error> {
+    pub async fn upload_async<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
         self.upload_waiting(x, Waiting::Elsewhere).await
     }
 
-    async fn upload_waiting(&self, x: Logits<'_>, waiting: Waiting) -> Result<Resident, Error> {
-        let (shape, settings) = (x.shape(), self.settings());
+    async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
+        let (View { shape, stride, temperature }, settings) = (x.view(), self.settings());
         let _ = waiting;
         let memory = match self.place() {
             Place::Cpu => {
-                let (input, stride) = x.parts();
                 let mut values = try_vec("the logits", shape.elements()?)?;
-                for (row, x) in values.chunks_exact_mut(shape.classes()).zip(input.chunks(stride)) {
-                    row.copy_from_slice(&x[..shape.classes()]);
+                for (block, x) in values.chunks_exact_mut(shape.block().max(1)).zip(x.data().chunks(stride.max(1))) {
+                    block.copy_from_slice(&x[..shape.block()]);
                 }
                 Memory::Cpu(values.into())
             }
             #[cfg(feature = "gpu")]
-            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, x.parts(), settings, waiting).await?),
+            Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
+                return Err(Error::DType { dtype: T::DTYPE, adapter: gpu.name().to_owned() });
+            }
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
         };
-        Ok(Resident { memory, shape, settings })
+        Ok(Resident { memory, shape, temperature, settings })
     }
 
     /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
@@ -178,215 +211,300 @@ impl Device {
     ) -> Result<ResidentTargets, Error> {
         shape.elements()?;
         let prepared = loss.prepare(shape, targets)?;
-        let totals = prepared.totals(0.0);
+        let (totals, is_soft) = (prepared.totals(0.0), prepared.second.is_some());
         let _ = waiting;
-        let memory = match self.place() {
-            Place::Cpu => TargetMemory::Cpu(prepared.rows.into()),
+        let memory = match (self.place(), prepared.second) {
+            (Place::Cpu, None) => TargetMemory::Classes(prepared.rows.into()),
+            (Place::Cpu, Some(values)) => {
+                let mut copy = try_vec("the targets", values.len())?;
+                copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
+                TargetMemory::Probabilities(copy.into())
+            }
             #[cfg(feature = "gpu")]
-            Place::Gpu(gpu) => TargetMemory::Gpu(
-                gpu.upload_targets(shape, &prepared.rows, prepared.scaling(), self.settings(), waiting).await?,
-            ),
+            (Place::Gpu(gpu), _) => {
+                let settings = self.settings();
+                TargetMemory::Gpu(gpu.upload_targets(shape, &prepared.given(1.0), settings, waiting).await?)
+            }
         };
-        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(loss.clone()) })
+        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(loss.clone()), is_soft })
     }
 }
 
-impl Resident {
+impl<T: Element> Resident<T> {
     /// The shape.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// Reads everything back, row after row.
+    /// The same values, read by every operation as if divided by `temperature`: [`Logits::temperature`].
+    ///
+    /// # Errors
+    /// As [`Logits::temperature`].
+    pub fn temperature(&self, temperature: f32) -> Result<Self, Error> {
+        check_magnitude("temperature", temperature, false)?;
+        Ok(Self { temperature, ..self.clone() })
+    }
+
+    /// Reads everything back, as it lies.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost.
-    pub fn read(&self) -> Result<Vec<f32>, Error> {
-        self.read_rows(0..self.shape.row_count())
+    pub fn read(&self) -> Result<Vec<T>, Error> {
+        block_on(self.read_waiting(0..self.shape.outer(), Waiting::Here))
     }
 
     /// The async form of [`Resident::read`].
     ///
     /// # Errors
     /// As [`Resident::read`].
-    pub async fn read_async(&self) -> Result<Vec<f32>, Error> {
-        self.read_rows_async(0..self.shape.row_count()).await
+    pub async fn read_async(&self) -> Result<Vec<T>, Error> {
+        self.read_waiting(0..self.shape.outer(), Waiting::Elsewhere).await
     }
 
-    /// Reads some rows back; those beyond the last are left out.
+    /// Reads some rows back, or of a shape `[outer, classes, inner]` some blocks of `classes * inner`; those beyond the last
+    /// are left out.
     ///
     /// # Errors
     /// As [`Resident::read`].
-    pub fn read_rows(&self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
-        block_on(self.memory.read(self.within(rows), self.shape.classes(), self.settings, Waiting::Here))
+    pub fn read_rows(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
+        block_on(self.read_waiting(rows, Waiting::Here))
     }
 
     /// The async form of [`Resident::read_rows`].
     ///
     /// # Errors
     /// As [`Resident::read`].
-    pub async fn read_rows_async(&self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
-        self.memory.read(self.within(rows), self.shape.classes(), self.settings, Waiting::Elsewhere).await
+    pub async fn read_rows_async(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
+        self.read_waiting(rows, Waiting::Elsewhere).await
     }
 
-    fn within(&self, rows: Range<usize>) -> Range<usize> {
-        let end = rows.end.min(self.shape.row_count());
-        rows.start.min(end)..end
+    async fn read_waiting(&self, blocks: Range<usize>, waiting: Waiting) -> Result<Vec<T>, Error> {
+        let end = blocks.end.min(self.shape.outer());
+        let (start, inner) = (blocks.start.min(end), self.shape.inner());
+        self.memory.read(start * inner..end * inner, self.shape.classes(), self.settings, waiting).await
     }
+}
 
+/// An operation in both its forms. None waits; the async ones are for where nothing may.
+macro_rules! operations {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident / $name_async:ident($($argument:ident: $ty:ty),*) -> $result:ty, |$x:ident| $body:expr;
+    )*) => {
+        impl<T: Element> Resident<T> {$(
+            $(#[$doc])*
+            pub fn $name(&self, $($argument: $ty),*) -> Result<$result, Error> {
+                block_on(self.$name_async($($argument),*))
+            }
+
+            #[doc = concat!("The async form of [`Resident::", stringify!($name), "`].")]
+            ///
+            /// # Errors
+            #[doc = concat!("As [`Resident::", stringify!($name), "`].")]
+            pub async fn $name_async(&self, $($argument: $ty),*) -> Result<$result, Error> {
+                let $x = self;
+                $body
+            }
+        )*}
+    };
+}
+
+operations! {
     /// Probabilities, as [`Device::softmax`].
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost.
-    pub fn softmax(&self) -> Result<Resident, Error> {
-        block_on(self.softmax_async())
-    }
-
-    /// The async form of [`Resident::softmax`].
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`].
-    pub async fn softmax_async(&self) -> Result<Resident, Error> {
-        Ok(self.of(self.run(Op::Softmax, None).await?.elements))
-    }
+    softmax / softmax_async() -> Resident<T>, |x| Ok(x.of(x.run(Op::Softmax, Beside::default()).await?.elements));
 
     /// Log-probabilities, as [`Device::log_softmax`].
     ///
     /// # Errors
     /// As [`Resident::softmax`].
-    pub fn log_softmax(&self) -> Result<Resident, Error> {
-        block_on(self.log_softmax_async())
-    }
+    log_softmax / log_softmax_async() -> Resident<T>,
+        |x| Ok(x.of(x.run(Op::LogSoftmax, Beside::default()).await?.elements));
 
-    /// The async form of [`Resident::log_softmax`].
+    /// From probabilities, as [`Device::softmax_backward`].
     ///
     /// # Errors
-    /// As [`Resident::softmax`].
-    pub async fn log_softmax_async(&self) -> Result<Resident, Error> {
-        Ok(self.of(self.run(Op::LogSoftmax, None).await?.elements))
-    }
+    /// As [`Resident::softmax`], and [`Error::Length`] where the gradient is of another shape.
+    softmax_backward / softmax_backward_async(upstream: &Resident<T>) -> Resident<T>,
+        |x| x.backward(Op::SoftmaxBackward, upstream).await;
+
+    /// From log-probabilities, as [`Device::log_softmax_backward`].
+    ///
+    /// # Errors
+    /// As [`Resident::softmax_backward`].
+    log_softmax_backward / log_softmax_backward_async(upstream: &Resident<T>) -> Resident<T>,
+        |x| x.backward(Op::LogSoftmaxBackward, upstream).await;
 
     /// Log-sum-exps, as [`Device::log_sum_exp`]; but next to 0, where its terms cancel, the error on a GPU is 2e-7
     /// absolute instead of 1e-6 relative.
     ///
     /// # Errors
     /// As [`Resident::softmax`].
-    pub fn log_sum_exp(&self) -> Result<ResidentRows<f32>, Error> {
-        block_on(self.log_sum_exp_async())
-    }
-
-    /// The async form of [`Resident::log_sum_exp`].
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`].
-    pub async fn log_sum_exp_async(&self) -> Result<ResidentRows<f32>, Error> {
-        Ok(self.rows(self.run(Op::LogSumExp, None).await?.values))
-    }
+    log_sum_exp / log_sum_exp_async() -> ResidentRows<T::Row>,
+        |x| Ok(x.rows(x.run(Op::LogSumExp, Beside::default()).await?.values, 1));
 
     /// Decisions, as [`Device::predict`].
     ///
     /// # Errors
     /// As [`Resident::softmax`].
-    pub fn predict(&self) -> Result<ResidentRows<Prediction>, Error> {
-        block_on(self.predict_async())
-    }
+    predict / predict_async() -> ResidentRows<Prediction>,
+        |x| Ok(x.rows(x.run(Op::Predict, Beside::default()).await?.predictions, 1));
 
-    /// The async form of [`Resident::predict`].
+    /// The `k` most likely classes of each row, as [`Device::top_k`].
     ///
     /// # Errors
-    /// As [`Resident::softmax`].
-    pub async fn predict_async(&self) -> Result<ResidentRows<Prediction>, Error> {
-        Ok(self.rows(self.run(Op::Predict, None).await?.predictions))
-    }
+    /// As [`Resident::softmax`], and [`Error::TopK`].
+    top_k / top_k_async(k: usize) -> ResidentRows<Prediction>,
+        |x| {
+            check_top(k, x.shape.classes())?;
+            Ok(x.rows(x.run(Op::TopK, Beside { k, ..Beside::default() }).await?.predictions, k))
+        };
+
+    /// A class drawn of each row, as [`Device::sample`].
+    ///
+    /// # Errors
+    /// As [`Resident::softmax`], and [`Error::OptionValue`].
+    sample / sample_async(sampling: &Sampling) -> ResidentRows<Prediction>,
+        |x| {
+            let beside = Beside { sampling: Some(sampling), ..Beside::default() };
+            Ok(x.rows(x.run(Op::Sample, beside).await?.predictions, 1))
+        };
 
     /// The loss alone, as [`Device::cross_entropy`].
     ///
     /// # Errors
     /// As [`Resident::softmax`], and [`Error::Length`] where the targets are of another shape.
-    pub fn cross_entropy(&self, targets: &ResidentTargets) -> Result<ResidentLoss, Error> {
-        block_on(self.cross_entropy_async(targets))
-    }
-
-    /// The async form of [`Resident::cross_entropy`].
-    ///
-    /// # Errors
-    /// As [`Resident::cross_entropy`].
-    pub async fn cross_entropy_async(&self, targets: &ResidentTargets) -> Result<ResidentLoss, Error> {
-        let Outcome { values, sum, .. } = self.run(Op::CrossEntropy, Some(targets)).await?;
-        Ok(self.loss(targets, values, sum))
-    }
+    cross_entropy / cross_entropy_async(targets: &ResidentTargets) -> ResidentLoss<T::Row>,
+        |x| {
+            let beside = Beside { targets: Some(targets), ..Beside::default() };
+            let Outcome { values, sum, .. } = x.run(Op::CrossEntropy, beside).await?;
+            Ok(x.loss(targets, values, sum))
+        };
 
     /// The loss and its gradient, as [`Device::cross_entropy_grad`].
     ///
     /// # Errors
     /// As [`Resident::cross_entropy`].
-    pub fn cross_entropy_grad(&self, targets: &ResidentTargets) -> Result<(ResidentLoss, Resident), Error> {
-        block_on(self.cross_entropy_grad_async(targets))
-    }
+    cross_entropy_grad / cross_entropy_grad_async(targets: &ResidentTargets) -> (ResidentLoss<T::Row>, Resident<T>),
+        |x| {
+            let beside = Beside { targets: Some(targets), ..Beside::default() };
+            let Outcome { elements, values, sum, .. } = x.run(Op::CrossEntropyGrad, beside).await?;
+            Ok((x.loss(targets, values, sum), x.of(elements)))
+        };
 
-    /// The async form of [`Resident::cross_entropy_grad`].
+    /// The gradient from log-sum-exps, as [`Device::cross_entropy_backward`].
     ///
     /// # Errors
     /// As [`Resident::cross_entropy`].
-    pub async fn cross_entropy_grad_async(&self, targets: &ResidentTargets) -> Result<(ResidentLoss, Resident), Error> {
-        let Outcome { elements, values, sum, .. } = self.run(Op::CrossEntropyGrad, Some(targets)).await?;
-        Ok((self.loss(targets, values, sum), self.of(elements)))
+    cross_entropy_backward / cross_entropy_backward_async(
+        targets: &ResidentTargets, log_sum_exps: &ResidentRows<T::Row>
+    ) -> Resident<T>,
+        |x| {
+            check_length("log-sum-exps", x.shape.row_count(), log_sum_exps.rows * log_sum_exps.each)?;
+            let beside = Beside { targets: Some(targets), log_sum_exps: Some(log_sum_exps), ..Beside::default() };
+            Ok(x.of(x.run(Op::CrossEntropyBackward, beside).await?.elements))
+        };
+}
+
+impl<T: Element> Resident<T> {
+    async fn backward(&self, op: Op, upstream: &Self) -> Result<Self, Error> {
+        if upstream.shape != self.shape {
+            let (expected, found) = (self.shape.elements()?, upstream.shape.elements()?);
+            return Err(Error::Length { what: "upstream gradients", expected, found });
+        }
+        Ok(self.of(self.run(op, Beside { upstream: Some(upstream), ..Beside::default() }).await?.elements))
     }
 
-    async fn run(&self, op: Op, targets: Option<&ResidentTargets>) -> Result<Outcome, Error> {
+    async fn run(&self, op: Op, beside: Beside<'_, T>) -> Result<Outcome<T>, Error> {
+        let Beside { targets, upstream, log_sum_exps, k, sampling } = beside;
         if let Some(ResidentTargets { shape, .. }) = targets.filter(|targets| targets.shape != self.shape) {
             let rows = ("targets", self.shape.row_count(), shape.row_count());
             let classes = ("classes of the targets", self.shape.classes(), shape.classes());
             let (what, expected, found) = if rows.1 == rows.2 { classes } else { rows };
             return Err(Error::Length { what, expected, found });
         }
-        let scaling = targets.map(ResidentTargets::scaling).unwrap_or_default();
-        match (&self.memory, targets.map(|targets| &targets.memory)) {
-            (Memory::Cpu(logits), None) => self.run_on_cpu(op, logits, &[], scaling),
-            (Memory::Cpu(logits), Some(TargetMemory::Cpu(targets))) => self.run_on_cpu(op, logits, targets, scaling),
-            #[cfg(feature = "gpu")]
-            (Memory::Gpu(held), None) => Ok(Outcome::on_gpu(op, held.run(op, self.shape.classes(), None).await?)),
-            #[cfg(feature = "gpu")]
-            (Memory::Gpu(held), Some(TargetMemory::Gpu(targets))) => {
-                Ok(Outcome::on_gpu(op, held.run(op, self.shape.classes(), Some(targets)).await?))
+        let mut given = Given { curve: Curve::of(self.temperature), k, ..Given::default() };
+        if let Some(sampling) = sampling {
+            given.draws = sampling.draws()?;
+        }
+        if let Some(targets) = targets {
+            let ResidentTargets { loss, totals, .. } = targets;
+            given.curve = loss.curve(self.temperature);
+            given.scaling = loss.scaling(self.shape.classes(), totals.weight, totals.counted_rows);
+        }
+        match &self.memory {
+            Memory::Cpu(logits) => {
+                let elsewhere = Err(Error::ResidentElsewhere);
+                match targets.map(|targets| &targets.memory) {
+                    None => {}
+                    Some(TargetMemory::Classes(targets)) => given.targets = targets,
+                    Some(TargetMemory::Probabilities(values)) => given.second = Some(Elements::F64(values)),
+                    #[cfg(feature = "gpu")]
+                    Some(TargetMemory::Gpu(_)) => return elsewhere,
+                }
+                match upstream.map(|upstream| &upstream.memory) {
+                    None => {}
+                    Some(Memory::Cpu(values)) => given.second = Some(T::erase(values)),
+                    #[cfg(feature = "gpu")]
+                    Some(Memory::Gpu(_)) => return elsewhere,
+                }
+                match log_sum_exps.map(|values| &values.memory) {
+                    None => {}
+                    Some(Memory::Cpu(values)) => given.log_sum_exps = Some(T::Row::erase(values)),
+                    #[cfg(feature = "gpu")]
+                    Some(Memory::Gpu(_)) => return elsewhere,
+                }
+                let _ = &elsewhere;
+                self.run_on_cpu(op, logits, given)
             }
             #[cfg(feature = "gpu")]
-            _ => Err(Error::ResidentElsewhere),
+            Memory::Gpu(held) => {
+                let mut beside = HeldGiven::default();
+                if let Some(targets) = targets {
+                    let TargetMemory::Gpu(of_targets) = &targets.memory else { return Err(Error::ResidentElsewhere) };
+                    beside.targets = Some(of_targets);
+                    if targets.is_soft {
+                        given.second = Some(Elements::F32(&[]));
+                    }
+                }
+                if let Some(upstream) = upstream {
+                    let Memory::Gpu(of_upstream) = &upstream.memory else { return Err(Error::ResidentElsewhere) };
+                    beside.upstream = Some(of_upstream);
+                }
+                if let Some(values) = log_sum_exps {
+                    let Memory::Gpu(of_rows) = &values.memory else { return Err(Error::ResidentElsewhere) };
+                    beside.log_sum_exps = Some(of_rows);
+                }
+                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &given, beside).await?))
+            }
         }
     }
 
-    fn run_on_cpu(
-        &self,
-        op: Op,
-        logits: &[f32],
-        targets: &[RowTarget],
-        scaling: Scaling<'_>,
-    ) -> Result<Outcome, Error> {
-        let (shape, rows) = (self.shape, self.shape.row_count());
-        let elements = if op.writes_elements() { logits.len() } else { 0 };
-        let (values, predictions) = match op {
-            Op::Softmax | Op::LogSoftmax => (0, 0),
-            Op::Predict => (0, rows),
-            _ => (rows, 0),
-        };
-        let mut elements = try_vec("the result", elements)?;
-        let mut values = try_vec("the result", values)?;
-        let mut predictions = try_vec("predictions", predictions)?;
+    fn run_on_cpu(&self, op: Op, logits: &[T], given: Given<'_>) -> Result<Outcome<T>, Error> {
+        let (shape, rows, each) = (self.shape, self.shape.row_count(), given.k.max(1));
+        let mut elements = try_vec("the result", if op.writes_elements() { logits.len() } else { 0 })?;
+        let mut values: Vec<T::Row> = try_vec("the result", if op.has_values() { rows } else { 0 })?;
+        let mut predictions = try_vec("predictions", if op.predicts() { rows * each } else { 0 })?;
         if rows > 0 {
-            let (input, stride) = (logits, shape.classes());
+            let (input, stride) = (T::erase(logits), shape.block());
             let data = match op.writes_elements() {
-                true => Data::Write { input, stride, output: &mut elements },
+                true => Data::Write { input, stride, output: T::erase_mut(&mut elements) },
                 false => Data::Read { input, stride },
             };
-            let rows_out = match op {
-                Op::Softmax | Op::LogSoftmax => RowsOut::None,
-                Op::Predict => RowsOut::Predictions(&mut predictions),
-                _ => RowsOut::Values(&mut values),
+            let rows_out = if op.predicts() {
+                RowsOut::Predictions(&mut predictions, each)
+            } else if op.has_values() {
+                RowsOut::Values(T::Row::erase_mut(&mut values))
+            } else {
+                RowsOut::None
             };
-            cpu::run(Job { op, shape, data, targets, scaling, rows_out });
+            let view = View { shape, stride, temperature: self.temperature };
+            cpu::run(Job::new(op, view, data, given, rows_out))?;
         }
-        let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + f64::from(loss)));
+        let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + loss.into()));
         Ok(Outcome {
             elements: Memory::Cpu(elements.into()),
             values: Memory::Cpu(values.into()),
@@ -395,17 +513,18 @@ impl Resident {
         })
     }
 
-    fn of(&self, memory: Memory<f32>) -> Self {
-        Self { memory, ..*self }
+    /// A result of the same shape; what is made of these logits is at no temperature.
+    fn of(&self, memory: Memory<T>) -> Self {
+        Self { memory, shape: self.shape, temperature: 1.0, settings: self.settings }
     }
 
-    fn rows<T>(&self, memory: Memory<T>) -> ResidentRows<T> {
-        ResidentRows { memory, rows: self.shape.row_count(), settings: self.settings }
+    fn rows<S>(&self, memory: Memory<S>, each: usize) -> ResidentRows<S> {
+        ResidentRows { memory, rows: self.shape.row_count(), each, settings: self.settings }
     }
 
-    fn loss(&self, targets: &ResidentTargets, per_row: Memory<f32>, sum: Sum) -> ResidentLoss {
+    fn loss(&self, targets: &ResidentTargets, per_row: Memory<T::Row>, sum: Sum) -> ResidentLoss<T::Row> {
         let (totals, reduction) = (targets.totals, targets.loss.reduction);
-        ResidentLoss { per_row: self.rows(per_row), sum, totals, reduction }
+        ResidentLoss { per_row: self.rows(per_row, 1), sum, totals, reduction }
     }
 }
 
@@ -416,12 +535,18 @@ impl<T: bytemuck::Pod + Default> ResidentRows<T> {
         self.rows
     }
 
+    /// How many values there are of each.
+    #[must_use]
+    pub fn values_per_row(&self) -> usize {
+        self.each
+    }
+
     /// Reads them back.
     ///
     /// # Errors
     /// As [`Resident::read`].
     pub fn read(&self) -> Result<Vec<T>, Error> {
-        block_on(self.memory.read(0..self.rows, 1, self.settings, Waiting::Here))
+        block_on(self.memory.read(0..self.rows, self.each, self.settings, Waiting::Here))
     }
 
     /// The async form of [`ResidentRows::read`].
@@ -429,26 +554,22 @@ impl<T: bytemuck::Pod + Default> ResidentRows<T> {
     /// # Errors
     /// As [`Resident::read`].
     pub async fn read_async(&self) -> Result<Vec<T>, Error> {
-        self.memory.read(0..self.rows, 1, self.settings, Waiting::Elsewhere).await
+        self.memory.read(0..self.rows, self.each, self.settings, Waiting::Elsewhere).await
     }
 }
 
 impl ResidentTargets {
-    /// Rows whose target is not the ignored index.
+    /// Rows whose target is not an ignored index.
     #[must_use]
     pub fn counted_rows(&self) -> usize {
         self.totals.counted_rows
     }
-
-    fn scaling(&self) -> Scaling<'_> {
-        self.loss.scaling(self.shape.classes(), self.totals.weight, self.totals.counted_rows)
-    }
 }
 
-impl ResidentLoss {
+impl<S> ResidentLoss<S> {
     /// The weighted loss of each row, where it is.
     #[must_use]
-    pub fn per_row(&self) -> &ResidentRows<f32> {
+    pub fn per_row(&self) -> &ResidentRows<S> {
         &self.per_row
     }
 
@@ -504,16 +625,15 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
 }
 
 #[cfg(feature = "gpu")]
-impl Outcome {
+impl<T: Element> Outcome<T> {
     fn on_gpu(op: Op, results: crate::gpu::Results) -> Self {
-        let nothing = || Memory::Cpu([].into());
-        let rows = results.rows;
-        let (values, predictions) = match op {
-            Op::Predict => (nothing(), rows.map_or(Memory::Cpu([].into()), Memory::Gpu)),
-            _ => (rows.map_or_else(nothing, Memory::Gpu), Memory::Cpu([].into())),
+        let (values, predictions) = match results.rows {
+            None => (Memory::empty(), Memory::empty()),
+            Some(rows) if op.predicts() => (Memory::empty(), Memory::Gpu(rows)),
+            Some(rows) => (Memory::Gpu(rows), Memory::empty()),
         };
         Self {
-            elements: results.elements.map_or_else(nothing, Memory::Gpu),
+            elements: results.elements.map_or_else(Memory::empty, Memory::Gpu),
             values,
             predictions,
             sum: results.summaries.map_or(Sum::Known(0.0), Sum::Gpu),

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use crate::device::Place;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::Timing;
-use crate::job::{Data, Job, Op, RowTarget, RowsOut};
+use crate::gpu::{HeldGiven, Timing};
+use crate::elements::Sealed;
+use crate::job::{Data, Given, Job, Op, RowsOut};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;
 #[cfg(feature = "gpu")]
 use crate::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Error, Logits, Shape, Targets, cpu};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
 
 /// What can be timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +24,24 @@ pub enum Timed {
     LogSoftmax,
     CrossEntropy,
     CrossEntropyGrad,
+    /// So many classes.
+    TopK(usize),
 }
 
 /// An operation with its inputs and results in the device's own memory, ready to be run again and again.
-pub struct Stopwatch<'a> {
+pub struct Stopwatch<'a, T: Element = f32> {
     op: Op,
-    shape: Shape,
-    logits: &'a [f32],
+    k: usize,
+    logits: Logits<'a, T>,
     prepared: Prepared<'a>,
-    elements: Vec<f32>,
-    rows: Vec<f32>,
+    elements: Vec<T>,
+    rows: Vec<T::Row>,
+    predictions: Vec<Prediction>,
     #[cfg(feature = "gpu")]
     on_gpu: Option<Timing>,
 }
 
-impl<'a> Stopwatch<'a> {
+impl<'a, T: Element> Stopwatch<'a, T> {
     /// Moves the inputs to where the device works on them. The logits must be contiguous.
     ///
     /// # Errors
@@ -46,25 +50,26 @@ impl<'a> Stopwatch<'a> {
         device: &Device,
         timed: Timed,
         loss: &'a CrossEntropy,
-        x: Logits<'a>,
-        targets: Targets<'_>,
+        x: Logits<'a, T>,
+        targets: Targets<'a>,
     ) -> Result<Self, Error> {
-        let op = match timed {
-            Timed::Softmax => Op::Softmax,
-            Timed::LogSoftmax => Op::LogSoftmax,
-            Timed::CrossEntropy => Op::CrossEntropy,
-            Timed::CrossEntropyGrad => Op::CrossEntropyGrad,
+        let (op, k) = match timed {
+            Timed::Softmax => (Op::Softmax, 0),
+            Timed::LogSoftmax => (Op::LogSoftmax, 0),
+            Timed::CrossEntropy => (Op::CrossEntropy, 0),
+            Timed::CrossEntropyGrad => (Op::CrossEntropyGrad, 0),
+            Timed::TopK(k) => (Op::TopK, k),
         };
-        let shape = x.shape();
-        let prepared = loss.prepare(shape, targets)?;
+        let (shape, rows) = (x.shape(), x.shape().row_count());
         #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
         let mut watch = Self {
             op,
-            shape,
-            logits: Logits::new(x.parts().0, shape)?.parts().0,
-            prepared,
+            k,
+            logits: Logits::new(x.data(), shape)?,
+            prepared: loss.prepare(shape, targets)?,
             elements: try_vec("the result", shape.elements()?)?,
-            rows: try_vec("losses", shape.row_count())?,
+            rows: try_vec("losses", rows)?,
+            predictions: try_vec("predictions", rows * k)?,
             #[cfg(feature = "gpu")]
             on_gpu: None,
         };
@@ -74,38 +79,42 @@ impl<'a> Stopwatch<'a> {
             Place::Gpu(gpu) => {
                 watch.on_gpu = Some(block_on(async {
                     let settings = Settings::default();
-                    let logits = gpu.upload(shape, x.parts(), settings, Waiting::Here).await?;
-                    let targets = if watch.takes_targets() {
-                        let Prepared { rows, .. } = &watch.prepared;
-                        Some(gpu.upload_targets(shape, rows, watch.prepared.scaling(), settings, Waiting::Here).await?)
-                    } else {
-                        None
+                    let input = (x.elements(), shape.block());
+                    let logits = gpu.upload(shape, input, settings, Waiting::Here).await?;
+                    let given = watch.given();
+                    let targets = match op.has_targets() {
+                        true => Some(gpu.upload_targets(shape, &given, settings, Waiting::Here).await?),
+                        false => None,
                     };
-                    Timing::new(logits, op, shape.classes(), targets.as_ref()).await
+                    let held = HeldGiven { targets: targets.as_ref(), ..HeldGiven::default() };
+                    Timing::new(logits, op, T::DTYPE, &given, held).await
                 })?);
             }
         }
         Ok(watch)
     }
 
-    #[cfg(feature = "gpu")]
-    fn takes_targets(&self) -> bool {
-        matches!(self.op, Op::CrossEntropy | Op::CrossEntropyGrad)
+    fn given(&self) -> Given<'_> {
+        let given = if self.op.has_targets() { self.prepared.given(1.0) } else { Given::default() };
+        Given { k: self.k, ..given }
     }
 
-    fn job(&mut self) -> Job<'_> {
-        let Self { op, shape, logits, prepared, elements, rows, .. } = self;
-        let (op, shape, stride, input) = (*op, *shape, shape.classes(), *logits);
-        let targets: &[RowTarget] = match op {
-            Op::CrossEntropy | Op::CrossEntropyGrad => &prepared.rows,
-            _ => &[],
+    fn run_on_cpu(&mut self) -> Result<(), Error> {
+        let Self { op, k, logits, prepared, elements, rows, predictions, .. } = self;
+        let (input, stride) = (logits.elements(), logits.view().stride);
+        let data = match op.writes_elements() {
+            true => Data::Write { input, stride, output: T::erase_mut(elements) },
+            false => Data::Read { input, stride },
         };
-        let data = match op {
-            Op::CrossEntropy => Data::Read { input, stride },
-            _ => Data::Write { input, stride, output: elements },
+        let rows_out = if op.predicts() {
+            RowsOut::Predictions(predictions, *k)
+        } else if op.has_values() {
+            RowsOut::Values(T::Row::erase_mut(rows))
+        } else {
+            RowsOut::None
         };
-        let rows_out = if targets.is_empty() { RowsOut::None } else { RowsOut::Values(rows) };
-        Job { op, shape, data, targets, scaling: prepared.scaling(), rows_out }
+        let given = if op.has_targets() { prepared.given(1.0) } else { Given::default() };
+        cpu::run(Job::new(*op, logits.view(), data, Given { k: *k, ..given }, rows_out))
     }
 
     /// One run of the operation, from command to finished result, without any transfer to or from the host.
@@ -118,7 +127,7 @@ impl<'a> Stopwatch<'a> {
             return timing.operation(Settings::default().patience);
         }
         let start = Instant::now();
-        cpu::run(self.job());
+        self.run_on_cpu()?;
         black_box(&self.elements);
         Ok(start.elapsed())
     }
@@ -133,20 +142,20 @@ impl<'a> Stopwatch<'a> {
             return timing.copy(Settings::default().patience);
         }
         let start = Instant::now();
-        copy_on_all_threads(self.logits, &mut self.elements);
+        copy_on_all_threads(self.logits.data(), &mut self.elements);
         black_box(&self.elements);
         Ok(start.elapsed())
     }
 }
 
 #[cfg(feature = "parallel")]
-fn copy_on_all_threads(from: &[f32], to: &mut [f32]) {
+fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
     use rayon::prelude::*;
     let part = from.len().div_ceil(rayon::current_num_threads()).max(1);
     to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(not(feature = "parallel"))]
-fn copy_on_all_threads(from: &[f32], to: &mut [f32]) {
+fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
     to.copy_from_slice(from);
 }

@@ -2,6 +2,7 @@
 // first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
 // (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
 
+const PIECES: bool = true;
 const SEGMENT: u32 = 8192u;
 // Before the segments of a row in `partials`: the whole row, and the logit of its label in place of a key.
 const ROW_ENTRIES: u32 = 2u;
@@ -33,19 +34,7 @@ fn place_of(group: u32) -> Place {
 
 // A pass over a part of a row has no other row, and its bindings start with that part.
 fn enter_row(row: u32) {
-    let offset = row * params.classes - params.first_segment * SEGMENT;
-    row_in = params.logits_at + offset;
-    row_out = params.elements_at + offset;
-}
-
-// The weight of all classes of a stretch. Called by all threads of a workgroup together.
-fn stretch_weight(start: u32, end: u32) -> f32 {
-    var sum = vec2<f32>(0.0, 0.0);
-    for (var j = start + thread; j < end; j += WORKGROUP) {
-        sum = add_pairs(sum, vec2<f32>(weight_of(j), 0.0));
-    }
-    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
-    return sum.x + sum.y;
+    enter_stretch(row, params.first_segment * SEGMENT);
 }
 
 @compute @workgroup_size(256)
@@ -56,15 +45,12 @@ fn split_reduce(invocation: Invocation) {
         return;
     }
     enter_row(place.row);
-    var stats = reduce_stretch(place.start, place.end, thread);
-    if SMOOTHING {
-        stats.weight = stretch_weight(place.start, place.end);
-    }
+    let stats = reduce_stretch(place.start, place.end, thread);
     if thread == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
-        if TARGETS {
-            let label = row_targets[params.targets_at + place.row];
+        if TARGETS && !SOFT {
+            let label = targets[params.targets_at + place.row];
             if label >= place.start && label < place.end {
                 partials[entries + 1u].key = bitcast<i32>(load(label));
             }
@@ -92,9 +78,10 @@ fn split_join(invocation: Invocation) {
     stats.key = bitcast<i32>(best.x);
     stats.at = best.y;
 
-    let top = top_of(stats);
+    see_from(top_of(stats));
     var sum = vec2<f32>(0.0, 0.0);
     var below = vec2<f32>(0.0, 0.0);
+    var labels = vec2<f32>(0.0, 0.0);
     var flags = vec2<u32>(0u, 0u);
     for (var i = thread; i < params.segments; i += WORKGROUP) {
         let part = partials[first + i];
@@ -103,20 +90,22 @@ fn split_join(invocation: Invocation) {
         } else if part.at != NONE {
             // This segment's own first maximum is one more of the others now.
             let whole = add_pairs(vec2<f32>(1.0, 0.0), part.others);
-            sum = add_pairs(sum, whole * exp_difference(top_of(part), top));
+            sum = add_pairs(sum, whole * exp_below(top_of(part)));
         }
-        if SMOOTHING {
+        if SPREAD {
+            labels = add_pairs(labels, vec2<f32>(part.labels, 0.0));
             below = add_pairs(below, part.below);
-            if part.at != NONE {
-                let lower = 2.0 * params.smoothing * part.weight * (0.5 * top - 0.5 * top_of(part));
-                below = add_pairs(below, vec2<f32>(lower, 0.0));
+            if part.at != NONE && part.at != stats.at {
+                below = add_pairs(below, vec2<f32>(label_below(part.labels, top_of(part)), 0.0));
             }
             flags += vec2<u32>(part.bottomless & 1u, part.bottomless >> 1u);
         }
     }
-    stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
-    if SMOOTHING {
-        stats.below = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(below), SUM));
+    stats.others = sum_of(sum);
+    if SPREAD {
+        stats.below = sum_of(below);
+        labels = sum_of(labels);
+        stats.labels = labels.x + labels.y;
         flags = reduce(flags, COUNT);
         stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
@@ -135,5 +124,6 @@ fn split_write(invocation: Invocation) {
     }
     enter_row(place.row);
     let stats = partials[entries_of(place.row)];
-    write_stretch(place.start, place.end, stats, finish(place.row, stats, false));
+    see_from(top_of(stats));
+    write_stretch(place.start, place.end, finish(place.row, stats, false));
 }

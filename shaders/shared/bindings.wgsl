@@ -11,11 +11,19 @@ override THREADS_PER_ROW: u32 = 256u;
 // Whether logits are read where elements are written: one buffer cannot be bound both ways at once.
 override IN_PLACE: bool = false;
 
+// Whether rows follow each other without gaps, in what is read and in what is written.
+override DENSE: bool = true;
+
 // What a pass is about. Places (`_at`) are indices into the bindings: a binding starts where the adapter allows, which
 // need not be where the pass starts.
 struct Params {
     rows: u32,
     classes: u32,
+    // Values of a class that lie next to each other, one of each of so many rows; and how far apart blocks of such rows
+    // start, in what is read and in what is written.
+    inner: u32,
+    logits_stride: u32,
+    elements_stride: u32,
     // Pieces that a whole row is cut into where several workgroups share it, else 1; and those of this pass.
     segments: u32,
     first_segment: u32,
@@ -24,6 +32,7 @@ struct Params {
     elements_at: u32,
     targets_at: u32,
     rows_out_at: u32,
+    gradients_at: u32,
     // Of a pass over targets or losses: its first group of rows, its first row, and the groups of all passes.
     first_group: u32,
     first_row: u32,
@@ -39,6 +48,25 @@ struct Params {
     class_weight: f32,
     // What the square of a row's log-sum-exp adds to its loss.
     z_loss: f32,
+    // Of the curve, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
+    // the same over the cap; the cap, and the |x| at which the tanh is 1 for good; and what makes x descend with y ascending,
+    // a sign bit or nothing.
+    scale: f32,
+    scale_low: f32,
+    signed_scale: f32,
+    ratio: f32,
+    ratio_low: f32,
+    cap: f32,
+    cap_limit: f32,
+    flip: u32,
+    // Of decisions: how many classes are to be found; and how one is drawn.
+    k: u32,
+    draw_key_low: u32,
+    draw_key_high: u32,
+    draw_top_k: u32,
+    draw_top_p: f32,
+    // Rows whose targets are probabilities: they all count.
+    soft_rows: u32,
     // WGSL has no literal for these, and may assume that no computation makes them.
     nan: u32,
     negative_infinity: u32,
@@ -53,6 +81,8 @@ struct Params {
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const POISONED: u32 = 4u;
+// Gradients of rows are multiplied by `row_gradients`.
+const ROW_GRADIENTS: u32 = 8u;
 
 // All losses together. The host's `Summary` has the same layout.
 struct Summary {
@@ -67,8 +97,10 @@ struct Summary {
     weight: vec2<f32>,
 }
 
-// Whether labels are smoothed, and whether there is a z-loss.
-override SMOOTHING: bool = false;
+// Whether classes beside the target have labels, by smoothing or because targets are probabilities; whether they are;
+// and whether there is a z-loss.
+override SPREAD: bool = false;
+override SOFT: bool = false;
 override Z_LOSS: bool = false;
 
 // A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but the one
@@ -77,21 +109,23 @@ struct Stats {
     key: i32,
     at: u32,
     others: vec2<f32>,
-    // Where labels are smoothed: the sum of top - x over what is not -inf, each times its class's share of the labels;
-    // whether there is any -inf, of a class with a weight (1) or without (2); and the weight of all classes of the stretch.
+    // Where labels are spread: the sum of label * (top - y) over what is not -inf; whether there is any -inf, of a class
+    // with a label (1) or without (2); and, where only the row can tell, all labels of the stretch together.
     below: vec2<f32>,
     bottomless: u32,
-    weight: f32,
+    labels: f32,
 }
 
+// `logits` (1) and `elements` (4) depend on the type, and stand in a file for it.
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
-@group(0) @binding(2) var<storage, read> row_targets: array<u32>;
+// Classes, one a row; or as bits, of the shape of the logits and without gaps, the probabilities that are targets, or the
+// gradient that a backward starts from.
+@group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
-@group(0) @binding(4) var<storage, read_write> elements: array<f32>;
 @group(0) @binding(5) var<storage, read_write> rows_out: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<Stats>;
 @group(0) @binding(7) var<storage, read_write> summary: Summary;
+@group(0) @binding(8) var<storage, read> row_gradients: array<f32>;
 
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
@@ -102,11 +136,19 @@ fn group_index(invocation: Invocation) -> u32 {
     return invocation.group.y * invocation.groups.x + invocation.group.x;
 }
 
-fn logit_at(place: u32) -> f32 {
-    if IN_PLACE {
-        return elements[place];
+// Where class 0 of a row is, from the first of this pass; and how far apart its classes are.
+fn row_start(row: u32, stride: u32) -> u32 {
+    if DENSE {
+        return row * params.classes;
     }
-    return logits[place];
+    return row / params.inner * stride + row % params.inner;
+}
+
+fn class_step() -> u32 {
+    if DENSE {
+        return 1u;
+    }
+    return params.inner;
 }
 
 // The weight of a class; 1 without weights.

@@ -33,17 +33,64 @@ fn power_of_two(n: i32) -> f32 {
     return bitcast<f32>(u32(n + 127) << 23u);
 }
 
-// exp(x - top) for a finite top >= x; x may be -inf.
-fn exp_difference(x: f32, top: f32) -> f32 {
-    let split = difference(x, top);
-    let d = max(split.x, LOWEST);
+// exp of a pair below 88; it may be -inf.
+fn exp_pair(pair: vec2<f32>) -> f32 {
+    let d = max(pair.x, LOWEST);
     let n = round(d * 1.442695);
-    let r = (opaque(d - n * LN2_HIGH) - n * LN2_LOW) + split.y;
+    let r = (opaque(d - n * LN2_HIGH) - n * LN2_LOW) + select(0.0, pair.y, pair.x > LOWEST);
     let q = (((0.0013818698 * r + 0.008368716) * r + 0.041668292) * r + 0.16666521) * r + 0.49999994;
     let power = 1.0 + (r + r * r * q);
     let exponent = i32(n);
     let half = exponent >> 1u;
     return power * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// a * b as a rounded product and what rounding lost, where that is a number: by halves whose products are exact (Veltkamp
+// and Dekker, 1971).
+fn multiply(a: f32, b: f32) -> vec2<f32> {
+    let a_high = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
+    let b_high = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+    let a_low = a - a_high;
+    let b_low = b - b_high;
+    let product = opaque(a * b);
+    let lost = ((opaque(a_high * b_high) - product) + opaque(a_high * b_low) + opaque(a_low * b_high)) + a_low * b_low;
+    return vec2<f32>(product, select(lost, 0.0, (bitcast<u32>(product) & 0x7fffffffu) >= 0x7f000000u));
+}
+
+// Where the product is beyond all numbers the low part is 0.
+fn multiply_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
+    let product = multiply(a.x, b.x);
+    let is_huge = (bitcast<u32>(product.x) & 0x7fffffffu) >= 0x7f000000u;
+    let sum = two_sum(product.x, product.y + (a.x * b.y + a.y * b.x));
+    return select(sum, vec2<f32>(product.x, 0.0), is_huge);
+}
+
+fn divide_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
+    let quotient = opaque(a.x / b.x);
+    let product = multiply(quotient, b.x);
+    let rest = ((a.x - product.x) - product.y) + (a.y - quotient * b.y);
+    return two_sum(quotient, rest / b.x);
+}
+
+// exp(d) and exp(d) - 1 as pairs, for d from -87 to 0, to about 1e-10.
+struct Exponential {
+    exp: vec2<f32>,
+    minus_one: vec2<f32>,
+}
+
+fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
+    let n = round(d.x * 1.442695);
+    let low = multiply(n, LN2_LOW);
+    // What is left of ln 2 beyond two f32.
+    let r = add_pairs(two_sum(opaque(d.x - n * LN2_HIGH), -low.x), vec2<f32>((d.y - low.y) - n * 1.6465717e-12, 0.0));
+    let square = multiply_pairs(r, r);
+    let cube = multiply_pairs(square, r);
+    let sixth = multiply_pairs(cube, vec2<f32>(0.16666667, -4.967054e-9));
+    let tail = square.x * square.x * (0.041666668 + r.x * (0.008333334 + r.x * (0.0013888889 + r.x * 0.0001984127)));
+    let rest = add_pairs(0.5 * square, add_pairs(sixth, vec2<f32>(tail, 0.0)));
+    let power = power_of_two(i32(n));
+    let scaled = power * add_pairs(r, rest);
+    return Exponential(add_pairs(vec2<f32>(power, 0.0), scaled), add_pairs(two_sum(power, -1.0), scaled));
 }
 
 // log(1 + others), as a high part that is a multiple of 2^-9 and a low part that holds the rest.

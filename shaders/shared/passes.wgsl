@@ -1,5 +1,6 @@
 // The two passes over a stretch of a row: its maximum, then the sum of exponentials. `load`, `keep` and `exponential`
-// belong to the regime: a row may be in workgroup memory or be read again. WRITES, LOG and CLASS_MATTERS belong to the
+// and PIECES belong to the regime: a row may be in
+// workgroup memory or be read again. WRITES, LOG and CLASS_MATTERS belong to the
 // operation: whether elements are written, as logarithms, and whether it is told apart which of equal maxima comes first.
 
 // What an operation makes of a row's statistics, and then does to each of its elements.
@@ -11,7 +12,7 @@ struct Coefficients {
     at_value: f32,
     // The whole row is NaN.
     bad: bool,
-    // Of smoothed labels: what each element is lowered by, times the weight of its class.
+    // Where labels are spread: what each element is lowered by, times its label.
     shift: f32,
 }
 
@@ -65,72 +66,125 @@ fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-// Of the terms of one step of a lane, where labels are smoothed.
+// The label of a class where labels are spread, without what a target class has beside its share.
+fn label_of(j: u32) -> f32 {
+    var label = params.smoothing;
+    if SOFT {
+        label += params.hit * bitcast<f32>(targets[second_in + j * class_step()]);
+    }
+    return weight_of(j) * label;
+}
+
+// label * (top - y): in halves, for the difference of two large logits is no f32.
+fn label_below(label: f32, x: f32) -> f32 {
+    if SCALED || CAPPED {
+        let d = distance(x);
+        return label * -(d.x + d.y);
+    }
+    return 2.0 * label * (0.5 * top_x - 0.5 * x);
+}
+
+// Of the terms of one step of a lane, where labels are spread.
 var<private> step_below: f32;
+var<private> step_labels: f32;
 var<private> bottomless: u32;
 
-fn term(j: u32, end: u32, top: f32, skip: u32) -> f32 {
+fn term(j: u32, end: u32, skip: u32) -> f32 {
     if j >= end {
         return 0.0;
     }
     let x = load(j);
-    if SMOOTHING {
-        let weight = weight_of(j);
+    if SPREAD {
+        let label = label_of(j);
+        step_labels += label;
         if bitcast<u32>(x) == params.negative_infinity {
-            bottomless |= select(1u, 2u, weight == 0.0);
+            bottomless |= select(1u, 2u, label == 0.0);
         } else {
-            // Halves, for the difference of two large logits is no f32.
-            step_below += 2.0 * params.smoothing * weight * (0.5 * top - 0.5 * x);
+            step_below += label_below(label, x);
         }
     }
-    let e = exp_difference(x, top);
+    let e = exp_below(x);
     keep(j, e);
     return select(e, 0.0, j == skip);
 }
 
-// Sums of a lane: of exponentials, and of what lies below the top.
-fn lane_sums(start: u32, end: u32, lane: u32, top: f32, skip: u32) -> array<vec2<f32>, 2> {
+// Sums of a lane: of exponentials, of what lies below the top, and of labels.
+fn lane_sums(start: u32, end: u32, lane: u32, skip: u32) -> array<vec2<f32>, 3> {
     var sum = vec2<f32>(0.0, 0.0);
     var below = vec2<f32>(0.0, 0.0);
+    var labels = vec2<f32>(0.0, 0.0);
     bottomless = 0u;
     // Four terms as a tree, and only their sum with its rounding error.
     for (var j = start + lane; j < end; j += 4u * THREADS_PER_ROW) {
         step_below = 0.0;
-        let a = term(j, end, top, skip) + term(j + THREADS_PER_ROW, end, top, skip);
-        let b = term(j + 2u * THREADS_PER_ROW, end, top, skip) + term(j + 3u * THREADS_PER_ROW, end, top, skip);
+        step_labels = 0.0;
+        let a = term(j, end, skip) + term(j + THREADS_PER_ROW, end, skip);
+        let b = term(j + 2u * THREADS_PER_ROW, end, skip) + term(j + 3u * THREADS_PER_ROW, end, skip);
         sum = add_pairs(sum, vec2<f32>(a + b, 0.0));
-        if SMOOTHING {
+        if SPREAD {
             below = add_pairs(below, vec2<f32>(step_below, 0.0));
+            labels = add_pairs(labels, vec2<f32>(step_labels, 0.0));
         }
     }
-    return array<vec2<f32>, 2>(sum, below);
+    return array<vec2<f32>, 3>(sum, below, labels);
+}
+
+fn sum_of(pair: vec2<f32>) -> vec2<f32> {
+    return bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(pair), SUM));
 }
 
 // Called by all threads of a workgroup together.
 fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
+    if KNOWN {
+        return known_stats(start, end, lane);
+    }
     let peak = reduce(lane_peak(start, end, lane), LARGEST);
     var stats = Stats();
     stats.key = bitcast<i32>(peak.x);
     stats.at = peak.y;
-    let sums = lane_sums(start, end, lane, top_of(stats), stats.at);
-    stats.others = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sums[0]), SUM));
-    if SMOOTHING {
-        stats.below = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sums[1]), SUM));
+    see_from(top_of(stats));
+    let sums = lane_sums(start, end, lane, stats.at);
+    stats.others = sum_of(sums[0]);
+    if SPREAD {
+        stats.below = sum_of(sums[1]);
+        // Of smoothed labels alone the host knows the sum over a whole row.
+        if SOFT || PIECES {
+            let labels = sum_of(sums[2]);
+            stats.labels = labels.x + labels.y;
+        }
         let flags = reduce(vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
         stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
     return stats;
 }
 
-fn element(j: u32, top: f32, coefficients: Coefficients) -> f32 {
+// Nothing to reduce, but for probabilities that are targets; the top is no element.
+fn known_stats(start: u32, end: u32, lane: u32) -> Stats {
+    var stats = Stats();
+    stats.at = NONE - 1u;
+    if SPREAD && (SOFT || PIECES) {
+        var labels = vec2<f32>(0.0, 0.0);
+        for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
+            labels = add_pairs(labels, vec2<f32>(label_of(j), 0.0));
+        }
+        labels = sum_of(labels);
+        stats.labels = labels.x + labels.y;
+    }
+    return stats;
+}
+
+fn element(j: u32, coefficients: Coefficients) -> f32 {
     var value: f32;
     if LOG {
-        let d = difference(load(j), top);
+        let d = distance(load(j));
         value = (d.x - coefficients.factor) + d.y;
     } else {
-        value = exponential(j, top) * coefficients.factor;
-        if SMOOTHING {
-            value -= coefficients.shift * weight_of(j);
+        value = exponential(j) * coefficients.factor;
+        if SPREAD {
+            value -= coefficients.shift * label_of(j);
+        }
+        if TARGETS && CAPPED {
+            value *= slope(original(j));
         }
     }
     value = select(value, coefficients.at_value, j == coefficients.at);

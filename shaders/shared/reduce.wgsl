@@ -6,6 +6,7 @@
 const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
 const SUM: u32 = 1u; // (high, low) of an f32 pair
 const COUNT: u32 = 2u; // two whole numbers
+const WIDE: u32 = 3u; // (low, high) of one whole number
 
 var<workgroup> folds: array<vec2<u32>, 256>;
 
@@ -15,6 +16,10 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     }
     if how == COUNT {
         return a + b;
+    }
+    if how == WIDE {
+        let low = a.x + b.x;
+        return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
     }
     let key_a = bitcast<i32>(a.x);
     let key_b = bitcast<i32>(b.x);

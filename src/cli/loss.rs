@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let totals = survey_targets(options, shape, weight.as_deref())?;
     // Options are checked as they were given, and before any file is made, by the loss of no rows at all.
     let given = CrossEntropy::default().label_smoothing(options.label_smoothing).z_loss(options.z_loss);
-    Device::cpu().cross_entropy(&given, Logits::new(&[], [0, shape[1]])?, &[0_i64; 0])?;
+    Device::cpu().cross_entropy(&given, Logits::<f32>::new(&[], [0, shape[1]])?, &[0_i64; 0])?;
     let mut outputs = Outputs::create(options, rows, classes)?;
     let device = options.common.open()?;
 

@@ -1,63 +1,177 @@
-//! loss = log-sum-exp - x_t, and its gradient scale * (softmax(x) - onehot(t)), or the same for smoothed labels. Twin of
-//! `shaders/cross_entropy.wgsl`.
+//! loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
+//! the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
 
-use super::exp::exp_difference;
-use super::{Stats, ignored, lanes};
-use crate::job::{RowTarget, Scaling};
+use super::curve::{About, Known};
+use super::real::Real;
+use super::{Row, Stats, lanes};
+use crate::job::{Curve, Scaling};
 
-pub(super) fn row(x: &[f32], target: RowTarget, scaling: &Scaling<'_>) -> f32 {
-    if target.is_ignored() {
-        return 0.0;
+/// The labels of a row, where they are not all of one class.
+struct Spread<'r, W> {
+    second: Option<&'r [W]>,
+    weight: Option<&'r [f32]>,
+    hit: f64,
+    smoothing: f64,
+}
+
+impl<'r, W: Real> Spread<'r, W> {
+    fn of(row: &Row<'r, W>, scaling: &Scaling<'r>) -> Option<Self> {
+        let (weight, hit, smoothing) = (scaling.weight, scaling.hit, scaling.smoothing);
+        (row.second.is_some() || smoothing > 0.0).then_some(Self { second: row.second, weight, hit, smoothing })
     }
-    let max = lanes::max(x);
-    if !max.is_finite() {
-        return f32::NAN;
+
+    /// The label of a class; where the target is a class, without what it has beside its share.
+    #[inline(always)]
+    fn of_class(&self, class: usize) -> f64 {
+        let weight = self.weight.map_or(1.0, |weight| f64::from(weight[class]));
+        let own = self.second.map_or(0.0, |second| self.hit * second[class].into());
+        weight * (own + self.smoothing)
     }
-    let below = lanes::below(x, max, scaling);
-    loss(lanes::stats(x, max), below, x[target.class as usize], target, scaling)
+
+    /// The sum of those.
+    fn total(&self, classes: usize, scaling: &Scaling<'_>) -> f64 {
+        match self.second {
+            None => self.smoothing * scaling.class_weight,
+            Some(second) => lanes::sum(&second[..classes], |class, _| self.of_class(class)),
+        }
+    }
+}
+
+/// What a loss needs of a row's logits beside their maximum and sum.
+struct Measured {
+    /// The label of the target's class beside its share, and how far below the maximum its logit is.
+    own: f64,
+    below: f64,
+    /// The other labels together, and the same of them.
+    shares: f64,
+    shares_below: f64,
+}
+
+impl Measured {
+    fn new<W: Real, A: About<W>>(
+        x: &[W],
+        row: &Row<'_, W>,
+        scaling: &Scaling<'_>,
+        spread: Option<&Spread<'_, W>>,
+        about: A,
+    ) -> Self {
+        let mut measured = Self { own: 0.0, below: 0.0, shares: 0.0, shares_below: 0.0 };
+        if row.second.is_none() {
+            measured.own = scaling.hit * f64::from(row.target.weight);
+            measured.below = about.below(x[row.target.class as usize]);
+        }
+        if let Some(spread) = spread {
+            measured.shares = spread.total(x.len(), scaling);
+            measured.shares_below = lanes::sum(x, |class, x| spread.of_class(class) * about.below(x));
+        }
+        measured
+    }
+
+    /// All terms are positive, so nothing cancels.
+    fn loss<W: Real, A: About<W>>(&self, stats: Stats<A>, scaling: &Scaling<'_>) -> W {
+        let log_sum = stats.others.ln_1p();
+        let mut loss = self.own * (self.below + log_sum);
+        if self.shares > 0.0 || !(self.shares_below == 0.0) {
+            loss += self.shares_below + self.shares * log_sum;
+        }
+        if scaling.z_loss > 0.0 {
+            loss += scaling.z_loss * stats.log_sum_exp().powi(2);
+        }
+        W::of(loss)
+    }
+}
+
+fn is_ignored<W>(row: &Row<'_, W>) -> bool {
+    row.second.is_none() && row.target.is_ignored()
+}
+
+pub(super) fn row<W: Real, A: About<W>>(x: &[W], row: &Row<'_, W>, scaling: &Scaling<'_>, curve: &Curve) -> W {
+    if is_ignored(row) {
+        return W::ZERO;
+    }
+    let about = A::new(curve, lanes::max::<W, A>(x, curve));
+    if !about.is_regular() {
+        return W::NAN;
+    }
+    let spread = Spread::of(row, scaling);
+    Measured::new(x, row, scaling, spread.as_ref(), about).loss(lanes::stats(x, curve, about), scaling)
 }
 
 /// Replaces the logits by the gradient, and returns the loss.
-pub(super) fn gradient_row(x: &mut [f32], target: RowTarget, scaling: &Scaling<'_>) -> f32 {
-    let max = lanes::max(x);
-    if let Some(gradient) = ignored(target, max) {
-        x.fill(gradient);
-        return 0.0;
+pub(super) fn gradient_row<W: Real, A: About<W>>(
+    x: &mut [W],
+    row: &Row<'_, W>,
+    scaling: &Scaling<'_>,
+    curve: &Curve,
+) -> W {
+    let about = A::new(curve, lanes::max::<W, A>(x, curve));
+    if is_ignored(row) {
+        // NaN where its softmax is.
+        x.fill(if about.is_regular() { W::ZERO } else { W::NAN });
+        return W::ZERO;
     }
-    if !max.is_finite() {
-        x.fill(f32::NAN);
-        return f32::NAN;
+    if !about.is_regular() {
+        x.fill(W::NAN);
+        return W::NAN;
     }
-    let class = target.class as usize;
-    let (logit, weight) = (x[class], f64::from(target.weight));
-    let below = lanes::below(x, max, scaling);
-    let stats = lanes::exponentials(x, max);
+    let spread = Spread::of(row, scaling);
+    let measured = Measured::new(x, row, scaling, spread.as_ref(), about);
+    let logit = row.second.is_none().then(|| x[row.target.class as usize]);
+    let stats = if A::PLAIN { lanes::exponentials(x, curve, about) } else { lanes::stats(x, curve, about) };
+    let loss = measured.loss(stats, scaling);
     if !scaling.factor.is_finite() {
         // A mean over no weight.
-        x.fill(f32::NAN);
-        return loss(stats, below, logit, target, scaling);
+        x.fill(W::NAN);
+        return loss;
     }
-    let labels = scaling.hit * weight + scaling.smoothing * scaling.class_weight;
-    let scale = scaling.factor * labels;
+    let factor = scaling.factor * row.gradient;
+    let labels = factor * (measured.own + measured.shares);
     // The derivative of the z-loss is a multiple of the probabilities.
-    let slope = 2.0 * scaling.factor * scaling.z_loss * stats.log_sum_exp();
-    lanes::scale(x, ((scale + slope) / stats.sum()) as f32);
-    let share = scaling.factor * scaling.smoothing;
-    if scaling.smoothing > 0.0 {
-        lanes::lower(x, share, scaling.weight);
+    let z = if scaling.z_loss > 0.0 { 2.0 * factor * scaling.z_loss * stats.log_sum_exp() } else { 0.0 };
+    let multiple = W::of((labels + z) / stats.sum());
+    match &spread {
+        None if A::PLAIN => lanes::scale(x, multiple),
+        _ => lanes::map(x, |class, x| {
+            let e = if A::PLAIN { x } else { about.exp(x) };
+            let share = spread.as_ref().map_or(0.0, |spread| factor * spread.of_class(class));
+            W::of((e.times(multiple).into() - share) * about.slope(x))
+        }),
     }
-    // What the others' shares add stands apart from p - 1, which must not cancel.
-    let shares = if scaling.smoothing > 0.0 { share * (scaling.class_weight - weight) } else { 0.0 };
-    let term = exp_difference(logit, max);
-    x[class] = (shares - scale * stats.complement(logit, term) + slope * f64::from(term) / stats.sum()) as f32;
-    loss(stats, below, logit, target, scaling)
+    if let Some(logit) = logit {
+        // p - 1 must not cancel; what the others' shares add stands apart from it.
+        let class = row.target.class as usize;
+        let share = spread.as_ref().map_or(0.0, |spread| measured.shares - spread.of_class(class));
+        let term: f64 = about.exp(logit).into();
+        let complement = stats.complement(A::in_order(curve, logit) == about.max(), term);
+        let value = factor * share - labels * complement + z * term / stats.sum();
+        x[class] = W::of(value * about.slope(logit));
+    }
+    loss
 }
 
-/// All terms are positive, so nothing cancels.
-fn loss(stats: Stats, below: f64, logit: f32, target: RowTarget, scaling: &Scaling<'_>) -> f32 {
-    let log_sum = stats.others.ln_1p();
-    let own = scaling.hit * f64::from(target.weight) * (f64::from(stats.max) - f64::from(logit) + log_sum);
-    let every = if scaling.smoothing > 0.0 { below + scaling.class_weight * log_sum } else { 0.0 };
-    let z = if scaling.z_loss > 0.0 { scaling.z_loss * stats.log_sum_exp().powi(2) } else { 0.0 };
-    (own + scaling.smoothing * every + z) as f32
+/// Replaces the logits by the gradient, from a log-sum-exp that is known.
+pub(super) fn backward_row<W: Real, A: About<W>>(
+    x: &mut [W],
+    row: &Row<'_, W>,
+    scaling: &Scaling<'_>,
+    curve: &Curve,
+) {
+    let known = Known::<A>::new(curve, row.log_sum_exp);
+    let is_regular = known.log_sum_exp().is_finite();
+    if is_ignored(row) || !is_regular || !scaling.factor.is_finite() {
+        return x.fill(if is_regular && is_ignored(row) { W::ZERO } else { W::NAN });
+    }
+    let spread = Spread::of(row, scaling);
+    let own = if row.second.is_none() { scaling.hit * f64::from(row.target.weight) } else { 0.0 };
+    let labels = own + spread.as_ref().map_or(0.0, |spread| spread.total(x.len(), scaling));
+    let factor = scaling.factor * row.gradient;
+    let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known.log_sum_exp() } else { 0.0 };
+    let class = if row.second.is_none() { row.target.class as usize } else { usize::MAX };
+    lanes::map(x, |at, x| {
+        let mut label = spread.as_ref().map_or(0.0, |spread| spread.of_class(at));
+        if at == class {
+            label += own;
+        }
+        W::of(factor * ((labels + z) * known.probability(x) - label) * known.slope(x))
+    });
 }

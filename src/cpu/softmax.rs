@@ -1,21 +1,24 @@
-//! softmax(x)_j = exp(x_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
+//! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
 
+use super::curve::About;
 use super::lanes;
+use super::real::Real;
+use crate::job::Curve;
 
-pub(super) fn row(x: &mut [f32]) {
-    let max = lanes::max(x);
-    if !max.is_finite() {
-        return x.fill(f32::NAN);
+pub(super) fn row<W: Real, A: About<W>>(x: &mut [W], curve: &Curve) {
+    let about = A::new(curve, lanes::max::<W, A>(x, curve));
+    if !about.is_regular() {
+        return x.fill(W::NAN);
     }
-    let stats = lanes::exponentials(x, max);
-    lanes::scale(x, (1.0 / stats.sum()) as f32);
+    let stats = lanes::exponentials(x, curve, about);
+    lanes::scale(x, W::of(1.0 / stats.sum()));
 }
 
-pub(super) fn log_row(x: &mut [f32]) {
-    let max = lanes::max(x);
-    if !max.is_finite() {
-        return x.fill(f32::NAN);
+pub(super) fn log_row<W: Real, A: About<W>>(x: &mut [W], curve: &Curve) {
+    let about = A::new(curve, lanes::max::<W, A>(x, curve));
+    if !about.is_regular() {
+        return x.fill(W::NAN);
     }
-    let stats = lanes::stats(x, max);
-    lanes::logarithms(x, max, stats.others.ln_1p() as f32);
+    let log_sum = W::of(lanes::stats(x, curve, about).others.ln_1p());
+    lanes::map(x, |_, x| about.log(x, log_sum));
 }

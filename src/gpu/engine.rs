@@ -10,9 +10,11 @@ use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, Compu
 use super::context::{Gpu, Open};
 use super::fault::Fault;
 use super::record::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
-use crate::job::{Op, Scaling};
+use crate::job::{Curve, Given, Op};
+use crate::logits::check_magnitude;
+use crate::operations::check_top;
 use crate::plan::{Plan, Work};
-use crate::{CrossEntropy, DType, Error, Reduction, Shape};
+use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
 
 /// What to prepare. A `&CrossEntropy` converts into [`Operation::CrossEntropyGrad`].
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +29,87 @@ pub enum Operation<'a> {
     LogSumExp,
     /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
     Predict,
+    /// So many [`Prediction`](crate::Prediction)s a row: [`Device::top_k`](crate::Device::top_k).
+    TopK(usize),
+    /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
+    Sample(Sampling),
+    /// From probabilities in place of logits, and [`StepBuffers::upstream`]:
+    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
+    SoftmaxBackward,
+    /// The same from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
+    LogSoftmaxBackward,
     /// The loss alone: [`Device::cross_entropy`](crate::Device::cross_entropy).
     CrossEntropy(&'a CrossEntropy),
     /// The loss and its gradient: [`Device::cross_entropy_grad`](crate::Device::cross_entropy_grad).
     CrossEntropyGrad(&'a CrossEntropy),
+    /// The gradient from log-sum-exps in [`StepBuffers::rows`]:
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean weighs the targets anew.
+    CrossEntropyBackward(&'a CrossEntropy),
+    /// The loss alone, of targets that are probabilities: f32, of the shape of the logits and without gaps.
+    SoftCrossEntropy(&'a CrossEntropy),
+    /// The loss and its gradient, of targets that are probabilities.
+    SoftCrossEntropyGrad(&'a CrossEntropy),
+}
+
+/// How a step reads and writes elements, where that is not row after row as they are.
+///
+/// ```no_run
+/// # fn f(gpu: &logits::Gpu) -> Result<(), logits::Error> {
+/// use logits::{DType, Operation, StepLayout};
+/// // Rows of 50,257 classes, padded to 50,304, at a temperature of 0.7.
+/// let layout = StepLayout::default().row_stride(50_304).temperature(0.7);
+/// let step = gpu.prepare_with(Operation::TopK(8), [32, 50_257], DType::F16, layout)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLayout {
+    row_stride: Option<usize>,
+    output_row_stride: Option<usize>,
+    temperature: f32,
+}
+
+impl Default for StepLayout {
+    fn default() -> Self {
+        Self { row_stride: None, output_row_stride: None, temperature: 1.0 }
+    }
+}
+
+impl StepLayout {
+    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]` from one block of
+    /// `classes * inner` to the next.
+    #[must_use]
+    pub fn row_stride(mut self, elements: usize) -> Self {
+        self.row_stride = Some(elements);
+        self
+    }
+
+    /// The same of the results, where they are not in place of the logits.
+    #[must_use]
+    pub fn output_row_stride(mut self, elements: usize) -> Self {
+        self.output_row_stride = Some(elements);
+        self
+    }
+
+    /// As [`Logits::temperature`](crate::Logits::temperature).
+    #[must_use]
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    fn strides(&self, shape: Shape) -> Result<[u64; 2], Error> {
+        let (block, stride) = (shape.block(), |given: Option<usize>| given.unwrap_or(shape.block()));
+        let strides = [stride(self.row_stride), stride(self.output_row_stride)];
+        for stride in strides {
+            let elements = shape.outer().checked_mul(stride).filter(|&elements| elements <= isize::MAX as usize / 8);
+            if stride < block {
+                return Err(Error::RowStride { stride, classes: block });
+            }
+            elements.ok_or(Error::ShapeTooLarge { rows: shape.row_count(), classes: shape.classes() })?;
+        }
+        Ok(strides.map(|stride| stride as u64))
+    }
 }
 
 impl<'a> From<&'a CrossEntropy> for Operation<'a> {
@@ -64,6 +143,9 @@ pub struct Step {
     work: Work,
     scale: Scale,
     weights: Option<(Buffer, u64)>,
+    /// Gradients of rows that are an option of the loss.
+    row_gradients: Option<(Buffer, u64)>,
+    is_soft: bool,
     needs_loss: bool,
 }
 
@@ -76,6 +158,7 @@ pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
     in_place: bool,
     targets: Option<BufferSlice<'b>>,
+    upstream: Option<BufferSlice<'b>>,
     output: Option<BufferSlice<'b>>,
     rows: Option<BufferSlice<'b>>,
     loss: Option<BufferSlice<'b>>,
@@ -83,13 +166,22 @@ pub struct StepBuffers<'b> {
 }
 
 impl<'b> StepBuffers<'b> {
-    /// Logits, f32 `[rows, classes]`, row after row.
+    /// Logits, of the shape, the type and the layout that the step was prepared for.
     #[must_use]
     pub fn new(logits: BufferSlice<'b>) -> Self {
-        Self { logits, in_place: false, targets: None, output: None, rows: None, loss: None, scratch: None }
+        let (targets, upstream, output, rows, loss, scratch) = (None, None, None, None, None, None);
+        Self { logits, in_place: false, targets, upstream, output, rows, loss, scratch }
     }
 
-    /// Targets of a loss, `u32` or `i32` `[rows]`. One that is neither a class nor the ignored index makes its row's
+    /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and which it may do without;
+    /// or, for the backward of a softmax, one an element without gaps, of the type of the logits.
+    #[must_use]
+    pub fn upstream(mut self, upstream: BufferSlice<'b>) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was prepared for them. One that is neither a class nor the ignored index makes its row's
     /// results NaN, and [`Summary::first_invalid_row`] names it: a GPU cannot refuse.
     #[must_use]
     pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
@@ -97,7 +189,7 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Where probabilities, log-probabilities or the gradient go, f32 `[rows, classes]`.
+    /// Where probabilities, log-probabilities or the gradient go, of the type of the logits.
     #[must_use]
     pub fn output(mut self, output: BufferSlice<'b>) -> Self {
         (self.output, self.in_place) = (Some(output), false);
@@ -111,8 +203,8 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Where one value a row goes: log-sum-exps and weighted losses as f32 `[rows]`, or
-    /// [`Prediction`](crate::Prediction)s. A loss may do without.
+    /// Where values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
+    /// [`Prediction`](crate::Prediction)s. A loss may do without. Where log-sum-exps are given, they are here.
     #[must_use]
     pub fn rows(mut self, rows: BufferSlice<'b>) -> Self {
         self.rows = Some(rows);
@@ -165,8 +257,9 @@ impl Gpu {
     /// Compiles what the operation needs for a shape, and uploads class weights.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`]; [`Error::Length`], [`Error::Weight`], [`Error::OptionValue`] or
-    /// [`Error::IgnoredIndices`] of the options; [`Error::Gpu`] where the device cannot do it.
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`]; [`Error::Length`], [`Error::Weight`], [`Error::OptionValue`],
+    /// [`Error::UpstreamGradient`], [`Error::TopK`] or [`Error::IgnoredIndices`] of the options; [`Error::DType`] of f64;
+    /// [`Error::Gpu`] where the device cannot do it.
     pub fn prepare<'a>(
         &self,
         operation: impl Into<Operation<'a>>,
@@ -186,48 +279,109 @@ impl Gpu {
         shape: impl Into<Shape>,
         dtype: DType,
     ) -> Result<Step, Error> {
-        let DType::F32 = dtype;
+        self.prepare_with_async(operation, shape, dtype, StepLayout::default()).await
+    }
+
+    /// [`Gpu::prepare`] for rows that are not next to each other, or logits of another temperature.
+    ///
+    /// # Errors
+    /// As [`Gpu::prepare`], and [`Error::RowStride`].
+    pub fn prepare_with<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        layout: StepLayout,
+    ) -> Result<Step, Error> {
+        block_on(self.prepare_with_async(operation, shape, dtype, layout))
+    }
+
+    /// The async form of [`Gpu::prepare_with`].
+    ///
+    /// # Errors
+    /// As [`Gpu::prepare_with`].
+    pub async fn prepare_with_async<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        layout: StepLayout,
+    ) -> Result<Step, Error> {
+        use Operation::*;
         let (shape, operation) = (shape.into(), operation.into());
         shape.elements()?;
+        check_magnitude("temperature", layout.temperature, false)?;
+        if dtype == DType::F64 {
+            return Err(Error::DType { dtype, adapter: self.name().to_owned() });
+        }
+        let mut given = Given { curve: Curve::of(layout.temperature), ..Given::default() };
         let (op, loss) = match operation {
-            Operation::Softmax => (Op::Softmax, None),
-            Operation::LogSoftmax => (Op::LogSoftmax, None),
-            Operation::LogSumExp => (Op::LogSumExp, None),
-            Operation::Predict => (Op::Predict, None),
-            Operation::CrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
-            Operation::CrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
-        };
-        let needs_loss = loss.is_some_and(|loss| loss.reduction != Reduction::None);
-        let (rows, classes) = (shape.row_count() as u64, shape.classes() as u64);
-        let weighted = loss.is_some_and(|loss| loss.weight.is_some());
-        let work = Work { op, rows, classes, weighted, count: needs_loss, sum: needs_loss };
-        let scale = match loss {
-            None => Scale::given(Scaling::default()),
-            Some(loss) => {
-                loss.check(shape)?;
-                // Targets have 32 bits; an index that does not fit is met by none.
-                let fits =
-                    |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
-                let ignored: Vec<u32> = loss.ignored.iter().filter_map(|index| fits(index).ok()).collect();
-                if ignored.len() > MOST_IGNORED {
-                    return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
-                }
-                let scaling = loss.scaling(shape.classes(), 1.0, 1);
-                Scale::new(scaling, loss.reduction == Reduction::Mean, &ignored)
+            Softmax => (Op::Softmax, None),
+            LogSoftmax => (Op::LogSoftmax, None),
+            LogSumExp => (Op::LogSumExp, None),
+            Predict => (Op::Predict, None),
+            TopK(k) => {
+                check_top(k, shape.classes())?;
+                given.k = k;
+                (Op::TopK, None)
             }
+            Sample(sampling) => {
+                given.draws = sampling.draws()?;
+                (Op::Sample, None)
+            }
+            SoftmaxBackward => (Op::SoftmaxBackward, None),
+            LogSoftmaxBackward => (Op::LogSoftmaxBackward, None),
+            CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
+            CrossEntropyGrad(loss) | SoftCrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
+            CrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
         };
+        let is_soft = matches!(operation, SoftCrossEntropy(_) | SoftCrossEntropyGrad(_));
+        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
+        let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
+        let needs_loss = reduces && op != Op::CrossEntropyBackward;
+        let work = Work {
+            strides: layout.strides(shape)?,
+            size: dtype.size() as u64,
+            second: op.second_bytes(dtype, is_soft),
+            predictions: given.k as u64,
+            weighted: loss.is_some_and(|loss| loss.weight.is_some()),
+            // A backward alone has a mean to divide by, too.
+            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            sum: needs_loss,
+            ..Work::dense(op, shape.row_count() as u64, shape.classes() as u64).in_blocks(shape.inner().max(1) as u64)
+        };
+        let mut ignored = Vec::new();
+        if let Some(loss) = loss {
+            loss.check(shape)?;
+            // Targets have 32 bits; an index that does not fit is met by none.
+            let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
+            ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
+            if ignored.len() > MOST_IGNORED {
+                return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
+            }
+            given.curve = loss.curve(layout.temperature);
+            given.scaling = loss.scaling(shape.classes(), 1.0, 1);
+        }
+        let scale = Scale::new(dtype, &given, is_soft, is_mean, &ignored);
         let open = self.current().await?;
-        let plan = Plan::new(work, open.limits).map_err(|why| open.error(Fault::new(why.to_string())))?;
-        let weights = open
+        let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| open.error(Fault::new(why.to_string())))?;
+        let (weights, row_gradients) = open
             .guarded(|| {
                 open.compile(&plan, work, scale);
                 open.probe();
-                let Some(weight) = loss.and_then(|loss| loss.weight.as_deref()) else { return Ok(None) };
-                Ok(Some((open.filled(BufferUsages::STORAGE, cast_slice(weight))?, size_of_val(weight) as u64)))
+                let filled = |values: Option<&[f32]>| match values {
+                    Some(values) if !values.is_empty() => {
+                        let bytes = size_of_val(values) as u64;
+                        open.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
+                    }
+                    _ => Ok(None),
+                };
+                Ok((filled(given.scaling.weight)?, filled(given.scaling.row_gradients)?))
             })
             .await
             .map_err(|fault| open.error(fault))?;
-        Ok(Step { open, plan, work, scale, weights, needs_loss })
+        Ok(Step { open, plan, work, scale, weights, row_gradients, is_soft, needs_loss })
     }
 }
 
@@ -235,12 +389,19 @@ impl Step {
     /// How much memory the step needs beside the buffers that it is given.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
-        Scratch::bytes(self.plan.partial_bytes()) + self.losses_bytes()
+        let weighed = if self.counts_aside() { Scratch::ALIGNMENT } else { 0 };
+        Scratch::bytes(self.plan.partial_bytes()) + self.losses_bytes() + weighed
+    }
+
+    /// Whether what the targets weigh is found out, and nobody asks for it.
+    fn counts_aside(&self) -> bool {
+        self.work.count && !self.work.sum
     }
 
     /// Losses that are summed stand somewhere, even if nobody asked for them.
     fn losses_bytes(&self) -> u64 {
-        if self.work.op.has_targets() { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+        let sums = matches!(self.work.op, Op::CrossEntropy | Op::CrossEntropyGrad);
+        if sums { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -258,40 +419,51 @@ impl Step {
     /// # Errors
     /// As [`Step::bind`].
     pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
-        let Work { op, rows, classes, .. } = self.work;
-        let element_bytes = rows * classes * 4;
-        let row_bytes = rows * if op == Op::Predict { 8 } else { 4 };
+        let Work { op, rows, classes, inner, strides, size, .. } = self.work;
+        // Halves come in words.
+        let bytes = |stride: u64| match rows / inner {
+            0 => 0,
+            outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
+        };
         let mut parts = Parts { alignment: u64::from(self.open.limits.offset_alignment), taken: Vec::new() };
         let writes = op.writes_elements();
         let in_place = writes && buffers.in_place;
-        let logits = parts.take("logits", buffers.logits, element_bytes, in_place)?;
+        let logits = parts.take("logits", buffers.logits, bytes(strides[0]), in_place)?;
         let (logits, elements) = match writes {
             false => (Some(logits), None),
             true if in_place => (None, Some(logits)),
             true => {
                 let output = buffers.output.ok_or(Error::BufferMissing { what: "output" })?;
-                (Some(logits), Some(parts.take("output", output, element_bytes, true)?))
+                (Some(logits), Some(parts.take("output", output, bytes(strides[1]), true)?))
             }
         };
-        let (mut targets, mut summary) = (None, None);
-        if self.work.op.has_targets() {
-            targets = Some(parts.take(
-                "targets",
-                buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?,
-                rows * 4,
-                false,
-            )?);
+        let (mut targets, mut summary, mut row_gradients) = (None, None, None);
+        let mut scale = self.scale;
+        if op.has_targets() {
+            let given = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
+            let values = if self.is_soft { rows * classes } else { rows };
+            targets = Some(parts.take("targets", given, values * 4, false)?);
+            row_gradients = self.row_gradients.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
+            if let Some(upstream) = buffers.upstream {
+                row_gradients = Some(parts.take("upstream", upstream, rows * 4, false)?);
+                scale = scale.with_row_gradients();
+            }
+        } else if self.work.second > 0 {
+            let given = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
+            let bytes = (rows * classes * self.work.second).next_multiple_of(4);
+            targets = Some(parts.take("upstream", given, bytes, false)?);
         }
         if self.needs_loss {
             let bytes = size_of::<Summary>() as u64;
             summary =
                 Some(parts.take("loss", buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?, bytes, true)?);
         }
+        let row_bytes = rows * self.work.bytes_of_a_row();
         let rows_out = match buffers.rows {
-            Some(slice) if !matches!(op, Op::Softmax | Op::LogSoftmax) => {
-                Some(parts.take("rows", slice, row_bytes, true)?)
+            Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
+            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && self.work.bytes_of_a_row() > 0 => {
+                return Err(Error::BufferMissing { what: "rows" });
             }
-            None if matches!(op, Op::LogSumExp | Op::Predict) => return Err(Error::BufferMissing { what: "rows" }),
             _ => None,
         };
         let given = match buffers.scratch {
@@ -304,6 +476,7 @@ impl Step {
         };
 
         let open = &self.open;
+        let counts = self.counts_aside();
         let passes = self.plan.passes();
         let dispatches = open
             .guarded(|| {
@@ -316,18 +489,20 @@ impl Step {
                     }
                 };
                 let (losses, rest) = scratch.split(self.losses_bytes());
+                let (weighed, rest) = rest.split(if counts { Scratch::ALIGNMENT } else { 0 });
                 let buffers = Buffers {
                     logits,
                     targets,
+                    row_gradients,
                     weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements,
-                    rows_out: rows_out.or(self.work.op.has_targets().then_some(losses)),
-                    summary,
+                    rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
+                    summary: summary.or(counts.then_some(weighed)),
                     scratch: Scratch { part: rest, partial_bytes: self.plan.partial_bytes() },
                 };
                 let params = Open::params_bytes(passes.len());
                 let params = open.pool.take(&open.device, Open::PARAMS_USAGE, params)?;
-                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, self.scale, &buffers, &params);
+                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, scale, 0, &buffers, &params);
                 open.queue.write_buffer(&params, 0, &contents);
                 Ok(dispatches)
             })

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderStages};
 
+use crate::DType;
 use crate::job::Op;
 use crate::plan::{Entry, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
-const BINDINGS: [BufferBindingType; 8] = [
+const BINDINGS: [BufferBindingType; 9] = [
     BufferBindingType::Uniform,
     BufferBindingType::Storage { read_only: true },
     BufferBindingType::Storage { read_only: true },
@@ -18,6 +19,7 @@ const BINDINGS: [BufferBindingType; 8] = [
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: false },
+    BufferBindingType::Storage { read_only: true },
 ];
 /// Storage buffers of a kernel.
 pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
@@ -27,9 +29,32 @@ pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
 pub(super) struct Kernel {
     pub(super) op: Op,
     pub(super) regime: Regime,
+    pub(super) dtype: DType,
     pub(super) in_place: bool,
-    pub(super) smoothing: bool,
+    /// Whether rows follow each other without gaps.
+    pub(super) dense: bool,
+    pub(super) labels: Labels,
     pub(super) z_loss: bool,
+    pub(super) curve: CurveKind,
+}
+
+/// What targets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Labels {
+    /// Classes, or there are none.
+    Classes,
+    /// Classes, smoothed.
+    Smoothed,
+    /// Probabilities.
+    Soft,
+}
+
+/// What is made of logits before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum CurveKind {
+    Plain,
+    Scaled,
+    Capped,
 }
 
 /// What tells one pipeline from another.
@@ -138,21 +163,24 @@ fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
     if is_total(entry) {
         return Vec::new();
     }
+    let is_loss = kernel.op.has_targets();
+    let flags = [
+        ("IN_PLACE", kernel.in_place),
+        ("SPREAD", is_loss && kernel.labels != Labels::Classes),
+        ("SOFT", is_loss && kernel.labels == Labels::Soft),
+        ("Z_LOSS", kernel.z_loss),
+        ("SCALED", kernel.curve == CurveKind::Scaled),
+        ("CAPPED", kernel.curve == CurveKind::Capped),
+        ("BF16", kernel.dtype == DType::BF16),
+        ("LOG", matches!(kernel.op, Op::LogSoftmax | Op::LogSoftmaxBackward)),
+        ("GRADIENT", matches!(kernel.op, Op::CrossEntropyGrad | Op::CrossEntropyBackward)),
+        ("KNOWN", kernel.op == Op::CrossEntropyBackward),
+    ];
     let mut constants = vec![("THREADS_PER_ROW", f64::from(kernel.regime.threads_per_row()))];
-    if kernel.in_place {
-        constants.push(("IN_PLACE", 1.0));
+    if !kernel.dense {
+        constants.push(("DENSE", 0.0));
     }
-    if kernel.smoothing {
-        constants.push(("SMOOTHING", 1.0));
-    }
-    if kernel.z_loss {
-        constants.push(("Z_LOSS", 1.0));
-    }
-    match kernel.op {
-        Op::LogSoftmax => constants.push(("LOG", 1.0)),
-        Op::CrossEntropyGrad => constants.push(("GRADIENT", 1.0)),
-        _ => {}
-    }
+    constants.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, 1.0)));
     constants
 }
 
@@ -165,22 +193,44 @@ macro_rules! shader {
 /// The whole module that an entry point is in.
 fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
-    let shared = [shader!("shared/bindings.wgsl"), lanes, shader!("shared/math.wgsl"), shader!("shared/reduce.wgsl")];
+    let elements = match kernel.dtype {
+        DType::F16 | DType::BF16 if !is_total(entry) => shader!("shared/elements_half.wgsl"),
+        _ => shader!("shared/elements_f32.wgsl"),
+    };
+    let mut parts = vec![
+        shader!("shared/bindings.wgsl"),
+        elements,
+        lanes,
+        shader!("shared/math.wgsl"),
+        shader!("shared/curve.wgsl"),
+        shader!("shared/reduce.wgsl"),
+    ];
     if is_total(entry) {
-        return [&shared[..], &[shader!("totals.wgsl")]].concat().join("\n");
+        parts.push(shader!("totals.wgsl"));
+        return parts.join("\n");
     }
-    let regime: &[&str] = match kernel.regime {
+    parts.extend::<&[&str]>(match kernel.regime {
         Regime::Tile { .. } => &[shader!("regimes/tile.wgsl")],
         Regime::Stream => &[shader!("regimes/reread.wgsl"), shader!("regimes/stream.wgsl")],
         Regime::Split => &[shader!("regimes/reread.wgsl"), shader!("regimes/split.wgsl")],
-    };
-    let op = match kernel.op {
+    });
+    parts.push(match kernel.op {
+        Op::SoftmaxBackward | Op::LogSoftmaxBackward => shader!("shared/sum.wgsl"),
+        _ => shader!("shared/passes.wgsl"),
+    });
+    parts.push(match kernel.op {
         Op::Softmax | Op::LogSoftmax => shader!("softmax.wgsl"),
         Op::LogSumExp => shader!("log_sum_exp.wgsl"),
-        Op::CrossEntropy | Op::CrossEntropyGrad => shader!("cross_entropy.wgsl"),
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::CrossEntropyBackward => shader!("cross_entropy.wgsl"),
+        Op::SoftmaxBackward | Op::LogSoftmaxBackward => shader!("backward.wgsl"),
         Op::Predict => shader!("predict.wgsl"),
-    };
-    [&shared[..], &[shader!("shared/passes.wgsl")], regime, &[op]].concat().join("\n")
+        Op::TopK => shader!("top_k.wgsl"),
+        Op::Sample => shader!("sample.wgsl"),
+    });
+    if !matches!(kernel.op, Op::TopK | Op::Sample) {
+        parts.push(shader!("shared/no_pick.wgsl"));
+    }
+    parts.join("\n")
 }
 
 #[cfg(test)]
@@ -196,19 +246,57 @@ mod tests {
     /// compilers of the platforms that are not at hand are given something to compile.
     #[test]
     fn every_module_is_valid_and_translates() {
+        use Op::*;
+        let ops = [
+            Softmax,
+            LogSoftmax,
+            LogSumExp,
+            CrossEntropy,
+            CrossEntropyGrad,
+            CrossEntropyBackward,
+            SoftmaxBackward,
+            LogSoftmaxBackward,
+            Predict,
+            TopK,
+            Sample,
+        ];
         let mut modules = Vec::new();
-        for op in [Op::Softmax, Op::LogSoftmax, Op::LogSumExp, Op::CrossEntropy, Op::CrossEntropyGrad, Op::Predict] {
+        for op in ops {
             for (regime, entry) in [
                 (Regime::Tile { threads_per_row: 4 }, Entry::TileRows),
                 (Regime::Stream, Entry::StreamRow),
                 (Regime::Split, Entry::SplitReduce),
             ] {
-                for in_place in [false, true].into_iter().take(if op.writes_elements() { 2 } else { 1 }) {
-                    let options = [(false, false), (true, false), (false, true), (true, true)];
-                    for (smoothing, z_loss) in options.into_iter().take(if op.has_targets() { 4 } else { 1 }) {
-                        modules.push((Kernel { op, regime, in_place, smoothing, z_loss }, entry));
-                    }
+                if regime == Regime::Split && matches!(op, TopK | Sample) {
+                    continue;
                 }
+                let plain = Kernel {
+                    op,
+                    regime,
+                    dtype: DType::F32,
+                    in_place: false,
+                    dense: true,
+                    labels: Labels::Classes,
+                    z_loss: false,
+                    curve: CurveKind::Plain,
+                };
+                // Each option by itself, and all at once.
+                modules.push((plain, entry));
+                for dtype in [DType::F16, DType::BF16] {
+                    modules.push((Kernel { dtype, ..plain }, entry));
+                }
+                modules.push((Kernel { dense: false, ..plain }, entry));
+                for curve in [CurveKind::Scaled, CurveKind::Capped] {
+                    modules.push((Kernel { curve, ..plain }, entry));
+                }
+                let full = Kernel { dtype: DType::F16, dense: false, curve: CurveKind::Capped, ..plain };
+                let in_place = op.writes_elements();
+                for labels in [Labels::Smoothed, Labels::Soft].into_iter().take(if op.has_targets() { 2 } else { 0 }) {
+                    modules.push((Kernel { labels, ..plain }, entry));
+                    modules.push((Kernel { labels, z_loss: true, in_place, ..full }, entry));
+                }
+                modules.push((Kernel { in_place, ..full }, entry));
+                modules.push((Kernel { in_place, ..plain }, entry));
             }
         }
         modules.push((modules[0].0, Entry::CountTargets));
@@ -249,6 +337,9 @@ mod tests {
         same!(Params {
             rows,
             classes,
+            inner,
+            logits_stride,
+            elements_stride,
             segments,
             first_segment,
             pass_segments,
@@ -256,6 +347,7 @@ mod tests {
             elements_at,
             targets_at,
             rows_out_at,
+            gradients_at,
             first_group,
             first_row,
             groups,
@@ -266,6 +358,20 @@ mod tests {
             smoothing,
             class_weight,
             z_loss,
+            scale,
+            scale_low,
+            signed_scale,
+            ratio,
+            ratio_low,
+            cap,
+            cap_limit,
+            flip,
+            k,
+            draw_key_low,
+            draw_key_high,
+            draw_top_k,
+            draw_top_p,
+            soft_rows,
             nan,
             negative_infinity,
             zero,

@@ -16,7 +16,7 @@ mod wait;
 
 pub(crate) use adapter::{Opened, list, open};
 pub use context::Gpu;
-pub use engine::{BoundStep, Operation, Step, StepBuffers};
+pub use engine::{BoundStep, Operation, Step, StepBuffers, StepLayout};
 pub use record::Summary;
-pub(crate) use resident::{Held, HeldTargets, Results, Timing};
+pub(crate) use resident::{Held, HeldGiven, HeldTargets, Results, Timing};
 pub(crate) use wait::Waiting;

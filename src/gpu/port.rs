@@ -52,6 +52,10 @@ impl Port {
         Part::whole(&self.buffer, self.bytes)
     }
 
+    pub(super) fn is_read(&self) -> bool {
+        self.is_read
+    }
+
     pub(super) fn map_for_writing(&self) -> Option<Mapped> {
         self.is_written.then(|| map(self.writable(), MapMode::Write, self.bytes))
     }

@@ -9,19 +9,23 @@ use wgpu::{
 
 use super::context::Open;
 use super::fault::Fault;
-use super::kernels::Kernel;
-use crate::job::{Op, RowTarget, Scaling};
+use super::kernels::{CurveKind, Kernel, Labels};
+use crate::DType;
+use crate::job::{Given, Op, RowTarget};
 use crate::plan::{Entry, Pass, Plan, Regime, Work};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
 
-/// The uniform of `shaders/shared/bindings.wgsl`, padded to a multiple of 16 bytes.
-#[derive(Clone, Copy, Pod, Zeroable)]
+/// The uniform of `shaders/shared/bindings.wgsl`, whose size is a multiple of 16 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Params {
     pub(super) rows: u32,
     pub(super) classes: u32,
+    pub(super) inner: u32,
+    pub(super) logits_stride: u32,
+    pub(super) elements_stride: u32,
     pub(super) segments: u32,
     pub(super) first_segment: u32,
     pub(super) pass_segments: u32,
@@ -29,6 +33,7 @@ pub(super) struct Params {
     pub(super) elements_at: u32,
     pub(super) targets_at: u32,
     pub(super) rows_out_at: u32,
+    pub(super) gradients_at: u32,
     pub(super) first_group: u32,
     pub(super) first_row: u32,
     pub(super) groups: u32,
@@ -39,10 +44,23 @@ pub(super) struct Params {
     pub(super) smoothing: f32,
     pub(super) class_weight: f32,
     pub(super) z_loss: f32,
+    pub(super) scale: f32,
+    pub(super) scale_low: f32,
+    pub(super) signed_scale: f32,
+    pub(super) ratio: f32,
+    pub(super) ratio_low: f32,
+    pub(super) cap: f32,
+    pub(super) cap_limit: f32,
+    pub(super) flip: u32,
+    pub(super) k: u32,
+    pub(super) draw_key_low: u32,
+    pub(super) draw_key_high: u32,
+    pub(super) draw_top_k: u32,
+    pub(super) draw_top_p: f32,
+    pub(super) soft_rows: u32,
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
-    padding: [u32; 2],
     pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
@@ -86,7 +104,9 @@ impl<'b> Part<'b> {
 #[derive(Clone, Copy)]
 pub(super) struct Buffers<'b> {
     pub(super) logits: Option<Part<'b>>,
+    /// Classes, one a row, or what there is beside the logits of their shape.
     pub(super) targets: Option<Part<'b>>,
+    pub(super) row_gradients: Option<Part<'b>>,
     pub(super) weights: Option<Part<'b>>,
     pub(super) elements: Option<Part<'b>>,
     pub(super) rows_out: Option<Part<'b>>,
@@ -122,17 +142,14 @@ impl<'b> Scratch<'b> {
     }
 }
 
-/// The options of a loss, as kernels are told them.
+/// The options of an operation, as kernels are told them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
-    factor: f32,
-    hit: f32,
-    smoothing: f32,
-    class_weight: f32,
-    z_loss: f32,
-    flags: u32,
-    ignored_count: u32,
-    ignored: [[u32; 4]; MOST_IGNORED / 4],
+    /// What does not depend on a pass; the rest is 0.
+    params: Params,
+    dtype: DType,
+    labels: Labels,
+    curve: CurveKind,
 }
 
 impl Scale {
@@ -140,35 +157,81 @@ impl Scale {
     const WEIGHTED: u32 = 1;
     const MEAN: u32 = 2;
     const POISONED: u32 = 4;
+    const ROW_GRADIENTS: u32 = 8;
 
     /// Of targets that the host has checked and weighed.
-    pub(super) fn given(scaling: Scaling<'_>) -> Self {
-        Self::new(scaling, false, &[RowTarget::IGNORED])
+    pub(super) fn given(dtype: DType, given: &Given<'_>) -> Self {
+        Self::new(dtype, given, given.second.is_some(), false, &[RowTarget::IGNORED])
     }
 
     /// Of targets that the device weighs itself where there is a mean, with those that are not counted.
-    pub(super) fn new(scaling: Scaling<'_>, is_mean: bool, not_counted: &[u32]) -> Self {
+    pub(super) fn new(dtype: DType, given: &Given<'_>, is_soft: bool, is_mean: bool, not_counted: &[u32]) -> Self {
+        let Given { scaling, curve, draws, k, .. } = given;
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let mut ignored = [[0; 4]; MOST_IGNORED / 4];
         ignored.as_flattened_mut().iter_mut().zip(not_counted).for_each(|(ignored, &label)| *ignored = label);
-        Self {
+        let pair = |value: f64| (value as f32, (value - f64::from(value as f32)) as f32);
+        let (scale, scale_low) = pair(curve.scale.abs());
+        let cap = curve.softcap.unwrap_or(1.0);
+        let (ratio, ratio_low) = pair(curve.scale.abs() / cap);
+        let params = Params {
+            ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
+            flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
+                | flag(is_mean, Self::MEAN)
+                | flag(scaling.is_poisoned(), Self::POISONED)
+                | flag(scaling.row_gradients.is_some(), Self::ROW_GRADIENTS),
             factor: if scaling.is_poisoned() { 0.0 } else { scaling.factor as f32 },
             hit: scaling.hit as f32,
             smoothing: scaling.smoothing as f32,
             class_weight: scaling.class_weight as f32,
             z_loss: scaling.z_loss as f32,
-            flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
-                | flag(is_mean, Self::MEAN)
-                | flag(scaling.is_poisoned(), Self::POISONED),
-            ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
+            scale,
+            scale_low,
+            signed_scale: curve.scale as f32,
+            ratio,
+            ratio_low,
+            cap: cap as f32,
+            // The tanh of 40 is 1, and exp(-80) a number still.
+            cap_limit: (40.0 / f64::from(ratio)).min(f64::from(f32::MAX)) as f32,
+            flip: if curve.scale < 0.0 { 1 << 31 } else { 0 },
+            k: *k as u32,
+            draw_key_low: draws.key[0],
+            draw_key_high: draws.key[1],
+            draw_top_k: draws.top_k,
+            draw_top_p: draws.top_p,
+            nan: f32::NAN.to_bits(),
+            negative_infinity: f32::NEG_INFINITY.to_bits(),
             ignored,
-        }
+            ..Params::zeroed()
+        };
+        let labels = match is_soft {
+            true => Labels::Soft,
+            false if params.smoothing > 0.0 => Labels::Smoothed,
+            false => Labels::Classes,
+        };
+        let curve = match curve.softcap {
+            Some(_) => CurveKind::Capped,
+            None if curve.is_plain() => CurveKind::Plain,
+            None => CurveKind::Scaled,
+        };
+        Self { params, dtype, labels, curve }
+    }
+
+    /// With gradients of rows that a buffer holds.
+    pub(super) fn with_row_gradients(mut self) -> Self {
+        self.params.flags |= Self::ROW_GRADIENTS;
+        self
     }
 
     /// The kernel of an operation under these options.
-    fn kernel(&self, op: Op, regime: Regime, in_place: bool) -> Kernel {
-        let (smoothing, z_loss) = (self.smoothing > 0.0, self.z_loss > 0.0);
-        Kernel { op, regime, in_place, smoothing, z_loss }
+    fn kernel(&self, work: &Work, regime: Regime, in_place: bool) -> Kernel {
+        let &Self { params, dtype, labels, curve } = self;
+        let op = work.op;
+        // The derivative of a backward's scale is a factor like any other.
+        let curve = if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) { CurveKind::Plain } else { curve };
+        let labels = if op.has_targets() { labels } else { Labels::Classes };
+        let z_loss = op.has_targets() && params.z_loss > 0.0;
+        Kernel { op, regime, dtype, in_place, dense: work.is_dense(), labels, z_loss, curve }
     }
 }
 
@@ -189,7 +252,7 @@ impl Dispatch {
     }
 }
 
-/// Where in a binding a part starts, in elements of four bytes.
+/// Where in a binding a part starts, in its values.
 struct Place<'b> {
     binding: BufferBinding<'b>,
     at: u32,
@@ -200,8 +263,9 @@ impl Open {
     pub(super) fn compile(&self, plan: &Plan, work: Work, scale: Scale) {
         for in_place in [false, true] {
             if work.op.writes_elements() || !in_place {
+                let work = if in_place { work.in_place() } else { work };
                 for pass in plan.passes() {
-                    let kernel = scale.kernel(work.op, plan.regime, in_place);
+                    let kernel = scale.kernel(&work, plan.regime, in_place);
                     self.kernels.pipeline(&self.device, kernel, pass.entry);
                 }
             }
@@ -234,7 +298,7 @@ impl Open {
         passes as u64 * Self::SLOT
     }
 
-    /// Binds passes of a plan, and says what must be in the first bytes of `params` when they run. Call within error
+    /// Binds passes of a plan over rows from `first_row` of the batch on, and says what must be in the first bytes of `params` when they run. Call within error
     /// scopes.
     pub(super) fn bind(
         &self,
@@ -242,11 +306,13 @@ impl Open {
         work: Work,
         passes: &[Pass],
         scale: Scale,
+        first_row: usize,
         buffers: &Buffers<'_>,
         params: &Buffer,
     ) -> (Vec<Dispatch>, Vec<u8>) {
         let in_place = buffers.logits.is_none() && work.op.writes_elements();
-        let kernel = scale.kernel(work.op, plan.regime, in_place);
+        let work = if in_place { work.in_place() } else { work };
+        let kernel = scale.kernel(&work, plan.regime, in_place);
         let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
         let dispatches = passes
             .iter()
@@ -254,7 +320,8 @@ impl Open {
             .zip(0..)
             .map(|((pass, slot), nth)| {
                 let entries = self.place(plan, work, pass, scale, buffers, (params, nth * Self::SLOT));
-                let (entries, values) = entries;
+                let (entries, mut values) = entries;
+                values.first_row = values.first_row.wrapping_add(first_row as u32);
                 slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
                 let group = self.device.create_bind_group(&BindGroupDescriptor {
                     label: Some("logits"),
@@ -284,33 +351,41 @@ impl Open {
         scale: Scale,
         buffers: &Buffers<'b>,
         (params, slot): (&'b Buffer, u64),
-    ) -> ([BufferBinding<'b>; 8], Params) {
+    ) -> ([BufferBinding<'b>; 9], Params) {
         let unused = |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0 };
         let unread = || unused(Part { buffer: params, offset: slot, bytes: Self::SLOT });
         let read = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64| match part {
-            Some(part) if !range.is_empty() => self.window(part, range.start * size, range.end * size),
+            Some(part) if !range.is_empty() => self.window(part, range, size),
             _ => unread(),
         };
         let written = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64, nth: u64| match part {
-            Some(part) if !range.is_empty() => self.window(part, range.start * size, range.end * size),
+            Some(part) if !range.is_empty() => self.window(part, range, size),
             _ => unused(buffers.scratch.spare(nth)),
         };
         let everything = |part: Option<Part<'b>>| 0..part.map_or(0, |part| part.bytes);
-        let row_bytes = if work.op == Op::Predict { 8 } else { 4 };
+        let row_bytes = work.bytes_of_a_row();
 
-        let logits = read(buffers.logits, &pass.elements, 4);
-        let elements = written(buffers.elements, &pass.elements, 4, 0);
-        let targets = read(buffers.targets, &pass.rows, 4);
+        let [in_stride, out_stride] = work.strides;
+        let in_place = buffers.logits.is_none();
+        let logits = read(buffers.logits, &pass.elements(work.inner, in_stride), work.size);
+        let elements = written(buffers.elements, &pass.elements(work.inner, out_stride), work.size, 0);
+        let targets = match work.second {
+            0 => read(buffers.targets, &pass.rows, 4),
+            size => read(buffers.targets, &pass.elements(work.inner, work.classes * work.inner), size),
+        };
+        let row_gradients = read(buffers.row_gradients, &pass.rows, 4);
         let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
         let weights = read(buffers.weights, &everything(buffers.weights), 1);
         let partials = buffers.scratch.partials();
         let partials = written(partials, &everything(partials), 1, 2);
         let summary = written(buffers.summary, &everything(buffers.summary), 1, 3);
 
-        let in_place = buffers.logits.is_none();
         let values = Params {
             rows: (pass.rows.end - pass.rows.start) as u32,
             classes: work.classes as u32,
+            inner: work.inner as u32,
+            logits_stride: in_stride as u32,
+            elements_stride: out_stride as u32,
             segments: plan.segments(),
             first_segment: pass.segments.start,
             pass_segments: pass.segments.end - pass.segments.start,
@@ -318,34 +393,31 @@ impl Open {
             elements_at: elements.at,
             targets_at: targets.at,
             rows_out_at: rows_out.at,
+            gradients_at: row_gradients.at,
             first_group: Plan::first_group(pass),
             first_row: pass.rows.start as u32,
-            groups: if matches!(pass.entry, Entry::TotalTargets | Entry::TotalLosses) { plan.row_groups() } else { 0 },
-            ignored_count: scale.ignored_count,
-            flags: scale.flags,
-            factor: scale.factor,
-            hit: scale.hit,
-            smoothing: scale.smoothing,
-            class_weight: scale.class_weight,
-            z_loss: scale.z_loss,
-            nan: f32::NAN.to_bits(),
-            negative_infinity: f32::NEG_INFINITY.to_bits(),
-            zero: 0,
-            padding: [0; 2],
-            ignored: scale.ignored,
+            groups: match pass.entry {
+                Entry::TotalTargets if work.second > 0 => 0,
+                Entry::TotalTargets | Entry::TotalLosses => plan.row_groups(),
+                _ => 0,
+            },
+            soft_rows: if work.second > 0 { work.rows as u32 } else { 0 },
+            ..scale.params
         };
         let params = binding(params, slot, size_of::<Params>() as u64);
-        let storage = [logits, targets, weights, elements, rows_out, partials, summary].map(|place| place.binding);
-        let [logits, targets, weights, elements, rows_out, partials, summary] = storage;
-        ([params, logits, targets, weights, elements, rows_out, partials, summary], values)
+        let storage =
+            [logits, targets, weights, elements, rows_out, partials, summary, row_gradients].map(|place| place.binding);
+        let [logits, targets, weights, elements, rows_out, partials, summary, row_gradients] = storage;
+        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_gradients], values)
     }
 
-    /// Binds from `start` to `end` of a part, as exactly as the alignment of offsets allows.
-    fn window<'b>(&self, part: Part<'b>, start: u64, end: u64) -> Place<'b> {
-        let start = part.offset + start;
-        let aligned = start - start % u64::from(self.limits.offset_alignment);
-        let bytes = part.offset + end - aligned;
-        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / 4) as u32 }
+    /// Binds a range of values of a part, as exactly as the alignment of offsets allows.
+    fn window<'b>(&self, part: Part<'b>, range: &std::ops::Range<u64>, size: u64) -> Place<'b> {
+        let start = part.offset + range.start * size;
+        let aligned = start - start % u64::from(self.limits.offset_alignment).max(4);
+        let bytes = (part.offset + range.end * size - aligned).next_multiple_of(4);
+        // What takes two words is counted in words.
+        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / size.min(4)) as u32 }
     }
 }
 

@@ -10,12 +10,14 @@ use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode, PollType};
 use super::context::{Gpu, Open};
 use super::fault::Fault;
 use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
+use super::stream::runs;
 use super::wait::{Waiting, map};
+use crate::elements::Elements;
 use crate::error::try_vec;
-use crate::job::{Op, RowTarget, Scaling};
+use crate::job::{Given, Op};
 use crate::plan::{Plan, Work};
 use crate::settings::Settings;
-use crate::{Error, Shape};
+use crate::{DType, Error, Shape};
 
 /// Bytes of a summary, in a buffer of several.
 const SUMMARY_SLOT: u64 = 256;
@@ -26,7 +28,10 @@ const PIECE: u64 = 32 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     open: Arc<Open>,
+    shape: Shape,
     row_bytes: u64,
+    /// Whether there are values of rows, in their order, and not one of each class.
+    of_rows: bool,
     chunks: Vec<Chunk>,
 }
 
@@ -49,12 +54,22 @@ impl Drop for Lent {
     }
 }
 
-/// Targets on the device, and what is known of them.
+/// Targets on the device.
 #[derive(Clone, Debug)]
 pub(crate) struct HeldTargets {
+    /// One a row, or of the shape of the logits.
     labels: Held,
+    row_gradients: Option<Held>,
     weights: Option<(Buffer, u64)>,
-    scale: Scale,
+}
+
+/// What an operation over resident logits is given, beside what the host knows of it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HeldGiven<'h> {
+    pub(crate) targets: Option<&'h HeldTargets>,
+    /// The gradient that a backward starts from.
+    pub(crate) upstream: Option<&'h Held>,
+    pub(crate) log_sum_exps: Option<&'h Held>,
 }
 
 /// What an operation leaves.
@@ -68,21 +83,21 @@ pub(crate) struct Results {
 type Bytes<'a> = &'a mut (dyn FnMut(Range<usize>, &mut Vec<u8>) + Send);
 
 impl Gpu {
-    /// Logits, or anything else of four bytes an element, from rows `stride` apart.
+    /// Logits, from blocks `stride` apart.
     pub(crate) async fn upload(
         &self,
         shape: Shape,
-        (input, stride): (&[f32], usize),
+        (input, stride): (Elements<'_>, usize),
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Held, Error> {
-        let classes = shape.classes();
+        let size = input.dtype().size();
         let mut rows_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
-            for row in rows {
-                bytes.extend_from_slice(cast_slice(&input[row * stride..][..classes]));
+            for (start, length) in runs(shape, stride, rows, 0..shape.classes()) {
+                bytes.extend_from_slice(input.bytes(start, length));
             }
         };
-        self.hold_filled(shape, classes as u64 * 4, settings, waiting, &mut rows_of).await
+        self.hold_filled(shape, (shape.classes() * size) as u64, false, settings, waiting, &mut rows_of).await
     }
 
     /// Memory with contents, on a device that is opened again should it turn out to be lost.
@@ -90,6 +105,7 @@ impl Gpu {
         &self,
         shape: Shape,
         row_bytes: u64,
+        of_rows: bool,
         settings: Settings,
         waiting: Waiting,
         bytes: Bytes<'_>,
@@ -97,7 +113,7 @@ impl Gpu {
         let mut tries = 2;
         loop {
             let open = self.current().await?;
-            let held = match open.hold(shape.row_count(), shape.classes(), row_bytes).await {
+            let held = match open.hold(shape, row_bytes, of_rows).await {
                 Ok(held) => held.fill(settings, waiting, bytes).await.map(|()| held),
                 Err(error) => Err(error),
             };
@@ -108,70 +124,103 @@ impl Gpu {
         }
     }
 
+    /// What the host has found of the targets and options of a loss.
     pub(crate) async fn upload_targets(
         &self,
         shape: Shape,
-        targets: &[RowTarget],
-        scaling: Scaling<'_>,
+        given: &Given<'_>,
         settings: Settings,
         waiting: Waiting,
     ) -> Result<HeldTargets, Error> {
-        let mut labels_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
-            targets[rows].iter().for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
+        let labels = match given.second {
+            None => {
+                let mut labels_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
+                    given.targets[rows].iter().for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
+                };
+                self.hold_filled(shape, 4, true, settings, waiting, &mut labels_of).await?
+            }
+            Some(values) => {
+                let mut values_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
+                    for (start, length) in runs(shape, shape.block(), rows, 0..shape.classes()) {
+                        let values = (start..start + length).map(|place| values.at(place) as f32);
+                        values.for_each(|value| bytes.extend_from_slice(&value.to_ne_bytes()));
+                    }
+                };
+                self.hold_filled(shape, shape.classes() as u64 * 4, false, settings, waiting, &mut values_of).await?
+            }
         };
-        let labels = self.hold_filled(shape, 4, settings, waiting, &mut labels_of).await?;
+        let row_gradients = match given.scaling.row_gradients {
+            Some(gradients) => {
+                let mut gradients_of =
+                    |rows: Range<usize>, bytes: &mut Vec<u8>| bytes.extend_from_slice(cast_slice(&gradients[rows]));
+                Some(self.hold_filled(shape, 4, true, settings, waiting, &mut gradients_of).await?)
+            }
+            None => None,
+        };
         let open = &labels.open;
-        let weights = match scaling.weight {
+        let weights = match given.scaling.weight {
             Some(weight) => {
                 let filled = open.guarded(|| open.filled(BufferUsages::STORAGE, cast_slice(weight))).await;
                 Some((filled.map_err(|fault| open.error(fault))?, size_of_val(weight) as u64))
             }
             None => None,
         };
-        Ok(HeldTargets { labels, weights, scale: Scale::given(scaling) })
+        Ok(HeldTargets { labels, row_gradients, weights })
     }
 }
 
 impl Open {
-    /// Memory for rows of so many bytes, in the chunks that rows of so many classes come in.
-    async fn hold(self: &Arc<Self>, rows: usize, classes: usize, row_bytes: u64) -> Result<Held, Error> {
-        // The widest value that there is one of a row has 8 bytes.
-        let most = self.limits.buffer_bytes / (classes as u64 * 4).max(8);
+    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in.
+    async fn hold(self: &Arc<Self>, shape: Shape, row_bytes: u64, of_rows: bool) -> Result<Held, Error> {
+        let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
+        // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
+        // rows lie across each other, in a binding.
+        let limit = if inner > 1 { self.limits.binding_bytes.min(self.limits.buffer_bytes) } else { self.limits.buffer_bytes };
+        let most = (limit - u64::from(self.limits.offset_alignment)) / (classes as u64 * 8).max(row_bytes);
         if most == 0 && rows > 0 {
-            let limit = self.limits.buffer_bytes;
             return Err(
                 self.error(Fault::new(format!("a row of {classes} classes is beyond a buffer of {limit} bytes")))
             );
         }
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(1 << 30);
+        let most = most.min(1 << 30);
         let held = self
             .guarded(|| {
                 let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-                let chunk = |rows: Range<usize>| {
-                    let bytes = rows.len() as u64 * row_bytes;
+                let chunk = |rows: Range<u64>| {
+                    let rows = rows.start as usize..rows.end as usize;
+                    let bytes = (rows.len() as u64 * row_bytes).next_multiple_of(4);
                     let buffer = self.pool.take(&self.device, usage, bytes)?;
                     Ok(Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer }) })
                 };
-                let starts = (0..rows).step_by(most.max(1));
-                starts.map(|start| chunk(start..rows.min(start.saturating_add(most)))).collect::<Result<Vec<_>, _>>()
+                Plan::row_pieces(rows as u64, inner as u64, most).map(chunk).collect::<Result<Vec<_>, _>>()
             })
             .await;
         let chunks = held.map_err(|fault| self.error(fault))?;
-        Ok(Held { open: self.clone(), row_bytes, chunks })
+        Ok(Held { open: self.clone(), shape, row_bytes, of_rows, chunks })
     }
 }
 
 impl Held {
+    /// How rows of a chunk lie: in blocks of so many.
+    fn inner(&self, chunk: &Chunk) -> usize {
+        self.shape.inner().min(chunk.rows.len().max(1))
+    }
+
     /// Writes every row, a piece at a time and no more than two on their way.
     async fn fill(&self, settings: Settings, waiting: Waiting, bytes: Bytes<'_>) -> Result<(), Error> {
         let open = &self.open;
-        let rows_at_once = (PIECE / self.row_bytes.max(1)).max(1) as usize;
         let mut contents = Vec::new();
         let mut before = None;
         for chunk in &self.chunks {
-            for start in chunk.rows.clone().step_by(rows_at_once) {
+            let inner = self.inner(chunk);
+            // Whole blocks, for a part of one is no stretch of the chunk; and of halves an even number of rows.
+            let at_once = (PIECE / self.row_bytes.max(1)).max(1) as usize;
+            let at_once = if self.of_rows { at_once } else { (at_once / inner).max(1) * inner };
+            let at_once = if at_once % 2 == 0 { at_once } else { 2 * at_once };
+            for start in chunk.rows.clone().step_by(at_once) {
                 contents.clear();
-                bytes(start..chunk.rows.end.min(start + rows_at_once), &mut contents);
+                bytes(start..chunk.rows.end.min(start + at_once), &mut contents);
+                contents.resize(contents.len().next_multiple_of(4), 0);
                 let offset = (start - chunk.rows.start) as u64 * self.row_bytes;
                 let submission = open
                     .guarded(|| {
@@ -189,53 +238,96 @@ impl Held {
         Ok(())
     }
 
-    /// Reads some rows back.
+    /// Reads some bytes of a chunk back.
+    async fn read_bytes(
+        &self,
+        chunk: &Chunk,
+        bytes: Range<u64>,
+        settings: Settings,
+        waiting: Waiting,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        let open = &self.open;
+        let mut done = 0;
+        for start in bytes.clone().step_by(PIECE as usize) {
+            // Copies are of words.
+            let (from, end) = (start - start % 4, bytes.end.min(start + PIECE));
+            let length = (end - from).next_multiple_of(4);
+            let staged = open.read_back(&chunk.memory.buffer, from, length, settings, waiting).await;
+            let staged = staged.map_err(|fault| open.error(fault))?;
+            let view = staged.get_mapped_range(..length);
+            let view = view.map_err(|error| open.error(Fault::new(error.to_string())))?;
+            let (skipped, count) = ((start - from) as usize, (end - start) as usize);
+            into[done..done + count].copy_from_slice(&view[skipped..skipped + count]);
+            done += count;
+            drop(view);
+            staged.unmap();
+            open.pool.give([staged], settings.half());
+        }
+        Ok(())
+    }
+
+    /// Reads some rows back, as they lie: of rows that lie across each other all, and whole blocks.
     pub(crate) async fn read<T: bytemuck::Pod + Default>(
         &self,
         rows: Range<usize>,
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Vec<T>, Error> {
-        let (open, row_bytes) = (&self.open, self.row_bytes as usize);
+        let row_bytes = self.row_bytes as usize;
         let mut values: Vec<T> = try_vec("the rows read back", rows.len() * row_bytes / size_of::<T>())?;
-        let rows_at_once = (PIECE as usize / row_bytes.max(1)).max(1);
+        let into = bytemuck::cast_slice_mut::<T, u8>(&mut values);
         for chunk in &self.chunks {
             let wanted = rows.start.max(chunk.rows.start)..rows.end.min(chunk.rows.end);
-            for start in wanted.clone().step_by(rows_at_once) {
-                let piece = start..wanted.end.min(start + rows_at_once);
-                let bytes = (piece.len() * row_bytes) as u64;
-                let offset = ((start - chunk.rows.start) * row_bytes) as u64;
-                let staged = open.read_back(&chunk.memory.buffer, offset, bytes, settings, waiting).await;
-                let staged = staged.map_err(|fault| open.error(fault))?;
-                let into =
-                    &mut bytemuck::cast_slice_mut(&mut values)[(start - rows.start) * row_bytes..][..bytes as usize];
-                let view = staged.get_mapped_range(..bytes);
-                into.copy_from_slice(&view.map_err(|error| open.error(Fault::new(error.to_string())))?);
-                staged.unmap();
-                open.pool.give([staged], settings.half());
+            if wanted.is_empty() {
+                continue;
+            }
+            let within = |row: usize| ((row - chunk.rows.start) * row_bytes) as u64;
+            let range = within(wanted.start)..within(wanted.end);
+            if self.of_rows || self.inner(chunk) == self.shape.inner() {
+                let at = (wanted.start - rows.start) * row_bytes;
+                let into = &mut into[at..at + wanted.len() * row_bytes];
+                self.read_bytes(chunk, range, settings, waiting, into).await?;
+                continue;
+            }
+            // Some columns of a block.
+            let mut part: Vec<u8> = try_vec("the rows read back", wanted.len() * row_bytes)?;
+            self.read_bytes(chunk, range, settings, waiting, &mut part).await?;
+            let (shape, size) = (self.shape, row_bytes / self.shape.classes());
+            let first = rows.start * shape.classes();
+            let mut at = 0;
+            for (start, length) in runs(shape, shape.block(), wanted, 0..shape.classes()) {
+                let place = (start - first) * size;
+                into[place..place + length * size].copy_from_slice(&part[at..at + length * size]);
+                at += length * size;
             }
         }
         Ok(values)
     }
 
     /// Runs an operation over these logits, in one submission and without waiting.
-    pub(crate) async fn run(&self, op: Op, classes: usize, targets: Option<&HeldTargets>) -> Result<Results, Error> {
+    pub(crate) async fn run(
+        &self,
+        op: Op,
+        dtype: DType,
+        given: &Given<'_>,
+        held: HeldGiven<'_>,
+    ) -> Result<Results, Error> {
         let open = &self.open;
-        if targets.is_some_and(|targets| !Arc::ptr_eq(open, &targets.labels.open)) {
+        let others = [held.targets.map(|targets| &targets.labels), held.upstream, held.log_sum_exps];
+        if others.into_iter().flatten().any(|other| !Arc::ptr_eq(open, &other.open)) {
             return Err(Error::ResidentElsewhere);
         }
-        let rows = self.chunks.last().map_or(0, |chunk| chunk.rows.end);
-        let elements =
-            if op.writes_elements() { Some(open.hold(rows, classes, classes as u64 * 4).await?) } else { None };
-        let rows_out = match op {
-            Op::Softmax | Op::LogSoftmax => None,
-            Op::Predict => Some(open.hold(rows, classes, 8).await?),
-            _ => Some(open.hold(rows, classes, 4).await?),
-        };
-        let summaries = match targets {
-            Some(_) => Some(open.summaries(self.chunks.len()).await?),
+        let work = self.work(op, dtype, given, 0, 1);
+        let elements = if op.writes_elements() { Some(open.hold(self.shape, self.row_bytes, false).await?) } else { None };
+        let row_bytes = work.bytes_of_a_row();
+        let rows_out = match held.log_sum_exps {
+            Some(_) => None,
+            None if row_bytes > 0 => Some(open.hold(self.shape, row_bytes, true).await?),
             None => None,
         };
+        let sums = op.has_targets() && op.has_values();
+        let summaries = if sums { Some(open.summaries(self.chunks.len()).await?) } else { None };
         let results = Results { elements, rows: rows_out, summaries };
         let done = open
             .guarded(|| {
@@ -245,7 +337,7 @@ impl Held {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
-                        let (dispatches, buffers) = self.bind_chunk(nth, op, classes, targets, &results)?;
+                        let (dispatches, buffers) = self.bind_chunk(nth, op, dtype, given, held, &results)?;
                         dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
                         aside.extend(buffers);
                     }
@@ -258,37 +350,55 @@ impl Held {
         Ok(results)
     }
 
+    /// What a plan is to know of some rows.
+    fn work(&self, op: Op, dtype: DType, given: &Given<'_>, rows: usize, inner: usize) -> Work {
+        Work {
+            size: dtype.size() as u64,
+            second: op.second_bytes(dtype, given.second.is_some()),
+            predictions: given.k as u64,
+            weighted: given.scaling.weight.is_some(),
+            sum: op.has_targets() && op.has_values(),
+            ..Work::dense(op, rows as u64, self.shape.classes() as u64).in_blocks(inner as u64)
+        }
+    }
+
     /// The dispatches over a chunk, and the buffers beside those of the results.
     fn bind_chunk(
         &self,
         nth: usize,
         op: Op,
-        classes: usize,
-        targets: Option<&HeldTargets>,
+        dtype: DType,
+        given: &Given<'_>,
+        held: HeldGiven<'_>,
         results: &Results,
     ) -> Result<(Vec<Dispatch>, [Buffer; 2]), Fault> {
         let open = &self.open;
-        let rows = self.chunks[nth].rows.len() as u64;
-        let sum = targets.is_some();
-        let weighted = targets.is_some_and(|targets| targets.weights.is_some());
-        let work = Work { op, rows, classes: classes as u64, weighted, count: false, sum };
-        let plan = Plan::new(work, open.limits).map_err(|why| Fault::new(why.to_string()))?;
+        let chunk = &self.chunks[nth];
+        let work = self.work(op, dtype, given, chunk.rows.len(), self.inner(chunk));
+        let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| Fault::new(why.to_string()))?;
         let passes = plan.passes();
         let partial_bytes = plan.partial_bytes();
         let scratch = open.pool.take(&open.device, BufferUsages::STORAGE, Scratch::bytes(partial_bytes))?;
         let params = open.pool.take(&open.device, Open::PARAMS_USAGE, Open::params_bytes(passes.len()))?;
         fn part(held: &Held, nth: usize) -> Part<'_> {
             let Chunk { rows, memory } = &held.chunks[nth];
-            Part::whole(&memory.buffer, rows.len() as u64 * held.row_bytes)
+            Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
+        let labels = held.targets.map(|targets| &targets.labels);
         let bound = Buffers {
             logits: Some(part(self, nth)),
-            targets: targets.map(|targets| part(&targets.labels, nth)),
-            weights: targets
+            targets: labels.or(held.upstream).map(|held| part(held, nth)),
+            row_gradients: held
+                .targets
+                .and_then(|targets| targets.row_gradients.as_ref())
+                .map(|gradients| part(gradients, nth)),
+            weights: held
+                .targets
                 .and_then(|targets| targets.weights.as_ref())
                 .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
             elements: results.elements.as_ref().map(|held| part(held, nth)),
-            rows_out: results.rows.as_ref().map(|held| part(held, nth)),
+            rows_out: results.rows.as_ref().or(held.log_sum_exps).map(|held| part(held, nth)),
             summary: results.summaries.as_ref().map(|held| Part {
                 buffer: &held.chunks[0].memory.buffer,
                 offset: nth as u64 * SUMMARY_SLOT,
@@ -296,8 +406,8 @@ impl Held {
             }),
             scratch: Scratch { part: Part::whole(&scratch, Scratch::bytes(partial_bytes)), partial_bytes },
         };
-        let scale = targets.map_or(Scale::given(Scaling::default()), |targets| targets.scale);
-        let (dispatches, contents) = open.bind(&plan, work, &passes, scale, &bound, &params);
+        let scale = Scale::given(dtype, given);
+        let (dispatches, contents) = open.bind(&plan, work, &passes, scale, chunk.rows.start, &bound, &params);
         open.queue.write_buffer(&params, 0, &contents);
         Ok((dispatches, [scratch, params]))
     }
@@ -316,7 +426,7 @@ impl Held {
 
 impl Open {
     async fn summaries(self: &Arc<Self>, count: usize) -> Result<Held, Error> {
-        self.hold(count, 1, SUMMARY_SLOT).await
+        self.hold(Shape::rows(count, 1), SUMMARY_SLOT, true).await
     }
 
     /// Copies part of a buffer to one that is mapped for reading.
@@ -357,14 +467,14 @@ impl Timing {
     pub(crate) async fn new(
         logits: Held,
         op: Op,
-        classes: usize,
-        targets: Option<&HeldTargets>,
+        dtype: DType,
+        given: &Given<'_>,
+        held: HeldGiven<'_>,
     ) -> Result<Self, Error> {
         let open = logits.open.clone();
-        let rows = logits.chunks.last().map_or(0, |chunk| chunk.rows.end);
-        let results = logits.run(op, classes, targets).await?;
-        let copies = open.hold(rows, classes, logits.row_bytes).await?;
-        let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, classes, targets, &results));
+        let results = logits.run(op, dtype, given, held).await?;
+        let copies = open.hold(logits.shape, logits.row_bytes, false).await?;
+        let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, given, held, &results));
         let dispatches = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
         let dispatches =
             dispatches.map_err(|fault| open.error(fault))?.into_iter().flat_map(|(bound, _)| bound).collect();
@@ -383,7 +493,7 @@ impl Timing {
     pub(crate) fn copy(&self, patience: Duration) -> Result<Duration, Error> {
         self.timed(patience, |encoder| {
             for (from, to) in self.logits.chunks.iter().zip(&self.copies.chunks) {
-                let bytes = from.rows.len() as u64 * self.logits.row_bytes;
+                let bytes = (from.rows.len() as u64 * self.logits.row_bytes).next_multiple_of(4);
                 encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
             }
         })

@@ -2,8 +2,9 @@
 //! memory.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-use bytemuck::cast_slice;
+use bytemuck::{cast_slice, cast_slice_mut};
 use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, ComputePassDescriptor, WriteOnly};
 
 use super::context::{Gpu, Open};
@@ -11,18 +12,19 @@ use super::fault::Fault;
 use super::port::{Port, read_into};
 use super::record::{Buffers, Part, Scale, Scratch};
 use super::wait::{Mapped, Waiting};
+use crate::elements::{Elements, ElementsMut};
 use crate::error::try_vec;
 use crate::job::{Data, Job, Op, RowsOut};
 use crate::plan::{Batch, Limits, Plan, Work};
 use crate::settings::Settings;
-use crate::{Error, cpu};
+use crate::{Error, Shape, cpu};
 
 /// Parts that are on their way at the same time.
 const IN_FLIGHT: usize = 2;
 /// Copies of a part that the device's memory holds: the logits, which results overwrite, and both ways of staging.
 const COPIES: u64 = 3;
-/// Bytes beside the logits that a row takes at most: its label, its results, and their staging.
-const BESIDE: u64 = 2 * (4 + 8);
+/// Bytes beside the logits and its results that a row takes at most: its label and its gradient, and their staging.
+const BESIDE: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
 
@@ -37,7 +39,8 @@ struct Flight {
     batch: Batch,
     /// Logits, and results over them.
     elements: Option<Port>,
-    labels: Option<Port>,
+    targets: Option<Port>,
+    row_gradients: Option<Port>,
     rows_out: Option<Port>,
     params: Buffer,
     submission: wgpu::SubmissionIndex,
@@ -70,10 +73,13 @@ impl Gpu {
     ) -> Result<Option<String>, Failed> {
         let open = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
         // Parts may have to be bound from before where they start.
-        let bytes = (job.rows() * job.classes() * 4) as u64 + Scratch::ALIGNMENT;
-        let logits = job.classes() as u64 * 4;
-        let affordable = u128::from(settings.half()) * u128::from(logits)
-            / u128::from(IN_FLIGHT as u64 * (COPIES * logits + BESIDE));
+        let work = work_of(job, job.rows(), job.shape.inner());
+        let logits = work.classes * work.size;
+        let bytes = work.rows * logits + Scratch::ALIGNMENT;
+        let second = 2 * work.second * work.classes;
+        let row_bytes = COPIES * logits + second + 2 * work.bytes_of_a_row() + BESIDE;
+        let affordable =
+            u128::from(settings.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(open.limits.binding_bytes);
         let row = logits + Scratch::ALIGNMENT;
@@ -106,33 +112,57 @@ async fn keeping_logits(
     settings: Settings,
     waiting: Waiting,
 ) -> Result<Option<String>, Error> {
-    let mut staged: Vec<f32> = try_vec("the staged result", job.rows() * job.classes())?;
-    let (input, stride) = job.input();
+    let bytes = job.rows() * job.classes() * job.dtype().size();
+    // Of a type that is aligned as the widest is.
+    let mut staged: Vec<f64> = try_vec("the staged result", bytes.div_ceil(size_of::<f64>()))?;
+    let staged = &mut cast_slice_mut(&mut staged)[..bytes];
+    let output = match job.data.input().0 {
+        Elements::F32(_) => ElementsMut::F32(cast_slice_mut(staged)),
+        Elements::F16(_) => ElementsMut::F16(cast_slice_mut(staged)),
+        Elements::BF16(_) => ElementsMut::BF16(cast_slice_mut(staged)),
+        Elements::F64(_) => ElementsMut::F64(cast_slice_mut(staged)),
+    };
+    let (input, stride) = job.data.input();
     let mut apart = Job {
         op: job.op,
         shape: job.shape,
-        data: Data::Write { input, stride, output: &mut staged },
-        targets: job.targets,
-        scaling: job.scaling,
+        data: Data::Write { input, stride, output },
+        given: job.given,
+        first_row: job.first_row,
+        skip: job.skip,
         rows_out: RowsOut::None,
     };
     // Losses go to memory of ours and may be written twice.
     let mut losses: Vec<f32> = Vec::new();
     if let RowsOut::Values(values) = &job.rows_out {
         losses = try_vec("losses", values.len())?;
-        apart.rows_out = RowsOut::Values(&mut losses);
+        apart.rows_out = RowsOut::Values(ElementsMut::F32(&mut losses));
     }
     let note = open.in_parts(&mut apart, part, settings, waiting).await.map_err(|failed| failed.error)?;
-    if let RowsOut::Values(values) = &mut job.rows_out {
+    if let RowsOut::Values(ElementsMut::F32(values)) = &mut job.rows_out {
         values.copy_from_slice(&losses);
     }
-    let classes = job.classes();
-    if let Some((output, stride)) = job.output() {
-        for (row, result) in output.chunks_mut(stride).zip(staged.chunks_exact(classes)) {
-            row[..classes].copy_from_slice(result);
+    let (shape, size) = (job.shape, job.dtype().size());
+    let whole = 0..shape.row_count();
+    if let Some((mut output, stride)) = job.output() {
+        let mut from = 0;
+        for (start, length) in runs(shape, stride, whole, 0..shape.classes()) {
+            output.bytes(start, length).copy_from_slice(&staged[from * size..(from + length) * size]);
+            from += length;
         }
     }
     Ok(note)
+}
+
+/// What a plan is to know of some rows of a job, in blocks of `inner`.
+fn work_of(job: &Job<'_>, rows: usize, inner: usize) -> Work {
+    Work {
+        size: job.dtype().size() as u64,
+        second: job.op.second_bytes(job.dtype(), job.given.second.is_some()),
+        predictions: job.given.k as u64,
+        weighted: job.given.scaling.weight.is_some(),
+        ..Work::dense(job.op, rows as u64, job.classes() as u64).in_blocks(inner as u64)
+    }
 }
 
 impl Open {
@@ -168,7 +198,29 @@ impl Open {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<(), Fault> {
-        let stream = Stream::new(self, job, *done, part, settings, waiting).await?;
+        let inner = job.shape.inner();
+        while *done < job.rows() {
+            // What an earlier attempt has left of a block is one of its own.
+            let of_block = *done % inner;
+            let (rows, inner) =
+                if of_block == 0 { (job.rows() - *done, inner) } else { (inner - of_block, inner - of_block) };
+            let work = work_of(job, rows, inner);
+            self.stretch(job, work, done, part, settings, waiting).await?;
+        }
+        Ok(())
+    }
+
+    async fn stretch(
+        &self,
+        job: &mut Job<'_>,
+        work: Work,
+        done: &mut usize,
+        part: u64,
+        settings: Settings,
+        waiting: Waiting,
+    ) -> Result<(), Fault> {
+        let end_of_all = *done + work.rows as usize;
+        let stream = Stream::new(self, job, work, *done, part, settings, waiting).await?;
         let mut batches = stream.plan.batches();
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let mut failed = None;
@@ -195,7 +247,7 @@ impl Open {
         match failed {
             Some(fault) => Err(fault),
             None => {
-                *done = job.rows();
+                *done = end_of_all;
                 Ok(())
             }
         }
@@ -206,20 +258,18 @@ impl<'s> Stream<'s> {
     async fn new(
         open: &'s Open,
         job: &Job<'_>,
+        work: Work,
         first: usize,
         part: u64,
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Self, Fault> {
-        let rows = (job.rows() - first) as u64;
-        let (classes, weighted) = (job.classes() as u64, job.scaling.weight.is_some());
-        let work = Work { op: job.op, rows, classes, weighted, count: false, sum: false };
         let part_bytes = part.max(Plan::LEAST_BINDING).min(open.limits.buffer_bytes);
         let plan = Plan::new(work, Limits { part_bytes, ..open.limits }).map_err(|why| Fault::new(why.to_string()))?;
-        let scale = Scale::given(job.scaling);
+        let scale = Scale::given(job.dtype(), &job.given);
         let (weights, scratch) = open
             .guarded(|| {
-                let weights = match job.scaling.weight {
+                let weights = match job.given.scaling.weight {
                     Some(weight) => {
                         Some((open.filled(BufferUsages::STORAGE, cast_slice(weight))?, size_of_val(weight) as u64))
                     }
@@ -235,61 +285,103 @@ impl<'s> Stream<'s> {
     /// Puts a part on its way.
     async fn launch(&self, job: &Job<'_>, batch: Batch) -> Result<Flight, Fault> {
         let Self { open, settings, waiting, .. } = *self;
-        let rows = (batch.rows.end - batch.rows.start) as usize;
-        let element_bytes = (batch.classes.end - batch.classes.start) * rows as u64 * 4;
-        let value_bytes = match job.rows_out {
-            RowsOut::Predictions(_) => 8,
-            RowsOut::Values(_) if batch.writes_rows => 4,
-            RowsOut::Values(_) | RowsOut::None => 0,
-        };
+        let here = self.first + batch.rows.start as usize..self.first + batch.rows.end as usize;
+        let classes = ranged(&batch.classes);
+        let rows = here.len();
+        let elements_here = (classes.len() * rows) as u64;
+        // Halves come in words.
+        let element_bytes = (elements_here * self.work.size).next_multiple_of(4);
+        let given = &job.given;
+        let index = job.first_row + here.start..job.first_row + here.end;
+        let saved = given.log_sum_exps.filter(|_| element_bytes > 0);
+        let value_bytes = if batch.writes_rows || saved.is_some() { self.work.bytes_of_a_row() } else { 0 };
         let port = |bytes: u64, is_written, is_read| match bytes {
             0 => Ok(None),
             bytes => Port::new(open, bytes, is_written, is_read).map(Some),
         };
-        let (elements, labels, rows_out, params, mapped) = open
+        let second_bytes = (elements_here * self.work.second).next_multiple_of(4);
+        let target_bytes = if given.targets.is_empty() { second_bytes } else { rows as u64 * 4 };
+        let gradient_bytes = if given.scaling.row_gradients.is_some() { rows as u64 * 4 } else { 0 };
+        let (elements, targets, row_gradients, rows_out, params, mapped) = open
             .guarded(|| {
                 let elements = port(element_bytes, true, batch.writes_elements)?;
-                let labels = port(if job.targets.is_empty() { 0 } else { rows as u64 * 4 }, true, false)?;
-                let rows_out = port(rows as u64 * value_bytes, false, true)?;
+                let targets = port(target_bytes, true, false)?;
+                let row_gradients = port(gradient_bytes, true, false)?;
+                let rows_out = port(rows as u64 * value_bytes, saved.is_some(), saved.is_none())?;
                 let params = Open::params_bytes(batch.passes.len());
                 let params = open.pool.take(&open.device, Open::PARAMS_USAGE, params)?;
-                let mapped = elements.iter().chain(&labels).filter_map(Port::map_for_writing).collect();
-                Ok((elements, labels, rows_out, params, mapped))
+                let written = elements.iter().chain(&targets).chain(&row_gradients).chain(&rows_out);
+                let mapped = written.filter_map(Port::map_for_writing).collect();
+                Ok((elements, targets, row_gradients, rows_out, params, mapped))
             })
             .await?;
         open.poller.settle(None, mapped, settings.patience, waiting).await?;
 
-        let targets = &job.targets[(self.first + batch.rows.start as usize).min(job.targets.len())..];
         let is_written = self.work.op.writes_elements();
         let (submission, mapped) = open
             .guarded(|| {
                 if let Some(elements) = &elements {
-                    elements.write(|view| copy_in(job, self.first, &batch, view))?;
-                }
-                if let Some(labels) = &labels {
-                    labels.write(|mut view| {
-                        for (nth, target) in targets.iter().take(rows).enumerate() {
-                            view.slice(4 * nth..4 * nth + 4).copy_from_slice(&target.class.to_ne_bytes());
+                    let (input, stride) = job.data.input();
+                    let size = self.work.size as usize;
+                    elements.write(|mut view| {
+                        let mut at = 0;
+                        for (start, length) in runs(job.shape, stride, here.clone(), classes.clone()) {
+                            view.slice(at..at + length * size).copy_from_slice(input.bytes(start, length));
+                            at += length * size;
                         }
                     })?;
+                }
+                if let Some(targets) = &targets {
+                    targets.write(|mut view| match given.second {
+                        None => {
+                            for (slot, target) in given.targets[index.clone()].iter().enumerate() {
+                                view.slice(4 * slot..4 * slot + 4).copy_from_slice(&target.class.to_ne_bytes());
+                            }
+                        }
+                        Some(second) => {
+                            let shape = Shape::new(usize::MAX, job.classes(), job.shape.inner());
+                            let mut at = 0;
+                            for (start, length) in runs(shape, shape.block(), index.clone(), classes.clone()) {
+                                if !self.work.op.has_targets() {
+                                    let size = self.work.second as usize;
+                                    view.slice(at..at + size * length).copy_from_slice(second.bytes(start, length));
+                                    at += size * length;
+                                } else {
+                                    put_f32(&mut view, at, second, start, length);
+                                    at += 4 * length;
+                                }
+                            }
+                        }
+                    })?;
+                }
+                if let (Some(port), Some(gradients)) = (&row_gradients, given.scaling.row_gradients) {
+                    port.write(|mut view| view.copy_from_slice(cast_slice(&gradients[index.clone()])))?;
+                }
+                if let (Some(port), Some(saved)) = (&rows_out, saved) {
+                    port.write(|mut view| put_f32(&mut view, 0, saved, index.start, index.len()))?;
                 }
                 let part = elements.as_ref().map(Port::part);
                 let (plan, partial_bytes) = (&self.plan, self.plan.partial_bytes());
                 let bound = Buffers {
                     logits: if is_written { None } else { part },
-                    targets: labels.as_ref().map(Port::part),
+                    targets: targets.as_ref().map(Port::part),
+                    row_gradients: row_gradients.as_ref().map(Port::part),
                     weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements: if is_written { part } else { None },
                     rows_out: rows_out.as_ref().map(Port::part),
                     summary: None,
                     scratch: Scratch { part: Part::whole(&self.scratch, Scratch::bytes(partial_bytes)), partial_bytes },
                 };
-                let (dispatches, contents) = open.bind(plan, self.work, &batch.passes, self.scale, &bound, &params);
+                // A part has gaps no more, and of a block that is cut it has a narrower one.
+                let work = self.work.in_blocks(batch.inner);
+                let (dispatches, contents) =
+                    open.bind(plan, work, &batch.passes, self.scale, index.start, &bound, &params);
                 open.queue.write_buffer(&params, 0, &contents);
 
                 let mut encoder =
                     open.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
-                elements.iter().chain(&labels).for_each(|port| port.record_upload(&mut encoder));
+                let written = elements.iter().chain(&targets).chain(&row_gradients).chain(&rows_out);
+                written.for_each(|port| port.record_upload(&mut encoder));
                 {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
@@ -301,7 +393,7 @@ impl<'s> Stream<'s> {
                 Ok((submission, mapped))
             })
             .await?;
-        Ok(Flight { batch, elements, labels, rows_out, params, submission, mapped })
+        Ok(Flight { batch, elements, targets, row_gradients, rows_out, params, submission, mapped })
     }
 
     /// Waits for a part, and writes its results to where the job wants them.
@@ -314,31 +406,50 @@ impl<'s> Stream<'s> {
         let (elements, values) = open
             .guarded(|| {
                 let elements = flight.elements.as_ref().filter(|_| flight.batch.writes_elements);
-                Ok((elements.map(Port::view).transpose()?, flight.rows_out.as_ref().map(Port::view).transpose()?))
+                let rows_out = flight.rows_out.as_ref().filter(|port| port.is_read());
+                Ok((elements.map(Port::view).transpose()?, rows_out.map(Port::view).transpose()?))
             })
             .await?;
         copy_out(job, self.first, &flight.batch, elements, values);
 
-        let Flight { elements, labels, rows_out, params, .. } = flight;
-        let ports = [elements, labels, rows_out].into_iter().flatten();
+        let Flight { elements, targets, row_gradients, rows_out, params, .. } = flight;
+        let ports = [elements, targets, row_gradients, rows_out].into_iter().flatten();
         open.pool.give(ports.flat_map(Port::into_buffers).chain([params]), settings.half());
         Ok(())
     }
 }
 
-/// The logits of a part, row after row.
-fn copy_in(job: &Job<'_>, first: usize, batch: &Batch, mut view: WriteOnly<'_, [u8]>) {
-    let (input, stride) = job.input();
-    let (rows, classes) = (ranged(&batch.rows), ranged(&batch.classes));
-    if classes.len() == stride {
-        let start = (first + rows.start) * stride;
-        view.copy_from_slice(cast_slice(&input[start..start + rows.len() * stride]));
-        return;
+/// Where some classes of some rows are in an array whose blocks are so far apart, as stretches without gaps, in the order in
+/// which a part holds them: rows are whole blocks, or some columns of one.
+pub(super) fn runs(
+    shape: Shape,
+    stride: usize,
+    rows: Range<usize>,
+    classes: Range<usize>,
+) -> impl Iterator<Item = (usize, usize)> {
+    let (inner, block) = (shape.inner(), shape.block());
+    let (outer, column, width) = (rows.start / inner, rows.start % inner, rows.len());
+    let (start, count, step, length) = if width < inner {
+        (outer * stride + classes.start * inner + column, classes.len(), inner, width)
+    } else if classes.len() < shape.classes() {
+        // Only ever of a single row.
+        (outer * stride + classes.start * inner, width / inner, stride, classes.len() * inner)
+    } else if stride == block {
+        (outer * stride, 1, 0, width / inner * block)
+    } else {
+        (outer * stride, width / inner, stride, block)
+    };
+    (0..count).map(move |nth| (start + nth * step, length))
+}
+
+/// Writes values as f32.
+fn put_f32(view: &mut WriteOnly<'_, [u8]>, at: usize, values: Elements<'_>, start: usize, length: usize) {
+    if let Elements::F32(values) = values {
+        return view.slice(at..at + 4 * length).copy_from_slice(cast_slice(&values[start..start + length]));
     }
-    let bytes = classes.len() * 4;
-    for (nth, row) in rows.enumerate() {
-        let start = (first + row) * stride + classes.start;
-        view.slice(nth * bytes..(nth + 1) * bytes).copy_from_slice(cast_slice(&input[start..start + classes.len()]));
+    for nth in 0..length {
+        let place = at + 4 * nth;
+        view.slice(place..place + 4).copy_from_slice(&(values.at(start + nth) as f32).to_ne_bytes());
     }
 }
 
@@ -348,35 +459,39 @@ fn copy_out(job: &mut Job<'_>, first: usize, batch: &Batch, elements: Option<Buf
     let rows = first + rows.start..first + rows.end;
     if let Some(values) = values {
         match &mut job.rows_out {
-            RowsOut::None => {}
-            RowsOut::Values(out) => read_into(&mut out[rows.clone()], &values),
-            RowsOut::Predictions(out) => read_into(&mut out[rows.clone()], &values),
+            RowsOut::Values(ElementsMut::F32(out)) => read_into(&mut out[rows.clone()], &values),
+            RowsOut::Predictions(out, each) => read_into(&mut out[rows.start * *each..rows.end * *each], &values),
+            RowsOut::None | RowsOut::Values(_) => {}
         }
         sharpen(job, rows.clone());
     }
     let Some(elements) = elements else { return };
-    let Some((output, stride)) = job.output() else { return };
-    if classes.len() == stride {
-        read_into(&mut output[rows.start * stride..rows.end * stride], &elements);
-        return;
-    }
-    for (row, result) in rows.zip(elements.chunks_exact(classes.len() * 4)) {
-        let start = row * stride + classes.start;
-        read_into(&mut output[start..start + classes.len()], result);
+    let (shape, size) = (job.shape, job.dtype().size());
+    let Some((mut output, stride)) = job.output() else { return };
+    let mut at = 0;
+    for (start, length) in runs(shape, stride, rows, classes) {
+        output.bytes(start, length).copy_from_slice(&elements[at..at + length * size]);
+        at += length * size;
     }
 }
 
 /// Next to 0 the two terms of a log-sum-exp cancel, and f32 pairs are no longer enough.
-fn sharpen(job: &mut Job<'_>, rows: std::ops::Range<usize>) {
-    let classes = job.classes();
-    if let (Op::LogSumExp, Data::Read { input, stride }, RowsOut::Values(out)) = (job.op, &job.data, &mut job.rows_out)
-    {
-        for row in rows.filter(|&row| out[row].abs() < 0.5).collect::<Vec<_>>() {
-            out[row] = cpu::exact_log_sum_exp(&input[row * stride..][..classes]);
+fn sharpen(job: &mut Job<'_>, rows: Range<usize>) {
+    let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) = (job.op, &mut job.rows_out) else { return };
+    let (input, stride) = job.data.input();
+    let mut row = Vec::new();
+    for at in rows {
+        if out[at].abs() < 0.5 {
+            row.clear();
+            // Rows are cut into columns of one here, whatever their layout.
+            for (start, length) in runs(job.shape, stride, at..at + 1, 0..job.shape.classes()) {
+                row.extend((start..start + length).map(|place| input.at(place) as f32));
+            }
+            out[at] = cpu::exact_log_sum_exp(&row, &job.given.curve);
         }
     }
 }
 
-fn ranged(range: &std::ops::Range<u64>) -> std::ops::Range<usize> {
+fn ranged(range: &Range<u64>) -> Range<usize> {
     range.start as usize..range.end as usize
 }

@@ -21,8 +21,8 @@ const ROW_ENTRIES: u64 = 2;
 const GROUP_ROWS: u64 = 4096;
 /// Bytes of an entry of `partials`.
 const PARTIAL_BYTES: u64 = 32;
-/// Bytes of the widest result that there is one of a row.
-const ROW_BYTES: u64 = 8;
+/// Bytes of a prediction.
+const PREDICTION_BYTES: u64 = 8;
 /// Elements of one pass at most: kernels index with 32 bits, and look a few strides ahead.
 const PASS_ELEMENTS: u64 = 1 << 31;
 /// Classes of a row at most, for the same reason.
@@ -89,6 +89,17 @@ pub(crate) struct Work {
     pub(crate) op: Op,
     pub(crate) rows: u64,
     pub(crate) classes: u64,
+    /// Values of a class that lie next to each other, one of each of so many rows: a block.
+    pub(crate) inner: u64,
+    /// Elements from one block to the next, in what is read and in what is written.
+    pub(crate) strides: [u64; 2],
+    /// Bytes of an element.
+    pub(crate) size: u64,
+    /// Bytes of an element of what else there is of the shape of the logits, if anything: targets that are probabilities, or
+    /// the gradient that a backward starts from.
+    pub(crate) second: u64,
+    /// How many predictions there are of a row, at most.
+    pub(crate) predictions: u64,
     /// Whether classes have weights.
     pub(crate) weighted: bool,
     /// Whether the device counts and weighs the targets before a loss, for nobody else has.
@@ -97,17 +108,78 @@ pub(crate) struct Work {
     pub(crate) sum: bool,
 }
 
+impl Work {
+    /// Rows without gaps, of f32.
+    pub(crate) fn dense(op: Op, rows: u64, classes: u64) -> Self {
+        Self {
+            op,
+            rows,
+            classes,
+            inner: 1,
+            strides: [classes; 2],
+            size: 4,
+            second: 0,
+            predictions: 1,
+            weighted: false,
+            count: false,
+            sum: false,
+        }
+    }
+
+    /// The same in blocks of `inner` rows without gaps.
+    pub(crate) fn in_blocks(self, inner: u64) -> Self {
+        Self { inner, strides: [self.classes * inner; 2], ..self }
+    }
+
+    /// The same with results where the logits were.
+    pub(crate) fn in_place(self) -> Self {
+        Self { strides: [self.strides[0]; 2], ..self }
+    }
+
+    /// Whether rows follow each other without gaps, in what is read and in what is written.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.inner == 1 && self.strides == [self.classes; 2]
+    }
+
+    /// Bytes of what there is of a row beside its elements, where that is most.
+    fn most_row_bytes(&self) -> u64 {
+        PREDICTION_BYTES * self.predictions.max(1)
+    }
+
+    /// Bytes of what there is of a row beside its elements.
+    pub(crate) fn bytes_of_a_row(&self) -> u64 {
+        match self.op {
+            op if op.predicts() => self.most_row_bytes(),
+            // The log-sum-exp that it starts from.
+            Op::CrossEntropyBackward => 4,
+            op if op.has_values() => 4,
+            _ => 0,
+        }
+    }
+}
+
 /// One dispatch, and the parts of the buffers that it touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pass {
     pub(crate) entry: Entry,
     /// The rows that it is about.
     pub(crate) rows: Range<u64>,
-    /// Elements of the logits that it reads, and of the results that it writes, if any.
-    pub(crate) elements: Range<u64>,
+    /// The classes of those that it reads or writes, if any.
+    pub(crate) classes: Range<u64>,
     /// Segments of each row that it takes, in the split regime.
     pub(crate) segments: Range<u32>,
     pub(crate) groups: [u32; 3],
+}
+
+impl Pass {
+    /// The elements of an array of the shape of the logits that it touches, blocks of which are so far apart.
+    pub(crate) fn elements(&self, inner: u64, stride: u64) -> Range<u64> {
+        if self.classes.is_empty() || self.rows.is_empty() {
+            return 0..0;
+        }
+        let (first, last) = (self.rows.start / inner, self.rows.end.div_ceil(inner) - 1);
+        first * stride + self.classes.start * inner..last * stride + self.classes.end * inner
+    }
 }
 
 /// Passes that run over buffers of their own, holding this part of the batch and nothing else.
@@ -115,6 +187,8 @@ pub(crate) struct Pass {
 pub(crate) struct Batch {
     pub(crate) rows: Range<u64>,
     pub(crate) classes: Range<u64>,
+    /// Rows of a block of the part: all of the batch's, or those of one that are here.
+    pub(crate) inner: u64,
     /// Ranges are relative to the part.
     pub(crate) passes: Vec<Pass>,
     /// Whether the part's elements are results afterwards, and its rows' values.
@@ -127,7 +201,7 @@ pub(crate) struct Plan {
     work: Work,
     limits: Limits,
     pub(crate) regime: Regime,
-    /// Rows of one pass; at least 1.
+    /// Rows of one pass; at least 1, and whole blocks or less than one.
     rows_per_pass: u64,
     /// Segments of one pass; fewer than a row has where a binding cannot hold a row.
     segments_per_pass: u64,
@@ -142,6 +216,8 @@ pub(crate) enum Unplannable {
     Classes(u64),
     #[error("{0} bytes of class weights are beyond the {1} that it can bind at once")]
     Weights(u64, u64),
+    #[error("a block of {0} rows of {1} classes is beyond what it can bind at once")]
+    Block(u64, u64),
     #[error("{0} rows are beyond the {1} whose statistics it can bind at once")]
     Rows(u64, u64),
 }
@@ -152,10 +228,10 @@ impl Plan {
 
     /// `work` has at least one class.
     pub(crate) fn new(work: Work, limits: Limits) -> Result<Self, Unplannable> {
-        let Work { rows, classes, .. } = work;
+        let Work { rows, classes, inner, .. } = work;
         let regime = if classes <= TILE {
             Regime::Tile { threads_per_row: (classes.div_ceil(8) as u32).next_power_of_two() }
-        } else if classes <= STREAM {
+        } else if classes <= STREAM || matches!(work.op, Op::TopK | Op::Sample) {
             Regime::Stream
         } else {
             Regime::Split
@@ -174,7 +250,8 @@ impl Plan {
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
-        let elements = ((part - alignment) / 4).min(PASS_ELEMENTS);
+        let size = work.size.max(work.second);
+        let elements = ((part - alignment) / size).min(PASS_ELEMENTS);
         let groups = u64::from(limits.workgroups_per_dimension).pow(2).min(u64::from(u32::MAX));
         let partials = reach / PARTIAL_BYTES;
         if segments + ROW_ENTRIES > partials {
@@ -183,16 +260,32 @@ impl Plan {
         if (work.count || work.sum) && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX)) {
             return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
         }
-        let rows_per_pass = (elements / classes)
-            .min(reach / ROW_BYTES)
+        // Of a row with its share of the gaps.
+        let stride = (work.strides[0].max(work.strides[1])).div_ceil(inner.max(1)).max(1);
+        let mut rows_per_pass = (elements / stride)
+            .min(reach / work.most_row_bytes())
             .min(groups / segments)
             .min(if regime == Regime::Split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
             .clamp(1, rows.max(1));
+        let is_whole = rows_per_pass >= inner;
         // Passes of about the same size, for none to be a mere rest.
-        let rows_per_pass = rows.div_ceil(rows.div_ceil(rows_per_pass).max(1)).max(1);
+        let (all, unit) = if is_whole { (rows / inner.max(1), inner.max(1)) } else { (inner, 1) };
+        rows_per_pass /= unit;
+        rows_per_pass = all.div_ceil(all.div_ceil(rows_per_pass.max(1)).max(1)).max(1) * unit;
         let whole = classes <= elements && segments <= groups;
         let segments_per_pass = if whole { segments } else { (elements / SEGMENT).min(groups) };
+        if !whole && regime != Regime::Split {
+            return Err(Unplannable::Classes(classes));
+        }
         Ok(Self { work, limits, regime, rows_per_pass, segments_per_pass })
+    }
+
+    /// Rows of the largest parts that blocks of so many rows are cut into for buffers of so many rows: whole blocks, or parts
+    /// of one.
+    pub(crate) fn row_pieces(rows: u64, inner: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
+        let (all, step) = if most >= inner { (rows, most / inner.max(1) * inner.max(1)) } else { (inner, most) };
+        let outer = rows.checked_div(all).unwrap_or(0);
+        (0..outer).flat_map(move |nth| pieces(nth * all..(nth + 1) * all, step.max(1)))
     }
 
     fn segments_per_row(&self) -> u64 {
@@ -229,6 +322,16 @@ impl Plan {
         split.max(groups) * PARTIAL_BYTES
     }
 
+    /// Whether a block is cut into several passes, which then need buffers of their own.
+    pub(crate) fn cuts_blocks(&self) -> bool {
+        self.work.inner > 1 && (self.rows_per_pass < self.work.inner.min(self.work.rows) || self.cuts_rows())
+    }
+
+    /// What keeps a plan from running over buffers that hold the whole batch.
+    pub(crate) fn check_whole(&self) -> Result<(), Unplannable> {
+        if self.cuts_blocks() { Err(Unplannable::Block(self.work.inner, self.work.classes)) } else { Ok(()) }
+    }
+
     /// Every dispatch in order, over buffers that hold the whole batch.
     pub(crate) fn passes(&self) -> Vec<Pass> {
         let Work { rows, count, sum, .. } = self.work;
@@ -237,7 +340,10 @@ impl Plan {
             return passes;
         }
         if count {
-            self.over_groups(Entry::CountTargets, &mut passes);
+            // Of probabilities every row counts.
+            if self.work.second == 0 {
+                self.over_groups(Entry::CountTargets, &mut passes);
+            }
             passes.push(self.pass(Entry::TotalTargets, 0..0, 0..0, 1));
         }
         for rows in pieces(0..rows, self.rows_per_pass) {
@@ -253,24 +359,24 @@ impl Plan {
     /// The parts in which a batch in host memory goes through the device.
     pub(crate) fn batches(&self) -> impl Iterator<Item = Batch> + use<> {
         let (plan, work, cuts_rows) = (*self, self.work, self.cuts_rows());
-        pieces(0..work.rows, self.rows_per_pass).flat_map(move |rows| {
+        Self::row_pieces(work.rows, work.inner, self.rows_per_pass).flat_map(move |rows| {
             let count = rows.end - rows.start;
             let mut passes = Vec::new();
             plan.main_passes(0..count, &mut passes);
             let writes = work.op.writes_elements();
-            let classes = work.classes;
+            let (classes, inner) = (work.classes, work.inner.min(count));
             if !cuts_rows {
-                let batch = Batch { rows, classes: 0..classes, passes, writes_elements: writes, writes_rows: true };
-                return vec![batch];
+                let classes = 0..classes;
+                return vec![Batch { rows, classes, inner, passes, writes_elements: writes, writes_rows: true }];
             }
             passes
                 .into_iter()
                 .map(|pass| {
-                    let classes = pass.elements.clone();
+                    let classes = pass.classes.clone();
                     let (is_write, is_join) = (pass.entry == Entry::SplitWrite, pass.entry == Entry::SplitJoin);
-                    let pass = Pass { elements: 0..classes.end - classes.start, ..pass };
+                    let pass = Pass { classes: 0..classes.end - classes.start, ..pass };
                     let (rows, passes) = (rows.clone(), vec![pass]);
-                    Batch { rows, classes, passes, writes_elements: is_write, writes_rows: is_join }
+                    Batch { rows, classes, inner, passes, writes_elements: is_write, writes_rows: is_join }
                 })
                 .collect()
         })
@@ -278,27 +384,22 @@ impl Plan {
 
     fn main_passes(&self, rows: Range<u64>, passes: &mut Vec<Pass>) {
         let count = rows.end - rows.start;
-        let whole = rows.start * self.work.classes..rows.end * self.work.classes;
+        let whole = 0..self.work.classes;
         let segments = self.segments_per_row();
         match self.regime {
             Regime::Tile { threads_per_row } => {
                 let groups = count.div_ceil(u64::from(WORKGROUP / threads_per_row));
-                passes.push(Pass { elements: whole, ..self.pass(Entry::TileRows, rows, 0..1, groups) });
+                passes.push(Pass { classes: whole, ..self.pass(Entry::TileRows, rows, 0..1, groups) });
             }
             Regime::Stream => {
-                passes.push(Pass { elements: whole, ..self.pass(Entry::StreamRow, rows, 0..1, count) });
+                passes.push(Pass { classes: whole, ..self.pass(Entry::StreamRow, rows, 0..1, count) });
             }
             Regime::Split => {
                 let part = |entry, part: Range<u64>| {
-                    let elements = if part.end - part.start == segments {
-                        whole.clone()
-                    } else {
-                        // Only ever of a single row.
-                        whole.start + part.start * SEGMENT..whole.end.min(whole.start + part.end * SEGMENT)
-                    };
+                    let classes = part.start * SEGMENT..whole.end.min(part.end * SEGMENT);
                     let groups = count * (part.end - part.start);
                     let segments = part.start as u32..part.end as u32;
-                    Pass { elements, ..self.pass(entry, rows.clone(), segments, groups) }
+                    Pass { classes, ..self.pass(entry, rows.clone(), segments, groups) }
                 };
                 passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
                 passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count));
@@ -314,7 +415,7 @@ impl Plan {
     fn over_groups(&self, entry: Entry, passes: &mut Vec<Pass>) {
         let reach = self.limits.binding_bytes - u64::from(self.limits.offset_alignment);
         let groups = u64::from(self.limits.workgroups_per_dimension).pow(2);
-        let most = (reach / ROW_BYTES / GROUP_ROWS).min(groups) * GROUP_ROWS;
+        let most = (reach / PREDICTION_BYTES / GROUP_ROWS).min(groups) * GROUP_ROWS;
         passes.extend(pieces(0..self.work.rows, most).map(|rows| {
             let groups = (rows.end - rows.start).div_ceil(GROUP_ROWS);
             self.pass(entry, rows, 0..0, groups)
@@ -322,7 +423,7 @@ impl Plan {
     }
 
     fn pass(&self, entry: Entry, rows: Range<u64>, segments: Range<u32>, groups: u64) -> Pass {
-        Pass { entry, rows, elements: 0..0, segments, groups: self.grid(groups) }
+        Pass { entry, rows, classes: 0..0, segments, groups: self.grid(groups) }
     }
 
     /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the surplus.

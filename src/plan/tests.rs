@@ -63,7 +63,7 @@ fn plans() -> impl Iterator<Item = (String, Work, Limits, Plan)> {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
                 let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-                let work = Work { op, rows, classes, weighted: false, count: total, sum: total };
+                let work = Work { count: total, sum: total, ..Work::dense(op, rows, classes) };
                 let what = format!("{op:?} {rows}x{classes} on {name}");
                 let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
                 (what, work, limits, plan)
@@ -91,11 +91,11 @@ fn every_element_is_covered_exactly_once() {
         let passes = plan.passes();
         let of = |entry| passes.iter().filter(move |pass| pass.entry == entry);
         let elements = work.rows * work.classes;
-        cover(&what, passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements.clone()), elements);
+        cover(&what, passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, work.classes)), elements);
         if plan.regime == Regime::Split {
             cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
             if work.op.writes_elements() {
-                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements.clone()), elements);
+                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, work.classes)), elements);
             }
         }
         // What is written later must have been reduced and joined before.
@@ -127,7 +127,7 @@ fn workgroups_reach_every_element() {
                 Entry::StreamRow | Entry::SplitJoin => rows,
                 Entry::SplitReduce | Entry::SplitWrite => {
                     assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
-                    let held = (pass.elements.end - pass.elements.start).div_ceil(rows);
+                    let held = pass.classes.end - pass.classes.start;
                     assert!(segments * SEGMENT >= held && (segments - 1) * SEGMENT < held, "{what}: {pass:?}");
                     rows * segments
                 }
@@ -142,14 +142,15 @@ fn workgroups_reach_every_element() {
 
 #[test]
 fn no_limit_is_crossed() {
-    for (what, _, limits, plan) in plans() {
+    for (what, work, limits, plan) in plans() {
         let slack = u64::from(limits.offset_alignment) - 1;
         assert!(plan.partial_bytes() <= limits.binding_bytes, "{what}");
         for pass in plan.passes() {
-            let elements = pass.elements.end - pass.elements.start;
+            let Range { start, end } = pass.elements(1, work.classes);
+        let elements = end - start;
             // A binding may have to start before what is meant, wherever the caller's buffer starts.
             assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
-            assert!((pass.rows.end - pass.rows.start) * ROW_BYTES + slack <= limits.binding_bytes, "{what}: {pass:?}");
+            assert!((pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack <= limits.binding_bytes, "{what}: {pass:?}");
             assert!(elements + slack / 4 < 1 << 32, "{what}: indices have 32 bits");
             assert!(
                 pass.groups.iter().all(|&groups| (1..=limits.workgroups_per_dimension).contains(&groups)),
@@ -180,7 +181,7 @@ fn batches_hold_every_element_once() {
             for batch in plan.batches() {
                 let held = (batch.rows.end - batch.rows.start) * (batch.classes.end - batch.classes.start);
                 assert!(held * 4 <= part, "{what}: {batch:?}");
-                assert!(batch.passes.iter().all(|pass| pass.elements.end <= held), "{what}: {batch:?}");
+                assert!(batch.passes.iter().all(|pass| pass.elements(1, batch.classes.end - batch.classes.start).end <= held), "{what}: {batch:?}");
                 if batch.writes_elements
                     || (!work.op.writes_elements() && batch.passes.iter().any(|p| is_main(p.entry)))
                 {
@@ -200,7 +201,7 @@ fn batches_hold_every_element_once() {
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
         let of = |rows, limits| {
-            Plan::new(Work { op: Op::Softmax, rows, classes, weighted: false, count: false, sum: false }, limits)
+            Plan::new(Work::dense(Op::Softmax, rows, classes), limits)
         };
         let regimes = ADAPTERS.map(|(_, limits)| of(rows, limits).unwrap().regime);
         let alone = of(1, ADAPTERS[9].1).unwrap().regime;
@@ -210,14 +211,14 @@ fn the_kernel_depends_on_the_classes_alone() {
 
 #[test]
 fn what_has_no_plan_is_told_with_both_numbers() {
-    let work = Work { op: Op::CrossEntropy, rows: 1, classes: 10, weighted: false, count: true, sum: true };
+    let work = Work { count: true, sum: true, ..Work::dense(Op::CrossEntropy, 1, 10) };
     let webgpu = ADAPTERS[9].1;
     let refused = |work, limits| Plan::new(work, limits).unwrap_err().to_string();
     let small = Limits { binding_bytes: 4096, ..webgpu };
     assert_eq!(refused(work, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
-    let wide = Work { classes: CLASSES + 1, ..work };
+    let wide = Work::dense(Op::CrossEntropy, 1, CLASSES + 1);
     assert_eq!(refused(wide, webgpu), "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index");
-    let weighted = Work { classes: 1 << 26, weighted: true, ..work };
+    let weighted = Work { weighted: true, ..Work::dense(Op::CrossEntropy, 1, 1 << 26) };
     assert_eq!(
         refused(weighted, webgpu),
         "268435456 bytes of class weights are beyond the 134217728 that it can bind at once"

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::gpu::buffers::Sabotage;
-use crate::gpu::kernels::Kernel;
+use crate::DType;
+use crate::gpu::kernels::{CurveKind, Kernel, Labels};
 use crate::job::Op;
 use crate::plan::{Entry, Regime};
 
@@ -39,9 +40,12 @@ const FAULTS: [Fault; 5] = [
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
                     regime: Regime::Stream,
+                    dtype: DType::F32,
                     in_place,
-                    smoothing: false,
+                    dense: true,
+                    labels: Labels::Classes,
                     z_loss: false,
+                    curve: CurveKind::Plain,
                 };
                 open.kernels.spoil(&open.device, kernel, Entry::StreamRow);
             }

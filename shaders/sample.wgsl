@@ -1,0 +1,174 @@
+// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/sample.rs`, down to the bits: additions and
+// multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
+
+const LOG: bool = false;
+const WRITES: bool = false;
+const CLASS_MATTERS: bool = true;
+const TARGETS: bool = false;
+const PICKS: bool = true;
+
+fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+    return Coefficients();
+}
+
+fn rotated(x: u32, by: u32) -> u32 {
+    return (x << by) | (x >> (32u - by));
+}
+
+// The first word of Threefry-2x32 with 20 rounds.
+fn threefry(label: u32, row: u32) -> u32 {
+    var keys = array<u32, 3>(params.draw_key_low, params.draw_key_high, 0u);
+    keys[2] = keys[0] ^ keys[1] ^ 0x1bd11bdau;
+    var rotations = array<vec4<u32>, 2>(vec4<u32>(13u, 15u, 26u, 6u), vec4<u32>(17u, 29u, 16u, 24u));
+    var a = label + keys[0];
+    var b = row + keys[1];
+    for (var round = 0u; round < 5u; round += 1u) {
+        let by = rotations[round % 2u];
+        a += b;
+        b = rotated(b, by.x) ^ a;
+        a += b;
+        b = rotated(b, by.y) ^ a;
+        a += b;
+        b = rotated(b, by.z) ^ a;
+        a += b;
+        b = rotated(b, by.w) ^ a;
+        a += keys[(round + 1u) % 3u];
+        b += keys[(round + 2u) % 3u] + round + 1u;
+    }
+    return a;
+}
+
+fn log1p_short(f: f32) -> f32 {
+    var q = 0.052806754;
+    q = opaque(q * f) - 0.119419396;
+    q = opaque(q * f) + 0.14970232;
+    q = opaque(q * f) - 0.16837116;
+    q = opaque(q * f) + 0.19979419;
+    q = opaque(q * f) - 0.24992879;
+    q = opaque(q * f) + 0.33333492;
+    q = opaque(q * f) - 0.5000007;
+    q = opaque(q * f) + 1.0;
+    return opaque(f * opaque(q));
+}
+
+fn log_short(x: f32) -> f32 {
+    let bits = bitcast<i32>(x);
+    let k = (bits - 0x3f400000) >> 23u;
+    let f = opaque(bitcast<f32>(bits - (k << 23u)) - 1.0);
+    return opaque(opaque(f32(k) * 0.6931472) + log1p_short(f));
+}
+
+fn gumbel(bits: u32) -> f32 {
+    let zeros = countLeadingZeros(bits | 1u);
+    let mantissa = ((bits | 1u) << zeros) >> 8u;
+    let v = f32(mantissa) * bitcast<f32>((127u - 24u - zeros) << 23u);
+    var exponential: f32;
+    if v < 0.25 {
+        exponential = -log1p_short(-v);
+    } else {
+        exponential = -log_short(opaque(1.0 - v));
+    }
+    return -log_short(exponential);
+}
+
+// exp(t) for t up to 0, in units of 2^-31.
+fn share(x: f32) -> u32 {
+    let t = max(x, -40.0);
+    let n = round(opaque(t * 1.442695));
+    let r = opaque(opaque(t - opaque(n * LN2_HIGH)) - opaque(n * LN2_LOW));
+    var q = 0.0013818698;
+    q = opaque(q * r) + 0.008368716;
+    q = opaque(q * r) + 0.041668292;
+    q = opaque(q * r) + 0.16666521;
+    q = opaque(opaque(q * r) + 0.49999994);
+    let power = 1.0 + opaque(r + opaque(opaque(r * r) * q));
+    return u32(opaque(power) * bitcast<f32>(u32(i32(n) + 31 + 127) << 23u));
+}
+
+// A large number, low and high part, by its first 24 digits.
+fn coarse(mass: vec2<u32>) -> f32 {
+    let length = select(32u - countLeadingZeros(mass.x), 64u - countLeadingZeros(mass.y), mass.y != 0u);
+    if length <= 24u {
+        return f32(mass.x);
+    }
+    let excess = length - 24u;
+    var digits = mass.x >> min(excess, 31u);
+    if excess >= 32u {
+        digits = mass.y >> (excess - 32u);
+    } else if mass.y != 0u {
+        digits |= mass.y << (32u - excess);
+    }
+    return f32(digits) * bitcast<f32>((excess + 127u) << 23u);
+}
+
+// What a logit is below the top, times the scale.
+fn below(j: u32) -> f32 {
+    return opaque(opaque(load(j) - top_x) * params.scale);
+}
+
+fn is_possible(j: u32, t: f32) -> bool {
+    return bitcast<u32>(load(j)) != params.negative_infinity && bitcast<u32>(t) != params.negative_infinity;
+}
+
+// How many classes, or how much of the probability, is at a key or above; low and high part of one number.
+fn mass_from(key: i32, classes: u32, lane: u32, counts: bool) -> vec2<u32> {
+    var mass = vec2<u32>(0u, 0u);
+    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
+        let t = below(j);
+        if key_of(t) >= key && is_possible(j, t) {
+            mass = combine(mass, vec2<u32>(select(share(t), 1u, counts), 0u), WIDE);
+        }
+    }
+    return reduce(mass, WIDE);
+}
+
+// The largest key up to that of 0 at which there is still so much.
+fn last_where(lowest: i32, classes: u32, lane: u32, counts: bool, wanted: f32) -> i32 {
+    var low = lowest;
+    var high = 0;
+    // As many steps for every row of the workgroup as any may need.
+    for (var step = 0u; step < 32u; step += 1u) {
+        let gap = bitcast<u32>(high) - bitcast<u32>(low);
+        let middle = low + bitcast<i32>(gap / 2u + gap % 2u);
+        let mass = mass_from(middle, classes, lane, counts);
+        let holds = select(coarse(mass) >= wanted, mass.y != 0u || mass.x >= params.draw_top_k, counts);
+        if low < high {
+            if holds {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+    }
+    return low;
+}
+
+fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
+    let bad = is_bad(stats);
+    var lowest = key_of(bitcast<f32>(0xff7fffffu));
+    if params.draw_top_k < params.classes {
+        lowest = last_where(lowest, classes, lane, true, 0.0);
+    }
+    if params.draw_top_p < 1.0 {
+        let wanted = opaque(params.draw_top_p * coarse(mass_from(lowest, classes, lane, false)));
+        lowest = last_where(lowest, classes, lane, false, wanted);
+    }
+    var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
+    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
+        let t = below(j);
+        if key_of(t) >= lowest && is_possible(j, t) {
+            let score = opaque(t + gumbel(threefry(j, params.first_row + row)));
+            best = combine(best, vec2<u32>(bitcast<u32>(key_of(score)), j), LARGEST);
+        }
+    }
+    best = reduce(best, LARGEST);
+    if present && lane == 0u {
+        // Of a row without a softmax the largest logit, as where nothing is drawn.
+        let first = select(stats.at, 0u, stats.at == NONE);
+        let drawn = select(min(best.y, classes - 1u), first, bad);
+        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
+        let place = params.rows_out_at + 2u * row;
+        rows_out[place] = drawn;
+        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn)) / (sum.x + sum.y)), params.nan, bad);
+    }
+}

@@ -1,0 +1,86 @@
+// What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
+// off by much. Twin of `src/cpu/curve.rs`.
+
+override SCALED: bool = false;
+override CAPPED: bool = false;
+// Whether the row is seen from its log-sum-exp, which is known, and not from its largest logit.
+override KNOWN: bool = false;
+
+// The largest logit of the row, and its y.
+var<private> top_x: f32;
+var<private> top_y: vec2<f32>;
+
+// A logit such that y ascends with it; under a cap infinities are numbers.
+fn in_order(x: f32) -> f32 {
+    if !SCALED && !CAPPED {
+        return x;
+    }
+    var bits = bitcast<u32>(x) ^ params.flip;
+    if CAPPED && (bits & 0x7fffffffu) == 0x7f800000u {
+        bits -= 1u;
+    }
+    return bitcast<f32>(bits);
+}
+
+// tanh(u) of u = ratio * |x|, as a pair, and exp(-2u).
+struct Tanh {
+    value: vec2<f32>,
+    e: f32,
+}
+
+fn tanh_of(magnitude: f32) -> Tanh {
+    let u = multiply_pairs(vec2<f32>(params.ratio, params.ratio_low), vec2<f32>(min(magnitude, params.cap_limit), 0.0));
+    let e = exp_and_minus_one(-2.0 * u);
+    let whole = add_pairs(vec2<f32>(1.0, 0.0), e.exp);
+    return Tanh(divide_pairs(-e.minus_one, whole), e.exp.x);
+}
+
+fn curve(x: f32) -> vec2<f32> {
+    if CAPPED {
+        let y = multiply_pairs(vec2<f32>(params.cap, 0.0), tanh_of(abs(x)).value);
+        return select(y, -y, bitcast<i32>(x) < 0);
+    }
+    if SCALED {
+        return multiply_pairs(vec2<f32>(params.scale, params.scale_low), vec2<f32>(x, 0.0));
+    }
+    return vec2<f32>(x, 0.0);
+}
+
+// dy / dx of the logit as it was given.
+fn slope(x: f32) -> f32 {
+    if CAPPED {
+        let e = tanh_of(abs(x)).e;
+        return params.signed_scale * (4.0 * e / ((1.0 + e) * (1.0 + e)));
+    }
+    if SCALED {
+        return params.signed_scale;
+    }
+    return 1.0;
+}
+
+fn see_from(top: f32) {
+    top_x = top;
+    top_y = curve(top);
+}
+
+// y - y of the top, and what rounding that difference lost.
+fn distance(x: f32) -> vec2<f32> {
+    if CAPPED || KNOWN {
+        return add_pairs(curve(x), -top_y);
+    }
+    let d = difference(x, top_x);
+    if SCALED {
+        return multiply_pairs(vec2<f32>(params.scale, params.scale_low), d);
+    }
+    return d;
+}
+
+// exp(y - y of the top); x may be -inf.
+fn exp_below(x: f32) -> f32 {
+    let d = distance(x);
+    if KNOWN {
+        // Whatever the host was given.
+        return exp_pair(select(d, vec2<f32>(88.0, 0.0), d.x > 88.0));
+    }
+    return exp_pair(d);
+}

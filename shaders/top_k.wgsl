@@ -1,0 +1,48 @@
+// The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
+// `src/cpu/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
+
+const LOG: bool = false;
+const WRITES: bool = false;
+const CLASS_MATTERS: bool = true;
+const TARGETS: bool = false;
+const PICKS: bool = true;
+
+fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+    return Coefficients();
+}
+
+// The thread's best that comes after `last`, or after nothing where its place is NONE; all NaNs are equal, and largest.
+fn best_after(last: vec2<u32>, classes: u32, lane: u32) -> vec2<u32> {
+    let last_key = bitcast<i32>(last.x);
+    var key = bitcast<i32>(0x80000000u);
+    var at = NONE;
+    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
+        let x = load(j);
+        let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+        let order = select(key_of(x), 0x7fffffff, is_nan);
+        let is_left = last.y == NONE || order < last_key || (order == last_key && j > last.y);
+        if is_left && (at == NONE || order > key) {
+            key = order;
+            at = j;
+        }
+    }
+    return vec2<u32>(bitcast<u32>(key), at);
+}
+
+fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
+    let bad = is_bad(stats);
+    var own = best_after(vec2<u32>(0u, NONE), classes, lane);
+    for (var i = 0u; i < params.k; i += 1u) {
+        let best = reduce(own, LARGEST);
+        if present && lane == 0u {
+            let place = params.rows_out_at + 2u * (row * params.k + i);
+            let probability = exp_below(load(min(best.y, classes - 1u))) / (sum.x + sum.y);
+            rows_out[place] = best.y;
+            rows_out[place + 1u] = select(bitcast<u32>(probability), params.nan, bad);
+        }
+        if own.y == best.y {
+            own = best_after(best, classes, lane);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Views of `ndarray` as batches of logits: the feature `ndarray`.
+//!
+//! ```
+//! use logits::{Device, Logits};
+//! use ndarray::array;
+//!
+//! let activations = array![[0.5_f32, 2.0, -1.0], [1.5, 0.0, 0.3]];
+//! let x = Logits::try_from(activations.view())?;
+//! assert_eq!(Device::cpu().predict_vec(x)?.values[0].class, 1);
+//! // Classes by rows, in memory as it is.
+//! let x = Logits::try_from(activations.t())?;
+//! assert_eq!((x.shape().row_count(), x.shape().classes()), (3, 2));
+//! # Ok::<(), logits::Error>(())
+//! ```
+
+use ndarray::{ArrayView, ArrayViewMut, Dimension};
+
+use crate::{Element, Error, Logits, LogitsMut, Shape};
+
+fn refused(dimensions: &[usize], strides: &[isize]) -> Error {
+    Error::Strides { dimensions: dimensions.to_vec(), strides: strides.to_vec() }
+}
+
+/// A matrix `[rows, classes]` that lies in memory column after column is a single block of planes.
+fn column_major(dimensions: &[usize]) -> Option<Shape> {
+    match *dimensions {
+        [rows, classes] => Some(Shape::new(1, classes, rows)),
+        _ => None,
+    }
+}
+
+impl<'a, T: Element, D: Dimension> TryFrom<ArrayView<'a, T, D>> for Logits<'a, T> {
+    type Error = Error;
+
+    /// An array `[rows, classes]` or `[n, classes, d1, ...]` without gaps, in the usual order; or, of two dimensions, in
+    /// the other.
+    fn try_from(array: ArrayView<'a, T, D>) -> Result<Self, Error> {
+        let (dimensions, strides) = (array.shape().to_vec(), array.strides().to_vec());
+        if let Some(data) = array.to_slice() {
+            return Self::new(data, Shape::of_dimensions(&dimensions)?);
+        }
+        match (column_major(&dimensions), array.reversed_axes().to_slice()) {
+            (Some(shape), Some(data)) => Self::new(data, shape),
+            _ => Err(refused(&dimensions, &strides)),
+        }
+    }
+}
+
+impl<'a, T: Element, D: Dimension> TryFrom<ArrayViewMut<'a, T, D>> for LogitsMut<'a, T> {
+    type Error = Error;
+
+    /// As of [`Logits`].
+    fn try_from(array: ArrayViewMut<'a, T, D>) -> Result<Self, Error> {
+        let (dimensions, strides) = (array.shape().to_vec(), array.strides().to_vec());
+        let refused = || refused(&dimensions, &strides);
+        if array.is_standard_layout() {
+            let data = array.into_slice().ok_or_else(refused)?;
+            return Self::new(data, Shape::of_dimensions(&dimensions)?);
+        }
+        let shape = column_major(&dimensions).ok_or_else(refused)?;
+        Self::new(array.reversed_axes().into_slice().ok_or_else(refused)?, shape)
+    }
+}
