@@ -4,7 +4,7 @@
 //! use logits::{CrossEntropy, Device, Logits};
 //!
 //! let device = Device::new(); // a GPU if there is one, else the CPU; `{device}` says which and why
-//! let activations = [20.0, 0.0, /* next row */ 1.0, 3.0];
+//! let activations = [20.0_f32, 0.0, /* next row */ 1.0, 3.0];
 //! let x = Logits::new(&activations, [2, 2])?;
 //!
 //! let mut gradient = [0.0; 4];

@@ -59,7 +59,7 @@ macro_rules! views {
             ///
             /// ```
             /// use logits::{Device, Logits};
-            /// let x = Logits::new(&[2.0, 0.0], [1, 2])?.temperature(2.0)?;
+            /// let x = Logits::new(&[2.0_f32, 0.0], [1, 2])?.temperature(2.0)?;
             /// let p = Device::cpu().softmax_vec(x)?.values;
             /// assert!((p[0] - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
             /// # Ok::<(), logits::Error>(())

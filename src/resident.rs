@@ -4,7 +4,7 @@
 //! use logits::{CrossEntropy, Device, Logits};
 //!
 //! let device = Device::new();
-//! let x = device.upload(Logits::new(&[2.0, 0.0, 1.0, /* next row */ 0.5, 3.0, 0.0], [2, 3])?)?;
+//! let x = device.upload(Logits::new(&[2.0_f32, 0.0, 1.0, /* next row */ 0.5, 3.0, 0.0], [2, 3])?)?;
 //! let targets = device.upload_targets(&CrossEntropy::default(), [2, 3], &[0, 2])?;
 //!
 //! let (loss, gradient) = x.cross_entropy_grad(&targets)?; // nothing has been read back yet

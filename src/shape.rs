@@ -11,7 +11,7 @@ use crate::Error;
 ///
 /// ```
 /// use logits::{Logits, Shape};
-/// let x = Logits::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3])?;
+/// let x = Logits::new(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3])?;
 /// assert_eq!(x.shape(), Shape::rows(2, 3));
 /// // PyTorch's [n, classes, height, width].
 /// assert_eq!(Shape::of_dimensions(&[8, 21, 64, 48])?, Shape::new(8, 21, 64 * 48));

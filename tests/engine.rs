@@ -386,7 +386,7 @@ fn a_device_of_the_callers_that_is_gone_is_told() {
         let step = engine.gpu.prepare(Operation::Softmax, [3, 4], DType::F32).unwrap();
         let simple = Device::on(&engine.gpu);
         engine.device.destroy();
-        let mut logits = vec![1.0; 12];
+        let mut logits = vec![1.0_f32; 12];
         for _ in 0..2 {
             let in_place = logits::LogitsMut::new(&mut logits, [3, 4]).unwrap();
             assert!(matches!(simple.softmax_in_place(in_place), Err(Error::Gpu { .. })));

@@ -27,7 +27,7 @@ fn shapes_that_make_no_sense() {
 #[test]
 fn results_of_another_length() {
     for device in common::devices() {
-        let x = Logits::new(&[0.0; 6], [2, 3]).unwrap();
+        let x = Logits::new(&[0.0_f32; 6], [2, 3]).unwrap();
         let wrong = |expected, found| Err(Error::Length { what: "out", expected, found });
         let mut out = [UNTOUCHED; 5];
         assert_eq!(device.softmax(x, &mut out), wrong(6, 5));
@@ -125,7 +125,7 @@ fn several_indices_are_ignored() {
 #[test]
 fn empty_batches() {
     for device in common::devices() {
-        let x = Logits::new(&[], [0, 3]).unwrap();
+        let x = Logits::<f32>::new(&[], [0, 3]).unwrap();
         assert!(device.softmax_vec(x).unwrap().values.is_empty());
         assert!(device.predict_vec(x).unwrap().values.is_empty());
         let none: [i64; 0] = [];
@@ -160,7 +160,7 @@ fn devices_explain_themselves() {
 #[test]
 fn a_confident_row_keeps_its_loss() {
     for device in common::devices() {
-        let x = Logits::new(&[20.0, 0.0], [1, 2]).unwrap();
+        let x = Logits::new(&[20.0_f32, 0.0], [1, 2]).unwrap();
         let (out, gradient) = device.cross_entropy_grad_vec(&CrossEntropy::default(), x, &[0]).unwrap();
         let wanted = (-20.0_f64).exp().ln_1p();
         approx::assert_relative_eq!(out.loss, wanted, max_relative = 1e-6);

@@ -201,7 +201,7 @@ fn a_call_is_finished_from_where_it_broke() {
 fn a_device_lost_before_a_call_is_opened_again() {
     for gpu in gpus() {
         let device = device(&gpu, false);
-        let x = Logits::new(&[1.0, 2.0, 3.0], [1, 3]).unwrap();
+        let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
         let before = device.softmax_vec(x).unwrap();
         gpu.now().device.destroy();
         assert_eq!(device.softmax_vec(x).unwrap(), before);
@@ -212,7 +212,7 @@ fn a_device_lost_before_a_call_is_opened_again() {
 fn resident_data_is_lost_with_its_device() {
     for gpu in gpus() {
         let device = device(&gpu, true);
-        let x = Logits::new(&[1.0, 2.0, 3.0], [1, 3]).unwrap();
+        let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
         let before = device.upload(x).unwrap();
         let targets = device.upload_targets(&CrossEntropy::default(), [1, 3], &[0]).unwrap();
         gpu.now().device.destroy();
