@@ -20,29 +20,22 @@ type Lane<W> = [W; LANES];
 
 /// The largest logit in order; NaN where any is.
 pub(super) fn max<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> W {
-    let mut best = [W::NEG_INFINITY; LANES];
-    let mut nan = [false; LANES];
-    let mut visit = |chunk: &[W; LANES]| {
-        for ((best, nan), &x) in best.iter_mut().zip(&mut nan).zip(chunk) {
+    #[inline(always)]
+    fn visit<W: Real, A: About<W>>(chunk: &Lane<W>, curve: &Curve, best: &mut Lane<W>, nan: &mut [bool; LANES]) {
+        for ((best, nan), &x) in best.iter_mut().zip(nan).zip(chunk) {
             let x = A::in_order(curve, x);
             *best = if x > *best { x } else { *best };
-            *nan |= is_nan(x);
+            *nan |= !x.is_number();
         }
-    };
+    }
+    let (mut best, mut nan) = ([W::NEG_INFINITY; LANES], [false; LANES]);
     let (whole, rest) = x.split_at(x.len() / LANES * LANES);
-    cast_slice::<W, Lane<W>>(whole).iter().for_each(&mut visit);
+    cast_slice::<W, Lane<W>>(whole).iter().for_each(|chunk| visit::<W, A>(chunk, curve, &mut best, &mut nan));
     let mut last = [A::in_order(curve, W::NEG_INFINITY); LANES];
     last[..rest.len()].copy_from_slice(rest);
-    visit(&last);
+    visit::<W, A>(&last, curve, &mut best, &mut nan);
     let larger = |a: W, &b: &W| if b > a { b } else { a };
     if nan.contains(&true) { W::NAN } else { best.iter().fold(W::NEG_INFINITY, larger) }
-}
-
-#[inline(always)]
-fn is_nan<W: Real>(x: W) -> bool {
-    // Not equal to itself.
-    let x: f64 = x.into();
-    x.is_nan()
 }
 
 /// The row's statistics about its maximum, of which the softmax must have a value.
@@ -50,10 +43,10 @@ pub(super) fn stats<W: Real, A: About<W>>(x: &[W], curve: &Curve, about: A) -> S
     let mut sum = Sum::default();
     let (blocks, rest) = x.split_at(x.len() - x.len() % BLOCK);
     for block in cast_slice::<W, [Lane<W>; 8]>(blocks) {
-        sum.add(block, [LANES; 8], curve, about);
+        sum.add(*block, [LANES; 8], curve, about);
     }
     for row in rest.chunks(LANES) {
-        sum.add(&[padded::<W, A>(row)], [row.len()], curve, about);
+        sum.add([padded::<W, A>(row)], [row.len()], curve, about);
     }
     Stats { about, others: sum.others() }
 }
@@ -63,10 +56,10 @@ pub(super) fn exponentials<W: Real, A: About<W>>(x: &mut [W], curve: &Curve, abo
     let mut sum = Sum::default();
     let (blocks, rest) = x.split_at_mut(x.len() - x.len() % BLOCK);
     for block in cast_slice_mut::<W, [Lane<W>; 8]>(blocks) {
-        *block = sum.add(block, [LANES; 8], curve, about);
+        *block = sum.add(*block, [LANES; 8], curve, about);
     }
     for row in rest.chunks_mut(LANES) {
-        let [exponentials] = sum.add(&[padded::<W, A>(row)], [row.len()], curve, about);
+        let [exponentials] = sum.add([padded::<W, A>(row)], [row.len()], curve, about);
         row.copy_from_slice(&exponentials[..row.len()]);
     }
     Stats { about, others: sum.others() }
@@ -117,7 +110,7 @@ impl Sum {
     #[inline(always)]
     fn add<W: Real, A: About<W>, const ROWS: usize>(
         &mut self,
-        x: &[Lane<W>; ROWS],
+        x: [Lane<W>; ROWS],
         lengths: [usize; ROWS],
         curve: &Curve,
         about: A,
@@ -125,12 +118,19 @@ impl Sum {
         let (mut exponentials, mut terms) = ([[W::ZERO; LANES]; ROWS], [[W::ZERO; LANES]; ROWS]);
         for (row, x) in x.iter().enumerate() {
             for (lane, &x) in x.iter().enumerate() {
-                let is_there = A::PLAIN || lane < lengths[row];
                 let e = about.exp(x);
-                let top = A::in_order(curve, x) == about.max() && is_there;
+                let top = A::in_order(curve, x) == about.max();
                 self.tops[lane] += u32::from(top);
-                terms[row][lane] = if top || !is_there { W::ZERO } else { e };
+                terms[row][lane] = if top { W::ZERO } else { e };
                 exponentials[row][lane] = e;
+            }
+            if !A::PLAIN {
+                // What is not there counts for nothing.
+                for lane in lengths[row]..LANES {
+                    let top = A::in_order(curve, x[lane]) == about.max();
+                    self.tops[lane] -= u32::from(top);
+                    terms[row][lane] = W::ZERO;
+                }
             }
         }
         let mut rows = ROWS;

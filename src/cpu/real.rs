@@ -17,6 +17,7 @@ pub(super) trait Real: Element<Row = Self> + PartialOrd + std::ops::Neg<Output =
     fn exp(difference: f64) -> Self;
     /// (self - max) - log_sum, rounded once.
     fn log_below(self, max: Self, log_sum: Self) -> Self;
+    fn is_number(self) -> bool;
     fn add(self, other: Self) -> Self;
     fn times(self, other: Self) -> Self;
 }
@@ -47,6 +48,11 @@ impl Real for f32 {
     fn log_below(self, max: Self, log_sum: Self) -> Self {
         let (d, lost) = exp::difference(self, max);
         (d - log_sum) + lost
+    }
+
+    #[inline(always)]
+    fn is_number(self) -> bool {
+        !self.is_nan()
     }
 
     #[inline(always)]
@@ -83,6 +89,11 @@ impl Real for f64 {
     #[inline(always)]
     fn log_below(self, max: Self, log_sum: Self) -> Self {
         (self - max) - log_sum
+    }
+
+    #[inline(always)]
+    fn is_number(self) -> bool {
+        !self.is_nan()
     }
 
     #[inline(always)]
