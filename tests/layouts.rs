@@ -1,0 +1,331 @@
+//! Whatever the type, the layout and the way in: the same rows have the same results.
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+mod common;
+
+use logits::half::{bf16, f16};
+use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Sampling, Shape, Targets};
+
+fn values(count: usize) -> impl Iterator<Item = f64> {
+    (0..count as u32).map(|x| f64::from(x.wrapping_mul(2_654_435_761) >> 8) * 6e-7 - 5.0)
+}
+
+/// `[outer, classes, inner]` as `[outer * inner, classes]`.
+fn transposed<T: Copy>(x: &[T], shape: Shape) -> Vec<T> {
+    let (inner, classes) = (shape.inner(), shape.classes());
+    let place = |row: usize, class: usize| (row / inner * classes + class) * inner + row % inner;
+    (0..shape.row_count()).flat_map(|row| (0..classes).map(move |class| place(row, class))).map(|at| x[at]).collect()
+}
+
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|&x| x.into().to_bits()).collect()
+}
+
+const SHAPES: [Shape; 7] = [
+    Shape::new(2, 3, 5),
+    Shape::new(3, 1, 4),
+    Shape::new(2, 21, 300),
+    Shape::new(1, 1500, 7),
+    Shape::new(2, 2051, 3),
+    Shape::new(1, 131_075, 2),
+    Shape::new(5, 7, 1),
+];
+
+fn planes_are_rows<T: Element>(device: &Device, narrow: fn(f64) -> T) {
+    for shape in SHAPES {
+        let place = format!("{shape:?} of {} on {device}", T::DTYPE);
+        let (elements, rows, classes) = (shape.elements().unwrap(), shape.row_count(), shape.classes());
+        let x: Vec<T> = values(elements).map(narrow).collect();
+        let dense = transposed(&x, shape);
+        let planes = Logits::new(&x, shape).unwrap().temperature(1.3).unwrap();
+        let rows_of_it = Logits::new(&dense, [rows, classes]).unwrap().temperature(1.3).unwrap();
+        // With gaps between blocks.
+        let (block, gap) = (classes * shape.inner(), 3);
+        let mut strided: Vec<T> = Vec::new();
+        for block in x.chunks(block) {
+            strided.extend_from_slice(block);
+            strided.extend((0..gap).map(|_| narrow(f64::NAN)));
+        }
+        let with_gaps = Logits::with_row_stride(&strided, shape, block + gap).unwrap().temperature(1.3).unwrap();
+
+        for x in [planes, with_gaps] {
+            let softmax = device.softmax_vec(x).unwrap();
+            assert_eq!(softmax.fell_back, None);
+            assert_eq!(bits(&transposed(&softmax.values, shape)), bits(&device.softmax_vec(rows_of_it).unwrap().values), "{place}");
+            let log_softmax = device.log_softmax_vec(x).unwrap().values;
+            let wanted = device.log_softmax_vec(rows_of_it).unwrap().values;
+            assert_eq!(bits(&transposed(&log_softmax, shape)), bits(&wanted), "{place}");
+            let log_sum_exps = device.log_sum_exp_vec(x).unwrap().values;
+            assert_eq!(bits(&log_sum_exps), bits(&device.log_sum_exp_vec(rows_of_it).unwrap().values), "{place}");
+            assert_eq!(device.predict_vec(x).unwrap(), device.predict_vec(rows_of_it).unwrap(), "{place}");
+            let k = classes.min(3);
+            assert_eq!(device.top_k_vec(x, k).unwrap(), device.top_k_vec(rows_of_it, k).unwrap(), "{place}");
+            let sampling = Sampling::new(4);
+            let drawn = device.sample_vec(&sampling, rows_of_it).unwrap();
+            assert_eq!(device.sample_vec(&sampling, x).unwrap(), drawn, "{place}");
+            let loss = CrossEntropy::default().label_smoothing(0.1).softcap(20.0);
+            let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
+            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            let (wanted, wanted_gradient) = device.cross_entropy_grad_vec(&loss, rows_of_it, &targets).unwrap();
+            assert_eq!((out, bits(&transposed(&gradient, shape))), (wanted, bits(&wanted_gradient)), "{place}");
+        }
+        // In place, what lies between is as it was.
+        let mut in_place = strided.clone();
+        let view = LogitsMut::with_row_stride(&mut in_place, shape, block + gap).unwrap().temperature(1.3).unwrap();
+        device.softmax_in_place(view).unwrap();
+        let wanted = device.softmax_vec(planes).unwrap().values;
+        for (got, wanted) in in_place.chunks(block + gap).zip(wanted.chunks(block)) {
+            assert_eq!(bits(&got[..block]), bits(wanted), "{place}");
+            assert!(got[block..].iter().all(|&x| x.into().is_nan()), "{place}");
+        }
+    }
+}
+
+#[test]
+fn rows_across_each_other_are_rows() {
+    for device in common::devices() {
+        planes_are_rows(&device, |x| x as f32);
+        planes_are_rows(&device, f16::from_f64);
+        planes_are_rows(&device, bf16::from_f64);
+    }
+    planes_are_rows(&Device::cpu(), |x| x);
+}
+
+/// Blocks that do not fit what a device may use go through it a few columns at a time.
+#[test]
+fn a_block_beyond_the_budget_goes_through_in_columns() {
+    let shape = Shape::new(2, 700, 3001);
+    let x: Vec<f32> = values(shape.elements().unwrap()).map(|x| x as f32).collect();
+    let dense = transposed(&x, shape);
+    for device in common::gpus() {
+        let small = device.clone().with_memory_budget(16 << 20);
+        let got = small.softmax_vec(Logits::new(&x, shape).unwrap()).unwrap();
+        assert_eq!(got.fell_back, None);
+        let wanted = device.softmax_vec(Logits::new(&dense, [shape.row_count(), 700]).unwrap()).unwrap().values;
+        assert_eq!(bits(&transposed(&got.values, shape)), bits(&wanted), "{device}");
+        let mut in_place = x.clone();
+        small.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        assert_eq!(bits(&in_place), bits(&got.values), "{device}");
+    }
+}
+
+/// Of results as they are in the type, in float64.
+fn backwards<T: Element>(device: &Device, narrow: fn(f64) -> T, unit: f64) {
+    for shape in [Shape::rows(5, 7), Shape::rows(2, 2051), Shape::rows(1, 140_000), Shape::new(2, 21, 30)] {
+        let place = format!("{shape:?} of {} on {device}", T::DTYPE);
+        let (rows, classes, temperature) = (shape.row_count(), shape.classes(), 0.7_f32);
+        let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+        let upstream: Vec<T> = values(x.len()).map(|g| narrow((g * 77.7).sin())).collect();
+        let view = Logits::new(&x, shape).unwrap().temperature(temperature).unwrap();
+        let wide = |values: &[T]| transposed(values, shape).iter().map(|&x| x.into()).collect::<Vec<f64>>();
+        let g = wide(&upstream);
+        for log in [false, true] {
+            let y = if log { device.log_softmax_vec(view) } else { device.softmax_vec(view) }.unwrap().values;
+            let view = Logits::new(&y, shape).unwrap().temperature(temperature).unwrap();
+            let got = match log {
+                false => device.softmax_backward_vec(view, &upstream),
+                true => device.log_softmax_backward_vec(view, &upstream),
+            };
+            let mut in_place = y.clone();
+            let over = LogitsMut::new(&mut in_place, shape).unwrap().temperature(temperature).unwrap();
+            match log {
+                false => device.softmax_backward_in_place(over, &upstream),
+                true => device.log_softmax_backward_in_place(over, &upstream),
+            }
+            .unwrap();
+            let got = got.unwrap().values;
+            assert_eq!(bits(&in_place), bits(&got), "{place}");
+            let (y, got) = (wide(&y), wide(&got));
+            for row in 0..rows {
+                let part = row * classes..(row + 1) * classes;
+                let (y, g, got) = (&y[part.clone()], &g[part.clone()], &got[part]);
+                let dot: f64 = y.iter().zip(g).map(|(y, g)| if log { *g } else { y * g }).sum();
+                let scale: f64 = y.iter().zip(g).map(|(y, g)| if log { g.abs() } else { (y * g).abs() }).sum();
+                for class in 0..classes {
+                    let (wanted, size) = match log {
+                        false => (y[class] * (g[class] - dot), y[class] * (g[class].abs() + scale)),
+                        true => (g[class] - y[class].exp() * dot, g[class].abs() + y[class].exp() * scale),
+                    };
+                    let (wanted, size) = (wanted / f64::from(temperature), size / f64::from(temperature));
+                    let error = (got[class] - wanted).abs();
+                    // Rounded once to the type, of which the smallest numbers are 6e-8 apart at best.
+                    let bound = 1e-6 * size + unit * wanted.abs() + if unit > 1e-6 { 6e-8 } else { 1e-38 };
+                    assert!(error <= bound, "{place}, log {log}, row {row} class {class}: {} for {wanted}", got[class]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn backwards_of_softmax_alone() {
+    for device in common::devices() {
+        backwards(&device, |x| x as f32, 0.0);
+        backwards(&device, f16::from_f64, 5e-4);
+        backwards(&device, bf16::from_f64, 4e-3);
+    }
+    backwards(&Device::cpu(), |x| x, 0.0);
+}
+
+#[test]
+fn saved_log_sum_exps_make_the_same_gradient() {
+    for device in common::devices() {
+        for shape in [Shape::rows(6, 7), Shape::rows(3, 3000), Shape::rows(1, 140_000), Shape::new(2, 21, 30)] {
+            let x: Vec<f32> = values(shape.elements().unwrap()).map(|x| x as f32).collect();
+            let q: Vec<f32> = values(x.len()).map(|q| (q.sin().abs() / shape.classes() as f64) as f32).collect();
+            let classes: Vec<i64> =
+                (0..shape.row_count()).map(|row| if row % 4 == 2 { -100 } else { (row % shape.classes()) as i64 }).collect();
+            let weight: Vec<f32> = (0..shape.classes()).map(|class| 0.5 + (class % 3) as f32).collect();
+            let factors: Vec<f32> = (0..shape.row_count()).map(|row| row as f32 - 1.0).collect();
+            let plain = CrossEntropy::default;
+            for (loss, is_soft, seen) in [
+                (plain(), false, (|x| x) as fn(f64) -> f64),
+                (plain().weight(weight.clone()).label_smoothing(0.1).z_loss(0.01), false, |x| x),
+                (plain().logit_scale(-0.5).upstream_gradients(factors), true, |x| -0.5 * x),
+                (plain().softcap(3.0).weight(weight).upstream_gradient(2.0), true, |x| 3.0 * (x / 3.0).tanh()),
+            ] {
+                let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes) };
+                let view = Logits::new(&x, shape).unwrap();
+                let (_, wanted) = device.cross_entropy_grad_vec(&loss, view, targets).unwrap();
+                // Of the logits as the loss sees them, which the reference is asked for.
+                let seen: Vec<f64> = x.iter().map(|&x| seen(f64::from(x))).collect();
+                let saved: Vec<f32> = Device::cpu()
+                    .log_sum_exp_vec(Logits::new(&seen, shape).unwrap())
+                    .unwrap()
+                    .values
+                    .iter()
+                    .map(|&x| x as f32)
+                    .collect();
+                let got = device.cross_entropy_backward_vec(&loss, view, targets, &saved).unwrap().values;
+                let largest = wanted.iter().fold(0.0_f32, |a, &b| a.max(b.abs()));
+                for (at, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+                    // As exact as a log-sum-exp of up to 15 in f32.
+                    let error = (got - wanted).abs() / largest;
+                    assert!(error <= 4e-6, "{shape:?} {at} on {device}: {got} for {wanted}");
+                }
+                let mut in_place = x.clone();
+                let over = LogitsMut::new(&mut in_place, shape).unwrap();
+                device.cross_entropy_backward_in_place(&loss, over, targets, &saved).unwrap();
+                assert_eq!(bits(&in_place), bits(&got));
+
+                let resident = device.upload(view).unwrap();
+                let on_device = device.upload_targets(&loss, shape, targets).unwrap();
+                let (_, gradient) = resident.cross_entropy_grad(&on_device).unwrap();
+                assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted), "{shape:?} resident on {device}");
+            }
+        }
+        let short = device.cross_entropy_backward_vec(&CrossEntropy::default(), Logits::new(&[1.0_f32], [1, 1]).unwrap(), &[0], &[]);
+        assert!(matches!(short, Err(Error::Length { .. })));
+    }
+}
+
+fn resident_is_the_same<T: Element>(device: &Device, narrow: fn(f64) -> T) {
+    for shape in SHAPES {
+        let place = format!("{shape:?} of {} on {device}", T::DTYPE);
+        let (rows, classes) = (shape.row_count(), shape.classes());
+        let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+        let view = Logits::new(&x, shape).unwrap().temperature(0.9).unwrap();
+        let resident = device.upload(view).unwrap();
+        assert_eq!(bits(&resident.read().unwrap()), bits(&x), "{place}");
+        let last = resident.read_rows(shape.outer() - 1..shape.outer()).unwrap();
+        assert_eq!(bits(&last), bits(&x[x.len() - classes * shape.inner()..]), "{place}");
+        let softmax = resident.softmax().unwrap();
+        assert_eq!(bits(&softmax.read().unwrap()), bits(&device.softmax_vec(view).unwrap().values), "{place}");
+        let k = classes.min(4);
+        assert_eq!(resident.top_k(k).unwrap().read().unwrap(), device.top_k_vec(view, k).unwrap().values, "{place}");
+        let sampling = Sampling::new(8).top_p(0.9);
+        let drawn = device.sample_vec(&sampling, view).unwrap().values;
+        assert_eq!(resident.sample(&sampling).unwrap().read().unwrap(), drawn, "{place}");
+        let dx = softmax.softmax_backward(&resident).unwrap().read().unwrap();
+        let p = softmax.read().unwrap();
+        let wanted = device.softmax_backward_vec(Logits::new(&p, shape).unwrap(), &x).unwrap().values;
+        assert_eq!(bits(&dx), bits(&wanted), "{place}");
+        let targets: Vec<usize> = (0..rows).map(|row| row % classes).collect();
+        let loss = CrossEntropy::default().softcap(9.0).upstream_gradients(vec![0.5; rows]);
+        let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
+        let (got, gradient) = resident.cross_entropy_grad(&on_device).unwrap();
+        let (wanted, wanted_gradient) = device.cross_entropy_grad_vec(&loss, view, &targets).unwrap();
+        assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted_gradient), "{place}");
+        let relative = (got.read().unwrap().loss - wanted.loss).abs() / wanted.loss.abs().max(1e-30);
+        assert!(relative <= 1e-6 || wanted.loss == 0.0, "{place}");
+    }
+}
+
+#[test]
+fn resident_data_of_every_type_and_layout() {
+    for device in common::devices() {
+        resident_is_the_same(&device, |x| x as f32);
+        resident_is_the_same(&device, f16::from_f64);
+        resident_is_the_same(&device, bf16::from_f64);
+    }
+    resident_is_the_same(&Device::cpu(), |x| x);
+}
+
+#[test]
+fn bad_options_are_told_before_anything_is_written() {
+    for device in common::devices() {
+        let x = Logits::new(&[1.0_f32, 2.0, 3.0, 4.0], [2, 2]).unwrap();
+        let mut out = [7.0; 4];
+        let mut refused = |loss: CrossEntropy, targets: Targets<'_>| {
+            let error = device.cross_entropy_grad(&loss, x, targets, &mut out).unwrap_err();
+            assert_eq!(out, [7.0; 4]);
+            error.to_string()
+        };
+        let classes = Targets::from(&[0, 1]);
+        let plain = CrossEntropy::default;
+        assert!(refused(plain().softcap(0.0), classes).contains("softcap is 0"));
+        assert!(refused(plain().softcap(f32::NAN), classes).contains("softcap is NaN"));
+        assert!(refused(plain().logit_scale(0.0), classes).contains("logit_scale is 0"));
+        assert!(refused(plain().logit_scale(f32::INFINITY), classes).contains("logit_scale is inf"));
+        assert!(refused(plain().upstream_gradients([1.0]), classes).contains("upstream gradients hold 1 values where 2"));
+        assert!(refused(plain().upstream_gradients([1.0, f32::NAN]), classes).contains("row 1 is NaN"));
+        let bad = Targets::probabilities(&[0.5_f32, 0.5, -0.25, 1.0]);
+        assert!(refused(plain(), bad).contains("class 0 in row 1 is -0.25"));
+        assert!(refused(plain(), Targets::probabilities(&[0.5_f32; 3])).contains("3 values where 4"));
+        for temperature in [0.0, -1.0, f32::NAN] {
+            assert!(matches!(x.temperature(temperature), Err(Error::OptionValue { .. })));
+        }
+    }
+}
+
+/// Under a cap infinities are numbers, as they are in PyTorch's composition.
+#[test]
+fn a_cap_makes_numbers_of_infinities() {
+    let (inf, cap) = (f32::INFINITY, 2.0_f64);
+    for device in common::devices() {
+        let rows = [[inf, 1.0, -inf], [-inf, -inf, -inf], [1.0, f32::NAN, 2.0]];
+        let x = rows.as_flattened();
+        let view = Logits::new(x, [3, 3]).unwrap();
+        let loss = CrossEntropy::default().softcap(2.0).reduction(logits::Reduction::Sum);
+        let (out, gradient) = device.cross_entropy_grad_vec(&loss, view, &[0, 2, 1]).unwrap();
+        let y = [cap, cap * 0.5_f64.tanh(), -cap];
+        let exact = y.iter().map(|y| (y - cap).exp()).sum::<f64>().ln();
+        assert!((f64::from(out.per_row[0]) - exact).abs() < 1e-6 * exact, "{device}: {out:?}");
+        assert!((f64::from(out.per_row[1]) - 3.0_f64.ln()).abs() < 1e-6, "{device}: {out:?}");
+        assert!(out.per_row[2].is_nan() && gradient[6..].iter().all(|x| x.is_nan()), "{device}: {out:?}");
+        // The cap is flat out there.
+        let flat = [gradient[0], gradient[2], gradient[3], gradient[5]];
+        assert!(flat.iter().all(|x| x.abs() < 1e-30), "{device}: {flat:?}");
+        assert!(gradient[1] > 0.0);
+    }
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn arrays_are_batches() {
+    use ndarray::{Array2, Array4, s};
+    let array = Array4::from_shape_fn((2, 3, 4, 5), |(n, c, h, w)| (n + 2 * c + 3 * h + 5 * w) as f32 * 0.1);
+    let x = Logits::try_from(array.view()).unwrap();
+    assert_eq!(x.shape(), Shape::new(2, 3, 20));
+    let p = Device::cpu().softmax_vec(x).unwrap().values;
+    let wanted = 1.0 / (0..3).map(|c| ((c as f32 - 0.0) * 0.2).exp()).sum::<f32>();
+    assert!((p[0] - wanted).abs() < 1e-6);
+    let mut matrix = Array2::from_shape_fn((4, 3), |(row, class)| (row * class) as f32);
+    let columns = matrix.t();
+    let x = Logits::try_from(columns).unwrap();
+    assert_eq!((x.shape().row_count(), x.shape().classes()), (3, 4));
+    let gaps = Logits::try_from(matrix.slice(s![.., ..2]));
+    assert!(matches!(gaps.map(drop), Err(Error::Strides { .. })));
+    Device::cpu().softmax_in_place(LogitsMut::try_from(matrix.view_mut()).unwrap()).unwrap();
+    assert!(matrix.rows().into_iter().all(|row| (row.sum() - 1.0).abs() < 1e-6));
+}
