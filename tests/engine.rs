@@ -5,8 +5,10 @@
 mod common;
 
 use logits::wgpu::{self, BufferUsages};
+use logits::half::f16;
 use logits::{
-    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Step, StepBuffers, Summary,
+    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step, StepBuffers,
+    StepLayout, Summary, Targets,
 };
 use pollster::block_on;
 
@@ -180,6 +182,108 @@ fn steps_are_the_simple_api_on_default_limits() {
         for shape in [[1, 1], [300, 1], [50, 9], [9, 300], [5, 2048], [3, 5000], [2, 140_000], [5000, 3]] {
             same_as_the_simple_api(&engine, shape);
         }
+    }
+}
+
+/// Halves in rows with gaps, and planes: every operation against the simple API on the same device.
+#[test]
+fn steps_of_every_type_and_layout() {
+    for engine in engines(|_| {}) {
+        for (shape, gap) in [
+            (Shape::rows(7, 9), 0),
+            (Shape::rows(7, 9), 4),
+            (Shape::rows(5, 3001), 1),
+            (Shape::rows(2, 140_001), 3),
+            (Shape::new(3, 11, 5), 0),
+            (Shape::new(3, 2501, 3), 2),
+        ] {
+            let place = format!("{shape:?} with gaps of {gap} on {}", engine.gpu.name());
+            let simple = Device::on(&engine.gpu);
+            let (rows, classes, block) = (shape.row_count(), shape.classes(), shape.classes() * shape.inner());
+            let stride = block + gap;
+            let x: Vec<f16> = logits(shape.outer() * stride).iter().map(|&x| f16::from_f32(x)).collect();
+            let view = Logits::with_row_stride(&x, shape, stride).unwrap().temperature(0.8).unwrap();
+            let padded = |mut values: Vec<f16>| {
+                values.resize(values.len().next_multiple_of(2), f16::ZERO);
+                values
+            };
+            let buffer = engine.buffer(4, &padded(x.clone()));
+            let x_at = buffer.slice(4..);
+            let out = engine.buffer(0, &padded(vec![f16::ONE; shape.outer() * (block + 1) + 1]));
+            let values = engine.poisoned(rows * 8);
+            let layout = StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8);
+            let prepare = |operation: Operation<'_>| engine.gpu.prepare_with(operation, shape, DType::F16, layout).unwrap();
+            // Results, and what lies between them.
+            let read = || {
+                let all: Vec<f16> = engine.read(out.slice(..));
+                let blocks = all.chunks(block + 1).take(shape.outer());
+                assert!(blocks.clone().all(|block_of| block_of[block] == f16::ONE), "gaps of {place}");
+                blocks.flat_map(|block_of| block_of[..block].to_vec()).collect::<Vec<f16>>()
+            };
+            engine.run(&prepare(Operation::Softmax), &StepBuffers::new(x_at).output(out.slice(..)));
+            let softmax = simple.softmax_vec(view).unwrap().values;
+            assert_eq!(read(), softmax, "softmax of {place}");
+
+            let k = classes.min(3);
+            engine.run(&prepare(Operation::TopK(k)), &StepBuffers::new(x_at).rows(values.slice(..)));
+            let wanted = simple.top_k_vec(view, k).unwrap().values;
+            assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows * k], wanted, "top k of {place}");
+            let sampling = Sampling::new(3).top_k(5);
+            engine.run(&prepare(Operation::Sample(sampling)), &StepBuffers::new(x_at).rows(values.slice(..)));
+            let wanted = simple.sample_vec(&sampling, view).unwrap().values;
+            assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draws of {place}");
+
+            // From dense results of the same step.
+            let dense = StepLayout::default().temperature(0.8);
+            let backward = engine.gpu.prepare_with(Operation::SoftmaxBackward, shape, DType::F16, dense).unwrap();
+            let (y, g) = (engine.buffer(0, &padded(softmax.clone())), engine.buffer(0, &padded(softmax.clone())));
+            engine.run(&backward, &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)));
+            let y_view = Logits::new(&softmax, shape).unwrap().temperature(0.8).unwrap();
+            let wanted = simple.softmax_backward_vec(y_view, &softmax).unwrap().values;
+            assert_eq!(engine.read::<f16>(y.slice(..))[..wanted.len()], wanted, "backward of {place}");
+
+            let factors: Vec<f32> = (0..rows).map(|row| 0.5 + row as f32).collect();
+            let q: Vec<f32> = logits(shape.elements().unwrap()).iter().map(|x| x.abs() / classes as f32).collect();
+            let classes_of: Vec<u32> = (0..rows).map(|row| (row * 7919 % classes) as u32).collect();
+            let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
+            let loss = CrossEntropy::default().weight(weight).softcap(6.0).z_loss(1e-3);
+            let by_rows = loss.clone().upstream_gradients(factors.clone());
+            for is_soft in [false, true] {
+                let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes_of) };
+                let (wanted, gradient) = simple.cross_entropy_grad_vec(&by_rows, view, targets).unwrap();
+                let operation = match is_soft {
+                    true => Operation::SoftCrossEntropyGrad(&loss),
+                    false => Operation::CrossEntropyGrad(&loss),
+                };
+                let t = if is_soft { engine.buffer(4, &q) } else { engine.buffer(4, &classes_of) };
+                let (upstream, summary) = (engine.buffer(0, &factors), engine.poisoned(8));
+                let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
+                let buffers = buffers.upstream(upstream.slice(..)).loss(summary.slice(..)).rows(values.slice(..));
+                engine.run(&prepare(operation), &buffers);
+                let summary: Summary = engine.read(summary.slice(..))[0];
+                approx::assert_relative_eq!(f64::from(summary.loss), wanted.loss, max_relative = 1e-6);
+                assert_eq!(summary.counted_rows as usize, rows);
+                let off = read().iter().zip(&gradient).filter(|(got, wanted)| got != wanted).count();
+                // A mean's divisor is an f32 pair on the device, an f64 on the host.
+                assert!(off * 100 <= gradient.len(), "{off} of {} in the gradient of {place}", gradient.len());
+                if !is_soft {
+                    // Log-sum-exps stand where rows would go; any will do.
+                    let saved = engine.buffer(0, &vec![3.0_f32; rows]);
+                    let step = prepare(Operation::CrossEntropyBackward(&loss));
+                    let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
+                    engine.run(&step, &buffers.rows(saved.slice(..)));
+                    let wanted =
+                        simple.cross_entropy_backward_vec(&loss, view, targets, &vec![3.0; rows]).unwrap().values;
+                    let off = read().iter().zip(&wanted).filter(|(got, wanted)| got != wanted).count();
+                    assert!(off * 100 <= wanted.len(), "{off} of {} from log-sum-exps of {place}", wanted.len());
+                }
+            }
+        }
+        let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F64).map(drop);
+        assert!(matches!(refused, Err(Error::DType { .. })));
+        let overlap = StepLayout::default().row_stride(2);
+        let refused = engine.gpu.prepare_with(Operation::Softmax, [2, 3], DType::F32, overlap).map(drop);
+        assert_eq!(refused, Err(Error::RowStride { stride: 2, classes: 3 }));
     }
 }
 
