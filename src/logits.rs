@@ -1,7 +1,8 @@
 //! Borrowed views of a batch of logits.
 
 use crate::elements::{Elements, ElementsMut};
-use crate::{Element, Error, Shape};
+use crate::job::Curve;
+use crate::{CrossEntropy, Element, Error, Shape};
 
 /// A borrowed, read-only batch of logits of shape `[rows, classes]` or `[outer, classes, inner]`.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +10,7 @@ pub struct Logits<'a, T: Element = f32> {
     data: &'a [T],
     shape: Shape,
     stride: usize,
-    temperature: f32,
+    curve: Curve,
 }
 
 /// A batch of logits that an operation may overwrite with its result.
@@ -18,15 +19,15 @@ pub struct LogitsMut<'a, T: Element = f32> {
     data: &'a mut [T],
     shape: Shape,
     stride: usize,
-    temperature: f32,
+    curve: Curve,
 }
 
-/// How rows are read: where they are, and what they are divided by.
+/// How rows are read: where they are, and what is made of them first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) shape: Shape,
     pub(crate) stride: usize,
-    pub(crate) temperature: f32,
+    pub(crate) curve: Curve,
 }
 
 macro_rules! views {
@@ -39,7 +40,7 @@ macro_rules! views {
             pub fn new(data: $data, shape: impl Into<Shape>) -> Result<Self, Error> {
                 let shape = shape.into();
                 check_length("logits", shape.elements()?, data.len())?;
-                Ok(Self { data, shape, stride: shape.block(), temperature: 1.0 })
+                Ok(Self { data, shape, stride: shape.block(), curve: Curve::default() })
             }
 
             /// Rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`, blocks
@@ -51,7 +52,7 @@ macro_rules! views {
             pub fn with_row_stride(data: $data, shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
                 let shape = shape.into();
                 check_strided(data.len(), shape, row_stride)?;
-                Ok(Self { data, shape, stride: row_stride, temperature: 1.0 })
+                Ok(Self { data, shape, stride: row_stride, curve: Curve::default() })
             }
 
             /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
@@ -66,10 +67,29 @@ macro_rules! views {
             /// ```
             ///
             /// # Errors
-            /// [`Error::OptionValue`] where it is not between 1e-9 and 1e9.
+            /// [`Error::OptionValue`] where it is not between 1e-9 and 1e9, or all scales together not between 1e-18 and 1e18.
             pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
-                check_magnitude("temperature", temperature, false)?;
-                Ok(Self { temperature, ..self })
+                Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self })
+            }
+
+            /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale), and under its
+            /// [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go with that loss, and for the
+            /// log-sum-exps of [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
+            /// is given the logits as they are.
+            ///
+            /// ```
+            /// use logits::{CrossEntropy, Device, Logits};
+            /// let (loss, x) = (CrossEntropy::default().softcap(2.0), [9.0_f32, 0.0]);
+            /// let p = Device::cpu().softmax_vec(Logits::new(&x, [1, 2])?.as_seen_by(&loss)?)?.values;
+            /// let y = 2.0 * (9.0_f64 / 2.0).tanh();
+            /// assert!((f64::from(p[0]) - 1.0 / (1.0 + (-y).exp())).abs() < 1e-6);
+            /// # Ok::<(), logits::Error>(())
+            /// ```
+            ///
+            /// # Errors
+            /// [`Error::OptionValue`] where these options are out of range, or a cap is set already.
+            pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+                Ok(Self { curve: loss.curve(self.curve)?, ..self })
             }
 
             /// The shape given.
@@ -79,7 +99,7 @@ macro_rules! views {
             }
 
             pub(crate) fn view(&self) -> View {
-                View { shape: self.shape, stride: self.stride, temperature: self.temperature }
+                View { shape: self.shape, stride: self.stride, curve: self.curve }
             }
         }
     )*};

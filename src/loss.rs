@@ -202,10 +202,7 @@ impl CrossEntropy {
         if !value.is_finite() || value < 0.0 {
             return Err(Error::OptionValue { option, value, range: "finite and not negative" });
         }
-        if let Some(cap) = self.softcap {
-            check_magnitude("softcap", cap, false)?;
-        }
-        check_magnitude("logit_scale", self.logit_scale, true)?;
+        self.check_curve()?;
         if let Some(factors) = &self.upstream_gradients {
             check_length("upstream gradients", shape.row_count(), factors.len())?;
             if let Some((row, &value)) = factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
@@ -243,10 +240,17 @@ impl CrossEntropy {
         }
     }
 
-    /// What is made of logits that are divided by a temperature.
-    pub(crate) fn curve(&self, temperature: f32) -> Curve {
-        let scale = f64::from(self.logit_scale) / f64::from(temperature);
-        Curve { scale, softcap: self.softcap.map(f64::from) }
+    /// What is made of logits of which that has been made.
+    pub(crate) fn curve(&self, of_logits: Curve) -> Result<Curve, Error> {
+        self.check_curve()?;
+        of_logits.then(self.logit_scale, self.softcap)
+    }
+
+    fn check_curve(&self) -> Result<(), Error> {
+        if let Some(cap) = self.softcap {
+            check_magnitude("softcap", cap, false)?;
+        }
+        check_magnitude("logit_scale", self.logit_scale, true)
     }
 
     /// Checks options and targets against the shape, and settles what each row is worth.
@@ -324,15 +328,15 @@ impl Prepared<'_> {
         self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows)
     }
 
-    /// What an operation on logits of such a temperature is given.
-    pub(crate) fn given(&self, temperature: f32) -> Given<'_> {
-        Given {
-            curve: self.loss.curve(temperature),
+    /// What an operation is given, on logits of which that has been made.
+    pub(crate) fn given(&self, of_logits: Curve) -> Result<Given<'_>, Error> {
+        Ok(Given {
+            curve: self.loss.curve(of_logits)?,
             scaling: self.scaling(),
             targets: &self.rows,
             second: self.second,
             ..Given::default()
-        }
+        })
     }
 
     /// What the rows come to together, when their weighted losses come to `sum`.

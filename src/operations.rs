@@ -233,7 +233,8 @@ operations! {
             device.new_predictions(Op::TopK, x, k, Given { k, ..Given::default() }, waiting).await
         };
 
-    /// A class of each row drawn at random from its softmax, and its probability there, into `out` of a value a row. In a
+    /// A class of each row drawn at random from its softmax, and its probability there, into `out` of a value a row; of
+    /// logits under a cap, which it refuses, draw from the log-softmax. In a
     /// row whose softmax is NaN the probability is, and the class is that of [`Device::predict`].
     ///
     /// # Errors
@@ -255,7 +256,7 @@ operations! {
         };
 
     /// How many of the counted rows have their target among the `k` most likely classes; of targets that are probabilities,
-    /// the most probable class. What is ignored is an option of the loss; its others do not matter.
+    /// the most probable class. What is ignored is an option of the loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -276,6 +277,7 @@ operations! {
                 check_top(k, x.shape().classes())?;
                 let prepared = loss.prepare(x.shape(), targets)?;
                 let op = if k == 1 { Op::Predict } else { Op::TopK };
+                let x = x.as_seen_by(loss)?;
                 let top = device.new_predictions(op, x, k, Given { k, ..Given::default() }, waiting).await?;
                 Ok(prepared.accuracy(&top.values, k, top.fell_back))
             }
@@ -333,7 +335,7 @@ operations! {
         };
 
     /// The gradient of a loss from the log-sum-exps of its rows, such as a forward has saved, without reducing the rows
-    /// again: of logits as the loss sees them, after a scale and a cap. It is no better than they are: an f32 log-sum-exp of
+    /// again: those of logits [as the loss sees them](Logits::as_seen_by). It is no better than they are: an f32 log-sum-exp of
     /// 20 leaves probabilities with a relative error of 1e-6.
     ///
     /// ```
@@ -400,7 +402,7 @@ impl Device {
         let prepared = loss.prepare(view.shape, targets)?;
         let mut per_row: Vec<T::Row> = try_vec("losses", view.shape.row_count())?;
         let out = RowsOut::Values(T::Row::erase_mut(&mut per_row));
-        let ran = self.run(Job::new(op, view, data, prepared.given(view.temperature), out), waiting).await?;
+        let ran = self.run(Job::new(op, view, data, prepared.given(view.curve)?, out), waiting).await?;
         Ok(prepared.reduce(per_row, ran.fell_back))
     }
 
@@ -416,7 +418,7 @@ impl Device {
         let data = data?;
         let prepared = loss.prepare(view.shape, targets)?;
         check_length("log-sum-exps", view.shape.row_count(), log_sum_exps.len())?;
-        let given = Given { log_sum_exps: Some(log_sum_exps), ..prepared.given(view.temperature) };
+        let given = Given { log_sum_exps: Some(log_sum_exps), ..prepared.given(view.curve)? };
         self.run(Job::new(Op::CrossEntropyBackward, view, data, given, RowsOut::None), waiting).await
     }
 
@@ -430,7 +432,8 @@ impl Device {
     ) -> Result<Ran, Error> {
         let data = data?;
         check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
-        let given = Given { curve: Curve::of(view.temperature), second: Some(upstream), ..Given::default() };
+        let curve = view.curve.without_cap("not set: what comes back through it is another step")?;
+        let given = Given { curve, second: Some(upstream), ..Given::default() };
         self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
     }
 
@@ -445,7 +448,7 @@ impl Device {
     ) -> Result<Ran, Error> {
         let view = x.view();
         check_length("out", view.shape.row_count().saturating_mul(given.k.max(1)), length)?;
-        let given = Given { curve: Curve::of(view.temperature), ..given };
+        let given = Given { curve: of_draws(op, view.curve)?, ..given };
         self.run(Job::new(op, view, read(x), given, out), waiting).await
     }
 
@@ -471,7 +474,7 @@ impl Device {
         waiting: Waiting,
     ) -> Result<Ran, Error> {
         let (view, data) = (x.view(), write(x, out)?);
-        let given = Given { curve: Curve::of(view.temperature), ..Given::default() };
+        let given = Given { curve: view.curve, ..Given::default() };
         self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
     }
 
@@ -488,7 +491,7 @@ impl Device {
         waiting: Waiting,
     ) -> Result<Ran, Error> {
         let (view, data) = (x.view(), over(x));
-        let given = Given { curve: Curve::of(view.temperature), ..Given::default() };
+        let given = Given { curve: view.curve, ..Given::default() };
         self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
     }
 }
@@ -496,6 +499,18 @@ impl Device {
 pub(crate) fn check_top(k: usize, classes: usize) -> Result<(), Error> {
     let most = MOST_TOP;
     if (1..=classes.min(most)).contains(&k) { Ok(()) } else { Err(Error::TopK { k, classes, most }) }
+}
+
+/// A draw knows a scale alone, of which it is made to the bit.
+pub(crate) fn of_draws(op: Op, curve: Curve) -> Result<Curve, Error> {
+    if op != Op::Sample {
+        return Ok(curve);
+    }
+    if curve.scale < 0.0 {
+        let (option, value) = ("scale of the logits", curve.scale as f32);
+        return Err(Error::OptionValue { option, value, range: "positive where a class is drawn" });
+    }
+    curve.without_cap("not set where a class is drawn: draw from the log-softmax, which is as good as the logits")
 }
 
 fn read<T: Element>(x: Logits<'_, T>) -> Data<'_> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::elements::Sealed;
-use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
 use crate::waiting::Waiting;
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 
@@ -99,7 +99,7 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
                 }
                 false => Data::Read { input: x.elements(), stride: classes },
             };
-            let given = if op.has_targets() { prepared.given(1.0) } else { Given::default() };
+            let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
             let rows_out = if op.predicts() {
                 RowsOut::Predictions(&mut predictions, 1)
             } else if op.has_values() {

@@ -23,9 +23,9 @@ use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Held, HeldGiven, HeldTargets};
 use crate::job::{Curve, Data, Given, Job, Op, RowTarget, RowsOut};
-use crate::logits::{View, check_length, check_magnitude};
+use crate::logits::{View, check_length};
 use crate::loss::Totals;
-use crate::operations::check_top;
+use crate::operations::{check_top, of_draws};
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape, Targets, cpu};
@@ -39,7 +39,7 @@ use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction,
 pub struct Resident<T: Element = f32> {
     memory: Memory<T>,
     shape: Shape,
-    temperature: f32,
+    curve: Curve,
     settings: Settings,
 }
 
@@ -156,7 +156,7 @@ impl Device {
     }
 
     async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
-        let (View { shape, stride, temperature }, settings) = (x.view(), self.settings());
+        let (View { shape, stride, curve }, settings) = (x.view(), self.settings());
         let _ = waiting;
         let memory = match self.place() {
             Place::Cpu => {
@@ -173,7 +173,7 @@ impl Device {
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
         };
-        Ok(Resident { memory, shape, temperature, settings })
+        Ok(Resident { memory, shape, curve, settings })
     }
 
     /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
@@ -223,7 +223,7 @@ impl Device {
             #[cfg(feature = "gpu")]
             (Place::Gpu(gpu), _) => {
                 let settings = self.settings();
-                TargetMemory::Gpu(gpu.upload_targets(shape, &prepared.given(1.0), settings, waiting).await?)
+                TargetMemory::Gpu(gpu.upload_targets(shape, &prepared.given(Curve::default())?, settings, waiting).await?)
             }
         };
         Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(loss.clone()), is_soft })
@@ -242,8 +242,15 @@ impl<T: Element> Resident<T> {
     /// # Errors
     /// As [`Logits::temperature`].
     pub fn temperature(&self, temperature: f32) -> Result<Self, Error> {
-        check_magnitude("temperature", temperature, false)?;
-        Ok(Self { temperature, ..self.clone() })
+        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self.clone() })
+    }
+
+    /// The same values as a loss sees them: [`Logits::as_seen_by`].
+    ///
+    /// # Errors
+    /// As [`Logits::as_seen_by`].
+    pub fn as_seen_by(&self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { curve: loss.curve(self.curve)?, ..self.clone() })
     }
 
     /// Reads everything back, as it lies.
@@ -415,6 +422,7 @@ impl<T: Element> Resident<T> {
             let (expected, found) = (self.shape.elements()?, upstream.shape.elements()?);
             return Err(Error::Length { what: "upstream gradients", expected, found });
         }
+        self.curve.without_cap("not set: what comes back through it is another step")?;
         Ok(self.of(self.run(op, Beside { upstream: Some(upstream), ..Beside::default() }).await?.elements))
     }
 
@@ -426,13 +434,13 @@ impl<T: Element> Resident<T> {
             let (what, expected, found) = if rows.1 == rows.2 { classes } else { rows };
             return Err(Error::Length { what, expected, found });
         }
-        let mut given = Given { curve: Curve::of(self.temperature), k, ..Given::default() };
+        let mut given = Given { curve: of_draws(op, self.curve)?, k, ..Given::default() };
         if let Some(sampling) = sampling {
             given.draws = sampling.draws()?;
         }
         if let Some(targets) = targets {
             let ResidentTargets { loss, totals, .. } = targets;
-            given.curve = loss.curve(self.temperature);
+            given.curve = loss.curve(self.curve)?;
             given.scaling = loss.scaling(self.shape.classes(), totals.weight, totals.counted_rows);
         }
         match &self.memory {
@@ -501,7 +509,7 @@ impl<T: Element> Resident<T> {
             } else {
                 RowsOut::None
             };
-            let view = View { shape, stride, temperature: self.temperature };
+            let view = View { shape, stride, curve: self.curve };
             cpu::run(Job::new(op, view, data, given, rows_out))?;
         }
         let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + loss.into()));
@@ -515,7 +523,7 @@ impl<T: Element> Resident<T> {
 
     /// A result of the same shape; what is made of these logits is at no temperature.
     fn of(&self, memory: Memory<T>) -> Self {
-        Self { memory, shape: self.shape, temperature: 1.0, settings: self.settings }
+        Self { memory, shape: self.shape, curve: Curve::default(), settings: self.settings }
     }
 
     fn rows<S>(&self, memory: Memory<S>, each: usize) -> ResidentRows<S> {

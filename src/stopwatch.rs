@@ -8,7 +8,7 @@ use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{HeldGiven, Timing};
 use crate::elements::Sealed;
-use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;
@@ -81,7 +81,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                     let settings = Settings::default();
                     let input = (x.elements(), shape.block());
                     let logits = gpu.upload(shape, input, settings, Waiting::Here).await?;
-                    let given = watch.given();
+                    let given = watch.given()?;
                     let targets = match op.has_targets() {
                         true => Some(gpu.upload_targets(shape, &given, settings, Waiting::Here).await?),
                         false => None,
@@ -94,9 +94,9 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         Ok(watch)
     }
 
-    fn given(&self) -> Given<'_> {
-        let given = if self.op.has_targets() { self.prepared.given(1.0) } else { Given::default() };
-        Given { k: self.k, ..given }
+    fn given(&self) -> Result<Given<'_>, Error> {
+        let given = if self.op.has_targets() { self.prepared.given(Curve::default())? } else { Given::default() };
+        Ok(Given { k: self.k, ..given })
     }
 
     fn run_on_cpu(&mut self) -> Result<(), Error> {
@@ -113,7 +113,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         } else {
             RowsOut::None
         };
-        let given = if op.has_targets() { prepared.given(1.0) } else { Given::default() };
+        let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
         cpu::run(Job::new(*op, logits.view(), data, Given { k: *k, ..given }, rows_out))
     }
 

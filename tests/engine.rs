@@ -211,7 +211,7 @@ fn steps_of_every_type_and_layout() {
             let x_at = buffer.slice(4..);
             let out = engine.buffer(0, &padded(vec![f16::ONE; shape.outer() * (block + 1) + 1]));
             let values = engine.poisoned(rows * 8);
-            let layout = StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8);
+            let layout = StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8).unwrap();
             let prepare = |operation: Operation<'_>| engine.gpu.prepare_with(operation, shape, DType::F16, layout).unwrap();
             // Results, and what lies between them.
             let read = || {
@@ -234,7 +234,7 @@ fn steps_of_every_type_and_layout() {
             assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draws of {place}");
 
             // From dense results of the same step.
-            let dense = StepLayout::default().temperature(0.8);
+            let dense = StepLayout::default().temperature(0.8).unwrap();
             let backward = engine.gpu.prepare_with(Operation::SoftmaxBackward, shape, DType::F16, dense).unwrap();
             let (y, g) = (engine.buffer(0, &padded(softmax.clone())), engine.buffer(0, &padded(softmax.clone())));
             engine.run(&backward, &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)));

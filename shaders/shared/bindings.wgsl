@@ -57,6 +57,7 @@ struct Params {
     ratio: f32,
     ratio_low: f32,
     cap: f32,
+    cap_low: f32,
     cap_limit: f32,
     flip: u32,
     // Of decisions: how many classes are to be found; and how one is drawn.

@@ -37,7 +37,7 @@ fn tanh_of(magnitude: f32) -> Tanh {
 
 fn curve(x: f32) -> vec2<f32> {
     if CAPPED {
-        let y = multiply_pairs(vec2<f32>(params.cap, 0.0), tanh_of(abs(x)).value);
+        let y = multiply_pairs(vec2<f32>(params.cap, params.cap_low), tanh_of(abs(x)).value);
         return select(y, -y, bitcast<i32>(x) < 0);
     }
     if SCALED {

@@ -1,28 +1,29 @@
 //! `logits loss`: from files of logits and targets to a number, and to files of gradients and probabilities.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction};
+use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction, Shape, Targets};
 use serde_json::json;
 
-use crate::npy::{Reader, Writer};
+use crate::npy::{Float, Reader, Writer};
 use crate::{CliError, Common, json_number, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Logits [rows, classes]: f16, f32 or f64
+    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64
     #[arg(long, value_name = "X.npy")]
     logits: PathBuf,
-    /// Targets [rows]: any integer type
+    /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the logits
     #[arg(long, value_name = "Y.npy")]
     targets: PathBuf,
     /// Where to write the gradient with respect to the logits, f32
     #[arg(long, value_name = "G.npy")]
     grad: Option<PathBuf>,
-    /// Where to write the probabilities, f32
+    /// Where to write the probabilities, after scale and cap, f32
     #[arg(long, value_name = "P.npy")]
     probs: Option<PathBuf>,
-    /// Where to write the log-probabilities, f32
+    /// Where to write the log-probabilities, after scale and cap, f32
     #[arg(long, value_name = "L.npy")]
     log_probs: Option<PathBuf>,
     /// Where to write the loss of each row, f32
@@ -40,9 +41,18 @@ pub(crate) struct Options {
     /// How much the square of each row's log-sum-exp adds to the loss
     #[arg(long, value_name = "Z", default_value_t = 0.0)]
     z_loss: f32,
+    /// Bounds the logits smoothly: S * tanh(x / S), after the scale
+    #[arg(long, value_name = "S")]
+    softcap: Option<f32>,
+    /// What the logits are multiplied by first
+    #[arg(long, value_name = "A", default_value_t = 1.0, allow_hyphen_values = true)]
+    logit_scale: f32,
     /// A weight for each class [classes]: f16, f32 or f64
     #[arg(long, value_name = "W.npy")]
     weight: Option<PathBuf>,
+    /// How often the target is among so many of the most likely classes, at most 64
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
     #[command(flatten)]
     common: Common,
 }
@@ -54,32 +64,67 @@ enum ReductionName {
     None,
 }
 
+impl Options {
+    /// The options of the loss, but for what depends on other batches.
+    fn loss(&self) -> CrossEntropy {
+        let loss = CrossEntropy::default()
+            .ignore_indices(self.ignore_index.clone())
+            .label_smoothing(self.label_smoothing)
+            .z_loss(self.z_loss)
+            .logit_scale(self.logit_scale);
+        match self.softcap {
+            Some(cap) => loss.softcap(cap),
+            None => loss,
+        }
+    }
+}
+
 /// Elements of the logits that are in memory at a time, but for a single row that is longer.
 const BATCH_ELEMENTS: usize = 4 << 20;
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     // Files first: a device takes a while to open.
-    let mut logits = Reader::open(&options.logits)?;
+    let logits = Reader::open(&options.logits)?;
     logits.expect_floats()?;
-    let &[rows, classes] = logits.shape() else {
-        return Err(logits.error(format!("logits of shape {:?}, where [rows, classes] is needed", logits.shape())));
-    };
-    let shape = [to_usize(&logits, rows)?, to_usize(&logits, classes)?];
-    logits::Shape::from(shape).elements().map_err(|error| logits.error(error))?;
-    let weight = options.weight.as_deref().map(|path| read_weight(path, shape[1])).transpose()?;
-    let totals = survey_targets(options, shape, weight.as_deref())?;
+    let dimensions = sizes(&logits)?;
+    if dimensions.is_empty() {
+        return Err(logits.error("a single number, where [rows, classes] or [n, classes, d1, ...] is needed"));
+    }
+    let shape = Shape::of_dimensions(&dimensions).map_err(|error| logits.error(error))?;
+    shape.elements().map_err(|error| logits.error(error))?;
+    let weight = options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
+    let totals = survey_targets(options, shape, &dimensions, weight.as_deref())?;
     // Options are checked as they were given, and before any file is made, by the loss of no rows at all.
-    let given = CrossEntropy::default().label_smoothing(options.label_smoothing).z_loss(options.z_loss);
-    Device::cpu().cross_entropy(&given, Logits::<f32>::new(&[], [0, shape[1]])?, &[0_i64; 0])?;
-    let mut outputs = Outputs::create(options, rows, classes)?;
+    let nothing = Logits::<f32>::new(&[], [0, shape.classes()])?;
+    Device::cpu().cross_entropy(&options.loss(), nothing, &[0_i64; 0])?;
+    if let Some(k) = options.top_k {
+        Device::cpu().top_k_vec(nothing, k)?;
+    }
+    let outputs = Outputs::create(options, logits.shape(), &rows_of(logits.shape()))?;
     let device = options.common.open()?;
+    // The CPU computes in f64 what is f64; a GPU cannot.
+    if logits.is_double() && !device.is_gpu() {
+        evaluate::<f64>(options, &device, logits, shape, weight, totals, outputs)
+    } else {
+        evaluate::<f32>(options, &device, logits, shape, weight, totals, outputs)
+    }
+}
 
+fn evaluate<T: Float>(
+    options: &Options,
+    device: &Device,
+    logits: Reader,
+    shape: Shape,
+    weight: Option<Vec<f32>>,
+    totals: Totals,
+    outputs: Outputs,
+) -> Result<(), CliError>
+where
+    T::Row: Float,
+{
     // Batches are summed, so that a batch's gradient needs no knowledge of the others but their total weight.
     let is_mean = options.reduction == ReductionName::Mean;
-    let mut loss = CrossEntropy::default()
-        .reduction(Reduction::Sum)
-        .ignore_indices(options.ignore_index.clone())
-        .label_smoothing(options.label_smoothing);
+    let mut loss = options.loss().reduction(Reduction::Sum);
     // A z-loss is a mean over the rows, the rest one over their weight.
     let is_weighed = is_mean && totals.weight > 0.0;
     let row_weight = if is_weighed { totals.weight / totals.counted_rows as f64 } else { 1.0 };
@@ -94,53 +139,87 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         loss = loss.weight(weight);
     }
 
-    let mut targets = Reader::open(&options.targets)?;
-    let batch_rows = (BATCH_ELEMENTS / shape[1]).clamp(1, shape[0].max(1));
-    let mut result = Evaluation::default();
-    let bar = progress(rows, "rows");
+    let rows = shape.row_count();
+    let targets = Reader::open(&options.targets)?;
+    let mut evaluation = Evaluation::<T> {
+        device,
+        loss,
+        shape,
+        top_k: options.top_k,
+        is_soft: targets.is_float(),
+        logits,
+        targets,
+        outputs,
+        found: Found::default(),
+        x: Vec::new(),
+        elements: Vec::new(),
+        probabilities: Vec::new(),
+        integers: Vec::new(),
+    };
+    let bar = progress(rows as u64, "rows");
     let mut done = 0;
-    while done < shape[0] {
-        let count = batch_rows.min(shape[0] - done);
-        result.batch(&device, &loss, [count, shape[1]], &mut logits, &mut targets, &mut outputs)?;
+    while done < rows {
+        // Whole blocks, or where one is too large some of its columns.
+        let (inner, most) = (shape.inner(), (BATCH_ELEMENTS / shape.classes()).max(1));
+        let count = if most >= inner { most / inner * inner } else { most.min(inner - done % inner) };
+        let count = count.min(rows - done);
+        evaluation.batch(done..done + count)?;
         done += count;
         bar.set_position(done as u64);
     }
     bar.finish_and_clear();
+    let Evaluation { outputs, found, .. } = evaluation;
     outputs.finish()?;
 
-    let mean = if totals.weight == 0.0 { f64::NAN } else { result.sum / totals.weight };
-    let value = if is_mean { mean } else { result.sum };
-    let accuracy = result.correct as f64 / totals.counted_rows as f64;
+    let mean = if totals.weight == 0.0 { f64::NAN } else { found.sum / totals.weight };
+    let value = if is_mean { mean } else { found.sum };
+    let share = |count: u64| count as f64 / totals.counted_rows as f64;
+    let (accuracy, among) = (share(found.correct), share(found.among));
     let perplexity = mean.exp();
     if options.common.json {
-        println!(
-            "{}",
-            json!({
-                "loss": json_number(value),
-                "rows": rows,
-                "counted_rows": totals.counted_rows,
-                "accuracy": json_number(accuracy),
-                "perplexity": json_number(perplexity),
-                "device": device.name(),
-                "backend": device.backend(),
-                "fell_back": result.fell_back,
-            })
-        );
+        let mut object = json!({
+            "loss": json_number(value),
+            "rows": rows,
+            "counted_rows": totals.counted_rows,
+            "accuracy": json_number(accuracy),
+            "perplexity": json_number(perplexity),
+            "device": device.name(),
+            "backend": device.backend(),
+            "fell_back": found.fell_back,
+        });
+        if let Some(k) = options.top_k {
+            object["top_k"] = k.into();
+            object["top_k_accuracy"] = json_number(among);
+        }
+        println!("{object}");
     } else {
         println!("loss        {value}");
         println!("rows        {rows}, {} counted", totals.counted_rows);
         println!("accuracy    {accuracy}");
+        if let Some(k) = options.top_k {
+            println!("top {k:<7} {among}");
+        }
         println!("perplexity  {perplexity}");
         println!("device      {device}");
-        if let Some(reason) = &result.fell_back {
+        if let Some(reason) = &found.fell_back {
             println!("fell back   {reason}");
         }
     }
     Ok(())
 }
 
-fn to_usize(reader: &Reader, value: u64) -> Result<usize, CliError> {
-    usize::try_from(value).map_err(|_| reader.error(format!("a size of {value} is beyond this machine")))
+fn sizes(reader: &Reader) -> Result<Vec<usize>, CliError> {
+    let size = |&size: &u64| {
+        usize::try_from(size).map_err(|_| reader.error(format!("a size of {size} is beyond this machine")))
+    };
+    reader.shape().iter().map(size).collect()
+}
+
+/// The dimensions of logits without that of the classes.
+fn rows_of<S: Copy>(dimensions: &[S]) -> Vec<S> {
+    let classes_at = usize::from(dimensions.len() > 1);
+    let others = dimensions.iter().enumerate().filter(|&(at, _)| at != classes_at);
+    others.map(|(_, &size)| size).collect()
 }
 
 fn read_weight(path: &Path, classes: usize) -> Result<Vec<f32>, CliError> {
@@ -149,7 +228,7 @@ fn read_weight(path: &Path, classes: usize) -> Result<Vec<f32>, CliError> {
     if *reader.shape() != [classes as u64] {
         return Err(reader.error(format!("weights of shape {:?}, where [{classes}] is needed", reader.shape())));
     }
-    let mut weight = vec![0.0; classes];
+    let mut weight = vec![0.0_f32; classes];
     reader.floats(&mut weight)?;
     if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !value.is_finite() || **value < 0.0) {
         return Err(reader.error(Error::Weight { class, value }));
@@ -163,19 +242,49 @@ struct Totals {
     weight: f64,
 }
 
+/// Numbers of the targets that are looked at at a time.
+const SURVEYED: usize = 1 << 16;
+
 /// Checks every target before anything is computed or written.
-fn survey_targets(options: &Options, [rows, classes]: [usize; 2], weight: Option<&[f32]>) -> Result<Totals, CliError> {
+fn survey_targets(
+    options: &Options,
+    shape: Shape,
+    dimensions: &[usize],
+    weight: Option<&[f32]>,
+) -> Result<Totals, CliError> {
     let mut reader = Reader::open(&options.targets)?;
+    let (found, wanted) = (sizes(&reader)?, rows_of(dimensions));
+    let (rows, classes) = (shape.row_count(), shape.classes());
+    if reader.is_float() {
+        reader.expect_floats()?;
+        if found != dimensions {
+            let needed = format!("probabilities {dimensions:?} or integers {wanted:?} are needed");
+            return Err(reader.error(format!("targets of shape {found:?}, where {needed}")));
+        }
+        let count = shape.elements()?;
+        let mut batch = vec![0.0_f64; count.min(SURVEYED)];
+        for start in (0..count).step_by(SURVEYED) {
+            let batch = &mut batch[..SURVEYED.min(count - start)];
+            reader.floats(batch)?;
+            if let Some(at) = batch.iter().position(|q| !(0.0..=f64::from(f32::MAX)).contains(q)) {
+                let (inner, place) = (shape.inner(), start + at);
+                let (outer, within) = (place / (classes * inner), place % (classes * inner));
+                let (row, class) = (outer * inner + within % inner, within / inner);
+                return Err(reader.error(Error::Probability { row, class, value: batch[at] }));
+            }
+        }
+        return Ok(Totals { counted_rows: rows as u64, weight: rows as f64 });
+    }
     reader.expect_integers()?;
-    if *reader.shape() != [rows as u64] {
-        return Err(reader.error(format!("targets of shape {:?}, where [{rows}] is needed", reader.shape())));
+    if found != wanted {
+        return Err(reader.error(format!("targets of shape {found:?}, where {wanted:?} is needed")));
     }
     let ignored = &options.ignore_index;
     let mut totals = Totals { counted_rows: 0, weight: 0.0 };
-    let mut batch = vec![0; rows.min(1 << 16)];
+    let mut batch = vec![0; rows.min(SURVEYED)];
     let mut done = 0;
     while done < rows {
-        let batch = &mut batch[..(rows - done).min(1 << 16)];
+        let batch = &mut batch[..(rows - done).min(SURVEYED)];
         reader.integers(batch)?;
         for (nth, &target) in batch.iter().enumerate() {
             if ignored.iter().any(|&index| i128::from(index) == target) {
@@ -202,7 +311,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn create(options: &Options, rows: u64, classes: u64) -> Result<Self, CliError> {
+    fn create(options: &Options, elements: &[u64], rows: &[u64]) -> Result<Self, CliError> {
         let paths = [&options.grad, &options.probs, &options.log_probs, &options.per_row];
         for (nth, path) in paths.iter().enumerate() {
             if path.is_some() && paths[..nth].contains(path) {
@@ -212,10 +321,10 @@ impl Outputs {
         let create =
             |path: &Option<PathBuf>, shape: &[u64]| path.as_deref().map(|path| Writer::create(path, shape)).transpose();
         Ok(Self {
-            grad: create(&options.grad, &[rows, classes])?,
-            probs: create(&options.probs, &[rows, classes])?,
-            log_probs: create(&options.log_probs, &[rows, classes])?,
-            per_row: create(&options.per_row, &[rows])?,
+            grad: create(&options.grad, elements)?,
+            probs: create(&options.probs, elements)?,
+            log_probs: create(&options.log_probs, elements)?,
+            per_row: create(&options.per_row, rows)?,
         })
     }
 
@@ -224,68 +333,130 @@ impl Outputs {
     }
 }
 
-/// What has been found so far, and the memory of a batch.
+/// What has been found so far.
 #[derive(Default)]
-struct Evaluation {
+struct Found {
     sum: f64,
     correct: u64,
+    among: u64,
     fell_back: Option<String>,
-    logits: Vec<f32>,
-    elements: Vec<f32>,
+}
+
+impl Found {
+    fn note(&mut self, fell_back: Option<String>) {
+        self.fell_back = self.fell_back.take().or(fell_back);
+    }
+}
+
+/// What is evaluated, and the memory of a batch.
+struct Evaluation<'e, T> {
+    device: &'e Device,
+    loss: CrossEntropy,
+    shape: Shape,
+    top_k: Option<usize>,
+    is_soft: bool,
+    logits: Reader,
+    targets: Reader,
+    outputs: Outputs,
+    found: Found,
+    x: Vec<T>,
+    elements: Vec<T>,
+    probabilities: Vec<T>,
     integers: Vec<i128>,
 }
 
-impl Evaluation {
-    fn batch(
-        &mut self,
-        device: &Device,
-        loss: &CrossEntropy,
-        shape: [usize; 2],
-        logits: &mut Reader,
-        targets: &mut Reader,
-        outputs: &mut Outputs,
-    ) -> Result<(), CliError> {
-        let [rows, classes] = shape;
-        self.logits.resize(rows * classes, 0.0);
-        logits.floats(&mut self.logits)?;
-        self.integers.resize(rows, 0);
-        targets.integers(&mut self.integers)?;
-        // Those that do not fit were refused by the survey.
-        let classes_of: Vec<i64> = self.integers.iter().map(|&target| target as i64).collect();
+/// The shape of whole blocks, or of some columns of one.
+fn part_of(shape: Shape, rows: &Range<usize>) -> Shape {
+    let inner = shape.inner().min(rows.len());
+    Shape::new(rows.len() / inner, shape.classes(), inner)
+}
 
-        let x = Logits::new(&self.logits, shape)?;
-        let predictions = device.predict_vec(x)?;
-        self.fell_back = self.fell_back.take().or(predictions.fell_back);
-        let hits = predictions.values.iter().zip(&classes_of);
-        self.correct += hits.filter(|(prediction, target)| i64::from(prediction.class) == **target).count() as u64;
+/// Where those are in a file, one stretch after the other, as places and lengths.
+fn stretches(shape: Shape, rows: &Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    let (inner, classes) = (shape.inner(), shape.classes());
+    let start = rows.start / inner * classes * inner + rows.start % inner;
+    let (count, length) = if rows.len() < inner { (classes, rows.len()) } else { (1, rows.len() * classes) };
+    (0..count).map(move |nth| (start + nth * inner, length))
+}
 
-        self.elements
-            .resize(if outputs.probs.is_some() || outputs.log_probs.is_some() { rows * classes } else { 0 }, 0.0);
+fn read<T: Float>(file: &mut Reader, shape: Shape, rows: &Range<usize>, into: &mut Vec<T>) -> Result<(), CliError> {
+    into.resize(rows.len() * shape.classes(), T::from(0.0));
+    let mut at = 0;
+    for (start, length) in stretches(shape, rows) {
+        file.seek(start)?;
+        file.floats(&mut into[at..at + length])?;
+        at += length;
+    }
+    Ok(())
+}
+
+fn write<T: Float>(file: &mut Writer, shape: Shape, rows: &Range<usize>, values: &[T]) -> Result<(), CliError> {
+    let mut at = 0;
+    for (start, length) in stretches(shape, rows) {
+        file.seek(start)?;
+        file.write(&values[at..at + length])?;
+        at += length;
+    }
+    Ok(())
+}
+
+impl<T: Float> Evaluation<'_, T>
+where
+    T::Row: Float,
+{
+    fn batch(&mut self, rows: Range<usize>) -> Result<(), CliError> {
+        let Self { device, loss, shape, outputs, found, x, elements, .. } = self;
+        let (shape, part) = (*shape, part_of(*shape, &rows));
+        read(&mut self.logits, shape, &rows, x)?;
+        let mut classes_of: Vec<i64> = Vec::new();
+        let targets = if self.is_soft {
+            read(&mut self.targets, shape, &rows, &mut self.probabilities)?;
+            Targets::probabilities(&self.probabilities)
+        } else {
+            self.integers.resize(rows.len(), 0);
+            self.targets.integers(&mut self.integers)?;
+            // Those that do not fit were refused by the survey.
+            classes_of.extend(self.integers.iter().map(|&target| target as i64));
+            Targets::from(&classes_of)
+        };
+        let view = Logits::new(x, part)?;
+        let k = self.top_k.unwrap_or(1);
+        let accuracy = device.accuracy(loss, view, targets, 1)?;
+        found.correct += accuracy.correct as u64;
+        found.note(accuracy.fell_back);
+        if k > 1 {
+            let accuracy = device.accuracy(loss, view, targets, k)?;
+            found.among += accuracy.correct as u64;
+            found.note(accuracy.fell_back);
+        } else {
+            found.among = found.correct;
+        }
+
+        let seen = view.as_seen_by(loss)?;
+        let needs_elements = outputs.probs.is_some() || outputs.log_probs.is_some();
+        elements.resize(if needs_elements { x.len() } else { 0 }, T::from(0.0));
         if let Some(file) = &mut outputs.probs {
-            let ran = device.softmax(x, &mut self.elements)?;
-            self.fell_back = self.fell_back.take().or(ran.fell_back);
-            file.write(&self.elements)?;
+            found.note(device.softmax(seen, elements)?.fell_back);
+            write(file, shape, &rows, elements)?;
         }
         if let Some(file) = &mut outputs.log_probs {
-            let ran = device.log_softmax(x, &mut self.elements)?;
-            self.fell_back = self.fell_back.take().or(ran.fell_back);
-            file.write(&self.elements)?;
+            found.note(device.log_softmax(seen, elements)?.fell_back);
+            write(file, shape, &rows, elements)?;
         }
         let out = match &mut outputs.grad {
-            None => device.cross_entropy(loss, x, &classes_of)?,
+            None => device.cross_entropy(loss, view, targets)?,
             // Last, for it takes the place of the logits.
             Some(file) => {
-                let x = LogitsMut::new(&mut self.logits, shape)?;
-                let out = device.cross_entropy_grad_in_place(loss, x, &classes_of)?;
-                file.write(&self.logits)?;
+                let out = device.cross_entropy_grad_in_place(loss, LogitsMut::new(x, part)?, targets)?;
+                write(file, shape, &rows, x)?;
                 out
             }
         };
         if let Some(file) = &mut outputs.per_row {
             file.write(&out.per_row)?;
         }
-        self.sum += out.loss;
-        self.fell_back = self.fell_back.take().or(out.fell_back);
+        found.sum += out.loss;
+        found.note(out.fell_back);
         Ok(())
     }
 }

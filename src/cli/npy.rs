@@ -1,18 +1,38 @@
 //! `.npy` files, read and written a batch of rows at a time.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use logits::half::f16;
 use npyz::{DType, Endianness, NpyHeader, TypeChar, WriterBuilder};
 use tempfile::NamedTempFile;
 
 use crate::CliError;
 
+/// A type that numbers of a file are computed in.
+pub(crate) trait Float: logits::Element + From<f32> {
+    fn of(value: f64) -> Self;
+}
+
+impl Float for f32 {
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+}
+
+impl Float for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+}
+
 /// An array open for reading from front to back.
 pub(crate) struct Reader {
     path: PathBuf,
     file: BufReader<File>,
+    /// Where the numbers start.
+    start: u64,
     shape: Vec<u64>,
     kind: TypeChar,
     bytes: usize,
@@ -33,7 +53,7 @@ impl Reader {
         };
         let shape = header.shape().to_vec();
         let needed = shape.iter().try_fold(kind.size_field(), |bytes, &size| bytes.checked_mul(size));
-        let start = std::io::Seek::stream_position(&mut file).map_err(|error| bad(error.to_string()))?;
+        let start = file.stream_position().map_err(|error| bad(error.to_string()))?;
         let held = length.saturating_sub(start);
         if needed.is_none_or(|needed| held < needed) {
             return Err(bad(format!("cut short: {held} bytes of data for the shape {shape:?} of {kind}")));
@@ -45,6 +65,7 @@ impl Reader {
         Ok(Self {
             path: path.to_owned(),
             file,
+            start,
             shape,
             kind: kind.type_char(),
             bytes: kind.size_field() as usize,
@@ -79,12 +100,30 @@ impl Reader {
         }
     }
 
-    /// The next `out.len()` numbers, rounded to f32.
-    pub(crate) fn floats(&mut self, out: &mut [f32]) -> Result<(), CliError> {
+    pub(crate) fn is_float(&self) -> bool {
+        self.kind == TypeChar::Float
+    }
+
+    /// Whether the numbers are f64.
+    pub(crate) fn is_double(&self) -> bool {
+        self.kind == TypeChar::Float && self.bytes == 8
+    }
+
+    /// Goes to a number, counted from the first.
+    pub(crate) fn seek(&mut self, number: usize) -> Result<(), CliError> {
+        let to = self.start + number as u64 * self.bytes as u64;
+        let here = self.file.stream_position().map_err(|error| CliError::file(&self.path, error))?;
+        // What is buffered stays so.
+        let moved = self.file.seek_relative(to.wrapping_sub(here) as i64);
+        moved.map_err(|error| CliError::file(&self.path, error))
+    }
+
+    /// The next `out.len()` numbers, rounded to the type asked for.
+    pub(crate) fn floats<T: Float>(&mut self, out: &mut [T]) -> Result<(), CliError> {
         match self.bytes {
-            2 => self.numbers(out, |bytes| half::f16::from_le_bytes(bytes).to_f32()),
-            4 => self.numbers(out, f32::from_le_bytes),
-            _ => self.numbers(out, |bytes| f64::from_le_bytes(bytes) as f32),
+            2 => self.numbers(out, |bytes| T::of(f16::from_le_bytes(bytes).to_f64())),
+            4 => self.numbers(out, |bytes| T::of(f32::from_le_bytes(bytes).into())),
+            _ => self.numbers(out, |bytes| T::of(f64::from_le_bytes(bytes))),
         }
     }
 
@@ -125,6 +164,7 @@ impl Reader {
 pub(crate) struct Writer {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
+    start: u64,
 }
 
 impl Writer {
@@ -145,27 +185,39 @@ impl Writer {
         builder.permissions(permissions);
         let file = builder.tempfile_in(folder).map_err(|error| CliError::file(&path, error))?;
         let little_endian_f32: npyz::TypeStr = "<f4".parse().map_err(|error| CliError::file(&path, error))?;
-        let file = npyz::WriteOptions::new_header_only()
+        let mut file = npyz::WriteOptions::new_header_only()
             .dtype(DType::new_scalar(little_endian_f32))
             .shape(shape)
             .writer(BufWriter::with_capacity(1 << 20, file))
             .write_header_only()
             .map_err(|error| CliError::file(&path, error))?;
-        Ok(Self { path, file })
+        let start = file.stream_position().map_err(|error| CliError::file(&path, error))?;
+        Ok(Self { path, file, start })
     }
 
-    pub(crate) fn write(&mut self, values: &[f32]) -> Result<(), CliError> {
-        let written = if cfg!(target_endian = "little") {
+    /// Goes to a number, counted from the first.
+    pub(crate) fn seek(&mut self, number: usize) -> Result<(), CliError> {
+        let (to, here) = (self.start + 4 * number as u64, self.file.stream_position());
+        let here = here.map_err(|error| CliError::file(&self.path, error))?;
+        if to != here {
+            self.file.seek(SeekFrom::Start(to)).map_err(|error| CliError::file(&self.path, error))?;
+        }
+        Ok(())
+    }
+
+    /// The next numbers, rounded to f32.
+    pub(crate) fn write<T: Float>(&mut self, values: &[T]) -> Result<(), CliError> {
+        let written = if cfg!(target_endian = "little") && T::DTYPE == logits::DType::F32 {
             self.file.write_all(bytemuck::cast_slice(values))
         } else {
-            values.iter().try_for_each(|value| self.file.write_all(&value.to_le_bytes()))
+            values.iter().try_for_each(|&value| self.file.write_all(&(value.into() as f32).to_le_bytes()))
         };
         written.map_err(|error| CliError::file(&self.path, error))
     }
 
     /// Gives the file its name.
     pub(crate) fn finish(self) -> Result<(), CliError> {
-        let Self { path, file } = self;
+        let Self { path, file, .. } = self;
         let file = file.into_inner().map_err(|error| CliError::file(&path, error.error()))?;
         file.persist(&path).map_err(|error| CliError::file(&path, error.error))?;
         Ok(())

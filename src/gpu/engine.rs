@@ -11,8 +11,7 @@ use super::context::{Gpu, Open};
 use super::fault::Fault;
 use super::record::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
 use crate::job::{Curve, Given, Op};
-use crate::logits::check_magnitude;
-use crate::operations::check_top;
+use crate::operations::{check_top, of_draws};
 use crate::plan::{Plan, Work};
 use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
 
@@ -57,22 +56,16 @@ pub enum Operation<'a> {
 /// # fn f(gpu: &logits::Gpu) -> Result<(), logits::Error> {
 /// use logits::{DType, Operation, StepLayout};
 /// // Rows of 50,257 classes, padded to 50,304, at a temperature of 0.7.
-/// let layout = StepLayout::default().row_stride(50_304).temperature(0.7);
+/// let layout = StepLayout::default().row_stride(50_304).temperature(0.7)?;
 /// let step = gpu.prepare_with(Operation::TopK(8), [32, 50_257], DType::F16, layout)?;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepLayout {
     row_stride: Option<usize>,
     output_row_stride: Option<usize>,
-    temperature: f32,
-}
-
-impl Default for StepLayout {
-    fn default() -> Self {
-        Self { row_stride: None, output_row_stride: None, temperature: 1.0 }
-    }
+    curve: Curve,
 }
 
 impl StepLayout {
@@ -92,10 +85,19 @@ impl StepLayout {
     }
 
     /// As [`Logits::temperature`](crate::Logits::temperature).
-    #[must_use]
-    pub fn temperature(mut self, temperature: f32) -> Self {
-        self.temperature = temperature;
-        self
+    ///
+    /// # Errors
+    /// As [`Logits::temperature`](crate::Logits::temperature).
+    pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self })
+    }
+
+    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    ///
+    /// # Errors
+    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { curve: loss.curve(self.curve)?, ..self })
     }
 
     fn strides(&self, shape: Shape) -> Result<[u64; 2], Error> {
@@ -310,11 +312,10 @@ impl Gpu {
         use Operation::*;
         let (shape, operation) = (shape.into(), operation.into());
         shape.elements()?;
-        check_magnitude("temperature", layout.temperature, false)?;
         if dtype == DType::F64 {
             return Err(Error::DType { dtype, adapter: self.name().to_owned() });
         }
-        let mut given = Given { curve: Curve::of(layout.temperature), ..Given::default() };
+        let mut given = Given { curve: layout.curve, ..Given::default() };
         let (op, loss) = match operation {
             Softmax => (Op::Softmax, None),
             LogSoftmax => (Op::LogSoftmax, None),
@@ -326,11 +327,13 @@ impl Gpu {
                 (Op::TopK, None)
             }
             Sample(sampling) => {
-                given.draws = sampling.draws()?;
+                (given.draws, given.curve) = (sampling.draws()?, of_draws(Op::Sample, layout.curve)?);
                 (Op::Sample, None)
             }
-            SoftmaxBackward => (Op::SoftmaxBackward, None),
-            LogSoftmaxBackward => (Op::LogSoftmaxBackward, None),
+            SoftmaxBackward | LogSoftmaxBackward => {
+                layout.curve.without_cap("not set: what comes back through it is another step")?;
+                (if matches!(operation, SoftmaxBackward) { Op::SoftmaxBackward } else { Op::LogSoftmaxBackward }, None)
+            }
             CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
             CrossEntropyGrad(loss) | SoftCrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
             CrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
@@ -359,7 +362,7 @@ impl Gpu {
             if ignored.len() > MOST_IGNORED {
                 return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
             }
-            given.curve = loss.curve(layout.temperature);
+            given.curve = loss.curve(layout.curve)?;
             given.scaling = loss.scaling(shape.classes(), 1.0, 1);
         }
         let scale = Scale::new(dtype, &given, is_soft, is_mean, &ignored);

@@ -364,6 +364,7 @@ mod tests {
             ratio,
             ratio_low,
             cap,
+            cap_low,
             cap_limit,
             flip,
             k,

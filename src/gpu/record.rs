@@ -50,6 +50,7 @@ pub(super) struct Params {
     pub(super) ratio: f32,
     pub(super) ratio_low: f32,
     pub(super) cap: f32,
+    pub(super) cap_low: f32,
     pub(super) cap_limit: f32,
     pub(super) flip: u32,
     pub(super) k: u32,
@@ -61,6 +62,7 @@ pub(super) struct Params {
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
+    padding: [u32; 3],
     pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
@@ -172,8 +174,9 @@ impl Scale {
         ignored.as_flattened_mut().iter_mut().zip(not_counted).for_each(|(ignored, &label)| *ignored = label);
         let pair = |value: f64| (value as f32, (value - f64::from(value as f32)) as f32);
         let (scale, scale_low) = pair(curve.scale.abs());
-        let cap = curve.softcap.unwrap_or(1.0);
-        let (ratio, ratio_low) = pair(curve.scale.abs() / cap);
+        let softcap = curve.softcap.unwrap_or(1.0);
+        let (cap, cap_low) = pair(softcap);
+        let (ratio, ratio_low) = pair(curve.scale.abs() / softcap);
         let params = Params {
             ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
             flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
@@ -190,7 +193,8 @@ impl Scale {
             signed_scale: curve.scale as f32,
             ratio,
             ratio_low,
-            cap: cap as f32,
+            cap,
+            cap_low,
             // The tanh of 40 is 1, and exp(-80) a number still.
             cap_limit: (40.0 / f64::from(ratio)).min(f64::from(f32::MAX)) as f32,
             flip: if curve.scale < 0.0 { 1 << 31 } else { 0 },
