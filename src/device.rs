@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "gpu")]
+use crate::DType;
+#[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
 use crate::job::Job;
 #[cfg(feature = "gpu")]
 use crate::placement::Costs;
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
-#[cfg(feature = "gpu")]
-use crate::DType;
 use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, cpu};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.

@@ -89,6 +89,7 @@ macro_rules! elements {
         )*
 
         impl<'a> Elements<'a> {
+            #[cfg(feature = "gpu")]
             pub(crate) fn dtype(&self) -> DType {
                 match self { $(Self::$variant(_) => DType::$variant),* }
             }
@@ -108,6 +109,7 @@ macro_rules! elements {
                 match self { $(Self::$variant(values) => f64::from(values[place])),* }
             }
 
+            #[cfg(any(feature = "gpu", feature = "parallel"))]
             pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
                 match self { $(Self::$variant(values) => {
                     let (a, b) = values.split_at(at);
@@ -121,10 +123,12 @@ macro_rules! elements {
                 match self { $(Self::$variant(values) => values.len()),* }
             }
 
+            #[cfg(feature = "gpu")]
             pub(crate) fn as_read(&self) -> Elements<'_> {
                 match self { $(Self::$variant(values) => Elements::$variant(values)),* }
             }
 
+            #[cfg(feature = "gpu")]
             pub(crate) fn reborrow(&mut self) -> ElementsMut<'_> {
                 match self { $(Self::$variant(values) => ElementsMut::$variant(values)),* }
             }

@@ -89,7 +89,9 @@ pub enum Error {
         adapter: String,
     },
     /// An array that lies in memory in another way than rows, planes or columns without gaps do.
-    #[error("an array of shape {dimensions:?} with strides {strides:?} has gaps or another order; copy it to standard layout")]
+    #[error(
+        "an array of shape {dimensions:?} with strides {strides:?} has gaps or another order; copy it to standard layout"
+    )]
     Strides {
         /// The array's shape.
         dimensions: Vec<usize>,

@@ -2,10 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
+#[cfg(feature = "gpu")]
+use crate::DType;
 use crate::elements::{Elements, ElementsMut};
 use crate::logits::{View, check_magnitude};
 use crate::sampling::Draws;
-use crate::{DType, Error, Shape};
+use crate::{Error, Shape};
 
 /// The operations, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +32,10 @@ impl Op {
     /// Whether the result is one value an element.
     pub(crate) fn writes_elements(self) -> bool {
         use Op::*;
-        matches!(self, Softmax | LogSoftmax | CrossEntropyGrad | CrossEntropyBackward | SoftmaxBackward | LogSoftmaxBackward)
+        matches!(
+            self,
+            Softmax | LogSoftmax | CrossEntropyGrad | CrossEntropyBackward | SoftmaxBackward | LogSoftmaxBackward
+        )
     }
 
     /// Whether it has targets.
@@ -134,9 +139,11 @@ impl Curve {
     pub(crate) fn then(self, scale: f32, softcap: Option<f32>) -> Result<Self, Error> {
         let scaled = self.scaled(f64::from(scale))?;
         match softcap {
-            Some(value) if self.softcap.is_some() => {
-                Err(Error::OptionValue { option: "softcap", value, range: "set once, not of the logits and of the loss" })
-            }
+            Some(value) if self.softcap.is_some() => Err(Error::OptionValue {
+                option: "softcap",
+                value,
+                range: "set once, not of the logits and of the loss",
+            }),
             Some(cap) => Ok(Self { softcap: Some(f64::from(cap)), ..scaled }),
             None => Ok(scaled),
         }
@@ -188,6 +195,7 @@ pub(crate) enum Data<'a> {
     Over { data: ElementsMut<'a>, stride: usize },
 }
 
+#[cfg(feature = "gpu")]
 impl Data<'_> {
     /// What is read, and how far apart its blocks start.
     pub(crate) fn input(&self) -> (Elements<'_>, usize) {
@@ -264,11 +272,13 @@ impl<'a> Job<'a> {
         self.shape.row_count()
     }
 
+    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn classes(&self) -> usize {
         self.shape.classes()
     }
 
     /// The first `outer` blocks, or all if there are fewer, and the rest.
+    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn split_at(self, outer: usize) -> (Job<'a>, Job<'a>) {
         let Self { op, shape, data, given, first_row, skip, rows_out } = self;
         let outer = outer.min(shape.outer());
@@ -318,6 +328,7 @@ impl<'a> Job<'a> {
         Job { skip: rows % inner, ..rest }
     }
 
+    #[cfg(feature = "gpu")]
     pub(crate) fn dtype(&self) -> DType {
         self.data.input().0.dtype()
     }

@@ -74,12 +74,12 @@ mod waiting;
 
 pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};
 pub use device::{Device, Output, Ran};
+pub use elements::{DType, Element};
 pub use error::Error;
 #[cfg(feature = "gpu")]
 pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
-pub use job::Prediction;
-pub use elements::{DType, Element};
 pub use half;
+pub use job::Prediction;
 pub use logits::{Logits, LogitsMut};
 pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
 pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};

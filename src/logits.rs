@@ -153,4 +153,3 @@ pub(crate) fn check_magnitude(option: &'static str, value: f32, may_be_negative:
     let range = if may_be_negative { "between 1e-9 and 1e9, or the negative of that" } else { "between 1e-9 and 1e9" };
     Err(Error::OptionValue { option, value, range })
 }
-

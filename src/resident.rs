@@ -59,6 +59,7 @@ pub struct ResidentTargets {
     shape: Shape,
     totals: Totals,
     loss: Arc<CrossEntropy>,
+    #[cfg(feature = "gpu")]
     is_soft: bool,
 }
 
@@ -92,6 +93,7 @@ enum Memory<T> {
     Gpu(Held),
 }
 
+#[cfg(feature = "gpu")]
 impl<T> Memory<T> {
     fn empty() -> Self {
         Self::Cpu(Arc::new([]))
@@ -211,7 +213,9 @@ impl Device {
     ) -> Result<ResidentTargets, Error> {
         shape.elements()?;
         let prepared = loss.prepare(shape, targets)?;
-        let (totals, is_soft) = (prepared.totals(0.0), prepared.second.is_some());
+        let totals = prepared.totals(0.0);
+        #[cfg(feature = "gpu")]
+        let is_soft = prepared.second.is_some();
         let _ = waiting;
         let memory = match (self.place(), prepared.second) {
             (Place::Cpu, None) => TargetMemory::Classes(prepared.rows.into()),
@@ -223,10 +227,19 @@ impl Device {
             #[cfg(feature = "gpu")]
             (Place::Gpu(gpu), _) => {
                 let settings = self.settings();
-                TargetMemory::Gpu(gpu.upload_targets(shape, &prepared.given(Curve::default())?, settings, waiting).await?)
+                TargetMemory::Gpu(
+                    gpu.upload_targets(shape, &prepared.given(Curve::default())?, settings, waiting).await?,
+                )
             }
         };
-        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(loss.clone()), is_soft })
+        Ok(ResidentTargets {
+            memory,
+            shape,
+            totals,
+            loss: Arc::new(loss.clone()),
+            #[cfg(feature = "gpu")]
+            is_soft,
+        })
     }
 }
 
@@ -445,27 +458,25 @@ impl<T: Element> Resident<T> {
         }
         match &self.memory {
             Memory::Cpu(logits) => {
-                let elsewhere = Err(Error::ResidentElsewhere);
                 match targets.map(|targets| &targets.memory) {
                     None => {}
                     Some(TargetMemory::Classes(targets)) => given.targets = targets,
                     Some(TargetMemory::Probabilities(values)) => given.second = Some(Elements::F64(values)),
                     #[cfg(feature = "gpu")]
-                    Some(TargetMemory::Gpu(_)) => return elsewhere,
+                    Some(TargetMemory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match upstream.map(|upstream| &upstream.memory) {
                     None => {}
                     Some(Memory::Cpu(values)) => given.second = Some(T::erase(values)),
                     #[cfg(feature = "gpu")]
-                    Some(Memory::Gpu(_)) => return elsewhere,
+                    Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match log_sum_exps.map(|values| &values.memory) {
                     None => {}
                     Some(Memory::Cpu(values)) => given.log_sum_exps = Some(T::Row::erase(values)),
                     #[cfg(feature = "gpu")]
-                    Some(Memory::Gpu(_)) => return elsewhere,
+                    Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
-                let _ = &elsewhere;
                 self.run_on_cpu(op, logits, given)
             }
             #[cfg(feature = "gpu")]

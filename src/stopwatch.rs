@@ -4,10 +4,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::device::Place;
+use crate::elements::Sealed;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{HeldGiven, Timing};
-use crate::elements::Sealed;
 use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
@@ -81,7 +81,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                     let settings = Settings::default();
                     let input = (x.elements(), shape.block());
                     let logits = gpu.upload(shape, input, settings, Waiting::Here).await?;
-                    let given = watch.given()?;
+                    let given = Self::given(op, k, &watch.prepared)?;
                     let targets = match op.has_targets() {
                         true => Some(gpu.upload_targets(shape, &given, settings, Waiting::Here).await?),
                         false => None,
@@ -94,9 +94,9 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         Ok(watch)
     }
 
-    fn given(&self) -> Result<Given<'_>, Error> {
-        let given = if self.op.has_targets() { self.prepared.given(Curve::default())? } else { Given::default() };
-        Ok(Given { k: self.k, ..given })
+    fn given<'g>(op: Op, k: usize, prepared: &'g Prepared<'_>) -> Result<Given<'g>, Error> {
+        let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
+        Ok(Given { k, ..given })
     }
 
     fn run_on_cpu(&mut self) -> Result<(), Error> {
@@ -113,8 +113,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         } else {
             RowsOut::None
         };
-        let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
-        cpu::run(Job::new(*op, logits.view(), data, Given { k: *k, ..given }, rows_out))
+        cpu::run(Job::new(*op, logits.view(), data, Self::given(*op, *k, prepared)?, rows_out))
     }
 
     /// One run of the operation, from command to finished result, without any transfer to or from the host.

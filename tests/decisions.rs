@@ -31,9 +31,7 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
 fn sorted(x: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     let key = |class: &usize| if x[*class].is_nan() { f64::INFINITY } else { x[*class] };
-    order.sort_by(|a, b| {
-        x[*b].is_nan().cmp(&x[*a].is_nan()).then(key(b).partial_cmp(&key(a)).unwrap()).then(a.cmp(b))
-    });
+    order.sort_by(|a, b| x[*b].is_nan().cmp(&x[*a].is_nan()).then(key(b).partial_cmp(&key(a)).unwrap()).then(a.cmp(b)));
     order
 }
 
@@ -187,7 +185,10 @@ fn a_million_draws_follow_the_softmax() {
                 out.iter().for_each(|drawn| counts[drawn.class as usize] += 1);
             }
             let deviations = deviations(&counts, &p);
-            println!("{DRAWS} draws of {kept} classes on {}: chi-square {deviations:+.2} deviations off", device.name());
+            println!(
+                "{DRAWS} draws of {kept} classes on {}: chi-square {deviations:+.2} deviations off",
+                device.name()
+            );
             assert!(deviations.abs() < 4.0, "{sampling:?} on {device}: {counts:?}");
             assert!(counts.iter().zip(&p).all(|(&count, &p)| p > 0.0 || count == 0));
         }

@@ -4,11 +4,11 @@
 
 mod common;
 
-use logits::wgpu::{self, BufferUsages};
 use logits::half::f16;
+use logits::wgpu::{self, BufferUsages};
 use logits::{
-    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step, StepBuffers,
-    StepLayout, Summary, Targets,
+    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step,
+    StepBuffers, StepLayout, Summary, Targets,
 };
 use pollster::block_on;
 
@@ -211,8 +211,10 @@ fn steps_of_every_type_and_layout() {
             let x_at = buffer.slice(4..);
             let out = engine.buffer(0, &padded(vec![f16::ONE; shape.outer() * (block + 1) + 1]));
             let values = engine.poisoned(rows * 8);
-            let layout = StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8).unwrap();
-            let prepare = |operation: Operation<'_>| engine.gpu.prepare_with(operation, shape, DType::F16, layout).unwrap();
+            let layout =
+                StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8).unwrap();
+            let prepare =
+                |operation: Operation<'_>| engine.gpu.prepare_with(operation, shape, DType::F16, layout).unwrap();
             // Results, and what lies between them.
             let read = || {
                 let all: Vec<f16> = engine.read(out.slice(..));

@@ -51,7 +51,11 @@ fn planes_are_rows<T: Element>(device: &Device, narrow: fn(f64) -> T) {
         for x in [planes, with_gaps] {
             let softmax = device.softmax_vec(x).unwrap();
             assert_eq!(softmax.fell_back, None);
-            assert_eq!(bits(&transposed(&softmax.values, shape)), bits(&device.softmax_vec(rows_of_it).unwrap().values), "{place}");
+            assert_eq!(
+                bits(&transposed(&softmax.values, shape)),
+                bits(&device.softmax_vec(rows_of_it).unwrap().values),
+                "{place}"
+            );
             let log_softmax = device.log_softmax_vec(x).unwrap().values;
             let wanted = device.log_softmax_vec(rows_of_it).unwrap().values;
             assert_eq!(bits(&transposed(&log_softmax, shape)), bits(&wanted), "{place}");
@@ -173,8 +177,9 @@ fn saved_log_sum_exps_make_the_same_gradient() {
         for shape in [Shape::rows(6, 7), Shape::rows(3, 3000), Shape::rows(1, 140_000), Shape::new(2, 21, 30)] {
             let x: Vec<f32> = values(shape.elements().unwrap()).map(|x| x as f32).collect();
             let q: Vec<f32> = values(x.len()).map(|q| (q.sin().abs() / shape.classes() as f64) as f32).collect();
-            let classes: Vec<i64> =
-                (0..shape.row_count()).map(|row| if row % 4 == 2 { -100 } else { (row % shape.classes()) as i64 }).collect();
+            let classes: Vec<i64> = (0..shape.row_count())
+                .map(|row| if row % 4 == 2 { -100 } else { (row % shape.classes()) as i64 })
+                .collect();
             let weight: Vec<f32> = (0..shape.classes()).map(|class| 0.5 + (class % 3) as f32).collect();
             let factors: Vec<f32> = (0..shape.row_count()).map(|row| row as f32 - 1.0).collect();
             let plain = CrossEntropy::default;
@@ -214,7 +219,12 @@ fn saved_log_sum_exps_make_the_same_gradient() {
                 assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted), "{shape:?} resident on {device}");
             }
         }
-        let short = device.cross_entropy_backward_vec(&CrossEntropy::default(), Logits::new(&[1.0_f32], [1, 1]).unwrap(), &[0], &[]);
+        let short = device.cross_entropy_backward_vec(
+            &CrossEntropy::default(),
+            Logits::new(&[1.0_f32], [1, 1]).unwrap(),
+            &[0],
+            &[],
+        );
         assert!(matches!(short, Err(Error::Length { .. })));
     }
 }
@@ -277,7 +287,9 @@ fn bad_options_are_told_before_anything_is_written() {
         assert!(refused(plain().softcap(f32::NAN), classes).contains("softcap is NaN"));
         assert!(refused(plain().logit_scale(0.0), classes).contains("logit_scale is 0"));
         assert!(refused(plain().logit_scale(f32::INFINITY), classes).contains("logit_scale is inf"));
-        assert!(refused(plain().upstream_gradients([1.0]), classes).contains("upstream gradients hold 1 values where 2"));
+        assert!(
+            refused(plain().upstream_gradients([1.0]), classes).contains("upstream gradients hold 1 values where 2")
+        );
         assert!(refused(plain().upstream_gradients([1.0, f32::NAN]), classes).contains("row 1 is NaN"));
         let bad = Targets::probabilities(&[0.5_f32, 0.5, -0.25, 1.0]);
         assert!(refused(plain(), bad).contains("class 0 in row 1 is -0.25"));

@@ -22,7 +22,11 @@ struct Worst {
 impl Worst {
     fn print(&self, what: &str, device: &Device) {
         let Self { combinations, loss, gradient } = self;
-        println!("{what} on {} ({}): {combinations} combinations, worst relative error of a loss {loss:.1e}, of a gradient {gradient:.1e} of its scale", device.name(), device.backend());
+        println!(
+            "{what} on {} ({}): {combinations} combinations, worst relative error of a loss {loss:.1e}, of a gradient {gradient:.1e} of its scale",
+            device.name(),
+            device.backend()
+        );
     }
 }
 
@@ -181,7 +185,8 @@ fn combinations(batch: &Batch) -> Vec<(Options, bool)> {
             rest /= count;
             picked
         };
-        let (is_soft, ignored) = [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][pick(4)].clone();
+        let (is_soft, ignored) =
+            [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][pick(4)].clone();
         let options = Options {
             ignored,
             weight: (pick(2) == 1).then(|| batch.weight.clone()),
@@ -280,7 +285,10 @@ fn kernels(batch: &Batch) -> Vec<(Options, bool)> {
             && options.weight.is_some()
             && options.row_gradients.is_some() == options.softcap.is_some()
     };
-    combinations(batch).into_iter().filter(|(options, soft)| is_new(options) && (*soft || options.ignored.len() == 1)).collect()
+    combinations(batch)
+        .into_iter()
+        .filter(|(options, soft)| is_new(options) && (*soft || options.ignored.len() == 1))
+        .collect()
 }
 
 #[test]
@@ -371,7 +379,11 @@ fn half_types<T: Element>(device: &Device, narrow: fn(f64) -> T, digits: i32, sm
     }
     println!(
         "{} on {} ({}): {} combinations, {count} gradients, {off} of them not the nearest, by {worst_units} at the most but for {cancelled} that cancel; losses {:.1e}",
-        T::DTYPE, device.name(), device.backend(), worst.combinations, worst.loss
+        T::DTYPE,
+        device.name(),
+        device.backend(),
+        worst.combinations,
+        worst.loss
     );
 }
 

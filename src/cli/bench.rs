@@ -4,7 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use logits::{CrossEntropy, Device, Error, Logits, Stopwatch, Targets, Timed};
+use logits::half::{bf16, f16};
+use logits::{CrossEntropy, DType, Device, Element, Error, Logits, Stopwatch, Targets, Timed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -47,6 +48,8 @@ enum OpName {
 #[derive(Clone, Copy, ValueEnum)]
 enum DTypeName {
     F32,
+    F16,
+    Bf16,
 }
 
 #[derive(Clone, Copy)]
@@ -76,7 +79,15 @@ struct Row {
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let device = options.common.open()?;
-    let DTypeName::F32 = options.dtype;
+    match options.dtype {
+        DTypeName::F32 => run_with(options, &device, |x| x),
+        DTypeName::F16 => run_with(options, &device, f16::from_f32),
+        DTypeName::Bf16 => run_with(options, &device, bf16::from_f32),
+    }
+}
+
+/// With logits of a type, to which `narrow` brings them.
+fn run_with<T: Element<Row = f32>>(options: &Options, device: &Device, narrow: fn(f32) -> T) -> Result<(), CliError> {
     if !options.common.json {
         println!("{device}\n");
         println!("{:<20} {:>14} {:>11} {:>8} {:>11} {:>8}", "op", "shape", "median ms", "GB/s", "copy ms", "copies");
@@ -84,14 +95,16 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let bar = progress((options.shapes.len() * options.ops.len()) as u64, "measurements");
     for &RowsByClasses(shape) in &options.shapes {
         let elements = logits::Shape::from(shape).elements()?;
-        let mut logits = Vec::new();
-        logits.try_reserve_exact(elements).map_err(|_| Error::OutOfMemory { what: "logits", bytes: elements * 4 })?;
+        let mut logits: Vec<T> = Vec::new();
+        logits
+            .try_reserve_exact(elements)
+            .map_err(|_| Error::OutOfMemory { what: "logits", bytes: elements * size_of::<T>() })?;
         let mut rng = StdRng::seed_from_u64(elements as u64);
-        logits.extend((0..elements).map(|_| rng.random_range(-8.0_f32..8.0)));
+        logits.extend((0..elements).map(|_| narrow(rng.random_range(-8.0_f32..8.0))));
         let targets: Vec<u32> = (0..shape[0]).map(|_| rng.random_range(0..shape[1] as u32)).collect();
         for &op in &options.ops {
-            let row = measure(&device, op, &logits, shape, &targets)?;
-            bar.suspend(|| print(&row, &device, options.common.json));
+            let row = measure(device, op, &logits, shape, &targets)?;
+            bar.suspend(|| print(&row, T::DTYPE, device, options.common.json));
             bar.inc(1);
         }
     }
@@ -102,7 +115,13 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     Ok(())
 }
 
-fn measure(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], targets: &[u32]) -> Result<Row, CliError> {
+fn measure<T: Element<Row = f32>>(
+    device: &Device,
+    op: OpName,
+    logits: &[T],
+    shape: [usize; 2],
+    targets: &[u32],
+) -> Result<Row, CliError> {
     verify(device, op, logits, shape, targets)?;
     let loss = CrossEntropy::default();
     let timed = match op {
@@ -129,7 +148,13 @@ fn measure(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], targe
 }
 
 /// A fast wrong answer is worth nothing: a few rows against float64.
-fn verify(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], targets: &[u32]) -> Result<(), CliError> {
+fn verify<T: Element<Row = f32>>(
+    device: &Device,
+    op: OpName,
+    logits: &[T],
+    shape: [usize; 2],
+    targets: &[u32],
+) -> Result<(), CliError> {
     let x = Logits::new(logits, shape)?;
     let loss = CrossEntropy::default().reduction(logits::Reduction::Sum);
     let classes = shape[1];
@@ -141,20 +166,28 @@ fn verify(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], target
         OpName::CrossEntropyGrad => elements = device.cross_entropy_grad_vec(&loss, x, targets)?.1,
     }
     for row in [0, shape[0] / 2, shape[0] - 1] {
-        let x = &logits[row * classes..][..classes];
+        let x: Vec<f64> = logits[row * classes..][..classes].iter().map(|&x| x.into()).collect();
         let target = targets[row] as usize;
-        let sum: f64 = x.iter().map(|&x| f64::from(x).exp()).sum();
-        let wrong = |got: f32, wanted: f64| (f64::from(got) - wanted).abs() > 3e-6 * wanted.abs().max(1.0);
+        let sum: f64 = x.iter().map(|&x| x.exp()).sum();
+        // A unit in the last place of the type beside our own error.
+        let unit = match T::DTYPE {
+            DType::F16 => 1e-3,
+            DType::BF16 => 8e-3,
+            _ => 0.0,
+        };
+        let wrong = |got: f64, wanted: f64| (got - wanted).abs() > 3e-6 * wanted.abs().max(1.0) + unit * wanted.abs();
         let bad = match op {
-            OpName::CrossEntropy => wrong(per_row[row], sum.ln() - f64::from(x[target])),
-            _ => elements[row * classes..][..classes].iter().zip(x).enumerate().any(|(class, (&got, &x))| {
-                let p = f64::from(x).exp() / sum;
+            OpName::CrossEntropy => {
+                (f64::from(per_row[row]) - (sum.ln() - x[target])).abs() > 3e-6 * sum.ln().abs().max(1.0)
+            }
+            _ => elements[row * classes..][..classes].iter().zip(&x).enumerate().any(|(class, (&got, &x))| {
+                let p = x.exp() / sum;
                 let wanted = match op {
                     OpName::LogSoftmax => p.ln(),
                     OpName::CrossEntropyGrad if class == target => p - 1.0,
                     _ => p,
                 };
-                wrong(got, wanted)
+                wrong(got.into(), wanted)
             }),
         };
         if bad {
@@ -168,9 +201,9 @@ fn verify(device: &Device, op: OpName, logits: &[f32], shape: [usize; 2], target
     Ok(())
 }
 
-fn print(row: &Row, device: &Device, as_json: bool) {
+fn print(row: &Row, dtype: DType, device: &Device, as_json: bool) {
     let [rows, classes] = row.shape;
-    let bytes = (rows * classes * 4) as f64 * if row.op == OpName::CrossEntropy { 1.0 } else { 2.0 };
+    let bytes = (rows * classes * dtype.size()) as f64 * if row.op == OpName::CrossEntropy { 1.0 } else { 2.0 };
     let (median, copy) = (row.median.as_secs_f64(), row.copy.as_secs_f64());
     let (rate, copies) = (bytes / median / 1e9, median / copy);
     if as_json {
@@ -180,7 +213,7 @@ fn print(row: &Row, device: &Device, as_json: bool) {
                 "op": name(row.op),
                 "rows": rows,
                 "classes": classes,
-                "dtype": "f32",
+                "dtype": dtype.to_string(),
                 "device": device.name(),
                 "backend": device.backend(),
                 "median_ms": median * 1e3,

@@ -150,12 +150,7 @@ pub(super) fn gradient_row<W: Real, A: About<W>>(
 }
 
 /// Replaces the logits by the gradient, from a log-sum-exp that is known.
-pub(super) fn backward_row<W: Real, A: About<W>>(
-    x: &mut [W],
-    row: &Row<'_, W>,
-    scaling: &Scaling<'_>,
-    curve: &Curve,
-) {
+pub(super) fn backward_row<W: Real, A: About<W>>(x: &mut [W], row: &Row<'_, W>, scaling: &Scaling<'_>, curve: &Curve) {
     let known = Known::<A>::new(curve, row.log_sum_exp);
     let is_regular = known.log_sum_exp().is_finite();
     if is_ignored(row) || !is_regular || !scaling.factor.is_finite() {

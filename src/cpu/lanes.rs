@@ -7,9 +7,9 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
+use super::Stats;
 use super::curve::About;
 use super::real::Real;
-use super::Stats;
 use crate::job::Curve;
 
 const LANES: usize = 16;

@@ -1,6 +1,8 @@
 //! log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
 
-use super::curve::{About, Curved, Plain};
+use super::curve::About;
+#[cfg(feature = "gpu")]
+use super::curve::{Curved, Plain};
 use super::lanes;
 use super::real::Real;
 use crate::job::Curve;
@@ -21,7 +23,8 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> W {
     W::of(log_sum_exp)
 }
 
-/// The same in float64 throughout: slow, for the rare rows whose log-sum-exp is next to 0.
+/// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
+#[cfg(feature = "gpu")]
 pub(crate) fn exact(x: &[f32], curve: &Curve) -> f32 {
     fn of<A: About<f32>>(x: &[f32], curve: &Curve) -> f64 {
         let about = A::new(curve, lanes::max::<f32, A>(x, curve));

@@ -15,6 +15,7 @@ mod rows;
 mod sample;
 mod softmax;
 
+#[cfg(feature = "gpu")]
 pub(crate) use log_sum_exp::exact as exact_log_sum_exp;
 pub(crate) use rows::run;
 

@@ -494,6 +494,7 @@ impl Step {
                 let (losses, rest) = scratch.split(self.losses_bytes());
                 let (weighed, rest) = rest.split(if counts { Scratch::ALIGNMENT } else { 0 });
                 let buffers = Buffers {
+                    first_row: 0,
                     logits,
                     targets,
                     row_gradients,
@@ -505,7 +506,7 @@ impl Step {
                 };
                 let params = Open::params_bytes(passes.len());
                 let params = open.pool.take(&open.device, Open::PARAMS_USAGE, params)?;
-                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, scale, 0, &buffers, &params);
+                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, scale, &buffers, &params);
                 open.queue.write_buffer(&params, 0, &contents);
                 Ok(dispatches)
             })

@@ -105,6 +105,8 @@ impl<'b> Part<'b> {
 /// The buffers of a batch. Without `logits` they are read where `elements` are written.
 #[derive(Clone, Copy)]
 pub(super) struct Buffers<'b> {
+    /// Which row of the whole batch is the first in here.
+    pub(super) first_row: usize,
     pub(super) logits: Option<Part<'b>>,
     /// Classes, one a row, or what there is beside the logits of their shape.
     pub(super) targets: Option<Part<'b>>,
@@ -302,7 +304,7 @@ impl Open {
         passes as u64 * Self::SLOT
     }
 
-    /// Binds passes of a plan over rows from `first_row` of the batch on, and says what must be in the first bytes of `params` when they run. Call within error
+    /// Binds passes of a plan, and says what must be in the first bytes of `params` when they run. Call within error
     /// scopes.
     pub(super) fn bind(
         &self,
@@ -310,7 +312,6 @@ impl Open {
         work: Work,
         passes: &[Pass],
         scale: Scale,
-        first_row: usize,
         buffers: &Buffers<'_>,
         params: &Buffer,
     ) -> (Vec<Dispatch>, Vec<u8>) {
@@ -325,7 +326,7 @@ impl Open {
             .map(|((pass, slot), nth)| {
                 let entries = self.place(plan, work, pass, scale, buffers, (params, nth * Self::SLOT));
                 let (entries, mut values) = entries;
-                values.first_row = values.first_row.wrapping_add(first_row as u32);
+                values.first_row = values.first_row.wrapping_add(buffers.first_row as u32);
                 slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
                 let group = self.device.create_bind_group(&BindGroupDescriptor {
                     label: Some("logits"),

@@ -175,7 +175,8 @@ impl Open {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
         // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
         // rows lie across each other, in a binding.
-        let limit = if inner > 1 { self.limits.binding_bytes.min(self.limits.buffer_bytes) } else { self.limits.buffer_bytes };
+        let limit =
+            if inner > 1 { self.limits.binding_bytes.min(self.limits.buffer_bytes) } else { self.limits.buffer_bytes };
         let most = (limit - u64::from(self.limits.offset_alignment)) / (classes as u64 * 8).max(row_bytes);
         if most == 0 && rows > 0 {
             return Err(
@@ -319,7 +320,8 @@ impl Held {
             return Err(Error::ResidentElsewhere);
         }
         let work = self.work(op, dtype, given, 0, 1);
-        let elements = if op.writes_elements() { Some(open.hold(self.shape, self.row_bytes, false).await?) } else { None };
+        let elements =
+            if op.writes_elements() { Some(open.hold(self.shape, self.row_bytes, false).await?) } else { None };
         let row_bytes = work.bytes_of_a_row();
         let rows_out = match held.log_sum_exps {
             Some(_) => None,
@@ -387,6 +389,7 @@ impl Held {
         }
         let labels = held.targets.map(|targets| &targets.labels);
         let bound = Buffers {
+            first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
             targets: labels.or(held.upstream).map(|held| part(held, nth)),
             row_gradients: held
@@ -407,7 +410,7 @@ impl Held {
             scratch: Scratch { part: Part::whole(&scratch, Scratch::bytes(partial_bytes)), partial_bytes },
         };
         let scale = Scale::given(dtype, given);
-        let (dispatches, contents) = open.bind(&plan, work, &passes, scale, chunk.rows.start, &bound, &params);
+        let (dispatches, contents) = open.bind(&plan, work, &passes, scale, &bound, &params);
         open.queue.write_buffer(&params, 0, &contents);
         Ok((dispatches, [scratch, params]))
     }

@@ -78,8 +78,7 @@ impl Gpu {
         let bytes = work.rows * logits + Scratch::ALIGNMENT;
         let second = 2 * work.second * work.classes;
         let row_bytes = COPIES * logits + second + 2 * work.bytes_of_a_row() + BESIDE;
-        let affordable =
-            u128::from(settings.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
+        let affordable = u128::from(settings.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(open.limits.binding_bytes);
         let row = logits + Scratch::ALIGNMENT;
@@ -363,6 +362,7 @@ impl<'s> Stream<'s> {
                 let part = elements.as_ref().map(Port::part);
                 let (plan, partial_bytes) = (&self.plan, self.plan.partial_bytes());
                 let bound = Buffers {
+                    first_row: index.start,
                     logits: if is_written { None } else { part },
                     targets: targets.as_ref().map(Port::part),
                     row_gradients: row_gradients.as_ref().map(Port::part),
@@ -374,8 +374,7 @@ impl<'s> Stream<'s> {
                 };
                 // A part has gaps no more, and of a block that is cut it has a narrower one.
                 let work = self.work.in_blocks(batch.inner);
-                let (dispatches, contents) =
-                    open.bind(plan, work, &batch.passes, self.scale, index.start, &bound, &params);
+                let (dispatches, contents) = open.bind(plan, work, &batch.passes, self.scale, &bound, &params);
                 open.queue.write_buffer(&params, 0, &contents);
 
                 let mut encoder =

@@ -91,7 +91,11 @@ fn every_element_is_covered_exactly_once() {
         let passes = plan.passes();
         let of = |entry| passes.iter().filter(move |pass| pass.entry == entry);
         let elements = work.rows * work.classes;
-        cover(&what, passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, work.classes)), elements);
+        cover(
+            &what,
+            passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, work.classes)),
+            elements,
+        );
         if plan.regime == Regime::Split {
             cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
             if work.op.writes_elements() {
@@ -147,10 +151,13 @@ fn no_limit_is_crossed() {
         assert!(plan.partial_bytes() <= limits.binding_bytes, "{what}");
         for pass in plan.passes() {
             let Range { start, end } = pass.elements(1, work.classes);
-        let elements = end - start;
+            let elements = end - start;
             // A binding may have to start before what is meant, wherever the caller's buffer starts.
             assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
-            assert!((pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack <= limits.binding_bytes, "{what}: {pass:?}");
+            assert!(
+                (pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack <= limits.binding_bytes,
+                "{what}: {pass:?}"
+            );
             assert!(elements + slack / 4 < 1 << 32, "{what}: indices have 32 bits");
             assert!(
                 pass.groups.iter().all(|&groups| (1..=limits.workgroups_per_dimension).contains(&groups)),
@@ -181,7 +188,13 @@ fn batches_hold_every_element_once() {
             for batch in plan.batches() {
                 let held = (batch.rows.end - batch.rows.start) * (batch.classes.end - batch.classes.start);
                 assert!(held * 4 <= part, "{what}: {batch:?}");
-                assert!(batch.passes.iter().all(|pass| pass.elements(1, batch.classes.end - batch.classes.start).end <= held), "{what}: {batch:?}");
+                assert!(
+                    batch
+                        .passes
+                        .iter()
+                        .all(|pass| pass.elements(1, batch.classes.end - batch.classes.start).end <= held),
+                    "{what}: {batch:?}"
+                );
                 if batch.writes_elements
                     || (!work.op.writes_elements() && batch.passes.iter().any(|p| is_main(p.entry)))
                 {
@@ -200,9 +213,7 @@ fn batches_hold_every_element_once() {
 #[test]
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
-        let of = |rows, limits| {
-            Plan::new(Work::dense(Op::Softmax, rows, classes), limits)
-        };
+        let of = |rows, limits| Plan::new(Work::dense(Op::Softmax, rows, classes), limits);
         let regimes = ADAPTERS.map(|(_, limits)| of(rows, limits).unwrap().regime);
         let alone = of(1, ADAPTERS[9].1).unwrap().regime;
         assert!(regimes.iter().all(|regime| *regime == alone));

@@ -94,7 +94,13 @@ pub fn expected(rows: &[Vec<f64>], labels: &[Labels<'_>], options: &Options) -> 
         .sum();
     let is_mean = options.reduction == Reduction::Mean;
     // Over no weight there is no mean, as PyTorch has it, whatever labels are spread.
-    let divisor = if is_mean && total == 0.0 { f64::NAN } else if is_mean { total } else { 1.0 };
+    let divisor = if is_mean && total == 0.0 {
+        f64::NAN
+    } else if is_mean {
+        total
+    } else {
+        1.0
+    };
     let z_loss = f64::from(options.z_loss) * if is_mean { total / counted } else { 1.0 };
     let (smoothing, scale) = (f64::from(options.label_smoothing), f64::from(options.logit_scale));
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::gpu::buffers::Sabotage;
 use crate::DType;
+use crate::gpu::buffers::Sabotage;
 use crate::gpu::kernels::{CurveKind, Kernel, Labels};
 use crate::job::Op;
 use crate::plan::{Entry, Regime};
