@@ -9,9 +9,9 @@ pub enum DType {
     /// `f32`.
     #[default]
     F32,
-    /// [`half::f16`](f16): IEEE 754's binary16, largest 65,504.
+    /// [`half::f16`](struct@f16): IEEE 754's binary16, largest 65,504.
     F16,
-    /// [`half::bf16`](bf16): the upper half of an `f32`.
+    /// [`half::bf16`](struct@bf16): the upper half of an `f32`.
     BF16,
     /// `f64`, on the CPU alone.
     F64,

@@ -22,15 +22,50 @@
 //! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`] |
 //! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare`, and `BoundStep::record` into your commands |
 //!
+//! # Options, operations, types
+//!
+//! Every row holds for f32, f16, bf16 and, on the CPU alone, f64; for rows next to each other, with gaps, and for
+//! `[outer, classes, inner]`; on the CPU and on a GPU ("all": in host memory, resident, in a step, and with `logits loss` where
+//! it takes the option). Types differ in what is rounded: arithmetic is in f32 (with f64 or pairs of f32 where sums are at stake)
+//! and a result is rounded once, to the nearest, of two the even one; for f64 it is in f64.
+//!
+//! | option or operation | what it means | equation | paths | source |
+//! |---|---|---|---|---|
+//! | `softmax`, `log_softmax` | probabilities, and their logarithms | `p_j = exp(y_j - lse)`, `y_j - lse` | all | PyTorch |
+//! | `log_sum_exp` | | `lse = log sum_j exp(y_j)` | all | PyTorch |
+//! | `Logits::temperature` | of any operation | `y = x / T` | all but `logits loss` | Hinton et al. 2015, arXiv:1503.02531 |
+//! | `CrossEntropy` | the loss | `sum_j q_j (lse - y_j)`, `q_j = w_j ((1 - e) t_j + e / classes)` | all | PyTorch |
+//! | `cross_entropy_grad` | and its gradient, in the same step | `s (p_j (sum_k q_k + 2 z lse) - q_j) dy_j/dx_j` | all | PyTorch's autograd; Liger |
+//! | `reduction` | mean, sum, none | mean: over `sum w_t` of the counted rows; of probabilities, over the rows | all | PyTorch |
+//! | `ignore_index`, `ignore_indices` | targets that do not count | loss and gradient 0 | all; a step knows 16 | PyTorch; Burn's `pad_tokens` |
+//! | `weight` | of each class | `w_j` | all | PyTorch |
+//! | `label_smoothing` | spread over the classes | `e` | all | PyTorch; arXiv:1512.00567 |
+//! | `Targets::probabilities` | soft targets | `t_j` | all; on a GPU as f32 | PyTorch |
+//! | `z_loss` | keeps logits from drifting | `z lse^2` of each counted row, under a mean over their number | all | PaLM, arXiv:2204.02311; Liger |
+//! | `logit_scale` | before the cap | `y = a x` | all | CLIP, arXiv:2103.00020 |
+//! | `softcap` | bounds the logits; infinities too | `y = c tanh(a x / c)` | all | Gemma 2, arXiv:2408.00118; Liger |
+//! | `Logits::as_seen_by` | any other operation after that scale and cap | the same `y` | all | |
+//! | `upstream_gradient`, `upstream_gradients` | factors on gradients, of all rows and of each | in `s` | all but `logits loss` | PyTorch's autograd |
+//! | `cross_entropy_backward` | the gradient from saved log-sum-exps | the same, with the `lse` given | all but `logits loss` | FlashAttention's backward, arXiv:2205.14135; Liger |
+//! | `softmax_backward` | from its result | `p_j (g_j - sum_k g_k p_k)` | all but `logits loss` | PyTorch |
+//! | `log_softmax_backward` | from its result | `g_j - exp(l_j) sum_k g_k` | all but `logits loss` | PyTorch |
+//! | `predict` | the most likely class, of equal ones the lowest | `argmax_j y_j` | all | PyTorch's `argmax` |
+//! | `top_k` | the k most likely, k up to 64; ties to the lower class | | all; `--top-k` | arXiv:1805.02867 |
+//! | `accuracy` | targets among those | | host memory, `logits loss` | |
+//! | `perplexity`, in every loss | | `exp(mean loss)` | all | |
+//! | `sample` | a class drawn, the same on every device | `argmax_j y_j + g_j`, `g` Gumbel's | all but `logits loss`; not under a cap | Gumbel 1954; Threefry: Salmon et al. 2011 |
+//! | `Sampling::top_k`, `top_p` | from the most likely alone | | as `sample` | arXiv:1805.04833; arXiv:1904.09751 |
+//!
 //! # What is promised
 //!
-//! Against float64 on the same f32 inputs, for 1 to 1,000,003 classes, on CPU and GPU alike:
+//! Against float64 on the same inputs, for 1 to 1,000,003 classes, on CPU and GPU alike, with every option:
 //!
 //! | quantity | bound |
 //! |---|---|
 //! | log-sum-exp, loss, log-softmax | relative error at most 1e-6 |
 //! | probability (while a normal f32) | relative error at most 2e-6; a row sums to 1 within 1e-6 |
 //! | gradient | absolute error at most 1e-6 of the row's scale, `p - 1` of the target without cancellation |
+//! | results of half types | those, rounded once to the nearest |
 //!
 //! But for one thing: the log-sum-exps of [`Resident`] logits and of steps on a GPU, whose logits nobody can look at
 //! again in float64, are off by up to 2e-7 absolute where they are next to 0.
@@ -40,11 +75,12 @@
 //! Special values follow PyTorch. `[0, -inf]` has softmax `[1, 0]`. A row with a NaN or `+inf`, or of nothing but
 //! `-inf`, has a NaN softmax, loss and gradient, and no other row is touched by it; its log-sum-exp is NaN, `+inf` and
 //! `-inf` in these three cases. A target whose logit is `-inf` has loss `+inf` and a finite gradient. The mean over no
-//! counted rows is NaN with a zero gradient; over rows whose weights sum to 0 both are NaN.
+//! counted rows is NaN with a zero gradient; over rows whose weights sum to 0 both are NaN. A soft cap makes numbers of
+//! infinities. A class with label 0 and logit `-inf` makes the loss of probabilities NaN.
 //!
 //! # Features
 //!
-//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `cli` the binary `logits`.
+//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays, `cli` the binary `logits`.
 #![warn(missing_docs)]
 
 #[cfg(feature = "ndarray")]
@@ -78,6 +114,7 @@ pub use elements::{DType, Element};
 pub use error::Error;
 #[cfg(feature = "gpu")]
 pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
+/// The `half` that this crate is built with: `f16` and `bf16`.
 pub use half;
 pub use job::Prediction;
 pub use logits::{Logits, LogitsMut};

@@ -28,19 +28,8 @@ pub enum Reduction {
 /// not set). A z-loss adds `z * lse^2`. For a reduction that gives that row the factor `s` its gradient is
 /// `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
 ///
-/// | option | what it is | where from |
-/// |---|---|---|
-/// | [`reduction`](Self::reduction) | mean, sum, none | PyTorch |
-/// | [`ignore_index`](Self::ignore_index), [`ignore_indices`](Self::ignore_indices) | targets that do not count | PyTorch; Burn's `pad_tokens` |
-/// | [`weight`](Self::weight) | `w` | PyTorch |
-/// | [`label_smoothing`](Self::label_smoothing) | `e` | PyTorch; Szegedy et al. 2016, arXiv:1512.00567 |
-/// | [`Targets::probabilities`] | `t` | PyTorch |
-/// | [`z_loss`](Self::z_loss) | `z` | PaLM, arXiv:2204.02311; Liger |
-/// | [`softcap`](Self::softcap) | `softcap` | Gemma 2, arXiv:2408.00118; Liger |
-/// | [`logit_scale`](Self::logit_scale) | `logit_scale` | CLIP, arXiv:2103.00020; Cohere's Command R |
-/// | [`upstream_gradient`](Self::upstream_gradient), [`upstream_gradients`](Self::upstream_gradients) | factors of `s` | autograd |
-///
-/// All of them combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps.
+/// All options combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
+/// [crate's page](crate#options-operations-types) has each with its source.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -82,6 +71,16 @@ impl Default for CrossEntropy {
 
 impl CrossEntropy {
     /// How the rows' losses become one number; [`Reduction::Mean`] if not set.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits, Reduction};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().reduction(Reduction::Sum);
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// assert!((out.loss - 2.0 * std::f64::consts::LN_2).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
@@ -98,6 +97,15 @@ impl CrossEntropy {
     }
 
     /// As [`CrossEntropy::ignore_index`], any of several: padding of more than one kind. With none every row counts.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().ignore_indices([-100, -1]);
+    /// assert_eq!(Device::cpu().cross_entropy(&loss, x, &[-1, 1])?.counted_rows, 1);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn ignore_indices(mut self, indices: impl Into<Vec<i64>>) -> Self {
         self.ignored = indices.into();
@@ -105,6 +113,17 @@ impl CrossEntropy {
     }
 
     /// One weight a class, applied to the rows that have it as target; finite and not negative.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().weight([3.0, 1.0]);
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// assert!((out.loss - std::f64::consts::LN_2).abs() < 1e-6); // a mean over 3 + 1
+    /// assert!((f64::from(out.per_row[0]) - 3.0 * std::f64::consts::LN_2).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
         self.weight = Some(weight.into());
@@ -114,6 +133,15 @@ impl CrossEntropy {
     /// How much of each target is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
     /// arXiv:1512.00567). As in PyTorch each class's share is weighted by that class's weight, and a mean still divides by
     /// the weights of the targets alone. A logit of `-inf` then has an infinite loss whatever the target.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let loss = CrossEntropy::default().label_smoothing(0.2);
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&[2.0_f32, 0.0], [1, 2])?, &[0])?;
+    /// let log_sum_exp = (2.0_f64.exp() + 1.0).ln();
+    /// assert!((out.loss - (0.9 * (log_sum_exp - 2.0) + 0.1 * log_sum_exp)).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn label_smoothing(mut self, smoothing: f32) -> Self {
         self.label_smoothing = smoothing;
@@ -123,6 +151,15 @@ impl CrossEntropy {
     /// How much the square of each counted row's log-sum-exp adds to the loss, which keeps logits from drifting (PaLM,
     /// arXiv:2204.02311, used 1e-4); not negative, 0 if not set. Under a mean it is divided by the number of counted rows,
     /// whatever they weigh; in [`Loss::per_row`] it is then scaled so that those still sum to the loss times the weight.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default().z_loss(0.1), x, &[0, 1])?;
+    /// assert!((out.loss - (std::f64::consts::LN_2 + 0.1 * std::f64::consts::LN_2.powi(2))).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn z_loss(mut self, factor: f32) -> Self {
         self.z_loss = factor;
@@ -182,6 +219,16 @@ impl CrossEntropy {
 
     /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
     /// Finite; 1 if not set. It does not change the loss.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().upstream_gradient(8.0);
+    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// assert_eq!(gradient, [-2.0, 2.0, 2.0, -2.0]);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
     #[must_use]
     pub fn upstream_gradient(mut self, factor: f32) -> Self {
         self.upstream_gradient = factor;

@@ -341,7 +341,7 @@ operations! {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let (device, loss) = (Device::cpu(), CrossEntropy::default());
-    /// let x = Logits::new(&[1.0, 3.0, 2.0, 0.0], [2, 2])?;
+    /// let x = Logits::new(&[1.0_f32, 3.0, 2.0, 0.0], [2, 2])?;
     /// let saved = device.log_sum_exp_vec(x)?.values;
     /// let gradient = device.cross_entropy_backward_vec(&loss, x, &[0, 1], &saved)?.values;
     /// let (_, fused) = device.cross_entropy_grad_vec(&loss, x, &[0, 1])?;

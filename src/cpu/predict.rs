@@ -5,11 +5,12 @@ use super::lanes;
 use super::real::Real;
 use crate::Prediction;
 use crate::job::Curve;
+use crate::operations::MOST_TOP;
 
 pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> Prediction {
     let max = lanes::max::<W, A>(x, curve);
-    let is_nan = |x: W| x.into().is_nan();
-    let class = x.iter().position(|&x| A::in_order(curve, x) == max || (is_nan(max) && is_nan(x))).unwrap_or(0) as u32;
+    let is_it = |&x: &W| A::in_order(curve, x) == max || !(max.is_number() || x.is_number());
+    let class = x.iter().position(is_it).unwrap_or(0) as u32;
     let about = A::new(curve, max);
     let probability = if about.is_regular() { 1.0 / lanes::stats(x, curve, about).sum() } else { f64::NAN };
     Prediction { class, probability: probability as f32 }
@@ -19,16 +20,22 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> Prediction {
 pub(super) fn top_row<W: Real, A: About<W>>(x: &[W], curve: &Curve, out: &mut [Prediction]) {
     let about = A::new(curve, lanes::max::<W, A>(x, curve));
     // Found so far, best first. NaN counts as largest.
-    let mut best: Vec<(W, u32)> = Vec::with_capacity(out.len() + 1);
-    let is_above = |a: W, b: W| a > b || (a.into().is_nan() && !b.into().is_nan());
+    let mut best = [(W::ZERO, 0); MOST_TOP];
+    let (k, mut found) = (out.len().min(MOST_TOP), 0);
+    let is_above = |a: W, b: W| a > b || (!a.is_number() && b.is_number());
     for (class, &x) in x.iter().enumerate() {
         let x = A::in_order(curve, x);
-        if best.len() == out.len() && !best.last().is_some_and(|&(worst, _)| is_above(x, worst)) {
+        if found == k && !is_above(x, best[k - 1].0) {
             continue;
         }
-        let at = best.partition_point(|&(other, _)| !is_above(x, other));
-        best.truncate(out.len() - 1);
-        best.insert(at, (x, class as u32));
+        // Mostly near the end.
+        let mut at = found.min(k - 1);
+        while at > 0 && is_above(x, best[at - 1].0) {
+            best[at] = best[at - 1];
+            at -= 1;
+        }
+        best[at] = (x, class as u32);
+        found = k.min(found + 1);
     }
     let sum = if about.is_regular() { lanes::stats(x, curve, about).sum() } else { f64::NAN };
     for (out, (x, class)) in out.iter_mut().zip(best) {
