@@ -32,17 +32,22 @@ fn best_after(last: vec2<u32>, classes: u32, lane: u32) -> vec2<u32> {
 fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
     let bad = is_bad(stats);
+    let place = params.rows_out_at + 2u * row * params.k;
     var own = best_after(vec2<u32>(0u, NONE), classes, lane);
     for (var i = 0u; i < params.k; i += 1u) {
         let best = reduce(own, LARGEST);
         if present && lane == 0u {
-            let place = params.rows_out_at + 2u * (row * params.k + i);
-            let probability = exp_below(load(min(best.y, classes - 1u))) / (sum.x + sum.y);
-            rows_out[place] = best.y;
-            rows_out[place + 1u] = select(bitcast<u32>(probability), params.nan, bad);
+            rows_out[place + 2u * i] = best.y;
         }
-        if own.y == best.y {
+        if own.y == best.y && i + 1u < params.k {
             own = best_after(best, classes, lane);
+        }
+    }
+    storageBarrier();
+    if present {
+        for (var i = lane; i < params.k; i += THREADS_PER_ROW) {
+            let probability = exp_below(load(rows_out[place + 2u * i])) / (sum.x + sum.y);
+            rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }
     }
 }
