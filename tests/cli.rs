@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use logits::{CrossEntropy, Device, Logits};
+use logits::{CrossEntropy, Device, Logits, Targets};
 use npyz::WriterBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -183,7 +183,25 @@ fn files_of_other_types() {
             run(&["loss", "--logits", &x, "--targets", &y, "--ignore-index", ignored, "--device", "cpu", "--json"]);
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    assert_eq!(loss("wide.npy", "small.npy", "255"), loss("x.npy", "y.npy", "-100"));
+    // What is f64 is computed in f64 here.
+    let (wide, narrow) = (loss("wide.npy", "small.npy", "255"), loss("x.npy", "y.npy", "-100"));
+    for (key, value) in narrow.as_object().unwrap() {
+        match value.as_f64() {
+            Some(value) => approx::assert_relative_eq!(wide[key].as_f64().unwrap(), value, max_relative = 1e-6),
+            None => assert_eq!(&wide[key], value),
+        }
+    }
+    let sums: f64 = files
+        .logits
+        .chunks(4)
+        .zip(&files.targets)
+        .filter(|(_, target)| **target >= 0)
+        .map(|(x, &target)| {
+            let sum: f64 = x.iter().map(|&x| f64::from(x).exp()).sum();
+            sum.ln() - f64::from(x[target as usize])
+        })
+        .sum();
+    approx::assert_relative_eq!(wide["loss"].as_f64().unwrap(), sums / 4.0, max_relative = 1e-14);
 
     // numpy's f2, by hand: npyz writes it from another type than ours.
     let header = b"{'descr': '<f2', 'fortran_order': False, 'shape': (5, 4), }";
@@ -191,10 +209,76 @@ fn files_of_other_types() {
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header);
     for &x in &files.logits {
-        bytes.extend(half::f16::from_f32(x).to_le_bytes());
+        bytes.extend(logits::half::f16::from_f32(x).to_le_bytes());
     }
     std::fs::write(files.path("half.npy"), bytes).unwrap();
     assert_eq!(loss("half.npy", "y.npy", "-100"), loss("x.npy", "y.npy", "-100"));
+}
+
+/// `[n, classes, d1, d2]` with every option, against the library's rows; of a block that is read in columns, too.
+#[test]
+fn any_rank_and_every_option() {
+    let files = Files::new();
+    let text = |name: &str| files.text(name);
+    for (dimensions, device) in [([2, 3, 4, 5], "cpu"), ([1, 3, 2, 900_000], "cpu")]
+        .into_iter()
+        .chain(common::gpus().first().map(|_| ([2, 3, 4, 5], "gpu")))
+    {
+        let [n, classes, height, width] = dimensions;
+        let (inner, elements) = (height * width, n * classes * height * width);
+        let x: Vec<f32> = (0..elements).map(|at| ((at * 7919) % 101) as f32 * 0.07 - 3.0).collect();
+        let q: Vec<f32> = (0..elements).map(|at| ((at * 31) % 17) as f32 / 24.0).collect();
+        let weight = [0.5_f32, 1.0, 2.0];
+        write(&files.path("x4.npy"), &dimensions.map(|size| size as u64), &x);
+        write(&files.path("q4.npy"), &dimensions.map(|size| size as u64), &q);
+        write(&files.path("w.npy"), &[3], &weight);
+        let (g, p) = (text("g4.npy"), text("p4.npy"));
+        let output = run(&[
+            "loss",
+            "--logits",
+            &text("x4.npy"),
+            "--targets",
+            &text("q4.npy"),
+            "--weight",
+            &text("w.npy"),
+            "--label-smoothing",
+            "0.1",
+            "--z-loss",
+            "0.01",
+            "--softcap",
+            "2.5",
+            "--logit-scale",
+            "-0.75",
+            "--top-k",
+            "2",
+            "--grad",
+            &g,
+            "--probs",
+            &p,
+            "--device",
+            device,
+            "--json",
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let loss =
+            CrossEntropy::default().weight(weight).label_smoothing(0.1).z_loss(0.01).softcap(2.5).logit_scale(-0.75);
+        let view = Logits::new(&x, [n, classes, inner]).unwrap();
+        let targets = Targets::probabilities(&q);
+        let (out, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, view, targets).unwrap();
+        approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), out.loss, max_relative = 1e-6);
+        assert_eq!(json["rows"].as_u64().unwrap() as usize, n * inner);
+        let accuracy = |k| Device::cpu().accuracy(&loss, view, targets, k).unwrap().accuracy();
+        assert_eq!(json["accuracy"].as_f64().unwrap(), accuracy(1));
+        assert_eq!(json["top_k_accuracy"].as_f64().unwrap(), accuracy(2));
+        let (shape, got) = read(Path::new(&g));
+        assert_eq!(shape, dimensions.map(|size| size as u64));
+        let scale = 1.0 / (n * inner) as f32;
+        let off = |got: &f32, wanted: &f32| (got - wanted).abs() > 2e-6 * scale;
+        assert!(!got.iter().zip(&gradient).any(|(got, wanted)| off(got, wanted)), "{dimensions:?}");
+        let wanted = Device::cpu().softmax_vec(view.as_seen_by(&loss).unwrap()).unwrap().values;
+        assert!(read(Path::new(&p)).1.iter().zip(&wanted).all(|(got, wanted)| (got - wanted).abs() <= 1e-6));
+    }
 }
 
 #[test]
@@ -249,9 +333,11 @@ fn bad_input_leaves_nothing_behind() {
     write(&files.path("empty.npy"), &[5, 0], &[0.0_f32; 0]);
     loss(&files.text("empty.npy"), &y, &[], &["empty.npy", "no classes"]);
     write(&files.path("flat.npy"), &[20], &files.logits);
-    loss(&files.text("flat.npy"), &y, &[], &["flat.npy", "[rows, classes]"]);
+    loss(&files.text("flat.npy"), &y, &[], &["y.npy", "[5]", "[]"]);
     loss(&y, &y, &[], &["y.npy", "i8 numbers"]);
-    loss(&x, &x, &[], &["x.npy", "integers"]);
+    loss(&x, &x, &[], &["x.npy", "target probability of class 0 in row 0 is -2"]);
+    write(&files.path("soft.npy"), &[4, 5], &[0.25_f32; 20]);
+    loss(&x, &files.text("soft.npy"), &[], &["soft.npy", "[4, 5]", "probabilities [5, 4] or integers [5]"]);
 
     write(&files.path("far.npy"), &[5], &[0_i64, 1, 2, 9, 0]);
     loss(&x, &files.text("far.npy"), &[], &["far.npy", "target 9 of row 3", "0..4"]);
@@ -262,6 +348,12 @@ fn bad_input_leaves_nothing_behind() {
     write(&files.path("w3.npy"), &[3], &[1.0_f32; 3]);
     loss(&x, &y, &["--weight", &files.text("w3.npy")], &["w3.npy", "[3]", "[4]"]);
     loss(&x, &y, &["--reduction", "median"], &["median"]);
+    loss(&x, &y, &["--softcap", "0"], &["softcap is 0"]);
+    loss(&x, &y, &["--softcap", "nan"], &["softcap is NaN"]);
+    loss(&x, &y, &["--logit-scale", "0"], &["logit_scale is 0"]);
+    loss(&x, &y, &["--logit-scale", "-inf"], &["logit_scale is -inf"]);
+    loss(&x, &y, &["--top-k", "0"], &["top 0 of 4"]);
+    loss(&x, &y, &["--top-k", "5"], &["top 5 of 4"]);
     loss(&x, &y, &["--probs", &g], &["same file"]);
     loss(&x, &y, &["--probs", "/nowhere/at/all.npy"], &["/nowhere"]);
     #[cfg(unix)]

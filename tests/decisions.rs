@@ -121,6 +121,9 @@ fn a_seed_draws_the_same_on_every_device() {
                         assert!(error <= 2e-6, "{error}");
                     }
                     drawn += rows;
+                    // In parts of a megabyte.
+                    let parts = device.clone().with_memory_budget(1).sample_vec(&sampling, x).unwrap();
+                    assert_eq!((parts.values, parts.fell_back), (there, None), "{rows}x{classes} in parts on {device}");
                 }
             }
         }

@@ -268,10 +268,13 @@ fn steps_of_every_type_and_layout() {
                 let off = read().iter().zip(&gradient).filter(|(got, wanted)| got != wanted).count();
                 // A mean's divisor is an f32 pair on the device, an f64 on the host.
                 assert!(off * 100 <= gradient.len(), "{off} of {} in the gradient of {place}", gradient.len());
-                if !is_soft {
+                {
                     // Log-sum-exps stand where rows would go; any will do.
                     let saved = engine.buffer(0, &vec![3.0_f32; rows]);
-                    let step = prepare(Operation::CrossEntropyBackward(&loss));
+                    let step = prepare(match is_soft {
+                        true => Operation::SoftCrossEntropyBackward(&loss),
+                        false => Operation::CrossEntropyBackward(&loss),
+                    });
                     let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
                     engine.run(&step, &buffers.rows(saved.slice(..)));
                     let wanted =

@@ -230,12 +230,12 @@ fn compare<T: Element>(
     assert_eq!(alone.loss.to_bits(), out.loss.to_bits(), "{}: loss alone", what());
     let mut in_place = logits.to_vec();
     device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, batch.shape).unwrap(), targets).unwrap();
-    assert_eq!(bytemuck_bytes(&in_place), bytemuck_bytes(&gradient), "{}: in place", what());
+    assert_eq!(bits(&in_place), bits(&gradient), "{}: in place", what());
     worst.combinations += 1;
     (gradient, wanted)
 }
 
-fn bytemuck_bytes<T: Element>(values: &[T]) -> Vec<u64> {
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     values.iter().map(|&value| value.into().to_bits()).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::{CliError, Common, json_number, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64
+    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64, which a GPU is given as f32
     #[arg(long, value_name = "X.npy")]
     logits: PathBuf,
     /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the logits

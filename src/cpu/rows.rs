@@ -20,8 +20,9 @@ use crate::{Element, Error, Prediction, Shape};
 const SMALL: usize = 16 * 1024;
 /// Elements of the rows that are gathered at a time, for them to stay in a cache.
 const GATHERED: usize = 32 * 1024;
-/// Rows that are gathered at least, for a cache line to be used whole.
+/// Rows that are gathered at least, for a cache line to be used whole, unless they are huge.
 const ABREAST: usize = 16;
+const HUGE: usize = 1 << 22;
 
 /// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
 ///
@@ -176,7 +177,7 @@ impl<'a> Piece<'a> {
             );
             return a.and(b);
         }
-        let abreast = (GATHERED / classes).max(ABREAST).min(columns.len());
+        let abreast = (GATHERED / classes).max(ABREAST.min(HUGE / classes)).clamp(1, columns.len());
         let mut scratch = self.scratch::<T>(abreast.saturating_mul(classes))?;
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);

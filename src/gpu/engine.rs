@@ -48,6 +48,8 @@ pub enum Operation<'a> {
     SoftCrossEntropy(&'a CrossEntropy),
     /// The loss and its gradient, of targets that are probabilities.
     SoftCrossEntropyGrad(&'a CrossEntropy),
+    /// The gradient from log-sum-exps, of targets that are probabilities.
+    SoftCrossEntropyBackward(&'a CrossEntropy),
 }
 
 /// How a step reads and writes elements, where that is not row after row as they are.
@@ -336,9 +338,9 @@ impl Gpu {
             }
             CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
             CrossEntropyGrad(loss) | SoftCrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
-            CrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
+            CrossEntropyBackward(loss) | SoftCrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
         };
-        let is_soft = matches!(operation, SoftCrossEntropy(_) | SoftCrossEntropyGrad(_));
+        let is_soft = matches!(operation, SoftCrossEntropy(_) | SoftCrossEntropyGrad(_) | SoftCrossEntropyBackward(_));
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
         let needs_loss = reduces && op != Op::CrossEntropyBackward;

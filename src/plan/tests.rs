@@ -237,3 +237,44 @@ fn what_has_no_plan_is_told_with_both_numbers() {
     let long = Work { rows: 1 << 33, ..work };
     assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294967295 whose statistics it can bind at once");
 }
+
+/// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single column.
+#[test]
+fn blocks_are_covered_whole_or_in_columns() {
+    for (name, limits) in ADAPTERS {
+        for (outer, classes, inner) in [
+            (1, 1, 5),
+            (2, 21, 300),
+            (8, 21, 1 << 18),
+            (1, 21, 1 << 28),
+            (70_000, 1000, 7),
+            (3, 1 << 27, 3),
+            (2, 140_000, 40_000),
+            (1, 2, 1 << 30),
+        ] {
+            for (size, second) in [(4, 0), (2, 0), (2, 4)] {
+                let rows = outer * inner;
+                let dense = Work::dense(Op::CrossEntropyGrad, rows, classes).in_blocks(inner);
+                let work = Work { size, second, ..dense };
+                let what = format!("[{outer}, {classes}, {inner}] of {size} bytes on {name}");
+                let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
+                let (mut reached, mut in_columns) = (0, false);
+                for batch in plan.batches() {
+                    let (count, held) = (batch.rows.end - batch.rows.start, batch.classes.end - batch.classes.start);
+                    let is_whole = batch.inner == inner && count % inner == 0 && batch.rows.start % inner == 0;
+                    let is_columns = batch.inner == count && batch.rows.start / inner == (batch.rows.end - 1) / inner;
+                    assert!(is_whole || is_columns, "{what}: {batch:?}");
+                    assert!(held == classes || count == 1, "{what}: {batch:?}");
+                    assert!(count * held * size.max(second) <= limits.binding_bytes, "{what}: {batch:?}");
+                    in_columns |= !is_whole;
+                    if batch.classes.end == classes && batch.writes_elements {
+                        assert_eq!(batch.rows.start, reached, "{what}");
+                        reached = batch.rows.end;
+                    }
+                }
+                assert_eq!(reached, rows, "{what}");
+                assert_eq!(plan.check_whole().is_err(), in_columns, "{what}");
+            }
+        }
+    }
+}
