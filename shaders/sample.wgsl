@@ -15,13 +15,12 @@ fn rotated(x: u32, by: u32) -> u32 {
     return (x << by) | (x >> (32u - by));
 }
 
-// The first word of Threefry-2x32 with 20 rounds.
-fn threefry(label: u32, row: u32) -> u32 {
-    var keys = array<u32, 3>(params.draw_key_low, params.draw_key_high, 0u);
-    keys[2] = keys[0] ^ keys[1] ^ 0x1bd11bdau;
+// Threefry-2x32 with 20 rounds.
+fn threefry(key: vec2<u32>, counter: vec2<u32>) -> vec2<u32> {
+    var keys = array<u32, 3>(key.x, key.y, key.x ^ key.y ^ 0x1bd11bdau);
     var rotations = array<vec4<u32>, 2>(vec4<u32>(13u, 15u, 26u, 6u), vec4<u32>(17u, 29u, 16u, 24u));
-    var a = label + keys[0];
-    var b = row + keys[1];
+    var a = counter.x + keys[0];
+    var b = counter.y + keys[1];
     for (var round = 0u; round < 5u; round += 1u) {
         let by = rotations[round % 2u];
         a += b;
@@ -35,7 +34,16 @@ fn threefry(label: u32, row: u32) -> u32 {
         a += keys[(round + 1u) % 3u];
         b += keys[(round + 2u) % 3u] + round + 1u;
     }
-    return a;
+    return vec2<u32>(a, b);
+}
+
+// The key of this step's draws, which rows and classes count under.
+fn draw_key() -> vec2<u32> {
+    var step = params.draw_step;
+    if (params.flags & LATER_DRAW) != 0u {
+        step = combine(step, vec2<u32>(targets[params.targets_at], 0u), WIDE);
+    }
+    return threefry(params.draw_seed, step);
 }
 
 fn log1p_short(f: f32) -> f32 {
@@ -153,11 +161,12 @@ fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
         let wanted = opaque(params.draw_top_p * coarse(mass_from(lowest, classes, lane, false)));
         lowest = last_where(lowest, classes, lane, false, wanted);
     }
+    let key = draw_key();
     var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
     for (var j = lane; j < classes; j += THREADS_PER_ROW) {
         let t = below(j);
         if key_of(t) >= lowest && is_possible(j, t) {
-            let score = opaque(t + gumbel(threefry(j, params.first_row + row)));
+            let score = opaque(t + gumbel(threefry(key, vec2<u32>(j, params.first_row + row)).x));
             best = combine(best, vec2<u32>(bitcast<u32>(key_of(score)), j), LARGEST);
         }
     }

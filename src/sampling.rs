@@ -63,18 +63,30 @@ impl Sampling {
         if !(value > 0.0 && value <= 1.0) {
             return Err(Error::OptionValue { option, value, range: "above 0 and at most 1" });
         }
-        let halves = |x: u64| [x as u32, (x >> 32) as u32];
-        let key = threefry(halves(self.seed), halves(self.step));
-        Ok(Draws { key, top_k: u32::try_from(self.top_k).unwrap_or(u32::MAX), top_p: self.top_p })
+        let top_k = u32::try_from(self.top_k).unwrap_or(u32::MAX);
+        Ok(Draws { seed: halves(self.seed), step: halves(self.step), top_k, top_p: self.top_p })
     }
 }
 
 /// The same, as kernels are told it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Draws {
-    pub(crate) key: [u32; 2],
+    /// Low and high half.
+    pub(crate) seed: [u32; 2],
+    pub(crate) step: [u32; 2],
     pub(crate) top_k: u32,
     pub(crate) top_p: f32,
+}
+
+fn halves(x: u64) -> [u32; 2] {
+    [x as u32, (x >> 32) as u32]
+}
+
+impl Draws {
+    /// The key of this step's draws, which rows and classes count under.
+    pub(crate) fn key(&self) -> [u32; 2] {
+        threefry(self.seed, self.step)
+    }
 }
 
 /// Threefry-2x32 with 20 rounds.

@@ -234,6 +234,20 @@ fn steps_of_every_type_and_layout() {
             engine.run(&prepare(Operation::Sample(sampling)), &StepBuffers::new(x_at).rows(values.slice(..)));
             let wanted = simple.sample_vec(&sampling, view).unwrap().values;
             assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draws of {place}");
+            // One bound step, whose draws a counter moves on.
+            let counter = engine.buffer(4, &[0_u32]);
+            let bound = prepare(Operation::Sample(sampling.step(u64::from(u32::MAX))));
+            let buffers = StepBuffers::new(x_at).rows(values.slice(..)).draw(counter.slice(4..));
+            let bound = bound.bind(&buffers).unwrap();
+            for draw in [0_u32, 1, 7] {
+                engine.queue.write_buffer(&counter, 4, bytemuck::bytes_of(&draw));
+                let mut encoder = engine.device.create_command_encoder(&Default::default());
+                bound.record(&mut encoder);
+                engine.queue.submit([encoder.finish()]);
+                let sampling = sampling.step(u64::from(u32::MAX) + u64::from(draw));
+                let wanted = simple.sample_vec(&sampling, view).unwrap().values;
+                assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draw {draw} of {place}");
+            }
 
             // From dense results of the same step.
             let dense = StepLayout::default().temperature(0.8).unwrap();

@@ -60,10 +60,10 @@ struct Params {
     cap_low: f32,
     cap_limit: f32,
     flip: u32,
-    // Of decisions: how many classes are to be found; and how one is drawn.
+    // Of decisions: how one is drawn, and how many classes are to be found.
+    draw_seed: vec2<u32>,
+    draw_step: vec2<u32>,
     k: u32,
-    draw_key_low: u32,
-    draw_key_high: u32,
     draw_top_k: u32,
     draw_top_p: f32,
     // Rows whose targets are probabilities: they all count.
@@ -82,8 +82,9 @@ struct Params {
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const POISONED: u32 = 4u;
-// Gradients of rows are multiplied by `row_gradients`.
+// Gradients of rows are multiplied by `row_gradients`; draws are so many steps on as the first of `targets` says.
 const ROW_GRADIENTS: u32 = 8u;
+const LATER_DRAW: u32 = 16u;
 
 // All losses together. The host's `Summary` has the same layout.
 struct Summary {

@@ -18,13 +18,14 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, dr
     // Of f32 the difference is rounded once: in f64 it is exact, or the second rounding is harmless.
     let below = |x: W| below(x.into(), max) * scale;
     let lowest = cut(x, draws, below);
+    let key = draws.key();
     let mut best = (f32::NEG_INFINITY, 0);
     for (class, &x) in x.iter().enumerate() {
         let t = below(x);
         if t == f32::NEG_INFINITY || key_of(t) < lowest {
             continue;
         }
-        let [bits, _] = threefry(draws.key, [class as u32, index as u32]);
+        let [bits, _] = threefry(key, [class as u32, index as u32]);
         let score = t + gumbel(bits);
         if score > best.0 {
             best = (score, class);

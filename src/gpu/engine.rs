@@ -163,6 +163,7 @@ pub struct StepBuffers<'b> {
     in_place: bool,
     targets: Option<BufferSlice<'b>>,
     upstream: Option<BufferSlice<'b>>,
+    draw: Option<BufferSlice<'b>>,
     output: Option<BufferSlice<'b>>,
     rows: Option<BufferSlice<'b>>,
     loss: Option<BufferSlice<'b>>,
@@ -173,8 +174,8 @@ impl<'b> StepBuffers<'b> {
     /// Logits, of the shape, the type and the layout that the step was prepared for.
     #[must_use]
     pub fn new(logits: BufferSlice<'b>) -> Self {
-        let (targets, upstream, output, rows, loss, scratch) = (None, None, None, None, None, None);
-        Self { logits, in_place: false, targets, upstream, output, rows, loss, scratch }
+        let (targets, upstream, draw, output, rows, loss, scratch) = (None, None, None, None, None, None, None);
+        Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
     }
 
     /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and which it may do without;
@@ -182,6 +183,14 @@ impl<'b> StepBuffers<'b> {
     #[must_use]
     pub fn upstream(mut self, upstream: BufferSlice<'b>) -> Self {
         self.upstream = Some(upstream);
+        self
+    }
+
+    /// Which draw it is, one `u32` that is added to [`Sampling::step`]: write it between runs, and one bound step draws anew
+    /// in each. A draw may do without.
+    #[must_use]
+    pub fn draw(mut self, draw: BufferSlice<'b>) -> Self {
+        self.draw = Some(draw);
         self
     }
 
@@ -453,6 +462,9 @@ impl Step {
                 row_gradients = Some(parts.take("upstream", upstream, rows * 4, false)?);
                 scale = scale.with_row_gradients();
             }
+        } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
+            targets = Some(parts.take("draw", draw, 4, false)?);
+            scale = scale.with_later_draws();
         } else if self.work.second > 0 {
             let given = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
             let bytes = (rows * classes * self.work.second).next_multiple_of(4);

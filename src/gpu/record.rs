@@ -53,16 +53,16 @@ pub(super) struct Params {
     pub(super) cap_low: f32,
     pub(super) cap_limit: f32,
     pub(super) flip: u32,
+    pub(super) draw_seed: [u32; 2],
+    pub(super) draw_step: [u32; 2],
     pub(super) k: u32,
-    pub(super) draw_key_low: u32,
-    pub(super) draw_key_high: u32,
     pub(super) draw_top_k: u32,
     pub(super) draw_top_p: f32,
     pub(super) soft_rows: u32,
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
-    padding: [u32; 3],
+    padding: u32,
     pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
@@ -162,6 +162,7 @@ impl Scale {
     const MEAN: u32 = 2;
     const POISONED: u32 = 4;
     const ROW_GRADIENTS: u32 = 8;
+    const LATER_DRAW: u32 = 16;
 
     /// Of targets that the host has checked and weighed.
     pub(super) fn given(dtype: DType, given: &Given<'_>) -> Self {
@@ -201,8 +202,8 @@ impl Scale {
             cap_limit: (40.0 / f64::from(ratio)).min(f64::from(f32::MAX)) as f32,
             flip: if curve.scale < 0.0 { 1 << 31 } else { 0 },
             k: *k as u32,
-            draw_key_low: draws.key[0],
-            draw_key_high: draws.key[1],
+            draw_seed: draws.seed,
+            draw_step: draws.step,
             draw_top_k: draws.top_k,
             draw_top_p: draws.top_p,
             nan: f32::NAN.to_bits(),
@@ -226,6 +227,12 @@ impl Scale {
     /// With gradients of rows that a buffer holds.
     pub(super) fn with_row_gradients(mut self) -> Self {
         self.params.flags |= Self::ROW_GRADIENTS;
+        self
+    }
+
+    /// With draws as many steps on as a buffer says.
+    pub(super) fn with_later_draws(mut self) -> Self {
+        self.params.flags |= Self::LATER_DRAW;
         self
     }
 
@@ -375,6 +382,8 @@ impl Open {
         let logits = read(buffers.logits, &pass.elements(work.inner, in_stride), work.size);
         let elements = written(buffers.elements, &pass.elements(work.inner, out_stride), work.size, 0);
         let targets = match work.second {
+            // A counter, which is the same for all rows.
+            0 if work.op == Op::Sample => read(buffers.targets, &(0..1), 4),
             0 => read(buffers.targets, &pass.rows, 4),
             size => read(buffers.targets, &pass.elements(work.inner, work.classes * work.inner), size),
         };
