@@ -37,7 +37,7 @@ fn count_targets(invocation: Invocation) {
             }
         }
     }
-    weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
+    weight = sum_of(weight);
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(invalid, LARGEST);
     if thread == 0u {
@@ -57,7 +57,7 @@ fn total_targets(invocation: Invocation) {
         counted += bitcast<u32>(part.key);
         invalid = combine(invalid, vec2<u32>(0u, part.at), LARGEST);
     }
-    weight = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(weight), SUM));
+    weight = sum_of(weight);
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(invalid, LARGEST);
     if params.soft_rows != 0u {
@@ -88,7 +88,7 @@ fn sum_losses(invocation: Invocation) {
             sum = add_pairs(sum, vec2<f32>(bitcast<f32>(bits), 0.0));
         }
     }
-    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    sum = sum_of(sum);
     let key = reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
     if thread == 0u {
         partials[params.first_group + group] = partial(bitcast<i32>(key), 0u, sum);
@@ -104,7 +104,7 @@ fn total_losses(invocation: Invocation) {
         sum = add_pairs(sum, partials[i].others);
         largest = max(largest, partials[i].key);
     }
-    sum = bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(sum), SUM));
+    sum = sum_of(sum);
     largest = bitcast<i32>(reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
     if thread == 0u {
         let weight = summary.weight.x + summary.weight.y;

@@ -129,10 +129,6 @@ fn lane_sums(start: u32, end: u32, lane: u32, skip: u32) -> array<vec2<f32>, 3> 
     return array<vec2<f32>, 3>(sum, below, labels);
 }
 
-fn sum_of(pair: vec2<f32>) -> vec2<f32> {
-    return bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(pair), SUM));
-}
-
 // Called by all threads of a workgroup together.
 fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
     if KNOWN {

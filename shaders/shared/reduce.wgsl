@@ -44,3 +44,7 @@ fn reduce(value: vec2<u32>, how: u32) -> vec2<u32> {
     }
     return result;
 }
+
+fn sum_of(pair: vec2<f32>) -> vec2<f32> {
+    return bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(pair), SUM));
+}

@@ -5,10 +5,6 @@ struct Coefficients {
     sum: f32,
 }
 
-fn sum_of(pair: vec2<f32>) -> vec2<f32> {
-    return bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(pair), SUM));
-}
-
 // All stretches of a row have the same top, so that their sums are simply added.
 fn top_of(stats: Stats) -> f32 {
     return 0.0;

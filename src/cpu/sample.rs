@@ -15,8 +15,8 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, dr
     }
     let max: f64 = about.max().into();
     let scale = curve.scale as f32;
-    // Of f32 the difference is rounded once: in f64 it is exact, or the second rounding is harmless.
-    let below = |x: W| below(x.into(), max) * scale;
+    // Of f32 the difference is as if rounded once: in f64 it is exact wherever it is not hopeless.
+    let below = |x: W| (x.into() - max) as f32 * scale;
     let lowest = cut(x, draws, below);
     let key = draws.key();
     let mut best = (f32::NEG_INFINITY, 0);
@@ -35,11 +35,6 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, dr
     let e: f64 = about.exp(x[class]).into();
     let probability = (e / lanes::stats(x, curve, about).sum()) as f32;
     Prediction { class: class as u32, probability }
-}
-
-/// x - max in f32.
-fn below(x: f64, max: f64) -> f32 {
-    x as f32 - max as f32
 }
 
 /// The least key, of scaled differences from the maximum, that may be drawn.
