@@ -77,10 +77,13 @@ fn distance(x: f32) -> vec2<f32> {
 
 // exp(y - y of the top); x may be -inf.
 fn exp_below(x: f32) -> f32 {
-    let d = distance(x);
+    var d = distance(x);
+    if SCALED || CAPPED || KNOWN {
+        d.y = select(0.0, d.y, d.x > LOWEST);
+    }
     if KNOWN {
         // Whatever the host was given.
-        return exp_pair(select(d, vec2<f32>(88.0, 0.0), d.x > 88.0));
+        d = select(d, vec2<f32>(88.0, 0.0), d.x > 88.0);
     }
     return exp_pair(d);
 }

@@ -33,11 +33,11 @@ fn power_of_two(n: i32) -> f32 {
     return bitcast<f32>(u32(n + 127) << 23u);
 }
 
-// exp of a pair below 88; it may be -inf.
+// exp of a pair below 88; it may be -inf, and from LOWEST down has no low part.
 fn exp_pair(pair: vec2<f32>) -> f32 {
     let d = max(pair.x, LOWEST);
     let n = round(d * 1.442695);
-    let r = (opaque(d - n * LN2_HIGH) - n * LN2_LOW) + select(0.0, pair.y, pair.x > LOWEST);
+    let r = (opaque(d - n * LN2_HIGH) - n * LN2_LOW) + pair.y;
     let q = (((0.0013818698 * r + 0.008368716) * r + 0.041668292) * r + 0.16666521) * r + 0.49999994;
     let power = 1.0 + (r + r * r * q);
     let exponent = i32(n);
