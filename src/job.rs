@@ -4,10 +4,11 @@ use bytemuck::{Pod, Zeroable};
 
 #[cfg(feature = "gpu")]
 use crate::DType;
+use crate::Shape;
+use crate::curve::Curve;
 use crate::elements::{Elements, ElementsMut};
-use crate::logits::{View, check_magnitude};
+use crate::logits::View;
 use crate::sampling::Draws;
-use crate::{Error, Shape};
 
 /// The operations, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,65 +113,6 @@ impl Scaling<'_> {
     #[cfg(feature = "gpu")]
     pub(crate) fn is_poisoned(&self) -> bool {
         !self.factor.is_finite()
-    }
-}
-
-/// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without a cap `scale * x`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Curve {
-    pub(crate) scale: f64,
-    pub(crate) softcap: Option<f64>,
-}
-
-impl Default for Curve {
-    fn default() -> Self {
-        Self { scale: 1.0, softcap: None }
-    }
-}
-
-impl Curve {
-    /// The same, divided by a temperature.
-    pub(crate) fn at_temperature(self, temperature: f32) -> Result<Self, Error> {
-        check_magnitude("temperature", temperature, false)?;
-        self.scaled(1.0 / f64::from(temperature))
-    }
-
-    /// The same, times a factor, and then under a cap.
-    pub(crate) fn then(self, scale: f32, softcap: Option<f32>) -> Result<Self, Error> {
-        let scaled = self.scaled(f64::from(scale))?;
-        match softcap {
-            Some(value) if self.softcap.is_some() => Err(Error::OptionValue {
-                option: "softcap",
-                value,
-                range: "set once, not of the logits and of the loss",
-            }),
-            Some(cap) => Ok(Self { softcap: Some(f64::from(cap)), ..scaled }),
-            None => Ok(scaled),
-        }
-    }
-
-    fn scaled(self, factor: f64) -> Result<Self, Error> {
-        // A cap of the other sign is the same with the sign at the logits.
-        let scaled = Self { scale: self.scale * factor, softcap: self.softcap.map(|cap| cap * factor.abs()) };
-        // What products and quotients of f32 stay finite with.
-        let fits = |value: f64| (1e-18..=1e18).contains(&value.abs());
-        if fits(scaled.scale) && scaled.softcap.is_none_or(fits) {
-            return Ok(scaled);
-        }
-        let value = scaled.scale as f32;
-        Err(Error::OptionValue { option: "scale of the logits altogether", value, range: "between 1e-18 and 1e18" })
-    }
-
-    /// For operations to which only a factor means anything.
-    pub(crate) fn without_cap(self, range: &'static str) -> Result<Self, Error> {
-        match self.softcap {
-            Some(cap) => Err(Error::OptionValue { option: "softcap", value: cap as f32, range }),
-            None => Ok(self),
-        }
-    }
-
-    pub(crate) fn is_plain(&self) -> bool {
-        *self == Self::default()
     }
 }
 

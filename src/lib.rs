@@ -87,6 +87,7 @@
 mod arrays;
 mod choice;
 mod cpu;
+mod curve;
 mod device;
 mod elements;
 mod error;

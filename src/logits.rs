@@ -1,7 +1,7 @@
 //! Borrowed views of a batch of logits.
 
+use crate::curve::Curve;
 use crate::elements::{Elements, ElementsMut};
-use crate::job::Curve;
 use crate::{CrossEntropy, Element, Error, Shape};
 
 /// A borrowed, read-only batch of logits of shape `[rows, classes]` or `[outer, classes, inner]`.
@@ -142,14 +142,4 @@ fn check_strided(length: usize, shape: Shape, stride: usize) -> Result<(), Error
 
 pub(crate) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(Error::Length { what, expected, found }) }
-}
-
-/// A factor that products and quotients of f32 stay finite with.
-pub(crate) fn check_magnitude(option: &'static str, value: f32, may_be_negative: bool) -> Result<(), Error> {
-    let magnitude = if may_be_negative { value.abs() } else { value };
-    if (1e-9..=1e9).contains(&magnitude) {
-        return Ok(());
-    }
-    let range = if may_be_negative { "between 1e-9 and 1e9, or the negative of that" } else { "between 1e-9 and 1e9" };
-    Err(Error::OptionValue { option, value, range })
 }

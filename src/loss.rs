@@ -1,8 +1,9 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
+use crate::curve::{Curve, check_magnitude};
 use crate::elements::Elements;
-use crate::job::{Curve, Given, RowTarget, Scaling};
-use crate::logits::{check_length, check_magnitude};
+use crate::job::{Given, RowTarget, Scaling};
+use crate::logits::check_length;
 use crate::targets::Kind;
 use crate::{Element, Error, Prediction, Shape, Targets, error::try_vec};
 

@@ -1,8 +1,9 @@
 //! The operations of a device over memory of the host, each in a blocking and an async form.
 
+use crate::curve::Curve;
 use crate::elements::{Elements, ElementsMut, Sealed};
 use crate::error::try_vec;
-use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
+use crate::job::{Data, Given, Job, Op, RowsOut};
 use crate::logits::{View, check_length};
 use crate::waiting::{Waiting, block_on};
 use crate::{

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use crate::curve::Curve;
 use crate::elements::Sealed;
-use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
+use crate::job::{Data, Given, Job, Op, RowsOut};
 use crate::waiting::Waiting;
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 

@@ -17,12 +17,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::curve::Curve;
 use crate::device::Place;
 use crate::elements::{Elements, Sealed};
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Held, HeldGiven, HeldTargets};
-use crate::job::{Curve, Data, Given, Job, Op, RowTarget, RowsOut};
+use crate::job::{Data, Given, Job, Op, RowTarget, RowsOut};
 use crate::logits::{View, check_length};
 use crate::loss::Totals;
 use crate::operations::{check_top, of_draws};

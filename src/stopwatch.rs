@@ -3,12 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::curve::Curve;
 use crate::device::Place;
 use crate::elements::Sealed;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{HeldGiven, Timing};
-use crate::job::{Curve, Data, Given, Job, Op, RowsOut};
+use crate::job::{Data, Given, Job, Op, RowsOut};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;

@@ -4,7 +4,8 @@
 use super::curve::{About, Known};
 use super::real::Real;
 use super::{Row, Stats, lanes};
-use crate::job::{Curve, Scaling};
+use crate::curve::Curve;
+use crate::job::Scaling;
 
 /// The labels of a row, where they are not all of one class.
 struct Spread<'r, W> {

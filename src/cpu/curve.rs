@@ -3,7 +3,7 @@
 
 use super::exp;
 use super::real::Real;
-use crate::job::Curve;
+use crate::curve::Curve;
 
 /// A row seen from its largest logit: y(x) is monotonic in x, up to the sign of the scale.
 pub(super) trait About<W: Real>: Copy {

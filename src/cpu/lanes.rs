@@ -10,7 +10,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use super::Stats;
 use super::curve::About;
 use super::real::Real;
-use crate::job::Curve;
+use crate::curve::Curve;
 
 const LANES: usize = 16;
 const BLOCK: usize = 8 * LANES;

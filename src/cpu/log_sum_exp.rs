@@ -5,7 +5,7 @@ use super::curve::About;
 use super::curve::{Curved, Plain};
 use super::lanes;
 use super::real::Real;
-use crate::job::Curve;
+use crate::curve::Curve;
 
 pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> W {
     let about = A::new(curve, lanes::max::<W, A>(x, curve));

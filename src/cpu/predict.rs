@@ -4,7 +4,7 @@ use super::curve::About;
 use super::lanes;
 use super::real::Real;
 use crate::Prediction;
-use crate::job::Curve;
+use crate::curve::Curve;
 use crate::operations::MOST_TOP;
 
 pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> Prediction {

@@ -5,7 +5,7 @@ use super::curve::About;
 use super::real::Real;
 use super::{lanes, predict};
 use crate::Prediction;
-use crate::job::Curve;
+use crate::curve::Curve;
 use crate::sampling::{Draws, threefry};
 
 pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, draws: &Draws) -> Prediction {

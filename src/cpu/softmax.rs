@@ -3,7 +3,7 @@
 use super::curve::About;
 use super::lanes;
 use super::real::Real;
-use crate::job::Curve;
+use crate::curve::Curve;
 
 pub(super) fn row<W: Real, A: About<W>>(x: &mut [W], curve: &Curve) {
     let about = A::new(curve, lanes::max::<W, A>(x, curve));

@@ -10,7 +10,8 @@ use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, Compu
 use super::context::{Gpu, Open};
 use super::fault::Fault;
 use super::record::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
-use crate::job::{Curve, Given, Op};
+use crate::curve::Curve;
+use crate::job::{Given, Op};
 use crate::operations::{check_top, of_draws};
 use crate::plan::{Plan, Work};
 use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
