@@ -52,7 +52,7 @@
 //! | `predict` | the most likely class, of equal ones the lowest | `argmax_j y_j` | all | PyTorch's `argmax` |
 //! | `top_k` | the k most likely, k up to 64; ties to the lower class | | all; `--top-k` | arXiv:1805.02867 |
 //! | `accuracy` | targets among those | | host memory, `logits loss` | |
-//! | `perplexity`, in every loss | | `exp(mean loss)` | all | |
+//! | `perplexity`, in every loss | | `exp(mean loss)` | all; of a step, from its `Summary` | |
 //! | `sample` | a class drawn, the same on every device | `argmax_j y_j + g_j`, `g` Gumbel's | all but `logits loss`; not under a cap | Gumbel 1954; Threefry: Salmon et al. 2011 |
 //! | `Sampling::top_k`, `top_p` | from the most likely alone | | as `sample` | arXiv:1805.04833; arXiv:1904.09751 |
 //!
