@@ -17,7 +17,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     var bad = is_bad(stats);
     if KNOWN {
         bad = (rows_out[place] & 0x7fffffffu) >= 0x7f800000u;
-        top_y = vec2<f32>(bitcast<f32>(rows_out[place]), 0.0);
+        see_from_y(bitcast<f32>(rows_out[place]));
     }
     let is_told = leader && !KNOWN;
     if !SOFT && is_ignored(label) {
@@ -101,7 +101,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if !SOFT {
         // p - 1 of the target is -(sum of the others) / sum, others being relative to the target here.
         var others = stats.others;
-        if label != stats.at {
+        if KNOWN || logit != top_x {
             others = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(others, vec2<f32>(-exp_below(logit), 0.0)));
         }
         at_value = -(others.x + others.y) * factor;

@@ -11,7 +11,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         let log_sum = log1p_pair(stats.others);
         let high = two_sum(top_y.x, log_sum.x);
         var bits = bitcast<u32>(high.x + (high.y + (top_y.y + log_sum.y)));
-        if stats.at == NONE {
+        if stats.key == LOWEST_KEY {
             bits = params.negative_infinity;
         } else if stats.key > 0x7f800000 {
             bits = params.nan;

@@ -110,7 +110,7 @@ fn coarse(mass: vec2<u32>) -> f32 {
 }
 
 // What a logit is below the top, times the scale.
-fn below(j: u32) -> f32 {
+fn depth_of(j: u32) -> f32 {
     return opaque(opaque(load(j) - top_x) * params.scale);
 }
 
@@ -121,8 +121,8 @@ fn is_possible(j: u32, t: f32) -> bool {
 // How many classes, or how much of the probability, is at a key or above; low and high part of one number.
 fn mass_from(key: i32, classes: u32, lane: u32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
-    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
-        let t = below(j);
+    for (var j = lane; j < classes; j += LANES) {
+        let t = depth_of(j);
         if key_of(t) >= key && is_possible(j, t) {
             mass = combine(mass, vec2<u32>(select(share(t), 1u, counts), 0u), WIDE);
         }
@@ -163,8 +163,8 @@ fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
     }
     let key = draw_key();
     var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
-    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
-        let t = below(j);
+    for (var j = lane; j < classes; j += LANES) {
+        let t = depth_of(j);
         if key_of(t) >= lowest && is_possible(j, t) {
             let score = opaque(t + gumbel(threefry(key, vec2<u32>(j, params.first_row + row)).x));
             best = combine(best, vec2<u32>(bitcast<u32>(key_of(score)), j), LARGEST);

@@ -16,7 +16,7 @@ fn best_after(last: vec2<u32>, classes: u32, lane: u32) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
     var key = bitcast<i32>(0x80000000u);
     var at = NONE;
-    for (var j = lane; j < classes; j += THREADS_PER_ROW) {
+    for (var j = lane; j < classes; j += LANES) {
         let x = load(j);
         let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
         let order = select(key_of(x), 0x7fffffff, is_nan);
@@ -45,7 +45,7 @@ fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
     }
     storageBarrier();
     if present {
-        for (var i = lane; i < params.k; i += THREADS_PER_ROW) {
+        for (var i = lane; i < params.k; i += LANES) {
             let probability = exp_below(load(rows_out[place + 2u * i])) / (sum.x + sum.y);
             rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }

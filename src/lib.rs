@@ -107,6 +107,7 @@ mod settings;
 mod shape;
 mod stopwatch;
 mod targets;
+mod tuning;
 mod waiting;
 
 pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};

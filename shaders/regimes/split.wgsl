@@ -3,6 +3,7 @@
 // (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
 
 const PIECES: bool = true;
+override STAGED: bool = false;
 const SEGMENT: u32 = 8192u;
 // Before the segments of a row in `partials`: the whole row, and the logit of its label in place of a key.
 const ROW_ENTRIES: u32 = 2u;
@@ -33,8 +34,8 @@ fn place_of(group: u32) -> Place {
 }
 
 // A pass over a part of a row has no other row, and its bindings start with that part.
-fn enter_row(row: u32) {
-    enter_stretch(row, params.first_segment * SEGMENT);
+fn enter_part(row: u32) {
+    enter_row(row, params.first_segment * SEGMENT);
 }
 
 @compute @workgroup_size(256)
@@ -44,8 +45,9 @@ fn split_reduce(invocation: Invocation) {
     if !place.exists {
         return;
     }
-    enter_row(place.row);
-    let stats = reduce_stretch(place.start, place.end, thread);
+    enter_part(place.row);
+    hold(place.start, place.end, thread);
+    let stats = reduce_held(place.start, place.end, thread);
     if thread == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
@@ -67,8 +69,7 @@ fn split_join(invocation: Invocation) {
     }
     let entries = entries_of(row);
     let first = entries + ROW_ENTRIES;
-    // No number at all is below every key.
-    var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
+    var best = vec2<u32>(0x80000000u, NONE);
     for (var i = thread; i < params.segments; i += WORKGROUP) {
         let part = partials[first + i];
         best = combine(best, vec2<u32>(bitcast<u32>(part.key), part.at), LARGEST);
@@ -85,23 +86,28 @@ fn split_join(invocation: Invocation) {
     var flags = vec2<u32>(0u, 0u);
     for (var i = thread; i < params.segments; i += WORKGROUP) {
         let part = partials[first + i];
-        if part.at == stats.at {
+        if !PEAKS || KNOWN {
             sum = add_pairs(sum, part.others);
-        } else if part.at != NONE {
-            // This segment's own first maximum is one more of the others now.
-            let whole = add_pairs(vec2<f32>(1.0, 0.0), part.others);
-            sum = add_pairs(sum, whole * exp_below(top_of(part)));
+        } else if !is_bad(part) {
+            var whole = add_pairs(vec2<f32>(1.0, 0.0), part.others);
+            if part.key != stats.key {
+                whole *= exp_below(top_of(part));
+            }
+            sum = add_pairs(sum, whole);
         }
         if SPREAD {
             labels = add_pairs(labels, vec2<f32>(part.labels, 0.0));
             below = add_pairs(below, part.below);
-            if part.at != NONE && part.at != stats.at {
+            if !is_bad(part) && part.key != stats.key {
                 below = add_pairs(below, vec2<f32>(label_below(part.labels, top_of(part)), 0.0));
             }
             flags += vec2<u32>(part.bottomless & 1u, part.bottomless >> 1u);
         }
     }
     stats.others = sum_of(sum);
+    if PEAKS && !KNOWN {
+        stats.others = add_pairs(vec2<f32>(-1.0, 0.0), stats.others);
+    }
     if SPREAD {
         stats.below = sum_of(below);
         labels = sum_of(labels);
@@ -122,8 +128,10 @@ fn split_write(invocation: Invocation) {
     if !place.exists {
         return;
     }
-    enter_row(place.row);
+    enter_part(place.row);
     let stats = partials[entries_of(place.row)];
-    see_from(top_of(stats));
+    if PEAKS {
+        see_from(top_of(stats));
+    }
     write_stretch(place.start, place.end, finish(place.row, stats, false));
 }

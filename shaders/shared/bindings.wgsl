@@ -5,14 +5,26 @@ const WORKGROUP: u32 = 256u;
 // Stands for "no class": no maximum in a row of -inf, no label in an ignored row.
 const NONE: u32 = 0xffffffffu;
 
-// How many threads share a row: a power of two up to WORKGROUP.
-override THREADS_PER_ROW: u32 = 256u;
+// How many threads share a row: a power of two up to WORKGROUP. UNITS, which stands before all other text, is how many
+// units of a row each of them holds at a time; a unit is what 16 bytes hold.
+override LANES: u32 = 256u;
+
+// Threads that can always exchange values without a barrier; 1 where there are no subgroups.
+override SUBGROUP: u32 = 1u;
 
 // Whether logits are read where elements are written: one buffer cannot be bound both ways at once.
 override IN_PLACE: bool = false;
 
-// Whether rows follow each other without gaps, in what is read and in what is written.
-override DENSE: bool = true;
+// Whether the classes of a row are apart, for blocks of rows lie side by side; and whether neighbouring threads take
+// neighbouring rows then, and not neighbouring lanes of one.
+override PLANES: bool = false;
+override COLUMNS: bool = false;
+
+// Whether all rows, or all stretches that a workgroup takes, start at a unit's boundary; whether they consist of whole units;
+// and whether of whole words.
+override ALIGNED: bool = false;
+override WHOLE: bool = false;
+override EVEN: bool = false;
 
 // What a pass is about. Places (`_at`) are indices into the bindings: a binding starts where the adapter allows, which
 // need not be where the pass starts.
@@ -105,10 +117,11 @@ override SPREAD: bool = false;
 override SOFT: bool = false;
 override Z_LOSS: bool = false;
 
-// A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but the one
-// at `at`, the first maximum, whose term is 1; high and low part of one number.
+// A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but one maximum,
+// whose term is 1; high and low part of one number.
 struct Stats {
     key: i32,
+    // The first maximum, where an operation asks for it.
     at: u32,
     others: vec2<f32>,
     // Where labels are spread: the sum of label * (top - y) over what is not -inf; whether there is any -inf, of a class
@@ -131,7 +144,7 @@ struct Stats {
 
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
-// Threads that can exchange values without a barrier; 1 where there are no subgroups.
+// Threads of this one's subgroup; 1 where there are no subgroups.
 var<private> width: u32;
 
 fn group_index(invocation: Invocation) -> u32 {
@@ -140,17 +153,14 @@ fn group_index(invocation: Invocation) -> u32 {
 
 // Where class 0 of a row is, from the first of this pass; and how far apart its classes are.
 fn row_start(row: u32, stride: u32) -> u32 {
-    if DENSE {
-        return row * params.classes;
+    if PLANES {
+        return row / params.inner * stride + row % params.inner;
     }
-    return row / params.inner * stride + row % params.inner;
+    return row * stride;
 }
 
 fn class_step() -> u32 {
-    if DENSE {
-        return 1u;
-    }
-    return params.inner;
+    return select(1u, params.inner, PLANES);
 }
 
 // The weight of a class; 1 without weights.

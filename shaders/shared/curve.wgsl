@@ -6,9 +6,12 @@ override CAPPED: bool = false;
 // Whether the row is seen from its log-sum-exp, which is known, and not from its largest logit.
 override KNOWN: bool = false;
 
-// The largest logit of the row, and its y.
+// The largest logit of the row, and its y; and what exponentials are taken from where there is no curve.
 var<private> top_x: f32;
 var<private> top_y: vec2<f32>;
+var<private> reference: Reference;
+
+override CURVED: bool = SCALED || CAPPED;
 
 // A logit such that y ascends with it; under a cap infinities are numbers.
 fn in_order(x: f32) -> f32 {
@@ -20,6 +23,10 @@ fn in_order(x: f32) -> f32 {
         bits -= 1u;
     }
     return bitcast<f32>(bits);
+}
+
+fn in_order_4(x: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(in_order(x.x), in_order(x.y), in_order(x.z), in_order(x.w));
 }
 
 // tanh(u) of u = ratio * |x|, as a pair, and exp(-2u).
@@ -61,6 +68,17 @@ fn slope(x: f32) -> f32 {
 fn see_from(top: f32) {
     top_x = top;
     top_y = curve(top);
+    if !CURVED {
+        reference = reference_at(top);
+    }
+}
+
+// From a y that is no logit's.
+fn see_from_y(top: f32) {
+    top_y = vec2<f32>(top, 0.0);
+    if !CURVED {
+        reference = reference_at(top);
+    }
 }
 
 // y - y of the top, and what rounding that difference lost.
@@ -75,15 +93,27 @@ fn distance(x: f32) -> vec2<f32> {
     return d;
 }
 
-// exp(y - y of the top); x may be -inf.
-fn exp_below(x: f32) -> f32 {
+fn curved_exp_below(x: f32) -> f32 {
     var d = distance(x);
-    if SCALED || CAPPED || KNOWN {
-        d.y = select(0.0, d.y, d.x > LOWEST);
-    }
+    d.y = select(0.0, d.y, d.x > LOWEST);
     if KNOWN {
         // Whatever the host was given.
         d = select(d, vec2<f32>(88.0, 0.0), d.x > 88.0);
     }
     return exp_pair(d);
+}
+
+// exp(y - y of the top); x may be -inf.
+fn exp_below_4(x: vec4<f32>) -> vec4<f32> {
+    if CURVED {
+        return vec4<f32>(curved_exp_below(x.x), curved_exp_below(x.y), curved_exp_below(x.z), curved_exp_below(x.w));
+    }
+    return exp_from(x, reference);
+}
+
+fn exp_below(x: f32) -> f32 {
+    if CURVED {
+        return curved_exp_below(x);
+    }
+    return exp_from(vec4<f32>(x), reference).x;
 }

@@ -9,6 +9,10 @@ fn opaque(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
 
+fn opaque_4(x: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));
+}
+
 // a + b as a rounded sum and what rounding lost (Dekker, 1971).
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
     let swap = abs(a) < abs(b);
@@ -43,6 +47,52 @@ fn exp_pair(pair: vec2<f32>) -> f32 {
     let exponent = i32(n);
     let half = exponent >> 1u;
     return power * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// What exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude are moved towards 0 by `shift` first:
+// what is not too far below such a number to matter is exact as a difference from it.
+struct Reference {
+    shift: f32,
+    lowest: f32,
+    turns: f32,
+    rest: f32,
+}
+
+fn reference_at(top: f32) -> Reference {
+    let shift = select(0.0, top, abs(top) > 256.0);
+    let moved = opaque(top - shift);
+    let n = round(moved * 1.442695);
+    return Reference(shift, moved - 89.0, n, opaque(moved - n * LN2_HIGH) - n * LN2_LOW);
+}
+
+// The power of two next to exp(top), but where there is a shift: sums that move from one to the next do so by powers of two,
+// without a rounding error however often.
+fn power_near(top: f32) -> Reference {
+    var reference = reference_at(top);
+    reference.rest = 0.0;
+    return reference;
+}
+
+// a - b as a pair.
+fn between(a: Reference, b: Reference) -> vec2<f32> {
+    let turns = a.turns - b.turns;
+    let shift = difference(a.shift, b.shift);
+    // What is beyond all numbers has no low part.
+    let from_shift = vec2<f32>(max(shift.x, -1e30), shift.y);
+    let d = add_pairs(from_shift, vec2<f32>(turns * LN2_HIGH, turns * LN2_LOW + (a.rest - b.rest)));
+    return vec2<f32>(d.x, select(0.0, d.y, d.x > LOWEST));
+}
+
+// exp(x - reference) for x up to about it; 0 where that is no normal number, as from 88 below it. The arguments and the
+// reference are reduced apart, so that no difference of the two needs a low part.
+fn exp_from(x: vec4<f32>, reference: Reference) -> vec4<f32> {
+    let moved = max(opaque_4(x - reference.shift), vec4<f32>(reference.lowest));
+    let n = round(moved * 1.442695);
+    let r = (opaque_4(moved - n * LN2_HIGH) - n * LN2_LOW) - reference.rest;
+    let q = ((((1.9607169e-4 * r + 0.0014108068) * r + 0.008336203) * r + 0.04166109) * r + 0.16666612) * r + 0.50000036;
+    let power = 1.0 + (r + r * r * q);
+    let exponent = clamp(vec4<i32>(n - reference.turns) + 127, vec4<i32>(0), vec4<i32>(254));
+    return power * bitcast<vec4<f32>>(exponent << vec4<u32>(23u));
 }
 
 // a * b as a rounded product and what rounding lost, where that is a number: by halves whose products are exact (Veltkamp

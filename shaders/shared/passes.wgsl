@@ -1,7 +1,13 @@
-// The two passes over a stretch of a row: its maximum, then the sum of exponentials. `load`, `keep` and `exponential`
-// and PIECES belong to the regime: a row may be in
-// workgroup memory or be read again. WRITES, LOG and CLASS_MATTERS belong to the
-// operation: whether elements are written, as logarithms, and whether it is told apart which of equal maxima comes first.
+// The two passes over a row, unit by unit: its maximum, then the sum of exponentials. WRITES, LOG and CLASS_MATTERS belong to
+// the operation: whether elements are written, as logarithms, and whether it is told which of equal maxima comes first.
+
+const PEAKS: bool = true;
+
+// Whether exponentials are what is written in the end.
+override KEEPS: bool = WRITES && !LOG && !KNOWN && !(TARGETS && CAPPED);
+
+// The key of -inf: below that of every number.
+const LOWEST_KEY: i32 = -2139095041;
 
 // What an operation makes of a row's statistics, and then does to each of its elements.
 struct Coefficients {
@@ -16,8 +22,9 @@ struct Coefficients {
     shift: f32,
 }
 
+// Nothing but -inf, or a NaN or +inf.
 fn is_bad(stats: Stats) -> bool {
-    return stats.at == NONE || stats.key >= 0x7f800000;
+    return stats.key == LOWEST_KEY || stats.key >= 0x7f800000;
 }
 
 // The maximum, or 0 where it is no number to compute with.
@@ -25,164 +32,211 @@ fn top_of(stats: Stats) -> f32 {
     return select(value_of(stats.key), 0.0, is_bad(stats));
 }
 
-fn lane_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
-    var best = bitcast<f32>(params.negative_infinity);
-    var key = key_of(best);
-    var at = NONE;
-    // The largest bit patterns, as signed and as unsigned numbers, give away +inf and NaNs of either sign.
-    var largest = 0;
-    var largest_unsigned = 0u;
-    for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
-        let x = load(j);
-        let bits = bitcast<u32>(x);
+// Of a lane so far: the largest value, or its key and its class; and the largest bit patterns, as signed and as unsigned
+// numbers, which give away +inf and NaNs of either sign.
+var<private> best: f32;
+var<private> best_key: i32;
+var<private> best_at: u32;
+var<private> largest: i32;
+var<private> largest_unsigned: u32;
+
+fn begin_peak() {
+    best = bitcast<f32>(params.negative_infinity);
+    best_key = LOWEST_KEY;
+    best_at = NONE;
+    largest = bitcast<i32>(0x80000000u);
+    largest_unsigned = 0u;
+}
+
+fn see_unit(j: u32, unit: Unit) {
+    if KNOWN {
+        return;
+    }
+    for (var part = 0u; part < PARTS; part += 1u) {
+        let x = unit[part];
+        let bits = bitcast<vec4<i32>>(x);
+        largest = max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+        let natural = bitcast<vec4<u32>>(x);
+        largest_unsigned = max(largest_unsigned, max(max(natural.x, natural.y), max(natural.z, natural.w)));
         if CLASS_MATTERS {
             // An adapter may take subnormals for 0 where it compares floats, but not in their bits.
-            let order = key_of(x);
-            at = select(at, j, order > key);
-            key = max(key, order);
+            for (var k = 0u; k < 4u; k += 1u) {
+                let key = key_of(x[k]);
+                best_at = select(best_at, j + 4u * part + k, key > best_key);
+                best_key = max(best_key, key);
+            }
         } else {
-            at = select(at, j, x > best);
-            best = max(best, x);
+            best = max(best, max(max(x.x, x.y), max(x.z, x.w)));
         }
-        largest = max(largest, bitcast<i32>(bits));
-        largest_unsigned = max(largest_unsigned, bits);
     }
+}
+
+fn has_nan() -> bool {
+    return largest > 0x7f800000 || largest_unsigned > 0xff800000u;
+}
+
+// The key of what a lane has seen.
+fn lane_key() -> i32 {
+    if has_nan() {
+        return 0x7fffffff;
+    }
+    return select(select(key_of(best), best_key, CLASS_MATTERS), 0x7f800000, largest == 0x7f800000);
+}
+
+// Called by all threads of a workgroup together: the key of a row's maximum, and where it is.
+fn row_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
+    if KNOWN {
+        return vec2<u32>(0u, NONE);
+    }
+    let key = lane_key();
     if !CLASS_MATTERS {
-        key = key_of(best);
+        return reduce(vec2<u32>(bitcast<u32>(key), 0u), TOP);
     }
-    let has_nan = largest > 0x7f800000 || largest_unsigned > 0xff800000u;
-    if has_nan || largest == 0x7f800000 {
-        // Rare: no comparison above can be trusted, so the first such element is looked up by its bits.
-        key = select(0x7f800000, 0x7fffffff, has_nan);
-        at = NONE;
-        for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
-            let magnitude = bitcast<u32>(load(j)) & 0x7fffffffu;
-            let is_positive = bitcast<i32>(load(j)) >= 0;
-            if at == NONE && select(magnitude == 0x7f800000u && is_positive, magnitude > 0x7f800000u, has_nan) {
-                at = j;
+    if key >= 0x7f800000 {
+        // Rare: no comparison can be trusted, so the first such element is looked up by its bits.
+        best_at = NONE;
+        for (var i = lane * UNIT; i < end - start; i += LANES * UNIT) {
+            for (var j = start + i; j < min(start + i + UNIT, end); j += 1u) {
+                let bits = bitcast<u32>(load(j));
+                let is_it = select(bits == 0x7f800000u, (bits & 0x7fffffffu) > 0x7f800000u, has_nan());
+                best_at = select(best_at, j, is_it && best_at == NONE);
             }
         }
     }
-    return vec2<u32>(bitcast<u32>(key), at);
+    return reduce(vec2<u32>(bitcast<u32>(key), best_at), LARGEST);
 }
 
-// The label of a class where labels are spread, without what a target class has beside its share.
-fn label_of(j: u32) -> f32 {
-    var label = params.smoothing;
-    if SOFT {
-        label += params.hit * bitcast<f32>(targets[second_in + j * class_step()]);
+// The labels of a unit's classes where labels are spread, without what a target class has beside its share.
+fn labels_of(j: u32, part: u32) -> vec4<f32> {
+    let classes = min(classes_from(j, part), vec4<u32>(params.classes - 1u));
+    var labels: vec4<f32>;
+    for (var k = 0u; k < 4u; k += 1u) {
+        var label = params.smoothing;
+        if SOFT {
+            label += params.hit * bitcast<f32>(targets[second_in + classes[k] * class_step()]);
+        }
+        labels[k] = weight_of(classes[k]) * label;
     }
-    return weight_of(j) * label;
+    return labels;
 }
 
 // label * (top - y): in halves, for the difference of two large logits is no f32.
 fn label_below(label: f32, x: f32) -> f32 {
-    if SCALED || CAPPED {
+    if CURVED {
         let d = distance(x);
         return label * -(d.x + d.y);
     }
     return 2.0 * label * (0.5 * top_x - 0.5 * x);
 }
 
-// Of the terms of one step of a lane, where labels are spread.
-var<private> step_below: f32;
-var<private> step_labels: f32;
+// Of a lane: the sum of exponentials below the top, how many are the top's own, and where labels are spread what Stats says
+// of them.
+var<private> total: vec2<f32>;
+var<private> tops: f32;
+var<private> below: vec2<f32>;
+var<private> labels: vec2<f32>;
 var<private> bottomless: u32;
 
-fn term(j: u32, end: u32, skip: u32) -> f32 {
-    if j >= end {
-        return 0.0;
-    }
-    let x = load(j);
-    if SPREAD {
-        let label = label_of(j);
-        step_labels += label;
-        if bitcast<u32>(x) == params.negative_infinity {
-            bottomless |= select(1u, 2u, label == 0.0);
-        } else {
-            step_below += label_below(label, x);
-        }
-    }
-    let e = exp_below(x);
-    keep(j, e);
-    return select(e, 0.0, j == skip);
-}
-
-// Sums of a lane: of exponentials, of what lies below the top, and of labels.
-fn lane_sums(start: u32, end: u32, lane: u32, skip: u32) -> array<vec2<f32>, 3> {
-    var sum = vec2<f32>(0.0, 0.0);
-    var below = vec2<f32>(0.0, 0.0);
-    var labels = vec2<f32>(0.0, 0.0);
+fn begin_sums() {
+    total = vec2<f32>(0.0, 0.0);
+    tops = 0.0;
+    below = vec2<f32>(0.0, 0.0);
+    labels = vec2<f32>(0.0, 0.0);
     bottomless = 0u;
-    // Four terms as a tree, and only their sum with its rounding error.
-    for (var j = start + lane; j < end; j += 4u * THREADS_PER_ROW) {
-        step_below = 0.0;
-        step_labels = 0.0;
-        let a = term(j, end, skip) + term(j + THREADS_PER_ROW, end, skip);
-        let b = term(j + 2u * THREADS_PER_ROW, end, skip) + term(j + 3u * THREADS_PER_ROW, end, skip);
-        sum = add_pairs(sum, vec2<f32>(a + b, 0.0));
-        if SPREAD {
-            below = add_pairs(below, vec2<f32>(step_below, 0.0));
-            labels = add_pairs(labels, vec2<f32>(step_labels, 0.0));
-        }
-    }
-    return array<vec2<f32>, 3>(sum, below, labels);
 }
 
-// Called by all threads of a workgroup together.
-fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
-    if KNOWN {
-        return known_stats(start, end, lane);
+fn spread_labels(j: u32, end: u32, x: vec4<f32>, part: u32) {
+    let is_here = classes_from(j, part) < vec4<u32>(end);
+    let shares = select(vec4<f32>(0.0), labels_of(j, part), is_here);
+    var sum = 0.0;
+    for (var k = 0u; k < 4u; k += 1u) {
+        if bitcast<u32>(x[k]) == params.negative_infinity {
+            bottomless |= select(0u, select(1u, 2u, shares[k] == 0.0), is_here[k]);
+        } else {
+            sum += label_below(shares[k], x[k]);
+        }
     }
-    let peak = reduce(lane_peak(start, end, lane), LARGEST);
-    var stats = Stats();
-    stats.key = bitcast<i32>(peak.x);
-    stats.at = peak.y;
-    see_from(top_of(stats));
-    let sums = lane_sums(start, end, lane, stats.at);
-    stats.others = sum_of(sums[0]);
+    below = add_pairs(below, vec2<f32>(sum, 0.0));
+    labels = add_pairs(labels, vec2<f32>((shares.x + shares.y) + (shares.z + shares.w), 0.0));
+}
+
+// Adds a unit to the sums, and returns its exponentials. Four at a time are added as a tree, and only their sum with its
+// rounding error.
+fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
+    var exponentials: Unit;
+    for (var part = 0u; part < PARTS; part += 1u) {
+        let x = unit[part];
+        if SPREAD {
+            spread_labels(j, end, x, part);
+        }
+        if !KNOWN {
+            let is_top = x == vec4<f32>(top_x);
+            var e = exp_below_4(x);
+            exponentials[part] = e;
+            if CAPPED {
+                // What stands for nothing is a number under a cap.
+                e = select(vec4<f32>(0.0), e, classes_from(j, part) < vec4<u32>(end));
+            }
+            let others = select(e, vec4<f32>(0.0), is_top);
+            let ones = select(vec4<f32>(0.0), vec4<f32>(1.0), is_top);
+            total = add_pairs(total, vec2<f32>((others.x + others.y) + (others.z + others.w), 0.0));
+            tops += (ones.x + ones.y) + (ones.z + ones.w);
+        }
+    }
+    return exponentials;
+}
+
+// Called by all threads of a workgroup together: what the lanes of a row have summed, about one top.
+fn summed(peak: Stats) -> Stats {
+    var stats = peak;
+    if !KNOWN {
+        let sum = sum_of(add_pairs(total, vec2<f32>(tops, 0.0)));
+        stats.others = add_pairs(vec2<f32>(-1.0, 0.0), sum);
+    }
     if SPREAD {
-        stats.below = sum_of(sums[1]);
         // Of smoothed labels alone the host knows the sum over a whole row.
         if SOFT || PIECES {
-            let labels = sum_of(sums[2]);
-            stats.labels = labels.x + labels.y;
+            let sum = sum_of(labels);
+            stats.labels = sum.x + sum.y;
         }
-        let flags = reduce(vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
-        stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
+        if !KNOWN {
+            stats.below = sum_of(below);
+            let flags = reduce(vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
+            stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
+        }
     }
     return stats;
 }
 
-// Nothing to reduce, but for probabilities that are targets; the top is no element.
-fn known_stats(start: u32, end: u32, lane: u32) -> Stats {
-    var stats = Stats();
-    stats.at = NONE - 1u;
-    if SPREAD && (SOFT || PIECES) {
-        var labels = vec2<f32>(0.0, 0.0);
-        for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
-            labels = add_pairs(labels, vec2<f32>(label_of(j), 0.0));
+// What is written for a unit of logits, or for one of exponentials.
+fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
+    var result: Unit;
+    for (var part = 0u; part < PARTS; part += 1u) {
+        let x = unit[part];
+        var values: vec4<f32>;
+        if LOG {
+            for (var k = 0u; k < 4u; k += 1u) {
+                let d = distance(x[k]);
+                values[k] = (d.x - coefficients.factor) + d.y;
+            }
+        } else {
+            if are_exponentials {
+                values = x * coefficients.factor;
+            } else {
+                values = exp_below_4(x) * coefficients.factor;
+            }
+            if SPREAD {
+                values -= coefficients.shift * labels_of(j, part);
+            }
+            if TARGETS && CAPPED {
+                values *= vec4<f32>(slope(x.x), slope(x.y), slope(x.z), slope(x.w));
+            }
         }
-        labels = sum_of(labels);
-        stats.labels = labels.x + labels.y;
+        if TARGETS {
+            let is_target = classes_from(j, part) == vec4<u32>(coefficients.at);
+            values = select(values, vec4<f32>(coefficients.at_value), is_target);
+        }
+        result[part] = select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
     }
-    return stats;
-}
-
-fn element(j: u32, coefficients: Coefficients) -> f32 {
-    var value: f32;
-    if LOG {
-        let d = distance(load(j));
-        value = (d.x - coefficients.factor) + d.y;
-    } else {
-        value = exponential(j) * coefficients.factor;
-        if SPREAD {
-            value -= coefficients.shift * label_of(j);
-        }
-        if TARGETS && CAPPED {
-            value *= slope(original(j));
-        }
-    }
-    value = select(value, coefficients.at_value, j == coefficients.at);
-    return select(value, bitcast<f32>(params.nan), coefficients.bad);
+    return result;
 }

@@ -7,6 +7,7 @@ const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lowe
 const SUM: u32 = 1u; // (high, low) of an f32 pair
 const COUNT: u32 = 2u; // two whole numbers
 const WIDE: u32 = 3u; // (low, high) of one whole number
+const TOP: u32 = 4u; // (key, nothing): the larger key
 
 var<workgroup> folds: array<vec2<u32>, 256>;
 
@@ -21,6 +22,9 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
         let low = a.x + b.x;
         return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
     }
+    if how == TOP {
+        return vec2<u32>(bitcast<u32>(max(bitcast<i32>(a.x), bitcast<i32>(b.x))), 0u);
+    }
     let key_a = bitcast<i32>(a.x);
     let key_b = bitcast<i32>(b.x);
     return select(b, a, key_a > key_b || (key_a == key_b && a.y < b.y));
@@ -29,10 +33,16 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
 // Called by all threads of a workgroup together. `fold`, in the files of lanes, joins `count` entries of `folds`, each of
 // which stands for `done` threads.
 fn reduce(value: vec2<u32>, how: u32) -> vec2<u32> {
-    var done = min(width, THREADS_PER_ROW);
+    if COLUMNS {
+        return reduce_columns(value, how);
+    }
+    if LANES <= SUBGROUP {
+        return butterfly(value, LANES, how);
+    }
+    var done = min(width, LANES);
     var result = butterfly(value, done, how);
-    while done < THREADS_PER_ROW {
-        let count = min(radix(), THREADS_PER_ROW / done);
+    while done < LANES {
+        let count = min(radix(), LANES / done);
         // Nobody may still be reading what an earlier fold left there.
         workgroupBarrier();
         if thread % done == 0u {
@@ -41,6 +51,18 @@ fn reduce(value: vec2<u32>, how: u32) -> vec2<u32> {
         workgroupBarrier();
         result = fold(done, count, how);
         done *= count;
+    }
+    return result;
+}
+
+// The same tree where the lanes of a row are not neighbours.
+fn reduce_columns(value: vec2<u32>, how: u32) -> vec2<u32> {
+    var result = value;
+    for (var distance = 1u; distance < LANES; distance *= 2u) {
+        workgroupBarrier();
+        folds[thread] = result;
+        workgroupBarrier();
+        result = combine(result, folds[thread ^ (distance * (WORKGROUP / LANES))], how);
     }
     return result;
 }

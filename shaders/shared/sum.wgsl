@@ -1,11 +1,58 @@
-// In place of the two passes: one sum over a stretch of a row, of a term for each class, with `addend` and `element_of` of
-// the operation.
+// In place of the two passes: one sum over a row, of a term for each class, with `addend` and `element_of` of the operation.
+
+const PEAKS: bool = false;
+const KEEPS: bool = false;
 
 struct Coefficients {
     sum: f32,
 }
 
-// All stretches of a row have the same top, so that their sums are simply added.
+var<private> total: vec2<f32>;
+
+fn begin_sums() {
+    total = vec2<f32>(0.0, 0.0);
+}
+
+fn second_of(j: u32) -> f32 {
+    return second_at(second_in + min(j, params.classes - 1u) * class_step());
+}
+
+fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
+    for (var i = 0u; i < UNIT; i += 1u) {
+        let term = addend(unit[i / 4u][i % 4u], second_of(j + i));
+        total = add_pairs(total, vec2<f32>(select(0.0, term, j + i < end), 0.0));
+    }
+    return unit;
+}
+
+fn summed(stats: Stats) -> Stats {
+    var result = stats;
+    result.others = sum_of(total);
+    return result;
+}
+
+fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+    return Coefficients(stats.others.x + stats.others.y);
+}
+
+fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
+    var result: Unit;
+    for (var i = 0u; i < UNIT; i += 1u) {
+        let value = element_of(unit[i / 4u][i % 4u], second_of(j + i), coefficients.sum);
+        result[i / 4u][i % 4u] = value * params.signed_scale;
+    }
+    return result;
+}
+
+// No logit is compared with another.
+fn begin_peak() {}
+
+fn see_unit(j: u32, unit: Unit) {}
+
+fn row_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
+    return vec2<u32>(0u, NONE);
+}
+
 fn top_of(stats: Stats) -> f32 {
     return 0.0;
 }
@@ -15,22 +62,16 @@ fn label_below(label: f32, x: f32) -> f32 {
     return 0.0;
 }
 
-fn second_of(j: u32) -> f32 {
-    return second_at(second_in + j * class_step());
+fn is_bad(stats: Stats) -> bool {
+    return false;
 }
 
-fn reduce_stretch(start: u32, end: u32, lane: u32) -> Stats {
-    var sum = vec2<f32>(0.0, 0.0);
-    for (var j = start + lane; j < end; j += THREADS_PER_ROW) {
-        sum = add_pairs(sum, vec2<f32>(addend(load(j), second_of(j)), 0.0));
-    }
-    return Stats(0, 0u, sum_of(sum), vec2<f32>(0.0, 0.0), 0u, 0.0);
-}
+const ONLINE: bool = false;
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
-    return Coefficients(stats.others.x + stats.others.y);
-}
+fn begin_rise() {}
 
-fn element(j: u32, coefficients: Coefficients) -> f32 {
-    return element_of(load(j), second_of(j), coefficients.sum) * params.signed_scale;
+fn rise() {}
+
+fn join_lanes() -> Stats {
+    return Stats();
 }

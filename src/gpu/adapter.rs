@@ -20,8 +20,8 @@ pub(crate) struct Refused {
     pub(crate) passed_over: Vec<PassedOver>,
 }
 
-/// Workgroup memory of the hungriest kernel: the tile, and the folds of a reduction.
-const WORKGROUP_BYTES: u32 = 2048 * 4 + WORKGROUP * 8;
+/// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a unit.
+pub(super) const WORKGROUP_BYTES: u32 = WORKGROUP * 8 + 16;
 
 /// The best adapter that `choice` allows and that opens.
 pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
@@ -141,7 +141,7 @@ pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
 }
 
 /// Drivers say so themselves, but for GL, where a name is all there is.
-fn is_software(info: &AdapterInfo) -> bool {
+pub(super) fn is_software(info: &AdapterInfo) -> bool {
     info.device_type == DeviceType::Cpu
         || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"].iter().any(|name| holds(&info.name, name))
 }

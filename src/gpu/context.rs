@@ -11,7 +11,8 @@ use super::fault::{Fault, one_line, survive};
 use super::kernels::Kernels;
 use super::wait::Poller;
 use crate::Error;
-use crate::plan::Limits;
+use crate::plan::{Limits, UNIT_BYTES};
+use crate::tuning::Tuning;
 
 /// A wgpu device of yours, made ready for the kernels; cheap to clone.
 #[derive(Clone)]
@@ -55,7 +56,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 7 storage buffers a shader stage,
-    /// 256 threads and 10 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
+    /// 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
     pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
         let info = device.adapter_info();
         let backend = backend_name(info.backend);
@@ -160,8 +161,12 @@ impl Open {
 
     fn new(device: Device, queue: Queue, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
         let (limits, features) = (device.limits(), device.features());
+        let has_subgroups = features.contains(Features::SUBGROUP);
+        let (least, most) =
+            if has_subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size) } else { (1, 1) };
+        let tuning = Tuning::new(most, adapter::is_software(info));
         Self {
-            kernels: Kernels::new(&device, features.contains(Features::SUBGROUP)),
+            kernels: Kernels::new(&device, least),
             pool: Pool::default(),
             poller: Poller::new(&device),
             limits: Limits {
@@ -169,7 +174,9 @@ impl Open {
                 part_bytes: u64::MAX,
                 buffer_bytes: limits.max_buffer_size,
                 workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
-                offset_alignment: limits.min_storage_buffer_offset_alignment,
+                offset_alignment: limits.min_storage_buffer_offset_alignment.max(UNIT_BYTES as u32),
+                tile_bytes: limits.max_compute_workgroup_storage_size.saturating_sub(adapter::WORKGROUP_BYTES).into(),
+                tuning,
             },
             // A discrete GPU would have to compute across the bus.
             maps_storage: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)

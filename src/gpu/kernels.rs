@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderStages};
+use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages};
 
 use crate::DType;
 use crate::job::Op;
-use crate::plan::{Entry, Regime};
+use crate::plan::{Access, Entry, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 const BINDINGS: [BufferBindingType; 9] = [
@@ -21,6 +21,8 @@ const BINDINGS: [BufferBindingType; 9] = [
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: true },
 ];
+/// What the compiler may add to kernels that are already proved: with these they compute the same, in half as much time again.
+const CHECKS: ShaderRuntimeChecks = ShaderRuntimeChecks::unchecked();
 /// Storage buffers of a kernel.
 pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
 
@@ -31,11 +33,26 @@ pub(super) struct Kernel {
     pub(super) regime: Regime,
     pub(super) dtype: DType,
     pub(super) in_place: bool,
-    /// Whether rows follow each other without gaps.
-    pub(super) dense: bool,
+    /// Whether the classes of a row are apart.
+    pub(super) planes: bool,
+    pub(super) access: Access,
+    pub(super) fit: Fit,
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
     pub(super) curve: CurveKind,
+}
+
+/// How rows fall on the units and words of what is bound; everything `false` is always true enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Fit {
+    /// Elements can be bound, read and written by units.
+    pub(super) wide: bool,
+    /// Whatever a workgroup takes starts at a unit.
+    pub(super) aligned: bool,
+    /// Rows consist of whole units.
+    pub(super) whole: bool,
+    /// And of whole words.
+    pub(super) even: bool,
 }
 
 /// What targets are.
@@ -76,14 +93,15 @@ fn is_total(entry: Entry) -> bool {
 }
 
 pub(super) struct Kernels {
-    pub(super) subgroups: bool,
+    /// Threads that any subgroup has; 1 where there are none.
+    pub(super) subgroup: u32,
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
 }
 
 impl Kernels {
-    pub(super) fn new(device: &Device, subgroups: bool) -> Self {
+    pub(super) fn new(device: &Device, subgroup: u32) -> Self {
         let entries: Vec<_> = BINDINGS
             .iter()
             .zip(0..)
@@ -101,14 +119,14 @@ impl Kernels {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 0,
         });
-        Self { subgroups, bindings, layout, pipelines: Mutex::default() }
+        Self { subgroup, bindings, layout, pipelines: Mutex::default() }
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
     pub(super) fn pipeline(&self, device: &Device, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let compiled = pipelines.entry(Key::new(kernel, entry)).or_insert_with(|| {
-            compile(device, &self.layout, &source(kernel, entry, self.subgroups), kernel, entry, entry.name())
+            compile(device, &self.layout, &source(kernel, entry, self.subgroup > 1), self.subgroup, kernel, entry)
         });
         compiled.clone()
     }
@@ -123,22 +141,27 @@ fn compile(
     device: &Device,
     layout: &PipelineLayout,
     source: &str,
+    subgroup: u32,
     kernel: Kernel,
     entry: Entry,
-    name: &str,
 ) -> ComputePipeline {
+    let name = entry.name();
     let label = format!("logits {:?} {name}", kernel.op);
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+    let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(&label),
         source: wgpu::ShaderSource::Wgsl(source.into()),
-    });
+    };
+    // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
+    // which are those of what is bound; a label is used as an index only where it is below the classes; and
+    // workgroup memory is sized by the plan for the rows that it holds.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, CHECKS) };
     device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(&label),
         layout: Some(layout),
         module: &module,
         entry_point: Some(name),
         compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &constants(kernel, entry),
+            constants: &constants(kernel, entry, subgroup),
             // Every kernel writes workgroup memory before it reads it.
             zero_initialize_workgroup_memory: false,
         },
@@ -151,21 +174,28 @@ impl Kernels {
     /// Puts a broken pipeline where the good one would be.
     pub(super) fn spoil(&self, device: &Device, kernel: Kernel, entry: Entry) {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let text = source(kernel, entry, self.subgroups);
-        let broken = compile(device, &self.layout, &text, kernel, entry, "no such entry point");
+        let text = source(kernel, entry, self.subgroup > 1).replace(entry.name(), "another_name");
+        let broken = compile(device, &self.layout, &text, self.subgroup, kernel, entry);
         assert!(pollster::block_on(scope.pop()).is_some());
         self.pipelines.lock().unwrap().insert(Key::new(kernel, entry), broken);
     }
 }
 
 /// Values of the shaders' `override`s.
-fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
+fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
+    let mut constants = vec![("SUBGROUP", f64::from(subgroup))];
     if is_total(entry) {
-        return Vec::new();
+        return constants;
     }
     let is_loss = kernel.op.has_targets();
     let flags = [
         ("IN_PLACE", kernel.in_place),
+        ("PLANES", kernel.planes),
+        ("COLUMNS", kernel.access == Access::Columns),
+        ("STAGED", matches!(kernel.access, Access::Staged { .. })),
+        ("ALIGNED", kernel.fit.aligned),
+        ("WHOLE", kernel.fit.whole),
+        ("EVEN", kernel.fit.even),
         ("SPREAD", is_loss && kernel.labels != Labels::Classes),
         ("SOFT", is_loss && kernel.labels == Labels::Soft),
         ("Z_LOSS", kernel.z_loss),
@@ -176,10 +206,7 @@ fn constants(kernel: Kernel, entry: Entry) -> Vec<(&'static str, f64)> {
         ("GRADIENT", matches!(kernel.op, Op::CrossEntropyGrad | Op::CrossEntropyBackward)),
         ("KNOWN", kernel.op == Op::CrossEntropyBackward),
     ];
-    let mut constants = vec![("THREADS_PER_ROW", f64::from(kernel.regime.threads_per_row()))];
-    if !kernel.dense {
-        constants.push(("DENSE", 0.0));
-    }
+    constants.push(("LANES", f64::from(kernel.regime.lanes())));
     constants.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, 1.0)));
     constants
 }
@@ -193,13 +220,19 @@ macro_rules! shader {
 /// The whole module that an entry point is in.
 fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
-    let elements = match kernel.dtype {
-        DType::F16 | DType::BF16 if !is_total(entry) => shader!("shared/elements_half.wgsl"),
-        _ => shader!("shared/elements_f32.wgsl"),
+    let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total(entry);
+    let (values, words) = match is_half {
+        true => (shader!("elements/half.wgsl"), shader!("elements/half_words.wgsl")),
+        false => (shader!("elements/f32.wgsl"), shader!("elements/f32_words.wgsl")),
     };
+    // What sizes arrays that are not workgroup memory can be no override.
+    let tile = if let Access::Staged { elements } = kernel.access { elements / 4 } else { 1 };
+    let sizes = format!("const UNITS: u32 = {}u; const TILE: u32 = {tile}u;", kernel.regime.units());
     let mut parts = vec![
+        sizes.as_str(),
         shader!("shared/bindings.wgsl"),
-        elements,
+        values,
+        if kernel.fit.wide { shader!("elements/wide.wgsl") } else { words },
         lanes,
         shader!("shared/math.wgsl"),
         shader!("shared/curve.wgsl"),
@@ -209,15 +242,19 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         parts.push(shader!("totals.wgsl"));
         return parts.join("\n");
     }
+    let is_sum = matches!(kernel.op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
+    parts.push(shader!("shared/rows.wgsl"));
     parts.extend::<&[&str]>(match kernel.regime {
-        Regime::Tile { .. } => &[shader!("regimes/tile.wgsl")],
-        Regime::Stream => &[shader!("regimes/reread.wgsl"), shader!("regimes/stream.wgsl")],
-        Regime::Split => &[shader!("regimes/reread.wgsl"), shader!("regimes/split.wgsl")],
+        Regime::Rows { .. } => &[shader!("shared/held.wgsl"), shader!("regimes/rows.wgsl")],
+        Regime::Stream { .. } => &[shader!("shared/reread.wgsl"), shader!("regimes/stream.wgsl")],
+        Regime::Split { .. } => {
+            &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("regimes/split.wgsl")]
+        }
     });
-    parts.push(match kernel.op {
-        Op::SoftmaxBackward | Op::LogSoftmaxBackward => shader!("shared/sum.wgsl"),
-        _ => shader!("shared/passes.wgsl"),
-    });
+    if matches!(kernel.regime, Regime::Stream { .. }) && !is_sum {
+        parts.push(shader!("shared/online.wgsl"));
+    }
+    parts.push(if is_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") });
     parts.push(match kernel.op {
         Op::Softmax | Op::LogSoftmax => shader!("softmax.wgsl"),
         Op::LogSumExp => shader!("log_sum_exp.wgsl"),
@@ -263,11 +300,11 @@ mod tests {
         let mut modules = Vec::new();
         for op in ops {
             for (regime, entry) in [
-                (Regime::Tile { threads_per_row: 4 }, Entry::TileRows),
-                (Regime::Stream, Entry::StreamRow),
-                (Regime::Split, Entry::SplitReduce),
+                (Regime::Rows { lanes: 4, units: 3 }, Entry::HoldRows),
+                (Regime::Stream { units: 4 }, Entry::StreamRow),
+                (Regime::Split { units: 8 }, Entry::SplitReduce),
             ] {
-                if regime == Regime::Split && matches!(op, TopK | Sample) {
+                if entry == Entry::SplitReduce && matches!(op, TopK | Sample) {
                     continue;
                 }
                 let plain = Kernel {
@@ -275,21 +312,33 @@ mod tests {
                     regime,
                     dtype: DType::F32,
                     in_place: false,
-                    dense: true,
+                    planes: false,
+                    access: Access::Direct,
+                    fit: Fit::default(),
                     labels: Labels::Classes,
                     z_loss: false,
                     curve: CurveKind::Plain,
                 };
+                let wide = Fit { wide: true, aligned: true, whole: true, even: true };
+                for fit in [wide, Fit { aligned: false, ..wide }] {
+                    modules.push((Kernel { fit, ..plain }, entry));
+                    modules.push((Kernel { fit, dtype: DType::BF16, ..plain }, entry));
+                }
+                if entry == Entry::HoldRows {
+                    let staged = Access::Staged { elements: 768 };
+                    modules.push((Kernel { access: staged, fit: Fit { whole: false, ..wide }, ..plain }, entry));
+                    modules.push((Kernel { access: Access::Columns, planes: true, ..plain }, entry));
+                }
                 // Each option by itself, and all at once.
                 modules.push((plain, entry));
                 for dtype in [DType::F16, DType::BF16] {
                     modules.push((Kernel { dtype, ..plain }, entry));
                 }
-                modules.push((Kernel { dense: false, ..plain }, entry));
+                modules.push((Kernel { planes: true, ..plain }, entry));
                 for curve in [CurveKind::Scaled, CurveKind::Capped] {
                     modules.push((Kernel { curve, ..plain }, entry));
                 }
-                let full = Kernel { dtype: DType::F16, dense: false, curve: CurveKind::Capped, ..plain };
+                let full = Kernel { dtype: DType::F16, planes: true, curve: CurveKind::Capped, ..plain };
                 let in_place = op.writes_elements();
                 for labels in [Labels::Smoothed, Labels::Soft].into_iter().take(if op.has_targets() { 2 } else { 0 }) {
                     modules.push((Kernel { labels, ..plain }, entry));
@@ -312,7 +361,7 @@ mod tests {
                 check_bindings(&module);
                 check_layouts(&module);
                 let constants =
-                    constants(kernel, entry).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                    constants(kernel, entry, 8).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
                 translate(&module, &info, &constants, &name);
             }
         }

@@ -9,10 +9,10 @@ use wgpu::{
 
 use super::context::Open;
 use super::fault::Fault;
-use super::kernels::{CurveKind, Kernel, Labels};
+use super::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::DType;
 use crate::job::{Given, Op, RowTarget};
-use crate::plan::{Entry, Pass, Plan, Regime, Work};
+use crate::plan::{Access, Entry, Pass, Plan, Regime, UNIT_BYTES, WORKGROUP, Work};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
@@ -236,15 +236,59 @@ impl Scale {
         self
     }
 
-    /// The kernel of an operation under these options.
-    fn kernel(&self, work: &Work, regime: Regime, in_place: bool) -> Kernel {
+    /// The kernel of an operation under these options, over elements that start where they do in what is bound.
+    fn kernel(&self, plan: &Plan, work: &Work, pass: &Pass, in_place: bool, starts: Starts) -> Kernel {
         let &Self { params, dtype, labels, curve } = self;
         let op = work.op;
         // The derivative of a backward's scale is a factor like any other.
         let curve = if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) { CurveKind::Plain } else { curve };
         let labels = if op.has_targets() { labels } else { Labels::Classes };
         let z_loss = op.has_targets() && params.z_loss > 0.0;
-        Kernel { op, regime, dtype, in_place, dense: work.is_dense(), labels, z_loss, curve }
+        let (regime, access) = (plan.regime, plan.access());
+        let fit = starts.fit(work, regime, access, pass.rows.end - pass.rows.start);
+        Kernel { op, regime, dtype, in_place, planes: work.inner > 1, access, fit, labels, z_loss, curve }
+    }
+}
+
+/// Where logits and elements start in what is bound, and whether that can be taken by units.
+#[derive(Clone, Copy)]
+struct Starts {
+    places: [u32; 2],
+    is_wide: bool,
+}
+
+impl Starts {
+    /// At the start of buffers of any size.
+    const BEST: Self = Self { places: [0; 2], is_wide: true };
+
+    fn fit(self, work: &Work, regime: Regime, access: Access, rows: u64) -> Fit {
+        let unit = UNIT_BYTES / work.size;
+        let at_multiples_of = |count: u64| {
+            let mut starts = self.places.iter().map(|&place| u64::from(place));
+            match access {
+                // The rows of a workgroup together.
+                Access::Staged { .. } => {
+                    let group = u64::from(WORKGROUP / regime.lanes()) * work.classes;
+                    starts.all(|start| start.is_multiple_of(count)) && (group.is_multiple_of(count))
+                }
+                _ if work.inner > 1 => false,
+                _ => {
+                    let strides = work.strides.iter().all(|stride| rows <= 1 || stride.is_multiple_of(count));
+                    starts.all(|start| start.is_multiple_of(count)) && strides
+                }
+            }
+        };
+        let aligned = at_multiples_of(unit);
+        // The last word must not be shared with what follows either.
+        let ends = if matches!(access, Access::Staged { .. }) { rows * work.classes } else { work.classes };
+        let even = work.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
+        let is_held = matches!(regime, Regime::Rows { .. });
+        Fit {
+            wide: self.is_wide && even && work.inner == 1 && (aligned || !is_held),
+            aligned,
+            whole: work.classes.is_multiple_of(unit) && (is_held || aligned),
+            even,
+        }
     }
 }
 
@@ -269,6 +313,8 @@ impl Dispatch {
 struct Place<'b> {
     binding: BufferBinding<'b>,
     at: u32,
+    /// Whether it ends with a unit.
+    is_wide: bool,
 }
 
 impl Open {
@@ -278,7 +324,7 @@ impl Open {
             if work.op.writes_elements() || !in_place {
                 let work = if in_place { work.in_place() } else { work };
                 for pass in plan.passes() {
-                    let kernel = scale.kernel(&work, plan.regime, in_place);
+                    let kernel = scale.kernel(plan, &work, &pass, in_place, Starts::BEST);
                     self.kernels.pipeline(&self.device, kernel, pass.entry);
                 }
             }
@@ -324,7 +370,6 @@ impl Open {
     ) -> (Vec<Dispatch>, Vec<u8>) {
         let in_place = buffers.logits.is_none() && work.op.writes_elements();
         let work = if in_place { work.in_place() } else { work };
-        let kernel = scale.kernel(&work, plan.regime, in_place);
         let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
         let dispatches = passes
             .iter()
@@ -332,7 +377,8 @@ impl Open {
             .zip(0..)
             .map(|((pass, slot), nth)| {
                 let entries = self.place(plan, work, pass, scale, buffers, (params, nth * Self::SLOT));
-                let (entries, mut values) = entries;
+                let (entries, mut values, starts) = entries;
+                let kernel = scale.kernel(plan, &work, pass, in_place, starts);
                 values.first_row = values.first_row.wrapping_add(buffers.first_row as u32);
                 slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
                 let group = self.device.create_bind_group(&BindGroupDescriptor {
@@ -363,8 +409,9 @@ impl Open {
         scale: Scale,
         buffers: &Buffers<'b>,
         (params, slot): (&'b Buffer, u64),
-    ) -> ([BufferBinding<'b>; 9], Params) {
-        let unused = |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0 };
+    ) -> ([BufferBinding<'b>; 9], Params, Starts) {
+        let unused =
+            |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0, is_wide: true };
         let unread = || unused(Part { buffer: params, offset: slot, bytes: Self::SLOT });
         let read = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64| match part {
             Some(part) if !range.is_empty() => self.window(part, range, size),
@@ -418,20 +465,25 @@ impl Open {
             soft_rows: if work.second > 0 { work.rows as u32 } else { 0 },
             ..scale.params
         };
+        let starts =
+            Starts { places: [values.logits_at, elements.at], is_wide: logits.is_wide && elements.is_wide };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage =
             [logits, targets, weights, elements, rows_out, partials, summary, row_gradients].map(|place| place.binding);
         let [logits, targets, weights, elements, rows_out, partials, summary, row_gradients] = storage;
-        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_gradients], values)
+        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_gradients], values, starts)
     }
 
-    /// Binds a range of values of a part, as exactly as the alignment of offsets allows.
+    /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole units where there are.
     fn window<'b>(&self, part: Part<'b>, range: &std::ops::Range<u64>, size: u64) -> Place<'b> {
         let start = part.offset + range.start * size;
-        let aligned = start - start % u64::from(self.limits.offset_alignment).max(4);
-        let bytes = (part.offset + range.end * size - aligned).next_multiple_of(4);
+        let aligned = start - start % u64::from(self.limits.offset_alignment);
+        let bytes = part.offset + range.end * size - aligned;
+        let units = bytes.next_multiple_of(UNIT_BYTES);
+        let is_wide = aligned + units <= part.buffer.size() && units <= self.limits.binding_bytes;
+        let bytes = if is_wide { units } else { bytes.next_multiple_of(4) };
         // What takes two words is counted in words.
-        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / size.min(4)) as u32 }
+        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / size.min(4)) as u32, is_wide }
     }
 }
 

@@ -6,13 +6,18 @@
 use std::ops::Range;
 
 use crate::job::Op;
+use crate::tuning::Tuning;
 
 /// Threads of a workgroup, in every kernel.
 pub(crate) const WORKGROUP: u32 = 256;
-/// Widest row of the tile regime: eight elements a thread.
-const TILE: u64 = 2048;
 /// Widest row that one workgroup reads again from a cache.
 const STREAM: u64 = 131_072;
+/// Values of a row that make it worth another thread.
+const FEW_VALUES: u64 = 16;
+/// Bytes that memory moves at once at the least, about.
+const LINE_BYTES: u64 = 128;
+/// Bytes that a thread reads or writes at once: a unit.
+pub(crate) const UNIT_BYTES: u64 = 16;
 /// Elements of a row that one workgroup takes in the split regime; the shader's constant of the same name.
 const SEGMENT: u64 = 8192;
 /// Entries before a row's segments in `partials`; the shader's constant of the same name.
@@ -38,25 +43,39 @@ pub(crate) struct Limits {
     /// Bytes of one buffer.
     pub(crate) buffer_bytes: u64,
     pub(crate) workgroups_per_dimension: u32,
-    /// What the offset of a binding must be a multiple of, in bytes.
+    /// What the offset of a binding must be a multiple of, in bytes; at least those of a unit.
     pub(crate) offset_alignment: u32,
+    /// Bytes of workgroup memory that rows may be staged in.
+    pub(crate) tile_bytes: u64,
+    pub(crate) tuning: Tuning,
 }
 
 /// How a row is spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Regime {
-    /// Many short rows a workgroup, each with this many threads.
-    Tile { threads_per_row: u32 },
-    /// One workgroup a row.
-    Stream,
-    /// Several workgroups a row.
-    Split,
+    /// As many rows a workgroup as it has threads for, each held in the registers of so many threads, so many units in each.
+    Rows { lanes: u32, units: u32 },
+    /// One workgroup a row, each thread of which has so many units on their way.
+    Stream { units: u32 },
+    /// Several workgroups a row, with a segment each in their registers.
+    Split { units: u32 },
+}
+
+/// How the rows regime gets at its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    /// Each thread for itself.
+    Direct,
+    /// Through workgroup memory of so many elements, in one unbroken stream.
+    Staged { elements: u32 },
+    /// Rows lie side by side, and neighbouring threads take neighbouring rows.
+    Columns,
 }
 
 /// The entry points of the shaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
-    TileRows,
+    HoldRows,
     StreamRow,
     SplitReduce,
     SplitJoin,
@@ -70,7 +89,7 @@ pub(crate) enum Entry {
 impl Entry {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::TileRows => "tile_rows",
+            Self::HoldRows => "hold_rows",
             Self::StreamRow => "stream_row",
             Self::SplitReduce => "split_reduce",
             Self::SplitJoin => "split_join",
@@ -229,13 +248,7 @@ impl Plan {
     /// `work` has at least one class.
     pub(crate) fn new(work: Work, limits: Limits) -> Result<Self, Unplannable> {
         let Work { rows, classes, inner, .. } = work;
-        let regime = if classes <= TILE {
-            Regime::Tile { threads_per_row: (classes.div_ceil(8) as u32).next_power_of_two() }
-        } else if classes <= STREAM || matches!(work.op, Op::TopK | Op::Sample) {
-            Regime::Stream
-        } else {
-            Regime::Split
-        };
+        let regime = Regime::of(&work, &limits);
         let part = limits.part_bytes.min(limits.binding_bytes);
         if part < Self::LEAST_BINDING {
             return Err(Unplannable::Binding(part, Self::LEAST_BINDING));
@@ -246,7 +259,8 @@ impl Plan {
         if work.weighted && classes * 4 > limits.binding_bytes {
             return Err(Unplannable::Weights(classes * 4, limits.binding_bytes));
         }
-        let segments = if regime == Regime::Split { classes.div_ceil(SEGMENT) } else { 1 };
+        let is_split = matches!(regime, Regime::Split { .. });
+        let segments = if is_split { classes.div_ceil(SEGMENT) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
@@ -265,7 +279,7 @@ impl Plan {
         let mut rows_per_pass = (elements / stride)
             .min(reach / work.most_row_bytes())
             .min(groups / segments)
-            .min(if regime == Regime::Split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
+            .min(if is_split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
             .clamp(1, rows.max(1));
         let is_whole = rows_per_pass >= inner;
         // Passes of about the same size, for none to be a mere rest.
@@ -274,7 +288,7 @@ impl Plan {
         rows_per_pass = all.div_ceil(all.div_ceil(rows_per_pass.max(1)).max(1)).max(1) * unit;
         let whole = classes <= elements && segments <= groups;
         let segments_per_pass = if whole { segments } else { (elements / SEGMENT).min(groups) };
-        if !whole && regime != Regime::Split {
+        if !whole && !is_split {
             return Err(Unplannable::Classes(classes));
         }
         Ok(Self { work, limits, regime, rows_per_pass, segments_per_pass })
@@ -288,8 +302,12 @@ impl Plan {
         (0..outer).flat_map(move |nth| pieces(nth * all..(nth + 1) * all, step.max(1)))
     }
 
+    fn is_split(&self) -> bool {
+        matches!(self.regime, Regime::Split { .. })
+    }
+
     fn segments_per_row(&self) -> u64 {
-        if self.regime == Regime::Split { self.work.classes.div_ceil(SEGMENT) } else { 1 }
+        if self.is_split() { self.work.classes.div_ceil(SEGMENT) } else { 1 }
     }
 
     /// Whether a row is cut into several passes.
@@ -315,7 +333,7 @@ impl Plan {
     /// Bytes of the statistics that passes leave for each other.
     pub(crate) fn partial_bytes(&self) -> u64 {
         let split = match self.regime {
-            Regime::Split => self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES),
+            Regime::Split { .. } => self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES),
             _ => 0,
         };
         let groups = if self.work.count || self.work.sum { self.work.rows.div_ceil(GROUP_ROWS) } else { 0 };
@@ -387,14 +405,14 @@ impl Plan {
         let whole = 0..self.work.classes;
         let segments = self.segments_per_row();
         match self.regime {
-            Regime::Tile { threads_per_row } => {
-                let groups = count.div_ceil(u64::from(WORKGROUP / threads_per_row));
-                passes.push(Pass { classes: whole, ..self.pass(Entry::TileRows, rows, 0..1, groups) });
+            Regime::Rows { lanes, .. } => {
+                let groups = count.div_ceil(u64::from(WORKGROUP / lanes));
+                passes.push(Pass { classes: whole, ..self.pass(Entry::HoldRows, rows, 0..1, groups) });
             }
-            Regime::Stream => {
+            Regime::Stream { .. } => {
                 passes.push(Pass { classes: whole, ..self.pass(Entry::StreamRow, rows, 0..1, count) });
             }
-            Regime::Split => {
+            Regime::Split { .. } => {
                 let part = |entry, part: Range<u64>| {
                     let classes = part.start * SEGMENT..whole.end.min(part.end * SEGMENT);
                     let groups = count * (part.end - part.start);
@@ -434,8 +452,67 @@ impl Plan {
 }
 
 impl Regime {
-    pub(crate) fn threads_per_row(self) -> u32 {
-        if let Regime::Tile { threads_per_row } = self { threads_per_row } else { WORKGROUP }
+    /// By the classes and the adapter alone.
+    fn of(work: &Work, limits: &Limits) -> Self {
+        let &Work { op, classes, size, .. } = work;
+        let Tuning { subgroup, lane_bytes, held_classes, stream_units, .. } = limits.tuning;
+        let unit = UNIT_BYTES / size;
+        let units = classes.div_ceil(unit);
+        // Of the same number of values, whatever their type.
+        let most = (u64::from(lane_bytes) / 4 / unit).max(1);
+        let subgroup = u64::from(subgroup);
+        // Short rows are spread over as many threads as have a few units each, and take no barrier where they can.
+        let few = (FEW_VALUES / unit).min(most);
+        let lanes = units.div_ceil(few).next_power_of_two().min(subgroup);
+        let lanes = lanes.max(units.div_ceil(most).next_power_of_two());
+        // Without whole units a row is not written well but from workgroup memory.
+        let fits = classes.is_multiple_of(unit) || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
+        if classes <= held_classes.into() && lanes <= WORKGROUP.into() && fits {
+            return Self::Rows { lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
+        }
+        if classes <= STREAM || matches!(op, Op::TopK | Op::Sample) {
+            return Self::Stream { units: stream_units };
+        }
+        Self::Split { units: (SEGMENT / u64::from(WORKGROUP) / unit) as u32 }
+    }
+
+    /// Elements of the rows of a workgroup, in whole units.
+    fn tile(classes: u64, lanes: u64, unit: u64) -> u64 {
+        (u64::from(WORKGROUP) / lanes.max(1) * classes).next_multiple_of(unit)
+    }
+
+    /// Threads that share a row.
+    pub(crate) fn lanes(self) -> u32 {
+        if let Self::Rows { lanes, .. } = self { lanes } else { WORKGROUP }
+    }
+
+    /// Units that each of them holds at a time.
+    pub(crate) fn units(self) -> u32 {
+        let (Self::Rows { units, .. } | Self::Stream { units } | Self::Split { units }) = self;
+        units
+    }
+}
+
+impl Plan {
+    /// How the rows regime gets at its rows; a row's bits are the same either way.
+    pub(crate) fn access(&self) -> Access {
+        let Work { classes, inner, size, .. } = self.work;
+        let Regime::Rows { lanes, .. } = self.regime else { return Access::Direct };
+        let lanes = u64::from(lanes);
+        if !self.limits.tuning.coalesces {
+            return Access::Direct;
+        }
+        if inner > 1 {
+            return if lanes < WORKGROUP.into() { Access::Columns } else { Access::Direct };
+        }
+        let unit = UNIT_BYTES / size;
+        let elements = Regime::tile(classes, lanes, unit);
+        // Threads of a row that reach over a line of a cache together need no help.
+        let is_short = lanes * UNIT_BYTES < LINE_BYTES || !classes.is_multiple_of(unit);
+        if self.work.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
+            return Access::Staged { elements: elements as u32 };
+        }
+        Access::Direct
     }
 }
 

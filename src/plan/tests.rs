@@ -3,24 +3,34 @@
 
 use super::*;
 
-const fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32) -> Limits {
-    Limits { binding_bytes, part_bytes: u64::MAX, buffer_bytes, workgroups_per_dimension: 65_535, offset_alignment }
+fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32, tile_bytes: u64, subgroup: u32) -> Limits {
+    Limits {
+        binding_bytes,
+        part_bytes: u64::MAX,
+        buffer_bytes,
+        workgroups_per_dimension: 65_535,
+        offset_alignment,
+        tile_bytes,
+        tuning: Tuning::new(subgroup, subgroup == 8),
+    }
 }
 
 /// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's were read off; the others
 /// are what their drivers are known for.
-const ADAPTERS: [(&str, Limits); 10] = [
-    ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16)),
-    ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32)),
-    ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 4)),
-    ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 4)),
-    ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32)),
-    ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64)),
-    ("Mali-G78, Vulkan", limits(256 << 20, 1 << 31, 64)),
-    ("WARP, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32)),
-    ("llvmpipe, Vulkan", limits(128 << 20, 1 << 31, 16)),
-    ("WebGPU default", limits(128 << 20, 256 << 20, 256)),
-];
+fn adapters() -> [(&'static str, Limits); 10] {
+    [
+        ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32)),
+        ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32)),
+        ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 16, 62 << 10, 64)),
+        ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 16, 62 << 10, 32)),
+        ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32, 30 << 10, 32)),
+        ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64, 30 << 10, 128)),
+        ("Mali-G78, Vulkan", limits(256 << 20, 1 << 31, 64, 30 << 10, 16)),
+        ("WARP, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 4)),
+        ("llvmpipe, Vulkan", limits(128 << 20, 1 << 31, 16, 30 << 10, 8)),
+        ("WebGPU default", limits(128 << 20, 256 << 20, 256, 14 << 10, 1)),
+    ]
+}
 
 const SHAPES: [(u64, u64); 31] = [
     (1, 1),
@@ -59,7 +69,7 @@ const SHAPES: [(u64, u64); 31] = [
 const OPS: [Op; 4] = [Op::Softmax, Op::Predict, Op::CrossEntropy, Op::CrossEntropyGrad];
 
 fn plans() -> impl Iterator<Item = (String, Work, Limits, Plan)> {
-    ADAPTERS.into_iter().flat_map(|(name, limits)| {
+    adapters().into_iter().flat_map(|(name, limits)| {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
                 let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
@@ -82,7 +92,7 @@ fn cover(what: &str, ranges: impl IntoIterator<Item = Range<u64>>, end: u64) {
 }
 
 fn is_main(entry: Entry) -> bool {
-    matches!(entry, Entry::TileRows | Entry::StreamRow | Entry::SplitReduce)
+    matches!(entry, Entry::HoldRows | Entry::StreamRow | Entry::SplitReduce)
 }
 
 #[test]
@@ -96,7 +106,7 @@ fn every_element_is_covered_exactly_once() {
             passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, work.classes)),
             elements,
         );
-        if plan.regime == Regime::Split {
+        if plan.is_split() {
             cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
             if work.op.writes_elements() {
                 cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, work.classes)), elements);
@@ -127,7 +137,7 @@ fn workgroups_reach_every_element() {
             let rows = pass.rows.end - pass.rows.start;
             let segments = u64::from(pass.segments.end - pass.segments.start);
             let needed = match pass.entry {
-                Entry::TileRows => (rows * u64::from(plan.regime.threads_per_row())).div_ceil(u64::from(WORKGROUP)),
+                Entry::HoldRows => (rows * u64::from(plan.regime.lanes())).div_ceil(u64::from(WORKGROUP)),
                 Entry::StreamRow | Entry::SplitJoin => rows,
                 Entry::SplitReduce | Entry::SplitWrite => {
                     assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
@@ -213,17 +223,17 @@ fn batches_hold_every_element_once() {
 #[test]
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
-        let of = |rows, limits| Plan::new(Work::dense(Op::Softmax, rows, classes), limits);
-        let regimes = ADAPTERS.map(|(_, limits)| of(rows, limits).unwrap().regime);
-        let alone = of(1, ADAPTERS[9].1).unwrap().regime;
-        assert!(regimes.iter().all(|regime| *regime == alone));
+        let of = |rows, limits| Plan::new(Work::dense(Op::Softmax, rows, classes), limits).unwrap().regime;
+        for (_, limits) in adapters() {
+            assert_eq!(of(rows, limits), of(1, limits));
+        }
     }
 }
 
 #[test]
 fn what_has_no_plan_is_told_with_both_numbers() {
     let work = Work { count: true, sum: true, ..Work::dense(Op::CrossEntropy, 1, 10) };
-    let webgpu = ADAPTERS[9].1;
+    let webgpu = adapters()[9].1;
     let refused = |work, limits| Plan::new(work, limits).unwrap_err().to_string();
     let small = Limits { binding_bytes: 4096, ..webgpu };
     assert_eq!(refused(work, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
@@ -241,7 +251,7 @@ fn what_has_no_plan_is_told_with_both_numbers() {
 /// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single column.
 #[test]
 fn blocks_are_covered_whole_or_in_columns() {
-    for (name, limits) in ADAPTERS {
+    for (name, limits) in adapters() {
         for (outer, classes, inner) in [
             (1, 1, 5),
             (2, 21, 300),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::*;
 use crate::DType;
 use crate::gpu::buffers::Sabotage;
-use crate::gpu::kernels::{CurveKind, Kernel, Labels};
+use crate::gpu::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::job::Op;
-use crate::plan::{Entry, Regime};
+use crate::plan::{Access, Entry, Regime};
 
 /// What a fault is, and where the answer comes from.
 struct Fault {
@@ -39,10 +39,12 @@ const FAULTS: [Fault; 5] = [
             for in_place in [false, true] {
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
-                    regime: Regime::Stream,
+                    regime: Regime::Stream { units: 4 },
                     dtype: DType::F32,
                     in_place,
-                    dense: true,
+                    planes: false,
+                    access: Access::Direct,
+                    fit: Fit { wide: true, aligned: true, whole: true, even: true },
                     labels: Labels::Classes,
                     z_loss: false,
                     curve: CurveKind::Plain,
@@ -52,7 +54,7 @@ const FAULTS: [Fault; 5] = [
         },
         reason: "ipeline",
         settings: |device| device,
-        shape: [3, 5000],
+        shape: [3, 20_000],
     },
     Fault {
         name: "out of memory",

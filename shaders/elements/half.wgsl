@@ -1,13 +1,13 @@
-// Logits and results of 16 bits, two in a word; no adapter needs to know the type. `elements` are atomic, for a word may be
-// shared by rows, and so by workgroups.
-
-@group(0) @binding(1) var<storage, read> logits: array<u32>;
-@group(0) @binding(4) var<storage, read_write> elements: array<atomic<u32>>;
+// Values of 16 bits, two in a word; no adapter needs to know the type.
 
 // The upper half of an f32 instead of IEEE 754's binary16.
 override BF16: bool = false;
 
+// Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 2u;
+const UNIT: u32 = 8u;
+const PARTS: u32 = 2u;
+alias Unit = array<vec4<f32>, 2>;
 
 fn widened(half: u32) -> f32 {
     if BF16 {
@@ -37,28 +37,26 @@ fn narrowed(value: f32) -> u32 {
     return sign | select(half, 0x7e00u, magnitude > 0x7f800000u);
 }
 
-fn logit_at(place: u32) -> f32 {
-    var word: u32;
-    if IN_PLACE {
-        word = atomicLoad(&elements[place / 2u]);
-    } else {
-        word = logits[place / 2u];
-    }
-    return in_order(widened((word >> (place % 2u * 16u)) & 0xffffu));
+fn two_of(word: u32) -> vec2<f32> {
+    return vec2<f32>(in_order(widened(word & 0xffffu)), in_order(widened(word >> 16u)));
+}
+
+fn word_of(two: vec2<f32>) -> u32 {
+    return narrowed(two.x) | (narrowed(two.y) << 16u);
+}
+
+fn unit_of(words: vec4<u32>) -> Unit {
+    return Unit(
+        vec4<f32>(two_of(words.x), two_of(words.y)),
+        vec4<f32>(two_of(words.z), two_of(words.w)),
+    );
+}
+
+fn words_of(unit: Unit) -> vec4<u32> {
+    return vec4<u32>(word_of(unit[0].xy), word_of(unit[0].zw), word_of(unit[1].xy), word_of(unit[1].zw));
 }
 
 // Of what there is beside the logits, of their type.
 fn second_at(place: u32) -> f32 {
     return widened((targets[place / 2u] >> (place % 2u * 16u)) & 0xffffu);
-}
-
-// The other half of the word is not touched, whoever writes there meanwhile.
-fn put(place: u32, value: f32) {
-    let shift = place % 2u * 16u;
-    atomicAnd(&elements[place / 2u], ~(0xffffu << shift));
-    atomicOr(&elements[place / 2u], narrowed(value) << shift);
-}
-
-fn put_two(place: u32, values: vec2<f32>) {
-    atomicStore(&elements[place / 2u], narrowed(values.x) | (narrowed(values.y) << 16u));
 }

@@ -1,0 +1,52 @@
+// Access to values of any type by 16 bytes at once. Bindings start and end at multiples of those, and rows consist of whole
+// words.
+
+@group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> elements: array<vec4<u32>>;
+
+fn words_at(index: u32) -> vec4<u32> {
+    if IN_PLACE {
+        return elements[index];
+    }
+    return logits[index];
+}
+
+fn logit_at(place: u32) -> f32 {
+    let words = words_at(place / UNIT);
+    let at = place % UNIT;
+    return unit_of(words)[at / 4u][at % 4u];
+}
+
+// Values from a place on; whatever there is for those beyond the last place.
+fn read_unit(place: u32, last: u32) -> Unit {
+    let here = words_at(place / UNIT);
+    let off = place % UNIT / PACKED;
+    if ALIGNED || off == 0u {
+        return unit_of(here);
+    }
+    let next = words_at(min(place / UNIT + 1u, last / UNIT));
+    var words = vec4<u32>(here.yzw, next.x);
+    words = select(words, vec4<u32>(here.zw, next.xy), off == 2u);
+    words = select(words, vec4<u32>(here.w, next.xyz), off == 3u);
+    return unit_of(words);
+}
+
+// Only of values that are words.
+fn put(place: u32, value: f32) {
+    elements[place / UNIT][place % UNIT] = bitcast<u32>(value);
+}
+
+fn write_unit(place: u32, unit: Unit) {
+    elements[place / UNIT] = words_of(unit);
+}
+
+// The first values of a unit, which may be none that 16 bytes hold.
+fn write_some(place: u32, unit: Unit, count: u32) {
+    let words = words_of(unit);
+    for (var i = 0u; i < 4u; i += 1u) {
+        if i * PACKED < count {
+            let word = place / PACKED + i;
+            elements[word / 4u][word % 4u] = words[i];
+        }
+    }
+}

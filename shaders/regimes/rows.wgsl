@@ -1,0 +1,108 @@
+// Regime for rows that registers hold: a workgroup takes as many as it has threads for.
+//
+// Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
+// stream whatever the width of a row.
+
+const PIECES: bool = false;
+override STAGED: bool = false;
+
+// A row's values are wherever they fall.
+var<workgroup> tile: array<vec4<f32>, TILE>;
+
+fn label_logit(row: u32, label: u32) -> f32 {
+    return load(label);
+}
+
+fn stage_in(base: u32, count: u32) {
+    for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
+        let unit = read_unit(base + i, base + count - 1u);
+        for (var part = 0u; part < PARTS; part += 1u) {
+            tile[i / 4u + part] = unit[part];
+        }
+    }
+    workgroupBarrier();
+}
+
+fn stage_out(base: u32, count: u32) {
+    workgroupBarrier();
+    for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
+        var unit: Unit;
+        for (var part = 0u; part < PARTS; part += 1u) {
+            unit[part] = tile[i / 4u + part];
+        }
+        if i + UNIT <= count {
+            write_unit(base + i, unit);
+        } else {
+            write_some(base + i, unit, count - i);
+        }
+    }
+}
+
+fn hold_staged(at: u32, lane: u32) {
+    for (var i = 0u; i < UNITS; i += 1u) {
+        let j = class_of(0u, lane, i);
+        for (var part = 0u; part < PARTS; part += 1u) {
+            let places = vec4<u32>(at) + min(classes_from(j, part), vec4<u32>(params.classes - 1u));
+            for (var k = 0u; k < 4u; k += 1u) {
+                held[i][part][k] = tile[places[k] / 4u][places[k] % 4u];
+            }
+        }
+        held[i] = masked(j, params.classes, held[i]);
+    }
+}
+
+fn give_staged(at: u32, j: u32, unit: Unit) {
+    for (var i = 0u; i < UNIT; i += 1u) {
+        if j + i < params.classes {
+            let place = at + j + i;
+            tile[place / 4u][place % 4u] = unit[i / 4u][i % 4u];
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn hold_rows(invocation: Invocation) {
+    enter(invocation);
+    let rows = WORKGROUP / LANES;
+    let first = group_index(invocation) * rows;
+    if first >= params.rows {
+        return;
+    }
+    let slot = select(thread / LANES, thread % rows, COLUMNS);
+    let lane = select(thread % LANES, thread / rows, COLUMNS);
+    // Threads without a row do what those of the last one do, and give nothing.
+    let row = min(first + slot, params.rows - 1u);
+    let present = first + slot < params.rows;
+    enter_row(row, 0u);
+    let count = min(rows, params.rows - first) * params.classes;
+    let at = (row - first) * params.classes;
+    if STAGED {
+        stage_in(params.logits_at + first * params.classes, count);
+        hold_staged(at, lane);
+    } else {
+        hold(0u, params.classes, lane);
+    }
+    let stats = reduce_held(0u, params.classes, lane);
+    let coefficients = finish(row, stats, present && lane == 0u);
+    if PICKS {
+        pick(row, stats, params.classes, lane, present);
+    }
+    if WRITES {
+        if IN_PLACE && TARGETS {
+            // Every thread must have seen its label's logit before that is overwritten.
+            storageBarrier();
+        }
+        for (var i = 0u; i < UNITS; i += 1u) {
+            let j = class_of(0u, lane, i);
+            let unit = element_unit(j, held[i], KEEPS, coefficients);
+            if STAGED && present {
+                give_staged(at, j, unit);
+            } else if present {
+                give_unit(j, params.classes, unit);
+            }
+        }
+        if STAGED {
+            stage_out(params.elements_at + first * params.classes, count);
+        }
+    }
+}

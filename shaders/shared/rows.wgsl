@@ -1,0 +1,74 @@
+// Where rows are, how a thread gets its units of one, and where they go.
+
+// Where class 0 of the row would be in `logits`, in `elements` and in `targets` of its shape, be it before their beginning.
+var<private> row_in: u32;
+var<private> row_out: u32;
+var<private> second_in: u32;
+
+// A row whose classes from `first` on are what is bound.
+fn enter_row(row: u32, first: u32) {
+    row_in = params.logits_at + row_start(row, params.logits_stride) - first * class_step();
+    row_out = params.elements_at + row_start(row, params.elements_stride) - first * class_step();
+    second_in = params.targets_at + row_start(row, params.classes * params.inner) - first * class_step();
+}
+
+fn load(j: u32) -> f32 {
+    return logit_at(row_in + j * class_step());
+}
+
+fn nothing() -> vec4<f32> {
+    return vec4<f32>(bitcast<f32>(params.negative_infinity));
+}
+
+// The classes of a part of a unit.
+fn classes_from(j: u32, part: u32) -> vec4<u32> {
+    return vec4<u32>(j + 4u * part) + vec4<u32>(0u, 1u, 2u, 3u);
+}
+
+// -inf for classes from `end` on.
+fn masked(j: u32, end: u32, unit: Unit) -> Unit {
+    var result = unit;
+    for (var part = 0u; part < PARTS; part += 1u) {
+        if WHOLE {
+            result[part] = select(nothing(), unit[part], j < end);
+        } else {
+            result[part] = select(nothing(), unit[part], classes_from(j, part) < vec4<u32>(end));
+        }
+    }
+    return result;
+}
+
+// Without a branch: what is not there is read from the last place that is.
+fn read_classes(j: u32, start: u32, end: u32) -> Unit {
+    let last = end - 1u;
+    if PLANES {
+        var unit: Unit;
+        for (var part = 0u; part < PARTS; part += 1u) {
+            let at = min(classes_from(j, part), vec4<u32>(last));
+            unit[part] = vec4<f32>(load(at.x), load(at.y), load(at.z), load(at.w));
+        }
+        return unit;
+    }
+    return read_unit(row_in + min(j, start + (last - start) / UNIT * UNIT), row_in + last);
+}
+
+// The unit of a stretch of a row that starts with class j; -inf for those that the stretch has not.
+fn take_unit(j: u32, start: u32, end: u32) -> Unit {
+    return masked(j, end, read_classes(j, start, end));
+}
+
+fn give_unit(j: u32, end: u32, unit: Unit) {
+    if PLANES {
+        for (var i = 0u; i < UNIT; i += 1u) {
+            if j + i < end {
+                put(row_out + (j + i) * class_step(), unit[i / 4u][i % 4u]);
+            }
+        }
+    } else if WHOLE {
+        if j < end {
+            write_unit(row_out + j, unit);
+        }
+    } else if j < end {
+        write_some(row_out + j, unit, min(end - j, UNIT));
+    }
+}
