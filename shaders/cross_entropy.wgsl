@@ -19,20 +19,10 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         bad = (rows_out[place] & 0x7fffffffu) >= 0x7f800000u;
         see_from_y(bitcast<f32>(rows_out[place]));
     }
-    let is_told = leader && !KNOWN;
-    if !SOFT && is_ignored(label) {
-        if is_told {
-            rows_out[place] = 0u;
-        }
-        return Coefficients(0.0, NONE, 0.0, bad, 0.0);
-    }
+    let ignored = !SOFT && is_ignored(label);
     // Targets that no host has seen may name no class at all.
-    if !SOFT && label >= params.classes {
-        if is_told {
-            rows_out[place] = params.nan;
-        }
-        return Coefficients(0.0, NONE, 0.0, true, 0.0);
-    }
+    let invalid = !SOFT && !ignored && label >= params.classes;
+    label = select(label, 0u, ignored || invalid);
 
     // What the target's own label is beside its share, the shares of all, and both together.
     var logit = top_x;
@@ -53,19 +43,19 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     var scale = params.factor;
     var poisoned = (params.flags & POISONED) != 0u;
     var z_loss = params.z_loss;
-    if (params.flags & MEAN) != 0u {
+    if (FLAGS & MEAN) != 0u {
         let total = summary.weight.x + summary.weight.y;
         poisoned = total == 0.0;
         scale /= total;
         // A z-loss is a mean over the rows, whatever they weigh.
         z_loss *= total / f32(summary.counted_rows);
     }
-    if (params.flags & ROW_GRADIENTS) != 0u {
+    if (FLAGS & ROW_GRADIENTS) != 0u {
         scale *= row_gradients[params.gradients_at + row];
     }
     let log_sum_exp = top_y.x + (top_y.y + log_sum.x + log_sum.y);
     let gap = distance(logit);
-    if is_told {
+    if !KNOWN {
         // (top - y_t) + log1p(others): both are positive, so nothing cancels.
         var bits = 0u;
         if !SOFT {
@@ -88,7 +78,10 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         if Z_LOSS && bits < 0x7f800000u {
             bits = bitcast<u32>(bitcast<f32>(bits) + z_loss * log_sum_exp * log_sum_exp);
         }
-        rows_out[place] = select(bits, params.nan, bad);
+        bits = select(select(bits, params.nan, bad || invalid), 0u, ignored);
+        if leader {
+            rows_out[place] = bits;
+        }
     }
 
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
@@ -121,5 +114,9 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if CAPPED {
         at_value *= slope(logit);
     }
-    return Coefficients(factor * slope_of_all, label, at_value * slope_of_all, bad || poisoned, shift * slope_of_all);
+    if ignored {
+        return Coefficients(0.0, NONE, 0.0, bad, 0.0);
+    }
+    let is_nan = bad || poisoned || invalid;
+    return Coefficients(factor * slope_of_all, label, at_value * slope_of_all, is_nan, shift * slope_of_all);
 }

@@ -12,11 +12,11 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
 }
 
 // The thread's best that comes after `last`, or after nothing where its place is NONE; all NaNs are equal, and largest.
-fn best_after(last: vec2<u32>, classes: u32, lane: u32) -> vec2<u32> {
+fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
     var key = bitcast<i32>(0x80000000u);
     var at = NONE;
-    for (var j = lane; j < classes; j += LANES) {
+    for (var j = lane; j < params.classes; j += LANES) {
         let x = load(j);
         let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
         let order = select(key_of(x), 0x7fffffff, is_nan);
@@ -29,18 +29,18 @@ fn best_after(last: vec2<u32>, classes: u32, lane: u32) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {
+fn pick(row: u32, stats: Stats, present: bool) {
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
     let bad = is_bad(stats);
     let place = params.rows_out_at + 2u * row * params.k;
-    var own = best_after(vec2<u32>(0u, NONE), classes, lane);
+    var own = best_after(vec2<u32>(0u, NONE));
     for (var i = 0u; i < params.k; i += 1u) {
         let best = reduce(own, LARGEST);
         if present && lane == 0u {
             rows_out[place + 2u * i] = best.y;
         }
         if own.y == best.y && i + 1u < params.k {
-            own = best_after(best, classes, lane);
+            own = best_after(best);
         }
     }
     storageBarrier();

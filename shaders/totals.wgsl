@@ -109,7 +109,7 @@ fn total_losses(invocation: Invocation) {
     if thread == 0u {
         let weight = summary.weight.x + summary.weight.y;
         var loss = bitcast<u32>(sum.x + sum.y);
-        if (params.flags & MEAN) != 0u {
+        if (FLAGS & MEAN) != 0u {
             loss = select(bitcast<u32>((sum.x + sum.y) / weight), params.nan, weight == 0.0);
         }
         if largest == 0x7f800000 && loss != params.nan {

@@ -1,5 +1,7 @@
 //! What kernels are shaped by, beyond what they must do: numbers of an adapter.
 
+use crate::plan::WORKGROUP;
+
 /// How kernels are shaped to an adapter. The defaults follow from its limits and features.
 ///
 /// A row's results depend on its logits and on these numbers, in their last bits, so one device has one set of them.
@@ -11,6 +13,8 @@ pub struct Tuning {
     pub lane_bytes: u32,
     /// Widest row that is held in registers.
     pub held_classes: u32,
+    /// Threads that share a longer row, or a segment of one.
+    pub long_lanes: u32,
     /// Loads of 16 bytes that a thread has on their way where a row is streamed.
     pub stream_units: u32,
     /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU that acts as one does not mind.
@@ -26,6 +30,8 @@ impl Tuning {
             // The registers of a subgroup hold about as much however many threads it has.
             lane_bytes: (4096 / subgroup).clamp(128, 512),
             held_classes: 8192,
+            // On a CPU a barrier is dear, and nobody waits for a row.
+            long_lanes: if is_software { subgroup } else { WORKGROUP },
             stream_units: 4,
             coalesces: !is_software,
         }

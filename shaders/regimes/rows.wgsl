@@ -38,22 +38,22 @@ fn stage_out(base: u32, count: u32) {
     }
 }
 
-fn hold_staged(at: u32, lane: u32) {
+fn hold_staged(at: u32) {
     for (var i = 0u; i < UNITS; i += 1u) {
-        let j = class_of(0u, lane, i);
+        let j = class_of(0u, i);
         for (var part = 0u; part < PARTS; part += 1u) {
-            let places = vec4<u32>(at) + min(classes_from(j, part), vec4<u32>(params.classes - 1u));
+            let places = vec4<u32>(at) + min(classes_from(j, part), vec4<u32>(class_count() - 1u));
             for (var k = 0u; k < 4u; k += 1u) {
                 held[i][part][k] = tile[places[k] / 4u][places[k] % 4u];
             }
         }
-        held[i] = masked(j, params.classes, held[i]);
+        held[i] = masked(j, class_count(), held[i]);
     }
 }
 
 fn give_staged(at: u32, j: u32, unit: Unit) {
     for (var i = 0u; i < UNIT; i += 1u) {
-        if j + i < params.classes {
+        if j + i < class_count() {
             let place = at + j + i;
             tile[place / 4u][place % 4u] = unit[i / 4u][i % 4u];
         }
@@ -69,23 +69,23 @@ fn hold_rows(invocation: Invocation) {
         return;
     }
     let slot = select(thread / LANES, thread % rows, COLUMNS);
-    let lane = select(thread % LANES, thread / rows, COLUMNS);
+    lane = select(thread % LANES, thread / rows, COLUMNS);
     // Threads without a row do what those of the last one do, and give nothing.
     let row = min(first + slot, params.rows - 1u);
     let present = first + slot < params.rows;
     enter_row(row, 0u);
-    let count = min(rows, params.rows - first) * params.classes;
-    let at = (row - first) * params.classes;
+    let count = min(rows, params.rows - first) * class_count();
+    let at = (row - first) * class_count();
     if STAGED {
-        stage_in(params.logits_at + first * params.classes, count);
-        hold_staged(at, lane);
+        stage_in(params.logits_at + first * class_count(), count);
+        hold_staged(at);
     } else {
-        hold(0u, params.classes, lane);
+        hold(0u, class_count());
     }
-    let stats = reduce_held(0u, params.classes, lane);
+    let stats = reduce_held(0u, class_count());
     let coefficients = finish(row, stats, present && lane == 0u);
     if PICKS {
-        pick(row, stats, params.classes, lane, present);
+        pick(row, stats, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS {
@@ -93,16 +93,16 @@ fn hold_rows(invocation: Invocation) {
             storageBarrier();
         }
         for (var i = 0u; i < UNITS; i += 1u) {
-            let j = class_of(0u, lane, i);
+            let j = class_of(0u, i);
             let unit = element_unit(j, held[i], KEEPS, coefficients);
             if STAGED && present {
                 give_staged(at, j, unit);
             } else if present {
-                give_unit(j, params.classes, unit);
+                give_unit(j, class_count(), unit);
             }
         }
         if STAGED {
-            stage_out(params.elements_at + first * params.classes, count);
+            stage_out(params.elements_at + first * class_count(), count);
         }
     }
 }

@@ -4,8 +4,9 @@
 
 const PIECES: bool = true;
 override STAGED: bool = false;
-const SEGMENT: u32 = 8192u;
-// Before the segments of a row in `partials`: the whole row, and the logit of its label in place of a key.
+override SEGMENT: u32 = 1u;
+// Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
+// place of a key.
 const ROW_ENTRIES: u32 = 2u;
 
 fn entries_of(row: u32) -> u32 {
@@ -16,21 +17,29 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return bitcast<f32>(partials[entries_of(row) + 1u].key);
 }
 
-// The row and the segment of a workgroup; false where there is none.
+// The row and the segment of a thread; those beyond the last do what its threads do, and give nothing.
 struct Place {
     row: u32,
     segment: u32,
     start: u32,
     end: u32,
-    exists: bool,
+    present: bool,
+}
+
+// Whether a workgroup has any.
+fn has_place(group: u32) -> bool {
+    return group * (WORKGROUP / LANES) < params.rows * params.pass_segments;
 }
 
 fn place_of(group: u32) -> Place {
-    let row = group / params.pass_segments;
-    let segment = params.first_segment + group % params.pass_segments;
+    let last = params.rows * params.pass_segments - 1u;
+    let index = group * (WORKGROUP / LANES) + thread / LANES;
+    lane = thread % LANES;
+    let row = min(index, last) / params.pass_segments;
+    let segment = params.first_segment + min(index, last) % params.pass_segments;
     let start = segment * SEGMENT;
     let end = start + min(SEGMENT, params.classes - start);
-    return Place(row, segment, start, end, group < params.rows * params.pass_segments);
+    return Place(row, segment, start, end, index <= last);
 }
 
 // A pass over a part of a row has no other row, and its bindings start with that part.
@@ -41,14 +50,14 @@ fn enter_part(row: u32) {
 @compute @workgroup_size(256)
 fn split_reduce(invocation: Invocation) {
     enter(invocation);
-    let place = place_of(group_index(invocation));
-    if !place.exists {
+    if !has_place(group_index(invocation)) {
         return;
     }
+    let place = place_of(group_index(invocation));
     enter_part(place.row);
-    hold(place.start, place.end, thread);
-    let stats = reduce_held(place.start, place.end, thread);
-    if thread == 0u {
+    hold(place.start, place.end);
+    let stats = reduce_held(place.start, place.end);
+    if place.present && lane == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
         if TARGETS && !SOFT {
@@ -63,14 +72,18 @@ fn split_reduce(invocation: Invocation) {
 @compute @workgroup_size(256)
 fn split_join(invocation: Invocation) {
     enter(invocation);
-    let row = group_index(invocation);
-    if row >= params.rows {
+    let rows = WORKGROUP / LANES;
+    let first_row = group_index(invocation) * rows;
+    if first_row >= params.rows {
         return;
     }
+    lane = thread % LANES;
+    let row = min(first_row + thread / LANES, params.rows - 1u);
+    let leads = lane == 0u && first_row + thread / LANES < params.rows;
     let entries = entries_of(row);
     let first = entries + ROW_ENTRIES;
     var best = vec2<u32>(0x80000000u, NONE);
-    for (var i = thread; i < params.segments; i += WORKGROUP) {
+    for (var i = lane; i < params.segments; i += LANES) {
         let part = partials[first + i];
         best = combine(best, vec2<u32>(bitcast<u32>(part.key), part.at), LARGEST);
     }
@@ -84,7 +97,7 @@ fn split_join(invocation: Invocation) {
     var below = vec2<f32>(0.0, 0.0);
     var labels = vec2<f32>(0.0, 0.0);
     var flags = vec2<u32>(0u, 0u);
-    for (var i = thread; i < params.segments; i += WORKGROUP) {
+    for (var i = lane; i < params.segments; i += LANES) {
         let part = partials[first + i];
         if !PEAKS || KNOWN {
             sum = add_pairs(sum, part.others);
@@ -115,23 +128,24 @@ fn split_join(invocation: Invocation) {
         flags = reduce(flags, COUNT);
         stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
-    let coefficients = finish(row, stats, thread == 0u);
-    if thread == 0u {
+    let coefficients = finish(row, stats, leads);
+    if leads {
         partials[entries] = stats;
+        partials[entries + 1u] = packed(coefficients);
     }
 }
 
 @compute @workgroup_size(256)
 fn split_write(invocation: Invocation) {
     enter(invocation);
-    let place = place_of(group_index(invocation));
-    if !place.exists {
+    if !has_place(group_index(invocation)) {
         return;
     }
+    let place = place_of(group_index(invocation));
     enter_part(place.row);
-    let stats = partials[entries_of(place.row)];
+    let entries = entries_of(place.row);
     if PEAKS {
-        see_from(top_of(stats));
+        see_from(top_of(partials[entries]));
     }
-    write_stretch(place.start, place.end, finish(place.row, stats, false));
+    write_stretch(place.start, place.end, place.present, unpacked(partials[entries + 1u]));
 }

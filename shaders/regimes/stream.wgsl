@@ -1,5 +1,5 @@
-// Regime for rows that no registers hold: a workgroup a row, which is read once for its statistics and once more, where elements
-// are written, for those. Each lane sums about the largest logit that it has met so far.
+// Regime for rows that no registers hold: a row is read once for its statistics and once more, where elements are
+// written, for those. Each lane sums about the largest logit that it has met so far.
 
 const PIECES: bool = false;
 override STAGED: bool = false;
@@ -8,27 +8,21 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
-// Units that follow each other at the distance of a workgroup, as many as are on their way at once.
-fn take_units(first: u32) -> array<Unit, UNITS> {
-    var units: array<Unit, UNITS>;
-    for (var i = 0u; i < UNITS; i += 1u) {
-        units[i] = take_unit(first + i * WORKGROUP * UNIT, 0u, params.classes);
-    }
-    return units;
-}
-
 fn reduce_row() -> Stats {
-    let stride = WORKGROUP * UNITS * UNIT;
+    let share = share_of(0u, params.classes);
+    let first = share.first + lane % GANG * UNIT;
+    let stride = GANG * UNITS * UNIT;
     var stats = Stats();
     if PEAKS && !ONLINE && !KNOWN {
         begin_peak();
-        for (var j = thread * UNIT; j < params.classes; j += stride) {
-            let units = take_units(j);
+        for (var j = first; j < share.end; j += stride) {
+            let units = take_units(j, share);
             for (var i = 0u; i < UNITS; i += 1u) {
-                see_unit(j + i * WORKGROUP * UNIT, units[i]);
+                let at = j + i * GANG * UNIT;
+                see_unit(at, masked(at, share.end, units[i]));
             }
         }
-        let peak = row_peak(0u, params.classes, thread);
+        let peak = row_peak();
         stats.key = bitcast<i32>(peak.x);
         stats.at = peak.y;
         see_from(top_of(stats));
@@ -37,17 +31,20 @@ fn reduce_row() -> Stats {
     if ONLINE {
         begin_rise();
     }
-    for (var j = thread * UNIT; j < params.classes && (SPREAD || !KNOWN); j += stride) {
-        let units = take_units(j);
+    for (var j = first; j < share.end && (SPREAD || !KNOWN); j += stride) {
+        var units = take_units(j, share);
         if ONLINE {
             begin_peak();
             for (var i = 0u; i < UNITS; i += 1u) {
-                see_unit(j + i * WORKGROUP * UNIT, units[i]);
+                let at = j + i * GANG * UNIT;
+                units[i] = masked(at, share.end, units[i]);
+                see_unit(at, units[i]);
             }
             rise();
         }
         for (var i = 0u; i < UNITS; i += 1u) {
-            add_unit(j + i * WORKGROUP * UNIT, params.classes, units[i]);
+            let at = j + i * GANG * UNIT;
+            add_unit(at, share.end, masked(at, share.end, units[i]));
         }
     }
     if ONLINE {
@@ -57,23 +54,28 @@ fn reduce_row() -> Stats {
 }
 
 @compute @workgroup_size(256)
-fn stream_row(invocation: Invocation) {
+fn stream_rows(invocation: Invocation) {
     enter(invocation);
-    let row = group_index(invocation);
-    if row >= params.rows {
+    let rows = WORKGROUP / LANES;
+    let first = group_index(invocation) * rows;
+    if first >= params.rows {
         return;
     }
+    lane = thread % LANES;
+    // Threads without a row do what those of the last one do, and give nothing.
+    let row = min(first + thread / LANES, params.rows - 1u);
+    let present = first + thread / LANES < params.rows;
     enter_row(row, 0u);
     let stats = reduce_row();
-    let coefficients = finish(row, stats, thread == 0u);
+    let coefficients = finish(row, stats, present && lane == 0u);
     if PICKS {
-        pick(row, stats, params.classes, thread, true);
+        pick(row, stats, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS {
             // Every thread must have seen its label's logit before that is overwritten.
             storageBarrier();
         }
-        write_stretch(0u, params.classes, coefficients);
+        write_stretch(0u, params.classes, present, coefficients);
     }
 }

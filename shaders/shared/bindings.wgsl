@@ -9,8 +9,14 @@ const NONE: u32 = 0xffffffffu;
 // units of a row each of them holds at a time; a unit is what 16 bytes hold.
 override LANES: u32 = 256u;
 
+// So many threads take what lies next to each other; those after them are some way on, each gang in a stretch of its own.
+override GANG: u32 = 1u;
+
 // Threads that can always exchange values without a barrier; 1 where there are no subgroups.
 override SUBGROUP: u32 = 1u;
+
+// The classes of a row, where kernels are made for their number; else 0.
+override CLASSES: u32 = 0u;
 
 // Whether logits are read where elements are written: one buffer cannot be bound both ways at once.
 override IN_PLACE: bool = false;
@@ -89,13 +95,15 @@ struct Params {
     ignored: array<vec4<u32>, 4>,
 }
 
-// Flags: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of counted rows are
-// NaN, as a mean over no weight is.
+// What a kernel is made for: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of rows
+// are multiplied by `row_gradients`.
+override FLAGS: u32 = 0u;
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
-const POISONED: u32 = 4u;
-// Gradients of rows are multiplied by `row_gradients`; draws are so many steps on as the first of `targets` says.
 const ROW_GRADIENTS: u32 = 8u;
+// What it is told in `flags`: gradients of counted rows are NaN, as a mean over no weight is; draws are so many steps on as the
+// first of `targets` says.
+const POISONED: u32 = 4u;
 const LATER_DRAW: u32 = 16u;
 
 // All losses together. The host's `Summary` has the same layout.
@@ -159,23 +167,26 @@ fn row_start(row: u32, stride: u32) -> u32 {
     return row * stride;
 }
 
+fn class_count() -> u32 {
+    return select(params.classes, CLASSES, CLASSES > 0u);
+}
+
 fn class_step() -> u32 {
     return select(1u, params.inner, PLANES);
 }
 
 // The weight of a class; 1 without weights.
 fn weight_of(label: u32) -> f32 {
-    if (params.flags & WEIGHTED) != 0u {
+    if (FLAGS & WEIGHTED) != 0u {
         return weights[label];
     }
     return 1.0;
 }
 
 fn is_ignored(label: u32) -> bool {
-    for (var i = 0u; i < params.ignored_count; i += 1u) {
-        if label == params.ignored[i / 4u][i % 4u] {
-            return true;
-        }
+    var is_one = params.ignored_count > 0u && label == params.ignored[0].x;
+    for (var i = 1u; i < params.ignored_count; i += 1u) {
+        is_one = is_one || label == params.ignored[i / 4u][i % 4u];
     }
-    return false;
+    return is_one;
 }

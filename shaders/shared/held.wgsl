@@ -3,32 +3,32 @@
 
 var<private> held: array<Unit, UNITS>;
 
-fn class_of(start: u32, lane: u32, nth: u32) -> u32 {
-    return start + (nth * LANES + lane) * UNIT;
+fn class_of(start: u32, nth: u32) -> u32 {
+    return start + ((lane / GANG * UNITS + nth) * GANG + lane % GANG) * UNIT;
 }
 
-fn hold(start: u32, end: u32, lane: u32) {
+fn hold(start: u32, end: u32) {
     for (var i = 0u; i < UNITS; i += 1u) {
-        held[i] = take_unit(class_of(start, lane, i), start, end);
+        held[i] = take_unit(class_of(start, i), start, end);
     }
 }
 
 // Called by all threads of a workgroup together. What is held are exponentials afterwards, where KEEPS.
-fn reduce_held(start: u32, end: u32, lane: u32) -> Stats {
+fn reduce_held(start: u32, end: u32) -> Stats {
     var stats = Stats();
     if PEAKS {
         begin_peak();
         for (var i = 0u; i < UNITS; i += 1u) {
-            see_unit(class_of(start, lane, i), held[i]);
+            see_unit(class_of(start, i), held[i]);
         }
-        let peak = row_peak(start, end, lane);
+        let peak = row_peak();
         stats.key = bitcast<i32>(peak.x);
         stats.at = peak.y;
         see_from(top_of(stats));
     }
     begin_sums();
     for (var i = 0u; i < UNITS; i += 1u) {
-        let exponentials = add_unit(class_of(start, lane, i), end, held[i]);
+        let exponentials = add_unit(class_of(start, i), end, held[i]);
         if KEEPS {
             held[i] = exponentials;
         }

@@ -2,4 +2,4 @@
 
 const PICKS: bool = false;
 
-fn pick(row: u32, stats: Stats, classes: u32, lane: u32, present: bool) {}
+fn pick(row: u32, stats: Stats, present: bool) {}

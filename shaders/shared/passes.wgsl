@@ -32,20 +32,20 @@ fn top_of(stats: Stats) -> f32 {
     return select(value_of(stats.key), 0.0, is_bad(stats));
 }
 
-// Of a lane so far: the largest value, or its key and its class; and the largest bit patterns, as signed and as unsigned
-// numbers, which give away +inf and NaNs of either sign.
+// Of a lane so far: the largest value, and the largest bit patterns, as signed and as unsigned numbers, which give away +inf
+// and NaNs of either sign; or, where the class matters, the largest key and its class.
 var<private> best: f32;
-var<private> best_key: i32;
-var<private> best_at: u32;
 var<private> largest: i32;
 var<private> largest_unsigned: u32;
+var<private> best_key: i32;
+var<private> best_at: u32;
 
 fn begin_peak() {
     best = bitcast<f32>(params.negative_infinity);
-    best_key = LOWEST_KEY;
-    best_at = NONE;
     largest = bitcast<i32>(0x80000000u);
     largest_unsigned = 0u;
+    best_key = LOWEST_KEY;
+    best_at = NONE;
 }
 
 fn see_unit(j: u32, unit: Unit) {
@@ -54,61 +54,49 @@ fn see_unit(j: u32, unit: Unit) {
     }
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
-        let bits = bitcast<vec4<i32>>(x);
-        largest = max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
-        let natural = bitcast<vec4<u32>>(x);
-        largest_unsigned = max(largest_unsigned, max(max(natural.x, natural.y), max(natural.z, natural.w)));
         if CLASS_MATTERS {
             // An adapter may take subnormals for 0 where it compares floats, but not in their bits.
             for (var k = 0u; k < 4u; k += 1u) {
-                let key = key_of(x[k]);
+                let is_nan = (bitcast<u32>(x[k]) & 0x7fffffffu) > 0x7f800000u;
+                let key = select(key_of(x[k]), 0x7fffffff, is_nan);
                 best_at = select(best_at, j + 4u * part + k, key > best_key);
                 best_key = max(best_key, key);
             }
         } else {
+            let bits = bitcast<vec4<i32>>(x);
+            largest = max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+            let natural = bitcast<vec4<u32>>(x);
+            largest_unsigned = max(largest_unsigned, max(max(natural.x, natural.y), max(natural.z, natural.w)));
             best = max(best, max(max(x.x, x.y), max(x.z, x.w)));
         }
     }
 }
 
-fn has_nan() -> bool {
-    return largest > 0x7f800000 || largest_unsigned > 0xff800000u;
-}
-
 // The key of what a lane has seen.
 fn lane_key() -> i32 {
-    if has_nan() {
+    if CLASS_MATTERS {
+        return best_key;
+    }
+    if largest > 0x7f800000 || largest_unsigned > 0xff800000u {
         return 0x7fffffff;
     }
-    return select(select(key_of(best), best_key, CLASS_MATTERS), 0x7f800000, largest == 0x7f800000);
+    return select(key_of(best), 0x7f800000, largest == 0x7f800000);
 }
 
 // Called by all threads of a workgroup together: the key of a row's maximum, and where it is.
-fn row_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
+fn row_peak() -> vec2<u32> {
     if KNOWN {
         return vec2<u32>(0u, NONE);
     }
-    let key = lane_key();
-    if !CLASS_MATTERS {
-        return reduce(vec2<u32>(bitcast<u32>(key), 0u), TOP);
+    if CLASS_MATTERS {
+        return reduce(vec2<u32>(bitcast<u32>(best_key), best_at), LARGEST);
     }
-    if key >= 0x7f800000 {
-        // Rare: no comparison can be trusted, so the first such element is looked up by its bits.
-        best_at = NONE;
-        for (var i = lane * UNIT; i < end - start; i += LANES * UNIT) {
-            for (var j = start + i; j < min(start + i + UNIT, end); j += 1u) {
-                let bits = bitcast<u32>(load(j));
-                let is_it = select(bits == 0x7f800000u, (bits & 0x7fffffffu) > 0x7f800000u, has_nan());
-                best_at = select(best_at, j, is_it && best_at == NONE);
-            }
-        }
-    }
-    return reduce(vec2<u32>(bitcast<u32>(key), best_at), LARGEST);
+    return reduce(vec2<u32>(bitcast<u32>(lane_key()), 0u), TOP);
 }
 
 // The labels of a unit's classes where labels are spread, without what a target class has beside its share.
 fn labels_of(j: u32, part: u32) -> vec4<f32> {
-    let classes = min(classes_from(j, part), vec4<u32>(params.classes - 1u));
+    let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
     var labels: vec4<f32>;
     for (var k = 0u; k < 4u; k += 1u) {
         var label = params.smoothing;
@@ -239,4 +227,18 @@ fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coeffi
         result[part] = select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
     }
     return result;
+}
+
+// Coefficients in an entry of `partials`, and back.
+fn packed(coefficients: Coefficients) -> Stats {
+    let values = vec2<f32>(coefficients.factor, coefficients.at_value);
+    let spread = vec2<f32>(coefficients.shift, top_y.x);
+    return Stats(select(0, 1, coefficients.bad), coefficients.at, values, spread, 0u, 0.0);
+}
+
+fn unpacked(entry: Stats) -> Coefficients {
+    if KNOWN {
+        see_from_y(entry.below.y);
+    }
+    return Coefficients(entry.others.x, entry.at, entry.others.y, entry.key == 1, entry.below.x);
 }

@@ -1,24 +1,23 @@
 // Writing a stretch of a row that was too long to be held: read again, in units of what is written.
 
-// So many units are on their way at once.
-fn write_stretch(start: u32, end: u32, coefficients: Coefficients) {
+fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients) {
+    if !present {
+        return;
+    }
     var head = 0u;
     if !ALIGNED && !PLANES {
         head = min((UNIT - (row_out + start) % UNIT) % UNIT, end - start);
-        if thread == 0u && head > 0u {
+        if lane == 0u && head > 0u {
             let unit = read_unit(row_in + start, row_in + end - 1u);
             write_some(row_out + start, element_unit(start, unit, false, coefficients), head);
         }
     }
-    let body = start + head;
-    for (var j = body + thread * UNIT; j < end; j += WORKGROUP * UNITS * UNIT) {
-        var units: array<Unit, UNITS>;
+    let share = share_of(start + head, end);
+    for (var j = share.first + lane % GANG * UNIT; j < share.end; j += GANG * UNITS * UNIT) {
+        let units = take_units(j, share);
         for (var i = 0u; i < UNITS; i += 1u) {
-            units[i] = read_classes(j + i * WORKGROUP * UNIT, body, end);
-        }
-        for (var i = 0u; i < UNITS; i += 1u) {
-            let at = j + i * WORKGROUP * UNIT;
-            give_unit(at, end, element_unit(at, units[i], false, coefficients));
+            let at = j + i * GANG * UNIT;
+            give_unit(at, share.end, element_unit(at, units[i], false, coefficients));
         }
     }
 }

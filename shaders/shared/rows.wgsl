@@ -1,5 +1,7 @@
 // Where rows are, how a thread gets its units of one, and where they go.
 
+// This thread's place among those of its row.
+var<private> lane: u32;
 // Where class 0 of the row would be in `logits`, in `elements` and in `targets` of its shape, be it before their beginning.
 var<private> row_in: u32;
 var<private> row_out: u32;
@@ -71,4 +73,27 @@ fn give_unit(j: u32, end: u32, unit: Unit) {
     } else if j < end {
         write_some(row_out + j, unit, min(end - j, UNIT));
     }
+}
+
+// The classes of a stretch that a thread's gang takes: from `first`, where the gang's first unit is, to `end`. The thread's own
+// units are at the distance of a gang.
+struct Share {
+    first: u32,
+    end: u32,
+}
+
+fn share_of(start: u32, end: u32) -> Share {
+    let units = (end - start + UNIT - 1u) / UNIT;
+    let rounds = (units + LANES - 1u) / LANES;
+    let first = start + lane / GANG * (rounds * GANG * UNIT);
+    return Share(first, min(first + rounds * GANG * UNIT, end));
+}
+
+// So many units that are on their way at once.
+fn take_units(j: u32, share: Share) -> array<Unit, UNITS> {
+    var units: array<Unit, UNITS>;
+    for (var i = 0u; i < UNITS; i += 1u) {
+        units[i] = read_classes(j + i * GANG * UNIT, share.first, share.end);
+    }
+    return units;
 }

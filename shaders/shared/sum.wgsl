@@ -14,7 +14,7 @@ fn begin_sums() {
 }
 
 fn second_of(j: u32) -> f32 {
-    return second_at(second_in + min(j, params.classes - 1u) * class_step());
+    return second_at(second_in + min(j, class_count() - 1u) * class_step());
 }
 
 fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
@@ -49,7 +49,7 @@ fn begin_peak() {}
 
 fn see_unit(j: u32, unit: Unit) {}
 
-fn row_peak(start: u32, end: u32, lane: u32) -> vec2<u32> {
+fn row_peak() -> vec2<u32> {
     return vec2<u32>(0u, NONE);
 }
 
@@ -74,4 +74,12 @@ fn rise() {}
 
 fn join_lanes() -> Stats {
     return Stats();
+}
+
+fn packed(coefficients: Coefficients) -> Stats {
+    return Stats(0, 0u, vec2<f32>(coefficients.sum, 0.0), vec2<f32>(0.0, 0.0), 0u, 0.0);
+}
+
+fn unpacked(entry: Stats) -> Coefficients {
+    return Coefficients(entry.others.x);
 }

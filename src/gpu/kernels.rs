@@ -7,7 +7,7 @@ use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, Pipeline
 
 use crate::DType;
 use crate::job::Op;
-use crate::plan::{Access, Entry, Regime};
+use crate::plan::{Access, Entry, Kind, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 const BINDINGS: [BufferBindingType; 9] = [
@@ -36,7 +36,17 @@ pub(super) struct Kernel {
     /// Whether the classes of a row are apart.
     pub(super) planes: bool,
     pub(super) access: Access,
+    /// Units that a thread has at a time.
+    pub(super) units: u32,
+    /// Threads that take what lies next to each other.
+    pub(super) gang: u32,
     pub(super) fit: Fit,
+    /// The classes, where a kernel is made for their number; else 0.
+    pub(super) classes: u32,
+    /// Classes of a segment, where rows are cut into some.
+    pub(super) segment: u32,
+    /// FLAGS of `shaders/shared/bindings.wgsl`.
+    pub(super) flags: u32,
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
     pub(super) curve: CurveKind,
@@ -77,14 +87,15 @@ pub(super) enum CurveKind {
 /// What tells one pipeline from another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    /// None where the entry point is the same for all of them.
+    /// None where the entry point is the same for all of them, but for the flags.
     kernel: Option<Kernel>,
+    flags: u32,
     entry: Entry,
 }
 
 impl Key {
     fn new(kernel: Kernel, entry: Entry) -> Self {
-        Self { kernel: (!is_total(entry)).then_some(kernel), entry }
+        Self { kernel: (!is_total(entry)).then_some(kernel), flags: kernel.flags, entry }
     }
 }
 
@@ -183,7 +194,7 @@ impl Kernels {
 
 /// Values of the shaders' `override`s.
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
-    let mut constants = vec![("SUBGROUP", f64::from(subgroup))];
+    let mut constants = vec![("SUBGROUP", f64::from(subgroup)), ("FLAGS", f64::from(kernel.flags))];
     if is_total(entry) {
         return constants;
     }
@@ -206,7 +217,12 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, 
         ("GRADIENT", matches!(kernel.op, Op::CrossEntropyGrad | Op::CrossEntropyBackward)),
         ("KNOWN", kernel.op == Op::CrossEntropyBackward),
     ];
-    constants.push(("LANES", f64::from(kernel.regime.lanes())));
+    constants.push(("LANES", kernel.regime.lanes.into()));
+    constants.push(("GANG", kernel.gang.into()));
+    constants.push(("CLASSES", kernel.classes.into()));
+    if kernel.regime.kind == Kind::Split {
+        constants.push(("SEGMENT", kernel.segment.into()));
+    }
     constants.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, 1.0)));
     constants
 }
@@ -227,7 +243,7 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     };
     // What sizes arrays that are not workgroup memory can be no override.
     let tile = if let Access::Staged { elements } = kernel.access { elements / 4 } else { 1 };
-    let sizes = format!("const UNITS: u32 = {}u; const TILE: u32 = {tile}u;", kernel.regime.units());
+    let sizes = format!("const UNITS: u32 = {}u; const TILE: u32 = {tile}u;", kernel.units);
     let mut parts = vec![
         sizes.as_str(),
         shader!("shared/bindings.wgsl"),
@@ -244,14 +260,14 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     }
     let is_sum = matches!(kernel.op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
     parts.push(shader!("shared/rows.wgsl"));
-    parts.extend::<&[&str]>(match kernel.regime {
-        Regime::Rows { .. } => &[shader!("shared/held.wgsl"), shader!("regimes/rows.wgsl")],
-        Regime::Stream { .. } => &[shader!("shared/reread.wgsl"), shader!("regimes/stream.wgsl")],
-        Regime::Split { .. } => {
+    parts.extend::<&[&str]>(match kernel.regime.kind {
+        Kind::Rows => &[shader!("shared/held.wgsl"), shader!("regimes/rows.wgsl")],
+        Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("regimes/stream.wgsl")],
+        Kind::Split => {
             &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("regimes/split.wgsl")]
         }
     });
-    if matches!(kernel.regime, Regime::Stream { .. }) && !is_sum {
+    if kernel.regime.kind == Kind::Stream && !is_sum {
         parts.push(shader!("shared/online.wgsl"));
     }
     parts.push(if is_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") });
@@ -299,11 +315,12 @@ mod tests {
         ];
         let mut modules = Vec::new();
         for op in ops {
-            for (regime, entry) in [
-                (Regime::Rows { lanes: 4, units: 3 }, Entry::HoldRows),
-                (Regime::Stream { units: 4 }, Entry::StreamRow),
-                (Regime::Split { units: 8 }, Entry::SplitReduce),
+            for (kind, lanes, entry) in [
+                (Kind::Rows, 4, Entry::HoldRows),
+                (Kind::Stream, 256, Entry::StreamRows),
+                (Kind::Split, 256, Entry::SplitReduce),
             ] {
+                let regime = Regime { kind, lanes, units: 3 };
                 if entry == Entry::SplitReduce && matches!(op, TopK | Sample) {
                     continue;
                 }
@@ -314,7 +331,12 @@ mod tests {
                     in_place: false,
                     planes: false,
                     access: Access::Direct,
+                    units: 3,
+                    gang: 4,
                     fit: Fit::default(),
+                    classes: 0,
+                    segment: 96,
+                    flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,
                     curve: CurveKind::Plain,
@@ -342,7 +364,7 @@ mod tests {
                 let in_place = op.writes_elements();
                 for labels in [Labels::Smoothed, Labels::Soft].into_iter().take(if op.has_targets() { 2 } else { 0 }) {
                     modules.push((Kernel { labels, ..plain }, entry));
-                    modules.push((Kernel { labels, z_loss: true, in_place, ..full }, entry));
+                    modules.push((Kernel { labels, z_loss: true, in_place, flags: 11, ..full }, entry));
                 }
                 modules.push((Kernel { in_place, ..full }, entry));
                 modules.push((Kernel { in_place, ..plain }, entry));

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::DType;
 use crate::job::{Given, Op, RowTarget};
-use crate::plan::{Access, Entry, Pass, Plan, Regime, UNIT_BYTES, WORKGROUP, Work};
+use crate::plan::{Access, Entry, Kind, Pass, Plan, Regime, UNIT_BYTES, WORKGROUP, Work};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
@@ -163,6 +163,8 @@ impl Scale {
     const POISONED: u32 = 4;
     const ROW_GRADIENTS: u32 = 8;
     const LATER_DRAW: u32 = 16;
+    /// Those that kernels are made for.
+    const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_GRADIENTS;
 
     /// Of targets that the host has checked and weighed.
     pub(super) fn given(dtype: DType, given: &Given<'_>) -> Self {
@@ -246,7 +248,25 @@ impl Scale {
         let z_loss = op.has_targets() && params.z_loss > 0.0;
         let (regime, access) = (plan.regime, plan.access());
         let fit = starts.fit(work, regime, access, pass.rows.end - pass.rows.start);
-        Kernel { op, regime, dtype, in_place, planes: work.inner > 1, access, fit, labels, z_loss, curve }
+        // One thread a row: what is left of its last unit is not even looked at.
+        let classes = if regime.kind == Kind::Rows && regime.lanes == 1 { work.classes as u32 } else { 0 };
+        Kernel {
+            op,
+            regime,
+            dtype,
+            in_place,
+            planes: work.inner > 1,
+            access,
+            units: plan.units(pass.entry),
+            gang: plan.gang(),
+            fit,
+            classes,
+            segment: plan.segment_classes(),
+            flags: if op.has_targets() { params.flags & Self::MADE_FOR } else { 0 },
+            labels,
+            z_loss,
+            curve,
+        }
     }
 }
 
@@ -268,7 +288,7 @@ impl Starts {
             match access {
                 // The rows of a workgroup together.
                 Access::Staged { .. } => {
-                    let group = u64::from(WORKGROUP / regime.lanes()) * work.classes;
+                    let group = u64::from(WORKGROUP / regime.lanes) * work.classes;
                     starts.all(|start| start.is_multiple_of(count)) && (group.is_multiple_of(count))
                 }
                 _ if work.inner > 1 => false,
@@ -282,7 +302,7 @@ impl Starts {
         // The last word must not be shared with what follows either.
         let ends = if matches!(access, Access::Staged { .. }) { rows * work.classes } else { work.classes };
         let even = work.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
-        let is_held = matches!(regime, Regime::Rows { .. });
+        let is_held = regime.kind == Kind::Rows;
         Fit {
             wide: self.is_wide && even && work.inner == 1 && (aligned || !is_held),
             aligned,

@@ -18,8 +18,6 @@ const FEW_VALUES: u64 = 16;
 const LINE_BYTES: u64 = 128;
 /// Bytes that a thread reads or writes at once: a unit.
 pub(crate) const UNIT_BYTES: u64 = 16;
-/// Elements of a row that one workgroup takes in the split regime; the shader's constant of the same name.
-const SEGMENT: u64 = 8192;
 /// Entries before a row's segments in `partials`; the shader's constant of the same name.
 const ROW_ENTRIES: u64 = 2;
 /// Rows of a workgroup that counts targets or sums losses; the shader's constant of the same name.
@@ -52,13 +50,23 @@ pub(crate) struct Limits {
 
 /// How a row is spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Regime {
-    /// As many rows a workgroup as it has threads for, each held in the registers of so many threads, so many units in each.
-    Rows { lanes: u32, units: u32 },
-    /// One workgroup a row, each thread of which has so many units on their way.
-    Stream { units: u32 },
-    /// Several workgroups a row, with a segment each in their registers.
-    Split { units: u32 },
+pub(crate) struct Regime {
+    pub(crate) kind: Kind,
+    /// Threads that share a row, or a segment of one: a power of two up to those of a workgroup, which takes as many as it has
+    /// threads for.
+    pub(crate) lanes: u32,
+    /// Units of it that each of them holds, or has on their way, at a time.
+    pub(crate) units: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Rows are held in registers.
+    Rows,
+    /// Rows are read, and read again.
+    Stream,
+    /// Segments of a row are held in registers, and the row is joined from them.
+    Split,
 }
 
 /// How the rows regime gets at its rows.
@@ -76,7 +84,7 @@ pub(crate) enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
     HoldRows,
-    StreamRow,
+    StreamRows,
     SplitReduce,
     SplitJoin,
     SplitWrite,
@@ -90,7 +98,7 @@ impl Entry {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::HoldRows => "hold_rows",
-            Self::StreamRow => "stream_row",
+            Self::StreamRows => "stream_rows",
             Self::SplitReduce => "split_reduce",
             Self::SplitJoin => "split_join",
             Self::SplitWrite => "split_write",
@@ -259,8 +267,9 @@ impl Plan {
         if work.weighted && classes * 4 > limits.binding_bytes {
             return Err(Unplannable::Weights(classes * 4, limits.binding_bytes));
         }
-        let is_split = matches!(regime, Regime::Split { .. });
-        let segments = if is_split { classes.div_ceil(SEGMENT) } else { 1 };
+        let is_split = regime.kind == Kind::Split;
+        let segment = regime.segment(work.size);
+        let segments = if is_split { classes.div_ceil(segment) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
@@ -287,7 +296,7 @@ impl Plan {
         rows_per_pass /= unit;
         rows_per_pass = all.div_ceil(all.div_ceil(rows_per_pass.max(1)).max(1)).max(1) * unit;
         let whole = classes <= elements && segments <= groups;
-        let segments_per_pass = if whole { segments } else { (elements / SEGMENT).min(groups) };
+        let segments_per_pass = if whole { segments } else { (elements / segment).min(groups) };
         if !whole && !is_split {
             return Err(Unplannable::Classes(classes));
         }
@@ -303,11 +312,16 @@ impl Plan {
     }
 
     fn is_split(&self) -> bool {
-        matches!(self.regime, Regime::Split { .. })
+        self.regime.kind == Kind::Split
+    }
+
+    /// Classes of a segment, in the split regime.
+    fn segment(&self) -> u64 {
+        self.regime.segment(self.work.size)
     }
 
     fn segments_per_row(&self) -> u64 {
-        if self.is_split() { self.work.classes.div_ceil(SEGMENT) } else { 1 }
+        if self.is_split() { self.work.classes.div_ceil(self.segment()) } else { 1 }
     }
 
     /// Whether a row is cut into several passes.
@@ -332,10 +346,7 @@ impl Plan {
 
     /// Bytes of the statistics that passes leave for each other.
     pub(crate) fn partial_bytes(&self) -> u64 {
-        let split = match self.regime {
-            Regime::Split { .. } => self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES),
-            _ => 0,
-        };
+        let split = if self.is_split() { self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES) } else { 0 };
         let groups = if self.work.count || self.work.sum { self.work.rows.div_ceil(GROUP_ROWS) } else { 0 };
         split.max(groups) * PARTIAL_BYTES
     }
@@ -404,23 +415,22 @@ impl Plan {
         let count = rows.end - rows.start;
         let whole = 0..self.work.classes;
         let segments = self.segments_per_row();
-        match self.regime {
-            Regime::Rows { lanes, .. } => {
-                let groups = count.div_ceil(u64::from(WORKGROUP / lanes));
-                passes.push(Pass { classes: whole, ..self.pass(Entry::HoldRows, rows, 0..1, groups) });
+        let at_once = u64::from(WORKGROUP / self.regime.lanes);
+        match self.regime.kind {
+            Kind::Rows | Kind::Stream => {
+                let entry = if self.regime.kind == Kind::Rows { Entry::HoldRows } else { Entry::StreamRows };
+                passes.push(Pass { classes: whole, ..self.pass(entry, rows, 0..1, count.div_ceil(at_once)) });
             }
-            Regime::Stream { .. } => {
-                passes.push(Pass { classes: whole, ..self.pass(Entry::StreamRow, rows, 0..1, count) });
-            }
-            Regime::Split { .. } => {
+            Kind::Split => {
+                let segment = self.segment();
                 let part = |entry, part: Range<u64>| {
-                    let classes = part.start * SEGMENT..whole.end.min(part.end * SEGMENT);
-                    let groups = count * (part.end - part.start);
+                    let classes = part.start * segment..whole.end.min(part.end * segment);
+                    let groups = (count * (part.end - part.start)).div_ceil(at_once);
                     let segments = part.start as u32..part.end as u32;
                     Pass { classes, ..self.pass(entry, rows.clone(), segments, groups) }
                 };
                 passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
-                passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count));
+                passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count.div_ceil(at_once)));
                 if self.work.op.writes_elements() {
                     let writes = pieces(0..segments, self.segments_per_pass);
                     passes.extend(writes.map(|piece| part(Entry::SplitWrite, piece)));
@@ -455,51 +465,63 @@ impl Regime {
     /// By the classes and the adapter alone.
     fn of(work: &Work, limits: &Limits) -> Self {
         let &Work { op, classes, size, .. } = work;
-        let Tuning { subgroup, lane_bytes, held_classes, stream_units, .. } = limits.tuning;
+        let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } = limits.tuning;
         let unit = UNIT_BYTES / size;
         let units = classes.div_ceil(unit);
         // Of the same number of values, whatever their type.
         let most = (u64::from(lane_bytes) / 4 / unit).max(1);
-        let subgroup = u64::from(subgroup);
         // Short rows are spread over as many threads as have a few units each, and take no barrier where they can.
         let few = (FEW_VALUES / unit).min(most);
-        let lanes = units.div_ceil(few).next_power_of_two().min(subgroup);
-        let lanes = lanes.max(units.div_ceil(most).next_power_of_two());
+        let lanes = units.div_ceil(few).next_power_of_two().min(subgroup.into());
+        let mut lanes = lanes.max(units.div_ceil(most).next_power_of_two());
+        // Where neighbours need not be read together, fewer threads may have fewer units that are none.
+        let padded = |lanes: u64| lanes * units.div_ceil(lanes);
+        if !coalesces && lanes > 1 && padded(lanes / 2) < padded(lanes) && units.div_ceil(lanes / 2) <= most {
+            lanes /= 2;
+        }
         // Without whole units a row is not written well but from workgroup memory.
-        let fits = classes.is_multiple_of(unit) || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
+        let fits = classes.is_multiple_of(unit) || !coalesces || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
         if classes <= held_classes.into() && lanes <= WORKGROUP.into() && fits {
-            return Self::Rows { lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
+            return Self { kind: Kind::Rows, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
         }
         if classes <= STREAM || matches!(op, Op::TopK | Op::Sample) {
-            return Self::Stream { units: stream_units };
+            return Self { kind: Kind::Stream, lanes: long_lanes, units: stream_units };
         }
-        Self::Split { units: (SEGMENT / u64::from(WORKGROUP) / unit) as u32 }
+        Self { kind: Kind::Split, lanes: long_lanes, units: most as u32 }
     }
 
     /// Elements of the rows of a workgroup, in whole units.
     fn tile(classes: u64, lanes: u64, unit: u64) -> u64 {
-        (u64::from(WORKGROUP) / lanes.max(1) * classes).next_multiple_of(unit)
+        (u64::from(WORKGROUP) / lanes.clamp(1, WORKGROUP.into()) * classes).next_multiple_of(unit)
     }
 
-    /// Threads that share a row.
-    pub(crate) fn lanes(self) -> u32 {
-        if let Self::Rows { lanes, .. } = self { lanes } else { WORKGROUP }
-    }
-
-    /// Units that each of them holds at a time.
-    pub(crate) fn units(self) -> u32 {
-        let (Self::Rows { units, .. } | Self::Stream { units } | Self::Split { units }) = self;
-        units
+    /// Classes of a segment, of elements of so many bytes.
+    fn segment(self, size: u64) -> u64 {
+        u64::from(self.lanes) * u64::from(self.units) * (UNIT_BYTES / size)
     }
 }
 
 impl Plan {
+    /// Threads that take what lies next to each other; those after them have a stretch of their own.
+    pub(crate) fn gang(&self) -> u32 {
+        self.limits.tuning.subgroup.min(self.regime.lanes)
+    }
+
+    /// Classes of a segment, or 0 where there are none.
+    pub(crate) fn segment_classes(&self) -> u32 {
+        if self.is_split() { self.segment() as u32 } else { 0 }
+    }
+
+    /// Units that a thread has at a time in a pass.
+    pub(crate) fn units(&self, entry: Entry) -> u32 {
+        if entry == Entry::SplitWrite { self.limits.tuning.stream_units } else { self.regime.units }
+    }
+
     /// How the rows regime gets at its rows; a row's bits are the same either way.
     pub(crate) fn access(&self) -> Access {
         let Work { classes, inner, size, .. } = self.work;
-        let Regime::Rows { lanes, .. } = self.regime else { return Access::Direct };
-        let lanes = u64::from(lanes);
-        if !self.limits.tuning.coalesces {
+        let lanes = u64::from(self.regime.lanes);
+        if self.regime.kind != Kind::Rows || !self.limits.tuning.coalesces {
             return Access::Direct;
         }
         if inner > 1 {

@@ -92,7 +92,7 @@ fn cover(what: &str, ranges: impl IntoIterator<Item = Range<u64>>, end: u64) {
 }
 
 fn is_main(entry: Entry) -> bool {
-    matches!(entry, Entry::HoldRows | Entry::StreamRow | Entry::SplitReduce)
+    matches!(entry, Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce)
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn workgroups_reach_every_element() {
         for pass in plan.passes() {
             let rows = pass.rows.end - pass.rows.start;
             let segments = u64::from(pass.segments.end - pass.segments.start);
+            let lanes = u64::from(plan.regime.lanes);
             let needed = match pass.entry {
-                Entry::HoldRows => (rows * u64::from(plan.regime.lanes())).div_ceil(u64::from(WORKGROUP)),
-                Entry::StreamRow | Entry::SplitJoin => rows,
+                Entry::HoldRows | Entry::StreamRows | Entry::SplitJoin => (rows * lanes).div_ceil(WORKGROUP.into()),
                 Entry::SplitReduce | Entry::SplitWrite => {
                     assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
                     let held = pass.classes.end - pass.classes.start;
-                    assert!(segments * SEGMENT >= held && (segments - 1) * SEGMENT < held, "{what}: {pass:?}");
-                    rows * segments
+                    assert!(segments * plan.segment() >= held && (segments - 1) * plan.segment() < held, "{what}: {pass:?}");
+                    (rows * segments * lanes).div_ceil(WORKGROUP.into())
                 }
                 Entry::CountTargets | Entry::SumLosses => rows.div_ceil(GROUP_ROWS),
                 Entry::TotalTargets | Entry::TotalLosses => 1,

@@ -8,7 +8,7 @@ use crate::DType;
 use crate::gpu::buffers::Sabotage;
 use crate::gpu::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::job::Op;
-use crate::plan::{Access, Entry, Regime};
+use crate::plan::{Access, Entry, Kind, Regime};
 
 /// What a fault is, and where the answer comes from.
 struct Fault {
@@ -39,17 +39,22 @@ const FAULTS: [Fault; 5] = [
             for in_place in [false, true] {
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
-                    regime: Regime::Stream { units: 4 },
+                    regime: Regime { kind: Kind::Stream, lanes: open.limits.tuning.long_lanes, units: 4 },
                     dtype: DType::F32,
                     in_place,
                     planes: false,
                     access: Access::Direct,
+                    units: 4,
+                    gang: open.limits.tuning.subgroup,
                     fit: Fit { wide: true, aligned: true, whole: true, even: true },
+                    classes: 0,
+                    segment: 0,
+                    flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,
                     curve: CurveKind::Plain,
                 };
-                open.kernels.spoil(&open.device, kernel, Entry::StreamRow);
+                open.kernels.spoil(&open.device, kernel, Entry::StreamRows);
             }
         },
         reason: "ipeline",
