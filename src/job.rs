@@ -64,6 +64,11 @@ impl Op {
     pub(crate) fn predicts(self) -> bool {
         matches!(self, Self::Predict | Self::TopK | Self::Sample)
     }
+
+    /// Whether a row is gone through again, once it is reduced, to look for classes.
+    pub(crate) fn looks_again(self) -> bool {
+        matches!(self, Self::TopK | Self::Sample)
+    }
 }
 
 /// What is known of a row's target.

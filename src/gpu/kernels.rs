@@ -280,7 +280,7 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         Op::TopK => shader!("top_k.wgsl"),
         Op::Sample => shader!("sample.wgsl"),
     });
-    if !matches!(kernel.op, Op::TopK | Op::Sample) {
+    if !kernel.op.looks_again() {
         parts.push(shader!("shared/no_pick.wgsl"));
     }
     parts.join("\n")

@@ -470,6 +470,13 @@ impl Regime {
         let units = classes.div_ceil(unit);
         // Of the same number of values, whatever their type.
         let most = (u64::from(lane_bytes) / 4 / unit).max(1);
+        if op.looks_again() {
+            // Each thread goes through its share of the row again and again, so there had better be many.
+            let lanes = classes.div_ceil(FEW_VALUES).next_power_of_two().min(WORKGROUP.into());
+            let kind = if units.div_ceil(lanes) <= most { Kind::Rows } else { Kind::Stream };
+            let units = if kind == Kind::Rows { units.div_ceil(lanes) as u32 } else { stream_units };
+            return Self { kind, lanes: lanes as u32, units };
+        }
         // Short rows are spread over as many threads as have a few units each, and take no barrier where they can.
         let few = (FEW_VALUES / unit).min(most);
         let lanes = units.div_ceil(few).next_power_of_two().min(subgroup.into());
@@ -484,7 +491,7 @@ impl Regime {
         if classes <= held_classes.into() && lanes <= WORKGROUP.into() && fits {
             return Self { kind: Kind::Rows, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
         }
-        if classes <= STREAM || matches!(op, Op::TopK | Op::Sample) {
+        if classes <= STREAM {
             return Self { kind: Kind::Stream, lanes: long_lanes, units: stream_units };
         }
         Self { kind: Kind::Split, lanes: long_lanes, units: most as u32 }
