@@ -1,12 +1,21 @@
 // From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
-// Each pass takes groups of rows to a partial a group, and a last workgroup takes those to `summary`.
+// Each pass takes groups of rows, LANES threads a group, to a partial a group; and a last such group takes those to `summary`.
 
 const GROUP_ROWS: u32 = 4096u;
 
-// The rows of a workgroup, as a range of this pass.
+// The group of a thread, and its rows as a range of this pass; none where there is no such group.
+fn group_of(invocation: Invocation) -> u32 {
+    return group_index(invocation) * (WORKGROUP / LANES) + thread / LANES;
+}
+
 fn group_rows(group: u32) -> vec2<u32> {
-    let start = group * GROUP_ROWS;
+    let start = min(group * GROUP_ROWS, params.rows);
     return vec2<u32>(start, start + min(GROUP_ROWS, params.rows - start));
+}
+
+// The first group alone looks at the partials.
+fn partials_of() -> u32 {
+    return select(0u, params.groups, thread < LANES);
 }
 
 // An entry of `partials`, which has other meanings here.
@@ -17,16 +26,14 @@ fn partial(key: i32, at: u32, sum: vec2<f32>) -> Stats {
 @compute @workgroup_size(256)
 fn count_targets(invocation: Invocation) {
     enter(invocation);
-    let group = group_index(invocation);
-    if group * GROUP_ROWS >= params.rows {
-        return;
-    }
+    let group = group_of(invocation);
     let rows = group_rows(group);
+    let lane = thread % LANES;
     var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
     // The first row whose target is no class: of equal keys the lower place.
     var invalid = vec2<u32>(0u, NONE);
-    for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
+    for (var row = rows.x + lane; row < rows.y; row += LANES) {
         let label = targets[params.targets_at + row];
         if !is_ignored(label) {
             counted += 1u;
@@ -40,7 +47,7 @@ fn count_targets(invocation: Invocation) {
     weight = sum_of(weight);
     counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(invalid, LARGEST);
-    if thread == 0u {
+    if lane == 0u && rows.x < rows.y {
         partials[params.first_group + group] = partial(bitcast<i32>(counted), invalid.y, weight);
     }
 }
@@ -51,7 +58,7 @@ fn total_targets(invocation: Invocation) {
     var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
-    for (var i = thread; i < params.groups; i += WORKGROUP) {
+    for (var i = thread; i < partials_of(); i += LANES) {
         let part = partials[i];
         weight = add_pairs(weight, part.others);
         counted += bitcast<u32>(part.key);
@@ -74,14 +81,12 @@ fn total_targets(invocation: Invocation) {
 @compute @workgroup_size(256)
 fn sum_losses(invocation: Invocation) {
     enter(invocation);
-    let group = group_index(invocation);
-    if group * GROUP_ROWS >= params.rows {
-        return;
-    }
+    let group = group_of(invocation);
     let rows = group_rows(group);
+    let lane = thread % LANES;
     var sum = vec2<f32>(0.0, 0.0);
     var largest = 0;
-    for (var row = rows.x + thread; row < rows.y; row += WORKGROUP) {
+    for (var row = rows.x + lane; row < rows.y; row += LANES) {
         let bits = rows_out[params.rows_out_at + row] & 0x7fffffffu;
         largest = max(largest, bitcast<i32>(bits));
         if bits < 0x7f800000u {
@@ -90,7 +95,7 @@ fn sum_losses(invocation: Invocation) {
     }
     sum = sum_of(sum);
     let key = reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
-    if thread == 0u {
+    if lane == 0u && rows.x < rows.y {
         partials[params.first_group + group] = partial(bitcast<i32>(key), 0u, sum);
     }
 }
@@ -100,7 +105,7 @@ fn total_losses(invocation: Invocation) {
     enter(invocation);
     var sum = vec2<f32>(0.0, 0.0);
     var largest = 0;
-    for (var i = thread; i < params.groups; i += WORKGROUP) {
+    for (var i = thread; i < partials_of(); i += LANES) {
         sum = add_pairs(sum, partials[i].others);
         largest = max(largest, partials[i].key);
     }

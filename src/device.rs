@@ -1,6 +1,7 @@
 //! The front door: a device, chosen once and explained, and the operations on it.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::job::Job;
 use crate::placement::Costs;
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
-use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, cpu};
+use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, Tuning, cpu};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.
 ///
@@ -166,6 +167,46 @@ impl Device {
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.memory_budget = bytes)
+    }
+
+    /// How the GPU's kernels are shaped; none on the CPU.
+    #[must_use]
+    pub fn tuning(&self) -> Option<Tuning> {
+        match &self.0.place {
+            Place::Cpu => None,
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => Some(gpu.tuning()),
+        }
+    }
+
+    /// The same device with the GPU's kernels shaped otherwise; the CPU stays as it is. Resident data stays with the device that
+    /// it was uploaded to.
+    ///
+    /// # Errors
+    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    pub fn with_tuning(self, tuning: Tuning) -> Result<Self, Error> {
+        tuning.check()?;
+        #[cfg(feature = "gpu")]
+        if let Place::Gpu(gpu) = &self.0.place {
+            let tuned = gpu.with_tuning(tuning)?;
+            return Ok(self.with(|inner| inner.place = Place::Gpu(tuned)));
+        }
+        Ok(self)
+    }
+
+    /// As [`Device::with_tuning`], from a file that `logits tune` has written.
+    ///
+    /// # Errors
+    /// [`Error::Tuning`] where the file cannot be read or says something else.
+    pub fn with_tuning_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let named = |reason: String| Error::Tuning { reason: format!("{}: {reason}", path.display()) };
+        let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+        match text.parse() {
+            Ok(tuning) => self.with_tuning(tuning),
+            Err(Error::Tuning { reason }) => Err(named(reason)),
+            Err(error) => Err(error),
+        }
     }
 
     /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set.

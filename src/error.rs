@@ -185,6 +185,12 @@ pub enum Error {
         /// What was looked at and why it did not do.
         reason: String,
     },
+    /// A [`Tuning`](crate::Tuning) that no kernels can be made with, or none at all.
+    #[error("no tuning: {reason}")]
+    Tuning {
+        /// Which number or line of it, and what it must be.
+        reason: String,
+    },
     /// The explicitly chosen GPU could not finish the call; inputs are intact and outputs unspecified.
     #[error("the GPU `{adapter}` failed: {reason}")]
     Gpu {

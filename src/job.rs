@@ -66,6 +66,7 @@ impl Op {
     }
 
     /// Whether a row is gone through again, once it is reduced, to look for classes.
+    #[cfg(feature = "gpu")]
     pub(crate) fn looks_again(self) -> bool {
         matches!(self, Self::TopK | Self::Sample)
     }
@@ -196,6 +197,14 @@ pub(crate) struct Given<'a> {
     pub(crate) k: usize,
 }
 
+#[cfg(feature = "gpu")]
+impl Given<'_> {
+    /// Whether an operation does much to each element: a curve, labels that are spread, or something that stands beside it.
+    pub(crate) fn is_heavy(&self, op: Op, second: u64) -> bool {
+        second > 0 || !self.curve.is_plain() || (op.has_targets() && self.scaling.smoothing > 0.0)
+    }
+}
+
 /// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole jobs.
 pub(crate) struct Job<'a> {
     pub(crate) op: Op,
@@ -292,4 +301,14 @@ impl Job<'_> {
             Data::Over { data, stride } => Some((data.reborrow(), *stride)),
         }
     }
+}
+
+/// Bytes between a GPU's memory, its caches included, and the registers of its kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// What must be moved: inputs once in, results once out.
+    pub needed: u64,
+    /// What the kernels move. What they read again soon after may come from a cache.
+    pub moved: u64,
 }

@@ -119,14 +119,17 @@ pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary}
 /// The `half` that this crate is built with: `f16` and `bf16`.
 pub use half;
 pub use job::Prediction;
+#[doc(hidden)]
+pub use job::Traffic;
 pub use logits::{Logits, LogitsMut};
 pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
 pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};
 pub use sampling::Sampling;
 pub use shape::Shape;
 #[doc(hidden)]
-pub use stopwatch::{Stopwatch, Timed};
+pub use stopwatch::{Reading, Stopwatch, Timed};
 pub use targets::{ClassIndex, Targets};
+pub use tuning::Tuning;
 /// The wgpu that this crate is built with, so that an engine can use the same.
 #[cfg(feature = "gpu")]
 pub use wgpu;

@@ -9,7 +9,7 @@ use crate::elements::Sealed;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{HeldGiven, Timing};
-use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::job::{Data, Given, Job, Op, RowsOut, Traffic};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;
@@ -27,6 +27,27 @@ pub enum Timed {
     CrossEntropyGrad,
     /// So many classes.
     TopK(usize),
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// From submission to the end of waiting.
+    pub wall: Duration,
+    /// By the device's own timestamps, where it has them.
+    pub device: Option<Duration>,
+}
+
+impl Reading {
+    /// By the best clock that there is.
+    #[must_use]
+    pub fn best(self) -> Duration {
+        self.device.unwrap_or(self.wall)
+    }
+
+    fn since(start: Instant) -> Self {
+        Self { wall: start.elapsed(), device: None }
+    }
 }
 
 /// An operation with its inputs and results in the device's own memory, ready to be run again and again.
@@ -81,14 +102,17 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 watch.on_gpu = Some(block_on(async {
                     let settings = Settings::default();
                     let input = (x.elements(), shape.block());
-                    let logits = gpu.upload(shape, input, settings, Waiting::Here).await?;
+                    let mut inputs = vec![gpu.upload(shape, input, settings, Waiting::Here).await?];
+                    for _ in 1..Timing::sets(&inputs[0], size_of_val(x.data()) as u64) {
+                        inputs.push(gpu.upload(shape, input, settings, Waiting::Here).await?);
+                    }
                     let given = Self::given(op, k, &watch.prepared)?;
                     let targets = match op.has_targets() {
                         true => Some(gpu.upload_targets(shape, &given, settings, Waiting::Here).await?),
                         false => None,
                     };
                     let held = HeldGiven { targets: targets.as_ref(), ..HeldGiven::default() };
-                    Timing::new(logits, op, T::DTYPE, &given, held).await
+                    Timing::new(inputs, op, T::DTYPE, &given, held).await
                 })?);
             }
         }
@@ -117,34 +141,43 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         cpu::run(Job::new(*op, logits.view(), data, Self::given(*op, *k, prepared)?, rows_out))
     }
 
+    /// What one run moves, as the plan has it; the CPU has none.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        #[cfg(feature = "gpu")]
+        return self.on_gpu.as_ref().map(Timing::traffic);
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
     /// One run of the operation, from command to finished result, without any transfer to or from the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
-    pub fn operation(&mut self) -> Result<Duration, Error> {
+    pub fn operation(&mut self) -> Result<Reading, Error> {
         #[cfg(feature = "gpu")]
-        if let Some(timing) = &self.on_gpu {
+        if let Some(timing) = &mut self.on_gpu {
             return timing.operation(Settings::default().patience);
         }
         let start = Instant::now();
         self.run_on_cpu()?;
         black_box(&self.elements);
-        Ok(start.elapsed())
+        Ok(Reading::since(start))
     }
 
     /// One plain copy of the logits in the device's own memory, on as many threads as the operation may use.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
-    pub fn copy(&mut self) -> Result<Duration, Error> {
+    pub fn copy(&mut self) -> Result<Reading, Error> {
         #[cfg(feature = "gpu")]
-        if let Some(timing) = &self.on_gpu {
+        if let Some(timing) = &mut self.on_gpu {
             return timing.copy(Settings::default().patience);
         }
         let start = Instant::now();
         copy_on_all_threads(self.logits.data(), &mut self.elements);
         black_box(&self.elements);
-        Ok(start.elapsed())
+        Ok(Reading::since(start))
     }
 }
 

@@ -1,26 +1,35 @@
 //! What kernels are shaped by, beyond what they must do: numbers of an adapter.
 
-use crate::plan::WORKGROUP;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
-/// How kernels are shaped to an adapter. The defaults follow from its limits and features.
+use crate::Error;
+
+/// How kernels are shaped to an adapter. The defaults follow from its limits and features; `logits tune` looks for better ones
+/// and writes them to a file, for [`Device::with_tuning_file`](crate::Device::with_tuning_file).
+///
+/// As text it is a line `name = value` a number; lines that start with `#` are comments.
 ///
 /// A row's results depend on its logits and on these numbers, in their last bits, so one device has one set of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Threads that are taken to exchange values without a barrier: a power of two up to 256.
+    /// Threads that take what lies next to each other and are expected to exchange values without a barrier: a power of two
+    /// from 1 to 256.
     pub subgroup: u32,
-    /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 16.
+    /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 32 from 32 to 512.
     pub lane_bytes: u32,
-    /// Widest row that is held in registers.
+    /// Widest row that is held in registers, up to 65,536 classes.
     pub held_classes: u32,
-    /// Threads that share a longer row, or a segment of one.
+    /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,
-    /// Loads of 16 bytes that a thread has on their way where a row is streamed.
+    /// Loads of 16 bytes that a thread has on their way where a row is streamed: 1 to 16.
     pub stream_units: u32,
     /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU that acts as one does not mind.
     pub coalesces: bool,
 }
 
+#[cfg(feature = "gpu")]
 impl Tuning {
     /// From the size of the adapter's subgroups, or 1 where it has none, and whether it is software.
     pub(crate) fn new(subgroup: u32, is_software: bool) -> Self {
@@ -31,9 +40,104 @@ impl Tuning {
             lane_bytes: (4096 / subgroup).clamp(128, 512),
             held_classes: 8192,
             // On a CPU a barrier is dear, and nobody waits for a row.
-            long_lanes: if is_software { subgroup } else { WORKGROUP },
+            long_lanes: if is_software { subgroup } else { 256 },
             stream_units: 4,
             coalesces: !is_software,
+        }
+    }
+}
+
+impl Tuning {
+    /// # Errors
+    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    pub(crate) fn check(self) -> Result<Self, Error> {
+        let power = |value: u32, least| value.is_power_of_two() && (least..=256).contains(&value);
+        let checks = [
+            ("subgroup", self.subgroup, "a power of two from 1 to 256", power(self.subgroup, 1)),
+            (
+                "lane_bytes",
+                self.lane_bytes,
+                "a multiple of 32 from 32 to 512",
+                self.lane_bytes.is_multiple_of(32) && (32..=512).contains(&self.lane_bytes),
+            ),
+            ("held_classes", self.held_classes, "at most 65536", self.held_classes <= 65_536),
+            ("long_lanes", self.long_lanes, "a power of two from 4 to 256", power(self.long_lanes, 4)),
+            ("stream_units", self.stream_units, "1 to 16", (1..=16).contains(&self.stream_units)),
+        ];
+        match checks.into_iter().find(|(.., holds)| !holds) {
+            Some((name, value, wanted, _)) => {
+                Err(Error::Tuning { reason: format!("{name} = {value}, where it must be {wanted}") })
+            }
+            None => Ok(self),
+        }
+    }
+}
+
+impl fmt::Display for Tuning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "subgroup = {}", self.subgroup)?;
+        writeln!(f, "lane_bytes = {}", self.lane_bytes)?;
+        writeln!(f, "held_classes = {}", self.held_classes)?;
+        writeln!(f, "long_lanes = {}", self.long_lanes)?;
+        writeln!(f, "stream_units = {}", self.stream_units)?;
+        writeln!(f, "coalesces = {}", self.coalesces)
+    }
+}
+
+impl FromStr for Tuning {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Tuning { reason };
+        let mut values: BTreeMap<&str, &str> = BTreeMap::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (name, value) = line.split_once('=').ok_or_else(|| wrong(format!("`{line}` is no `name = value`")))?;
+            if values.insert(name.trim(), value.trim()).is_some() {
+                return Err(wrong(format!("{} is there twice", name.trim())));
+            }
+        }
+        let mut take = |name: &str| values.remove(name).ok_or_else(|| wrong(format!("{name} is missing")));
+        let number = |name: &str, text: &str| {
+            text.parse().map_err(|_| wrong(format!("{name} = {text}, where it must be a whole number")))
+        };
+        let coalesces = take("coalesces")?;
+        let tuning = Self {
+            subgroup: number("subgroup", take("subgroup")?)?,
+            lane_bytes: number("lane_bytes", take("lane_bytes")?)?,
+            held_classes: number("held_classes", take("held_classes")?)?,
+            long_lanes: number("long_lanes", take("long_lanes")?)?,
+            stream_units: number("stream_units", take("stream_units")?)?,
+            coalesces: coalesces
+                .parse()
+                .map_err(|_| wrong(format!("coalesces = {coalesces}, where it must be true or false")))?,
+        };
+        match values.keys().next() {
+            Some(name) => Err(wrong(format!("there is no `{name}`"))),
+            None => tuning.check(),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "gpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_says_it_all_and_nothing_else() {
+        for tuning in [Tuning::new(32, false), Tuning::new(8, true), Tuning::new(1, false), Tuning::new(128, false)] {
+            assert_eq!(tuning.check().unwrap(), tuning);
+            let text = format!("# of an adapter\n{tuning}");
+            assert_eq!(text.parse::<Tuning>().unwrap(), tuning);
+            for (wrong, reason) in [
+                (text.replace("subgroup =", "subgroups ="), "subgroup is missing"),
+                (format!("{text}\nspeed = 9"), "there is no `speed`"),
+                (format!("{text}\nlong_lanes = 64"), "long_lanes is there twice"),
+                (text.replace("stream_units = 4", "stream_units = 40"), "stream_units = 40, where it must be 1 to 16"),
+                (text.replace("stream_units = 4", "stream_units"), "`stream_units` is no `name = value`"),
+                (text.replace("stream_units = 4", "stream_units = x"), "must be a whole number"),
+            ] {
+                assert!(wrong.parse::<Tuning>().unwrap_err().to_string().contains(reason), "{reason}");
+            }
         }
     }
 }

@@ -1,16 +1,17 @@
 //! `logits bench`: an operation's time over that of a plain copy of the logits, on the same device in the same run.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use logits::half::{bf16, f16};
-use logits::{CrossEntropy, DType, Device, Element, Error, Logits, Stopwatch, Targets, Timed};
+use logits::{CrossEntropy, DType, Device, Element, Error, Logits, Reading, Stopwatch, Targets, Timed, Traffic};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::{CliError, Common, progress};
+use crate::{CliError, Common, plot, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// The type of the logits
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DTypeName,
+    /// Draw GB/s over classes, beside the copy's, into this SVG file
+    #[arg(long)]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -70,11 +74,45 @@ impl FromStr for RowsByClasses {
 const RUNS: usize = 31;
 const BUDGET: Duration = Duration::from_secs(2);
 
-struct Row {
+pub(crate) struct Row {
     op: OpName,
     shape: [usize; 2],
+    dtype: DType,
+    /// By the device's timestamps where it has them, in the same clock as the copy.
     median: Duration,
     copy: Duration,
+    wall: Duration,
+    has_timestamps: bool,
+    traffic: Option<Traffic>,
+}
+
+impl Row {
+    pub(crate) fn op(&self) -> String {
+        self.op.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.shape[1]
+    }
+
+    fn bytes(&self) -> f64 {
+        (self.shape[0] * self.shape[1] * self.dtype.size()) as f64
+    }
+
+    /// The logits read once and, but for the loss alone, written once.
+    pub(crate) fn gb_per_s(&self) -> f64 {
+        let written = if self.op == OpName::CrossEntropy { 0.0 } else { 1.0 };
+        self.bytes() * (1.0 + written) / self.median.as_secs_f64() / 1e9
+    }
+
+    pub(crate) fn copy_gb_per_s(&self) -> f64 {
+        self.bytes() * 2.0 / self.copy.as_secs_f64() / 1e9
+    }
+
+    /// Bytes that the kernels move over those that they must; the CPU counts none.
+    fn traffic_ratio(&self) -> Option<f64> {
+        self.traffic.map(|Traffic { needed, moved, .. }| moved as f64 / needed as f64)
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
@@ -90,8 +128,12 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
 fn run_with<T: Element<Row = f32>>(options: &Options, device: &Device, narrow: fn(f32) -> T) -> Result<(), CliError> {
     if !options.common.json {
         println!("{device}\n");
-        println!("{:<20} {:>14} {:>11} {:>8} {:>11} {:>8}", "op", "shape", "median ms", "GB/s", "copy ms", "copies");
+        println!(
+            "{:<20} {:>14} {:>11} {:>8} {:>11} {:>8} {:>11} {:>8}",
+            "op", "shape", "median ms", "GB/s", "copy ms", "copies", "wall ms", "traffic"
+        );
     }
+    let mut rows = Vec::new();
     let bar = progress((options.shapes.len() * options.ops.len()) as u64, "measurements");
     for &RowsByClasses(shape) in &options.shapes {
         let elements = logits::Shape::from(shape).elements()?;
@@ -104,13 +146,19 @@ fn run_with<T: Element<Row = f32>>(options: &Options, device: &Device, narrow: f
         let targets: Vec<u32> = (0..shape[0]).map(|_| rng.random_range(0..shape[1] as u32)).collect();
         for &op in &options.ops {
             let row = measure(device, op, &logits, shape, &targets)?;
-            bar.suspend(|| print(&row, T::DTYPE, device, options.common.json));
+            bar.suspend(|| print(&row, device, options.common.json));
+            rows.push(row);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     if !options.common.json {
-        println!("\nGB/s: the logits read once and, but for cross_entropy, written once; copies: median / copy.");
+        let clock = if rows.iter().any(|row| row.has_timestamps) { "the device's timestamps" } else { "wall clock" };
+        println!("\nmedian and copy by {clock}; GB/s: the logits read once and, but for cross_entropy, written once;");
+        println!("copies: median / copy; traffic: bytes that the kernels move / bytes that they must.");
+    }
+    if let Some(path) = &options.plot {
+        plot::draw(path, &rows, &format!("{} ({}), {}", device.name(), device.backend(), T::DTYPE))?;
     }
     Ok(())
 }
@@ -140,11 +188,24 @@ fn measure<T: Element<Row = f32>>(
     let mut spent = Duration::ZERO;
     // Taken in turn, so that whatever slows the machine slows both.
     while operations.len() < 5 || (operations.len() < RUNS && spent < BUDGET) {
-        copies.push(watch.copy()?);
-        operations.push(watch.operation()?);
-        spent += copies[copies.len() - 1] + operations[operations.len() - 1];
+        let (copy, operation) = (watch.copy()?, watch.operation()?);
+        spent += copy.wall + operation.wall;
+        copies.push(copy);
+        operations.push(operation);
     }
-    Ok(Row { op, shape, median: median(operations), copy: median(copies) })
+    // One clock for both.
+    let has_timestamps = copies.iter().chain(&operations).all(|reading| reading.device.is_some());
+    let by = if has_timestamps { Reading::best } else { |reading: Reading| reading.wall };
+    Ok(Row {
+        op,
+        shape,
+        dtype: T::DTYPE,
+        median: median(operations.iter().copied().map(by).collect()),
+        copy: median(copies.into_iter().map(by).collect()),
+        wall: median(operations.iter().map(|reading| reading.wall).collect()),
+        has_timestamps,
+        traffic: watch.traffic(),
+    })
 }
 
 /// A fast wrong answer is worth nothing: a few rows against float64.
@@ -193,7 +254,7 @@ fn verify<T: Element<Row = f32>>(
         if bad {
             return Err(CliError::Usage(format!(
                 "{} of {}x{classes} is wrong in row {row}; nothing was timed",
-                name(op),
+                op.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
                 shape[0]
             )));
         }
@@ -201,40 +262,39 @@ fn verify<T: Element<Row = f32>>(
     Ok(())
 }
 
-fn print(row: &Row, dtype: DType, device: &Device, as_json: bool) {
+fn print(row: &Row, device: &Device, as_json: bool) {
     let [rows, classes] = row.shape;
-    let bytes = (rows * classes * dtype.size()) as f64 * if row.op == OpName::CrossEntropy { 1.0 } else { 2.0 };
-    let (median, copy) = (row.median.as_secs_f64(), row.copy.as_secs_f64());
-    let (rate, copies) = (bytes / median / 1e9, median / copy);
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let (median, copy, wall) = (ms(row.median), ms(row.copy), ms(row.wall));
     if as_json {
         println!(
             "{}",
             json!({
-                "op": name(row.op),
+                "op": row.op(),
                 "rows": rows,
                 "classes": classes,
-                "dtype": dtype.to_string(),
+                "dtype": row.dtype.to_string(),
                 "device": device.name(),
                 "backend": device.backend(),
-                "median_ms": median * 1e3,
-                "gb_per_s": rate,
-                "copy_ms": copy * 1e3,
-                "copies": copies,
+                "median_ms": median,
+                "gb_per_s": row.gb_per_s(),
+                "copy_ms": copy,
+                "copies": median / copy,
+                "clock": if row.has_timestamps { "timestamps" } else { "wall" },
+                "wall_ms": wall,
+                "traffic": row.traffic_ratio(),
             })
         );
     } else {
         let shape = format!("{rows}x{classes}");
+        let traffic = row.traffic_ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
         println!(
-            "{:<20} {shape:>14} {:>11.3} {rate:>8.2} {:>11.3} {copies:>8.2}",
-            name(row.op),
-            median * 1e3,
-            copy * 1e3
+            "{:<20} {shape:>14} {median:>11.3} {:>8.2} {copy:>11.3} {:>8.2} {wall:>11.3} {traffic:>8}",
+            row.op(),
+            row.gb_per_s(),
+            median / copy,
         );
     }
-}
-
-fn name(op: OpName) -> String {
-    op.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

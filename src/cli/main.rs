@@ -5,6 +5,8 @@ mod check;
 mod info;
 mod loss;
 mod npy;
+mod plot;
+mod tune;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ enum Command {
     Loss(loss::Options),
     /// Time operations, in units of a plain copy of the logits on the same device
     Bench(bench::Options),
+    /// Look for the kernel sizes that are fastest on a GPU, and write them to a file for --tuning
+    Tune(tune::Options),
 }
 
 #[derive(clap::Args)]
@@ -46,6 +50,9 @@ struct Common {
     /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or gl: before it if needed
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Shape the GPU's kernels by this file of `logits tune`
+    #[arg(long)]
+    tuning: Option<PathBuf>,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -53,7 +60,11 @@ struct Common {
 
 impl Common {
     fn open(&self) -> Result<Device, CliError> {
-        Ok(Device::open(&self.device)?)
+        let device = Device::open(&self.device)?;
+        Ok(match &self.tuning {
+            Some(path) => device.with_tuning_file(path)?,
+            None => device,
+        })
     }
 }
 
@@ -84,7 +95,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("a command is needed: info, check, loss or bench; see --help");
+            return fail("a command is needed: info, check, loss, bench or tune; see --help");
         }
         Err(error) => {
             let text = error.to_string();
@@ -97,6 +108,7 @@ fn main() -> ExitCode {
         Command::Check { common } => common.open().and_then(|device| check::run(&device, common.json)),
         Command::Loss(options) => loss::run(&options).map(|()| true),
         Command::Bench(options) => bench::run(&options).map(|()| true),
+        Command::Tune(options) => tune::run(&options).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

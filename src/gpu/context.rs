@@ -25,6 +25,8 @@ struct Shared {
     backend: &'static str,
     /// The caller's device is not ours to open again.
     is_borrowed: bool,
+    /// In place of what follows from the adapter.
+    tuning: Option<Tuning>,
 }
 
 /// One wgpu device and what was made with it.
@@ -64,14 +66,16 @@ impl Gpu {
             return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
         }
         let open = Open::new(device.clone(), queue.clone(), &info, Arc::default());
-        Ok(Self(Arc::new(Shared { open: Mutex::new(Arc::new(open)), name: info.name, backend, is_borrowed: true })))
+        let (open, name) = (Mutex::new(Arc::new(open)), info.name);
+        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None })))
     }
 
     pub(super) async fn open(adapter: &Adapter) -> Result<Self, String> {
         let info = adapter.get_info();
         let backend = backend_name(info.backend);
         let open = Open::request(adapter).await?;
-        Ok(Self(Arc::new(Shared { open: Mutex::new(Arc::new(open)), name: info.name, backend, is_borrowed: false })))
+        let (open, name) = (Mutex::new(Arc::new(open)), info.name);
+        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: false, tuning: None })))
     }
 
     /// The adapter's name.
@@ -84,6 +88,25 @@ impl Gpu {
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.0.backend
+    }
+
+    /// How kernels are shaped.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        lock(&self.0.open).limits.tuning
+    }
+
+    /// The same wgpu device with kernels of another shape. Resident data and steps stay with the `Gpu` that made them.
+    ///
+    /// # Errors
+    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    pub fn with_tuning(&self, tuning: Tuning) -> Result<Self, Error> {
+        tuning.check()?;
+        let now = lock(&self.0.open).clone();
+        let open = Open::new(now.device.clone(), now.queue.clone(), &now.device.adapter_info(), now.faults.clone());
+        let open = Mutex::new(Arc::new(open.tuned(Some(tuning))));
+        let Shared { ref name, backend, is_borrowed, .. } = *self.0;
+        Ok(Self(Arc::new(Shared { open, name: name.clone(), backend, is_borrowed, tuning: Some(tuning) })))
     }
 
     /// The device as it is now, opened anew where the last one was lost.
@@ -106,7 +129,7 @@ impl Gpu {
         };
         match again {
             Ok(again) => {
-                let again = Arc::new(again);
+                let again = Arc::new(again.tuned(self.0.tuning));
                 *lock(&self.0.open) = again.clone();
                 Ok(again)
             }
@@ -131,7 +154,7 @@ impl Gpu {
 impl Open {
     async fn request(adapter: &Adapter) -> Result<Self, String> {
         let info = adapter.get_info();
-        let mut features = Features::SUBGROUP;
+        let mut features = Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
         if matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu) {
             features |= Features::MAPPABLE_PRIMARY_BUFFERS;
         }
@@ -186,6 +209,11 @@ impl Open {
             queue,
             faults,
         }
+    }
+
+    fn tuned(mut self, tuning: Option<Tuning>) -> Self {
+        self.limits.tuning = tuning.unwrap_or(self.limits.tuning);
+        self
     }
 
     pub(super) fn lost(&self) -> Option<String> {

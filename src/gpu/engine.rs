@@ -354,7 +354,7 @@ impl Gpu {
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
         let needs_loss = reduces && op != Op::CrossEntropyBackward;
-        let work = Work {
+        let mut work = Work {
             strides: layout.strides(shape)?,
             size: dtype.size() as u64,
             second: op.second_bytes(dtype, is_soft),
@@ -377,6 +377,7 @@ impl Gpu {
             given.curve = loss.curve(layout.curve)?;
             given.scaling = loss.scaling(shape.classes(), 1.0, 1);
         }
+        work.heavy = given.is_heavy(op, work.second);
         let scale = Scale::new(dtype, &given, is_soft, is_mean, &ignored);
         let open = self.current().await?;
         let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use wgpu::{BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages};
+use wgpu::{
+    BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages,
+};
 
 use crate::DType;
 use crate::job::Op;
@@ -45,6 +47,8 @@ pub(super) struct Kernel {
     pub(super) classes: u32,
     /// Classes of a segment, where rows are cut into some.
     pub(super) segment: u32,
+    /// Threads that sum over a group of rows, of the whole batch.
+    pub(super) long_lanes: u32,
     /// FLAGS of `shaders/shared/bindings.wgsl`.
     pub(super) flags: u32,
     pub(super) labels: Labels,
@@ -90,12 +94,13 @@ struct Key {
     /// None where the entry point is the same for all of them, but for the flags.
     kernel: Option<Kernel>,
     flags: u32,
+    long_lanes: u32,
     entry: Entry,
 }
 
 impl Key {
     fn new(kernel: Kernel, entry: Entry) -> Self {
-        Self { kernel: (!is_total(entry)).then_some(kernel), flags: kernel.flags, entry }
+        Self { kernel: (!is_total(entry)).then_some(kernel), flags: kernel.flags, long_lanes: kernel.long_lanes, entry }
     }
 }
 
@@ -158,10 +163,8 @@ fn compile(
 ) -> ComputePipeline {
     let name = entry.name();
     let label = format!("logits {:?} {name}", kernel.op);
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(&label),
-        source: wgpu::ShaderSource::Wgsl(source.into()),
-    };
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
     // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
     // which are those of what is bound; a label is used as an index only where it is below the classes; and
     // workgroup memory is sized by the plan for the rows that it holds.
@@ -196,6 +199,7 @@ impl Kernels {
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
     let mut constants = vec![("SUBGROUP", f64::from(subgroup)), ("FLAGS", f64::from(kernel.flags))];
     if is_total(entry) {
+        constants.push(("LANES", kernel.long_lanes.into()));
         return constants;
     }
     let is_loss = kernel.op.has_targets();
@@ -263,9 +267,7 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     parts.extend::<&[&str]>(match kernel.regime.kind {
         Kind::Rows => &[shader!("shared/held.wgsl"), shader!("regimes/rows.wgsl")],
         Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("regimes/stream.wgsl")],
-        Kind::Split => {
-            &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("regimes/split.wgsl")]
-        }
+        Kind::Split => &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("regimes/split.wgsl")],
     });
     if kernel.regime.kind == Kind::Stream && !is_sum {
         parts.push(shader!("shared/online.wgsl"));
@@ -336,6 +338,7 @@ mod tests {
                     fit: Fit::default(),
                     classes: 0,
                     segment: 96,
+                    long_lanes: 256,
                     flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,

@@ -12,11 +12,13 @@ mod resident;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod wait;
 
 pub(crate) use adapter::{Opened, list, open};
 pub use context::Gpu;
 pub use engine::{BoundStep, Operation, Step, StepBuffers, StepLayout};
 pub use record::Summary;
-pub(crate) use resident::{Held, HeldGiven, HeldTargets, Results, Timing};
+pub(crate) use resident::{Held, HeldGiven, HeldTargets, Results};
+pub(crate) use timing::Timing;
 pub(crate) use wait::Waiting;

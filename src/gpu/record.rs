@@ -262,6 +262,7 @@ impl Scale {
             fit,
             classes,
             segment: plan.segment_classes(),
+            long_lanes: plan.long_lanes(),
             flags: if op.has_targets() { params.flags & Self::MADE_FOR } else { 0 },
             labels,
             z_loss,
@@ -485,8 +486,7 @@ impl Open {
             soft_rows: if work.second > 0 { work.rows as u32 } else { 0 },
             ..scale.params
         };
-        let starts =
-            Starts { places: [values.logits_at, elements.at], is_wide: logits.is_wide && elements.is_wide };
+        let starts = Starts { places: [values.logits_at, elements.at], is_wide: logits.is_wide && elements.is_wide };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage =
             [logits, targets, weights, elements, rows_out, partials, summary, row_gradients].map(|place| place.binding);

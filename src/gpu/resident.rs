@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytemuck::cast_slice;
-use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode, PollType};
+use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode};
 
 use super::context::{Gpu, Open};
 use super::fault::Fault;
@@ -17,7 +16,7 @@ use crate::error::try_vec;
 use crate::job::{Given, Op};
 use crate::plan::{Plan, Work};
 use crate::settings::Settings;
-use crate::{DType, Error, Shape};
+use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes of a summary, in a buffer of several.
 const SUMMARY_SLOT: u64 = 256;
@@ -27,25 +26,25 @@ const PIECE: u64 = 32 << 20;
 /// Rows on the device, in as many buffers as it takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    open: Arc<Open>,
-    shape: Shape,
-    row_bytes: u64,
+    pub(super) open: Arc<Open>,
+    pub(super) shape: Shape,
+    pub(super) row_bytes: u64,
     /// Whether there are values of rows, in their order, and not one of each class.
     of_rows: bool,
-    chunks: Vec<Chunk>,
+    pub(super) chunks: Vec<Chunk>,
 }
 
 #[derive(Clone, Debug)]
-struct Chunk {
-    rows: Range<usize>,
-    memory: Arc<Lent>,
+pub(super) struct Chunk {
+    pub(super) rows: Range<usize>,
+    pub(super) memory: Arc<Lent>,
 }
 
 /// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next comes later in the queue.
 #[derive(Debug)]
-struct Lent {
+pub(super) struct Lent {
     open: Arc<Open>,
-    buffer: Buffer,
+    pub(super) buffer: Buffer,
 }
 
 impl Drop for Lent {
@@ -171,7 +170,7 @@ impl Gpu {
 
 impl Open {
     /// Memory for rows of so many bytes, in the chunks that rows of that shape come in.
-    async fn hold(self: &Arc<Self>, shape: Shape, row_bytes: u64, of_rows: bool) -> Result<Held, Error> {
+    pub(super) async fn hold(self: &Arc<Self>, shape: Shape, row_bytes: u64, of_rows: bool) -> Result<Held, Error> {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
         // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
         // rows lie across each other, in a binding.
@@ -199,6 +198,13 @@ impl Open {
         let chunks = held.map_err(|fault| self.error(fault))?;
         Ok(Held { open: self.clone(), shape, row_bytes, of_rows, chunks })
     }
+}
+
+/// The dispatches over a chunk, the buffers beside those of the results, and what is moved.
+pub(super) struct Bound {
+    pub(super) dispatches: Vec<Dispatch>,
+    buffers: [Buffer; 2],
+    pub(super) traffic: Traffic,
 }
 
 impl Held {
@@ -339,7 +345,8 @@ impl Held {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
-                        let (dispatches, buffers) = self.bind_chunk(nth, op, dtype, given, held, &results)?;
+                        let Bound { dispatches, buffers, .. } =
+                            self.bind_chunk(nth, op, dtype, given, held, &results)?;
                         dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
                         aside.extend(buffers);
                     }
@@ -354,9 +361,11 @@ impl Held {
 
     /// What a plan is to know of some rows.
     fn work(&self, op: Op, dtype: DType, given: &Given<'_>, rows: usize, inner: usize) -> Work {
+        let second = op.second_bytes(dtype, given.second.is_some());
         Work {
             size: dtype.size() as u64,
-            second: op.second_bytes(dtype, given.second.is_some()),
+            second,
+            heavy: given.is_heavy(op, second),
             predictions: given.k as u64,
             weighted: given.scaling.weight.is_some(),
             sum: op.has_targets() && op.has_values(),
@@ -364,8 +373,8 @@ impl Held {
         }
     }
 
-    /// The dispatches over a chunk, and the buffers beside those of the results.
-    fn bind_chunk(
+    /// Binds an operation over a chunk.
+    pub(super) fn bind_chunk(
         &self,
         nth: usize,
         op: Op,
@@ -373,7 +382,7 @@ impl Held {
         given: &Given<'_>,
         held: HeldGiven<'_>,
         results: &Results,
-    ) -> Result<(Vec<Dispatch>, [Buffer; 2]), Fault> {
+    ) -> Result<Bound, Fault> {
         let open = &self.open;
         let chunk = &self.chunks[nth];
         let work = self.work(op, dtype, given, chunk.rows.len(), self.inner(chunk));
@@ -412,7 +421,8 @@ impl Held {
         let scale = Scale::given(dtype, given);
         let (dispatches, contents) = open.bind(&plan, work, &passes, scale, &bound, &params);
         open.queue.write_buffer(&params, 0, &contents);
-        Ok((dispatches, [scratch, params]))
+        let traffic = plan.traffic(!given.curve.is_plain());
+        Ok(Bound { dispatches, buffers: [scratch, params], traffic })
     }
 
     /// Adds up summaries.
@@ -454,64 +464,5 @@ impl Open {
             .await?;
         self.poller.settle(Some(submission), vec![mapped], settings.patience, waiting).await?;
         Ok(staged)
-    }
-}
-
-/// An operation over resident logits, bound once, to be timed again and again beside a plain copy of the logits.
-pub(crate) struct Timing {
-    logits: Held,
-    copies: Held,
-    /// Kept alive, for they are what the dispatches write.
-    _results: Results,
-    dispatches: Vec<Dispatch>,
-}
-
-impl Timing {
-    pub(crate) async fn new(
-        logits: Held,
-        op: Op,
-        dtype: DType,
-        given: &Given<'_>,
-        held: HeldGiven<'_>,
-    ) -> Result<Self, Error> {
-        let open = logits.open.clone();
-        let results = logits.run(op, dtype, given, held).await?;
-        let copies = open.hold(logits.shape, logits.row_bytes, false).await?;
-        let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, given, held, &results));
-        let dispatches = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
-        let dispatches =
-            dispatches.map_err(|fault| open.error(fault))?.into_iter().flat_map(|(bound, _)| bound).collect();
-        Ok(Self { logits, copies, _results: results, dispatches })
-    }
-
-    /// Runs the operation, and waits.
-    pub(crate) fn operation(&self, patience: Duration) -> Result<Duration, Error> {
-        self.timed(patience, |encoder| {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
-        })
-    }
-
-    /// Copies the logits, and waits.
-    pub(crate) fn copy(&self, patience: Duration) -> Result<Duration, Error> {
-        self.timed(patience, |encoder| {
-            for (from, to) in self.logits.chunks.iter().zip(&self.copies.chunks) {
-                let bytes = (from.rows.len() as u64 * self.logits.row_bytes).next_multiple_of(4);
-                encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
-            }
-        })
-    }
-
-    fn timed(&self, patience: Duration, record: impl Fn(&mut wgpu::CommandEncoder)) -> Result<Duration, Error> {
-        let open = &self.logits.open;
-        let mut encoder = open.device.create_command_encoder(&Default::default());
-        record(&mut encoder);
-        let commands = encoder.finish();
-        let start = Instant::now();
-        let submission_index = Some(open.queue.submit([commands]));
-        open.device
-            .poll(PollType::Wait { submission_index, timeout: Some(patience) })
-            .map_err(|error| open.error(Fault::new(error.to_string())))?;
-        Ok(start.elapsed())
     }
 }

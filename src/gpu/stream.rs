@@ -155,9 +155,11 @@ async fn keeping_logits(
 
 /// What a plan is to know of some rows of a job, in blocks of `inner`.
 fn work_of(job: &Job<'_>, rows: usize, inner: usize) -> Work {
+    let second = job.op.second_bytes(job.dtype(), job.given.second.is_some());
     Work {
         size: job.dtype().size() as u64,
-        second: job.op.second_bytes(job.dtype(), job.given.second.is_some()),
+        second,
+        heavy: job.given.is_heavy(job.op, second),
         predictions: job.given.k as u64,
         weighted: job.given.scaling.weight.is_some(),
         ..Work::dense(job.op, rows as u64, job.classes() as u64).in_blocks(inner as u64)

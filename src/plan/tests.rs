@@ -142,10 +142,15 @@ fn workgroups_reach_every_element() {
                 Entry::SplitReduce | Entry::SplitWrite => {
                     assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
                     let held = pass.classes.end - pass.classes.start;
-                    assert!(segments * plan.segment() >= held && (segments - 1) * plan.segment() < held, "{what}: {pass:?}");
+                    assert!(
+                        segments * plan.segment() >= held && (segments - 1) * plan.segment() < held,
+                        "{what}: {pass:?}"
+                    );
                     (rows * segments * lanes).div_ceil(WORKGROUP.into())
                 }
-                Entry::CountTargets | Entry::SumLosses => rows.div_ceil(GROUP_ROWS),
+                Entry::CountTargets | Entry::SumLosses => {
+                    (rows.div_ceil(GROUP_ROWS) * u64::from(plan.long_lanes())).div_ceil(WORKGROUP.into())
+                }
                 Entry::TotalTargets | Entry::TotalLosses => 1,
             };
             let [x, y, z] = pass.groups.map(u64::from);
@@ -284,6 +289,73 @@ fn blocks_are_covered_whole_or_in_columns() {
                 }
                 assert_eq!(reached, rows, "{what}");
                 assert_eq!(plan.check_whole().is_err(), in_columns, "{what}");
+            }
+        }
+    }
+}
+
+/// A row that registers hold is read once; a longer one twice where something is written; what stands beside elements is small.
+#[test]
+fn kernels_move_little_more_than_they_must() {
+    let reads_and_writes = |op, classes, curved: bool| {
+        let rows = (1 << 24) / classes;
+        adapters().map(|(name, limits)| {
+            let work = Work::dense(op, rows, classes);
+            let plan = Plan::new(work, limits).unwrap();
+            let traffic = plan.traffic(curved);
+            let bytes = rows * classes * 4;
+            let whole = traffic.moved as f64 / bytes as f64;
+            assert!(traffic.moved >= traffic.needed, "{op:?} {classes} on {name}");
+            (plan.regime.kind, whole, traffic.moved as f64 / traffic.needed as f64)
+        })
+    };
+    for (classes, kind) in [(100, Kind::Rows), (1000, Kind::Rows), (8192, Kind::Rows), (32_000, Kind::Stream)] {
+        for (op, written) in [(Op::Softmax, 1.0), (Op::CrossEntropyGrad, 1.0), (Op::CrossEntropy, 0.0)] {
+            let again = if kind == Kind::Rows { 0.0 } else { written };
+            for (found, whole, ratio) in reads_and_writes(op, classes, false) {
+                assert_eq!(found, kind, "{op:?} {classes}");
+                let wanted = 1.0 + written + again;
+                assert!(whole >= wanted && whole < wanted + 0.13, "{op:?} {classes}: {whole}");
+                assert!(ratio < 1.04 || again > 0.0, "{op:?} {classes}: {ratio}");
+            }
+        }
+    }
+    // The segments' statistics are next to nothing; a curve takes one more reading of what is not held.
+    for (_, whole, _) in reads_and_writes(Op::Softmax, 262_144, false) {
+        assert!(whole > 3.0 && whole < 3.4, "{whole}");
+    }
+    for (_, whole, _) in reads_and_writes(Op::CrossEntropy, 32_000, true) {
+        assert!(whole > 2.0 && whole < 2.01, "{whole}");
+    }
+}
+
+/// Units are of 16 bytes, lanes few enough for a subgroup where they can be, and all of a row is held.
+#[test]
+fn lanes_and_units_hold_a_row() {
+    for (name, limits) in adapters() {
+        for size in [2, 4] {
+            for classes in (1..=300).chain([999, 1000, 1001, 1024, 2047, 2048, 2049, 4096, 5001, 8191, 8192]) {
+                let plan = Plan::new(Work { size, ..Work::dense(Op::Softmax, 100, classes) }, limits).unwrap();
+                let Regime { kind, lanes, units } = plan.regime;
+                let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.regime);
+                assert!(lanes.is_power_of_two() && lanes <= WORKGROUP, "{what}");
+                if kind != Kind::Rows {
+                    // Only what workgroup memory could not stage.
+                    assert!(classes % (UNIT_BYTES / size) != 0 && limits.tuning.coalesces, "{what}");
+                    continue;
+                }
+                let unit = UNIT_BYTES / size;
+                assert!(u64::from(lanes * units) * unit >= classes, "{what}");
+                assert!(u64::from(lanes * (units - 1)) * unit < classes, "{what}");
+                assert!(u64::from(units) * unit * 4 <= u64::from(limits.tuning.lane_bytes), "{what}");
+                let Tuning { subgroup, lane_bytes, .. } = limits.tuning;
+                if classes <= u64::from(subgroup * lane_bytes / 4) {
+                    assert!(lanes <= limits.tuning.subgroup, "{what}");
+                }
+                if let Access::Staged { elements } = plan.access() {
+                    assert!(u64::from(elements) * 4 <= limits.tile_bytes, "{what}");
+                    assert!(u64::from(elements) >= u64::from(WORKGROUP / lanes) * classes, "{what}");
+                }
             }
         }
     }

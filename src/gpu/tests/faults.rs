@@ -49,6 +49,7 @@ const FAULTS: [Fault; 5] = [
                     fit: Fit { wide: true, aligned: true, whole: true, even: true },
                     classes: 0,
                     segment: 0,
+                    long_lanes: open.limits.tuning.long_lanes,
                     flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,

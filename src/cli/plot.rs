@@ -1,0 +1,60 @@
+//! `logits bench --plot`: GB/s over classes, a line an operation, and the copy's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::CliError;
+use crate::bench::Row;
+
+pub(crate) fn draw(path: &Path, rows: &[Row], title: &str) -> Result<(), CliError> {
+    let mut svg = String::new();
+    paint(&mut svg, rows, title).map_err(|error| CliError::Usage(format!("nothing to draw: {error}")))?;
+    std::fs::write(path, svg).map_err(|error| CliError::file(path, error))
+}
+
+fn paint(svg: &mut String, rows: &[Row], title: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut copies: BTreeMap<usize, f64> = BTreeMap::new();
+    for row in rows {
+        lines.entry(row.op()).or_default().push((row.classes() as f64, row.gb_per_s()));
+        // A shape has as many copies as operations, all the same but for noise.
+        copies
+            .entry(row.classes())
+            .and_modify(|best| *best = best.max(row.copy_gb_per_s()))
+            .or_insert(row.copy_gb_per_s());
+    }
+    let copies = copies.into_iter().map(|(classes, rate)| (classes as f64, rate)).collect();
+    let least = rows.iter().map(Row::classes).min().ok_or("no measurement")? as f64;
+    let most = rows.iter().map(Row::classes).max().ok_or("no measurement")? as f64;
+    let all = lines.values().flatten().chain(&copies).map(|(_, rate)| *rate);
+    let highest = all.fold(0.0, f64::max);
+
+    let area = SVGBackend::with_string(svg, (900, 560)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d((least * 0.8..most * 1.25).log_scale(), 0.0..highest * 1.1)?;
+    chart
+        .configure_mesh()
+        .x_desc("classes")
+        .y_desc("GB/s")
+        .x_label_formatter(&|classes| format!("{classes:.0}"))
+        .draw()?;
+    let copy = ("copy".to_owned(), copies);
+    for (nth, (name, mut points)) in std::iter::once(copy).chain(lines).enumerate() {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let color = if nth == 0 { BLACK.to_rgba() } else { Palette99::pick(nth).to_rgba() };
+        chart
+            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    area.present()?;
+    Ok(())
+}

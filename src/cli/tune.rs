@@ -1,0 +1,138 @@
+//! `logits tune`: which kernel sizes are fastest on an adapter, one number after the other.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use logits::{CrossEntropy, Device, Logits, Reading, Stopwatch, Targets, Timed, Tuning};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use crate::{CliError, Common, progress};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Where to write what was found
+    #[arg(long)]
+    out: PathBuf,
+    /// Elements of each batch that is timed
+    #[arg(long, default_value_t = 1 << 24, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    elements: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A number and the classes whose kernels it shapes.
+struct Knob {
+    name: &'static str,
+    classes: &'static [usize],
+    candidates: fn(Tuning) -> Vec<Tuning>,
+}
+
+const KNOBS: [Knob; 5] = [
+    Knob {
+        name: "coalesces",
+        classes: &[10, 100],
+        candidates: |now| [false, true].map(|coalesces| Tuning { coalesces, ..now }).to_vec(),
+    },
+    Knob {
+        name: "lane_bytes",
+        classes: &[100, 1000, 4096],
+        candidates: |now| [64, 128, 256, 512].map(|lane_bytes| Tuning { lane_bytes, ..now }).to_vec(),
+    },
+    Knob {
+        name: "long_lanes",
+        classes: &[32_000, 262_144],
+        candidates: |now| [8, 32, 64, 128, 256].map(|long_lanes| Tuning { long_lanes, ..now }).to_vec(),
+    },
+    Knob {
+        name: "stream_units",
+        classes: &[32_000, 262_144],
+        candidates: |now| [1, 2, 4, 8].map(|stream_units| Tuning { stream_units, ..now }).to_vec(),
+    },
+    Knob {
+        name: "held_classes",
+        classes: &[4096, 8192, 16_384],
+        candidates: |now| [2048, 4096, 8192, 16_384].map(|held_classes| Tuning { held_classes, ..now }).to_vec(),
+    },
+];
+
+/// A candidate must be better by so much, or the number stays what it was: less is noise.
+const GAIN: f64 = 0.97;
+const RUNS: usize = 7;
+
+pub(crate) fn run(options: &Options) -> Result<(), CliError> {
+    let mut device = options.common.open()?;
+    let Some(start) = device.tuning() else {
+        return Err(CliError::Usage(format!(
+            "the {} has no kernels to tune; ask for a GPU with --device",
+            device.name()
+        )));
+    };
+    let mut best = start;
+    let steps = KNOBS.iter().map(|knob| (knob.candidates)(best).len()).sum::<usize>();
+    let bar = progress(steps as u64, "candidates");
+    for Knob { name, classes, candidates } in &KNOBS {
+        let base = best;
+        let mut least = time(&device.clone().with_tuning(base)?, classes, options.elements)?;
+        for candidate in candidates(base) {
+            bar.inc(1);
+            if candidate == base {
+                continue;
+            }
+            let taken = time(&device.clone().with_tuning(candidate)?, classes, options.elements)?;
+            let is_better = taken < least * GAIN;
+            bar.suspend(|| {
+                let line =
+                    format!("{candidate}").lines().find(|line| line.starts_with(name)).unwrap_or(name).to_owned();
+                if options.common.json {
+                    let row = json!({"candidate": line, "relative_time": taken / least, "kept": is_better});
+                    println!("{row}");
+                } else {
+                    println!(
+                        "{line:<22} {:>6.3} of the best so far{}",
+                        taken / least,
+                        if is_better { ", kept" } else { "" }
+                    );
+                }
+            });
+            if is_better {
+                (best, least) = (candidate, taken);
+            }
+        }
+        device = device.with_tuning(best)?;
+    }
+    bar.finish_and_clear();
+    // Whole or not at all.
+    let parent = options.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let failed = |error: std::io::Error| CliError::file(&options.out, error);
+    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(std::path::Path::new("."))).map_err(failed)?;
+    write!(file, "# logits tune: {} ({})\n{best}", device.name(), device.backend()).map_err(failed)?;
+    file.persist(&options.out).map_err(|error| failed(error.error))?;
+    if !options.common.json {
+        let what = if best == start { "nothing better than the defaults" } else { "better numbers" };
+        println!("{what} found; written to {}", options.out.display());
+    }
+    Ok(())
+}
+
+/// The geometric mean of the times of some widths and operations, so that each counts alike.
+fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliError> {
+    let loss = CrossEntropy::default();
+    let mut logarithms = Vec::new();
+    for &classes in classes {
+        let rows = (elements as usize / classes).max(1);
+        let mut rng = StdRng::seed_from_u64(classes as u64);
+        let logits: Vec<f32> = (0..rows * classes).map(|_| rng.random_range(-8.0_f32..8.0)).collect();
+        let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..classes as u32)).collect();
+        for timed in [Timed::Softmax, Timed::CrossEntropyGrad] {
+            let x = Logits::new(&logits, [rows, classes])?;
+            let mut watch = Stopwatch::new(device, timed, &loss, x, Targets::from(&targets))?;
+            watch.operation()?;
+            let runs = (0..RUNS).map(|_| watch.operation().map(Reading::best)).collect::<Result<Vec<Duration>, _>>()?;
+            logarithms.push(runs.into_iter().min().unwrap_or_default().as_secs_f64().ln());
+        }
+    }
+    Ok((logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
+}

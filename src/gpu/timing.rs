@@ -1,0 +1,167 @@
+//! An operation over resident logits, bound once, to be timed again and again beside a plain copy of the logits.
+
+use std::time::{Duration, Instant};
+
+use wgpu::{
+    Buffer, BufferDescriptor, BufferUsages, CommandEncoder, Features, MapMode, PollType, QuerySet, QuerySetDescriptor,
+    QueryType,
+};
+
+use super::context::Open;
+use super::fault::Fault;
+use super::record::Dispatch;
+use super::resident::{Held, HeldGiven, Results};
+use crate::job::{Given, Op};
+use crate::stopwatch::Reading;
+use crate::{DType, Error, Traffic};
+
+/// Bytes that inputs take together where they are rotated: more than any cache holds.
+const COLD: u64 = 256 << 20;
+/// Inputs at most.
+const MOST_SETS: u64 = 64;
+
+/// Everything that one run reads and writes.
+struct Set {
+    logits: Held,
+    copies: Held,
+    /// Kept alive, for they are what the dispatches write.
+    _results: Results,
+    dispatches: Vec<Dispatch>,
+}
+
+pub(crate) struct Timing {
+    sets: Vec<Set>,
+    next: usize,
+    traffic: Traffic,
+    clock: Option<Clock>,
+}
+
+/// Timestamps of the device itself.
+struct Clock {
+    queries: QuerySet,
+    resolved: Buffer,
+    read: Buffer,
+    period: f32,
+}
+
+impl Timing {
+    /// How many inputs of so many bytes are to be taken in turn, so that none is in a cache when it is read: one where memory
+    /// is the host's own, as on the CPU.
+    pub(crate) fn sets(logits: &Held, bytes: u64) -> u64 {
+        if logits.open.maps_storage { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
+    }
+
+    pub(crate) async fn new(
+        inputs: Vec<Held>,
+        op: Op,
+        dtype: DType,
+        given: &Given<'_>,
+        held: HeldGiven<'_>,
+    ) -> Result<Self, Error> {
+        let mut timing = Self { sets: Vec::new(), next: 0, traffic: Traffic { needed: 0, moved: 0 }, clock: None };
+        for logits in inputs {
+            let open = logits.open.clone();
+            let results = logits.run(op, dtype, given, held).await?;
+            let copies = open.hold(logits.shape, logits.row_bytes, false).await?;
+            let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, given, held, &results));
+            let bound = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
+            let mut dispatches = Vec::new();
+            let mut traffic = Traffic { needed: 0, moved: 0 };
+            for chunk in bound.map_err(|fault| open.error(fault))? {
+                dispatches.extend(chunk.dispatches);
+                traffic.needed += chunk.traffic.needed;
+                traffic.moved += chunk.traffic.moved;
+            }
+            timing.traffic = traffic;
+            if timing.sets.is_empty() {
+                timing.clock = open.clock().await?;
+            }
+            timing.sets.push(Set { logits, copies, _results: results, dispatches });
+        }
+        Ok(timing)
+    }
+
+    /// What one run moves.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Runs the operation over the next input, and waits.
+    pub(crate) fn operation(&mut self, patience: Duration) -> Result<Reading, Error> {
+        self.timed(patience, |set, encoder| {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            set.dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
+        })
+    }
+
+    /// Copies the next input, and waits.
+    pub(crate) fn copy(&mut self, patience: Duration) -> Result<Reading, Error> {
+        self.timed(patience, |set, encoder| {
+            for (from, to) in set.logits.chunks.iter().zip(&set.copies.chunks) {
+                let bytes = (from.rows.len() as u64 * set.logits.row_bytes).next_multiple_of(4);
+                encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
+            }
+        })
+    }
+
+    fn timed(&mut self, patience: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
+        let set = &self.sets[self.next];
+        let open = &set.logits.open;
+        let mut encoder = open.device.create_command_encoder(&Default::default());
+        if let Some(clock) = &self.clock {
+            encoder.write_timestamp(&clock.queries, 0);
+        }
+        record(set, &mut encoder);
+        if let Some(clock) = &self.clock {
+            encoder.write_timestamp(&clock.queries, 1);
+            encoder.resolve_query_set(&clock.queries, 0..2, &clock.resolved, 0);
+            encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.read, 0, 16);
+        }
+        let commands = encoder.finish();
+        let wait = |submission_index| {
+            let waited = open.device.poll(PollType::Wait { submission_index, timeout: Some(patience) });
+            waited.map_err(|error| open.error(Fault::new(error.to_string())))
+        };
+        let start = Instant::now();
+        wait(Some(open.queue.submit([commands])))?;
+        let wall = start.elapsed();
+        let mut device = None;
+        if let Some(clock) = &self.clock {
+            clock.read.map_async(MapMode::Read, .., |_| {});
+            wait(None)?;
+            let bytes = clock.read.get_mapped_range(..).map_err(|error| open.error(Fault::new(error.to_string())))?;
+            let ticks: [u64; 2] = bytemuck::pod_read_unaligned(&bytes[..16]);
+            drop(bytes);
+            clock.read.unmap();
+            let passed = ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(clock.period);
+            // A clock that stands still measures nothing.
+            device = (passed > 0.0).then(|| Duration::from_nanos(passed as u64));
+        }
+        self.next = (self.next + 1) % self.sets.len();
+        Ok(Reading { wall, device })
+    }
+}
+
+impl Open {
+    /// None where the adapter has no timestamps between the commands of an encoder.
+    async fn clock(&self) -> Result<Option<Clock>, Error> {
+        if !self.device.features().contains(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS) {
+            return Ok(None);
+        }
+        let made = self.guarded(|| {
+            let descriptor = QuerySetDescriptor { label: Some("logits clock"), ty: QueryType::Timestamp, count: 2 };
+            let buffer = |usage| {
+                let descriptor =
+                    BufferDescriptor { label: Some("logits clock"), size: 16, usage, mapped_at_creation: false };
+                self.device.create_buffer(&descriptor)
+            };
+            Ok(Clock {
+                queries: self.device.create_query_set(&descriptor),
+                resolved: buffer(BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC),
+                read: buffer(BufferUsages::MAP_READ | BufferUsages::COPY_DST),
+                period: self.queue.get_timestamp_period(),
+            })
+        });
+        made.await.map(Some).map_err(|fault| self.error(fault))
+    }
+}
