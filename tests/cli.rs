@@ -382,6 +382,51 @@ fn bench_prints_what_was_agreed() {
 }
 
 #[test]
+fn bench_draws_and_counts_what_a_gpu_moves() {
+    let files = Files::new();
+    for device in common::gpus() {
+        let name = format!("{}:{}", device.backend(), device.name());
+        let plot = files.text("rates.svg");
+        let shapes = ["bench", "--device", &name, "--shapes", "64x10,3x20000", "--ops", "softmax", "--dtype", "bf16"];
+        let output = run(&[&shapes[..], &["--plot", &plot, "--json"]].concat());
+        let lines: Vec<Value> =
+            String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let traffic: Vec<f64> = lines.iter().map(|line| line["traffic"].as_f64().unwrap()).collect();
+        // Held in registers, and read twice.
+        assert_eq!(traffic, [1.0, 1.5], "{name}");
+        assert!(lines.iter().all(|line| line["clock"] == "wall" || line["clock"] == "timestamps"));
+        let drawn = std::fs::read_to_string(&plot).unwrap();
+        assert!(drawn.starts_with("<svg") && drawn.contains("softmax") && drawn.contains("copy"), "{drawn}");
+        std::fs::remove_file(&plot).unwrap();
+    }
+    let to_nowhere =
+        ["bench", "--device", "cpu", "--shapes", "2x3", "--ops", "softmax", "--plot", "/nowhere/at/all.svg"];
+    refused(&to_nowhere, &["/nowhere"]);
+}
+
+#[test]
+fn what_tune_writes_can_be_loaded() {
+    let files = Files::new();
+    let file = files.text("tuning.txt");
+    for device in common::gpus() {
+        let name = format!("{}:{}", device.backend(), device.name());
+        let output = run(&["tune", "--device", &name, "--elements", "4096", "--out", &file]);
+        assert!(output.status.success(), "{output:?}");
+        let tuned = device.clone().with_tuning_file(&file).unwrap().tuning().unwrap();
+        assert_eq!(tuned, std::fs::read_to_string(&file).unwrap().parse().unwrap());
+        let shapes = ["--shapes", "5x7", "--ops", "cross_entropy"];
+        assert!(run(&[&["bench", "--device", &name, "--tuning", &file][..], &shapes].concat()).status.success());
+    }
+    refused(&["tune", "--device", "cpu", "--out", &file], &["no kernels to tune"]);
+    std::fs::write(&file, "speed = 11").unwrap();
+    if let Some(device) = common::gpus().first() {
+        let name = format!("{}:{}", device.backend(), device.name());
+        refused(&["bench", "--device", &name, "--tuning", &file], &["tuning.txt", "coalesces is missing"]);
+    }
+    refused(&["check", "--tuning", "/nowhere.txt"], &["/nowhere.txt"]);
+}
+
+#[test]
 fn info_names_the_device() {
     let output = run(&["info", "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

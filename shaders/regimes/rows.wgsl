@@ -88,7 +88,7 @@ fn hold_rows(invocation: Invocation) {
         pick(row, stats, present);
     }
     if WRITES {
-        if IN_PLACE && TARGETS {
+        if IN_PLACE && TARGETS && LANES > 1u {
             // Every thread must have seen its label's logit before that is overwritten.
             storageBarrier();
         }

@@ -23,8 +23,6 @@ const BINDINGS: [BufferBindingType; 9] = [
     BufferBindingType::Storage { read_only: false },
     BufferBindingType::Storage { read_only: true },
 ];
-/// What the compiler may add to kernels that are already proved: with these they compute the same, in half as much time again.
-const CHECKS: ShaderRuntimeChecks = ShaderRuntimeChecks::unchecked();
 /// Storage buffers of a kernel.
 pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
 
@@ -111,6 +109,9 @@ fn is_total(entry: Entry) -> bool {
 pub(super) struct Kernels {
     /// Threads that any subgroup has; 1 where there are none.
     pub(super) subgroup: u32,
+    /// What the compiler adds to kernels that are already proved: nothing. With all of it they compute the same, in half as much
+    /// time again.
+    pub(super) checks: ShaderRuntimeChecks,
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
@@ -135,16 +136,39 @@ impl Kernels {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 0,
         });
-        Self { subgroup, bindings, layout, pipelines: Mutex::default() }
+        Self { subgroup, checks: ShaderRuntimeChecks::unchecked(), bindings, layout, pipelines: Mutex::default() }
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
     pub(super) fn pipeline(&self, device: &Device, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let compiled = pipelines.entry(Key::new(kernel, entry)).or_insert_with(|| {
-            compile(device, &self.layout, &source(kernel, entry, self.subgroup > 1), self.subgroup, kernel, entry)
-        });
+        let compiled = pipelines
+            .entry(Key::new(kernel, entry))
+            .or_insert_with(|| self.compile(device, &source(kernel, entry, self.subgroup > 1), kernel, entry));
         compiled.clone()
+    }
+
+    fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
+        let name = entry.name();
+        let label = format!("logits {:?} {name}", kernel.op);
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
+        // which are those of what is bound; a label is used as an index only where it is below the classes; and
+        // workgroup memory is sized by the plan for the rows that it holds.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, self.checks) };
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&self.layout),
+            module: &module,
+            entry_point: Some(name),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants(kernel, entry, self.subgroup),
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
     }
 
     /// Forgets every pipeline: one that was made while something failed may be broken.
@@ -153,43 +177,13 @@ impl Kernels {
     }
 }
 
-fn compile(
-    device: &Device,
-    layout: &PipelineLayout,
-    source: &str,
-    subgroup: u32,
-    kernel: Kernel,
-    entry: Entry,
-) -> ComputePipeline {
-    let name = entry.name();
-    let label = format!("logits {:?} {name}", kernel.op);
-    let descriptor =
-        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
-    // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
-    // which are those of what is bound; a label is used as an index only where it is below the classes; and
-    // workgroup memory is sized by the plan for the rows that it holds.
-    let module = unsafe { device.create_shader_module_trusted(descriptor, CHECKS) };
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(&label),
-        layout: Some(layout),
-        module: &module,
-        entry_point: Some(name),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &constants(kernel, entry, subgroup),
-            // Every kernel writes workgroup memory before it reads it.
-            zero_initialize_workgroup_memory: false,
-        },
-        cache: None,
-    })
-}
-
 #[cfg(test)]
 impl Kernels {
     /// Puts a broken pipeline where the good one would be.
     pub(super) fn spoil(&self, device: &Device, kernel: Kernel, entry: Entry) {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let text = source(kernel, entry, self.subgroup > 1).replace(entry.name(), "another_name");
-        let broken = compile(device, &self.layout, &text, self.subgroup, kernel, entry);
+        let broken = self.compile(device, &text, kernel, entry);
         assert!(pollster::block_on(scope.pop()).is_some());
         self.pipelines.lock().unwrap().insert(Key::new(kernel, entry), broken);
     }

@@ -7,6 +7,7 @@ use wgpu::{
     QueryType,
 };
 
+use super::adapter::is_software;
 use super::context::Open;
 use super::fault::Fault;
 use super::record::Dispatch;
@@ -45,10 +46,11 @@ struct Clock {
 }
 
 impl Timing {
-    /// How many inputs of so many bytes are to be taken in turn, so that none is in a cache when it is read: one where memory
-    /// is the host's own, as on the CPU.
+    /// How many inputs of so many bytes are to be taken in turn, so that none is in a cache when it is read: one where a CPU
+    /// computes, as on the CPU path.
     pub(crate) fn sets(logits: &Held, bytes: u64) -> u64 {
-        if logits.open.maps_storage { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
+        let is_software = is_software(&logits.open.device.adapter_info());
+        if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
     }
 
     pub(crate) async fn new(

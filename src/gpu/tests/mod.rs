@@ -2,6 +2,7 @@
 
 mod faults;
 mod limits;
+mod shapes;
 
 use std::io::Write;
 

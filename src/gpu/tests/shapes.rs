@@ -1,0 +1,156 @@
+//! Kernels as they are shaped to GPUs that are not at hand, and with the checks that compilers may add.
+
+use half::{bf16, f16};
+use wgpu::ShaderRuntimeChecks;
+
+use super::*;
+use crate::{Element, Shape, Tuning};
+
+/// As an adapter with subgroups of 32 has them.
+fn like_hardware(gpu: &Gpu) -> Gpu {
+    gpu.with_tuning(Tuning::new(32, false)).unwrap()
+}
+
+#[test]
+fn the_compilers_checks_do_not_change_a_bit() {
+    for (bare, checked) in gpus().iter().zip(gpus()) {
+        checked.altered(|open| open.kernels.checks = ShaderRuntimeChecks::checked());
+        for (bare, checked) in [(bare.clone(), checked.clone()), (like_hardware(bare), like_hardware_checked(&checked))]
+        {
+            let (bare, checked) = (device(&bare, false), device(&checked, false));
+            for shape in [[300, 10], [40, 1001], [3, 20_000], [2, 140_000]] {
+                let logits = logits(shape[0] * shape[1]);
+                assert_eq!(all(&checked, &logits, shape), all(&bare, &logits, shape), "{shape:?} on {bare}");
+            }
+        }
+    }
+}
+
+fn like_hardware_checked(gpu: &Gpu) -> Gpu {
+    let tuned = like_hardware(gpu);
+    tuned.altered(|open| open.kernels.checks = ShaderRuntimeChecks::checked());
+    tuned
+}
+
+/// Rows of whole units, which need no staging.
+#[test]
+fn workgroup_memory_does_not_change_a_bit() {
+    fn same<T: Element<Row = f32>>(staged: &Device, direct: &Device, narrow: fn(f32) -> T) {
+        for shape in [[1000, 8], [777, 16], [500, 24], [301, 40], [1, 64]] {
+            let x: Vec<T> = logits(shape[0] * shape[1]).into_iter().map(narrow).collect();
+            let x = Logits::new(&x, shape).unwrap();
+            let softmax = |device: &Device| device.softmax_vec(x).unwrap().values;
+            let (a, b) = (softmax(staged), softmax(direct));
+            assert!(a == b && a.iter().all(|&p| p.into() >= 0.0), "{shape:?} of {} on {staged}", T::DTYPE);
+        }
+    }
+    for gpu in gpus() {
+        let (staged, direct) = (like_hardware(&gpu), like_hardware(&gpu));
+        direct.altered(|open| open.limits.tile_bytes = 0);
+        let (staged, direct) = (device(&staged, false), device(&direct, false));
+        for shape in [[1000, 4], [777, 8], [500, 12], [301, 16], [100, 64]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&staged, &logits, shape), all(&direct, &logits, shape), "{shape:?} on {staged}");
+        }
+        same(&staged, &direct, f16::from_f32);
+        same(&staged, &direct, bf16::from_f32);
+    }
+}
+
+/// Neighbouring threads take neighbouring rows, and a row comes to what it does where it lies alone.
+#[test]
+fn columns_do_not_change_a_bit() {
+    fn same<T: Element<Row = f32>>(device: &Device, narrow: fn(f32) -> T) {
+        for (outer, classes, inner) in [(2, 3, 1000), (3, 21, 333), (2, 1000, 40), (1, 1001, 9), (1, 5000, 5)] {
+            let rows = outer * inner;
+            let dense: Vec<T> = logits(rows * classes).into_iter().map(narrow).collect();
+            let place = |row: usize, class: usize| (row / inner * classes + class) * inner + row % inner;
+            let mut planes = dense.clone();
+            for row in 0..rows {
+                for class in 0..classes {
+                    planes[place(row, class)] = dense[row * classes + class];
+                }
+            }
+            let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
+            let loss = CrossEntropy::default();
+            let run = |x: &[T], shape: Shape| {
+                device.cross_entropy_grad_vec(&loss, Logits::new(x, shape).unwrap(), &targets).unwrap()
+            };
+            let (alone, a) = run(&dense, Shape::rows(rows, classes));
+            let (across, b) = run(&planes, Shape::new(outer, classes, inner));
+            let what = format!("[{outer}, {classes}, {inner}] of {} on {device}", T::DTYPE);
+            assert_eq!(bits(&alone.per_row), bits(&across.per_row), "{what}");
+            for row in 0..rows {
+                for class in 0..classes {
+                    assert_eq!(a[row * classes + class], b[place(row, class)], "{what}, row {row}, class {class}");
+                }
+            }
+        }
+    }
+    for gpu in gpus() {
+        let device = device(&like_hardware(&gpu), false);
+        same(&device, |x| x);
+        same(&device, f16::from_f32);
+        same(&device, bf16::from_f32);
+    }
+}
+
+/// Rows of every remainder by a unit, against float64.
+#[test]
+fn odd_rows_are_right_on_hardware_too() {
+    fn right<T: Element<Row = f32>>(device: &Device, narrow: fn(f32) -> T, unit: f64) {
+        for classes in [1, 2, 3, 5, 7, 10, 17, 31, 65, 100, 257, 1001, 1022, 4001, 8190, 9001, 131_075] {
+            let rows = (3000 / classes).max(3);
+            let x: Vec<T> = logits(rows * classes).into_iter().map(narrow).collect();
+            let softmax = device.softmax_vec(Logits::new(&x, [rows, classes]).unwrap()).unwrap().values;
+            for (row, (x, p)) in x.chunks(classes).zip(softmax.chunks(classes)).enumerate() {
+                let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                let sum: f64 = x.iter().map(|x| x.exp()).sum();
+                for (class, (&p, x)) in p.iter().zip(x).enumerate() {
+                    let (p, wanted): (f64, f64) = (p.into(), x.exp() / sum);
+                    let what = format!("{rows}x{classes} of {}, row {row}, class {class} on {device}", T::DTYPE);
+                    // Of f16 the smallest are multiples of 2^-24.
+                    assert!(
+                        (p - wanted).abs() <= (2e-6 + unit) * wanted + if unit > 0.0 { 6e-8 } else { 0.0 },
+                        "{what}: {p} for {wanted}"
+                    );
+                }
+            }
+        }
+    }
+    for gpu in gpus() {
+        let device = device(&like_hardware(&gpu), false);
+        right(&device, |x| x, 0.0);
+        right(&device, f16::from_f32, 4.9e-4);
+        right(&device, bf16::from_f32, 4e-3);
+    }
+}
+
+#[test]
+fn a_tuning_that_makes_no_kernels_is_refused() {
+    for gpu in gpus() {
+        let tuning = Tuning { long_lanes: 3, ..gpu.tuning() };
+        let error = gpu.with_tuning(tuning).unwrap_err();
+        assert_eq!(error.to_string(), "no tuning: long_lanes = 3, where it must be a power of two from 4 to 256");
+        // Every number that may be, at its ends.
+        for tuning in [
+            Tuning { subgroup: 1, lane_bytes: 32, held_classes: 0, long_lanes: 4, stream_units: 1, coalesces: true },
+            Tuning {
+                subgroup: 256,
+                lane_bytes: 512,
+                held_classes: 65_536,
+                long_lanes: 256,
+                stream_units: 16,
+                coalesces: false,
+            },
+        ] {
+            let (tuned, plain) = (device(&gpu.with_tuning(tuning).unwrap(), false), device(&gpu, false));
+            for shape in [[300, 10], [5, 2000], [2, 20_000], [1, 140_000]] {
+                let logits = logits(shape[0] * shape[1]);
+                let x = Logits::new(&logits, shape).unwrap();
+                let (a, b) = (tuned.softmax_vec(x).unwrap().values, plain.softmax_vec(x).unwrap().values);
+                assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * b), "{shape:?} with {tuning:?}");
+            }
+        }
+    }
+}
