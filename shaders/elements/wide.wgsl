@@ -1,5 +1,5 @@
 // Access to values of any type by 16 bytes at once. Bindings start and end at multiples of those, and rows consist of whole
-// words.
+// words. Workgroups write to the same 16 bytes only where a part of them can be written.
 
 @group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> elements: array<vec4<u32>>;

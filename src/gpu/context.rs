@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wgpu::{Adapter, AdapterInfo, Device, DeviceType, ErrorFilter, Features, Queue};
+use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
 use super::adapter::{self, backend_name};
 use super::buffers::Pool;
@@ -39,6 +39,9 @@ pub(super) struct Open {
     pub(super) poller: Poller,
     /// Whether the device computes in memory that the host can map, so that nothing needs staging.
     pub(super) maps_storage: bool,
+    /// Whether a kernel can write one value of a vector in a buffer without a word about the others: in Metal's language it
+    /// writes the whole of it, and who knows in which of a browser's or of GL.
+    pub(super) writes_parts: bool,
     name: String,
     faults: Arc<Mutex<Faults>>,
 }
@@ -204,6 +207,7 @@ impl Open {
             // A discrete GPU would have to compute across the bus.
             maps_storage: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS)
                 && matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu),
+            writes_parts: matches!(info.backend, Backend::Vulkan | Backend::Dx12),
             name: info.name.clone(),
             device,
             queue,

@@ -276,12 +276,11 @@ impl Scale {
 struct Starts {
     places: [u32; 2],
     is_wide: bool,
+    /// Whether one value of a unit can be written without a word about the others.
+    writes_parts: bool,
 }
 
 impl Starts {
-    /// At the start of buffers of any size.
-    const BEST: Self = Self { places: [0; 2], is_wide: true };
-
     fn fit(self, work: &Work, regime: Regime, access: Access, rows: u64) -> Fit {
         let unit = UNIT_BYTES / work.size;
         let at_multiples_of = |count: u64| {
@@ -304,8 +303,10 @@ impl Starts {
         let ends = if matches!(access, Access::Staged { .. }) { rows * work.classes } else { work.classes };
         let even = work.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
         let is_held = regime.kind == Kind::Rows;
+        // Where rows share units, workgroups do.
+        let may_share = self.writes_parts || !work.op.writes_elements();
         Fit {
-            wide: self.is_wide && even && work.inner == 1 && (aligned || !is_held),
+            wide: self.is_wide && even && work.inner == 1 && (aligned || (!is_held && may_share)),
             aligned,
             whole: work.classes.is_multiple_of(unit) && (is_held || aligned),
             even,
@@ -345,11 +346,16 @@ impl Open {
             if work.op.writes_elements() || !in_place {
                 let work = if in_place { work.in_place() } else { work };
                 for pass in plan.passes() {
-                    let kernel = scale.kernel(plan, &work, &pass, in_place, Starts::BEST);
+                    let kernel = scale.kernel(plan, &work, &pass, in_place, self.starts());
                     self.kernels.pipeline(&self.device, kernel, pass.entry);
                 }
             }
         }
+    }
+
+    /// At the start of buffers of any size.
+    fn starts(&self) -> Starts {
+        Starts { places: [0; 2], is_wide: true, writes_parts: self.writes_parts }
     }
 
     /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be written to, which is an
