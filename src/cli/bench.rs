@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::{CliError, Common, plot, progress};
+use crate::{CliError, Common, output, plot, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -126,6 +126,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
 
 /// With logits of a type, to which `narrow` brings them.
 fn run_with<T: Element<Row = f32>>(options: &Options, device: &Device, narrow: fn(f32) -> T) -> Result<(), CliError> {
+    let picture = options.plot.as_deref().map(output::begin).transpose()?;
     if !options.common.json {
         println!("{device}\n");
         println!(
@@ -157,8 +158,9 @@ fn run_with<T: Element<Row = f32>>(options: &Options, device: &Device, narrow: f
         println!("\nmedian and copy by {clock}; GB/s: the logits read once and, but for cross_entropy, written once;");
         println!("copies: median / copy; traffic: bytes that the kernels move / bytes that they must.");
     }
-    if let Some(path) = &options.plot {
-        plot::draw(path, &rows, &format!("{} ({}), {}", device.name(), device.backend(), T::DTYPE))?;
+    if let Some((path, file)) = picture {
+        let title = format!("{} ({}), {}", device.name(), device.backend(), T::DTYPE);
+        output::finish_with(&path, file, &plot::draw(&rows, &title)?)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod check;
 mod info;
 mod loss;
 mod npy;
+mod output;
 mod plot;
 mod tune;
 

@@ -8,7 +8,7 @@ use logits::half::f16;
 use npyz::{DType, Endianness, NpyHeader, TypeChar, WriterBuilder};
 use tempfile::NamedTempFile;
 
-use crate::CliError;
+use crate::{CliError, output};
 
 /// A type that numbers of a file are computed in.
 pub(crate) trait Float: logits::Element + From<f32> {
@@ -169,21 +169,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn create(path: &Path, shape: &[u64]) -> Result<Self, CliError> {
-        let bad = |error: &dyn std::fmt::Display| CliError::file(path, error);
-        // Renaming over a device or a pipe would replace it.
-        let path = match path.metadata() {
-            Ok(existing) if !existing.is_file() => return Err(bad(&"exists and is not a regular file")),
-            Ok(_) => path.canonicalize().map_err(|error| bad(&error))?,
-            Err(_) => path.to_owned(),
-        };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".logits-");
-        #[cfg(unix)]
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        #[cfg(unix)]
-        builder.permissions(permissions);
-        let file = builder.tempfile_in(folder).map_err(|error| CliError::file(&path, error))?;
+        let (path, file) = output::begin(path)?;
         let little_endian_f32: npyz::TypeStr = "<f4".parse().map_err(|error| CliError::file(&path, error))?;
         let mut file = npyz::WriteOptions::new_header_only()
             .dtype(DType::new_scalar(little_endian_f32))
@@ -219,7 +205,6 @@ impl Writer {
     pub(crate) fn finish(self) -> Result<(), CliError> {
         let Self { path, file, .. } = self;
         let file = file.into_inner().map_err(|error| CliError::file(&path, error.error()))?;
-        file.persist(&path).map_err(|error| CliError::file(&path, error.error))?;
-        Ok(())
+        output::finish(&path, file)
     }
 }

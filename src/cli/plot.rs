@@ -1,17 +1,17 @@
 //! `logits bench --plot`: GB/s over classes, a line an operation, and the copy's.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use plotters::prelude::*;
 
 use crate::CliError;
 use crate::bench::Row;
 
-pub(crate) fn draw(path: &Path, rows: &[Row], title: &str) -> Result<(), CliError> {
+/// The picture, as SVG.
+pub(crate) fn draw(rows: &[Row], title: &str) -> Result<String, CliError> {
     let mut svg = String::new();
     paint(&mut svg, rows, title).map_err(|error| CliError::Usage(format!("nothing to draw: {error}")))?;
-    std::fs::write(path, svg).map_err(|error| CliError::file(path, error))
+    Ok(svg)
 }
 
 fn paint(svg: &mut String, rows: &[Row], title: &str) -> Result<(), Box<dyn std::error::Error>> {

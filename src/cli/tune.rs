@@ -1,6 +1,5 @@
 //! `logits tune`: which kernel sizes are fastest on an adapter, one number after the other.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::{CliError, Common, progress};
+use crate::{CliError, Common, output, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -70,6 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
             device.name()
         )));
     };
+    let (path, file) = output::begin(&options.out)?;
     let mut best = start;
     let steps = KNOBS.iter().map(|knob| (knob.candidates)(best).len()).sum::<usize>();
     let bar = progress(steps as u64, "candidates");
@@ -104,12 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         device = device.with_tuning(best)?;
     }
     bar.finish_and_clear();
-    // Whole or not at all.
-    let parent = options.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let failed = |error: std::io::Error| CliError::file(&options.out, error);
-    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(std::path::Path::new("."))).map_err(failed)?;
-    write!(file, "# logits tune: {} ({})\n{best}", device.name(), device.backend()).map_err(failed)?;
-    file.persist(&options.out).map_err(|error| failed(error.error))?;
+    output::finish_with(&path, file, &format!("# logits tune: {} ({})\n{best}", device.name(), device.backend()))?;
     if !options.common.json {
         let what = if best == start { "nothing better than the defaults" } else { "better numbers" };
         println!("{what} found; written to {}", options.out.display());

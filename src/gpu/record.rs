@@ -492,7 +492,8 @@ impl Open {
             soft_rows: if work.second > 0 { work.rows as u32 } else { 0 },
             ..scale.params
         };
-        let starts = Starts { places: [values.logits_at, elements.at], is_wide: logits.is_wide && elements.is_wide };
+        let is_wide = logits.is_wide && elements.is_wide;
+        let starts = Starts { places: [values.logits_at, elements.at], is_wide, ..self.starts() };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage =
             [logits, targets, weights, elements, rows_out, partials, summary, row_gradients].map(|place| place.binding);
