@@ -60,7 +60,7 @@ impl Gpu {
     /// the device has [`Features::SUBGROUP`]; its callbacks and error handlers stay yours.
     ///
     /// # Errors
-    /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 7 storage buffers a shader stage,
+    /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage buffers a shader stage,
     /// 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
     pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
         let info = device.adapter_info();
