@@ -123,6 +123,10 @@ macro_rules! elements {
                 match self { $(Self::$variant(values) => values.len()),* }
             }
 
+            pub(crate) fn bytes_len(&self) -> usize {
+                match self { $(Self::$variant(values) => size_of_val(*values)),* }
+            }
+
             #[cfg(feature = "gpu")]
             pub(crate) fn as_read(&self) -> Elements<'_> {
                 match self { $(Self::$variant(values) => Elements::$variant(values)),* }

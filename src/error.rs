@@ -114,6 +114,14 @@ pub enum Error {
         /// The value found there.
         value: f32,
     },
+    /// `LOGITS_SIMD` names a level that this machine does not have, or none at all.
+    #[error("LOGITS_SIMD is `{asked}`; this machine has {available:?}")]
+    SimdLevel {
+        /// What the variable says.
+        asked: String,
+        /// What it may say here.
+        available: Vec<&'static str>,
+    },
     /// An option of [`CrossEntropy`](crate::CrossEntropy) outside its range.
     #[error("{option} is {value}; it must be {range}")]
     OptionValue {

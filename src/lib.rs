@@ -111,6 +111,7 @@ mod tuning;
 mod waiting;
 
 pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};
+pub use cpu::simd_level;
 pub use device::{Device, Output, Ran};
 pub use elements::{DType, Element};
 pub use error::Error;

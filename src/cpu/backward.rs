@@ -1,17 +1,37 @@
 //! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) * sum_k g_k, from their
 //! results. Twin of `shaders/backward.wgsl`.
 
-use super::lanes;
-use super::real::Real;
+use super::Given;
+use super::simd::{Exp, Real};
+use super::sweep::Rows;
 
-/// Replaces the probabilities by the gradient.
-pub(super) fn row<W: Real>(p: &mut [W], upstream: &[W], scale: f64) {
-    let dot = lanes::sum(p, |class, p| upstream[class].into() * p.into());
-    lanes::map(p, |class, p| W::of(p.into() * (upstream[class].into() - dot) * scale));
+/// From probabilities.
+#[inline(always)]
+pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
+    let scale = given.curve.scale;
+    let dots = rows.sums(
+        #[inline(always)]
+        |row, class, p| given.beside(row, class).into() * p.into(),
+    );
+    rows.map(
+        #[inline(always)]
+        |row, class, p| R::W::of(p.into() * (given.beside(row, class).into() - dots[row]) * scale),
+    );
 }
 
-/// Replaces the log-probabilities by the gradient.
-pub(super) fn log_row<W: Real>(l: &mut [W], upstream: &[W], scale: f64) {
-    let sum = lanes::sum(l, |class, _| upstream[class].into());
-    lanes::map(l, |class, l| W::of((upstream[class].into() - W::exp(l.into()).into() * sum) * scale));
+/// From log-probabilities.
+#[inline(always)]
+pub(super) fn log_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
+    let scale = given.curve.scale;
+    let sums = rows.sums(
+        #[inline(always)]
+        |row, class, _| given.beside(row, class).into(),
+    );
+    rows.map(
+        #[inline(always)]
+        |row, class, l| {
+            let p: f64 = R::W::exp_wide(l.into()).into();
+            R::W::of((given.beside(row, class).into() - p * sums[row]) * scale)
+        },
+    );
 }

@@ -1,173 +1,214 @@
 //! loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
 //! the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
 
-use super::curve::{About, Known};
-use super::real::Real;
-use super::{Row, Stats, lanes};
-use crate::curve::Curve;
-use crate::job::Scaling;
+use super::Given;
+use super::curve::Kind;
+use super::simd::{Exp, LANES, Real, each};
+use super::sweep::{Rows, Stats};
 
-/// The labels of a row, where they are not all of one class.
-struct Spread<'r, W> {
-    second: Option<&'r [W]>,
-    weight: Option<&'r [f32]>,
-    hit: f64,
-    smoothing: f64,
-}
+impl<W: Real> Given<'_, W> {
+    /// Whether labels are not all of one class.
+    #[inline(always)]
+    fn is_spread(&self) -> bool {
+        self.has_beside() || self.scaling.smoothing > 0.0
+    }
 
-impl<'r, W: Real> Spread<'r, W> {
-    fn of(row: &Row<'r, W>, scaling: &Scaling<'r>) -> Option<Self> {
-        let (weight, hit, smoothing) = (scaling.weight, scaling.hit, scaling.smoothing);
-        (row.second.is_some() || smoothing > 0.0).then_some(Self { second: row.second, weight, hit, smoothing })
+    #[inline(always)]
+    fn is_ignored(&self, row: usize) -> bool {
+        !self.has_beside() && self.targets[row].is_ignored()
+    }
+
+    /// The label of the target's class beside its share.
+    #[inline(always)]
+    fn own(&self, row: usize) -> f64 {
+        if self.has_beside() { 0.0 } else { self.scaling.hit * f64::from(self.targets[row].weight) }
     }
 
     /// The label of a class; where the target is a class, without what it has beside its share.
     #[inline(always)]
-    fn of_class(&self, class: usize) -> f64 {
-        let weight = self.weight.map_or(1.0, |weight| f64::from(weight[class]));
-        let own = self.second.map_or(0.0, |second| self.hit * second[class].into());
-        weight * (own + self.smoothing)
+    fn share(&self, row: usize, class: usize) -> f64 {
+        let weight = self.scaling.weight.map_or(1.0, |weight| f64::from(weight[class]));
+        let own = if self.has_beside() { self.scaling.hit * self.beside(row, class).into() } else { 0.0 };
+        weight * (own + self.scaling.smoothing)
     }
 
     /// The sum of those.
-    fn total(&self, classes: usize, scaling: &Scaling<'_>) -> f64 {
-        match self.second {
-            None => self.smoothing * scaling.class_weight,
-            Some(second) => lanes::sum(&second[..classes], |class, _| self.of_class(class)),
+    #[inline(always)]
+    fn shares<R: Rows<W = W>>(&self, rows: &R) -> [f64; LANES] {
+        if !self.has_beside() {
+            return [self.scaling.smoothing * self.scaling.class_weight; LANES];
         }
+        rows.sums(
+            #[inline(always)]
+            |row, class, _| self.share(row, class),
+        )
+    }
+
+    /// What the gradient of a row is multiplied by: NaN for a mean over no weight, nothing where it is not counted.
+    #[inline(always)]
+    fn factor(&self, row: usize) -> f64 {
+        let factor = if self.scaling.factor.is_finite() { self.scaling.factor } else { f64::NAN };
+        if self.is_ignored(row) { 0.0 } else { factor * self.gradients[row] }
+    }
+
+    fn all_ignored(&self, count: usize) -> bool {
+        (0..count).all(|row| self.is_ignored(row))
     }
 }
 
-/// What a loss needs of a row's logits beside their maximum and sum.
-struct Measured {
-    /// The label of the target's class beside its share, and how far below the maximum its logit is.
-    own: f64,
-    below: f64,
-    /// The other labels together, and the same of them.
-    shares: f64,
-    shares_below: f64,
+/// What losses and gradients need beside the statistics.
+struct Measured<W> {
+    /// The logits of the targets.
+    logits: [W; LANES],
+    /// The labels together, without the target's own, which is apart.
+    shares: [f64; LANES],
+    losses: [W; LANES],
 }
 
-impl Measured {
-    fn new<W: Real, A: About<W>>(
-        x: &[W],
-        row: &Row<'_, W>,
-        scaling: &Scaling<'_>,
-        spread: Option<&Spread<'_, W>>,
-        about: A,
-    ) -> Self {
-        let mut measured = Self { own: 0.0, below: 0.0, shares: 0.0, shares_below: 0.0 };
-        if row.second.is_none() {
-            measured.own = scaling.hit * f64::from(row.target.weight);
-            measured.below = about.below(x[row.target.class as usize]);
+#[inline(always)]
+fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> Measured<R::W> {
+    let (kind, scaling) = (rows.kind(), given.scaling);
+    let mut logits = [R::W::ZERO; LANES];
+    if !given.has_beside() {
+        for row in 0..rows.count() {
+            if !given.is_ignored(row) {
+                logits[row] = rows.get(row, given.targets[row].class as usize);
+            }
         }
-        if let Some(spread) = spread {
-            measured.shares = spread.total(x.len(), scaling);
-            measured.shares_below = lanes::sum(x, |class, x| spread.of_class(class) * about.below(x));
-        }
-        measured
     }
-
-    /// All terms are positive, so nothing cancels.
-    fn loss<W: Real, A: About<W>>(&self, stats: Stats<A>, scaling: &Scaling<'_>) -> W {
-        let log_sum = stats.others.ln_1p();
-        let mut loss = self.own * (self.below + log_sum);
-        if self.shares > 0.0 || !(self.shares_below == 0.0) {
-            loss += self.shares_below + self.shares * log_sum;
-        }
-        if scaling.z_loss > 0.0 {
-            loss += scaling.z_loss * stats.log_sum_exp().powi(2);
-        }
-        W::of(loss)
+    let mut losses = [0.0; LANES];
+    for row in 0..LANES {
+        // All terms are positive, so nothing cancels.
+        losses[row] = given.own(row) * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
     }
+    if given.has_beside() {
+        losses = each(stats.tops, #[inline(always)] |top| if top.is_nan() { top } else { 0.0 });
+    }
+    let mut shares = [0.0; LANES];
+    if given.is_spread() {
+        shares = given.shares(rows);
+        let below = rows.sums(
+            #[inline(always)]
+            |row, class, x| given.share(row, class) * (stats.tops[row] - kind.value(x)),
+        );
+        for row in 0..LANES {
+            if shares[row] > 0.0 || !(below[row] == 0.0) {
+                losses[row] += below[row] + shares[row] * stats.log_sums[row];
+            }
+        }
+    }
+    if scaling.z_loss > 0.0 {
+        for row in 0..LANES {
+            losses[row] += scaling.z_loss * stats.log_sum_exp(row) * stats.log_sum_exp(row);
+        }
+    }
+    let mut rounded = [R::W::ZERO; LANES];
+    for row in 0..LANES {
+        rounded[row] = if given.is_ignored(row) { R::W::ZERO } else { R::W::of(losses[row]) };
+    }
+    Measured { logits, shares, losses: rounded }
 }
 
-fn is_ignored<W>(row: &Row<'_, W>) -> bool {
-    row.second.is_none() && row.target.is_ignored()
+#[inline(always)]
+pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; LANES] {
+    if given.all_ignored(rows.count()) {
+        return [R::W::ZERO; LANES];
+    }
+    let stats = rows.reduce(false);
+    measure(rows, given, &stats).losses
 }
 
-pub(super) fn row<W: Real, A: About<W>>(x: &[W], row: &Row<'_, W>, scaling: &Scaling<'_>, curve: &Curve) -> W {
-    if is_ignored(row) {
-        return W::ZERO;
+/// Replaces the logits by the gradient, and returns the losses.
+#[inline(always)]
+pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; LANES] {
+    let kind = rows.kind();
+    if given.all_ignored(rows.count()) {
+        ignore(rows);
+        return [R::W::ZERO; LANES];
     }
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if !about.is_regular() {
-        return W::NAN;
+    let stats = rows.reduce(true);
+    let Measured { logits, shares, losses } = measure(rows, given, &stats);
+    let (mut labels, mut z, mut multiples) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for row in 0..LANES {
+        let factor = given.factor(row);
+        labels[row] = factor * (given.own(row) + shares[row]);
+        if given.scaling.z_loss > 0.0 {
+            // The derivative of the z-loss is a multiple of the probabilities.
+            z[row] = 2.0 * factor * given.scaling.z_loss * stats.log_sum_exp(row);
+        }
+        multiples[row] = (labels[row] + z[row]) * stats.share(row);
+        if given.is_ignored(row) {
+            multiples[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
+        }
     }
-    let spread = Spread::of(row, scaling);
-    Measured::new(x, row, scaling, spread.as_ref(), about).loss(lanes::stats(x, curve, about), scaling)
-}
-
-/// Replaces the logits by the gradient, and returns the loss.
-pub(super) fn gradient_row<W: Real, A: About<W>>(
-    x: &mut [W],
-    row: &Row<'_, W>,
-    scaling: &Scaling<'_>,
-    curve: &Curve,
-) -> W {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if is_ignored(row) {
-        // NaN where its softmax is.
-        x.fill(if about.is_regular() { W::ZERO } else { W::NAN });
-        return W::ZERO;
+    if R::K::PLAIN && !given.is_spread() {
+        rows.scale(&stats, &multiples);
+    } else {
+        rows.map_with(
+            &stats,
+            #[inline(always)]
+            |row, class, x, e| {
+                let share = if given.is_spread() { given.factor(row) * given.share(row, class) } else { 0.0 };
+                R::W::of((e.into() * multiples[row] - share) * kind.slope(x))
+            },
+        );
     }
-    if !about.is_regular() {
-        x.fill(W::NAN);
-        return W::NAN;
+    if given.has_beside() {
+        return losses;
     }
-    let spread = Spread::of(row, scaling);
-    let measured = Measured::new(x, row, scaling, spread.as_ref(), about);
-    let logit = row.second.is_none().then(|| x[row.target.class as usize]);
-    let stats = if A::PLAIN { lanes::exponentials(x, curve, about) } else { lanes::stats(x, curve, about) };
-    let loss = measured.loss(stats, scaling);
-    if !scaling.factor.is_finite() {
-        // A mean over no weight.
-        x.fill(W::NAN);
-        return loss;
-    }
-    let factor = scaling.factor * row.gradient;
-    let labels = factor * (measured.own + measured.shares);
-    // The derivative of the z-loss is a multiple of the probabilities.
-    let z = if scaling.z_loss > 0.0 { 2.0 * factor * scaling.z_loss * stats.log_sum_exp() } else { 0.0 };
-    let multiple = W::of((labels + z) / stats.sum());
-    match &spread {
-        None if A::PLAIN => lanes::scale(x, multiple),
-        _ => lanes::map(x, |class, x| {
-            let e = if A::PLAIN { x } else { about.exp(x) };
-            let share = spread.as_ref().map_or(0.0, |spread| factor * spread.of_class(class));
-            W::of((e.times(multiple).into() - share) * about.slope(x))
-        }),
-    }
-    if let Some(logit) = logit {
+    let terms = rows.terms(&stats, &logits);
+    for row in 0..rows.count() {
+        if given.is_ignored(row) || !stats.is_regular(row) {
+            continue;
+        }
         // p - 1 must not cancel; what the others' shares add stands apart from it.
-        let class = row.target.class as usize;
-        let share = spread.as_ref().map_or(0.0, |spread| measured.shares - spread.of_class(class));
-        let term: f64 = about.exp(logit).into();
-        let complement = stats.complement(A::in_order(curve, logit) == about.max(), term);
-        let value = factor * share - labels * complement + z * term / stats.sum();
-        x[class] = W::of(value * about.slope(logit));
+        let class = given.targets[row].class as usize;
+        let share = if given.is_spread() { shares[row] - given.share(row, class) } else { 0.0 };
+        let complement = stats.complement(row, kind.in_order_one(logits[row]) == stats.max[row], terms[row]);
+        let value = given.factor(row) * share - labels[row] * complement + z[row] * terms[row] * stats.share(row);
+        rows.set(row, class, R::W::of(value * kind.slope(logits[row])));
     }
-    loss
+    losses
 }
 
-/// Replaces the logits by the gradient, from a log-sum-exp that is known.
-pub(super) fn backward_row<W: Real, A: About<W>>(x: &mut [W], row: &Row<'_, W>, scaling: &Scaling<'_>, curve: &Curve) {
-    let known = Known::<A>::new(curve, row.log_sum_exp);
-    let is_regular = known.log_sum_exp().is_finite();
-    if is_ignored(row) || !is_regular || !scaling.factor.is_finite() {
-        return x.fill(if is_regular && is_ignored(row) { W::ZERO } else { W::NAN });
-    }
-    let spread = Spread::of(row, scaling);
-    let own = if row.second.is_none() { scaling.hit * f64::from(row.target.weight) } else { 0.0 };
-    let labels = own + spread.as_ref().map_or(0.0, |spread| spread.total(x.len(), scaling));
-    let factor = scaling.factor * row.gradient;
-    let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known.log_sum_exp() } else { 0.0 };
-    let class = if row.second.is_none() { row.target.class as usize } else { usize::MAX };
-    lanes::map(x, |at, x| {
-        let mut label = spread.as_ref().map_or(0.0, |spread| spread.of_class(at));
-        if at == class {
-            label += own;
+/// The gradient of rows that do not count: NaN where the softmax is.
+fn ignore<R: Rows>(rows: &mut R) {
+    let (kind, maxima) = (rows.kind(), rows.maxima());
+    let mut values = [R::W::ZERO; LANES];
+    for row in 0..rows.count() {
+        if !kind.is_regular(maxima[row]) || rows.first(row, |x| !x.is_number()).is_some() {
+            values[row] = R::W::NAN;
         }
-        W::of(factor * ((labels + z) * known.probability(x) - label) * known.slope(x))
-    });
+    }
+    rows.map(|row, _, _| values[row]);
+}
+
+/// Replaces the logits by the gradient, from log-sum-exps that are known.
+#[inline(always)]
+pub(super) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
+    let (kind, scaling) = (rows.kind(), given.scaling);
+    let shares = if given.is_spread() { given.shares(rows) } else { [0.0; LANES] };
+    let (mut factors, mut multiples, mut classes) = ([0.0; LANES], [0.0; LANES], [usize::MAX; LANES]);
+    let known: [f64; LANES] = each(given.log_sum_exps, #[inline(always)] |value| value.into());
+    for row in 0..rows.count() {
+        let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known[row] } else { 0.0 };
+        factors[row] = if known[row].is_finite() { given.factor(row) } else { f64::NAN };
+        multiples[row] = given.own(row) + shares[row] + z;
+        if given.is_ignored(row) {
+            multiples[row] = 0.0;
+        } else if !given.has_beside() {
+            classes[row] = given.targets[row].class as usize;
+        }
+    }
+    rows.map(
+        #[inline(always)]
+        |row, class, x| {
+            let p: f64 = R::W::exp_wide(kind.value(x) - known[row]).into();
+            let own = if class == classes[row] { given.own(row) } else { 0.0 };
+            let share = if given.is_spread() { given.share(row, class) } else { 0.0 };
+            let value = factors[row] * (multiples[row] * p - (own + share)) * kind.slope(x);
+            // The gradient of a row that does not count is 0 whatever its logits.
+            R::W::of(if factors[row] == 0.0 { 0.0 } else { value })
+        },
+    );
 }

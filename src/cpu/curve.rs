@@ -1,188 +1,161 @@
 //! What is made of a logit before anything else, as the inner loops are specialised by it: nothing, or a scale and a soft
 //! cap. Twin of `shaders/shared/curve.wgsl`.
 
-use super::exp;
-use super::real::Real;
+use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, tanh};
 use crate::curve::Curve;
 
-/// A row seen from its largest logit: y(x) is monotonic in x, up to the sign of the scale.
-pub(super) trait About<W: Real>: Copy {
+/// y(x), which is monotonic in x up to the sign of the scale.
+pub(super) trait Kind: Copy + Send + Sync {
     /// Whether y(x) = x.
     const PLAIN: bool;
-    /// Of a row whose logits in order, [`About::in_order`], are at most `max`.
-    fn new(curve: &Curve, max: W) -> Self;
     /// x, or -x where the scale is negative.
-    fn in_order(curve: &Curve, x: W) -> W;
-    /// The largest logit in order.
-    fn max(self) -> W;
-    /// Whether the softmax has a value.
-    fn is_regular(self) -> bool;
-    /// y of the largest logit.
-    fn top(self) -> f64;
-    /// y(x).
-    fn value(self, x: W) -> f64;
-    /// y of the largest logit less y(x).
-    fn below(self, x: W) -> f64;
-    /// exp(y(x) - y(max)).
-    fn exp(self, x: W) -> W;
-    /// y(x) - y(max) - log_sum.
-    fn log(self, x: W, log_sum: W) -> W;
+    fn in_order<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
+    /// What comes last in that order.
+    fn last<T: Number>(self) -> T;
+    /// Whether the softmax of a row of that largest logit in order has a value, if no logit is NaN.
+    fn is_regular<W: Real>(self, max: W) -> bool;
+    fn value<W: Real>(self, x: W) -> f64;
     /// The derivative of y.
-    fn slope(self, x: W) -> f64;
+    fn slope<W: Real>(self, x: W) -> f64;
+    /// Of a row whose largest logit in order is that.
+    fn anchor<W: Exp>(self, max: W) -> Anchor<W>;
+    /// exp(y(x) - unit) of several vectors.
+    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N];
+
+    /// y of the largest logit in order.
+    #[inline(always)]
+    fn top<W: Real>(self, max: W) -> f64 {
+        self.value(self.in_order_one(max))
+    }
+
+    /// In order, and back.
+    #[inline(always)]
+    fn in_order_one<W: Real>(self, x: W) -> W {
+        let last: W = self.last();
+        if last > W::ZERO { -x } else { x }
+    }
+}
+
+/// Anchors of sixteen rows, or sixteen times that of one.
+pub(super) struct About<W: Real, I: Isa> {
+    anchor: Anchor<W::V<I>>,
+    units: [f64; LANES],
+}
+
+impl<W: Exp, I: Isa> About<W, I> {
+    #[inline(always)]
+    pub(super) fn of_row(isa: I, &Anchor { from, round, low, unit }: &Anchor<W>) -> Self {
+        let all = |value: W| W::V::splat(isa, value);
+        Self { anchor: Anchor { from: all(from), round: all(round), low: all(low), unit }, units: [unit; LANES] }
+    }
+
+    #[inline(always)]
+    pub(super) fn of_rows(isa: I, rows: &[Anchor<W>; LANES]) -> Self {
+        let (mut from, mut round, mut low, mut units) = ([W::ZERO; LANES], [W::ZERO; LANES], [W::ZERO; LANES], [0.0; LANES]);
+        for (row, anchor) in rows.iter().enumerate() {
+            (from[row], round[row], low[row], units[row]) = (anchor.from, anchor.round, anchor.low, anchor.unit);
+        }
+                Self { anchor: Anchor { from: W::V::load(isa, &from), round: W::V::load(isa, &round), low: W::V::load(isa, &low), unit: 0.0 }, units }
+    }
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Plain<W>(W);
+pub(super) struct Plain;
 
-impl<W: Real> About<W> for Plain<W> {
+impl Kind for Plain {
     const PLAIN: bool = true;
 
-    fn new(_: &Curve, max: W) -> Self {
-        Self(max)
-    }
-
     #[inline(always)]
-    fn in_order(_: &Curve, x: W) -> W {
+    fn in_order<I: Isa, W: Real>(self, _: I, x: W::V<I>) -> W::V<I> {
         x
     }
 
-    fn max(self) -> W {
-        self.0
-    }
-
-    fn is_regular(self) -> bool {
-        self.top().is_finite()
-    }
-
-    fn top(self) -> f64 {
-        self.0.into()
+    #[inline(always)]
+    fn last<T: Number>(self) -> T {
+        T::LOWEST
     }
 
     #[inline(always)]
-    fn value(self, x: W) -> f64 {
+    fn is_regular<W: Real>(self, max: W) -> bool {
+        let max: f64 = max.into();
+        max.is_finite()
+    }
+
+    #[inline(always)]
+    fn value<W: Real>(self, x: W) -> f64 {
         x.into()
     }
 
     #[inline(always)]
-    fn below(self, x: W) -> f64 {
-        self.top() - x.into()
-    }
-
-    #[inline(always)]
-    fn exp(self, x: W) -> W {
-        x.exp_below(self.0)
-    }
-
-    #[inline(always)]
-    fn log(self, x: W, log_sum: W) -> W {
-        x.log_below(self.0, log_sum)
-    }
-
-    fn slope(self, _: W) -> f64 {
+    fn slope<W: Real>(self, _: W) -> f64 {
         1.0
+    }
+
+    #[inline(always)]
+    fn anchor<W: Exp>(self, max: W) -> Anchor<W> {
+        W::anchor(max)
+    }
+
+    #[inline(always)]
+    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N] {
+        W::V::exp(isa, x, &about.anchor)
     }
 }
 
 /// In f64, for a product rounded to f32 would be off by much of a logit of 80.
 #[derive(Clone, Copy)]
-pub(super) struct Curved<W> {
-    max: W,
-    top: f64,
-    scale: f64,
-    softcap: Option<f64>,
-}
+pub(super) struct Curved(pub(super) Curve);
 
-impl<W: Real> About<W> for Curved<W> {
+impl Kind for Curved {
     const PLAIN: bool = false;
 
-    fn new(&Curve { scale, softcap }: &Curve, max: W) -> Self {
-        let about = Self { max, top: 0.0, scale, softcap };
-        let x = if scale < 0.0 { -max } else { max };
-        Self { top: about.value(x), ..about }
+    #[inline(always)]
+    fn in_order<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I> {
+        x * W::V::splat(isa, self.in_order_one(W::ONE))
     }
 
     #[inline(always)]
-    fn in_order(curve: &Curve, x: W) -> W {
-        if curve.scale < 0.0 { -x } else { x }
+    fn last<T: Number>(self) -> T {
+        if self.0.scale < 0.0 { T::HIGHEST } else { T::LOWEST }
     }
 
-    fn max(self) -> W {
-        self.max
-    }
-
-    fn is_regular(self) -> bool {
+    #[inline(always)]
+    fn is_regular<W: Real>(self, max: W) -> bool {
         // A cap makes numbers of infinities.
-        let max: f64 = self.max.into();
-        if self.softcap.is_some() { !max.is_nan() } else { max.is_finite() }
-    }
-
-    fn top(self) -> f64 {
-        self.top
+        let max: f64 = max.into();
+        if self.0.softcap.is_some() { !max.is_nan() } else { max.is_finite() }
     }
 
     #[inline(always)]
-    fn value(self, x: W) -> f64 {
-        let x = self.scale * x.into();
-        match self.softcap {
+    fn value<W: Real>(self, x: W) -> f64 {
+        let x = self.0.scale * x.into();
+        match self.0.softcap {
             None => x,
-            Some(cap) => cap * exp::tanh(x / cap).0,
+            Some(cap) => cap * tanh(x / cap).0,
         }
     }
 
     #[inline(always)]
-    fn below(self, x: W) -> f64 {
-        self.top - self.value(x)
+    fn slope<W: Real>(self, x: W) -> f64 {
+        let x = self.0.scale * x.into();
+        self.0.scale * self.0.softcap.map_or(1.0, |cap| tanh(x / cap).1)
     }
 
     #[inline(always)]
-    fn exp(self, x: W) -> W {
-        W::exp(self.value(x) - self.top)
+    fn anchor<W: Exp>(self, max: W) -> Anchor<W> {
+        let top = self.top(max);
+        Anchor { unit: if top.is_finite() { top } else { 0.0 }, ..Anchor::default() }
     }
 
     #[inline(always)]
-    fn log(self, x: W, log_sum: W) -> W {
-        W::of((self.value(x) - self.top) - log_sum.into())
-    }
-
-    fn slope(self, x: W) -> f64 {
-        let x = self.scale * x.into();
-        self.scale * self.softcap.map_or(1.0, |cap| exp::tanh(x / cap).1)
-    }
-}
-
-/// A row whose log-sum-exp is known: about that, everything is as about a maximum that stands alone.
-#[derive(Clone, Copy)]
-pub(super) struct Known<A> {
-    about: A,
-    log_sum_exp: f64,
-}
-
-impl<A> Known<A> {
-    pub(super) fn new<W: Real>(curve: &Curve, log_sum_exp: W) -> Self
-    where
-        A: About<W>,
-    {
-        Self { about: A::new(curve, W::ZERO), log_sum_exp: log_sum_exp.into() }
-    }
-
-    pub(super) fn log_sum_exp(self) -> f64 {
-        self.log_sum_exp
-    }
-
-    /// The probability of a logit.
-    #[inline(always)]
-    pub(super) fn probability<W: Real>(self, x: W) -> f64
-    where
-        A: About<W>,
-    {
-        W::exp(self.about.value(x) - self.log_sum_exp).into()
-    }
-
-    #[inline(always)]
-    pub(super) fn slope<W: Real>(self, x: W) -> f64
-    where
-        A: About<W>,
-    {
-        self.about.slope(x)
+    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, mut x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N] {
+        for x in &mut x {
+            let mut values = x.array();
+            for (value, unit) in values.iter_mut().zip(about.units) {
+                *value = W::exp_wide(self.value(*value) - unit);
+            }
+            *x = W::V::load(isa, &values);
+        }
+        x
     }
 }

@@ -1,39 +1,42 @@
 //! log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
 
-use super::curve::About;
+use super::curve::Kind;
 #[cfg(feature = "gpu")]
 use super::curve::{Curved, Plain};
-use super::lanes;
-use super::real::Real;
+use super::simd::{LANES, Real};
+use super::sweep::Rows;
+#[cfg(feature = "gpu")]
 use crate::curve::Curve;
 
-pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> W {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if !about.is_regular() {
-        // -inf of nothing but -inf, +inf with a +inf, else NaN: as PyTorch.
-        return W::of(about.top());
+#[inline(always)]
+pub(super) fn rows<R: Rows>(rows: &mut R) -> [R::W; LANES] {
+    let (stats, kind) = (rows.reduce(false), rows.kind());
+    let mut values = [R::W::ZERO; LANES];
+    for row in 0..rows.count() {
+        let value = stats.log_sum_exp(row);
+        let others = stats.others[row];
+        values[row] = R::W::of(if !stats.is_regular(row) {
+            // -inf of nothing but -inf, +inf with a +inf, else NaN: as PyTorch.
+            if rows.first(row, |x| !x.is_number()).is_some() { f64::NAN } else { kind.top(stats.max[row]) }
+        } else if value.abs() < 0.32 * others / (1.0 + others) {
+            // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its slope
+            // others / (1 + others); where max all but cancels it, that would be much of the little that is left.
+            exact_about((0..rows.classes()).map(|class| kind.value(rows.get(row, class))), stats.tops[row])
+        } else {
+            value
+        });
     }
-    let stats = lanes::stats(x, curve, about);
-    let log_sum_exp = stats.log_sum_exp();
-    // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its slope others / (1 + others);
-    // where max all but cancels it, that would be much of the little that is left.
-    if log_sum_exp.abs() < 0.32 * stats.others / stats.sum() {
-        return W::of(exact_about(x.iter().map(|&x| about.value(x)), about.top()));
-    }
-    W::of(log_sum_exp)
+    values
 }
 
 /// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
 #[cfg(feature = "gpu")]
 pub(crate) fn exact(x: &[f32], curve: &Curve) -> f32 {
-    fn of<A: About<f32>>(x: &[f32], curve: &Curve) -> f64 {
-        let about = A::new(curve, lanes::max::<f32, A>(x, curve));
-        if !about.is_regular() {
-            return about.top();
-        }
-        exact_about(x.iter().map(|&x| about.value(x)), about.top())
+    fn of<K: Kind>(kind: K, x: &[f32]) -> f64 {
+        let top = x.iter().map(|&x| kind.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
+        if !top.is_finite() { top } else { exact_about(x.iter().map(|&x| kind.value(x)), top) }
     }
-    (if curve.is_plain() { of::<Plain<f32>>(x, curve) } else { of::<Curved<f32>>(x, curve) }) as f32
+    (if curve.is_plain() { of(Plain, x) } else { of(Curved(*curve), x) }) as f32
 }
 
 fn exact_about(values: impl Iterator<Item = f64>, top: f64) -> f64 {

@@ -1,46 +1,68 @@
 //! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl` and `shaders/top_k.wgsl`.
 
-use super::curve::About;
-use super::lanes;
-use super::real::Real;
+use super::curve::Kind;
+use super::simd::{LANES, Real};
+use super::sweep::{Rows, Stats};
 use crate::Prediction;
-use crate::curve::Curve;
 use crate::operations::MOST_TOP;
 
-pub(super) fn row<W: Real, A: About<W>>(x: &[W], curve: &Curve) -> Prediction {
-    let max = lanes::max::<W, A>(x, curve);
-    let is_it = |&x: &W| A::in_order(curve, x) == max || !(max.is_number() || x.is_number());
-    let class = x.iter().position(is_it).unwrap_or(0) as u32;
-    let about = A::new(curve, max);
-    let probability = if about.is_regular() { 1.0 / lanes::stats(x, curve, about).sum() } else { f64::NAN };
-    Prediction { class, probability: probability as f32 }
+#[inline(always)]
+pub(super) fn rows<R: Rows>(rows: &mut R) -> [Prediction; LANES] {
+    let stats = rows.reduce(false);
+    let mut predictions = [Prediction::default(); LANES];
+    for row in 0..rows.count() {
+        predictions[row] = best(rows, &stats, row);
+    }
+    predictions
 }
 
-/// The `out.len()` largest, which is no more than there are classes: in falling order, of equal ones the lower class first.
-pub(super) fn top_row<W: Real, A: About<W>>(x: &[W], curve: &Curve, out: &mut [Prediction]) {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
+/// The class of the largest logit of a row.
+#[inline(always)]
+pub(super) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
+    // A NaN counts as largest.
+    let nan = if stats.is_regular(row) { None } else { rows.first(row, |x| !x.is_number()) };
+    let class = nan.or_else(|| rows.place(row, rows.kind().in_order_one(stats.max[row]))).unwrap_or(0);
+    let probability = if stats.is_regular(row) { 1.0 / (1.0 + stats.others[row]) } else { f64::NAN };
+    Prediction { class: class as u32, probability: probability as f32 }
+}
+
+/// The `out.len()` largest of the first row, which is no more than there are classes: in falling order, of equal ones the
+/// lower class first.
+#[inline(always)]
+pub(super) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
+    let kind = rows.kind();
     // Found so far, best first. NaN counts as largest.
-    let mut best = [(W::ZERO, 0); MOST_TOP];
+    let mut best = [(R::W::ZERO, 0); MOST_TOP];
     let (k, mut found) = (out.len().min(MOST_TOP), 0);
-    let is_above = |a: W, b: W| a > b || (!a.is_number() && b.is_number());
-    for (class, &x) in x.iter().enumerate() {
-        let x = A::in_order(curve, x);
-        if found == k && !is_above(x, best[k - 1].0) {
+    let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
+    for (nth, chunk) in x.chunks(LANES).enumerate() {
+        // Nearly always none is among them.
+        if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(kind.in_order_one(x), best[k - 1].0)) {
             continue;
         }
-        // Mostly near the end.
-        let mut at = found.min(k - 1);
-        while at > 0 && is_above(x, best[at - 1].0) {
-            best[at] = best[at - 1];
-            at -= 1;
+        for (lane, &x) in chunk.iter().enumerate() {
+            let x = kind.in_order_one(x);
+            if found == k && !is_above(x, best[k - 1].0) {
+                continue;
+            }
+            // Mostly near the end.
+            let mut at = found.min(k - 1);
+            while at > 0 && is_above(x, best[at - 1].0) {
+                best[at] = best[at - 1];
+                at -= 1;
+            }
+            best[at] = (x, (nth * LANES + lane) as u32);
+            found = k.min(found + 1);
         }
-        best[at] = (x, class as u32);
-        found = k.min(found + 1);
     }
-    let sum = if about.is_regular() { lanes::stats(x, curve, about).sum() } else { f64::NAN };
-    for (out, (x, class)) in out.iter_mut().zip(best) {
-        // In order and back.
-        let e: f64 = if about.is_regular() { about.exp(A::in_order(curve, x)).into() } else { f64::NAN };
-        *out = Prediction { class, probability: (e / sum) as f32 };
+    let stats = rows.reduce(false);
+    for (out, best) in out.chunks_mut(LANES).zip(best.chunks(LANES)) {
+        let mut logits = [R::W::ZERO; LANES];
+        logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = kind.in_order_one(x));
+        // Of the first row all of them.
+        let terms = rows.terms(&stats.of_row(0), &logits);
+        for ((out, &(_, class)), term) in out.iter_mut().zip(best).zip(terms) {
+            *out = Prediction { class, probability: (term * stats.share(0)) as f32 };
+        }
     }
 }

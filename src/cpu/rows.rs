@@ -1,46 +1,76 @@
-//! Rows, whatever their type and layout, brought to where they are computed, and over the threads.
+//! From a job to rows: over threads, and whatever the type and the layout, to where up to sixteen at a time are computed.
 //!
 //! Rows are independent, so threads take halves of the batch until a half is small; no bit of a row depends on where
-//! those cuts fall. A row of f32 or f64 is computed where its result goes; of a half type in a copy of the row; where
-//! rows lie across each other a few at a time are gathered from their planes, and scattered.
+//! those cuts fall. Where there are fewer rows than threads, these share a row.
 
 use std::ops::Range;
 
-use super::curve::{About, Curved, Plain};
-use super::real::Number;
-use super::{Row, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
+use super::curve::{Curved, Kind, Plain};
+use super::simd::{Exp, Isa, LANES, Level, Number, Real, at_level, level};
+use super::sweep::{Abreast, Across, Held, Rows, SHORT, Tiles, gather, scatter, turn, turn_back};
+use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
 use crate::error::try_vec;
-use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::job::{self, Data, Job, Op, RowsOut};
 use crate::{Element, Error, Prediction, Shape};
 
-/// Work below this many elements stays on the calling thread: waking another costs some 10 microseconds, in which one
-/// core does about this much.
+/// Work below this many elements stays on the calling thread: see benches/README.md.
 #[cfg(feature = "parallel")]
-const SMALL: usize = 16 * 1024;
-/// Elements of the rows that are gathered at a time, for them to stay in a cache.
+const SMALL: usize = 32 * 1024;
+/// Results of so many bytes are written past the caches.
+const LARGE: usize = 32 << 20;
+/// Elements of the rows that are computed at a time: they stay in a core's first cache.
+const GROUP: usize = 4096;
+/// Elements of the rows that are gathered from planes at a time, sixteen rows at least, unless they are huge.
 const GATHERED: usize = 32 * 1024;
-/// Rows that are gathered at least, for a cache line to be used whole, unless they are huge.
-const ABREAST: usize = 16;
 const HUGE: usize = 1 << 22;
 
 /// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where a row that cannot be computed in place finds no memory to be computed in.
+/// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks; [`Error::OutOfMemory`] where a row
+/// that cannot be computed in place finds no memory to be computed in.
 pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
+    run_at(job, level()?)
+}
+
+/// The same at a level that is known.
+pub(super) fn run_at(job: Job<'_>, level: Level) -> Result<(), Error> {
+    let streams = match &job.data {
+        Data::Write { output, .. } => output.bytes_len() >= LARGE && job.shape.inner() == 1,
+        Data::Read { .. } | Data::Over { .. } => false,
+    };
+    #[cfg(feature = "parallel")]
+    let is_shared =
+        job.classes() >= 4 * super::sweep::PIECE && job.shape.inner() == 1 && job.rows() < 2 * rayon::current_num_threads();
+    #[cfg(not(feature = "parallel"))]
+    let is_shared = false;
+    spread(job, How { level, streams, is_shared: is_shared && cfg!(feature = "parallel") })
+}
+
+/// What the parts of a job have in common.
+#[derive(Clone, Copy)]
+struct How {
+    level: Level,
+    streams: bool,
+    is_shared: bool,
+}
+
+fn spread(job: Job<'_>, how: How) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     if job.shape.outer() > 1 && job.rows() * job.classes() > SMALL {
         let half = job.shape.outer() / 2;
+        // Sixteen at a time where that does not leave a thread without.
+        let half = if half > 8 * LANES { half.next_multiple_of(LANES) } else { half };
         let (a, b) = job.split_at(half);
-        let (a, b) = rayon::join(|| run(a), || run(b));
+        let (a, b) = rayon::join(|| spread(a, how), || spread(b, how));
         return a.and(b);
     }
     if job.rows() <= job.skip {
         return Ok(());
     }
     let Job { op, shape, data, given, first_row, skip, rows_out } = job;
-    let piece = Piece { op, shape, given, first_row, skip };
+    let part = Part { op, shape, given, first_row, skip, how };
     let (input, output, in_stride, out_stride) = match data {
         Data::Read { input, stride } => (Some(input), None, stride, 0),
         Data::Write { input, stride, output } => (Some(input), Some(output), stride, shape.block()),
@@ -50,12 +80,14 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
         ($($variant:ident),*) => {
             match (input, output) {
                 $(
-                    (Some(Elements::$variant(x)), None) => piece.curved(Some(x), None, [in_stride, out_stride], rows_out),
+                    (Some(Elements::$variant(x)), None) => {
+                        part.curved(Place { input: Some((x, in_stride)), output: None }, rows_out)
+                    }
                     (Some(Elements::$variant(x)), Some(ElementsMut::$variant(out))) => {
-                        piece.curved(Some(x), Some(out), [in_stride, out_stride], rows_out)
+                        part.curved(Place { input: Some((x, in_stride)), output: Some((out, out_stride)) }, rows_out)
                     }
                     (None, Some(ElementsMut::$variant(out))) => {
-                        piece.curved(None, Some(out), [in_stride, out_stride], rows_out)
+                        part.curved(Place { input: None, output: Some((out, out_stride)) }, rows_out)
                     }
                 )*
                 _ => {
@@ -68,95 +100,184 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
     typed!(F32, F16, BF16, F64)
 }
 
-/// What a job is, without its data.
-#[derive(Clone, Copy)]
-struct Piece<'a> {
-    op: Op,
-    shape: Shape,
-    given: Given<'a>,
-    first_row: usize,
-    skip: usize,
+/// Logits, unless they stand where results go, and results; each with what lies between blocks' starts.
+struct Place<'a, T> {
+    input: Option<(&'a [T], usize)>,
+    output: Option<(&'a mut [T], usize)>,
 }
 
-/// Memory of a thread for rows on their way.
-struct Scratch<W> {
-    rows: Vec<W>,
-    second: Vec<W>,
-}
-
-impl<'a> Piece<'a> {
-    fn curved<T: Number>(
-        self,
-        input: Option<&[T]>,
-        output: Option<&mut [T]>,
-        strides: [usize; 2],
-        rows_out: RowsOut<'_>,
-    ) -> Result<(), Error> {
-        if self.given.curve.is_plain() {
-            self.blocks::<T, Plain<T::Wide>>(input, output, strides, rows_out)
-        } else {
-            self.blocks::<T, Curved<T::Wide>>(input, output, strides, rows_out)
+impl<T> Place<'_, T> {
+    /// Logits from an element of a block on, so many of them.
+    #[inline(always)]
+    fn logits(&self, block: usize, at: usize, length: usize) -> &[T] {
+        match (&self.input, &self.output) {
+            (Some((x, stride)), _) => &x[block * stride + at..][..length],
+            (None, Some((x, stride))) => &x[block * stride + at..][..length],
+            (None, None) => &[],
         }
     }
 
-    fn blocks<T: Number, A: About<T::Wide>>(
+    #[inline(always)]
+    fn results(&mut self, block: usize, length: usize) -> Option<&mut [T]> {
+        self.output.as_mut().map(|(out, stride)| &mut out[block * *stride..][..length])
+    }
+
+    fn is_dense(&self, block: usize) -> bool {
+        let input = self.input.as_ref().is_none_or(|&(_, stride)| stride == block);
+        input && self.output.as_ref().is_none_or(|&(_, stride)| stride == block)
+    }
+}
+
+/// What a part of a job is, without its data.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    op: Op,
+    shape: Shape,
+    given: job::Given<'a>,
+    first_row: usize,
+    skip: usize,
+    how: How,
+}
+
+/// Memory of a thread.
+struct Scratch<W> {
+    held: Held<W>,
+    tiles: Tiles<W>,
+    rows: Vec<W>,
+    beside: Vec<W>,
+}
+
+impl<'a> Part<'a> {
+    fn curved<T: Number<Wide: Exp>>(self, place: Place<'_, T>, rows_out: RowsOut<'_>) -> Result<(), Error> {
+        if self.given.curve.is_plain() {
+            self.laid_out(Plain, place, rows_out)
+        } else {
+            self.laid_out(Curved(self.given.curve), place, rows_out)
+        }
+    }
+
+    fn laid_out<T: Number<Wide: Exp>, K: Kind>(
         self,
-        input: Option<&[T]>,
-        mut output: Option<&mut [T]>,
-        [in_stride, out_stride]: [usize; 2],
+        kind: K,
+        mut place: Place<'_, T>,
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (inner, block) = (self.shape.inner(), self.shape.block());
-        if inner > 1 {
-            for outer in 0..self.shape.outer() {
-                let (here, rest) = rows_out.split_at(inner);
-                rows_out = rest;
-                let first = self.skip.saturating_sub(outer * inner).min(inner);
-                let (_, here) = here.split_at(first);
-                let input = input.map(|input| &input[outer * in_stride..][..block]);
-                let planes = output.as_mut().map(|output| &mut output[outer * out_stride..][..block]);
-                let planes = planes.map(|planes| planes.chunks_mut(inner).map(|plane| &mut plane[first..]).collect());
-                self.columns::<T, A>(outer, input, planes.unwrap_or_default(), first..inner, here)?;
+        if inner == 1 {
+            return at_level!(self.how.level, isa => self.rows(isa, kind, place, rows_out));
+        }
+        for outer in 0..self.shape.outer() {
+            let (here, rest) = rows_out.split_at(inner);
+            rows_out = rest;
+            let first = self.skip.saturating_sub(outer * inner).min(inner);
+            let (_, here) = here.split_at(first);
+            let input = place.input.map(|(x, stride)| &x[outer * stride..][..block]);
+            let planes = place.results(outer, block).map(|planes| planes.chunks_mut(inner));
+            let planes = planes.map(|planes| planes.map(|plane| &mut plane[first..]).collect());
+            self.columns(kind, outer, input, planes.unwrap_or_default(), first..inner, here)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an operation looks for classes in rows as they are.
+    fn looks_again(&self) -> bool {
+        matches!(self.op, Op::TopK | Op::Sample)
+    }
+
+    /// Rows whose classes lie side by side.
+    #[inline(always)]
+    fn rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
+        self,
+        isa: I,
+        kind: K,
+        mut place: Place<'_, T>,
+        mut rows_out: RowsOut<'_>,
+    ) -> Result<(), Error> {
+        let (classes, end) = (self.shape.classes(), self.shape.outer());
+        let mut scratch = self.scratch(0, if self.looks_again() { 1 } else { LANES })?;
+        if self.looks_again() {
+            scratch.rows = try_vec("rows on their way", classes)?;
+            for at in self.skip..end {
+                let row = &mut scratch.rows[..];
+                row.iter_mut().zip(place.logits(at, 0, classes)).for_each(|(to, x)| *to = x.widen());
+                self.look(isa, kind, row, &mut scratch.held, at, &mut rows_out, at);
             }
             return Ok(());
         }
-        let classes = self.shape.classes();
-        let is_wide = T::as_wide(&[]).is_some();
-        let mut scratch = self.scratch::<T>(if is_wide { 0 } else { classes })?;
-        for at in self.skip..self.shape.outer() {
-            let input = input.map(|input| &input[at * in_stride..][..classes]);
-            let row = self.row(at, &mut scratch.second);
-            let out = Out::of(&mut rows_out, at);
-            let Some(output) = &mut output else {
-                let Some(x) = input else { continue };
-                match T::as_wide(x) {
-                    Some(x) => self.reduce::<T, A>(x, &row, out),
-                    None => {
-                        T::widen_all(x, &mut scratch.rows);
-                        self.reduce::<T, A>(&scratch.rows, &row, out);
+        if classes <= SHORT {
+            let is_dense = place.is_dense(classes);
+            scratch.tiles.resize(classes);
+            for at in (self.skip..end).step_by(LANES) {
+                let count = LANES.min(end - at);
+                let Tiles { logits, results } = &mut scratch.tiles;
+                let run = if is_dense { count } else { 1 };
+                for row in (0..count).step_by(run) {
+                    let from = place.logits(at + row, 0, run * classes);
+                    let (to, _) = logits[row * classes..].as_chunks_mut();
+                    from.chunks(LANES).zip(to).for_each(|(from, to)| gather(isa, from, to));
+                }
+                turn(isa, logits, results, classes);
+                self.tile(isa, kind, &mut scratch, at, count, &mut rows_out, at);
+                if self.op.writes_elements() {
+                    let Tiles { logits, results } = &mut scratch.tiles;
+                    turn_back(isa, results, logits, classes);
+                    for row in (0..count).step_by(run) {
+                        let Some(to) = place.results(at + row, run * classes) else { continue };
+                        let (from, _) = results[row * classes..].as_chunks();
+                        to.chunks_mut(LANES).zip(from).for_each(|(to, from)| scatter(isa, from, to));
                     }
                 }
-                continue;
-            };
-            let output = &mut output[at * out_stride..][..classes];
-            if let Some(input) = input.filter(|_| is_wide) {
-                output.copy_from_slice(input);
             }
-            match T::as_wide_mut(output) {
-                Some(x) => self.transform::<T, A>(x, &row, out),
-                None => {
-                    T::widen_all(input.unwrap_or(output), &mut scratch.rows);
-                    self.transform::<T, A>(&mut scratch.rows, &row, out);
-                    T::narrow_all(&scratch.rows, output);
-                }
-            }
+            return Ok(());
+        }
+        let group = (GROUP / classes).clamp(1, LANES);
+        for at in (self.skip..end).step_by(group) {
+            let count = group.min(end - at);
+            let input = place.input.map(|(x, stride)| (&x[at * stride..], stride));
+            let output = place.output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride));
+            let How { streams, is_shared, .. } = self.how;
+            let Scratch { held, beside, .. } = &mut scratch;
+            let mut rows = Across { isa, kind, classes, count, input, output, streams, is_shared, held };
+            self.operate(isa, &mut rows, &self.given::<T::Wide>(at, count, beside), &mut rows_out, at);
+        }
+        if self.how.streams {
+            isa.fence();
         }
         Ok(())
     }
 
     /// The rows of a block that is planes, each a class: some of the columns.
-    fn columns<T: Number, A: About<T::Wide>>(
+    fn columns<T: Number<Wide: Exp>, K: Kind>(
         self,
+        kind: K,
+        outer: usize,
+        input: Option<&[T]>,
+        planes: Vec<&mut [T]>,
+        columns: Range<usize>,
+        rows_out: RowsOut<'_>,
+    ) -> Result<(), Error> {
+        #[cfg(feature = "parallel")]
+        if columns.len() > LANES && columns.len() * self.shape.classes() > SMALL {
+            // Whole cache lines to each.
+            let half = (columns.len() / 2).next_multiple_of(LANES);
+            let middle = columns.start + half;
+            let (out_a, out_b) = rows_out.split_at(half);
+            let (planes_a, planes_b) = planes.into_iter().map(|plane| plane.split_at_mut(half)).unzip();
+            let (a, b) = rayon::join(
+                || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
+                || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
+            );
+            return a.and(b);
+        }
+        at_level!(self.how.level, isa => self.few_columns(isa, kind, outer, input, planes, columns, rows_out))
+    }
+
+    #[allow(clippy::too_many_arguments)] // the same as of `columns`, and the level
+    #[inline(always)]
+    fn few_columns<I: Isa, T: Number<Wide: Exp>, K: Kind>(
+        self,
+        isa: I,
+        kind: K,
         outer: usize,
         input: Option<&[T]>,
         mut planes: Vec<&mut [T]>,
@@ -164,132 +285,246 @@ impl<'a> Piece<'a> {
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        #[cfg(feature = "parallel")]
-        if columns.len() > ABREAST && columns.len() * classes > SMALL {
-            // Whole cache lines to each.
-            let half = (columns.len() / 2).next_multiple_of(ABREAST);
-            let middle = columns.start + half;
-            let (out_a, out_b) = rows_out.split_at(half);
-            let (planes_a, planes_b) = planes.into_iter().map(|plane| plane.split_at_mut(half)).unzip();
-            let (a, b) = rayon::join(
-                || self.columns::<T, A>(outer, input, planes_a, columns.start..middle, out_a),
-                || self.columns::<T, A>(outer, input, planes_b, middle..columns.end, out_b),
-            );
-            return a.and(b);
-        }
-        let abreast = (GATHERED / classes).max(ABREAST.min(HUGE / classes)).clamp(1, columns.len());
-        let mut scratch = self.scratch::<T>(abreast.saturating_mul(classes))?;
+        let is_short = classes <= SHORT && !self.looks_again();
+        let abreast = if is_short {
+            LANES
+        } else {
+            (GATHERED / classes).max(LANES.min(HUGE / classes)).clamp(1, columns.len()).next_multiple_of(LANES)
+        };
+        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, LANES)?;
+        scratch.tiles.resize(classes.min(SHORT));
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);
-            let at = start - columns.start;
-            for class in 0..classes {
-                let plane = match input {
-                    Some(input) => &input[class * inner + start..][..width],
-                    None => &planes[class][at..at + width],
+            let (at, index) = (start - columns.start, outer * inner + start);
+            let plane = |planes: &[&mut [T]], class: usize, from: usize, length: usize, to: &mut [_; LANES]| match input
+            {
+                Some(input) => gather(isa, &input[class * inner + start + from..][..length], to),
+                None => gather(isa, &planes[class][at + from..][..length], to),
+            };
+            if is_short {
+                let (tile, _) = scratch.tiles.logits.as_chunks_mut();
+                tile.iter_mut().take(classes).enumerate().for_each(|(class, to)| plane(&planes, class, 0, width, to));
+                self.tile(isa, kind, &mut scratch, index, width, &mut rows_out, at);
+                let (tile, _) = scratch.tiles.results.as_chunks();
+                planes.iter_mut().zip(tile).for_each(|(plane, from)| scatter(isa, from, &mut plane[at..][..width]));
+                continue;
+            }
+            // Squares of sixteen classes and columns are turned around.
+            let squares = |width: usize| {
+                let columns = (0..width).step_by(LANES);
+                columns.flat_map(move |column| (0..classes).step_by(LANES).map(move |class| (column, class)))
+            };
+            let mut square = [[T::Wide::ZERO; LANES]; LANES];
+            let mut other = square;
+            for (column, class) in squares(width) {
+                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(down) {
+                    plane(&planes, class + nth, column, across, to);
+                }
+                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                for (nth, from) in square.iter().enumerate().take(across) {
+                    scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
+                }
+            }
+            let group = (GROUP / classes).clamp(1, LANES);
+            for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
+                let (row, count) = (nth * group, x.len() / classes);
+                if self.looks_again() {
+                    for (each, x) in x.chunks_mut(classes).enumerate() {
+                        self.look(isa, kind, x, &mut scratch.held, index + row + each, &mut rows_out, at + row + each);
+                    }
+                    continue;
+                }
+                let given = self.given(index + row, count, &mut scratch.beside);
+                let (input, output) = match self.op.writes_elements() {
+                    true => (None, Some((x, classes))),
+                    false => (Some((&*x, classes)), None),
                 };
-                for (nth, &x) in plane.iter().enumerate() {
-                    scratch.rows[nth * classes + class] = x.widen();
-                }
+                let held = &mut scratch.held;
+                let mut rows =
+                    Across { isa, kind, classes, count, input, output, streams: false, is_shared: false, held };
+                self.operate(isa, &mut rows, &given, &mut rows_out, at + row);
             }
-            for (nth, x) in scratch.rows.chunks_exact_mut(classes).take(width).enumerate() {
-                let row = self.row(outer * inner + start + nth, &mut scratch.second);
-                let out = Out::of(&mut rows_out, at + nth);
-                if self.op.writes_elements() {
-                    self.transform::<T, A>(x, &row, out);
-                } else {
-                    self.reduce::<T, A>(x, &row, out);
-                }
+            if planes.is_empty() {
+                continue;
             }
-            for (class, plane) in planes.iter_mut().enumerate() {
-                for (nth, out) in plane[at..at + width].iter_mut().enumerate() {
-                    *out = T::narrow(scratch.rows[nth * classes + class]);
+            for (column, class) in squares(width) {
+                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(across) {
+                    to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
+                }
+                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                for (from, plane) in square.iter().zip(&mut planes[class..]).take(down) {
+                    scatter(isa, from, &mut plane[at + column..][..across]);
                 }
             }
         }
         Ok(())
     }
 
-    fn scratch<T: Number>(&self, elements: usize) -> Result<Scratch<T::Wide>, Error> {
-        let second = if self.given.second.is_some() { self.shape.classes() } else { 0 };
-        Ok(Scratch { rows: try_vec("rows on their way", elements)?, second: try_vec("rows on their way", second)? })
+    fn scratch<W: Real>(&self, rows: usize, at_once: usize) -> Result<Scratch<W>, Error> {
+        let beside = if self.given.second.is_some() { self.shape.classes().min(HUGE / at_once) * at_once } else { 0 };
+        let beside = beside.max(if self.given.second.is_some() { self.shape.classes() } else { 0 });
+        Ok(Scratch {
+            held: Held::default(),
+            tiles: Tiles::default(),
+            rows: try_vec("rows on their way", rows)?,
+            beside: try_vec("rows on their way", beside)?,
+        })
     }
 
-    /// What a row of this piece is given.
-    fn row<'s, W: super::Real>(&self, at: usize, second: &'s mut [W]) -> Row<'s, W> {
-        let index = self.first_row + at;
-        let Given { scaling, targets, log_sum_exps, .. } = self.given;
-        let gradient = scaling.row_gradients.map_or(1.0, |gradients| f64::from(gradients[index]));
-        let target = targets.get(index).copied().unwrap_or_default();
-        let log_sum_exp = W::of(log_sum_exps.map_or(0.0, |values| values.at(index)));
-        let Some(values) = self.given.second else {
-            return Row { index, target, second: None, gradient, log_sum_exp };
+    /// What rows from one of this part on are given.
+    #[inline(always)]
+    fn given<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
+    where
+        'a: 's,
+    {
+        let job::Given { curve, scaling, targets, log_sum_exps, second, .. } = self.given;
+        let first = self.first_row + at;
+        let mut given = Given {
+            curve,
+            scaling,
+            targets: [Default::default(); LANES],
+            gradients: [1.0; LANES],
+            log_sum_exps: [W::ZERO; LANES],
+            classes: self.shape.classes(),
+            beside: &[],
         };
+        if let Some(targets) = targets.get(first..first + count) {
+            given.targets[..count].copy_from_slice(targets);
+        }
+        if let Some(gradients) = scaling.row_gradients {
+            given.gradients.iter_mut().zip(&gradients[first..]).for_each(|(to, &from)| *to = f64::from(from));
+        }
+        if let Some(values) = log_sum_exps {
+            given.log_sum_exps[..count]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(row, to)| *to = W::of(values.at(first + row)));
+        }
+        let Some(values) = second else { return given };
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let start = index / inner * self.shape.block() + index % inner;
         macro_rules! gathered {
             ($($variant:ident),*) => {
                 match values {
                     $(Elements::$variant(values) => {
-                        let from = values[start..].iter().step_by(inner);
-                        second.iter_mut().zip(from).take(classes).for_each(|(to, &from)| *to = W::of(f64::from(from)));
+                        for (row, to) in beside.chunks_mut(classes).enumerate().take(count) {
+                            let index = first + row;
+                            let start = index / inner * self.shape.block() + index % inner;
+                            let from = values[start..].iter().step_by(inner);
+                            to.iter_mut().zip(from).for_each(|(to, &from)| *to = W::of(f64::from(from)));
+                        }
                     })*
                 }
             };
         }
         gathered!(F32, F16, BF16, F64);
-        Row { index, target, second: Some(second), gradient, log_sum_exp }
+        Given { beside: &beside[..count * classes], ..given }
     }
 
-    fn reduce<T: Number, A: About<T::Wide>>(&self, x: &[T::Wide], row: &Row<'_, T::Wide>, out: Out<'_>) {
-        let Given { curve, scaling, draws, .. } = &self.given;
-        match (self.op, out) {
-            (Op::CrossEntropy, out) => out.put(cross_entropy::row::<_, A>(x, row, scaling, curve)),
-            (Op::LogSumExp, out) => out.put(log_sum_exp::row::<_, A>(x, curve)),
-            (Op::Predict, Out::Predictions([out])) => *out = predict::row::<_, A>(x, curve),
-            (Op::TopK, Out::Predictions(out)) => predict::top_row::<_, A>(x, curve, out),
-            (Op::Sample, Out::Predictions([out])) => *out = sample::row::<_, A>(x, row.index, curve, draws),
-            (op, _) => debug_assert!(false, "{op:?} was given nowhere to write"),
+    /// Rows of a tile.
+    #[allow(clippy::too_many_arguments)] // three of them say which rows these are
+    #[inline(always)]
+    fn tile<I: Isa, K: Kind, W: Exp>(
+        &self,
+        isa: I,
+        kind: K,
+        scratch: &mut Scratch<W>,
+        at: usize,
+        count: usize,
+        rows_out: &mut RowsOut<'_>,
+        out_at: usize,
+    ) {
+        let Scratch { tiles: Tiles { logits, results }, beside, .. } = scratch;
+        let given = self.given(at, count, beside);
+        let whole = self.shape.classes() * LANES;
+        let (logits, results) = (logits[..whole].as_chunks().0, results[..whole].as_chunks_mut().0);
+        let mut rows = Abreast { isa, kind, count, logits, results };
+        self.operate(isa, &mut rows, &given, rows_out, out_at);
+    }
+
+    /// Does an operation to rows.
+    #[inline(never)]
+    fn operate<I: Isa, R: Rows>(
+        &self,
+        isa: I,
+        rows: &mut R,
+        given: &Given<'_, R::W>,
+        rows_out: &mut RowsOut<'_>,
+        at: usize,
+    ) {
+        macro_rules! apart {
+            ($value:expr) => {
+                // A function of its own at the same level.
+                isa.vectorize(
+                    #[inline(always)]
+                    || $value,
+                )
+            };
         }
-    }
-
-    fn transform<T: Number, A: About<T::Wide>>(&self, x: &mut [T::Wide], row: &Row<'_, T::Wide>, out: Out<'_>) {
-        let Given { curve, scaling, .. } = &self.given;
-        let second = row.second.unwrap_or_default();
         match self.op {
-            Op::Softmax => softmax::row::<_, A>(x, curve),
-            Op::LogSoftmax => softmax::log_row::<_, A>(x, curve),
-            Op::CrossEntropyGrad => out.put(cross_entropy::gradient_row::<_, A>(x, row, scaling, curve)),
-            Op::CrossEntropyBackward => cross_entropy::backward_row::<_, A>(x, row, scaling, curve),
-            Op::SoftmaxBackward => backward::row(x, second, curve.scale),
-            Op::LogSoftmaxBackward => backward::log_row(x, second, curve.scale),
-            op => debug_assert!(false, "{op:?} was asked to write"),
-        }
-    }
-}
-
-/// Where one row's own results go.
-enum Out<'o> {
-    None,
-    Single(&'o mut f32),
-    Double(&'o mut f64),
-    Predictions(&'o mut [Prediction]),
-}
-
-impl<'o> Out<'o> {
-    fn of(rows_out: &'o mut RowsOut<'_>, at: usize) -> Self {
-        match rows_out {
-            RowsOut::Values(ElementsMut::F32(values)) => Self::Single(&mut values[at]),
-            RowsOut::Values(ElementsMut::F64(values)) => Self::Double(&mut values[at]),
-            RowsOut::Predictions(values, each) => Self::Predictions(&mut values[at * *each..][..*each]),
-            RowsOut::Values(_) | RowsOut::None => Self::None,
+            Op::Softmax => apart!(softmax::rows(rows)),
+            Op::LogSoftmax => apart!(softmax::log_rows(rows)),
+            Op::CrossEntropy => put(rows_out, at, rows.count(), apart!(cross_entropy::rows(rows, given))),
+            Op::CrossEntropyGrad => put(rows_out, at, rows.count(), apart!(cross_entropy::gradient_rows(rows, given))),
+            Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, given)),
+            Op::SoftmaxBackward => apart!(backward::rows(rows, given)),
+            Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, given)),
+            Op::LogSumExp => put(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows))),
+            Op::Predict => {
+                let predictions = apart!(predict::rows(rows));
+                if let RowsOut::Predictions(out, _) = rows_out {
+                    out[at..][..rows.count()].copy_from_slice(&predictions[..rows.count()]);
+                }
+            }
+            op @ (Op::TopK | Op::Sample) => debug_assert!(false, "{op:?} has a row to itself"),
         }
     }
 
-    fn put(self, value: impl Element) {
-        match self {
-            Self::Single(out) => *out = value.into() as f32,
-            Self::Double(out) => *out = value.into(),
-            Self::None | Self::Predictions(_) => debug_assert!(false, "nowhere to write a value"),
+    /// Finds classes in a row.
+    #[allow(clippy::too_many_arguments)] // two of them say which row it is
+    #[inline(never)]
+    fn look<I: Isa, K: Kind, W: Exp>(
+        &self,
+        isa: I,
+        kind: K,
+        x: &[W],
+        held: &mut Held<W>,
+        index: usize,
+        rows_out: &mut RowsOut<'_>,
+        at: usize,
+    ) {
+        let RowsOut::Predictions(out, each) = rows_out else { return };
+        let out: &mut [Prediction] = &mut out[at * *each..][..*each];
+        let (classes, is_shared) = (x.len(), self.how.is_shared);
+        let input = Some((x, classes));
+        let mut rows = Across { isa, kind, classes, count: 1, input, output: None, streams: false, is_shared, held };
+        let scale = self.given.curve.scale;
+        isa.vectorize(
+            #[inline(always)]
+            || match (self.op, out) {
+                (Op::Sample, [out]) => {
+                    *out = sample::row(&mut rows, x, self.first_row + index, scale, &self.given.draws)
+                }
+                (_, out) => predict::top_row(&mut rows, x, out),
+            },
+        );
+    }
+}
+
+/// Writes values of rows.
+#[inline(always)]
+fn put<W: Element>(rows_out: &mut RowsOut<'_>, at: usize, count: usize, values: [W; LANES]) {
+    let values = &values[..count];
+    match rows_out {
+        RowsOut::Values(ElementsMut::F32(out)) => {
+            out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into() as f32);
+        }
+        RowsOut::Values(ElementsMut::F64(out)) => {
+            out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into());
+        }
+        RowsOut::Values(_) | RowsOut::None | RowsOut::Predictions(..) => {
+            debug_assert!(false, "nowhere to write a value")
         }
     }
 }

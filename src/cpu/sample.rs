@@ -1,22 +1,23 @@
 //! A class drawn from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, down to the bits: additions and
 //! multiplications of f32, rounded each, and whole numbers.
 
-use super::curve::About;
-use super::real::Real;
-use super::{lanes, predict};
+use super::predict;
+use super::simd::{LANES, Real};
+use super::sweep::Rows;
 use crate::Prediction;
-use crate::curve::Curve;
 use crate::sampling::{Draws, threefry};
 
-pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, draws: &Draws) -> Prediction {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if !about.is_regular() {
-        return predict::row::<W, A>(x, curve);
+/// Of the first row, whose logits are `x` too, and which has that place in the batch.
+#[inline(always)]
+pub(super) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale: f64, draws: &Draws) -> Prediction {
+    let stats = rows.reduce(false);
+    if !stats.is_regular(0) {
+        return predict::best(rows, &stats, 0);
     }
-    let max: f64 = about.max().into();
-    let scale = curve.scale as f32;
+    let max: f64 = stats.max[0].into();
+    let scale = scale as f32;
     // Of f32 the difference is as if rounded once: in f64 it is exact wherever it is not hopeless.
-    let below = |x: W| (x.into() - max) as f32 * scale;
+    let below = |x: R::W| (x.into() - max) as f32 * scale;
     let lowest = cut(x, draws, below);
     let key = draws.key();
     let mut best = (f32::NEG_INFINITY, 0);
@@ -32,9 +33,8 @@ pub(super) fn row<W: Real, A: About<W>>(x: &[W], index: usize, curve: &Curve, dr
         }
     }
     let class = best.1;
-    let e: f64 = about.exp(x[class]).into();
-    let probability = (e / lanes::stats(x, curve, about).sum()) as f32;
-    Prediction { class: class as u32, probability }
+    let terms = rows.terms(&stats, &[x[class]; LANES]);
+    Prediction { class: class as u32, probability: (terms[0] * stats.share(0)) as f32 }
 }
 
 /// The least key, of scaled differences from the maximum, that may be drawn.

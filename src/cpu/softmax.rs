@@ -1,24 +1,24 @@
 //! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
 
-use super::curve::About;
-use super::lanes;
-use super::real::Real;
-use crate::curve::Curve;
+use super::curve::Kind;
+use super::simd::{LANES, Real};
+use super::sweep::Rows;
 
-pub(super) fn row<W: Real, A: About<W>>(x: &mut [W], curve: &Curve) {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if !about.is_regular() {
-        return x.fill(W::NAN);
+#[inline(always)]
+pub(super) fn rows<R: Rows>(rows: &mut R) {
+    let stats = rows.reduce(true);
+    let mut factors = [0.0; LANES];
+    for row in 0..LANES {
+        factors[row] = stats.share(row);
     }
-    let stats = lanes::exponentials(x, curve, about);
-    lanes::scale(x, W::of(1.0 / stats.sum()));
+    rows.scale(&stats, &factors);
 }
 
-pub(super) fn log_row<W: Real, A: About<W>>(x: &mut [W], curve: &Curve) {
-    let about = A::new(curve, lanes::max::<W, A>(x, curve));
-    if !about.is_regular() {
-        return x.fill(W::NAN);
-    }
-    let log_sum = W::of(lanes::stats(x, curve, about).others.ln_1p());
-    lanes::map(x, |_, x| about.log(x, log_sum));
+#[inline(always)]
+pub(super) fn log_rows<R: Rows>(rows: &mut R) {
+    let (stats, kind) = (rows.reduce(false), rows.kind());
+    rows.map(
+        #[inline(always)]
+        |row, _, x| R::W::of((kind.value(x) - stats.tops[row]) - stats.log_sums[row]),
+    );
 }

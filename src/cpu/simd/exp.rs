@@ -1,0 +1,241 @@
+//! exp of f32 to one unit in the last place, and of f64.
+//!
+//! The power of two is taken out by a two-part ln 2 (Cody and Waite, Software Manual for the Elementary Functions, 1980),
+//! and a polynomial of degree 6 does the rest. A row's exponentials stand relative to a power of two next to the largest,
+//! so that no logit has anything subtracted before its own argument is reduced, which would round; but where the
+//! largest is beyond [`FAR`] the difference from it is exact wherever its exponential is not 0, and is taken.
+//! `shaders/shared/math.wgsl` is the twin.
+
+use super::vector::{Lane, Real};
+
+/// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)), and below the other in f64.
+const LOWEST: f32 = -105.0;
+const LOWEST_F64: f64 = -746.0;
+/// From here on x - max is exact in f32 wherever exp(x - max) is not 0: x is within a factor of two of max.
+const FAR: f32 = 220.0;
+/// 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+const ROUND: f32 = 12_582_912.0;
+/// 1.5 * 2^52.
+const ROUND_F64: f64 = 6_755_399_441_055_744.0;
+/// ln 2 in two parts; the first has 9 bits, so that its product with the exponent is exact.
+const LN2_HIGH: f32 = 355.0 / 512.0;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// The same of 32 bits.
+const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
+const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
+/// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
+const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
+/// Powers of two are made this much too large, for 2^-159 is no f32, and divided by it in the end.
+const EXCESS: i32 = 64;
+const EXCESS_F64: i32 = 256;
+
+/// What the exponentials of a row of plain logits stand relative to.
+#[derive(Clone, Copy, Default)]
+pub(in crate::cpu) struct Anchor<W> {
+    /// What is subtracted of logits.
+    pub(in crate::cpu) from: W,
+    /// What is added to round to an integer and to have the power of two in the low bits.
+    pub(in crate::cpu) round: W,
+    /// What is no smaller has an exponential that is not 0.
+    pub(in crate::cpu) low: W,
+    /// The logarithm of what the exponentials are multiples of.
+    pub(in crate::cpu) unit: f64,
+}
+
+/// The exponential of each type.
+pub(in crate::cpu) trait Exp: Real {
+    const LOG2_E: Self;
+    /// ln 2 in two parts, each negative.
+    const LN2: [Self; 2];
+    /// exp(r) as a polynomial, the highest power first.
+    const POLYNOMIAL: &[Self];
+    /// What the powers of two are too large by.
+    const TOO_LARGE: Self;
+    /// For a row of that largest logit.
+    fn anchor(max: Self) -> Anchor<Self>;
+    /// exp of a difference that is known in f64.
+    fn exp_wide(difference: f64) -> Self;
+}
+
+/// exp(x - unit) of several values or vectors, step by step together: one alone would wait for itself. NaN of NaN.
+#[inline(always)]
+pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(all: impl Fn(W) -> V, x: [V; N], about: &Anchor<V>) -> [V; N] {
+    macro_rules! each {
+        ($at:ident => $value:expr) => {{
+            let mut out = x;
+            for $at in 0..N {
+                out[$at] = $value;
+            }
+            out
+        }};
+    }
+    let d = each!(k => (x[k] - about.from).at_least(about.low));
+    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), about.round));
+    let n = each!(k => shifted[k] - about.round);
+    let r = each!(k => n[k].mul_add(all(W::LN2[0]), d[k]));
+    let r = each!(k => n[k].mul_add(all(W::LN2[1]), r[k]));
+    let mut q = each!(k => r[k].mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1])));
+    for &term in &W::POLYNOMIAL[2..] {
+        q = each!(k => q[k].mul_add(r[k], all(term)));
+    }
+    let e = each!(k => q[k] * shifted[k].power());
+    each!(k => e[k] * all(W::TOO_LARGE))
+}
+
+impl Exp for f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    const LN2: [f32; 2] = [-LN2_HIGH, -LN2_LOW];
+    const POLYNOMIAL: &[f32] = &[Q[4], Q[3], Q[2], Q[1], Q[0], 1.0, 1.0];
+    const TOO_LARGE: f32 = f32::from_bits(((127 - EXCESS) as u32) << 23);
+
+    #[inline(always)]
+    fn anchor(max: f32) -> Anchor<f32> {
+        let is_far = max.abs() >= FAR && max.is_finite();
+        let (from, near) = if is_far { (max, 0.0) } else { (0.0, max) };
+        // Of infinities and NaN nothing comes of it, but the exponential of -inf has to be 0.
+        let near = if near.abs() < FAR { near } else { 0.0 };
+        let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
+        let unit = f64::from(from) + f64::from(n) * std::f64::consts::LN_2;
+        Anchor { from, round: ROUND + (127 + EXCESS) as f32 - n, low: near + LOWEST, unit }
+    }
+
+    #[inline(always)]
+    fn exp_wide(difference: f64) -> f32 {
+        let d = difference.clamp(-1000.0, 100.0);
+        let high = d as f32;
+        exp_pair(high, (d - f64::from(high)) as f32)
+    }
+}
+
+impl Exp for f64 {
+    const LOG2_E: f64 = std::f64::consts::LOG2_E;
+    const LN2: [f64; 2] = [-LN2_HIGH_F64, -LN2_LOW_F64];
+    const POLYNOMIAL: &[f64] = &[
+        SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4], SERIES[3], SERIES[2],
+        SERIES[1], SERIES[0], 1.0, 1.0,
+    ];
+    const TOO_LARGE: f64 = f64::from_bits(((1023 - EXCESS_F64) as u64) << 52);
+
+    #[inline(always)]
+    fn anchor(max: f64) -> Anchor<f64> {
+        let from = if max.is_finite() { max } else { 0.0 };
+        Anchor { from, round: ROUND_F64 + f64::from(1023 + EXCESS_F64), low: LOWEST_F64, unit: from }
+    }
+
+    #[inline(always)]
+    fn exp_wide(difference: f64) -> f64 {
+        exp(difference)
+    }
+}
+
+/// log(1 + u) for u from 0 on, in f64 to a few units in the last place. Free of branches, for a loop over rows to be made
+/// vectors of: 2 artanh(s) with s = f / (2 + f), 1 + u = 2^k (1 + f).
+#[inline(always)]
+pub(in crate::cpu) fn log1p(u: f64) -> f64 {
+    let y = 1.0 + u;
+    let bits = y.to_bits();
+    // 1 + f between 3/4 and 3/2.
+    let k = (bits.wrapping_sub(0x3fe8_0000_0000_0000) as i64) >> 52;
+    let m = f64::from_bits(bits.wrapping_sub((k << 52) as u64));
+    // u itself where k is 0, of which 1 + u may have dropped most.
+    let f = if k == 0 { u } else { m - 1.0 };
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let mut q = 0.0;
+    for odd in [23.0, 21.0, 19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
+        q = q * z + 1.0 / odd;
+    }
+    // Within the range of i32, which every instruction set can convert.
+    let value = f64::from(k as i32) * std::f64::consts::LN_2 + 2.0 * (s + s * z * q);
+    // Infinities and NaN have no exponent to take.
+    if u < f64::MAX { value } else { u }
+}
+
+/// exp(d + lost) for d up to 128, where it is infinite.
+#[inline(always)]
+fn exp_pair(d: f32, lost: f32) -> f32 {
+    let d = if d > LOWEST { d } else { LOWEST };
+    let shifted = d * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (d - n * LN2_HIGH) - n * LN2_LOW + lost;
+    let q = (((Q[4] * r + Q[3]) * r + Q[2]) * r + Q[1]) * r + Q[0];
+    let power = 1.0 + (r + r * r * q);
+    // 2^n in two factors, for 2^-159 is no f32.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = exponent >> 1;
+    power * exponential_of_two(half) * exponential_of_two(exponent - half)
+}
+
+#[inline(always)]
+fn exponential_of_two(n: i32) -> f32 {
+    f32::from_bits(((n + 127) as u32) << 23)
+}
+
+/// 1 / n! for n from 2 to 13: the series of exp, which over |r| <= ln 2 / 2 ends within 1e-17.
+const SERIES: [f64; 12] = [
+    1.0 / 2.0,
+    1.0 / 6.0,
+    1.0 / 24.0,
+    1.0 / 120.0,
+    1.0 / 720.0,
+    1.0 / 5040.0,
+    1.0 / 40_320.0,
+    1.0 / 362_880.0,
+    1.0 / 3_628_800.0,
+    1.0 / 39_916_800.0,
+    1.0 / 479_001_600.0,
+    1.0 / 6_227_020_800.0,
+];
+
+/// exp(d) - 1 and exp(d) in f64, to about two units in the last place; d is clamped to [-1000, 710].
+#[inline(always)]
+fn expm1_and_exp(d: f64) -> (f64, f64) {
+    let d = d.clamp(-1000.0, 710.0);
+    let shifted = d * std::f64::consts::LOG2_E + ROUND_F64;
+    let n = shifted - ROUND_F64;
+    let r = (d - n * LN2_HIGH_F64) - n * LN2_LOW_F64;
+    let mut q = 0.0;
+    for &term in SERIES.iter().rev() {
+        q = q * r + term;
+    }
+    let minus_one = r + r * r * q;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND_F64.to_bits()) as i64;
+    let half = exponent >> 1;
+    let power = |n: i64| f64::from_bits(((n + 1023) as u64) << 52);
+    let (a, b) = (power(half), power(exponent - half));
+    (minus_one * a * b + (a * b - 1.0), (1.0 + minus_one) * a * b)
+}
+
+/// exp(d) in f64.
+#[inline(always)]
+pub(in crate::cpu) fn exp(d: f64) -> f64 {
+    expm1_and_exp(d).1
+}
+
+/// tanh(u), and its derivative, in f64.
+#[inline(always)]
+pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
+    // Of exp(-2 |u|), for which nothing overflows.
+    let (minus_one, e) = expm1_and_exp(-2.0 * u.abs());
+    let whole = 1.0 + e;
+    ((-minus_one / whole).copysign(u), 4.0 * e / (whole * whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn float64_is_as_good_as_the_platform_s() {
+        let worst = |error: fn(f64) -> f64| {
+            (1..200_000).map(|n| error(f64::from(n) * 1.3e-3 * f64::from(n).sqrt())).fold(0.0_f64, f64::max)
+        };
+        let exp_error = worst(|d| if d > 700.0 { 0.0 } else { (exp(-d) / (-d).exp() - 1.0).abs() });
+        let tanh_error = worst(|u| (tanh(u * 1e-3).0 / (u * 1e-3).tanh() - 1.0).abs());
+        println!("worst relative errors: exp {exp_error:.1e}, tanh {tanh_error:.1e}");
+        assert!(exp_error < 1e-15 && tanh_error < 1e-15, "{exp_error} {tanh_error}");
+        assert_eq!([tanh(f64::INFINITY).0, tanh(-1e300).0, tanh(f64::INFINITY).1], [1.0, -1.0, 0.0]);
+        assert_eq!([tanh(1e-300).0, exp(f64::NEG_INFINITY), exp(f64::INFINITY)], [1e-300, 0.0, 710.0_f64.exp()]);
+        assert!(tanh(f64::NAN).0.is_nan() && exp(f64::NAN).is_nan());
+    }
+}

@@ -1,0 +1,155 @@
+//! How the types of logits come into vectors and leave them.
+
+use half::{bf16, f16};
+
+use super::isa::Isa;
+use super::vector::{LANES, Real, Vector};
+use crate::Element;
+
+/// A type of logits, and the one that they are computed in.
+pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
+    type Wide: Real;
+    /// What stands where a row has ended, and its opposite.
+    const LOWEST: Self;
+    const HIGHEST: Self;
+    fn widen(self) -> Self::Wide;
+    fn narrow(value: Self::Wide) -> Self;
+    fn load<I: Isa>(isa: I, values: &[Self; LANES]) -> <Self::Wide as Real>::V<I>;
+    fn store<I: Isa>(isa: I, value: <Self::Wide as Real>::V<I>) -> [Self; LANES];
+    /// Writes past the caches, where there is an instruction for it.
+    ///
+    /// # Safety
+    /// The place is a multiple of 64 bytes, or of its own size. [`Isa::fence`] comes before another thread reads.
+    unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]);
+}
+
+macro_rules! streamed {
+    ($bytes:literal) => {
+        #[inline(always)]
+        unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]) {
+            // SAFETY: the caller's promise; nothing else sees the place meanwhile.
+            unsafe { isa.stream::<$bytes>(to.as_mut_ptr().cast(), bytemuck::cast_ref(&values)) }
+        }
+    };
+}
+
+macro_rules! wide {
+    ($ty:ty, $vector:ident, $bytes:literal) => {
+        impl Number for $ty {
+            streamed!($bytes);
+            type Wide = $ty;
+            const LOWEST: Self = <$ty>::NEG_INFINITY;
+            const HIGHEST: Self = <$ty>::INFINITY;
+
+            #[inline(always)]
+            fn widen(self) -> $ty {
+                self
+            }
+
+            #[inline(always)]
+            fn narrow(value: $ty) -> $ty {
+                value
+            }
+
+            #[inline(always)]
+            fn load<I: Isa>(isa: I, values: &[$ty; LANES]) -> I::$vector {
+                Vector::load(isa, values)
+            }
+
+            #[inline(always)]
+            fn store<I: Isa>(_: I, value: I::$vector) -> [$ty; LANES] {
+                value.array()
+            }
+        }
+    };
+}
+wide!(f32, F32, 64);
+wide!(f64, F64, 128);
+
+macro_rules! half {
+    ($ty:ty, $load:ident, $store:ident) => {
+        impl Number for $ty {
+            streamed!(32);
+            type Wide = f32;
+            const LOWEST: Self = <$ty>::NEG_INFINITY;
+            const HIGHEST: Self = <$ty>::INFINITY;
+
+            #[inline(always)]
+            fn widen(self) -> f32 {
+                self.to_f32()
+            }
+
+            #[inline(always)]
+            fn narrow(value: f32) -> Self {
+                Self::from_f32(value)
+            }
+
+            #[inline(always)]
+            fn load<I: Isa>(isa: I, values: &[Self; LANES]) -> I::F32 {
+                isa.$load(bytemuck::cast_ref(values))
+            }
+
+            #[inline(always)]
+            fn store<I: Isa>(isa: I, value: I::F32) -> [Self; LANES] {
+                bytemuck::cast(isa.$store(value))
+            }
+        }
+    };
+}
+half!(f16, load_f16, store_f16);
+half!(bf16, load_bf16, store_bf16);
+
+/// Writes past the caches, where there is an instruction for it: for results that are larger than those, which would
+/// otherwise be read before they are written.
+///
+/// # Safety
+/// `to` is writable, for nothing but this, and a multiple of 64, or of the size of the values.
+#[inline(always)]
+pub(super) unsafe fn stream<S: fearless_simd::Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8; BYTES]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        fearless_simd::kernel!(
+            #[inline(always)]
+            fn store_64(_simd: Avx512, to: *mut u8, values: [u8; 64]) {
+                // SAFETY: the caller's promise.
+                unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast())) }
+            }
+        );
+        fearless_simd::kernel!(
+            #[inline(always)]
+            fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
+                // SAFETY: the caller's promise.
+                unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(values.as_ptr().cast())) }
+            }
+        );
+        let level = simd.level();
+        if let (Some(own), true) = (level.as_avx512(), BYTES % 64 == 0) {
+            for (nth, part) in values.as_chunks().0.iter().enumerate() {
+                store_64(own, to.wrapping_add(nth * 64), *part);
+            }
+            return;
+        }
+        if let (Some(own), true) = (level.as_avx2(), BYTES % 32 == 0) {
+            for (nth, part) in values.as_chunks().0.iter().enumerate() {
+                store_32(own, to.wrapping_add(nth * 32), *part);
+            }
+            return;
+        }
+    }
+    let _ = simd;
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<[u8; BYTES]>().write(*values) }
+}
+
+/// Asks for a cache line that will be read soon. Any address will do.
+#[inline(always)]
+pub(in crate::cpu) fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, which reads nothing that a program could notice.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}

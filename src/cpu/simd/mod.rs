@@ -1,0 +1,24 @@
+//! All that knows of instruction sets: the level that is chosen, vectors of sixteen rows or classes, how the types of
+//! logits come into them and leave them, and the exponential.
+//!
+//! Vectors have sixteen lanes at every level, in as many registers as that takes, so that sums are in the same order
+//! everywhere. AVX2, AVX-512 and NEON give the same bits; portable code has no fused multiply-add and may differ from
+//! them in the last place.
+
+mod exp;
+mod halves;
+mod isa;
+mod level;
+mod memory;
+mod portable;
+mod vector;
+
+pub(super) use exp::{Anchor, Exp, exp, log1p, tanh};
+pub(super) use isa::Isa;
+pub use level::simd_level;
+pub(super) use level::{Level, at_level, level};
+#[cfg(test)]
+pub(super) use level::available;
+pub(super) use memory::{Number, prefetch};
+pub(super) use portable::Portable;
+pub(super) use vector::{LANES, Real, Vector, each};

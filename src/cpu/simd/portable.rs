@@ -1,0 +1,195 @@
+//! The vectors of plain Rust: arrays, and loops over them for the compiler to make of what it can.
+
+use half::{bf16, f16};
+
+use super::exp::{Anchor, exp_of};
+use super::isa::Isa;
+use super::vector::{LANES, Lane, Vector};
+
+/// What there is on every machine.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Portable;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(in crate::cpu) struct Array<W>([W; LANES]);
+
+/// A value of each lane.
+#[inline(always)]
+fn each<W: Copy + Default>(value: impl Fn(usize) -> W) -> Array<W> {
+    let mut out = [W::default(); LANES];
+    for lane in 0..LANES {
+        out[lane] = value(lane);
+    }
+    Array(out)
+}
+
+impl Isa for Portable {
+    type F32 = Array<f32>;
+    type F64 = Array<f64>;
+
+    #[inline(always)]
+    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    #[inline(always)]
+    fn widen(self, x: Array<f32>) -> Array<f64> {
+        each(|lane| f64::from(x.0[lane]))
+    }
+
+    #[inline(always)]
+    fn narrow(self, x: Array<f64>) -> Array<f32> {
+        each(|lane| x.0[lane] as f32)
+    }
+
+    #[inline(always)]
+    fn load_f16(self, bits: &[u16; LANES]) -> Array<f32> {
+        each(|lane| f16::from_bits(bits[lane]).to_f32())
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, bits: &[u16; LANES]) -> Array<f32> {
+        each(|lane| bf16::from_bits(bits[lane]).to_f32())
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: Array<f32>) -> [u16; LANES] {
+        each(|lane| f16::from_f32(x.0[lane]).to_bits()).0
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, x: Array<f32>) -> [u16; LANES] {
+        each(|lane| bf16::from_f32(x.0[lane]).to_bits()).0
+    }
+
+    #[inline(always)]
+    unsafe fn stream<const BYTES: usize>(self, to: *mut u8, values: &[u8; BYTES]) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[u8; BYTES]>().write(*values) }
+    }
+}
+
+macro_rules! arrays {
+    ($ty:ident, $bits:ident, $shift:literal) => {
+        impl Lane for $ty {
+            #[inline(always)]
+            fn mul_add(self, b: Self, c: Self) -> Self {
+                self * b + c
+            }
+
+            #[inline(always)]
+            fn at_least(self, low: Self) -> Self {
+                if self < low { low } else { self }
+            }
+
+            #[inline(always)]
+            fn power(self) -> Self {
+                Self::from_bits(self.to_bits() << $shift)
+            }
+        }
+
+        impl Vector<Portable> for Array<$ty> {
+            type W = $ty;
+
+            #[inline(always)]
+            fn splat(_: Portable, value: $ty) -> Self {
+                Self([value; LANES])
+            }
+
+            #[inline(always)]
+            fn load(_: Portable, values: &[$ty; LANES]) -> Self {
+                Self(*values)
+            }
+
+            #[inline(always)]
+            fn array(self) -> [$ty; LANES] {
+                self.0
+            }
+
+            #[inline(always)]
+            fn larger(self, best: Self) -> Self {
+                each(|lane| if self.0[lane] > best.0[lane] { self.0[lane] } else { best.0[lane] })
+            }
+
+            #[inline(always)]
+            fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self {
+                each(|lane| if self.0[lane] == value.0[lane] { then.0[lane] } else { otherwise.0[lane] })
+            }
+
+            #[inline(always)]
+            fn has_equal(self, value: Self) -> bool {
+                self.0.iter().zip(value.0).fold(false, |any, (&a, b)| any | (a == b))
+            }
+
+            #[inline(always)]
+            fn interleave(self, other: Self) -> (Self, Self) {
+                let lane = |lane: usize| if lane % 2 == 0 { self.0[lane / 2] } else { other.0[lane / 2] };
+                (each(lane), each(|at| lane(at + LANES)))
+            }
+
+            #[inline(always)]
+            fn deinterleave(self, other: Self) -> (Self, Self) {
+                let lane = |lane: usize| if lane < LANES { self.0[lane] } else { other.0[lane - LANES] };
+                (each(|at| lane(2 * at)), each(|at| lane(2 * at + 1)))
+            }
+
+            #[inline(always)]
+            fn wide(self, _: Portable) -> Array<f64> {
+                each(|lane| self.0[lane].into())
+            }
+
+            #[inline(always)]
+            fn of_wide(_: Portable, wide: Array<f64>) -> Self {
+                each(|lane| wide.0[lane] as $ty)
+            }
+
+            // Lane by lane through all of its steps, which is a loop that compilers understand.
+            #[inline(always)]
+            fn exp<const N: usize>(_: Portable, x: [Self; N], about: &Anchor<Self>) -> [Self; N] {
+                let mut out = x;
+                for out in &mut out {
+                    *out = each(|lane| {
+                        let Anchor { from, round, low, unit } = about;
+                        let about = Anchor { from: from.0[lane], round: round.0[lane], low: low.0[lane], unit: *unit };
+                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], &about)[0]
+                    });
+                }
+                out
+            }
+        }
+    };
+}
+arrays!(f32, u32, 23);
+arrays!(f64, u64, 52);
+
+macro_rules! operators {
+    ($($trait:ident $method:ident),*) => {$(
+        impl<W: Copy + Default + std::ops::$trait<Output = W>> std::ops::$trait for Array<W> {
+            type Output = Self;
+
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                each(|lane| self.0[lane].$method(other.0[lane]))
+            }
+        }
+    )*};
+}
+operators!(Add add, Sub sub, Mul mul);
+
+impl<W: Copy + Default + Lane> Lane for Array<W> {
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        each(|lane| self.0[lane].mul_add(b.0[lane], c.0[lane]))
+    }
+
+    #[inline(always)]
+    fn at_least(self, low: Self) -> Self {
+        each(|lane| self.0[lane].at_least(low.0[lane]))
+    }
+
+    #[inline(always)]
+    fn power(self) -> Self {
+        each(|lane| self.0[lane].power())
+    }
+}

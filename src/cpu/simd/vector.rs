@@ -1,0 +1,100 @@
+//! Sixteen lanes of the two types that rows are computed in.
+
+use std::ops::{Add, Mul, Sub};
+
+use super::exp::{Anchor, Exp, exp_of};
+use super::isa::Isa;
+use super::memory::Number;
+use crate::Element;
+
+/// Lanes of a vector, of every instruction set and for both types.
+pub(in crate::cpu) const LANES: usize = 16;
+
+/// A value of each. (`map` of arrays is not always inlined, and what it calls then lacks the instruction set.)
+#[inline(always)]
+pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(from: [A; N], value: impl Fn(A) -> B) -> [B; N] {
+    let mut out = [value(from[0]); N];
+    for at in 1..N {
+        out[at] = value(from[at]);
+    }
+    out
+}
+
+/// What a row is computed in: f32, with f64 where sums are at stake, or f64 throughout.
+pub(in crate::cpu) trait Real:
+    Element<Row = Self> + Number<Wide = Self> + PartialOrd + std::ops::Neg<Output = Self>
+{
+    type V<I: Isa>: Vector<I, W = Self>;
+    const ZERO: Self;
+    const ONE: Self;
+    const NAN: Self;
+    const NEG_INFINITY: Self;
+    fn of(value: f64) -> Self;
+    fn is_number(self) -> bool;
+}
+
+macro_rules! real {
+    ($ty:ident, $vector:ident) => {
+        impl Real for $ty {
+            type V<I: Isa> = I::$vector;
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const NAN: Self = $ty::NAN;
+            const NEG_INFINITY: Self = $ty::NEG_INFINITY;
+
+            #[inline(always)]
+            fn of(value: f64) -> Self {
+                value as $ty
+            }
+
+            #[inline(always)]
+            fn is_number(self) -> bool {
+                !self.is_nan()
+            }
+        }
+    };
+}
+real!(f32, F32);
+real!(f64, F64);
+
+/// What exponentials are made of, of one value or of several.
+pub(in crate::cpu) trait Lane:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+{
+    /// self * b + c, rounded once where the instruction set can.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    /// The larger; NaN where self is NaN.
+    fn at_least(self, low: Self) -> Self;
+    /// The number whose exponent stands in the lowest bits.
+    fn power(self) -> Self;
+}
+
+/// A vector of them.
+pub(in crate::cpu) trait Vector<I: Isa>: Lane {
+    type W: Exp;
+    fn splat(isa: I, value: Self::W) -> Self;
+    fn load(isa: I, values: &[Self::W; LANES]) -> Self;
+    fn array(self) -> [Self::W; LANES];
+    /// The larger; `best`, which is a number, where self is NaN.
+    fn larger(self, best: Self) -> Self;
+    /// The first where self is that value, else the second.
+    fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
+    fn has_equal(self, value: Self) -> bool;
+    /// This and another, lane by lane in turn: the first sixteen of the thirty-two, and the others.
+    fn interleave(self, other: Self) -> (Self, Self);
+    /// Of this and another one after the other the even lanes, and the odd ones.
+    fn deinterleave(self, other: Self) -> (Self, Self);
+    fn wide(self, isa: I) -> I::F64;
+    fn of_wide(isa: I, wide: I::F64) -> Self;
+
+    /// exp(x - unit) of several vectors. NaN of NaN.
+    #[inline(always)]
+    fn exp<const N: usize>(isa: I, x: [Self; N], about: &Anchor<Self>) -> [Self; N] {
+        exp_of::<Self::W, Self, N>(
+            #[inline(always)]
+            |value| Self::splat(isa, value),
+            x,
+            about,
+        )
+    }
+}

@@ -1,0 +1,141 @@
+//! Passes over the classes of up to sixteen rows at a time: what of an operation touches elements. Each operation is
+//! written once, over [`Rows`]; of that there are two kinds.
+//!
+//! `across.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of sixteen rows, for
+//! rows so short that they would not fill lanes, and for those whose classes lie apart. Which one it is, and so the order
+//! of sums, depends on the number of classes alone.
+
+mod abreast;
+mod across;
+
+pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
+pub(super) use across::{Across, Held, PIECE};
+
+use super::curve::{About, Kind};
+use super::simd::{Anchor, Exp, Isa, LANES, Vector, each, log1p};
+
+/// Rows of up to so many classes are computed side by side.
+pub(super) const SHORT: usize = 32;
+
+/// Up to sixteen rows. What a closure is given is the row among them, the class, and the logit.
+pub(super) trait Rows {
+    type W: Exp;
+    type K: Kind;
+
+    fn kind(&self) -> Self::K;
+    fn classes(&self) -> usize;
+    /// How many rows there are.
+    fn count(&self) -> usize;
+    /// A logit, as long as nothing has been written.
+    fn get(&self, row: usize, class: usize) -> Self::W;
+    /// The first class for which something holds.
+    fn first(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
+    /// The first class of that logit.
+    fn place(&self, row: usize, logit: Self::W) -> Option<usize>;
+    /// The largest logit of each row in order, NaN left out.
+    fn maxima(&self) -> [Self::W; LANES];
+    /// The statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
+    fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
+    /// exp(y - unit) of one logit of each row.
+    fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; LANES]) -> [f64; LANES];
+    /// The sum over the classes of a value.
+    fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; LANES];
+    /// Writes exp(y - unit) times a factor of each row.
+    fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; LANES]);
+    /// Writes a value of each logit.
+    fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
+    /// Writes a value of each logit and of its exp(y - unit).
+    fn map_with(&mut self, stats: &Stats<Self::W>, value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync);
+    /// Writes one value.
+    fn set(&mut self, row: usize, class: usize, value: Self::W);
+}
+
+/// Rows reduced: of each its maximum and the sum of the other exponentials relative to it.
+///
+/// `others` is the sum over j of exp(y_j - max) less one instance of the maximum, whose term is 1. Keeping the two
+/// apart is what lets a confident row have a loss of 2e-9 instead of 0: log-sum-exp is `max + log1p(others)`.
+pub(super) struct Stats<W> {
+    /// The largest logits in order.
+    pub(super) max: [W; LANES],
+    /// y of those; NaN where the softmax has no value.
+    pub(super) tops: [f64; LANES],
+    /// What the exponentials that were held are relative to.
+    pub(super) anchors: [Anchor<W>; LANES],
+    /// exp(top - unit).
+    pub(super) top_terms: [f64; LANES],
+    pub(super) others: [f64; LANES],
+    /// log1p(others).
+    pub(super) log_sums: [f64; LANES],
+}
+
+impl<W: Exp> Stats<W> {
+    /// Of sums that are relative to the unit still.
+    #[inline(always)]
+    fn new<K: Kind>(
+        kind: K,
+        max: [W; LANES],
+        anchors: [Anchor<W>; LANES],
+        top_terms: [f64; LANES],
+        mut others: [f64; LANES],
+    ) -> Self {
+        let (mut tops, mut log_sums) = ([0.0; LANES], [0.0; LANES]);
+        for row in 0..LANES {
+            others[row] /= top_terms[row];
+            // NaN among the logits has come through to the sum.
+            let is_regular = kind.is_regular(max[row]) & !others[row].is_nan();
+            tops[row] = if is_regular { kind.top(max[row]) } else { f64::NAN };
+            log_sums[row] = log1p(others[row]);
+        }
+        Self { max, tops, anchors, top_terms, others, log_sums }
+    }
+
+    /// exp(y - unit) of one logit of each row.
+    #[inline(never)]
+    fn terms<I: Isa, K: Kind>(&self, isa: I, kind: K, logits: &[W; LANES]) -> [f64; LANES] {
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let about = About::of_rows(isa, &self.anchors);
+                let [terms] = kind.exp(isa, [W::V::load(isa, logits)], &about);
+                each(terms.array(), #[inline(always)] |term| term.into())
+            },
+        )
+    }
+
+    /// Sixteen times those of one row, for as many of its logits.
+    pub(super) fn of_row(&self, row: usize) -> Self {
+        Self {
+            max: [self.max[row]; LANES],
+            tops: [self.tops[row]; LANES],
+            anchors: [self.anchors[row]; LANES],
+            top_terms: [self.top_terms[row]; LANES],
+            others: [self.others[row]; LANES],
+            log_sums: [self.log_sums[row]; LANES],
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_regular(&self, row: usize) -> bool {
+        !self.tops[row].is_nan()
+    }
+
+    #[inline(always)]
+    pub(super) fn log_sum_exp(&self, row: usize) -> f64 {
+        self.tops[row] + self.log_sums[row]
+    }
+
+    /// What [`Rows::scale`] makes probabilities by; NaN where there are none.
+    #[inline(always)]
+    pub(super) fn share(&self, row: usize) -> f64 {
+        let share = 1.0 / (self.top_terms[row] * (1.0 + self.others[row]));
+        if self.is_regular(row) { share } else { f64::NAN }
+    }
+
+    /// 1 - p of a logit, from the sum of the others and so without cancellation, of its exp(y - unit).
+    #[inline(always)]
+    pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
+        let all_but_top = self.others[row];
+        let others = if is_top { all_but_top } else { 1.0 + (all_but_top - term / self.top_terms[row]) };
+        others / (1.0 + all_but_top)
+    }
+}
