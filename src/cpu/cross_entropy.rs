@@ -82,7 +82,11 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> M
         losses[row] = given.own(row) * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
     }
     if given.has_beside() {
-        losses = each(stats.tops, #[inline(always)] |top| if top.is_nan() { top } else { 0.0 });
+        losses = each(
+            stats.tops,
+            #[inline(always)]
+            |top| if top.is_nan() { top } else { 0.0 },
+        );
     }
     let mut shares = [0.0; LANES];
     if given.is_spread() {
@@ -189,7 +193,11 @@ pub(super) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
     let (kind, scaling) = (rows.kind(), given.scaling);
     let shares = if given.is_spread() { given.shares(rows) } else { [0.0; LANES] };
     let (mut factors, mut multiples, mut classes) = ([0.0; LANES], [0.0; LANES], [usize::MAX; LANES]);
-    let known: [f64; LANES] = each(given.log_sum_exps, #[inline(always)] |value| value.into());
+    let known: [f64; LANES] = each(
+        given.log_sum_exps,
+        #[inline(always)]
+        |value| value.into(),
+    );
     for row in 0..rows.count() {
         let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known[row] } else { 0.0 };
         factors[row] = if known[row].is_finite() { given.factor(row) } else { f64::NAN };

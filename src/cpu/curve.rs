@@ -51,11 +51,20 @@ impl<W: Exp, I: Isa> About<W, I> {
 
     #[inline(always)]
     pub(super) fn of_rows(isa: I, rows: &[Anchor<W>; LANES]) -> Self {
-        let (mut from, mut round, mut low, mut units) = ([W::ZERO; LANES], [W::ZERO; LANES], [W::ZERO; LANES], [0.0; LANES]);
+        let (mut from, mut round, mut low, mut units) =
+            ([W::ZERO; LANES], [W::ZERO; LANES], [W::ZERO; LANES], [0.0; LANES]);
         for (row, anchor) in rows.iter().enumerate() {
             (from[row], round[row], low[row], units[row]) = (anchor.from, anchor.round, anchor.low, anchor.unit);
         }
-                Self { anchor: Anchor { from: W::V::load(isa, &from), round: W::V::load(isa, &round), low: W::V::load(isa, &low), unit: 0.0 }, units }
+        Self {
+            anchor: Anchor {
+                from: W::V::load(isa, &from),
+                round: W::V::load(isa, &round),
+                low: W::V::load(isa, &low),
+                unit: 0.0,
+            },
+            units,
+        }
     }
 }
 

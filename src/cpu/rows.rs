@@ -41,8 +41,9 @@ pub(super) fn run_at(job: Job<'_>, level: Level) -> Result<(), Error> {
         Data::Read { .. } | Data::Over { .. } => false,
     };
     #[cfg(feature = "parallel")]
-    let is_shared =
-        job.classes() >= 4 * super::sweep::PIECE && job.shape.inner() == 1 && job.rows() < 2 * rayon::current_num_threads();
+    let is_shared = job.classes() >= 4 * super::sweep::PIECE
+        && job.shape.inner() == 1
+        && job.rows() < 2 * rayon::current_num_threads();
     #[cfg(not(feature = "parallel"))]
     let is_shared = false;
     spread(job, How { level, streams, is_shared: is_shared && cfg!(feature = "parallel") })
@@ -496,17 +497,28 @@ impl<'a> Part<'a> {
     ) {
         let RowsOut::Predictions(out, each) = rows_out else { return };
         let out: &mut [Prediction] = &mut out[at * *each..][..*each];
-        let (classes, is_shared) = (x.len(), self.how.is_shared);
-        let input = Some((x, classes));
-        let mut rows = Across { isa, kind, classes, count: 1, input, output: None, streams: false, is_shared, held };
-        let scale = self.given.curve.scale;
+        let classes = x.len();
+        let (draws, scale, index) = (&self.given.draws, self.given.curve.scale, self.first_row + index);
+        macro_rules! look {
+            ($rows:expr) => {
+                match (self.op, out) {
+                    (Op::Sample, [out]) => *out = sample::row(&mut $rows, x, index, scale, draws),
+                    (_, out) => predict::top_row(&mut $rows, x, out),
+                }
+            };
+        }
         isa.vectorize(
             #[inline(always)]
-            || match (self.op, out) {
-                (Op::Sample, [out]) => {
-                    *out = sample::row(&mut rows, x, self.first_row + index, scale, &self.given.draws)
+            || {
+                if classes <= SHORT {
+                    let (mut logits, mut results) = ([[W::ZERO; LANES]; SHORT], [[W::ZERO; LANES]; SHORT]);
+                    logits.iter_mut().zip(x).for_each(|(to, &x)| to[0] = x);
+                    let (logits, results) = (&logits[..classes], &mut results[..classes]);
+                    look!(Abreast { isa, kind, count: 1, logits, results })
+                } else {
+                    let (input, is_shared) = (Some((x, classes)), self.how.is_shared);
+                    look!(Across { isa, kind, classes, count: 1, input, output: None, streams: false, is_shared, held })
                 }
-                (_, out) => predict::top_row(&mut rows, x, out),
             },
         );
     }

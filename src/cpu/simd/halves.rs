@@ -137,4 +137,3 @@ fn f16_store_by_bits<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     let number = magnitude.simd_lt(all(113 << 23)).select(small, normal);
     low_halves(simd, magnitude.simd_ge(all(0x477f_f000)).select(large, number) | sign)
 }
-

@@ -1,6 +1,6 @@
 //! Instruction sets, each with its vectors: those that `fearless_simd` has, and plain Rust.
 
-use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdMask, SimdNarrow, SimdWiden, f32x16, f64x8};
+use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdMask, SimdWiden, f32x16, f64x8};
 use fearless_simd::{u32x16, u64x8};
 
 use super::halves;
@@ -13,7 +13,6 @@ pub(in crate::cpu) trait Isa: Copy + Send + Sync {
     /// Runs a closure that is inlined, compiled for these instructions.
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
     fn widen(self, x: Self::F32) -> Self::F64;
-    fn narrow(self, x: Self::F64) -> Self::F32;
     fn load_f16(self, bits: &[u16; LANES]) -> Self::F32;
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::F32;
     fn store_f16(self, x: Self::F32) -> [u16; LANES];
@@ -58,11 +57,6 @@ macro_rules! isa {
             }
 
             #[inline(always)]
-            fn narrow(self, Pair(a, b): Self::F64) -> Self::F32 {
-                SimdNarrow::narrow(a, b)
-            }
-
-            #[inline(always)]
             fn load_f16(self, bits: &[u16; LANES]) -> Self::F32 {
                 halves::load_f16(self, bits)
             }
@@ -90,10 +84,22 @@ macro_rules! isa {
         }
     };
 }
-isa!(#[cfg(any(target_arch = "x86", target_arch = "x86_64"))] fearless_simd::x86::Avx512);
-isa!(#[cfg(any(target_arch = "x86", target_arch = "x86_64"))] fearless_simd::x86::Avx2);
-isa!(#[cfg(target_arch = "aarch64")] fearless_simd::aarch64::Neon);
-isa!(#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))] fearless_simd::wasm32::WasmSimd128);
+isa!(
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    fearless_simd::x86::Avx512
+);
+isa!(
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    fearless_simd::x86::Avx2
+);
+isa!(
+    #[cfg(target_arch = "aarch64")]
+    fearless_simd::aarch64::Neon
+);
+isa!(
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    fearless_simd::wasm32::WasmSimd128
+);
 
 macro_rules! shared {
     ($float:ty, $bits:ident, $shift:literal) => {
@@ -161,8 +167,8 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
     }
 
     #[inline(always)]
-    fn has_equal(self, value: Self) -> bool {
-        self.simd_eq(value).any_true()
+    fn equal(self, value: Self) -> u32 {
+        self.simd_eq(value).to_bitmask() as u32
     }
 
     #[inline(always)]
@@ -178,11 +184,6 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
     #[inline(always)]
     fn wide(self, simd: S) -> Pair<S> {
         simd.widen(self)
-    }
-
-    #[inline(always)]
-    fn of_wide(simd: S, wide: Pair<S>) -> Self {
-        simd.narrow(wide)
     }
 }
 
@@ -248,8 +249,9 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     }
 
     #[inline(always)]
-    fn has_equal(self, value: Self) -> bool {
-        self.0.simd_eq(value.0).any_true() || self.1.simd_eq(value.1).any_true()
+    fn equal(self, value: Self) -> u32 {
+        let (a, b) = (self.0.simd_eq(value.0), self.1.simd_eq(value.1));
+        (a.to_bitmask() | b.to_bitmask() << (LANES / 2)) as u32
     }
 
     #[inline(always)]
@@ -267,10 +269,5 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     #[inline(always)]
     fn wide(self, _: S) -> Self {
         self
-    }
-
-    #[inline(always)]
-    fn of_wide(_: S, wide: Self) -> Self {
-        wide
     }
 }

@@ -15,10 +15,10 @@ mod vector;
 
 pub(super) use exp::{Anchor, Exp, exp, log1p, tanh};
 pub(super) use isa::Isa;
-pub use level::simd_level;
-pub(super) use level::{Level, at_level, level};
 #[cfg(test)]
 pub(super) use level::available;
+pub use level::simd_level;
+pub(super) use level::{Level, at_level, level};
 pub(super) use memory::{Number, prefetch};
 pub(super) use portable::Portable;
 pub(super) use vector::{LANES, Real, Vector, each};

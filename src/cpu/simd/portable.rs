@@ -39,11 +39,6 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn narrow(self, x: Array<f64>) -> Array<f32> {
-        each(|lane| x.0[lane] as f32)
-    }
-
-    #[inline(always)]
     fn load_f16(self, bits: &[u16; LANES]) -> Array<f32> {
         each(|lane| f16::from_bits(bits[lane]).to_f32())
     }
@@ -118,8 +113,12 @@ macro_rules! arrays {
             }
 
             #[inline(always)]
-            fn has_equal(self, value: Self) -> bool {
-                self.0.iter().zip(value.0).fold(false, |any, (&a, b)| any | (a == b))
+            fn equal(self, value: Self) -> u32 {
+                let mut bits = 0;
+                for lane in 0..LANES {
+                    bits |= u32::from(self.0[lane] == value.0[lane]) << lane;
+                }
+                bits
             }
 
             #[inline(always)]
@@ -137,11 +136,6 @@ macro_rules! arrays {
             #[inline(always)]
             fn wide(self, _: Portable) -> Array<f64> {
                 each(|lane| self.0[lane].into())
-            }
-
-            #[inline(always)]
-            fn of_wide(_: Portable, wide: Array<f64>) -> Self {
-                each(|lane| wide.0[lane] as $ty)
             }
 
             // Lane by lane through all of its steps, which is a loop that compilers understand.

@@ -29,6 +29,8 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
+    /// Nothing of sixteen lanes, and all of sixteen: from an element on the weights of as many last lanes.
+    const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
 }
@@ -41,6 +43,15 @@ macro_rules! real {
             const ONE: Self = 1.0;
             const NAN: Self = $ty::NAN;
             const NEG_INFINITY: Self = $ty::NEG_INFINITY;
+            const LAST: [Self; 2 * LANES] = {
+                let mut weights = [0.0; 2 * LANES];
+                let mut lane = LANES;
+                while lane < 2 * LANES {
+                    weights[lane] = 1.0;
+                    lane += 1;
+                }
+                weights
+            };
 
             #[inline(always)]
             fn of(value: f64) -> Self {
@@ -79,13 +90,35 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn larger(self, best: Self) -> Self;
     /// The first where self is that value, else the second.
     fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
-    fn has_equal(self, value: Self) -> bool;
+    /// Which lanes are that value, from the lowest bit on.
+    fn equal(self, value: Self) -> u32;
     /// This and another, lane by lane in turn: the first sixteen of the thirty-two, and the others.
     fn interleave(self, other: Self) -> (Self, Self);
     /// Of this and another one after the other the even lanes, and the odd ones.
     fn deinterleave(self, other: Self) -> (Self, Self);
     fn wide(self, isa: I) -> I::F64;
-    fn of_wide(isa: I, wide: I::F64) -> Self;
+
+    /// The sum of all lanes, as a tree.
+    #[inline(always)]
+    fn total(self) -> Self::W {
+        let mut sum = self;
+        for _ in 0..LANES.ilog2() {
+            let (even, odd) = sum.deinterleave(sum);
+            sum = even + odd;
+        }
+        sum.array()[0]
+    }
+
+    /// The largest of all lanes, which are numbers.
+    #[inline(always)]
+    fn largest(self) -> Self::W {
+        let mut largest = self;
+        for _ in 0..LANES.ilog2() {
+            let (even, odd) = largest.deinterleave(largest);
+            largest = even.larger(odd);
+        }
+        largest.array()[0]
+    }
 
     /// exp(x - unit) of several vectors. NaN of NaN.
     #[inline(always)]

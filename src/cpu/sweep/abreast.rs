@@ -121,11 +121,19 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
     fn reduced(&mut self) -> Stats<W> {
         let Self { isa, kind, .. } = *self;
         let max = self.largest();
-        let anchors = each(max, #[inline(always)] |max| kind.anchor(max));
+        let anchors = each(
+            max,
+            #[inline(always)]
+            |max| kind.anchor(max),
+        );
         let about = About::of_rows(isa, &anchors);
         let top = W::V::load(
             isa,
-            &each(max, #[inline(always)] |max| kind.in_order_one(max)),
+            &each(
+                max,
+                #[inline(always)]
+                |max| kind.in_order_one(max),
+            ),
         );
         let [top_terms] = kind.exp(isa, [top], &about);
         let (zero, one) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, W::ONE));
@@ -163,7 +171,11 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
             kind,
             max,
             anchors,
-            each(top_terms, #[inline(always)] |term| term.into()),
+            each(
+                top_terms,
+                #[inline(always)]
+                |term| term.into(),
+            ),
             others,
         )
     }
@@ -235,7 +247,11 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     fn scale(&mut self, _: &Stats<W>, factors: &[f64; LANES]) {
         let factors = W::V::load(
             self.isa,
-            &each(*factors, #[inline(always)] |factor| W::of(factor)),
+            &each(
+                *factors,
+                #[inline(always)]
+                |factor| W::of(factor),
+            ),
         );
         for e in &mut *self.results {
             *e = (W::V::load(self.isa, e) * factors).array();

@@ -65,8 +65,15 @@ where
         &x[row * stride..][..self.classes]
     }
 
+    /// How many pieces a row has. The last is the longest, so that none is shorter than a vector.
     fn pieces(&self) -> usize {
-        self.classes.div_ceil(PIECE)
+        (self.classes / PIECE).max(1)
+    }
+
+    #[inline(always)]
+    fn piece_of<'x>(&self, x: &'x [T], nth: usize) -> &'x [T] {
+        let end = if nth + 1 == self.pieces() { x.len() } else { (nth + 1) * PIECE };
+        &x[nth * PIECE..end]
     }
 
     /// Whether the exponentials of all rows are kept.
@@ -100,18 +107,10 @@ where
         for x in singles {
             best[0] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
         }
-        if !rest.is_empty() {
-            best[1] = kind.in_order::<I, T::Wide>(isa, T::load(isa, &self.padded(rest))).larger(best[1]);
+        if let (false, Some(x)) = (rest.is_empty(), x.last_chunk()) {
+            best[1] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
         }
-        let best = best[0].larger(best[1]).larger(best[2].larger(best[3])).array();
-        fold(best, |a, b| if a > b { a } else { b })
-    }
-
-    #[inline(always)]
-    fn padded(&self, x: &[T]) -> [T; LANES] {
-        let mut padded = [self.kind.last(); LANES];
-        padded[..x.len()].copy_from_slice(x);
-        padded
+        best[0].larger(best[1]).larger(best[2].larger(best[3])).largest()
     }
 
     /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all.
@@ -129,7 +128,6 @@ where
         let holds = !held.is_empty();
         let (blocks, rest) = x.as_chunks::<BLOCK>();
         let at_most = x.len() - rest.len();
-        let (held_blocks, held_rest) = held.split_at_mut(if holds { at_most } else { 0 });
         let top_at = if blocks.is_empty() { None } else { self.position(&x[..at_most], kind.in_order_one(max)) };
         let (top_block, top_place) = top_at.map_or((usize::MAX, 0), |at| (at / BLOCK, at % BLOCK));
         let mut sums = I::F64::splat(isa, 0.0);
@@ -146,9 +144,9 @@ where
                 [e[at], e[at + 1]] = kind.exp(isa, x, about);
             }
             if holds {
-                let (vectors, _) = held_blocks[nth * BLOCK..][..BLOCK].as_chunks_mut::<LANES>();
-                for (held, e) in vectors.iter_mut().zip(e) {
-                    *held = e.array();
+                let (held, _) = held[nth * BLOCK..][..BLOCK].as_chunks_mut::<LANES>();
+                for at in 0..TREE {
+                    held[at] = e[at].array();
                 }
             }
             if nth == top_block {
@@ -159,35 +157,36 @@ where
         }
         // The rest has its largest left out, however often it is there, and they are counted.
         let all = |value| <T::Wide as Real>::V::splat(isa, value);
-        let (zero, one, top) = (all(T::Wide::ZERO), all(T::Wide::ONE), all(kind.in_order_one(max)));
-        let (mut sum, mut count) = (zero, zero);
-        macro_rules! add {
-            ($x:expr, $length:expr, $held:expr) => {
-                let (x, length) = (T::load(isa, $x), $length);
-                let [mut e] = kind.exp(isa, [x], about);
-                let mut is_top = x.where_equal(top, one, zero);
-                if length < LANES {
-                    (e, is_top) = (first::<I, T::Wide>(isa, e, length), first::<I, T::Wide>(isa, is_top, length));
-                }
-                if holds {
-                    $held.copy_from_slice(&e.array()[..length]);
-                }
-                sum = sum + x.where_equal(top, zero, e);
-                count = count + is_top;
-            };
-        }
+        let (zero, top) = (all(T::Wide::ZERO), all(kind.in_order_one(max)));
+        let (mut sum, mut count) = (zero, 0);
         let (vectors, last) = rest.as_chunks::<LANES>();
         for (nth, x) in vectors.iter().enumerate() {
             prefetch(x.as_ptr().wrapping_add(ahead));
-            add!(x, LANES, held_rest[nth * LANES..][..LANES]);
+            let x = T::load(isa, x);
+            let [e] = kind.exp(isa, [x], about);
+            if holds {
+                held[at_most + nth * LANES..][..LANES].copy_from_slice(&e.array());
+            }
+            sum = sum + x.where_equal(top, zero, e);
+            count += x.equal(top).count_ones();
         }
-        if !last.is_empty() {
-            add!(&self.padded(last), last.len(), held_rest[vectors.len() * LANES..]);
+        if let (false, Some(x)) = (last.is_empty(), x.last_chunk()) {
+            // The last sixteen, of which those that have been added already weigh nothing.
+            let x = T::load(isa, x);
+            let weights = T::Wide::LAST[last.len()..].first_chunk().map_or(
+                zero,
+                #[inline(always)]
+                |x| Vector::load(isa, x),
+            );
+            let [e] = kind.exp(isa, [x], about);
+            if let (true, Some(held)) = (holds, held.last_chunk_mut()) {
+                *held = e.array();
+            }
+            sum = sum + x.where_equal(top, zero, e) * weights;
+            count += (x.equal(top) >> (LANES - last.len())).count_ones();
         }
-        let sum = fold((sums + sum.wide(isa)).array(), |a, b| a + b);
-        let count: f64 = fold(count.array(), |a, b| T::Wide::of(a.into() + b.into())).into();
-        let extra = if top_at.is_some() { count } else { count - 1.0 };
-        sum + extra * top_term
+        let extra = f64::from(count) - if top_at.is_some() { 0.0 } else { 1.0 };
+        (sums + sum.wide(isa)).total() + extra * top_term
     }
 
     /// Where a logit is first, in whole blocks.
@@ -196,73 +195,81 @@ where
         let isa = self.isa;
         let top = Vector::splat(isa, logit);
         let (fours, _) = x.as_chunks::<{ 4 * LANES }>();
-        let four = fours.iter().position(
-            #[inline(always)]
-            |four| {
-                let (vectors, _) = four.as_chunks::<LANES>();
-                let equal = |nth: usize| T::load(isa, &vectors[nth]).has_equal(top);
-                equal(0) | equal(1) | equal(2) | equal(3)
-            },
-        )?;
-        let start = four * 4 * LANES;
-        Some(start + x[start..].iter().position(|x| x.widen() == logit)?)
+        for (nth, four) in fours.iter().enumerate() {
+            let (vectors, _) = four.as_chunks::<LANES>();
+            let mut any = 0;
+            for x in vectors {
+                any |= T::load(isa, x).equal(top);
+            }
+            if any > 0 {
+                return Some(nth * 4 * LANES + four.iter().position(|x| x.widen() == logit)?);
+            }
+        }
+        None
     }
 
     /// Writes the elements of each row, piece by piece: of two vectors of logits, what stands in their places. The
-    /// closure also gets the row, which piece of it, and where in the row it is, and how many elements there are.
+    /// closure also gets where that is.
     #[inline(always)]
     fn write(
         &mut self,
         value: impl Fn(&Held<T::Wide>, Place, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2] + Sync,
     ) {
-        let Self { isa, classes, count, input, output, streams, is_shared, .. } = self;
-        let (isa, classes, streams) = (*isa, *classes, *streams);
+        let (isa, classes, per_row, streams) = (self.isa, self.classes, self.pieces(), self.streams);
         let held = &*self.held;
-        let Some((output, out_stride)) = output else { return };
-        for row in 0..*count {
-            let out = &mut output[row * *out_stride..][..classes];
-            let input = input.as_ref().map(|&(x, stride)| &x[row * stride..][..classes]);
-            macro_rules! work {
-                ($nth:expr, $out:expr) => {{
-                    let (nth, out): (usize, &mut [T]) = ($nth, $out);
-                    let start = nth * PIECE;
-                    write_piece(
-                        isa,
-                        input.map(
-                            #[inline(always)]
-                            |x| &x[start..][..out.len()],
-                        ),
-                        out,
-                        streams,
-                        #[inline(always)]
-                        |at, length, x| value(held, Place { row, piece: nth, class: start + at, length }, x),
-                    );
-                }};
-            }
+        let Some((output, out_stride)) = &mut self.output else { return };
+        for row in 0..self.count {
+            let mut rest = &mut output[row * *out_stride..][..classes];
+            let input = self.input.map(|(x, stride)| &x[row * stride..][..classes]);
             #[cfg(feature = "parallel")]
-            if *is_shared {
+            if self.is_shared {
                 use rayon::prelude::*;
-                let pieces = out.par_chunks_mut(PIECE).enumerate();
+                let (whole, last) = rest.split_at_mut((per_row - 1) * PIECE);
+                let pieces = whole.par_chunks_mut(PIECE).chain([last]).enumerate();
                 pieces.for_each(|(nth, out)| {
+                    let input = input.map(|x| &x[nth * PIECE..][..out.len()]);
                     isa.vectorize(
                         #[inline(always)]
-                        || work!(nth, out),
-                    )
+                        || {
+                            write_piece(
+                                isa,
+                                input,
+                                out,
+                                streams,
+                                #[inline(always)]
+                                |at, x| value(held, Place::new(row, nth, at), x),
+                            )
+                        },
+                    );
                 });
                 continue;
             }
-            let _ = &is_shared;
-            for (nth, out) in out.chunks_mut(PIECE).enumerate() {
-                work!(nth, out);
+            for nth in 0..per_row {
+                let out = rest;
+                let end = if nth + 1 == per_row { out.len() } else { PIECE };
+                let (out, after) = out.split_at_mut(end);
+                rest = after;
+                let input = match input {
+                    Some(x) => Some(&x[nth * PIECE..][..out.len()]),
+                    None => None,
+                };
+                write_piece(
+                    isa,
+                    input,
+                    out,
+                    streams,
+                    #[inline(always)]
+                    |at, x| value(held, Place::new(row, nth, at), x),
+                );
             }
         }
     }
 
     /// Of a piece of a row the sum of a value.
     #[inline(always)]
-    fn sum(&self, row: usize, nth: usize, x: &[T], value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
+    fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
         let mut lanes = [0.0; LANES];
-        let (vectors, rest) = x.as_chunks::<LANES>();
+        let (vectors, rest) = self.piece_of(self.row(row), nth).as_chunks::<LANES>();
         for (at, x) in vectors.iter().enumerate() {
             let class = nth * PIECE + at * LANES;
             let x = T::load(self.isa, x).array();
@@ -274,7 +281,7 @@ where
         for (lane, (sum, x)) in lanes.iter_mut().zip(rest).enumerate() {
             *sum += value(row, class + lane, x.widen());
         }
-        fold(lanes, |a, b| a + b)
+        I::F64::load(self.isa, &lanes).total()
     }
 
     #[inline(always)]
@@ -300,11 +307,23 @@ where
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
-            anchors = each(max, #[inline(always)] |max| self.kind.anchor(max));
-            let tops = each(max, #[inline(always)] |max| self.kind.in_order_one(max));
+            anchors = each(
+                max,
+                #[inline(always)]
+                |max| self.kind.anchor(max),
+            );
+            let tops = each(
+                max,
+                #[inline(always)]
+                |max| self.kind.in_order_one(max),
+            );
             let about = About::of_rows(self.isa, &anchors);
             let [terms] = self.kind.exp(self.isa, [Vector::load(self.isa, &tops)], &about);
-            top_terms = each(terms.array(), #[inline(always)] |term| term.into());
+            top_terms = each(
+                terms.array(),
+                #[inline(always)]
+                |term| term.into(),
+            );
             for row in 0..count {
                 let about = About::of_row(self.isa, &anchors[row]);
                 let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
@@ -319,18 +338,19 @@ where
                 if self.is_shared {
                     use rayon::prelude::*;
                     let isa = self.isa;
-                    pieces.par_iter_mut().zip(x.par_chunks(PIECE)).for_each(|(piece, x)| {
+                    pieces.par_iter_mut().enumerate().for_each(|(nth, piece)| {
                         *piece = isa.vectorize(
                             #[inline(always)]
-                            || self.piece(x, &mut [], PIECE),
+                            || self.piece(self.piece_of(x, nth), &mut [], PIECE),
                         );
                     });
                 }
                 if !self.is_shared {
-                    let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
-                    let mut held = held.chunks_mut(PIECE);
-                    for (piece, x) in pieces.iter_mut().zip(x.chunks(PIECE)) {
-                        *piece = self.piece(x, held.next().unwrap_or_default(), PIECE);
+                    for (nth, piece) in pieces.iter_mut().enumerate() {
+                        let x = self.piece_of(x, nth);
+                        let start = row * classes + nth * PIECE;
+                        let held = if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };
+                        *piece = self.piece(x, held, PIECE);
                     }
                 }
                 (max[row], anchors[row], top_terms[row], others[row]) = join(pieces);
@@ -350,12 +370,16 @@ where
                 let factor = T::Wide::of(factors[place.row] * piece.ratio.into());
                 let factor = <T::Wide as Real>::V::splat(isa, factor);
                 let e = if is_held {
-                    let held = &held.exponentials[place.row * classes + place.class..][..place.length];
+                    let held = &held.exponentials[place.row * classes + place.class..][..2 * LANES];
                     two::<I, T::Wide>(isa, held)
                 } else {
                     kind.exp(isa, x, &About::of_row(isa, &piece.anchor))
                 };
-                each(e, #[inline(always)] |e| e * factor)
+                each(
+                    e,
+                    #[inline(always)]
+                    |e| e * factor,
+                )
             },
         );
     }
@@ -366,9 +390,15 @@ where
 struct Place {
     row: usize,
     piece: usize,
+    /// Of the first of the elements.
     class: usize,
-    /// Of thirty-two elements so many are there.
-    length: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    fn new(row: usize, piece: usize, at: usize) -> Self {
+        Self { row, piece, class: piece * PIECE + at }
+    }
 }
 
 impl<I: Isa, K: Kind, T: Number> Rows for Across<'_, I, K, T>
@@ -435,20 +465,18 @@ where
             if self.is_shared {
                 use rayon::prelude::*;
                 let isa = self.isa;
-                let pieces = self.row(row).par_chunks(PIECE).enumerate();
-                let pieces: Vec<f64> = pieces
-                    .map(|(nth, x)| {
-                        isa.vectorize(
-                            #[inline(always)]
-                            || self.sum(row, nth, x, &value),
-                        )
-                    })
-                    .collect();
+                let pieces = (0..self.pieces()).into_par_iter().map(|nth| {
+                    isa.vectorize(
+                        #[inline(always)]
+                        || self.sum(row, nth, &value),
+                    )
+                });
+                let pieces: Vec<f64> = pieces.collect();
                 *sum = pieces.iter().sum();
                 continue;
             }
-            for (nth, x) in self.row(row).chunks(PIECE).enumerate() {
-                *sum += self.sum(row, nth, x, &value);
+            for nth in 0..self.pieces() {
+                *sum += self.sum(row, nth, &value);
             }
         }
         sums
@@ -467,46 +495,54 @@ where
         let isa = self.isa;
         self.write(
             #[inline(always)]
-            |_, Place { row, class, length, .. }, x| {
-                let mut x: [[T::Wide; LANES]; 2] = each(x, #[inline(always)] |x| x.array());
-                let x_all = x.as_flattened_mut();
-                if length == 2 * LANES {
-                    x_all.iter_mut().enumerate().for_each(|(at, x)| *x = value(row, class + at, *x));
-                } else {
-                    x_all.iter_mut().enumerate().take(length).for_each(|(at, x)| *x = value(row, class + at, *x));
+            |_, Place { row, class, .. }, x| {
+                let mut out = each(
+                    x,
+                    #[inline(always)]
+                    |x| x.array(),
+                );
+                for (at, out) in out.as_flattened_mut().iter_mut().enumerate() {
+                    *out = value(row, class + at, *out);
                 }
-                each(x, #[inline(always)] |x| Vector::load(isa, &x))
+                each(
+                    out,
+                    #[inline(always)]
+                    |out| Vector::load(isa, &out),
+                )
             },
         );
     }
 
     #[inline(always)]
-    fn map_with(&mut self, stats: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
-        let _ = stats;
+    fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
         let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.pieces(), self.is_held());
         self.write(
             #[inline(always)]
-            |held, Place { row, piece, class, length }, x| {
-                let piece = &held.pieces[row * per_row + piece];
+            |held, Place { row, class, piece }, x| {
+                let ratio = <T::Wide as Real>::V::splat(isa, held.pieces[row * per_row + piece].ratio);
                 let e = if is_held {
-                    two::<I, T::Wide>(isa, &held.exponentials[row * classes + class..][..length])
+                    two::<I, T::Wide>(isa, &held.exponentials[row * classes + class..][..2 * LANES])
                 } else {
-                    kind.exp(isa, x, &About::of_row(isa, &piece.anchor))
+                    kind.exp(isa, x, &About::of_row(isa, &held.pieces[row * per_row + piece].anchor))
                 };
-                let ratio = <T::Wide as Real>::V::splat(isa, piece.ratio);
-                let e = each(e, #[inline(always)] |e| (e * ratio).array());
-                let mut x: [[T::Wide; LANES]; 2] = each(x, #[inline(always)] |x| x.array());
-                let (x_all, e_all) = (x.as_flattened_mut(), e.as_flattened());
-                if length == 2 * LANES {
-                    for at in 0..2 * LANES {
-                        x_all[at] = value(row, class + at, x_all[at], e_all[at]);
-                    }
-                } else {
-                    for at in 0..length {
-                        x_all[at] = value(row, class + at, x_all[at], e_all[at]);
-                    }
+                let e = each(
+                    e,
+                    #[inline(always)]
+                    |e| (e * ratio).array(),
+                );
+                let mut out = each(
+                    x,
+                    #[inline(always)]
+                    |x| x.array(),
+                );
+                for (at, (out, &e)) in out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate() {
+                    *out = value(row, class + at, *out, e);
                 }
-                each(x, #[inline(always)] |x| Vector::load(isa, &x))
+                each(
+                    out,
+                    #[inline(always)]
+                    |out| Vector::load(isa, &out),
+                )
             },
         );
     }
@@ -519,15 +555,11 @@ where
     }
 }
 
-/// Two vectors, of what there is.
+/// Two vectors.
 #[inline(always)]
-fn two<I: Isa, T: Number>(isa: I, x: &[T]) -> [<T::Wide as Real>::V<I>; 2] {
-    if let (&[a, b], []) = x.as_chunks::<LANES>() {
-        return [T::load(isa, &a), T::load(isa, &b)];
-    }
-    let mut padded = [[T::default(); LANES]; 2];
-    padded.as_flattened_mut()[..x.len()].copy_from_slice(x);
-    [T::load(isa, &padded[0]), T::load(isa, &padded[1])]
+fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
+    let (x, _) = x.as_chunks();
+    [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
 /// Replaces `out` by what a closure makes of the logits, which stand in `input` or there; it gets their place and number.
@@ -537,58 +569,54 @@ fn write_piece<I: Isa, T: Number>(
     input: Option<&[T]>,
     out: &mut [T],
     streams: bool,
-    value: impl Fn(usize, usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+    value: impl Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
 ) {
-    let bytes = size_of::<[T; LANES]>();
+    const PAIR: usize = 2 * LANES;
+    macro_rules! values {
+        ($at:expr, $x:expr) => {{
+            let (x, _): (&[[T; LANES]], _) = $x.as_chunks();
+            let values = value($at, [T::load(isa, &x[0]), T::load(isa, &x[1])]);
+            each(
+                values,
+                #[inline(always)]
+                |v| T::store(isa, v),
+            )
+        }};
+    }
+    let last = out.len() - PAIR;
+    // The last pair before anything is written, for it may overlap with what comes before it.
+    let end = values!(last, input.unwrap_or(out)[last..]);
     // Up to where whole lines begin.
-    let head = if streams { out.as_ptr().align_offset(bytes.min(64)).min(out.len()) } else { 0 };
-    macro_rules! some {
-        ($at:expr, $out:expr) => {
-            let (at, out): (usize, &mut [T]) = ($at, $out);
-            let input = match input {
-                Some(x) => &x[at..][..out.len()],
-                None => &*out,
-            };
-            let values = value(at, out.len(), two::<I, T>(isa, input));
-            let [a, b] = each(values, #[inline(always)] |v| T::store(isa, v));
-            out.copy_from_slice(&[a, b].as_flattened()[..out.len()]);
-        };
+    let head = if streams { out.as_ptr().align_offset(size_of::<[T; LANES]>().min(64)) } else { 0 };
+    let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
+    if head > 0 {
+        let values = values!(0, input.unwrap_or(out));
+        out[..PAIR].copy_from_slice(values.as_flattened());
     }
-    let (first, rest) = out.split_at_mut(head);
-    if !first.is_empty() {
-        some!(0, first);
-    }
-    let (pairs, last) = rest.as_chunks_mut::<{ 2 * LANES }>();
+    let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
+    let from = input.map(
+        #[inline(always)]
+        |x| x[head..].as_chunks::<PAIR>().0,
+    );
     for (nth, out) in pairs.iter_mut().enumerate() {
-        let at = head + nth * 2 * LANES;
-        let x: &[T; 2 * LANES] = match input {
-            Some(x) => x[at..].first_chunk().unwrap_or(out),
-            None => out,
+        let x = match from {
+            Some(x) => &x[nth],
+            None => &*out,
         };
-        let (x, _) = x.as_chunks::<LANES>();
-        let values = value(at, 2 * LANES, [T::load(isa, &x[0]), T::load(isa, &x[1])]);
-        let values = each(values, #[inline(always)] |v| T::store(isa, v));
+        let values = values!(head + nth * PAIR, x);
         let (out, _) = out.as_chunks_mut::<LANES>();
-        for (out, values) in out.iter_mut().zip(values) {
+        for at in 0..2 {
             if streams {
-                // SAFETY: it is there, and `head` elements after a start that is as aligned as its type.
-                unsafe { T::stream(isa, out, values) };
+                // SAFETY: it is `head` elements and whole vectors after a start that is as aligned as its type.
+                unsafe { T::stream(isa, &mut out[at], values[at]) };
             } else {
-                *out = values;
+                out[at] = values[at];
             }
         }
     }
-    if !last.is_empty() {
-        some!(head + pairs.len() * 2 * LANES, last);
+    if (out.len() - head) % PAIR > 0 {
+        out[last..].copy_from_slice(end.as_flattened());
     }
-}
-
-/// The first elements of a vector, and zeros.
-#[inline(always)]
-fn first<I: Isa, W: Real>(isa: I, v: W::V<I>, length: usize) -> W::V<I> {
-    let mut lanes = v.array();
-    lanes[length..].fill(W::ZERO);
-    W::V::load(isa, &lanes)
 }
 
 /// The vectors with one of their elements made zero.
@@ -599,17 +627,6 @@ fn without<I: Isa, W: Real>(isa: I, mut e: [W::V<I>; TREE], place: usize) -> [W:
     lanes[place % LANES] = W::ZERO;
     e[place / LANES] = W::V::load(isa, &lanes);
     e
-}
-
-/// Sixteen to one, as a tree.
-#[inline(always)]
-fn fold<W: Copy>(mut lanes: [W; LANES], with: impl Fn(W, W) -> W) -> W {
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] = with(lanes[lane], lanes[lane + half]);
-        }
-    }
-    lanes[0]
 }
 
 /// Of a row in pieces its maximum with its anchor and exponential, and the sum of the others relative to that unit.

@@ -9,7 +9,9 @@ mod abreast;
 mod across;
 
 pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
-pub(super) use across::{Across, Held, PIECE};
+#[cfg(feature = "parallel")]
+pub(super) use across::PIECE;
+pub(super) use across::{Across, Held};
 
 use super::curve::{About, Kind};
 use super::simd::{Anchor, Exp, Isa, LANES, Vector, each, log1p};
@@ -97,7 +99,11 @@ impl<W: Exp> Stats<W> {
             || {
                 let about = About::of_rows(isa, &self.anchors);
                 let [terms] = kind.exp(isa, [W::V::load(isa, logits)], &about);
-                each(terms.array(), #[inline(always)] |term| term.into())
+                each(
+                    terms.array(),
+                    #[inline(always)]
+                    |term| term.into(),
+                )
             },
         )
     }
