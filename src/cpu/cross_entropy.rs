@@ -161,16 +161,26 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
         return losses;
     }
     let terms = rows.terms(&stats, &logits);
-    for row in 0..rows.count() {
-        if given.is_ignored(row) || !stats.is_regular(row) {
-            continue;
+    // What the others' shares add.
+    let mut added = [0.0; LANES];
+    if given.is_spread() {
+        for row in 0..rows.count() {
+            if !given.is_ignored(row) {
+                added[row] = given.factor(row) * (shares[row] - given.share(row, given.targets[row].class as usize));
+            }
         }
-        // p - 1 must not cancel; what the others' shares add stands apart from it.
-        let class = given.targets[row].class as usize;
-        let share = if given.is_spread() { shares[row] - given.share(row, class) } else { 0.0 };
+    }
+    let mut values = [R::W::ZERO; LANES];
+    for row in 0..LANES {
+        // p - 1 must not cancel; the other shares stand apart from it.
         let complement = stats.complement(row, kind.in_order_one(logits[row]) == stats.max[row], terms[row]);
-        let value = given.factor(row) * share - labels[row] * complement + z[row] * terms[row] * stats.share(row);
-        rows.set(row, class, R::W::of(value * kind.slope(logits[row])));
+        let value = added[row] - labels[row] * complement + z[row] * terms[row] * stats.share(row);
+        values[row] = R::W::of(value * kind.slope(logits[row]));
+    }
+    for row in 0..rows.count() {
+        if !given.is_ignored(row) && stats.is_regular(row) {
+            rows.set(row, given.targets[row].class as usize, values[row]);
+        }
     }
     losses
 }

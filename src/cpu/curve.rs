@@ -1,7 +1,7 @@
 //! What is made of a logit before anything else, as the inner loops are specialised by it: nothing, or a scale and a soft
 //! cap. Twin of `shaders/shared/curve.wgsl`.
 
-use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, tanh};
+use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, tanh};
 use crate::curve::Curve;
 
 /// y(x), which is monotonic in x up to the sign of the scale.
@@ -50,21 +50,63 @@ impl<W: Exp, I: Isa> About<W, I> {
     }
 
     #[inline(always)]
-    pub(super) fn of_rows(isa: I, rows: &[Anchor<W>; LANES]) -> Self {
-        let (mut from, mut round, mut low, mut units) =
-            ([W::ZERO; LANES], [W::ZERO; LANES], [W::ZERO; LANES], [0.0; LANES]);
-        for (row, anchor) in rows.iter().enumerate() {
-            (from[row], round[row], low[row], units[row]) = (anchor.from, anchor.round, anchor.low, anchor.unit);
-        }
+    pub(super) fn of_rows(isa: I, rows: &Anchors<W>) -> Self {
+        let Anchors { from, round, low, units } = rows;
+        let [from, round, low] = [W::V::load(isa, from), W::V::load(isa, round), W::V::load(isa, low)];
+        Self { anchor: Anchor { from, round, low, unit: 0.0 }, units: *units }
+    }
+}
+
+/// Anchors of sixteen rows, each of their parts side by side.
+#[derive(Clone, Copy)]
+pub(super) struct Anchors<W> {
+    from: [W; LANES],
+    round: [W; LANES],
+    low: [W; LANES],
+    units: [f64; LANES],
+}
+
+impl<W: Exp> Anchors<W> {
+    /// Of rows of those largest logits in order; in loops that compilers make vectors of.
+    #[inline(always)]
+    pub(super) fn new<K: Kind>(kind: K, max: [W; LANES]) -> Self {
         Self {
-            anchor: Anchor {
-                from: W::V::load(isa, &from),
-                round: W::V::load(isa, &round),
-                low: W::V::load(isa, &low),
-                unit: 0.0,
-            },
-            units,
+            from: each(
+                max,
+                #[inline(always)]
+                |max| kind.anchor(max).from,
+            ),
+            round: each(
+                max,
+                #[inline(always)]
+                |max| kind.anchor(max).round,
+            ),
+            low: each(
+                max,
+                #[inline(always)]
+                |max| kind.anchor(max).low,
+            ),
+            units: each(
+                max,
+                #[inline(always)]
+                |max| kind.anchor(max).unit,
+            ),
         }
+    }
+
+    /// Sixteen times that of one.
+    pub(super) fn all(&self, row: usize) -> Self {
+        let Anchor { from, round, low, unit } = self.at(row);
+        Self { from: [from; LANES], round: [round; LANES], low: [low; LANES], units: [unit; LANES] }
+    }
+
+    pub(super) fn set(&mut self, row: usize, Anchor { from, round, low, unit }: Anchor<W>) {
+        (self.from[row], self.round[row], self.low[row], self.units[row]) = (from, round, low, unit);
+    }
+
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize) -> Anchor<W> {
+        Anchor { from: self.from[row], round: self.round[row], low: self.low[row], unit: self.units[row] }
     }
 }
 

@@ -13,6 +13,7 @@ mod rows;
 mod sample;
 mod simd;
 mod softmax;
+mod stage;
 mod sweep;
 
 #[cfg(feature = "gpu")]

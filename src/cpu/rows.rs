@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::curve::{Curved, Kind, Plain};
-use super::simd::{Exp, Isa, LANES, Level, Number, Real, at_level, level};
+use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level};
+use super::stage::Stage;
 use super::sweep::{Abreast, Across, Held, Rows, SHORT, Tiles, gather, scatter, turn, turn_back};
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
@@ -18,7 +19,9 @@ use crate::{Element, Error, Prediction, Shape};
 #[cfg(feature = "parallel")]
 const SMALL: usize = 32 * 1024;
 /// Results of so many bytes are written past the caches.
-const LARGE: usize = 32 << 20;
+const LARGE: usize = 16 << 20;
+/// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
+const STAGED: usize = 4096;
 /// Elements of the rows that are computed at a time: they stay in a core's first cache.
 const GROUP: usize = 4096;
 /// Elements of the rows that are gathered from planes at a time, sixteen rows at least, unless they are huge.
@@ -205,46 +208,96 @@ impl<'a> Part<'a> {
             }
             return Ok(());
         }
-        if classes <= SHORT {
-            let is_dense = place.is_dense(classes);
-            scratch.tiles.resize(classes);
-            for at in (self.skip..end).step_by(LANES) {
-                let count = LANES.min(end - at);
-                let Tiles { logits, results } = &mut scratch.tiles;
-                let run = if is_dense { count } else { 1 };
-                for row in (0..count).step_by(run) {
-                    let from = place.logits(at + row, 0, run * classes);
-                    let (to, _) = logits[row * classes..].as_chunks_mut();
-                    from.chunks(LANES).zip(to).for_each(|(from, to)| gather(isa, from, to));
-                }
-                turn(isa, logits, results, classes);
-                self.tile(isa, kind, &mut scratch, at, count, &mut rows_out, at);
-                if self.op.writes_elements() {
-                    let Tiles { logits, results } = &mut scratch.tiles;
-                    turn_back(isa, results, logits, classes);
-                    for row in (0..count).step_by(run) {
-                        let Some(to) = place.results(at + row, run * classes) else { continue };
-                        let (from, _) = results[row * classes..].as_chunks();
-                        to.chunks_mut(LANES).zip(from).for_each(|(to, from)| scatter(isa, from, to));
-                    }
-                }
-            }
-            return Ok(());
-        }
-        let group = (GROUP / classes).clamp(1, LANES);
-        for at in (self.skip..end).step_by(group) {
+        let is_short = classes <= SHORT;
+        let group = if is_short { LANES } else { (GROUP / classes).clamp(1, LANES) };
+        // Long rows are streamed as they are.
+        let is_staged = self.how.streams && classes < STAGED;
+        let mut stage = if is_staged { Some(Stage::new(group * classes)?) } else { None };
+        scratch.tiles.resize(if is_short { classes } else { 0 });
+        let first = self.skip;
+        for at in (first..end).step_by(group) {
             let count = group.min(end - at);
-            let input = place.input.map(|(x, stride)| (&x[at * stride..], stride));
-            let output = place.output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride));
-            let How { streams, is_shared, .. } = self.how;
-            let Scratch { held, beside, .. } = &mut scratch;
-            let mut rows = Across { isa, kind, classes, count, input, output, streams, is_shared, held };
-            self.operate(isa, &mut rows, &self.given::<T::Wide>(at, count, beside), &mut rows_out, at);
+            if is_short {
+                self.short_rows(isa, kind, &mut place, stage.as_mut(), &mut scratch, at, count, &mut rows_out);
+            } else {
+                let Place { input, output } = &mut place;
+                let input = input.map(|(x, stride)| (&x[at * stride..], stride));
+                let output = match &mut stage {
+                    Some(stage) => Some((stage.next(count * classes), classes)),
+                    None => output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride)),
+                };
+                let How { streams, is_shared, .. } = self.how;
+                let (streams, held) = (streams && !is_staged, &mut scratch.held);
+                let mut rows = Across { isa, kind, classes, count, input, output, streams, is_shared, held };
+                let given = self.given(at, count, &mut scratch.beside);
+                self.operate(isa, &mut rows, &given, &mut rows_out, at);
+            }
+            if let (Some(stage), Some((out, _))) = (&mut stage, &mut place.output) {
+                stage.advance(isa, &mut out[first * classes..], count * classes);
+            }
         }
-        if self.how.streams {
-            isa.fence();
+        match (stage, &mut place.output) {
+            (Some(stage), Some((out, _))) => stage.finish(isa, &mut out[first * classes..]),
+            _ if self.how.streams => isa.fence(),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Sixteen short rows, or what there are.
+    #[allow(clippy::too_many_arguments)] // two of them say which rows these are
+    #[inline(always)]
+    fn short_rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
+        &self,
+        isa: I,
+        kind: K,
+        place: &mut Place<'_, T>,
+        stage: Option<&mut Stage<T>>,
+        scratch: &mut Scratch<T::Wide>,
+        at: usize,
+        count: usize,
+        rows_out: &mut RowsOut<'_>,
+    ) {
+        let classes = self.shape.classes();
+        let Tiles { logits, results } = &mut scratch.tiles;
+        // As many rows as lie side by side.
+        let run = if place.is_dense(classes) { count } else { 1 };
+        for row in (0..count).step_by(run) {
+            let from = place.logits(at + row, 0, run * classes);
+            let (whole, rest) = from.as_chunks::<LANES>();
+            let (to, last) = logits[row * classes..][..from.len()].as_chunks_mut::<LANES>();
+            for (from, to) in whole.iter().zip(to) {
+                *to = T::load(isa, from).array();
+            }
+            rest.iter().zip(last).for_each(|(from, to)| *to = from.widen());
+        }
+        turn(isa, logits, results, classes);
+        self.tile(isa, kind, scratch, at, count, rows_out, at);
+        if !self.op.writes_elements() {
+            return;
+        }
+        let Tiles { logits, results } = &mut scratch.tiles;
+        turn_back(isa, results, logits, classes);
+        macro_rules! put {
+            ($to:expr, $from:expr) => {{
+                let (to, from): (&mut [T], &[T::Wide]) = ($to, $from);
+                let (whole, rest) = to.as_chunks_mut::<LANES>();
+                let (from, last) = from[..whole.len() * LANES + rest.len()].as_chunks::<LANES>();
+                for (from, to) in from.iter().zip(whole) {
+                    *to = T::store(isa, Vector::load(isa, from));
+                }
+                last.iter().zip(rest).for_each(|(from, to)| *to = T::narrow(*from));
+            }};
+        }
+        if let Some(stage) = stage {
+            put!(stage.next(count * classes), results);
+            return;
+        }
+        for row in (0..count).step_by(run) {
+            if let Some(to) = place.results(at + row, run * classes) {
+                put!(to, &results[row * classes..]);
+            }
+        }
     }
 
     /// The rows of a block that is planes, each a class: some of the columns.

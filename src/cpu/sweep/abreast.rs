@@ -5,7 +5,7 @@
 //! above 1) tiles are read as they are.
 
 use super::{Rows, Stats};
-use crate::cpu::curve::{About, Kind};
+use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 
 /// Memory of a thread for tiles on their way.
@@ -35,10 +35,13 @@ pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], cl
 
 #[inline(always)]
 fn interleave<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], half: usize) {
-    for at in (0..half).step_by(LANES) {
-        let (low, high) = load::<I, W>(isa, from, at).interleave(load::<I, W>(isa, from, half + at));
-        put(to, 2 * at, low);
-        put(to, 2 * at + LANES, high);
+    // Half a vector may be too much.
+    let whole = half.next_multiple_of(LANES);
+    let (first, second) = (from[..whole].as_chunks().0, from[half..][..whole].as_chunks().0);
+    for ((a, b), to) in first.iter().zip(second).zip(to.as_chunks_mut::<{ 2 * LANES }>().0) {
+        let (low, high) = W::V::load(isa, a).interleave(W::V::load(isa, b));
+        let (to, _) = to.as_chunks_mut();
+        (to[0], to[1]) = (low.array(), high.array());
     }
 }
 
@@ -54,26 +57,18 @@ pub(in crate::cpu) fn turn_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W
 
 #[inline(always)]
 fn deinterleave<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], half: usize) {
-    // From the end, for the last of the first half may reach into the second.
-    for at in (0..half).step_by(LANES).rev() {
-        let (even, odd) = load::<I, W>(isa, from, 2 * at).deinterleave(load::<I, W>(isa, from, 2 * at + LANES));
-        put(to, at, even);
-        put(to, half + at, odd);
+    let whole = half.next_multiple_of(LANES);
+    let (from, _) = from[..2 * whole].as_chunks::<{ 2 * LANES }>();
+    for (nth, from) in from.iter().enumerate() {
+        let (from, _) = from.as_chunks();
+        let (even, _) = W::V::load(isa, &from[0]).deinterleave(W::V::load(isa, &from[1]));
+        to[nth * LANES..][..LANES].copy_from_slice(&even.array());
     }
-}
-
-#[inline(always)]
-fn load<I: Isa, W: Real>(isa: I, from: &[W], at: usize) -> W::V<I> {
-    match from[at..].first_chunk() {
-        Some(values) => W::V::load(isa, values),
-        None => W::V::splat(isa, W::ZERO),
-    }
-}
-
-#[inline(always)]
-fn put<I: Isa, V: Vector<I>>(to: &mut [V::W], at: usize, value: V) {
-    if let Some(to) = to[at..].first_chunk_mut() {
-        *to = value.array();
+    // After the first half, which may have reached into the second.
+    for (from, to) in from.iter().zip(to[half..][..whole].as_chunks_mut().0) {
+        let (from, _) = from.as_chunks();
+        let (_, odd) = W::V::load(isa, &from[0]).deinterleave(W::V::load(isa, &from[1]));
+        *to = odd.array();
     }
 }
 
@@ -121,11 +116,7 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
     fn reduced(&mut self) -> Stats<W> {
         let Self { isa, kind, .. } = *self;
         let max = self.largest();
-        let anchors = each(
-            max,
-            #[inline(always)]
-            |max| kind.anchor(max),
-        );
+        let anchors = Anchors::new(kind, max);
         let about = About::of_rows(isa, &anchors);
         let top = W::V::load(
             isa,

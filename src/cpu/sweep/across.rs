@@ -5,7 +5,7 @@
 //! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
 
 use super::{Rows, Stats};
-use crate::cpu::curve::{About, Kind};
+use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 
 /// Vectors that are added as a tree before f64 is brought in, and their elements.
@@ -302,16 +302,12 @@ where
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
         let mut max = [T::Wide::NEG_INFINITY; LANES];
-        let mut anchors = [Anchor::default(); LANES];
+        let mut anchors = Anchors::new(self.kind, max);
         let (mut top_terms, mut others) = ([1.0; LANES], [0.0; LANES]);
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
-            anchors = each(
-                max,
-                #[inline(always)]
-                |max| self.kind.anchor(max),
-            );
+            anchors = Anchors::new(self.kind, max);
             let tops = each(
                 max,
                 #[inline(always)]
@@ -325,10 +321,10 @@ where
                 |term| term.into(),
             );
             for row in 0..count {
-                let about = About::of_row(self.isa, &anchors[row]);
+                let about = About::of_row(self.isa, &anchors.at(row));
                 let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
                 others[row] = self.others(self.row(row), &about, max[row], top_terms[row], held, count * classes);
-                pieces[row] = Piece { max: max[row], anchor: anchors[row], ratio: T::Wide::ONE, ..Piece::default() };
+                pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: T::Wide::ONE, ..Piece::default() };
             }
         } else {
             for row in 0..count {
@@ -353,7 +349,9 @@ where
                         *piece = self.piece(x, held, PIECE);
                     }
                 }
-                (max[row], anchors[row], top_terms[row], others[row]) = join(pieces);
+                let joined = join(pieces);
+                (max[row], top_terms[row], others[row]) = (joined.0, joined.2, joined.3);
+                anchors.set(row, joined.1);
             }
         }
         *self.held = Held { exponentials, pieces };

@@ -13,8 +13,8 @@ pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
 pub(super) use across::PIECE;
 pub(super) use across::{Across, Held};
 
-use super::curve::{About, Kind};
-use super::simd::{Anchor, Exp, Isa, LANES, Vector, each, log1p};
+use super::curve::{About, Anchors, Kind};
+use super::simd::{Exp, Isa, LANES, Vector, each, log1p};
 
 /// Rows of up to so many classes are computed side by side.
 pub(super) const SHORT: usize = 32;
@@ -62,7 +62,7 @@ pub(super) struct Stats<W> {
     /// y of those; NaN where the softmax has no value.
     pub(super) tops: [f64; LANES],
     /// What the exponentials that were held are relative to.
-    pub(super) anchors: [Anchor<W>; LANES],
+    pub(super) anchors: Anchors<W>,
     /// exp(top - unit).
     pub(super) top_terms: [f64; LANES],
     pub(super) others: [f64; LANES],
@@ -76,7 +76,7 @@ impl<W: Exp> Stats<W> {
     fn new<K: Kind>(
         kind: K,
         max: [W; LANES],
-        anchors: [Anchor<W>; LANES],
+        anchors: Anchors<W>,
         top_terms: [f64; LANES],
         mut others: [f64; LANES],
     ) -> Self {
@@ -113,7 +113,7 @@ impl<W: Exp> Stats<W> {
         Self {
             max: [self.max[row]; LANES],
             tops: [self.tops[row]; LANES],
-            anchors: [self.anchors[row]; LANES],
+            anchors: self.anchors.all(row),
             top_terms: [self.top_terms[row]; LANES],
             others: [self.others[row]; LANES],
             log_sums: [self.log_sums[row]; LANES],
