@@ -160,12 +160,25 @@ where
         let (zero, top) = (all(T::Wide::ZERO), all(kind.in_order_one(max)));
         let (mut sum, mut count) = (zero, 0);
         let (vectors, last) = rest.as_chunks::<LANES>();
-        for (nth, x) in vectors.iter().enumerate() {
+        let (pairs, single) = vectors.as_chunks::<2>();
+        for (nth, pair) in pairs.iter().enumerate() {
+            prefetch(pair[0].as_ptr().wrapping_add(ahead));
+            prefetch(pair[1].as_ptr().wrapping_add(ahead));
+            let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
+            let e = kind.exp(isa, x, about);
+            if holds {
+                let (held, _) = held[at_most + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
+                (held[0], held[1]) = (e[0].array(), e[1].array());
+            }
+            sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
+            count += x[0].equal(top).count_ones() + x[1].equal(top).count_ones();
+        }
+        if let [x] = single {
             prefetch(x.as_ptr().wrapping_add(ahead));
             let x = T::load(isa, x);
             let [e] = kind.exp(isa, [x], about);
             if holds {
-                held[at_most + nth * LANES..][..LANES].copy_from_slice(&e.array());
+                held[at_most + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
             }
             sum = sum + x.where_equal(top, zero, e);
             count += x.equal(top).count_ones();

@@ -63,9 +63,11 @@ pub(super) struct Stats<W> {
     pub(super) tops: [f64; LANES],
     /// What the exponentials that were held are relative to.
     pub(super) anchors: Anchors<W>,
-    /// exp(top - unit).
-    pub(super) top_terms: [f64; LANES],
+    /// The probabilities of those.
+    pub(super) top_shares: [f64; LANES],
     pub(super) others: [f64; LANES],
+    /// What makes probabilities of exponentials: 1 / (exp(top - unit) * (1 + others)).
+    shares: [f64; LANES],
     /// log1p(others).
     pub(super) log_sums: [f64; LANES],
 }
@@ -81,14 +83,18 @@ impl<W: Exp> Stats<W> {
         mut others: [f64; LANES],
     ) -> Self {
         let (mut tops, mut log_sums) = ([0.0; LANES], [0.0; LANES]);
+        let (mut top_shares, mut shares) = ([0.0; LANES], [0.0; LANES]);
         for row in 0..LANES {
-            others[row] /= top_terms[row];
+            let relative = 1.0 / top_terms[row];
+            others[row] *= relative;
             // NaN among the logits has come through to the sum.
             let is_regular = kind.is_regular(max[row]) & !others[row].is_nan();
             tops[row] = if is_regular { kind.top(max[row]) } else { f64::NAN };
+            top_shares[row] = if is_regular { 1.0 / (1.0 + others[row]) } else { f64::NAN };
+            shares[row] = top_shares[row] * relative;
             log_sums[row] = log1p(others[row]);
         }
-        Self { max, tops, anchors, top_terms, others, log_sums }
+        Self { max, tops, top_shares, anchors, others, shares, log_sums }
     }
 
     /// exp(y - unit) of one logit of each row.
@@ -114,8 +120,9 @@ impl<W: Exp> Stats<W> {
             max: [self.max[row]; LANES],
             tops: [self.tops[row]; LANES],
             anchors: self.anchors.all(row),
-            top_terms: [self.top_terms[row]; LANES],
+            top_shares: [self.top_shares[row]; LANES],
             others: [self.others[row]; LANES],
+            shares: [self.shares[row]; LANES],
             log_sums: [self.log_sums[row]; LANES],
         }
     }
@@ -133,15 +140,13 @@ impl<W: Exp> Stats<W> {
     /// What [`Rows::scale`] makes probabilities by; NaN where there are none.
     #[inline(always)]
     pub(super) fn share(&self, row: usize) -> f64 {
-        let share = 1.0 / (self.top_terms[row] * (1.0 + self.others[row]));
-        if self.is_regular(row) { share } else { f64::NAN }
+        self.shares[row]
     }
 
     /// 1 - p of a logit, from the sum of the others and so without cancellation, of its exp(y - unit).
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
-        let all_but_top = self.others[row];
-        let others = if is_top { all_but_top } else { 1.0 + (all_but_top - term / self.top_terms[row]) };
-        others / (1.0 + all_but_top)
+        let (share, others) = (self.top_shares[row], self.others[row] * self.top_shares[row]);
+        if is_top { others } else { (share + others) - term * self.shares[row] }
     }
 }
