@@ -3,8 +3,8 @@
 
 use super::Given;
 use super::curve::Kind;
-use super::simd::{Exp, LANES, Real, each};
-use super::sweep::{Rows, Stats};
+use super::simd::{Exp, Real, each};
+use super::sweep::{ROWS, Rows, Stats};
 
 impl<W: Real> Given<'_, W> {
     /// Whether labels are not all of one class.
@@ -34,9 +34,9 @@ impl<W: Real> Given<'_, W> {
 
     /// The sum of those.
     #[inline(always)]
-    fn shares<R: Rows<W = W>>(&self, rows: &R) -> [f64; LANES] {
+    fn shares<R: Rows<W = W>>(&self, rows: &R) -> [f64; ROWS] {
         if !self.has_beside() {
-            return [self.scaling.smoothing * self.scaling.class_weight; LANES];
+            return [self.scaling.smoothing * self.scaling.class_weight; ROWS];
         }
         rows.sums(
             #[inline(always)]
@@ -59,16 +59,16 @@ impl<W: Real> Given<'_, W> {
 /// What losses and gradients need beside the statistics.
 struct Measured<W> {
     /// The logits of the targets.
-    logits: [W; LANES],
+    logits: [W; ROWS],
     /// The labels together, without the target's own, which is apart.
-    shares: [f64; LANES],
-    losses: [W; LANES],
+    shares: [f64; ROWS],
+    losses: [W; ROWS],
 }
 
 #[inline(always)]
 fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> Measured<R::W> {
     let (kind, scaling) = (rows.kind(), given.scaling);
-    let mut logits = [R::W::ZERO; LANES];
+    let mut logits = [R::W::ZERO; ROWS];
     if !given.has_beside() {
         for row in 0..rows.count() {
             if !given.is_ignored(row) {
@@ -76,8 +76,8 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> M
             }
         }
     }
-    let mut losses = [0.0; LANES];
-    for row in 0..LANES {
+    let mut losses = [0.0; ROWS];
+    for row in 0..ROWS {
         // All terms are positive, so nothing cancels.
         losses[row] = given.own(row) * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
     }
@@ -88,35 +88,35 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> M
             |top| if top.is_nan() { top } else { 0.0 },
         );
     }
-    let mut shares = [0.0; LANES];
+    let mut shares = [0.0; ROWS];
     if given.is_spread() {
         shares = given.shares(rows);
         let below = rows.sums(
             #[inline(always)]
             |row, class, x| given.share(row, class) * (stats.tops[row] - kind.value(x)),
         );
-        for row in 0..LANES {
+        for row in 0..ROWS {
             if shares[row] > 0.0 || !(below[row] == 0.0) {
                 losses[row] += below[row] + shares[row] * stats.log_sums[row];
             }
         }
     }
     if scaling.z_loss > 0.0 {
-        for row in 0..LANES {
+        for row in 0..ROWS {
             losses[row] += scaling.z_loss * stats.log_sum_exp(row) * stats.log_sum_exp(row);
         }
     }
-    let mut rounded = [R::W::ZERO; LANES];
-    for row in 0..LANES {
+    let mut rounded = [R::W::ZERO; ROWS];
+    for row in 0..ROWS {
         rounded[row] = if given.is_ignored(row) { R::W::ZERO } else { R::W::of(losses[row]) };
     }
     Measured { logits, shares, losses: rounded }
 }
 
 #[inline(always)]
-pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; LANES] {
+pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
     if given.all_ignored(rows.count()) {
-        return [R::W::ZERO; LANES];
+        return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(false);
     measure(rows, given, &stats).losses
@@ -124,16 +124,16 @@ pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; LAN
 
 /// Replaces the logits by the gradient, and returns the losses.
 #[inline(always)]
-pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; LANES] {
+pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
     let kind = rows.kind();
     if given.all_ignored(rows.count()) {
         ignore(rows);
-        return [R::W::ZERO; LANES];
+        return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
     let Measured { logits, shares, losses } = measure(rows, given, &stats);
-    let (mut labels, mut z, mut multiples) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-    for row in 0..LANES {
+    let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
+    for row in 0..ROWS {
         let factor = given.factor(row);
         labels[row] = factor * (given.own(row) + shares[row]);
         if given.scaling.z_loss > 0.0 {
@@ -162,7 +162,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
     }
     let terms = rows.terms(&stats, &logits);
     // What the others' shares add.
-    let mut added = [0.0; LANES];
+    let mut added = [0.0; ROWS];
     if given.is_spread() {
         for row in 0..rows.count() {
             if !given.is_ignored(row) {
@@ -170,8 +170,8 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
             }
         }
     }
-    let mut values = [R::W::ZERO; LANES];
-    for row in 0..LANES {
+    let mut values = [R::W::ZERO; ROWS];
+    for row in 0..ROWS {
         // p - 1 must not cancel; the other shares stand apart from it.
         let complement = stats.complement(row, kind.in_order_one(logits[row]) == stats.max[row], terms[row]);
         let value = added[row] - labels[row] * complement + z[row] * terms[row] * stats.share(row);
@@ -188,7 +188,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
 /// The gradient of rows that do not count: NaN where the softmax is.
 fn ignore<R: Rows>(rows: &mut R) {
     let (kind, maxima) = (rows.kind(), rows.maxima());
-    let mut values = [R::W::ZERO; LANES];
+    let mut values = [R::W::ZERO; ROWS];
     for row in 0..rows.count() {
         if !kind.is_regular(maxima[row]) || rows.first(row, |x| !x.is_number()).is_some() {
             values[row] = R::W::NAN;
@@ -201,9 +201,9 @@ fn ignore<R: Rows>(rows: &mut R) {
 #[inline(always)]
 pub(super) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
     let (kind, scaling) = (rows.kind(), given.scaling);
-    let shares = if given.is_spread() { given.shares(rows) } else { [0.0; LANES] };
-    let (mut factors, mut multiples, mut classes) = ([0.0; LANES], [0.0; LANES], [usize::MAX; LANES]);
-    let known: [f64; LANES] = each(
+    let shares = if given.is_spread() { given.shares(rows) } else { [0.0; ROWS] };
+    let (mut factors, mut multiples, mut classes) = ([0.0; ROWS], [0.0; ROWS], [usize::MAX; ROWS]);
+    let known: [f64; ROWS] = each(
         given.log_sum_exps,
         #[inline(always)]
         |value| value.into(),

@@ -2,6 +2,7 @@
 //! cap. Twin of `shaders/shared/curve.wgsl`.
 
 use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, tanh};
+use super::sweep::ROWS;
 use crate::curve::Curve;
 
 /// y(x), which is monotonic in x up to the sign of the scale.
@@ -20,7 +21,7 @@ pub(super) trait Kind: Copy + Send + Sync {
     /// Of a row whose largest logit in order is that.
     fn anchor<W: Exp>(self, max: W) -> Anchor<W>;
     /// exp(y(x) - unit) of several vectors.
-    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N];
+    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N];
 
     /// y of the largest logit in order.
     #[inline(always)]
@@ -50,26 +51,30 @@ impl<W: Exp, I: Isa> About<W, I> {
     }
 
     #[inline(always)]
-    pub(super) fn of_rows(isa: I, rows: &Anchors<W>) -> Self {
-        let Anchors { from, round, low, units } = rows;
-        let [from, round, low] = [W::V::load(isa, from), W::V::load(isa, round), W::V::load(isa, low)];
-        Self { anchor: Anchor { from, round, low, unit: 0.0 }, units: *units }
+    pub(super) fn of_rows(isa: I, rows: &Anchors<W>, half: usize) -> Self {
+        macro_rules! load {
+            ($part:ident) => {
+                W::V::load(isa, &rows.$part.as_chunks().0[half])
+            };
+        }
+        let (from, round, low) = (load!(from), load!(round), load!(low));
+        Self { anchor: Anchor { from, round, low, unit: 0.0 }, units: rows.units.as_chunks().0[half] }
     }
 }
 
-/// Anchors of sixteen rows, each of their parts side by side.
+/// Anchors of rows, each of their parts side by side.
 #[derive(Clone, Copy)]
 pub(super) struct Anchors<W> {
-    from: [W; LANES],
-    round: [W; LANES],
-    low: [W; LANES],
-    units: [f64; LANES],
+    from: [W; ROWS],
+    round: [W; ROWS],
+    low: [W; ROWS],
+    units: [f64; ROWS],
 }
 
 impl<W: Exp> Anchors<W> {
     /// Of rows of those largest logits in order; in loops that compilers make vectors of.
     #[inline(always)]
-    pub(super) fn new<K: Kind>(kind: K, max: [W; LANES]) -> Self {
+    pub(super) fn new<K: Kind>(kind: K, max: [W; ROWS]) -> Self {
         Self {
             from: each(
                 max,
@@ -94,10 +99,10 @@ impl<W: Exp> Anchors<W> {
         }
     }
 
-    /// Sixteen times that of one.
+    /// That of one for all.
     pub(super) fn all(&self, row: usize) -> Self {
         let Anchor { from, round, low, unit } = self.at(row);
-        Self { from: [from; LANES], round: [round; LANES], low: [low; LANES], units: [unit; LANES] }
+        Self { from: [from; ROWS], round: [round; ROWS], low: [low; ROWS], units: [unit; ROWS] }
     }
 
     pub(super) fn set(&mut self, row: usize, Anchor { from, round, low, unit }: Anchor<W>) {
@@ -148,8 +153,12 @@ impl Kind for Plain {
     }
 
     #[inline(always)]
-    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N] {
-        W::V::exp(isa, x, &about.anchor)
+    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N] {
+        let mut anchors = [&about[0].anchor; N];
+        for at in 1..N {
+            anchors[at] = &about[at].anchor;
+        }
+        W::V::exp(isa, x, anchors)
     }
 }
 
@@ -199,10 +208,15 @@ impl Kind for Curved {
     }
 
     #[inline(always)]
-    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, mut x: [W::V<I>; N], about: &About<W, I>) -> [W::V<I>; N] {
-        for x in &mut x {
+    fn exp<I: Isa, W: Exp, const N: usize>(
+        self,
+        isa: I,
+        mut x: [W::V<I>; N],
+        about: [&About<W, I>; N],
+    ) -> [W::V<I>; N] {
+        for (x, about) in x.iter_mut().zip(about) {
             let mut values = x.array();
-            for (value, unit) in values.iter_mut().zip(about.units) {
+            for (value, unit) in values.iter_mut().zip(&about.units) {
                 *value = W::exp_wide(self.value(*value) - unit);
             }
             *x = W::V::load(isa, &values);

@@ -3,15 +3,15 @@
 use super::curve::Kind;
 #[cfg(feature = "gpu")]
 use super::curve::{Curved, Plain};
-use super::simd::{LANES, Real};
-use super::sweep::Rows;
+use super::simd::Real;
+use super::sweep::{ROWS, Rows};
 #[cfg(feature = "gpu")]
 use crate::curve::Curve;
 
 #[inline(always)]
-pub(super) fn rows<R: Rows>(rows: &mut R) -> [R::W; LANES] {
+pub(super) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     let (stats, kind) = (rows.reduce(false), rows.kind());
-    let mut values = [R::W::ZERO; LANES];
+    let mut values = [R::W::ZERO; ROWS];
     for row in 0..rows.count() {
         let value = stats.log_sum_exp(row);
         let others = stats.others[row];

@@ -1,7 +1,7 @@
 //! The CPU path: the fallback, and the twin of every kernel in `shaders/`.
 //!
 //! `rows.rs` spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
-//! sixteen at a time; `sweep/` has the passes over their classes, and `simd/` what those are made of; the files named
+//! 32 at a time; `sweep/` has the passes over their classes, and `simd/` what those are made of; the files named
 //! after operations say what is made of rows.
 
 mod backward;
@@ -23,16 +23,16 @@ pub use simd::simd_level;
 
 use crate::curve::Curve;
 use crate::job::{RowTarget, Scaling};
-use simd::LANES;
+use sweep::ROWS;
 
-/// What up to sixteen rows are given beside their logits.
+/// What up to 32 rows are given beside their logits.
 struct Given<'g, W> {
     curve: Curve,
     scaling: Scaling<'g>,
-    targets: [RowTarget; LANES],
+    targets: [RowTarget; ROWS],
     /// What the gradient of each is multiplied by.
-    gradients: [f64; LANES],
-    log_sum_exps: [W; LANES],
+    gradients: [f64; ROWS],
+    log_sum_exps: [W; ROWS],
     classes: usize,
     /// Of the shape of the rows: targets that are probabilities, or the gradient that a backward starts from.
     beside: &'g [W],

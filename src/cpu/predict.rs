@@ -1,15 +1,15 @@
 //! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl` and `shaders/top_k.wgsl`.
 
 use super::curve::Kind;
-use super::simd::{LANES, Real};
-use super::sweep::{Rows, Stats};
+use super::simd::Real;
+use super::sweep::{ROWS, Rows, Stats};
 use crate::Prediction;
 use crate::operations::MOST_TOP;
 
 #[inline(always)]
-pub(super) fn rows<R: Rows>(rows: &mut R) -> [Prediction; LANES] {
+pub(super) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
     let stats = rows.reduce(false);
-    let mut predictions = [Prediction::default(); LANES];
+    let mut predictions = [Prediction::default(); ROWS];
     for row in 0..rows.count() {
         predictions[row] = best(rows, &stats, row);
     }
@@ -34,7 +34,7 @@ pub(super) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction])
     let mut best = [(R::W::ZERO, 0); MOST_TOP];
     let (k, mut found) = (out.len().min(MOST_TOP), 0);
     let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
-    for (nth, chunk) in x.chunks(LANES).enumerate() {
+    for (nth, chunk) in x.chunks(ROWS).enumerate() {
         // Nearly always none is among them.
         if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(kind.in_order_one(x), best[k - 1].0)) {
             continue;
@@ -50,13 +50,13 @@ pub(super) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction])
                 best[at] = best[at - 1];
                 at -= 1;
             }
-            best[at] = (x, (nth * LANES + lane) as u32);
+            best[at] = (x, (nth * ROWS + lane) as u32);
             found = k.min(found + 1);
         }
     }
     let stats = rows.reduce(false);
-    for (out, best) in out.chunks_mut(LANES).zip(best.chunks(LANES)) {
-        let mut logits = [R::W::ZERO; LANES];
+    for (out, best) in out.chunks_mut(ROWS).zip(best.chunks(ROWS)) {
+        let mut logits = [R::W::ZERO; ROWS];
         logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = kind.in_order_one(x));
         // Of the first row all of them.
         let terms = rows.terms(&stats.of_row(0), &logits);

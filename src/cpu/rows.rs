@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::curve::{Curved, Kind, Plain};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level};
 use super::stage::Stage;
-use super::sweep::{Abreast, Across, Held, Rows, SHORT, Tiles, gather, scatter, turn, turn_back};
+use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, gather, scatter, turn, turn_back};
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
 use crate::error::try_vec;
@@ -64,8 +64,8 @@ fn spread(job: Job<'_>, how: How) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     if job.shape.outer() > 1 && job.rows() * job.classes() > SMALL {
         let half = job.shape.outer() / 2;
-        // Sixteen at a time where that does not leave a thread without.
-        let half = if half > 8 * LANES { half.next_multiple_of(LANES) } else { half };
+        // As many as go together where that does not leave a thread without.
+        let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
         let (a, b) = job.split_at(half);
         let (a, b) = rayon::join(|| spread(a, how), || spread(b, how));
         return a.and(b);
@@ -198,7 +198,7 @@ impl<'a> Part<'a> {
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let mut scratch = self.scratch(0, if self.looks_again() { 1 } else { LANES })?;
+        let mut scratch = self.scratch(0, if self.looks_again() { 1 } else { ROWS })?;
         if self.looks_again() {
             scratch.rows = try_vec("rows on their way", classes)?;
             for at in self.skip..end {
@@ -209,7 +209,7 @@ impl<'a> Part<'a> {
             return Ok(());
         }
         let is_short = classes <= SHORT;
-        let group = if is_short { LANES } else { (GROUP / classes).clamp(1, LANES) };
+        let group = if is_short { ROWS } else { (GROUP / classes).clamp(1, ROWS) };
         // Long rows are streamed as they are.
         let is_staged = self.how.streams && classes < STAGED;
         let mut stage = if is_staged { Some(Stage::new(group * classes)?) } else { None };
@@ -244,7 +244,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Sixteen short rows, or what there are.
+    /// As many short rows as go together, or what there are.
     #[allow(clippy::too_many_arguments)] // two of them say which rows these are
     #[inline(always)]
     fn short_rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
@@ -259,43 +259,48 @@ impl<'a> Part<'a> {
         rows_out: &mut RowsOut<'_>,
     ) {
         let classes = self.shape.classes();
-        let Tiles { logits, results } = &mut scratch.tiles;
-        // As many rows as lie side by side.
-        let run = if place.is_dense(classes) { count } else { 1 };
-        for row in (0..count).step_by(run) {
-            let from = place.logits(at + row, 0, run * classes);
-            let (whole, rest) = from.as_chunks::<LANES>();
-            let (to, last) = logits[row * classes..][..from.len()].as_chunks_mut::<LANES>();
-            for (from, to) in whole.iter().zip(to) {
-                *to = T::load(isa, from).array();
+        let is_dense = place.is_dense(classes);
+        let [logits, results] = scratch.tiles.halves();
+        for (half, (logits, other)) in logits.into_iter().zip(results).enumerate() {
+            // As many rows as lie side by side.
+            let there = count.saturating_sub(half * LANES).min(LANES);
+            let run = if is_dense { there.max(1) } else { 1 };
+            for row in (0..there).step_by(run) {
+                let from = place.logits(at + half * LANES + row, 0, run * classes);
+                let (whole, rest) = from.as_chunks::<LANES>();
+                let (to, last) = logits[row * classes..][..from.len()].as_chunks_mut::<LANES>();
+                for (from, to) in whole.iter().zip(to) {
+                    *to = T::load(isa, from).array();
+                }
+                rest.iter().zip(last).for_each(|(from, to)| *to = from.widen());
             }
-            rest.iter().zip(last).for_each(|(from, to)| *to = from.widen());
+            turn(isa, logits, other, classes);
         }
-        turn(isa, logits, results, classes);
         self.tile(isa, kind, scratch, at, count, rows_out, at);
         if !self.op.writes_elements() {
             return;
         }
-        let Tiles { logits, results } = &mut scratch.tiles;
-        turn_back(isa, results, logits, classes);
-        macro_rules! put {
-            ($to:expr, $from:expr) => {{
-                let (to, from): (&mut [T], &[T::Wide]) = ($to, $from);
+        let mut staged = match stage {
+            Some(stage) => Some(stage.next(count * classes)),
+            None => None,
+        };
+        let [logits, results] = scratch.tiles.halves();
+        for (half, (results, other)) in results.into_iter().zip(logits).enumerate() {
+            let there = count.saturating_sub(half * LANES).min(LANES);
+            turn_back(isa, results, other, classes);
+            let run = if is_dense { there.max(1) } else { 1 };
+            for row in (0..there).step_by(run) {
+                let start = half * LANES + row;
+                let to = match &mut staged {
+                    Some(to) => &mut to[start * classes..][..run * classes],
+                    None => place.results(at + start, run * classes).unwrap_or_default(),
+                };
                 let (whole, rest) = to.as_chunks_mut::<LANES>();
-                let (from, last) = from[..whole.len() * LANES + rest.len()].as_chunks::<LANES>();
+                let (from, last) = results[row * classes..][..run * classes].as_chunks::<LANES>();
                 for (from, to) in from.iter().zip(whole) {
                     *to = T::store(isa, Vector::load(isa, from));
                 }
                 last.iter().zip(rest).for_each(|(from, to)| *to = T::narrow(*from));
-            }};
-        }
-        if let Some(stage) = stage {
-            put!(stage.next(count * classes), results);
-            return;
-        }
-        for row in (0..count).step_by(run) {
-            if let Some(to) = place.results(at + row, run * classes) {
-                put!(to, &results[row * classes..]);
             }
         }
     }
@@ -341,11 +346,11 @@ impl<'a> Part<'a> {
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
         let is_short = classes <= SHORT && !self.looks_again();
         let abreast = if is_short {
-            LANES
+            ROWS
         } else {
             (GATHERED / classes).max(LANES.min(HUGE / classes)).clamp(1, columns.len()).next_multiple_of(LANES)
         };
-        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, LANES)?;
+        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, ROWS)?;
         scratch.tiles.resize(classes.min(SHORT));
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);
@@ -356,11 +361,24 @@ impl<'a> Part<'a> {
                 None => gather(isa, &planes[class][at + from..][..length], to),
             };
             if is_short {
-                let (tile, _) = scratch.tiles.logits.as_chunks_mut();
-                tile.iter_mut().take(classes).enumerate().for_each(|(class, to)| plane(&planes, class, 0, width, to));
+                let [logits, _] = scratch.tiles.halves();
+                for (half, tile) in logits.into_iter().enumerate() {
+                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    if there == 0 {
+                        continue;
+                    }
+                    for (class, to) in tile.as_chunks_mut().0.iter_mut().take(classes).enumerate() {
+                        plane(&planes, class, half * LANES, there, to);
+                    }
+                }
                 self.tile(isa, kind, &mut scratch, index, width, &mut rows_out, at);
-                let (tile, _) = scratch.tiles.results.as_chunks();
-                planes.iter_mut().zip(tile).for_each(|(plane, from)| scatter(isa, from, &mut plane[at..][..width]));
+                let [_, results] = scratch.tiles.halves();
+                for (half, tile) in results.into_iter().enumerate() {
+                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    for (plane, from) in planes.iter_mut().zip(tile.as_chunks().0) {
+                        scatter(isa, from, &mut plane[at..][..width][width.min(half * LANES)..][..there]);
+                    }
+                }
                 continue;
             }
             // Squares of sixteen classes and columns are turned around.
@@ -380,7 +398,7 @@ impl<'a> Part<'a> {
                     scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
                 }
             }
-            let group = (GROUP / classes).clamp(1, LANES);
+            let group = (GROUP / classes).clamp(1, ROWS);
             for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
                 let (row, count) = (nth * group, x.len() / classes);
                 if self.looks_again() {
@@ -438,9 +456,9 @@ impl<'a> Part<'a> {
         let mut given = Given {
             curve,
             scaling,
-            targets: [Default::default(); LANES],
-            gradients: [1.0; LANES],
-            log_sum_exps: [W::ZERO; LANES],
+            targets: [Default::default(); ROWS],
+            gradients: [1.0; ROWS],
+            log_sum_exps: [W::ZERO; ROWS],
             classes: self.shape.classes(),
             beside: &[],
         };
@@ -489,10 +507,12 @@ impl<'a> Part<'a> {
         rows_out: &mut RowsOut<'_>,
         out_at: usize,
     ) {
-        let Scratch { tiles: Tiles { logits, results }, beside, .. } = scratch;
+        let Scratch { tiles, beside, .. } = scratch;
         let given = self.given(at, count, beside);
         let whole = self.shape.classes() * LANES;
-        let (logits, results) = (logits[..whole].as_chunks().0, results[..whole].as_chunks_mut().0);
+        let [[a, b], [c, d]] = tiles.halves();
+        let logits = [a[..whole].as_chunks().0, b[..whole].as_chunks().0];
+        let results = [c[..whole].as_chunks_mut().0, d[..whole].as_chunks_mut().0];
         let mut rows = Abreast { isa, kind, count, logits, results };
         self.operate(isa, &mut rows, &given, rows_out, out_at);
     }
@@ -564,9 +584,11 @@ impl<'a> Part<'a> {
             #[inline(always)]
             || {
                 if classes <= SHORT {
-                    let (mut logits, mut results) = ([[W::ZERO; LANES]; SHORT], [[W::ZERO; LANES]; SHORT]);
-                    logits.iter_mut().zip(x).for_each(|(to, &x)| to[0] = x);
-                    let (logits, results) = (&logits[..classes], &mut results[..classes]);
+                    let mut tiles = [[[W::ZERO; LANES]; SHORT]; 4];
+                    tiles[0].iter_mut().zip(x).for_each(|(to, &x)| to[0] = x);
+                    let [a, b, c, d] = &mut tiles;
+                    let logits = [&a[..classes], &b[..classes]];
+                    let results = [&mut c[..classes], &mut d[..classes]];
                     look!(Abreast { isa, kind, count: 1, logits, results })
                 } else {
                     let (input, is_shared) = (Some((x, classes)), self.how.is_shared);
@@ -579,7 +601,7 @@ impl<'a> Part<'a> {
 
 /// Writes values of rows.
 #[inline(always)]
-fn put<W: Element>(rows_out: &mut RowsOut<'_>, at: usize, count: usize, values: [W; LANES]) {
+fn put<W: Element>(rows_out: &mut RowsOut<'_>, at: usize, count: usize, values: [W; ROWS]) {
     let values = &values[..count];
     match rows_out {
         RowsOut::Values(ElementsMut::F32(out)) => {

@@ -2,8 +2,8 @@
 //! multiplications of f32, rounded each, and whole numbers.
 
 use super::predict;
-use super::simd::{LANES, Real};
-use super::sweep::Rows;
+use super::simd::Real;
+use super::sweep::{ROWS, Rows};
 use crate::Prediction;
 use crate::sampling::{Draws, threefry};
 
@@ -33,7 +33,7 @@ pub(super) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale: f64, d
         }
     }
     let class = best.1;
-    let terms = rows.terms(&stats, &[x[class]; LANES]);
+    let terms = rows.terms(&stats, &[x[class]; ROWS]);
     Prediction { class: class as u32, probability: (terms[0] * stats.share(0)) as f32 }
 }
 

@@ -1,14 +1,14 @@
 //! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
 
 use super::curve::Kind;
-use super::simd::{LANES, Real};
-use super::sweep::Rows;
+use super::simd::Real;
+use super::sweep::{ROWS, Rows};
 
 #[inline(always)]
 pub(super) fn rows<R: Rows>(rows: &mut R) {
     let stats = rows.reduce(true);
-    let mut factors = [0.0; LANES];
-    for row in 0..LANES {
+    let mut factors = [0.0; ROWS];
+    for row in 0..ROWS {
         factors[row] = stats.share(row);
     }
     rows.scale(&stats, &factors);

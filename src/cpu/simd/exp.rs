@@ -59,7 +59,11 @@ pub(in crate::cpu) trait Exp: Real {
 
 /// exp(x - unit) of several values or vectors, step by step together: one alone would wait for itself. NaN of NaN.
 #[inline(always)]
-pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(all: impl Fn(W) -> V, x: [V; N], about: &Anchor<V>) -> [V; N] {
+pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
+    all: impl Fn(W) -> V,
+    x: [V; N],
+    about: [&Anchor<V>; N],
+) -> [V; N] {
     macro_rules! each {
         ($at:ident => $value:expr) => {{
             let mut out = x;
@@ -69,9 +73,9 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(all: impl Fn(W) -> V, x: [
             out
         }};
     }
-    let d = each!(k => (x[k] - about.from).at_least(about.low));
-    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), about.round));
-    let n = each!(k => shifted[k] - about.round);
+    let d = each!(k => (x[k] - about[k].from).at_least(about[k].low));
+    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), about[k].round));
+    let n = each!(k => shifted[k] - about[k].round);
     let r = each!(k => n[k].mul_add(all(W::LN2[0]), d[k]));
     let r = each!(k => n[k].mul_add(all(W::LN2[1]), r[k]));
     let mut q = each!(k => r[k].mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1])));

@@ -140,13 +140,13 @@ macro_rules! arrays {
 
             // Lane by lane through all of its steps, which is a loop that compilers understand.
             #[inline(always)]
-            fn exp<const N: usize>(_: Portable, x: [Self; N], about: &Anchor<Self>) -> [Self; N] {
+            fn exp<const N: usize>(_: Portable, x: [Self; N], about: [&Anchor<Self>; N]) -> [Self; N] {
                 let mut out = x;
-                for out in &mut out {
+                for (out, about) in out.iter_mut().zip(about) {
                     *out = each(|lane| {
                         let Anchor { from, round, low, unit } = about;
                         let about = Anchor { from: from.0[lane], round: round.0[lane], low: low.0[lane], unit: *unit };
-                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], &about)[0]
+                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], [&about])[0]
                     });
                 }
                 out

@@ -122,7 +122,7 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
 
     /// exp(x - unit) of several vectors. NaN of NaN.
     #[inline(always)]
-    fn exp<const N: usize>(isa: I, x: [Self; N], about: &Anchor<Self>) -> [Self; N] {
+    fn exp<const N: usize>(isa: I, x: [Self; N], about: [&Anchor<Self>; N]) -> [Self; N] {
         exp_of::<Self::W, Self, N>(
             #[inline(always)]
             |value| Self::splat(isa, value),

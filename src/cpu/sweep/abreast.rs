@@ -4,7 +4,7 @@
 //! their first half interleaved with their second, four times over, have turned around. Where classes lie apart (`inner`
 //! above 1) tiles are read as they are.
 
-use super::{Rows, Stats};
+use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 
@@ -18,8 +18,16 @@ pub(in crate::cpu) struct Tiles<W> {
 impl<W: Real> Tiles<W> {
     /// For rows of so many classes. Shuffles of an odd number of classes reach over the end by half a vector.
     pub(in crate::cpu) fn resize(&mut self, classes: usize) {
-        self.logits.resize((classes + 1) * LANES, W::ZERO);
-        self.results.resize((classes + 1) * LANES, W::ZERO);
+        self.logits.resize(2 * (classes + 1) * LANES, W::ZERO);
+        self.results.resize(2 * (classes + 1) * LANES, W::ZERO);
+    }
+
+    /// Both tiles, each with room at its end: the logits, and the results.
+    #[inline(always)]
+    pub(in crate::cpu) fn halves(&mut self) -> [[&mut [W]; 2]; 2] {
+        let middle = self.logits.len() / 2;
+        let ((a, b), (c, d)) = (self.logits.split_at_mut(middle), self.results.split_at_mut(middle));
+        [[a, b], [c, d]]
     }
 }
 
@@ -92,24 +100,32 @@ pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES]
     }
 }
 
-/// Up to sixteen rows, the results of which will stand in a second tile.
+/// Up to 32 rows, the results of which will stand in other tiles. Two tiles follow each other, of sixteen rows each.
 pub(in crate::cpu) struct Abreast<'a, I, K, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) kind: K,
     pub(in crate::cpu) count: usize,
-    pub(in crate::cpu) logits: &'a [[W; LANES]],
-    pub(in crate::cpu) results: &'a mut [[W; LANES]],
+    pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
+    pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
 }
 
 impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
     #[inline(always)]
-    fn largest(&self) -> [W; LANES] {
+    fn load(&self, class: usize) -> [W::V<I>; 2] {
+        [W::V::load(self.isa, &self.logits[0][class]), W::V::load(self.isa, &self.logits[1][class])]
+    }
+
+    #[inline(always)]
+    fn largest(&self) -> [W; ROWS] {
         let Self { isa, kind, .. } = *self;
-        let mut best = W::V::splat(isa, W::NEG_INFINITY);
-        for x in self.logits {
-            best = kind.in_order::<I, W>(isa, W::V::load(isa, x)).larger(best);
+        let mut best = [W::V::splat(isa, W::NEG_INFINITY); 2];
+        for class in 0..self.classes() {
+            let x = self.load(class);
+            for half in 0..2 {
+                best[half] = kind.in_order::<I, W>(isa, x[half]).larger(best[half]);
+            }
         }
-        best.array()
+        rows(best)
     }
 
     #[inline(always)]
@@ -117,59 +133,51 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
         let Self { isa, kind, .. } = *self;
         let max = self.largest();
         let anchors = Anchors::new(kind, max);
-        let about = About::of_rows(isa, &anchors);
-        let top = W::V::load(
-            isa,
-            &each(
-                max,
-                #[inline(always)]
-                |max| kind.in_order_one(max),
-            ),
+        let about = [About::of_rows(isa, &anchors, 0), About::of_rows(isa, &anchors, 1)];
+        let about = [&about[0], &about[1]];
+        let tops = each(
+            max,
+            #[inline(always)]
+            |max| kind.in_order_one(max),
         );
-        let [top_terms] = kind.exp(isa, [top], &about);
+        let (halves, _) = tops.as_chunks();
+        let tops = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
+        let top_terms = kind.exp(isa, tops, about);
         let (zero, one) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, W::ONE));
         // No more than eight roundings of f32 in each.
-        let (mut sums, mut count) = ([zero; 4], zero);
-        macro_rules! add {
-            ($sum:expr, $x:expr, $e:expr) => {
-                let sum = $sum;
-                sums[sum] = sums[sum] + $x.where_equal(top, zero, $e);
-                count = count + $x.where_equal(top, one, zero);
-            };
+        let (mut sums, mut counts) = ([[zero; 2]; 4], [zero; 2]);
+        for class in 0..self.classes() {
+            let x = self.load(class);
+            let e = kind.exp(isa, x, about);
+            let mut sum = sums[0];
+            for half in 0..2 {
+                self.results[half][class] = e[half].array();
+                sum[half] = sum[half] + x[half].where_equal(tops[half], zero, e[half]);
+                counts[half] = counts[half] + x[half].where_equal(tops[half], one, zero);
+            }
+            sums = [sums[1], sums[2], sums[3], sum];
         }
-        let (pairs, last) = self.logits.as_chunks::<2>();
-        for (nth, pair) in pairs.iter().enumerate() {
-            let x = [W::V::load(isa, &pair[0]), W::V::load(isa, &pair[1])];
-            let e = kind.exp(isa, x, &about);
-            self.results[2 * nth] = e[0].array();
-            self.results[2 * nth + 1] = e[1].array();
-            add!(2 * (nth % 2), x[0], e[0]);
-            add!(2 * (nth % 2) + 1, x[1], e[1]);
+        let mut sum = [zero; 2];
+        for half in 0..2 {
+            sum[half] = (sums[0][half] + sums[1][half]) + (sums[2][half] + sums[3][half]);
         }
-        if let [x] = last {
-            let x = W::V::load(isa, x);
-            let [e] = kind.exp(isa, [x], &about);
-            self.results[2 * pairs.len()] = e.array();
-            add!(2 * (pairs.len() % 2), x, e);
+        let (sum, counts, terms) = (rows(sum), rows(counts), rows(top_terms));
+        let (mut others, mut top_terms) = ([0.0; ROWS], [0.0; ROWS]);
+        for row in 0..ROWS {
+            top_terms[row] = terms[row].into();
+            others[row] = sum[row].into() + (counts[row].into() - 1.0) * top_terms[row];
         }
-        let sums = ((sums[0] + sums[1]) + (sums[2] + sums[3])).array();
-        let (top_terms, count) = (top_terms.array(), count.array());
-        let mut others = [0.0; LANES];
-        for row in 0..LANES {
-            others[row] = sums[row].into() + (count[row].into() - 1.0) * top_terms[row].into();
-        }
-        Stats::new(
-            kind,
-            max,
-            anchors,
-            each(
-                top_terms,
-                #[inline(always)]
-                |term| term.into(),
-            ),
-            others,
-        )
+        Stats::new(kind, max, anchors, top_terms, others)
     }
+}
+
+/// Two vectors of rows.
+#[inline(always)]
+fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
+    let mut rows = [V::W::ZERO; ROWS];
+    let (halves, _) = rows.as_chunks_mut();
+    (halves[0], halves[1]) = (vectors[0].array(), vectors[1].array());
+    rows
 }
 
 impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
@@ -181,7 +189,7 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     }
 
     fn classes(&self) -> usize {
-        self.logits.len()
+        self.logits[0].len()
     }
 
     fn count(&self) -> usize {
@@ -190,12 +198,12 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
 
     #[inline(always)]
     fn get(&self, row: usize, class: usize) -> W {
-        self.logits[class][row]
+        self.logits[row / LANES][class][row % LANES]
     }
 
     #[inline(always)]
     fn first(&self, row: usize, holds: impl Fn(W) -> bool) -> Option<usize> {
-        self.logits.iter().position(|x| holds(x[row]))
+        (0..self.classes()).find(|&class| holds(self.get(row, class)))
     }
 
     #[inline(always)]
@@ -204,7 +212,7 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     }
 
     #[inline(never)]
-    fn maxima(&self) -> [W; LANES] {
+    fn maxima(&self) -> [W; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || self.largest(),
@@ -219,56 +227,57 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
         )
     }
 
-    fn terms(&self, stats: &Stats<W>, logits: &[W; LANES]) -> [f64; LANES] {
+    fn terms(&self, stats: &Stats<W>, logits: &[W; ROWS]) -> [f64; ROWS] {
         stats.terms(self.isa, self.kind, logits)
     }
 
     #[inline(always)]
-    fn sums(&self, value: impl Fn(usize, usize, W) -> f64 + Sync) -> [f64; LANES] {
-        let mut sums = [0.0; LANES];
-        for (class, x) in self.logits.iter().enumerate() {
+    fn sums(&self, value: impl Fn(usize, usize, W) -> f64 + Sync) -> [f64; ROWS] {
+        let mut sums = [0.0; ROWS];
+        for class in 0..self.classes() {
             for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
-                *sum += value(row, class, x[row]);
+                *sum += value(row, class, self.get(row, class));
             }
         }
         sums
     }
 
     #[inline(always)]
-    fn scale(&mut self, _: &Stats<W>, factors: &[f64; LANES]) {
-        let factors = W::V::load(
-            self.isa,
-            &each(
-                *factors,
-                #[inline(always)]
-                |factor| W::of(factor),
-            ),
+    fn scale(&mut self, _: &Stats<W>, factors: &[f64; ROWS]) {
+        let factors = each(
+            *factors,
+            #[inline(always)]
+            |factor| W::of(factor),
         );
-        for e in &mut *self.results {
-            *e = (W::V::load(self.isa, e) * factors).array();
+        for (factors, results) in factors.as_chunks().0.iter().zip(&mut self.results) {
+            let factors = W::V::load(self.isa, factors);
+            for e in &mut **results {
+                *e = (W::V::load(self.isa, e) * factors).array();
+            }
         }
     }
 
     #[inline(always)]
     fn map(&mut self, value: impl Fn(usize, usize, W) -> W + Sync) {
-        for (class, (x, result)) in self.logits.iter().zip(&mut *self.results).enumerate() {
+        for class in 0..self.classes() {
             for row in 0..self.count {
-                result[row] = value(row, class, x[row]);
+                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class));
             }
         }
     }
 
     #[inline(always)]
     fn map_with(&mut self, _: &Stats<W>, value: impl Fn(usize, usize, W, W) -> W + Sync) {
-        for (class, (x, result)) in self.logits.iter().zip(&mut *self.results).enumerate() {
+        for class in 0..self.classes() {
             for row in 0..self.count {
-                result[row] = value(row, class, x[row], result[row]);
+                let e = self.results[row / LANES][class][row % LANES];
+                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class), e);
             }
         }
     }
 
     #[inline(always)]
     fn set(&mut self, row: usize, class: usize, value: W) {
-        self.results[class][row] = value;
+        self.results[row / LANES][class][row % LANES] = value;
     }
 }

@@ -4,7 +4,8 @@
 //! however long it is, while what comes next is asked for. Pieces are joined in order. So the bits of a row depend on
 //! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
 
-use super::{Rows, Stats};
+use super::abreast::turn;
+use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 
@@ -86,7 +87,7 @@ where
         let max = self.max(x);
         let anchor = self.kind.anchor(max);
         let about = About::of_row(self.isa, &anchor);
-        let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], &about);
+        let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
         let top_term = terms.array()[0].into();
         let others = self.others(x, &about, max, top_term, held, ahead);
         Piece { max, anchor, top_term, others, ratio: T::Wide::ONE }
@@ -95,6 +96,11 @@ where
     /// The largest logit in order, NaN left out.
     #[inline(always)]
     fn max(&self, x: &[T]) -> T::Wide {
+        self.max_of_lanes(x).largest()
+    }
+
+    #[inline(always)]
+    fn max_of_lanes(&self, x: &[T]) -> <T::Wide as Real>::V<I> {
         let Self { isa, kind, .. } = *self;
         let mut best = [<T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY); 4];
         let (vectors, rest) = x.as_chunks::<LANES>();
@@ -110,7 +116,7 @@ where
         if let (false, Some(x)) = (rest.is_empty(), x.last_chunk()) {
             best[1] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
         }
-        best[0].larger(best[1]).larger(best[2].larger(best[3])).largest()
+        best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
 
     /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all.
@@ -141,7 +147,7 @@ where
                     prefetch(vectors[at + 1].as_ptr().wrapping_add(ahead));
                 }
                 let x = [T::load(isa, &vectors[at]), T::load(isa, &vectors[at + 1])];
-                [e[at], e[at + 1]] = kind.exp(isa, x, about);
+                [e[at], e[at + 1]] = kind.exp(isa, x, [about; 2]);
             }
             if holds {
                 let (held, _) = held[nth * BLOCK..][..BLOCK].as_chunks_mut::<LANES>();
@@ -155,19 +161,37 @@ where
             let tree = ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
             sums = sums + tree.wide(isa);
         }
-        // The rest has its largest left out, however often it is there, and they are counted.
+        let (sum, count) = self.rest(x, at_most, about, max, held, ahead);
+        let extra = f64::from(count) - if top_at.is_some() { 0.0 } else { 1.0 };
+        (sums + sum.wide(isa)).total() + extra * top_term
+    }
+
+    /// The sums, in lanes, of what comes from some place on. Of those the largest is left out, however often it is there;
+    /// that is counted.
+    #[inline(always)]
+    fn rest(
+        &self,
+        x: &[T],
+        start: usize,
+        about: &About<T::Wide, I>,
+        max: T::Wide,
+        held: &mut [T::Wide],
+        ahead: usize,
+    ) -> (<T::Wide as Real>::V<I>, u32) {
+        let Self { isa, kind, .. } = *self;
+        let holds = !held.is_empty();
         let all = |value| <T::Wide as Real>::V::splat(isa, value);
         let (zero, top) = (all(T::Wide::ZERO), all(kind.in_order_one(max)));
         let (mut sum, mut count) = (zero, 0);
-        let (vectors, last) = rest.as_chunks::<LANES>();
+        let (vectors, last) = x[start..].as_chunks::<LANES>();
         let (pairs, single) = vectors.as_chunks::<2>();
         for (nth, pair) in pairs.iter().enumerate() {
             prefetch(pair[0].as_ptr().wrapping_add(ahead));
             prefetch(pair[1].as_ptr().wrapping_add(ahead));
             let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
-            let e = kind.exp(isa, x, about);
+            let e = kind.exp(isa, x, [about; 2]);
             if holds {
-                let (held, _) = held[at_most + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
+                let (held, _) = held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
                 (held[0], held[1]) = (e[0].array(), e[1].array());
             }
             sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
@@ -176,9 +200,9 @@ where
         if let [x] = single {
             prefetch(x.as_ptr().wrapping_add(ahead));
             let x = T::load(isa, x);
-            let [e] = kind.exp(isa, [x], about);
+            let [e] = kind.exp(isa, [x], [about]);
             if holds {
-                held[at_most + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
+                held[start + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
             }
             sum = sum + x.where_equal(top, zero, e);
             count += x.equal(top).count_ones();
@@ -191,15 +215,14 @@ where
                 #[inline(always)]
                 |x| Vector::load(isa, x),
             );
-            let [e] = kind.exp(isa, [x], about);
+            let [e] = kind.exp(isa, [x], [about]);
             if let (true, Some(held)) = (holds, held.last_chunk_mut()) {
                 *held = e.array();
             }
             sum = sum + x.where_equal(top, zero, e) * weights;
             count += (x.equal(top) >> (LANES - last.len())).count_ones();
         }
-        let extra = f64::from(count) - if top_at.is_some() { 0.0 } else { 1.0 };
-        (sums + sum.wide(isa)).total() + extra * top_term
+        (sum, count)
     }
 
     /// Where a logit is first, in whole blocks.
@@ -298,12 +321,51 @@ where
     }
 
     #[inline(always)]
-    fn largest(&self) -> [T::Wide; LANES] {
-        let mut maxima = [T::Wide::NEG_INFINITY; LANES];
-        for row in 0..self.count {
-            maxima[row] = self.max(self.row(row));
+    fn largest(&self) -> [T::Wide; ROWS] {
+        let mut maxima = [T::Wide::NEG_INFINITY; ROWS];
+        if self.classes >= BLOCK {
+            for row in 0..self.count {
+                maxima[row] = self.max(self.row(row));
+            }
+            return maxima;
         }
+        // What is in lanes is turned around, for no row to wait for its own last steps.
+        let mut lanes = [[T::Wide::ZERO; LANES]; ROWS];
+        for row in 0..self.count {
+            lanes[row] = self.max_of_lanes(self.row(row)).array();
+        }
+        self.turned(
+            &mut lanes,
+            &mut maxima,
+            #[inline(always)]
+            |a, b| a.larger(b),
+        );
         maxima
+    }
+
+    /// Folds the lanes of each row.
+    #[inline(always)]
+    fn turned(
+        &self,
+        lanes: &mut [[T::Wide; LANES]; ROWS],
+        results: &mut [T::Wide; ROWS],
+        with: impl Fn(<T::Wide as Real>::V<I>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
+    ) {
+        let mut other = [[T::Wide::ZERO; LANES]; LANES];
+        for (half, (lanes, results)) in
+            lanes.as_chunks_mut::<LANES>().0.iter_mut().zip(results.as_chunks_mut().0).enumerate()
+        {
+            if half * LANES >= self.count {
+                break;
+            }
+            turn(self.isa, lanes.as_flattened_mut(), other.as_flattened_mut(), LANES);
+            let load = |lane: usize| <T::Wide as Real>::V::load(self.isa, &lanes[lane]);
+            let mut folded = [load(0), load(1), load(2), load(3)];
+            for lane in 4..LANES {
+                folded[lane % 4] = with(folded[lane % 4], load(lane));
+            }
+            *results = with(with(folded[0], folded[1]), with(folded[2], folded[3])).array();
+        }
     }
 
     #[inline(always)]
@@ -314,9 +376,9 @@ where
         exponentials.resize(if holds { count * classes } else { 0 }, T::Wide::ZERO);
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
-        let mut max = [T::Wide::NEG_INFINITY; LANES];
+        let mut max = [T::Wide::NEG_INFINITY; ROWS];
         let mut anchors = Anchors::new(self.kind, max);
-        let (mut top_terms, mut others) = ([1.0; LANES], [0.0; LANES]);
+        let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
@@ -326,18 +388,38 @@ where
                 #[inline(always)]
                 |max| self.kind.in_order_one(max),
             );
-            let about = About::of_rows(self.isa, &anchors);
-            let [terms] = self.kind.exp(self.isa, [Vector::load(self.isa, &tops)], &about);
-            top_terms = each(
-                terms.array(),
-                #[inline(always)]
-                |term| term.into(),
-            );
+            let about = [About::of_rows(self.isa, &anchors, 0), About::of_rows(self.isa, &anchors, 1)];
+            let (halves, _) = tops.as_chunks();
+            let tops = [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
+            let [a, b] = self.kind.exp(self.isa, tops, [&about[0], &about[1]]);
+            for (to, from) in top_terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
+                *to = (*from).into();
+            }
+            let (mut lanes, mut counts) = ([[T::Wide::ZERO; LANES]; ROWS], [0.0; ROWS]);
             for row in 0..count {
                 let about = About::of_row(self.isa, &anchors.at(row));
                 let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
-                others[row] = self.others(self.row(row), &about, max[row], top_terms[row], held, count * classes);
+                let (x, top, ahead) = (self.row(row), max[row], count * classes);
+                if classes < BLOCK {
+                    let (sum, count) = self.rest(x, 0, &about, top, held, ahead);
+                    (lanes[row], counts[row]) = (sum.array(), f64::from(count));
+                } else {
+                    others[row] = self.others(x, &about, top, top_terms[row], held, ahead);
+                }
                 pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: T::Wide::ONE, ..Piece::default() };
+            }
+            if classes < BLOCK {
+                let mut sums = [T::Wide::ZERO; ROWS];
+                // Of f32 no more than eight roundings in lanes, and five here.
+                self.turned(
+                    &mut lanes,
+                    &mut sums,
+                    #[inline(always)]
+                    |a, b| a + b,
+                );
+                for row in 0..ROWS {
+                    others[row] = sums[row].into() + (counts[row] - 1.0) * top_terms[row];
+                }
             }
         } else {
             for row in 0..count {
@@ -372,7 +454,7 @@ where
     }
 
     #[inline(always)]
-    fn scaled(&mut self, factors: &[f64; LANES]) {
+    fn scaled(&mut self, factors: &[f64; ROWS]) {
         let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.pieces(), self.is_held());
         self.write(
             #[inline(always)]
@@ -384,7 +466,7 @@ where
                     let held = &held.exponentials[place.row * classes + place.class..][..2 * LANES];
                     two::<I, T::Wide>(isa, held)
                 } else {
-                    kind.exp(isa, x, &About::of_row(isa, &piece.anchor))
+                    kind.exp(isa, x, [&About::of_row(isa, &piece.anchor); 2])
                 };
                 each(
                     e,
@@ -449,7 +531,7 @@ where
     }
 
     #[inline(never)]
-    fn maxima(&self) -> [T::Wide; LANES] {
+    fn maxima(&self) -> [T::Wide; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || self.largest(),
@@ -464,13 +546,13 @@ where
         )
     }
 
-    fn terms(&self, stats: &Stats<T::Wide>, logits: &[T::Wide; LANES]) -> [f64; LANES] {
+    fn terms(&self, stats: &Stats<T::Wide>, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
         stats.terms(self.isa, self.kind, logits)
     }
 
     #[inline(always)]
-    fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; LANES] {
-        let mut sums = [0.0; LANES];
+    fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
+        let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
             #[cfg(feature = "parallel")]
             if self.is_shared {
@@ -494,7 +576,7 @@ where
     }
 
     #[inline(never)]
-    fn scale(&mut self, _: &Stats<T::Wide>, factors: &[f64; LANES]) {
+    fn scale(&mut self, _: &Stats<T::Wide>, factors: &[f64; ROWS]) {
         self.isa.vectorize(
             #[inline(always)]
             || self.scaled(factors),
@@ -534,7 +616,7 @@ where
                 let e = if is_held {
                     two::<I, T::Wide>(isa, &held.exponentials[row * classes + class..][..2 * LANES])
                 } else {
-                    kind.exp(isa, x, &About::of_row(isa, &held.pieces[row * per_row + piece].anchor))
+                    kind.exp(isa, x, [&About::of_row(isa, &held.pieces[row * per_row + piece].anchor); 2])
                 };
                 let e = each(
                     e,

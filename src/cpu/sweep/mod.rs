@@ -1,7 +1,7 @@
-//! Passes over the classes of up to sixteen rows at a time: what of an operation touches elements. Each operation is
+//! Passes over the classes of up to 32 rows at a time: what of an operation touches elements. Each operation is
 //! written once, over [`Rows`]; of that there are two kinds.
 //!
-//! `across.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of sixteen rows, for
+//! `across.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of 32 rows, for
 //! rows so short that they would not fill lanes, and for those whose classes lie apart. Which one it is, and so the order
 //! of sums, depends on the number of classes alone.
 
@@ -14,12 +14,14 @@ pub(super) use across::PIECE;
 pub(super) use across::{Across, Held};
 
 use super::curve::{About, Anchors, Kind};
-use super::simd::{Exp, Isa, LANES, Vector, each, log1p};
+use super::simd::{Exp, Isa, LANES, Vector, log1p};
 
+/// Rows that are computed at a time: two vectors of them, for one alone would wait for itself.
+pub(super) const ROWS: usize = 2 * LANES;
 /// Rows of up to so many classes are computed side by side.
 pub(super) const SHORT: usize = 32;
 
-/// Up to sixteen rows. What a closure is given is the row among them, the class, and the logit.
+/// Up to 32 rows. What a closure is given is the row among them, the class, and the logit.
 pub(super) trait Rows {
     type W: Exp;
     type K: Kind;
@@ -35,15 +37,15 @@ pub(super) trait Rows {
     /// The first class of that logit.
     fn place(&self, row: usize, logit: Self::W) -> Option<usize>;
     /// The largest logit of each row in order, NaN left out.
-    fn maxima(&self) -> [Self::W; LANES];
+    fn maxima(&self) -> [Self::W; ROWS];
     /// The statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
     fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
     /// exp(y - unit) of one logit of each row.
-    fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; LANES]) -> [f64; LANES];
+    fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
     /// The sum over the classes of a value.
-    fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; LANES];
+    fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
     /// Writes exp(y - unit) times a factor of each row.
-    fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; LANES]);
+    fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
     /// Writes a value of each logit.
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
     /// Writes a value of each logit and of its exp(y - unit).
@@ -58,18 +60,18 @@ pub(super) trait Rows {
 /// apart is what lets a confident row have a loss of 2e-9 instead of 0: log-sum-exp is `max + log1p(others)`.
 pub(super) struct Stats<W> {
     /// The largest logits in order.
-    pub(super) max: [W; LANES],
+    pub(super) max: [W; ROWS],
     /// y of those; NaN where the softmax has no value.
-    pub(super) tops: [f64; LANES],
+    pub(super) tops: [f64; ROWS],
     /// What the exponentials that were held are relative to.
     pub(super) anchors: Anchors<W>,
     /// The probabilities of those.
-    pub(super) top_shares: [f64; LANES],
-    pub(super) others: [f64; LANES],
+    pub(super) top_shares: [f64; ROWS],
+    pub(super) others: [f64; ROWS],
     /// What makes probabilities of exponentials: 1 / (exp(top - unit) * (1 + others)).
-    shares: [f64; LANES],
+    shares: [f64; ROWS],
     /// log1p(others).
-    pub(super) log_sums: [f64; LANES],
+    pub(super) log_sums: [f64; ROWS],
 }
 
 impl<W: Exp> Stats<W> {
@@ -77,14 +79,14 @@ impl<W: Exp> Stats<W> {
     #[inline(always)]
     fn new<K: Kind>(
         kind: K,
-        max: [W; LANES],
+        max: [W; ROWS],
         anchors: Anchors<W>,
-        top_terms: [f64; LANES],
-        mut others: [f64; LANES],
+        top_terms: [f64; ROWS],
+        mut others: [f64; ROWS],
     ) -> Self {
-        let (mut tops, mut log_sums) = ([0.0; LANES], [0.0; LANES]);
-        let (mut top_shares, mut shares) = ([0.0; LANES], [0.0; LANES]);
-        for row in 0..LANES {
+        let (mut tops, mut log_sums) = ([0.0; ROWS], [0.0; ROWS]);
+        let (mut top_shares, mut shares) = ([0.0; ROWS], [0.0; ROWS]);
+        for row in 0..ROWS {
             let relative = 1.0 / top_terms[row];
             others[row] *= relative;
             // NaN among the logits has come through to the sum.
@@ -99,31 +101,33 @@ impl<W: Exp> Stats<W> {
 
     /// exp(y - unit) of one logit of each row.
     #[inline(never)]
-    fn terms<I: Isa, K: Kind>(&self, isa: I, kind: K, logits: &[W; LANES]) -> [f64; LANES] {
+    fn terms<I: Isa, K: Kind>(&self, isa: I, kind: K, logits: &[W; ROWS]) -> [f64; ROWS] {
         isa.vectorize(
             #[inline(always)]
             || {
-                let about = About::of_rows(isa, &self.anchors);
-                let [terms] = kind.exp(isa, [W::V::load(isa, logits)], &about);
-                each(
-                    terms.array(),
-                    #[inline(always)]
-                    |term| term.into(),
-                )
+                let mut terms = [0.0; ROWS];
+                let about = [About::of_rows(isa, &self.anchors, 0), About::of_rows(isa, &self.anchors, 1)];
+                let (halves, _) = logits.as_chunks();
+                let x = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
+                let [a, b] = kind.exp(isa, x, [&about[0], &about[1]]);
+                for (to, from) in terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
+                    *to = (*from).into();
+                }
+                terms
             },
         )
     }
 
-    /// Sixteen times those of one row, for as many of its logits.
+    /// Those of one row for all, for as many of its logits.
     pub(super) fn of_row(&self, row: usize) -> Self {
         Self {
-            max: [self.max[row]; LANES],
-            tops: [self.tops[row]; LANES],
+            max: [self.max[row]; ROWS],
+            tops: [self.tops[row]; ROWS],
             anchors: self.anchors.all(row),
-            top_shares: [self.top_shares[row]; LANES],
-            others: [self.others[row]; LANES],
-            shares: [self.shares[row]; LANES],
-            log_sums: [self.log_sums[row]; LANES],
+            top_shares: [self.top_shares[row]; ROWS],
+            others: [self.others[row]; ROWS],
+            shares: [self.shares[row]; ROWS],
+            log_sums: [self.log_sums[row]; ROWS],
         }
     }
 
