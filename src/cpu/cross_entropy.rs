@@ -3,7 +3,7 @@
 
 use super::Given;
 use super::curve::Kind;
-use super::simd::{Exp, Real, each};
+use super::simd::{Exp, Real};
 use super::sweep::{ROWS, Rows, Stats};
 
 impl<W: Real> Given<'_, W> {
@@ -11,17 +11,6 @@ impl<W: Real> Given<'_, W> {
     #[inline(always)]
     fn is_spread(&self) -> bool {
         self.has_beside() || self.scaling.smoothing > 0.0
-    }
-
-    #[inline(always)]
-    fn is_ignored(&self, row: usize) -> bool {
-        !self.has_beside() && self.targets[row].is_ignored()
-    }
-
-    /// The label of the target's class beside its share.
-    #[inline(always)]
-    fn own(&self, row: usize) -> f64 {
-        if self.has_beside() { 0.0 } else { self.scaling.hit * f64::from(self.targets[row].weight) }
     }
 
     /// The label of a class; where the target is a class, without what it has beside its share.
@@ -43,16 +32,39 @@ impl<W: Real> Given<'_, W> {
             |row, class, _| self.share(row, class),
         )
     }
+}
 
+/// Targets that are classes, with what comes of them; of probabilities nothing.
+struct Targets {
+    is_ignored: [bool; ROWS],
+    /// Of a row that is ignored the first.
+    classes: [usize; ROWS],
+    /// The label of the target's class beside its share.
+    own: [f64; ROWS],
     /// What the gradient of a row is multiplied by: NaN for a mean over no weight, nothing where it is not counted.
+    factors: [f64; ROWS],
+}
+
+impl Targets {
     #[inline(always)]
-    fn factor(&self, row: usize) -> f64 {
-        let factor = if self.scaling.factor.is_finite() { self.scaling.factor } else { f64::NAN };
-        if self.is_ignored(row) { 0.0 } else { factor * self.gradients[row] }
+    fn new<W: Real>(given: &Given<'_, W>) -> Self {
+        let (hit, has_classes) = (given.scaling.hit, !given.has_beside());
+        let factor = if given.scaling.factor.is_finite() { given.scaling.factor } else { f64::NAN };
+        let (mut is_ignored, mut classes) = ([false; ROWS], [0; ROWS]);
+        let (mut own, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
+        for (row, target) in given.targets.iter().enumerate() {
+            let ignored = has_classes & target.is_ignored();
+            let has_class = has_classes & !target.is_ignored();
+            is_ignored[row] = ignored;
+            classes[row] = if has_class { target.class as usize } else { 0 };
+            own[row] = if has_class { hit * f64::from(target.weight) } else { 0.0 };
+            factors[row] = if ignored { 0.0 } else { factor * given.gradients[row] };
+        }
+        Self { is_ignored, classes, own, factors }
     }
 
     fn all_ignored(&self, count: usize) -> bool {
-        (0..count).all(|row| self.is_ignored(row))
+        self.is_ignored[..count].iter().all(|&ignored| ignored)
     }
 }
 
@@ -66,27 +78,19 @@ struct Measured<W> {
 }
 
 #[inline(always)]
-fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> Measured<R::W> {
+fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
     let (kind, scaling) = (rows.kind(), given.scaling);
-    let mut logits = [R::W::ZERO; ROWS];
-    if !given.has_beside() {
-        for row in 0..rows.count() {
-            if !given.is_ignored(row) {
-                logits[row] = rows.get(row, given.targets[row].class as usize);
-            }
-        }
-    }
+    let logits = rows.pick(&targets.classes);
     let mut losses = [0.0; ROWS];
-    for row in 0..ROWS {
-        // All terms are positive, so nothing cancels.
-        losses[row] = given.own(row) * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
-    }
     if given.has_beside() {
-        losses = each(
-            stats.tops,
-            #[inline(always)]
-            |top| if top.is_nan() { top } else { 0.0 },
-        );
+        for row in 0..ROWS {
+            losses[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
+        }
+    } else {
+        for row in 0..ROWS {
+            // All terms are positive, so nothing cancels.
+            losses[row] = targets.own[row] * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
+        }
     }
     let mut shares = [0.0; ROWS];
     if given.is_spread() {
@@ -108,42 +112,47 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, stats: &Stats<R::W>) -> M
     }
     let mut rounded = [R::W::ZERO; ROWS];
     for row in 0..ROWS {
-        rounded[row] = if given.is_ignored(row) { R::W::ZERO } else { R::W::of(losses[row]) };
+        rounded[row] = if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
     }
     Measured { logits, shares, losses: rounded }
 }
 
 #[inline(always)]
 pub(super) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
-    if given.all_ignored(rows.count()) {
+    let targets = Targets::new(given);
+    if targets.all_ignored(rows.count()) {
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(false);
-    measure(rows, given, &stats).losses
+    measure(rows, given, &targets, &stats).losses
 }
 
 /// Replaces the logits by the gradient, and returns the losses.
 #[inline(always)]
 pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
     let kind = rows.kind();
-    if given.all_ignored(rows.count()) {
+    let targets = Targets::new(given);
+    if targets.all_ignored(rows.count()) {
         ignore(rows);
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
-    let Measured { logits, shares, losses } = measure(rows, given, &stats);
+    let Measured { logits, shares, losses } = measure(rows, given, &targets, &stats);
     let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
-        let factor = given.factor(row);
-        labels[row] = factor * (given.own(row) + shares[row]);
-        if given.scaling.z_loss > 0.0 {
+        labels[row] = targets.factors[row] * (targets.own[row] + shares[row]);
+    }
+    if given.scaling.z_loss > 0.0 {
+        for row in 0..ROWS {
             // The derivative of the z-loss is a multiple of the probabilities.
-            z[row] = 2.0 * factor * given.scaling.z_loss * stats.log_sum_exp(row);
+            z[row] = 2.0 * targets.factors[row] * given.scaling.z_loss * stats.log_sum_exp(row);
         }
-        multiples[row] = (labels[row] + z[row]) * stats.share(row);
-        if given.is_ignored(row) {
-            multiples[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
-        }
+    }
+    for row in 0..ROWS {
+        // Of a row that does not count 0, or NaN where the softmax is.
+        let multiple = (labels[row] + z[row]) * stats.share(row);
+        let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
+        multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
     }
     if R::K::PLAIN && !given.is_spread() {
         rows.scale(&stats, &multiples);
@@ -152,7 +161,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
             &stats,
             #[inline(always)]
             |row, class, x, e| {
-                let share = if given.is_spread() { given.factor(row) * given.share(row, class) } else { 0.0 };
+                let share = if given.is_spread() { targets.factors[row] * given.share(row, class) } else { 0.0 };
                 R::W::of((e.into() * multiples[row] - share) * kind.slope(x))
             },
         );
@@ -165,9 +174,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
     let mut added = [0.0; ROWS];
     if given.is_spread() {
         for row in 0..rows.count() {
-            if !given.is_ignored(row) {
-                added[row] = given.factor(row) * (shares[row] - given.share(row, given.targets[row].class as usize));
-            }
+            added[row] = targets.factors[row] * (shares[row] - given.share(row, targets.classes[row]));
         }
     }
     let mut values = [R::W::ZERO; ROWS];
@@ -175,13 +182,10 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
         // p - 1 must not cancel; the other shares stand apart from it.
         let complement = stats.complement(row, kind.in_order_one(logits[row]) == stats.max[row], terms[row]);
         let value = added[row] - labels[row] * complement + z[row] * terms[row] * stats.share(row);
-        values[row] = R::W::of(value * kind.slope(logits[row]));
+        let value = if targets.is_ignored[row] { 0.0 } else { value * kind.slope(logits[row]) };
+        values[row] = R::W::of(if stats.is_regular(row) { value } else { f64::NAN });
     }
-    for row in 0..rows.count() {
-        if !given.is_ignored(row) && stats.is_regular(row) {
-            rows.set(row, given.targets[row].class as usize, values[row]);
-        }
-    }
+    rows.put(&targets.classes, &values);
     losses
 }
 
@@ -201,28 +205,20 @@ fn ignore<R: Rows>(rows: &mut R) {
 #[inline(always)]
 pub(super) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
     let (kind, scaling) = (rows.kind(), given.scaling);
+    let targets = Targets::new(given);
     let shares = if given.is_spread() { given.shares(rows) } else { [0.0; ROWS] };
-    let (mut factors, mut multiples, mut classes) = ([0.0; ROWS], [0.0; ROWS], [usize::MAX; ROWS]);
-    let known: [f64; ROWS] = each(
-        given.log_sum_exps,
-        #[inline(always)]
-        |value| value.into(),
-    );
-    for row in 0..rows.count() {
+    let (mut factors, mut multiples, mut known) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
+    for row in 0..ROWS {
+        known[row] = given.log_sum_exps[row].into();
         let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known[row] } else { 0.0 };
-        factors[row] = if known[row].is_finite() { given.factor(row) } else { f64::NAN };
-        multiples[row] = given.own(row) + shares[row] + z;
-        if given.is_ignored(row) {
-            multiples[row] = 0.0;
-        } else if !given.has_beside() {
-            classes[row] = given.targets[row].class as usize;
-        }
+        factors[row] = if known[row].is_finite() { targets.factors[row] } else { f64::NAN };
+        multiples[row] = targets.own[row] + shares[row] + z;
     }
     rows.map(
         #[inline(always)]
         |row, class, x| {
             let p: f64 = R::W::exp_wide(kind.value(x) - known[row]).into();
-            let own = if class == classes[row] { given.own(row) } else { 0.0 };
+            let own = if class == targets.classes[row] { targets.own[row] } else { 0.0 };
             let share = if given.is_spread() { given.share(row, class) } else { 0.0 };
             let value = factors[row] * (multiples[row] * p - (own + share)) * kind.slope(x);
             // The gradient of a row that does not count is 0 whatever its logits.

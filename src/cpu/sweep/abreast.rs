@@ -1,7 +1,7 @@
 //! Rows side by side: lanes hold the same class of sixteen rows, a tile of `[classes][16]`.
 //!
 //! Where a row's classes lie side by side in memory, a tile is made by perfect shuffles: sixteen rows of so many classes,
-//! their first half interleaved with their second, four times over, have turned around. Where classes lie apart (`inner`
+//! their first half interleaved with their second, four times over, have turned around; two times are done at once. Where classes lie apart (`inner`
 //! above 1) tiles are read as they are.
 
 use super::{ROWS, Rows, Stats};
@@ -16,10 +16,10 @@ pub(in crate::cpu) struct Tiles<W> {
 }
 
 impl<W: Real> Tiles<W> {
-    /// For rows of so many classes. Shuffles of an odd number of classes reach over the end by half a vector.
+    /// For rows of so many classes. Shuffles may reach over the end by three vectors.
     pub(in crate::cpu) fn resize(&mut self, classes: usize) {
-        self.logits.resize(2 * (classes + 1) * LANES, W::ZERO);
-        self.results.resize(2 * (classes + 1) * LANES, W::ZERO);
+        self.logits.resize(2 * (classes + 3) * LANES, W::ZERO);
+        self.results.resize(2 * (classes + 3) * LANES, W::ZERO);
     }
 
     /// Both tiles, each with room at its end: the logits, and the results.
@@ -34,49 +34,49 @@ impl<W: Real> Tiles<W> {
 /// Turns `[16][classes]` in `a` into `[classes][16]`, which will be in `a` again; `b` is as long.
 #[inline(always)]
 pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
-    let half = classes * LANES / 2;
-    for _ in 0..2 {
-        interleave(isa, a, b, half);
-        interleave(isa, b, a, half);
-    }
+    interleave_twice(isa, a, b, classes);
+    interleave_twice(isa, b, a, classes);
 }
 
+/// Of four quarters the first and third interleaved, the second and fourth, and then these two.
 #[inline(always)]
-fn interleave<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], half: usize) {
-    // Half a vector may be too much.
-    let whole = half.next_multiple_of(LANES);
-    let (first, second) = (from[..whole].as_chunks().0, from[half..][..whole].as_chunks().0);
-    for ((a, b), to) in first.iter().zip(second).zip(to.as_chunks_mut::<{ 2 * LANES }>().0) {
-        let (low, high) = W::V::load(isa, a).interleave(W::V::load(isa, b));
+fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
+    let quarter = classes * LANES / 4;
+    // Some of a vector may be too much.
+    let whole = quarter.next_multiple_of(LANES);
+    let [a, b, c, d]: [&[[W; LANES]]; 4] = [0, 1, 2, 3].map(|nth| from[nth * quarter..][..whole].as_chunks().0);
+    let (to, _) = to[..4 * whole].as_chunks_mut::<{ 4 * LANES }>();
+    for (nth, to) in to.iter_mut().enumerate() {
+        let load = |from: &[[W; LANES]]| W::V::load(isa, &from[nth]);
+        let (low, high) = load(a).interleave(load(c));
+        let (other_low, other_high) = load(b).interleave(load(d));
+        let ((p, q), (r, s)) = (low.interleave(other_low), high.interleave(other_high));
         let (to, _) = to.as_chunks_mut();
-        (to[0], to[1]) = (low.array(), high.array());
+        (to[0], to[1], to[2], to[3]) = (p.array(), q.array(), r.array(), s.array());
     }
 }
 
 /// The opposite.
 #[inline(always)]
 pub(in crate::cpu) fn turn_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
-    let half = classes * LANES / 2;
-    for _ in 0..2 {
-        deinterleave(isa, a, b, half);
-        deinterleave(isa, b, a, half);
-    }
+    deinterleave_twice(isa, a, b, classes);
+    deinterleave_twice(isa, b, a, classes);
 }
 
 #[inline(always)]
-fn deinterleave<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], half: usize) {
-    let whole = half.next_multiple_of(LANES);
-    let (from, _) = from[..2 * whole].as_chunks::<{ 2 * LANES }>();
-    for (nth, from) in from.iter().enumerate() {
+fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
+    let quarter = classes * LANES / 4;
+    let whole = quarter.next_multiple_of(LANES);
+    let (from, _) = from[..4 * whole].as_chunks::<{ 4 * LANES }>();
+    // From the end and the first quarter on, for what reaches into the next one to be written over.
+    for (nth, from) in from.iter().enumerate().rev() {
         let (from, _) = from.as_chunks();
-        let (even, _) = W::V::load(isa, &from[0]).deinterleave(W::V::load(isa, &from[1]));
-        to[nth * LANES..][..LANES].copy_from_slice(&even.array());
-    }
-    // After the first half, which may have reached into the second.
-    for (from, to) in from.iter().zip(to[half..][..whole].as_chunks_mut().0) {
-        let (from, _) = from.as_chunks();
-        let (_, odd) = W::V::load(isa, &from[0]).deinterleave(W::V::load(isa, &from[1]));
-        *to = odd.array();
+        let load = |nth: usize| W::V::load(isa, &from[nth]);
+        let ((even, odd), (other_even, other_odd)) = (load(0).deinterleave(load(1)), load(2).deinterleave(load(3)));
+        let ((p, q), (r, s)) = (even.deinterleave(other_even), odd.deinterleave(other_odd));
+        for (at, v) in [p, q, r, s].iter().enumerate() {
+            to[at * quarter + nth * LANES..][..LANES].copy_from_slice(&v.array());
+        }
     }
 }
 
@@ -277,7 +277,26 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     }
 
     #[inline(always)]
-    fn set(&mut self, row: usize, class: usize, value: W) {
-        self.results[row / LANES][class][row % LANES] = value;
+    fn pick(&self, classes: &[usize; ROWS]) -> [W; ROWS] {
+        let mut logits = [W::ZERO; ROWS];
+        for (half, (logits, classes)) in
+            logits.as_chunks_mut::<LANES>().0.iter_mut().zip(classes.as_chunks::<LANES>().0).enumerate()
+        {
+            for lane in 0..LANES {
+                logits[lane] = self.logits[half][classes[lane]][lane];
+            }
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; ROWS], values: &[W; ROWS]) {
+        for (results, (values, classes)) in
+            self.results.iter_mut().zip(values.as_chunks::<LANES>().0.iter().zip(classes.as_chunks::<LANES>().0))
+        {
+            for lane in 0..LANES {
+                results[classes[lane]][lane] = values[lane];
+            }
+        }
     }
 }

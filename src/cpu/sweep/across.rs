@@ -641,8 +641,18 @@ where
     }
 
     #[inline(always)]
-    fn set(&mut self, row: usize, class: usize, value: T::Wide) {
-        if let Some((output, stride)) = &mut self.output {
+    fn pick(&self, classes: &[usize; ROWS]) -> [T::Wide; ROWS] {
+        let mut logits = [T::Wide::ZERO; ROWS];
+        for (row, (logit, &class)) in logits.iter_mut().zip(classes).enumerate().take(self.count) {
+            *logit = self.get(row, class);
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
+        let Some((output, stride)) = &mut self.output else { return };
+        for (row, (&value, &class)) in values.iter().zip(classes).enumerate().take(self.count) {
             output[row * *stride + class] = T::narrow(value);
         }
     }

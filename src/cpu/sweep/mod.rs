@@ -50,8 +50,10 @@ pub(super) trait Rows {
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
     /// Writes a value of each logit and of its exp(y - unit).
     fn map_with(&mut self, stats: &Stats<Self::W>, value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync);
-    /// Writes one value.
-    fn set(&mut self, row: usize, class: usize, value: Self::W);
+    /// The logit of a class of each row, as long as nothing has been written.
+    fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
+    /// Writes one value of each row.
+    fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
 }
 
 /// Rows reduced: of each its maximum and the sum of the other exponentials relative to it.
