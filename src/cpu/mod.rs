@@ -15,6 +15,8 @@ mod simd;
 mod softmax;
 mod stage;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "gpu")]
 pub(crate) use log_sum_exp::exact as exact_log_sum_exp;

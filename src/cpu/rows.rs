@@ -18,6 +18,9 @@ use crate::{Element, Error, Prediction, Shape};
 /// Work below this many elements stays on the calling thread: see benches/README.md.
 #[cfg(feature = "parallel")]
 const SMALL: usize = 32 * 1024;
+/// Threads share a row of so many classes where there are fewer rows than threads.
+#[cfg(feature = "parallel")]
+const SHARED: usize = 64 * 1024;
 /// Results of so many bytes are written past the caches.
 const LARGE: usize = 16 << 20;
 /// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
@@ -34,40 +37,36 @@ const HUGE: usize = 1 << 22;
 /// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks; [`Error::OutOfMemory`] where a row
 /// that cannot be computed in place finds no memory to be computed in.
 pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
-    run_at(job, level()?)
-}
-
-/// The same at a level that is known.
-pub(super) fn run_at(job: Job<'_>, level: Level) -> Result<(), Error> {
     let streams = match &job.data {
-        Data::Write { output, .. } => output.bytes_len() >= LARGE && job.shape.inner() == 1,
+        Data::Write { output, .. } => output.bytes_len() >= LARGE,
         Data::Read { .. } | Data::Over { .. } => false,
     };
     #[cfg(feature = "parallel")]
-    let is_shared = job.classes() >= 4 * super::sweep::PIECE
-        && job.shape.inner() == 1
-        && job.rows() < 2 * rayon::current_num_threads();
+    let is_shared = job.classes() >= SHARED && job.rows() < rayon::current_num_threads();
     #[cfg(not(feature = "parallel"))]
     let is_shared = false;
-    spread(job, How { level, streams, is_shared: is_shared && cfg!(feature = "parallel") })
+    run_with(job, How { level: level()?, streams, is_shared })
 }
 
 /// What the parts of a job have in common.
 #[derive(Clone, Copy)]
-struct How {
-    level: Level,
-    streams: bool,
-    is_shared: bool,
+pub(super) struct How {
+    pub(super) level: Level,
+    /// Whether results are written past the caches, where rows lie one after the other.
+    pub(super) streams: bool,
+    /// Whether threads share rows, where a row's classes lie side by side.
+    pub(super) is_shared: bool,
 }
 
-fn spread(job: Job<'_>, how: How) -> Result<(), Error> {
+/// As [`run`], told how.
+pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     if job.shape.outer() > 1 && job.rows() * job.classes() > SMALL {
         let half = job.shape.outer() / 2;
         // As many as go together where that does not leave a thread without.
         let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
         let (a, b) = job.split_at(half);
-        let (a, b) = rayon::join(|| spread(a, how), || spread(b, how));
+        let (a, b) = rayon::join(|| run_with(a, how), || run_with(b, how));
         return a.and(b);
     }
     if job.rows() <= job.skip {

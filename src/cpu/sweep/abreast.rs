@@ -74,7 +74,7 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
         let load = |nth: usize| W::V::load(isa, &from[nth]);
         let ((even, odd), (other_even, other_odd)) = (load(0).deinterleave(load(1)), load(2).deinterleave(load(3)));
         let ((p, q), (r, s)) = (even.deinterleave(other_even), odd.deinterleave(other_odd));
-        for (at, v) in [p, q, r, s].iter().enumerate() {
+        for (at, v) in [p, r, q, s].iter().enumerate() {
             to[at * quarter + nth * LANES..][..LANES].copy_from_slice(&v.array());
         }
     }

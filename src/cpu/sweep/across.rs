@@ -274,7 +274,10 @@ where
                                 streams,
                                 #[inline(always)]
                                 |at, x| value(held, Place::new(row, nth, at), x),
-                            )
+                            );
+                            if streams {
+                                isa.fence();
+                            }
                         },
                     );
                 });

@@ -9,8 +9,6 @@ mod abreast;
 mod across;
 
 pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
-#[cfg(feature = "parallel")]
-pub(super) use across::PIECE;
 pub(super) use across::{Across, Held};
 
 use super::curve::{About, Anchors, Kind};

@@ -1,0 +1,257 @@
+//! The same answer at every SIMD level, wherever results go, and however many threads share a row.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+use half::{bf16, f16};
+
+use super::rows::{How, run_with};
+use super::simd::{Level, available};
+use crate::curve::Curve;
+use crate::elements::Sealed;
+use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets};
+
+/// Around the widths of vectors, blocks and pieces, and where a row changes from one way to another.
+const CLASSES: [usize; 26] =
+    [1, 2, 3, 4, 5, 7, 10, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 100, 127, 128, 129, 255, 1000, 8191, 16_385, 24_577];
+
+/// Numbers between -9 and 9 in no order, the same every time.
+fn noise(count: usize) -> impl Iterator<Item = f64> {
+    (0..count as u32).map(|n| f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) * 18.0 - 9.0)
+}
+
+/// Rows of every kind: ordinary, confident, far from 0, with -inf, of nothing else, with +inf, with NaN.
+fn logits(rows: usize, classes: usize) -> Vec<f32> {
+    let mut x: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
+    for (nth, row) in x.chunks_mut(classes).enumerate() {
+        let place = nth * 13 % classes;
+        match nth % 12 {
+            1 => row[place] += 60.0,
+            2 => row.iter_mut().for_each(|x| *x += 5000.0),
+            3 => row.iter_mut().for_each(|x| *x -= 3e4),
+            4 => row[place] = f32::NEG_INFINITY,
+            5 => row.fill(f32::NEG_INFINITY),
+            6 => row[place] = f32::INFINITY,
+            7 => row[place] = f32::NAN,
+            8 => row.fill(1.5),
+            9 => row.iter_mut().step_by(2).for_each(|x| *x -= 200.0),
+            _ => {}
+        }
+    }
+    x
+}
+
+/// What comes of an operation: elements, or a value a row.
+fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, given: Given<'_>, how: How, in_place: bool) -> Vec<f64> {
+    let block = shape.block();
+    let mut elements = if in_place { x.to_vec() } else { vec![T::default(); x.len()] };
+    let mut values = vec![T::Row::default(); shape.row_count()];
+    let mut predictions = vec![Prediction::default(); shape.row_count() * given.k.max(1)];
+    let data = match (op.writes_elements(), in_place) {
+        (false, _) => Data::Read { input: T::erase(x), stride: block },
+        (true, false) => Data::Write { input: T::erase(x), stride: block, output: T::erase_mut(&mut elements) },
+        (true, true) => Data::Over { data: T::erase_mut(&mut elements), stride: block },
+    };
+    let rows_out = if op.predicts() {
+        RowsOut::Predictions(&mut predictions, given.k.max(1))
+    } else if op.has_values() {
+        RowsOut::Values(T::Row::erase_mut(&mut values))
+    } else {
+        RowsOut::None
+    };
+    run_with(Job { op, shape, data, given, first_row: 0, skip: 0, rows_out }, how).unwrap();
+    let elements = elements.into_iter().map(Into::into).filter(|_| op.writes_elements());
+    let predictions = predictions.iter().flat_map(|p| [f64::from(p.class), p.probability.into()]);
+    elements.chain(values.into_iter().map(Into::into)).chain(predictions).collect()
+}
+
+fn how(level: Level) -> How {
+    How { level, streams: false, is_shared: false }
+}
+
+/// The same bits, any NaN being like any other.
+#[track_caller]
+fn assert_same(found: &[f64], wanted: &[f64], what: &str) {
+    for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+        let same = found.to_bits() == wanted.to_bits() || (found.is_nan() && wanted.is_nan());
+        assert!(same, "{what}: {found:e} for {wanted:e} at {at}");
+    }
+}
+
+/// Losses with and without options, with what they are given.
+fn losses(classes: usize) -> Vec<CrossEntropy> {
+    let plain = CrossEntropy::default().reduction(Reduction::Sum).ignore_index(-100);
+    let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.4 + 0.3).collect();
+    vec![plain.clone(), plain.label_smoothing(0.1).z_loss(1e-3).weight(weight)]
+}
+
+const OPS: [Op; 9] = [
+    Op::Softmax,
+    Op::LogSoftmax,
+    Op::LogSumExp,
+    Op::CrossEntropy,
+    Op::CrossEntropyGrad,
+    Op::SoftmaxBackward,
+    Op::LogSoftmaxBackward,
+    Op::Predict,
+    Op::TopK,
+];
+
+/// Calls a check with every operation, width, curve and loss.
+fn every_case(rows: usize, check: impl Fn(Op, Shape, Given<'_>, &str)) {
+    for classes in CLASSES {
+        let targets: Vec<i64> =
+            (0..rows as i64).map(|row| if row % 11 == 10 { -100 } else { row * 7 % classes as i64 }).collect();
+        let shape = Shape::rows(rows, classes);
+        let upstream: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
+        for loss in losses(classes) {
+            let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
+            for curve in [Curve::default(), Curve { scale: -0.7, softcap: Some(30.0) }] {
+                for op in OPS {
+                    let mut given = if op.has_targets() { prepared.given(curve).unwrap() } else { Given::default() };
+                    (given.curve, given.k) = (curve, if op == Op::TopK { classes.min(3) } else { 1 });
+                    if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) {
+                        given.second = Some(f32::erase(&upstream));
+                        given.curve.softcap = None;
+                    }
+                    check(op, shape, given, &format!("{op:?} of {classes} classes, {curve:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// Against float64 in the plainest words, every width of rows, every layout.
+#[test]
+fn levels_are_right() {
+    for level in available() {
+        for classes in (1..=70).chain(CLASSES) {
+            for inner in [1, 3, 40] {
+                let (outer, rows) = (2, 2 * inner);
+                let x: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
+                let shape = Shape::new(outer, classes, inner);
+                let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                for row in 0..rows {
+                    let place = |class: usize| (row / inner * classes + class) * inner + row % inner;
+                    let sum: f64 = (0..classes).map(|class| f64::from(x[place(class)]).exp()).sum();
+                    for class in 0..classes {
+                        let wanted = f64::from(x[place(class)]).exp() / sum;
+                        let found = p[place(class)];
+                        let near = (found - wanted).abs() <= 1e-6 * wanted;
+                        assert!(
+                            near,
+                            "{level:?}: {found} for {wanted}: class {class} of {classes}, row {row}, inner {inner}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn levels_agree() {
+    let levels = available();
+    println!("{levels:?}");
+    every_case(35, |op, shape, given, what| {
+        let x = logits(shape.outer(), shape.classes());
+        let wanted = outcome(op, &x, shape, given, how(levels[0]), false);
+        for &level in &levels[1..] {
+            let found = outcome(op, &x, shape, given, how(level), false);
+            if !matches!(level, Level::Portable) {
+                assert_same(&found, &wanted, &format!("{level:?}: {what}"));
+                continue;
+            }
+            for (at, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                let near = (found - wanted).abs() <= 1e-6 * wanted.abs().max(f64::from(f32::MIN_POSITIVE));
+                let same = found == wanted || (found.is_nan() && wanted.is_nan());
+                // Gradients of what is next to nothing are differences of numbers near 1.
+                let small = op.writes_elements() && (found - wanted).abs() < 1e-6;
+                assert!(near || same || small, "{level:?}: {what}: {found:e} for {wanted:e} at {at}");
+            }
+        }
+    });
+}
+
+#[test]
+fn results_go_in_place_and_past_the_caches_alike() {
+    for level in available() {
+        every_case(35, |op, shape, given, what| {
+            if !op.writes_elements() {
+                return;
+            }
+            let x = logits(shape.outer(), shape.classes());
+            let wanted = outcome(op, &x, shape, given, how(level), false);
+            let streamed = outcome(op, &x, shape, given, How { streams: true, ..how(level) }, false);
+            assert_same(&streamed, &wanted, &format!("{level:?}, streamed: {what}"));
+            let in_place = outcome(op, &x, shape, given, how(level), true);
+            assert_same(&in_place, &wanted, &format!("{level:?}, in place: {what}"));
+        });
+    }
+}
+
+/// Streams the halves and float64, whose vectors are of other sizes.
+#[test]
+fn other_types_go_past_the_caches_alike() {
+    fn check<T: Element>(of: impl Fn(f32) -> T) {
+        for level in available() {
+            for classes in [3, 10, 33, 100, 1000, 5000, 20_001] {
+                let shape = Shape::rows(35, classes);
+                let x: Vec<T> = logits(35, classes).into_iter().map(&of).collect();
+                let wanted = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                let how = How { streams: true, ..how(level) };
+                let found = outcome(Op::Softmax, &x, shape, Given::default(), how, false);
+                assert_same(&found, &wanted, &format!("{level:?} {} of {classes}", T::DTYPE));
+                let found = outcome(Op::Softmax, &x, shape, Given::default(), self::how(level), true);
+                assert_same(&found, &wanted, &format!("{level:?} {} of {classes}, in place", T::DTYPE));
+            }
+        }
+    }
+    check(f16::from_f32);
+    check(bf16::from_f32);
+    check(f64::from);
+}
+
+#[test]
+fn threads_share_a_row_alike() {
+    for level in available() {
+        for classes in [8191, 8192, 8193, 16_384, 100_003] {
+            let shape = Shape::rows(12, classes);
+            let x = logits(12, classes);
+            let targets: Vec<u32> = (0..12).map(|row| row * 600).collect();
+            for loss in losses(classes) {
+                let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
+                for op in [Op::Softmax, Op::LogSoftmax, Op::CrossEntropy, Op::CrossEntropyGrad, Op::TopK] {
+                    let given =
+                        if op.has_targets() { prepared.given(Curve::default()).unwrap() } else { Given::default() };
+                    let given = Given { k: 1, ..given };
+                    for in_place in [false, true] {
+                        let wanted = outcome(op, &x, shape, given, how(level), in_place);
+                        let found = outcome(op, &x, shape, given, How { is_shared: true, ..how(level) }, in_place);
+                        assert_same(&found, &wanted, &format!("{level:?}: {op:?} of {classes}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_anywhere_is_seen() {
+    for level in available() {
+        for classes in [10, 31, 33, 130, 300, 8200] {
+            let shape = Shape::rows(1, classes);
+            for place in (0..classes).step_by(if classes > 300 { 37 } else { 1 }) {
+                // Whatever its bits.
+                for nan in [0x7fc0_0000_u32, 0xffc0_0000, 0x7fc0_0001, 0x7f80_0001, 0xffff_ffff] {
+                    let mut x: Vec<f32> = noise(classes).map(|x| x as f32).collect();
+                    x[place] = f32::from_bits(nan);
+                    let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                    assert!(p[..classes].iter().all(|p| p.is_nan()), "{level:?}: {nan:x} at {place} of {classes}");
+                    let best = outcome(Op::Predict, &x, shape, Given { k: 1, ..Given::default() }, how(level), false);
+                    assert_eq!(best[best.len() - 2], place as f64, "{level:?}: {nan:x} at {place} of {classes}");
+                }
+            }
+        }
+    }
+}
