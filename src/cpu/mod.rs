@@ -4,6 +4,9 @@
 //! 32 at a time; `sweep/` has the passes over their classes, and `simd/` what those are made of; the files named
 //! after operations say what is made of rows.
 
+// Lanes and rows by their numbers are what compilers make vectors of.
+#![allow(clippy::needless_range_loop)]
+
 mod backward;
 mod cross_entropy;
 mod curve;

@@ -279,10 +279,7 @@ impl<'a> Part<'a> {
         if !self.op.writes_elements() {
             return;
         }
-        let mut staged = match stage {
-            Some(stage) => Some(stage.next(count * classes)),
-            None => None,
-        };
+        let mut staged = stage.map(|stage| stage.next(count * classes));
         let [logits, results] = scratch.tiles.halves();
         for (half, (results, other)) in results.into_iter().zip(logits).enumerate() {
             let there = count.saturating_sub(half * LANES).min(LANES);

@@ -226,15 +226,16 @@ impl Open {
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let mut failed = None;
         loop {
-            if failed.is_none() && flights.len() < IN_FLIGHT {
-                if let Some(batch) = batches.next() {
-                    match stream.launch(job, batch).await {
-                        Ok(flight) => flights.push_back(flight),
-                        // What is on its way may still arrive.
-                        Err(fault) => failed = Some(fault),
-                    }
-                    continue;
+            if failed.is_none()
+                && flights.len() < IN_FLIGHT
+                && let Some(batch) = batches.next()
+            {
+                match stream.launch(job, batch).await {
+                    Ok(flight) => flights.push_back(flight),
+                    // What is on its way may still arrive.
+                    Err(fault) => failed = Some(fault),
                 }
+                continue;
             }
             let Some(flight) = flights.pop_front() else { break };
             let end = stream.first + flight.batch.rows.end as usize;

@@ -103,6 +103,8 @@ isa!(
 
 macro_rules! shared {
     ($float:ty, $bits:ident, $shift:literal) => {
+        const IS_FUSED: bool = IS_FUSED;
+
         #[inline(always)]
         fn mul_add(self, b: Self, c: Self) -> Self {
             SimdFloat::mul_add(self, b, c)
@@ -121,6 +123,9 @@ macro_rules! shared {
         }
     };
 }
+
+/// WebAssembly has no such instruction, but in its relaxed form.
+const IS_FUSED: bool = cfg!(any(not(target_arch = "wasm32"), target_feature = "relaxed-simd"));
 
 impl<S: Simd> Lane for f32x16<S> {
     shared!(f32, u32x16, 23);
@@ -202,6 +207,8 @@ macro_rules! both {
 both!(Add add, Sub sub, Mul mul);
 
 impl<S: Simd> Lane for Pair<S> {
+    const IS_FUSED: bool = IS_FUSED;
+
     #[inline(always)]
     fn mul_add(self, b: Self, c: Self) -> Self {
         Self(Lane::mul_add(self.0, b.0, c.0), Lane::mul_add(self.1, b.1, c.1))

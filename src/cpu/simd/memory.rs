@@ -124,13 +124,13 @@ pub(super) unsafe fn stream<S: fearless_simd::Simd, const BYTES: usize>(simd: S,
             }
         );
         let level = simd.level();
-        if let (Some(own), true) = (level.as_avx512(), BYTES % 64 == 0) {
+        if let (Some(own), true) = (level.as_avx512(), BYTES.is_multiple_of(64)) {
             for (nth, part) in values.as_chunks().0.iter().enumerate() {
                 store_64(own, to.wrapping_add(nth * 64), *part);
             }
             return;
         }
-        if let (Some(own), true) = (level.as_avx2(), BYTES % 32 == 0) {
+        if let (Some(own), true) = (level.as_avx2(), BYTES.is_multiple_of(32)) {
             for (nth, part) in values.as_chunks().0.iter().enumerate() {
                 store_32(own, to.wrapping_add(nth * 32), *part);
             }
@@ -152,4 +152,50 @@ pub(in crate::cpu) fn prefetch<T>(place: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::{at_level, available};
+
+    #[inline(always)]
+    fn loaded<I: Isa, T: Number>(isa: I, values: &[T; LANES]) -> [T::Wide; LANES] {
+        T::load(isa, values).array()
+    }
+
+    #[inline(always)]
+    fn stored<I: Isa, T: Number>(isa: I, values: &[T::Wide; LANES]) -> [T; LANES] {
+        T::store(isa, Vector::load(isa, values))
+    }
+
+    /// Every half as an f32, and f32s of all kinds as halves, are what the crate `half` makes of them.
+    #[test]
+    fn halves_come_and_go_as_everywhere() {
+        fn check<T: Number<Wide = f32>>(of_bits: fn(u16) -> T, bits: fn(T) -> u16) {
+            for level in available() {
+                for start in (0..=u16::MAX).step_by(LANES) {
+                    let halves = std::array::from_fn(|lane| of_bits(start + lane as u16));
+                    let found = at_level!(level, isa => loaded(isa, &halves));
+                    for (half, found) in halves.iter().zip(found) {
+                        let wanted = half.widen();
+                        let same = found.to_bits() == wanted.to_bits() || (found.is_nan() && wanted.is_nan());
+                        assert!(same, "{level:?}: {found} for {wanted}");
+                    }
+                }
+                // A prime step reaches every exponent and every way to round.
+                let floats: Vec<f32> = (0..=u32::MAX).step_by(1009).map(f32::from_bits).collect();
+                for x in floats.as_chunks::<LANES>().0 {
+                    let found: [T; LANES] = at_level!(level, isa => stored(isa, x));
+                    for (&x, found) in x.iter().zip(found) {
+                        let wanted = T::narrow(x);
+                        let both_nan = x.is_nan() && found.widen().is_nan();
+                        assert!(bits(found) == bits(wanted) || both_nan, "{level:?}: {found:?} for {wanted:?}, of {x}");
+                    }
+                }
+            }
+        }
+        check(f16::from_bits, f16::to_bits);
+        check(bf16::from_bits, bf16::to_bits);
+    }
 }

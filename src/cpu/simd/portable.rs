@@ -68,6 +68,8 @@ impl Isa for Portable {
 macro_rules! arrays {
     ($ty:ident, $bits:ident, $shift:literal) => {
         impl Lane for $ty {
+            const IS_FUSED: bool = false;
+
             #[inline(always)]
             fn mul_add(self, b: Self, c: Self) -> Self {
                 self * b + c
@@ -172,6 +174,8 @@ macro_rules! operators {
 operators!(Add add, Sub sub, Mul mul);
 
 impl<W: Copy + Default + Lane> Lane for Array<W> {
+    const IS_FUSED: bool = false;
+
     #[inline(always)]
     fn mul_add(self, b: Self, c: Self) -> Self {
         each(|lane| self.0[lane].mul_add(b.0[lane], c.0[lane]))

@@ -72,7 +72,9 @@ real!(f64, F64);
 pub(in crate::cpu) trait Lane:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
 {
-    /// self * b + c, rounded once where the instruction set can.
+    /// Whether [`Lane::mul_add`] rounds once.
+    const IS_FUSED: bool;
+    /// self * b + c.
     fn mul_add(self, b: Self, c: Self) -> Self;
     /// The larger; NaN where self is NaN.
     fn at_least(self, low: Self) -> Self;

@@ -288,10 +288,10 @@ where
                 let end = if nth + 1 == per_row { out.len() } else { PIECE };
                 let (out, after) = out.split_at_mut(end);
                 rest = after;
-                let input = match input {
-                    Some(x) => Some(&x[nth * PIECE..][..out.len()]),
-                    None => None,
-                };
+                let input = input.map(
+                    #[inline(always)]
+                    |x| &x[nth * PIECE..][..out.len()],
+                );
                 write_piece(
                     isa,
                     input,
@@ -720,7 +720,7 @@ fn write_piece<I: Isa, T: Number>(
             }
         }
     }
-    if (out.len() - head) % PAIR > 0 {
+    if !(out.len() - head).is_multiple_of(PAIR) {
         out[last..].copy_from_slice(end.as_flattened());
     }
 }
