@@ -441,6 +441,11 @@ fn the_environment_is_heard() {
         let output = command.args(["info", "--json"]).env(variable, value).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     };
+    assert_eq!(info("LOGITS_SIMD", "portable")["cpu_simd"], "portable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
+    let output = command.args(["check", "--device", "cpu"]).env("LOGITS_SIMD", "mmx").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("`mmx`") && said.contains("portable"), "{said}");
     let nothing = info("WGPU_BACKEND", "no such backend");
     assert_eq!(nothing["device"], "CPU");
     if cfg!(feature = "gpu") {

@@ -1,6 +1,6 @@
 //! `logits info`: what is here, and what is used.
 
-use logits::{Crossover, Device};
+use logits::{Crossover, Device, simd_level};
 use serde_json::json;
 
 use crate::CliError;
@@ -10,6 +10,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
     // Of the best adapter of any kind, for want of a hardware GPU.
     let measured = Device::gpu().ok().map(Device::placed).transpose()?;
     let adapters = Device::adapters();
+    let simd = simd_level()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if as_json {
         let passed_over: Vec<_> = device
@@ -33,6 +34,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
                 "passed_over": passed_over,
                 "adapters": adapters,
                 "cpu_threads": threads,
+                "cpu_simd": simd,
                 "placement": measured.as_ref().map(|measured| json!({
                     "device": measured.name(),
                     "backend": measured.backend(),
@@ -48,7 +50,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
         println!("    passed over: {adapter}");
     }
     println!("\ndevices");
-    println!("    CPU (cpu): {threads} threads");
+    println!("    CPU (cpu): {threads} threads, {simd}");
     for adapter in &adapters {
         println!("    {} ({}): {}", adapter.name, adapter.backend, adapter.description);
     }

@@ -1,12 +1,14 @@
 //! Passes over the classes of up to 32 rows at a time: what of an operation touches elements. Each operation is
 //! written once, over [`Rows`]; of that there are two kinds.
 //!
-//! `across.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of 32 rows, for
+//! `across.rs`, with `read.rs` and `write.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of 32 rows, for
 //! rows so short that they would not fill lanes, and for those whose classes lie apart. Which one it is, and so the order
 //! of sums, depends on the number of classes alone.
 
 mod abreast;
 mod across;
+mod read;
+mod write;
 
 pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
 pub(super) use across::{Across, Held};
