@@ -1,6 +1,6 @@
 //! The two half types in vectors, by instructions for them or by their bits.
 
-use fearless_simd::{Bytes, Level, Select, Simd, SimdBase, SimdFloat, SimdWiden, f32x16, u16x16, u32x16};
+use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdWiden, f32x16, u16x16, u32x16};
 
 use super::vector::LANES;
 
@@ -79,9 +79,9 @@ mod x86 {
 pub(super) fn load_f16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
     match simd.level() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Level::Avx512(own) => f32x16::load_array_ref(simd, &x86::load_avx512(own, *bits)),
+        fearless_simd::Level::Avx512(own) => f32x16::load_array_ref(simd, &x86::load_avx512(own, *bits)),
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Level::Avx2(own) => {
+        fearless_simd::Level::Avx2(own) => {
             let [a, b]: [[u16; 8]; 2] = bytemuck::cast(*bits);
             f32x16::load_array_ref(simd, &bytemuck::cast([x86::load_avx2(own, a), x86::load_avx2(own, b)]))
         }
@@ -93,9 +93,9 @@ pub(super) fn load_f16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
 pub(super) fn store_f16<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     match simd.level() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Level::Avx512(own) => x86::store_avx512(own, value.into()),
+        fearless_simd::Level::Avx512(own) => x86::store_avx512(own, value.into()),
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Level::Avx2(own) => {
+        fearless_simd::Level::Avx2(own) => {
             let [a, b]: [[f32; 8]; 2] = bytemuck::cast(<[f32; LANES]>::from(value));
             bytemuck::cast([x86::store_avx2(own, a), x86::store_avx2(own, b)])
         }

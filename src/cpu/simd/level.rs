@@ -109,7 +109,10 @@ macro_rules! at_level {
             ),
             Level::Portable => {
                 let $isa = Portable;
-                $body
+                $isa.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
             }
         }
     }};

@@ -99,49 +99,6 @@ macro_rules! half {
 half!(f16, load_f16, store_f16);
 half!(bf16, load_bf16, store_bf16);
 
-/// Writes past the caches, where there is an instruction for it: for results that are larger than those, which would
-/// otherwise be read before they are written.
-///
-/// # Safety
-/// `to` is writable, for nothing but this, and a multiple of 64, or of the size of the values.
-#[inline(always)]
-pub(super) unsafe fn stream<S: fearless_simd::Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8; BYTES]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        fearless_simd::kernel!(
-            #[inline(always)]
-            fn store_64(_simd: Avx512, to: *mut u8, values: [u8; 64]) {
-                // SAFETY: the caller's promise.
-                unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast())) }
-            }
-        );
-        fearless_simd::kernel!(
-            #[inline(always)]
-            fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
-                // SAFETY: the caller's promise.
-                unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(values.as_ptr().cast())) }
-            }
-        );
-        let level = simd.level();
-        if let (Some(own), true) = (level.as_avx512(), BYTES.is_multiple_of(64)) {
-            for (nth, part) in values.as_chunks().0.iter().enumerate() {
-                store_64(own, to.wrapping_add(nth * 64), *part);
-            }
-            return;
-        }
-        if let (Some(own), true) = (level.as_avx2(), BYTES.is_multiple_of(32)) {
-            for (nth, part) in values.as_chunks().0.iter().enumerate() {
-                store_32(own, to.wrapping_add(nth * 32), *part);
-            }
-            return;
-        }
-    }
-    let _ = simd;
-    // SAFETY: the caller's promise.
-    unsafe { to.cast::<[u8; BYTES]>().write(*values) }
-}
-
 /// Asks for a cache line that will be read soon. Any address will do.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch<T>(place: *const T) {

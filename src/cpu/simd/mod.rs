@@ -6,10 +6,23 @@
 //! them in the last place.
 
 mod exp;
+#[cfg(any(
+    target_arch = "x86",
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 mod halves;
 mod isa;
 mod level;
 mod memory;
+#[cfg(any(
+    target_arch = "x86",
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+mod native;
 mod portable;
 mod vector;
 

@@ -34,11 +34,6 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn widen(self, x: Array<f32>) -> Array<f64> {
-        each(|lane| f64::from(x.0[lane]))
-    }
-
-    #[inline(always)]
     fn load_f16(self, bits: &[u16; LANES]) -> Array<f32> {
         each(|lane| f16::from_bits(bits[lane]).to_f32())
     }
