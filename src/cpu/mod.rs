@@ -1,6 +1,6 @@
 //! The CPU path: the fallback, and the twin of every kernel in `shaders/`.
 //!
-//! `rows.rs` spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
+//! `rows.rs`, with `columns.rs`, spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
 //! 32 at a time; `sweep/` has the passes over their classes, and `simd/` what those are made of; the files named
 //! after operations say what is made of rows.
 
@@ -8,6 +8,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod backward;
+mod columns;
 mod cross_entropy;
 mod curve;
 mod log_sum_exp;

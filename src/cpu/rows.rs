@@ -3,21 +3,20 @@
 //! Rows are independent, so threads take halves of the batch until a half is small; no bit of a row depends on where
 //! those cuts fall. Where there are fewer rows than threads, these share a row.
 
-use std::ops::Range;
-
 use super::curve::{Curved, Kind, Plain};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level};
 use super::stage::Stage;
-use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, gather, scatter, turn, turn_back};
+use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, turn, turn_back};
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
 use crate::error::try_vec;
 use crate::job::{self, Data, Job, Op, RowsOut};
 use crate::{Element, Error, Prediction, Shape};
 
-/// Work below this many elements stays on the calling thread: see benches/README.md.
+/// Work below this many elements stays on the calling thread: waking another costs some 10 microseconds, in which one
+/// core does about this much.
 #[cfg(feature = "parallel")]
-const SMALL: usize = 32 * 1024;
+pub(super) const SMALL: usize = 32 * 1024;
 /// Threads share a row of so many classes where there are fewer rows than threads.
 #[cfg(feature = "parallel")]
 const SHARED: usize = 64 * 1024;
@@ -26,10 +25,9 @@ const LARGE: usize = 16 << 20;
 /// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
 const STAGED: usize = 4096;
 /// Elements of the rows that are computed at a time: they stay in a core's first cache.
-const GROUP: usize = 4096;
-/// Elements of the rows that are gathered from planes at a time, sixteen rows at least, unless they are huge.
-const GATHERED: usize = 32 * 1024;
-const HUGE: usize = 1 << 22;
+pub(super) const GROUP: usize = 4096;
+/// Elements of the rows that go together, unless one alone has more.
+pub(super) const HUGE: usize = 1 << 22;
 
 /// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
 ///
@@ -133,21 +131,21 @@ impl<T> Place<'_, T> {
 
 /// What a part of a job is, without its data.
 #[derive(Clone, Copy)]
-struct Part<'a> {
-    op: Op,
-    shape: Shape,
+pub(super) struct Part<'a> {
+    pub(super) op: Op,
+    pub(super) shape: Shape,
     given: job::Given<'a>,
     first_row: usize,
     skip: usize,
-    how: How,
+    pub(super) how: How,
 }
 
 /// Memory of a thread.
-struct Scratch<W> {
-    held: Held<W>,
-    tiles: Tiles<W>,
-    rows: Vec<W>,
-    beside: Vec<W>,
+pub(super) struct Scratch<W> {
+    pub(super) held: Held<W>,
+    pub(super) tiles: Tiles<W>,
+    pub(super) rows: Vec<W>,
+    pub(super) beside: Vec<W>,
 }
 
 impl<'a> Part<'a> {
@@ -183,7 +181,7 @@ impl<'a> Part<'a> {
     }
 
     /// Whether an operation looks for classes in rows as they are.
-    fn looks_again(&self) -> bool {
+    pub(super) fn looks_again(&self) -> bool {
         matches!(self.op, Op::TopK | Op::Sample)
     }
 
@@ -301,136 +299,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// The rows of a block that is planes, each a class: some of the columns.
-    fn columns<T: Number<Wide: Exp>, K: Kind>(
-        self,
-        kind: K,
-        outer: usize,
-        input: Option<&[T]>,
-        planes: Vec<&mut [T]>,
-        columns: Range<usize>,
-        rows_out: RowsOut<'_>,
-    ) -> Result<(), Error> {
-        #[cfg(feature = "parallel")]
-        if columns.len() > LANES && columns.len() * self.shape.classes() > SMALL {
-            // Whole cache lines to each.
-            let half = (columns.len() / 2).next_multiple_of(LANES);
-            let middle = columns.start + half;
-            let (out_a, out_b) = rows_out.split_at(half);
-            let (planes_a, planes_b) = planes.into_iter().map(|plane| plane.split_at_mut(half)).unzip();
-            let (a, b) = rayon::join(
-                || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
-                || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
-            );
-            return a.and(b);
-        }
-        at_level!(self.how.level, isa => self.few_columns(isa, kind, outer, input, planes, columns, rows_out))
-    }
-
-    #[allow(clippy::too_many_arguments)] // the same as of `columns`, and the level
-    #[inline(always)]
-    fn few_columns<I: Isa, T: Number<Wide: Exp>, K: Kind>(
-        self,
-        isa: I,
-        kind: K,
-        outer: usize,
-        input: Option<&[T]>,
-        mut planes: Vec<&mut [T]>,
-        columns: Range<usize>,
-        mut rows_out: RowsOut<'_>,
-    ) -> Result<(), Error> {
-        let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let is_short = classes <= SHORT && !self.looks_again();
-        let abreast = if is_short {
-            ROWS
-        } else {
-            (GATHERED / classes).max(LANES.min(HUGE / classes)).clamp(1, columns.len()).next_multiple_of(LANES)
-        };
-        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, ROWS)?;
-        scratch.tiles.resize(classes.min(SHORT));
-        for start in columns.clone().step_by(abreast) {
-            let width = abreast.min(columns.end - start);
-            let (at, index) = (start - columns.start, outer * inner + start);
-            let plane = |planes: &[&mut [T]], class: usize, from: usize, length: usize, to: &mut [_; LANES]| match input
-            {
-                Some(input) => gather(isa, &input[class * inner + start + from..][..length], to),
-                None => gather(isa, &planes[class][at + from..][..length], to),
-            };
-            if is_short {
-                let [logits, _] = scratch.tiles.halves();
-                for (half, tile) in logits.into_iter().enumerate() {
-                    let there = width.saturating_sub(half * LANES).min(LANES);
-                    if there == 0 {
-                        continue;
-                    }
-                    for (class, to) in tile.as_chunks_mut().0.iter_mut().take(classes).enumerate() {
-                        plane(&planes, class, half * LANES, there, to);
-                    }
-                }
-                self.tile(isa, kind, &mut scratch, index, width, &mut rows_out, at);
-                let [_, results] = scratch.tiles.halves();
-                for (half, tile) in results.into_iter().enumerate() {
-                    let there = width.saturating_sub(half * LANES).min(LANES);
-                    for (plane, from) in planes.iter_mut().zip(tile.as_chunks().0) {
-                        scatter(isa, from, &mut plane[at..][..width][width.min(half * LANES)..][..there]);
-                    }
-                }
-                continue;
-            }
-            // Squares of sixteen classes and columns are turned around.
-            let squares = |width: usize| {
-                let columns = (0..width).step_by(LANES);
-                columns.flat_map(move |column| (0..classes).step_by(LANES).map(move |class| (column, class)))
-            };
-            let mut square = [[T::Wide::ZERO; LANES]; LANES];
-            let mut other = square;
-            for (column, class) in squares(width) {
-                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
-                for (nth, to) in square.iter_mut().enumerate().take(down) {
-                    plane(&planes, class + nth, column, across, to);
-                }
-                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
-                for (nth, from) in square.iter().enumerate().take(across) {
-                    scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
-                }
-            }
-            let group = (GROUP / classes).clamp(1, ROWS);
-            for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
-                let (row, count) = (nth * group, x.len() / classes);
-                if self.looks_again() {
-                    for (each, x) in x.chunks_mut(classes).enumerate() {
-                        self.look(isa, kind, x, &mut scratch.held, index + row + each, &mut rows_out, at + row + each);
-                    }
-                    continue;
-                }
-                let given = self.given(index + row, count, &mut scratch.beside);
-                let (input, output) = match self.op.writes_elements() {
-                    true => (None, Some((x, classes))),
-                    false => (Some((&*x, classes)), None),
-                };
-                let held = &mut scratch.held;
-                let mut rows =
-                    Across { isa, kind, classes, count, input, output, streams: false, is_shared: false, held };
-                self.operate(isa, &mut rows, &given, &mut rows_out, at + row);
-            }
-            if planes.is_empty() {
-                continue;
-            }
-            for (column, class) in squares(width) {
-                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
-                for (nth, to) in square.iter_mut().enumerate().take(across) {
-                    to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
-                }
-                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
-                for (from, plane) in square.iter().zip(&mut planes[class..]).take(down) {
-                    scatter(isa, from, &mut plane[at + column..][..across]);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn scratch<W: Real>(&self, rows: usize, at_once: usize) -> Result<Scratch<W>, Error> {
+    pub(super) fn scratch<W: Real>(&self, rows: usize, at_once: usize) -> Result<Scratch<W>, Error> {
         let beside = if self.given.second.is_some() { self.shape.classes().min(HUGE / at_once) * at_once } else { 0 };
         let beside = beside.max(if self.given.second.is_some() { self.shape.classes() } else { 0 });
         Ok(Scratch {
@@ -443,7 +312,7 @@ impl<'a> Part<'a> {
 
     /// What rows from one of this part on are given.
     #[inline(always)]
-    fn given<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
+    pub(super) fn given<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
     where
         'a: 's,
     {
@@ -493,7 +362,7 @@ impl<'a> Part<'a> {
     /// Rows of a tile.
     #[allow(clippy::too_many_arguments)] // three of them say which rows these are
     #[inline(always)]
-    fn tile<I: Isa, K: Kind, W: Exp>(
+    pub(super) fn tile<I: Isa, K: Kind, W: Exp>(
         &self,
         isa: I,
         kind: K,
@@ -515,7 +384,7 @@ impl<'a> Part<'a> {
 
     /// Does an operation to rows.
     #[inline(never)]
-    fn operate<I: Isa, R: Rows>(
+    pub(super) fn operate<I: Isa, R: Rows>(
         &self,
         isa: I,
         rows: &mut R,
@@ -554,7 +423,7 @@ impl<'a> Part<'a> {
     /// Finds classes in a row.
     #[allow(clippy::too_many_arguments)] // two of them say which row it is
     #[inline(never)]
-    fn look<I: Isa, K: Kind, W: Exp>(
+    pub(super) fn look<I: Isa, K: Kind, W: Exp>(
         &self,
         isa: I,
         kind: K,

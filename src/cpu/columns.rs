@@ -1,0 +1,147 @@
+//! Rows that lie across each other: blocks of planes, each a class. A few columns at a time are brought to where they are
+//! computed, and back.
+
+use std::ops::Range;
+
+use super::curve::Kind;
+#[cfg(feature = "parallel")]
+use super::rows::SMALL;
+use super::rows::{GROUP, HUGE, Part};
+use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
+use super::sweep::{Across, ROWS, SHORT, gather, scatter, turn};
+use crate::Error;
+use crate::job::RowsOut;
+
+/// Elements of the rows that are gathered from planes at a time, whole vectors of rows at least, unless they are huge.
+const GATHERED: usize = 32 * 1024;
+
+impl Part<'_> {
+    /// The rows of a block that is planes, each a class: some of the columns.
+    pub(super) fn columns<T: Number<Wide: Exp>, K: Kind>(
+        self,
+        kind: K,
+        outer: usize,
+        input: Option<&[T]>,
+        planes: Vec<&mut [T]>,
+        columns: Range<usize>,
+        rows_out: RowsOut<'_>,
+    ) -> Result<(), Error> {
+        #[cfg(feature = "parallel")]
+        if columns.len() > LANES && columns.len() * self.shape.classes() > SMALL {
+            // Whole cache lines to each.
+            let half = (columns.len() / 2).next_multiple_of(LANES);
+            let middle = columns.start + half;
+            let (out_a, out_b) = rows_out.split_at(half);
+            let (planes_a, planes_b) = planes.into_iter().map(|plane| plane.split_at_mut(half)).unzip();
+            let (a, b) = rayon::join(
+                || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
+                || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
+            );
+            return a.and(b);
+        }
+        at_level!(self.how.level, isa => self.few_columns(isa, kind, outer, input, planes, columns, rows_out))
+    }
+
+    #[allow(clippy::too_many_arguments)] // the same as of `columns`, and the level
+    #[inline(always)]
+    fn few_columns<I: Isa, T: Number<Wide: Exp>, K: Kind>(
+        self,
+        isa: I,
+        kind: K,
+        outer: usize,
+        input: Option<&[T]>,
+        mut planes: Vec<&mut [T]>,
+        columns: Range<usize>,
+        mut rows_out: RowsOut<'_>,
+    ) -> Result<(), Error> {
+        let (classes, inner) = (self.shape.classes(), self.shape.inner());
+        let is_short = classes <= SHORT && !self.looks_again();
+        let abreast = if is_short {
+            ROWS
+        } else {
+            (GATHERED / classes).max(LANES.min(HUGE / classes)).clamp(1, columns.len()).next_multiple_of(LANES)
+        };
+        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, ROWS)?;
+        scratch.tiles.resize(classes.min(SHORT));
+        for start in columns.clone().step_by(abreast) {
+            let width = abreast.min(columns.end - start);
+            let (at, index) = (start - columns.start, outer * inner + start);
+            let plane = |planes: &[&mut [T]], class: usize, from: usize, length: usize, to: &mut [_; LANES]| match input
+            {
+                Some(input) => gather(isa, &input[class * inner + start + from..][..length], to),
+                None => gather(isa, &planes[class][at + from..][..length], to),
+            };
+            if is_short {
+                let [logits, _] = scratch.tiles.halves();
+                for (half, tile) in logits.into_iter().enumerate() {
+                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    if there == 0 {
+                        continue;
+                    }
+                    for (class, to) in tile.as_chunks_mut().0.iter_mut().take(classes).enumerate() {
+                        plane(&planes, class, half * LANES, there, to);
+                    }
+                }
+                self.tile(isa, kind, &mut scratch, index, width, &mut rows_out, at);
+                let [_, results] = scratch.tiles.halves();
+                for (half, tile) in results.into_iter().enumerate() {
+                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    for (plane, from) in planes.iter_mut().zip(tile.as_chunks().0) {
+                        scatter(isa, from, &mut plane[at..][..width][width.min(half * LANES)..][..there]);
+                    }
+                }
+                continue;
+            }
+            // Squares of sixteen classes and columns are turned around.
+            let squares = |width: usize| {
+                let columns = (0..width).step_by(LANES);
+                columns.flat_map(move |column| (0..classes).step_by(LANES).map(move |class| (column, class)))
+            };
+            let mut square = [[T::Wide::ZERO; LANES]; LANES];
+            let mut other = square;
+            for (column, class) in squares(width) {
+                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(down) {
+                    plane(&planes, class + nth, column, across, to);
+                }
+                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                for (nth, from) in square.iter().enumerate().take(across) {
+                    scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
+                }
+            }
+            let group = (GROUP / classes).clamp(1, ROWS);
+            for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
+                let (row, count) = (nth * group, x.len() / classes);
+                if self.looks_again() {
+                    for (each, x) in x.chunks_mut(classes).enumerate() {
+                        self.look(isa, kind, x, &mut scratch.held, index + row + each, &mut rows_out, at + row + each);
+                    }
+                    continue;
+                }
+                let given = self.given(index + row, count, &mut scratch.beside);
+                let (input, output) = match self.op.writes_elements() {
+                    true => (None, Some((x, classes))),
+                    false => (Some((&*x, classes)), None),
+                };
+                let held = &mut scratch.held;
+                let mut rows =
+                    Across { isa, kind, classes, count, input, output, streams: false, is_shared: false, held };
+                self.operate(isa, &mut rows, &given, &mut rows_out, at + row);
+            }
+            if planes.is_empty() {
+                continue;
+            }
+            for (column, class) in squares(width) {
+                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(across) {
+                    to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
+                }
+                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                for (from, plane) in square.iter().zip(&mut planes[class..]).take(down) {
+                    scatter(isa, from, &mut plane[at + column..][..across]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
