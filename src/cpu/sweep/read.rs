@@ -311,7 +311,7 @@ where
                         );
                     });
                 }
-                if !self.is_shared {
+                if !(cfg!(feature = "parallel") && self.is_shared) {
                     for (nth, piece) in pieces.iter_mut().enumerate() {
                         let x = self.piece_of(x, nth);
                         let start = row * classes + nth * PIECE;
