@@ -72,6 +72,8 @@ impl FromStr for RowsByClasses {
 
 /// Runs of each measurement: enough for a median, within about this much time.
 const RUNS: usize = 31;
+/// Of these, how many of a kind follow each other.
+const AT_A_TIME: usize = 4;
 const BUDGET: Duration = Duration::from_secs(2);
 
 pub(crate) struct Row {
@@ -188,12 +190,18 @@ fn measure<T: Element<Row = f32>>(
     }
     let (mut copies, mut operations) = (Vec::new(), Vec::new());
     let mut spent = Duration::ZERO;
-    // Taken in turn, so that whatever slows the machine slows both.
+    // Taken in turn, so that whatever slows the machine slows both; but a few at a time, after one that is not counted,
+    // so that each finds in the caches what its own kind has left there: a copy leaves lines to be written.
     while operations.len() < 5 || (operations.len() < RUNS && spent < BUDGET) {
-        let (copy, operation) = (watch.copy()?, watch.operation()?);
-        spent += copy.wall + operation.wall;
-        copies.push(copy);
-        operations.push(operation);
+        for (readings, is_copy) in [(&mut copies, true), (&mut operations, false)] {
+            let mut read = || if is_copy { watch.copy() } else { watch.operation() };
+            spent += read()?.wall;
+            for _ in 0..AT_A_TIME {
+                let reading = read()?;
+                spent += reading.wall;
+                readings.push(reading);
+            }
+        }
     }
     // One clock for both.
     let has_timestamps = copies.iter().chain(&operations).all(|reading| reading.device.is_some());

@@ -17,6 +17,9 @@ use crate::{Element, Error, Prediction, Shape};
 /// core does about this much.
 #[cfg(feature = "parallel")]
 pub(super) const SMALL: usize = 32 * 1024;
+/// A thread's work is cut into so many parts, for those that are done to take over from others.
+#[cfg(feature = "parallel")]
+const SHARES: usize = 8;
 /// Threads share a row of so many classes where there are fewer rows than threads.
 #[cfg(feature = "parallel")]
 const SHARED: usize = 64 * 1024;
@@ -41,9 +44,11 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
     };
     #[cfg(feature = "parallel")]
     let is_shared = job.classes() >= SHARED && job.rows() < rayon::current_num_threads();
+    #[cfg(feature = "parallel")]
+    let grain = (job.rows() * job.classes() / (SHARES * rayon::current_num_threads())).max(SMALL);
     #[cfg(not(feature = "parallel"))]
-    let is_shared = false;
-    run_with(job, How { level: level()?, streams, is_shared })
+    let (is_shared, grain) = (false, usize::MAX);
+    run_with(job, How { level: level()?, streams, is_shared, grain })
 }
 
 /// What the parts of a job have in common.
@@ -54,12 +59,14 @@ pub(super) struct How {
     pub(super) streams: bool,
     /// Whether threads share rows, where a row's classes lie side by side.
     pub(super) is_shared: bool,
+    /// Elements that are not spread over threads any further.
+    pub(super) grain: usize,
 }
 
 /// As [`run`], told how.
 pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
-    if job.shape.outer() > 1 && job.rows() * job.classes() > SMALL {
+    if job.shape.outer() > 1 && job.rows() * job.classes() > how.grain {
         let half = job.shape.outer() / 2;
         // As many as go together where that does not leave a thread without.
         let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };

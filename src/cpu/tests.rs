@@ -66,7 +66,7 @@ fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, given: Given<'_>, how: How
 }
 
 fn how(level: Level) -> How {
-    How { level, streams: false, is_shared: false }
+    How { level, streams: false, is_shared: false, grain: 10_000 }
 }
 
 /// The same bits, any NaN being like any other.

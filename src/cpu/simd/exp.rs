@@ -25,9 +25,10 @@ const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
 const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
-/// Powers of two are made this much too large, for 2^-159 is no f32, and divided by it in the end.
-const EXCESS: i32 = 64;
-const EXCESS_F64: i32 = 256;
+/// Exponentials are relative to something this many powers of two below the largest, so that the least of them are no
+/// subnormals: exp(-105) and a half power is 2^-152. What they are multiplied by in the end has the rest.
+const EXCESS: i32 = 26;
+const EXCESS_F64: i32 = 55;
 
 /// What the exponentials of a row of plain logits stand relative to.
 #[derive(Clone, Copy, Default)]
@@ -49,8 +50,6 @@ pub(in crate::cpu) trait Exp: Real {
     const LN2: [Self; 2];
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
-    /// What the powers of two are too large by.
-    const TOO_LARGE: Self;
     /// For a row of that largest logit.
     fn anchor(max: Self) -> Anchor<Self>;
     /// exp of a difference that is known in f64.
@@ -91,15 +90,13 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
         let small = each!(k => q[k] * (r[k] * r[k]) + n[k] * all(W::LN2[1]));
         each!(k => all(W::ONE) + (high[k] + small[k]))
     };
-    let e = each!(k => power[k] * shifted[k].power());
-    each!(k => e[k] * all(W::TOO_LARGE))
+    each!(k => power[k] * shifted[k].power())
 }
 
 impl Exp for f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2: [f32; 2] = [-LN2_HIGH, -LN2_LOW];
     const POLYNOMIAL: &[f32] = &[Q[4], Q[3], Q[2], Q[1], Q[0]];
-    const TOO_LARGE: f32 = f32::from_bits(((127 - EXCESS) as u32) << 23);
 
     #[inline(always)]
     fn anchor(max: f32) -> Anchor<f32> {
@@ -108,7 +105,7 @@ impl Exp for f32 {
         // Of infinities and NaN nothing comes of it, but the exponential of -inf has to be 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let unit = f64::from(from) + f64::from(n) * std::f64::consts::LN_2;
+        let unit = f64::from(from) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
         Anchor { from, round: ROUND + (127 + EXCESS) as f32 - n, low: near + LOWEST, unit }
     }
 
@@ -127,12 +124,12 @@ impl Exp for f64 {
         SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4], SERIES[3], SERIES[2],
         SERIES[1], SERIES[0],
     ];
-    const TOO_LARGE: f64 = f64::from_bits(((1023 - EXCESS_F64) as u64) << 52);
 
     #[inline(always)]
     fn anchor(max: f64) -> Anchor<f64> {
         let from = if max.is_finite() { max } else { 0.0 };
-        Anchor { from, round: ROUND_F64 + f64::from(1023 + EXCESS_F64), low: LOWEST_F64, unit: from }
+        let unit = from - f64::from(EXCESS_F64) * std::f64::consts::LN_2;
+        Anchor { from, round: ROUND_F64 + f64::from(1023 + EXCESS_F64), low: LOWEST_F64, unit }
     }
 
     #[inline(always)]
@@ -252,7 +249,7 @@ mod tests {
                 x[lane] = f32::from_bits(start + lane as u32);
             }
             let [found] = I::F32::exp(isa, [I::F32::load(isa, &x)], [&about]);
-            let found = found.array();
+            let found = (found * all(exponential_of_two(-EXCESS))).array();
             for lane in 0..LANES {
                 let wanted = exp(f64::from(x[lane]));
                 // 2^-23 of the power of two below it, or what subnormals are multiples of.

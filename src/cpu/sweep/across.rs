@@ -10,8 +10,8 @@ use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each};
 
-/// Elements of a piece.
-pub(super) const PIECE: usize = 8192;
+/// Elements of a piece at most.
+pub(super) const PIECE: usize = 4096;
 /// Exponentials that are kept from one pass to the next, in elements: they share a core's second cache with the logits.
 pub(super) const HELD: usize = 1 << 17;
 
@@ -25,6 +25,30 @@ pub(super) struct Piece<W> {
     pub(super) others: f64,
     /// The unit of the piece in that of the row.
     pub(super) ratio: W,
+}
+
+/// Where a row is cut into pieces: of much the same length, for each to be asked for while the one before it is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    classes: usize,
+    pub(super) pieces: usize,
+}
+
+impl Cut {
+    /// Where a piece starts, at a whole block, or where the last one ends.
+    #[inline(always)]
+    pub(super) fn at(self, nth: usize) -> usize {
+        let Self { classes, pieces } = self;
+        if nth == pieces {
+            return classes;
+        }
+        (classes / pieces * nth + nth.min(classes % pieces)) / BLOCK * BLOCK
+    }
+
+    #[inline(always)]
+    pub(super) fn piece(self, nth: usize) -> std::ops::Range<usize> {
+        self.at(nth)..self.at(nth + 1)
+    }
 }
 
 /// Memory of a thread.
@@ -64,15 +88,8 @@ where
         &x[row * stride..][..self.classes]
     }
 
-    /// How many pieces a row has. The last is the longest, so that none is shorter than a vector.
-    pub(super) fn pieces(&self) -> usize {
-        (self.classes / PIECE).max(1)
-    }
-
-    #[inline(always)]
-    pub(super) fn piece_of<'x>(&self, x: &'x [T], nth: usize) -> &'x [T] {
-        let end = if nth + 1 == self.pieces() { x.len() } else { (nth + 1) * PIECE };
-        &x[nth * PIECE..end]
+    pub(super) fn cut(&self) -> Cut {
+        Cut { classes: self.classes, pieces: self.classes.div_ceil(PIECE).max(1) }
     }
 
     /// Whether the exponentials of all rows are kept.
@@ -145,7 +162,7 @@ where
             if self.is_shared {
                 use rayon::prelude::*;
                 let isa = self.isa;
-                let pieces = (0..self.pieces()).into_par_iter().map(|nth| {
+                let pieces = (0..self.cut().pieces).into_par_iter().map(|nth| {
                     isa.vectorize(
                         #[inline(always)]
                         || self.sum(row, nth, &value),
@@ -155,7 +172,7 @@ where
                 *sum = pieces.iter().sum();
                 continue;
             }
-            for nth in 0..self.pieces() {
+            for nth in 0..self.cut().pieces {
                 *sum += self.sum(row, nth, &value);
             }
         }
@@ -172,59 +189,66 @@ where
 
     #[inline(always)]
     fn map(&mut self, value: impl Fn(usize, usize, T::Wide) -> T::Wide + Sync) {
-        let isa = self.isa;
+        let (isa, value) = (self.isa, &value);
         self.write(
             #[inline(always)]
-            |_, Place { row, class, .. }, x| {
-                let mut out = each(
-                    x,
-                    #[inline(always)]
-                    |x| x.array(),
-                );
-                for (at, out) in out.as_flattened_mut().iter_mut().enumerate() {
-                    *out = value(row, class + at, *out);
+            |Place { row, class, .. }| {
+                #[inline(always)]
+                move |at, x| {
+                    let mut out = each(
+                        x,
+                        #[inline(always)]
+                        |x| x.array(),
+                    );
+                    for (lane, out) in out.as_flattened_mut().iter_mut().enumerate() {
+                        *out = value(row, class + at + lane, *out);
+                    }
+                    each(
+                        out,
+                        #[inline(always)]
+                        |out| Vector::load(isa, &out),
+                    )
                 }
-                each(
-                    out,
-                    #[inline(always)]
-                    |out| Vector::load(isa, &out),
-                )
             },
         );
     }
 
     #[inline(always)]
     fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
-        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.pieces(), self.is_held());
+        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (held, value) = (std::mem::take(self.held), &value);
+        let Held { exponentials, pieces } = &held;
         self.write(
             #[inline(always)]
-            |held, Place { row, class, piece }, x| {
-                let ratio = <T::Wide as Real>::V::splat(isa, held.pieces[row * per_row + piece].ratio);
-                let e = if is_held {
-                    two::<I, T::Wide>(isa, &held.exponentials[row * classes + class..][..2 * LANES])
-                } else {
-                    kind.exp(isa, x, [&About::of_row(isa, &held.pieces[row * per_row + piece].anchor); 2])
-                };
-                let e = each(
-                    e,
-                    #[inline(always)]
-                    |e| (e * ratio).array(),
-                );
-                let mut out = each(
-                    x,
-                    #[inline(always)]
-                    |x| x.array(),
-                );
-                for (at, (out, &e)) in out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate() {
-                    *out = value(row, class + at, *out, e);
+            |Place { row, class, piece }| {
+                let piece = &pieces[row * per_row + piece];
+                let (ratio, about) = (<T::Wide as Real>::V::splat(isa, piece.ratio), About::of_row(isa, &piece.anchor));
+                let held = if is_held { &exponentials[row * classes + class..] } else { &[] };
+                #[inline(always)]
+                move |at, x| {
+                    let e = if is_held { two::<I, T::Wide>(isa, &held[at..]) } else { kind.exp(isa, x, [&about; 2]) };
+                    let e = each(
+                        e,
+                        #[inline(always)]
+                        |e| (e * ratio).array(),
+                    );
+                    let mut out = each(
+                        x,
+                        #[inline(always)]
+                        |x| x.array(),
+                    );
+                    for (lane, (out, &e)) in out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate() {
+                        *out = value(row, class + at + lane, *out, e);
+                    }
+                    each(
+                        out,
+                        #[inline(always)]
+                        |out| Vector::load(isa, &out),
+                    )
                 }
-                each(
-                    out,
-                    #[inline(always)]
-                    |out| Vector::load(isa, &out),
-                )
             },
         );
+        *self.held = held;
     }
 
     #[inline(always)]

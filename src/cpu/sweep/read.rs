@@ -1,7 +1,7 @@
 //! Across a row: what reads it. Its maximum, and its exponentials and their sum.
 
 use super::abreast::turn;
-use super::across::{Across, HELD, Held, PIECE, Piece};
+use super::across::{Across, HELD, Held, Piece};
 use super::{ROWS, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
@@ -15,13 +15,13 @@ where
     T::Wide: Exp,
 {
     #[inline(always)]
-    fn piece(&self, x: &[T], held: &mut [T::Wide], ahead: usize) -> Piece<T::Wide> {
+    fn piece(&self, x: &[T], held: &mut [T::Wide]) -> Piece<T::Wide> {
         let max = self.max(x);
         let anchor = self.kind.anchor(max);
         let about = About::of_row(self.isa, &anchor);
         let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
         let top_term = terms.array()[0].into();
-        let others = self.others(x, &about, max, top_term, held, ahead);
+        let others = self.others(x, &about, max, top_term, held, x.len());
         Piece { max, anchor, top_term, others, ratio: T::Wide::ONE }
     }
 
@@ -51,8 +51,9 @@ where
         best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
 
-    /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all.
-    #[inline(always)]
+    /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all. A function of
+    /// its own, for what is the same for all to stay in registers.
+    #[inline(never)]
     fn others(
         &self,
         x: &[T],
@@ -62,40 +63,58 @@ where
         held: &mut [T::Wide],
         ahead: usize,
     ) -> f64 {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let (blocks, _) = x.as_chunks::<BLOCK>();
+                let whole = blocks.len() * BLOCK;
+                let (sums, count) = if held.is_empty() {
+                    self.blocks(blocks.iter().map(|block| (block, None)), about, max, ahead)
+                } else {
+                    let (held, _) = held.as_chunks_mut::<LANES>();
+                    let held = held.as_chunks_mut::<TREE>().0.iter_mut().map(Some);
+                    self.blocks(blocks.iter().zip(held), about, max, ahead)
+                };
+                let (sum, times) = self.rest(x, whole, about, max, held, ahead);
+                (sums + sum.wide(self.isa)).total() + (f64::from(count + times) - 1.0) * top_term
+            },
+        )
+    }
+
+    /// The sums, in lanes, of whole blocks. The largest is left out, however often it is there; that is counted.
+    #[inline(always)]
+    #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
+    fn blocks<'x>(
+        &self,
+        blocks: impl Iterator<Item = (&'x [T; BLOCK], Option<&'x mut [[T::Wide; LANES]; TREE]>)>,
+        about: &About<T::Wide, I>,
+        max: T::Wide,
+        ahead: usize,
+    ) -> (I::F64, u32) {
         let Self { isa, kind, .. } = *self;
-        let holds = !held.is_empty();
-        let (blocks, rest) = x.as_chunks::<BLOCK>();
-        let at_most = x.len() - rest.len();
-        let top_at = if blocks.is_empty() { None } else { self.position(&x[..at_most], kind.in_order_one(max)) };
-        let (top_block, top_place) = top_at.map_or((usize::MAX, 0), |at| (at / BLOCK, at % BLOCK));
-        let mut sums = I::F64::splat(isa, 0.0);
-        for (nth, block) in blocks.iter().enumerate() {
-            let (vectors, _) = block.as_chunks::<LANES>();
-            let mut e = [<T::Wide as Real>::V::splat(isa, T::Wide::ZERO); TREE];
-            for pair in 0..TREE / 2 {
-                let at = 2 * pair;
-                prefetch(vectors[at].as_ptr().wrapping_add(ahead));
+        let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
+        let top = Vector::splat(isa, kind.in_order_one(max));
+        let (mut sums, mut count) = (I::F64::splat(isa, 0.0), 0);
+        for (block, mut held) in blocks {
+            let (pairs, _) = block.as_chunks::<{ 2 * LANES }>();
+            let mut tree = [zero; TREE / 2];
+            for (at, pair) in pairs.iter().enumerate() {
+                let (pair, _) = pair.as_chunks::<LANES>();
+                prefetch(pair[0].as_ptr().wrapping_add(ahead));
                 if size_of::<[T; LANES]>() >= 64 {
-                    prefetch(vectors[at + 1].as_ptr().wrapping_add(ahead));
+                    prefetch(pair[1].as_ptr().wrapping_add(ahead));
                 }
-                let x = [T::load(isa, &vectors[at]), T::load(isa, &vectors[at + 1])];
-                [e[at], e[at + 1]] = kind.exp(isa, x, [about; 2]);
-            }
-            if holds {
-                let (held, _) = held[nth * BLOCK..][..BLOCK].as_chunks_mut::<LANES>();
-                for at in 0..TREE {
-                    held[at] = e[at].array();
+                let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
+                let e = kind.exp(isa, x, [about; 2]);
+                if let Some(held) = &mut held {
+                    (held[2 * at], held[2 * at + 1]) = (e[0].array(), e[1].array());
                 }
+                tree[at] = x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]);
+                count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
             }
-            if nth == top_block {
-                e = without::<I, T::Wide>(isa, e, top_place);
-            }
-            let tree = ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
-            sums = sums + tree.wide(isa);
+            sums = sums + ((tree[0] + tree[1]) + (tree[2] + tree[3])).wide(isa);
         }
-        let (sum, count) = self.rest(x, at_most, about, max, held, ahead);
-        let extra = f64::from(count) - if top_at.is_some() { 0.0 } else { 1.0 };
-        (sums + sum.wide(isa)).total() + extra * top_term
+        (sums, count)
     }
 
     /// The sums, in lanes, of what comes from some place on. Of those the largest is left out, however often it is there;
@@ -180,15 +199,17 @@ where
     #[inline(always)]
     pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
         let mut lanes = [0.0; LANES];
-        let (vectors, rest) = self.piece_of(self.row(row), nth).as_chunks::<LANES>();
+        let piece = self.cut().piece(nth);
+        let start = piece.start;
+        let (vectors, rest) = self.row(row)[piece].as_chunks::<LANES>();
         for (at, x) in vectors.iter().enumerate() {
-            let class = nth * PIECE + at * LANES;
+            let class = start + at * LANES;
             let x = T::load(self.isa, x).array();
             for (lane, sum) in lanes.iter_mut().enumerate() {
                 *sum += value(row, class + lane, x[lane]);
             }
         }
-        let class = nth * PIECE + vectors.len() * LANES;
+        let class = start + vectors.len() * LANES;
         for (lane, (sum, x)) in lanes.iter_mut().zip(rest).enumerate() {
             *sum += value(row, class + lane, x.widen());
         }
@@ -245,7 +266,8 @@ where
 
     #[inline(always)]
     pub(super) fn reduced(&mut self, hold: bool) -> Stats<T::Wide> {
-        let (count, classes, per_row) = (self.count, self.classes, self.pieces());
+        let (count, classes, cut) = (self.count, self.classes, self.cut());
+        let per_row = cut.pieces;
         let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
         let holds = hold && !self.is_shared && count * classes <= HELD;
         exponentials.resize(if holds { count * classes } else { 0 }, T::Wide::ZERO);
@@ -307,16 +329,15 @@ where
                     pieces.par_iter_mut().enumerate().for_each(|(nth, piece)| {
                         *piece = isa.vectorize(
                             #[inline(always)]
-                            || self.piece(self.piece_of(x, nth), &mut [], PIECE),
+                            || self.piece(&x[cut.piece(nth)], &mut []),
                         );
                     });
                 }
                 if !(cfg!(feature = "parallel") && self.is_shared) {
                     for (nth, piece) in pieces.iter_mut().enumerate() {
-                        let x = self.piece_of(x, nth);
-                        let start = row * classes + nth * PIECE;
+                        let (x, start) = (&x[cut.piece(nth)], row * classes + cut.at(nth));
                         let held = if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };
-                        *piece = self.piece(x, held, PIECE);
+                        *piece = self.piece(x, held);
                     }
                 }
                 let joined = join(pieces);
@@ -327,16 +348,6 @@ where
         *self.held = Held { exponentials, pieces };
         Stats::new(self.kind, max, anchors, top_terms, others)
     }
-}
-
-/// The vectors with one of their elements made zero.
-#[cold]
-#[inline(never)]
-fn without<I: Isa, W: Real>(isa: I, mut e: [W::V<I>; TREE], place: usize) -> [W::V<I>; TREE] {
-    let mut lanes = e[place / LANES].array();
-    lanes[place % LANES] = W::ZERO;
-    e[place / LANES] = W::V::load(isa, &lanes);
-    e
 }
 
 /// Of a row in pieces its maximum with its anchor and exponential, and the sum of the others relative to that unit.

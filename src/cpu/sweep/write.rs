@@ -1,113 +1,111 @@
 //! Across a row: what writes it, whether in place, apart, or past the caches.
 
 use super::ROWS;
-use super::across::{Across, Held, PIECE};
+use super::across::{Across, Held};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 
-/// Where in the rows something is.
+/// A piece of a row.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) row: usize,
     pub(super) piece: usize,
-    /// Of the first of the elements.
+    /// Of its first element.
     pub(super) class: usize,
-}
-
-impl Place {
-    #[inline(always)]
-    pub(super) fn new(row: usize, piece: usize, at: usize) -> Self {
-        Self { row, piece, class: piece * PIECE + at }
-    }
 }
 
 impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
 where
     T::Wide: Exp,
 {
-    /// Writes the elements of each row, piece by piece: of two vectors of logits, what stands in their places. The
-    /// closure also gets where that is.
+    /// Writes the elements of each row, piece by piece: of two vectors of logits, what stands in their places. What is
+    /// given makes a closure of each piece, with what is the same for all of it; that gets where in the piece they are.
     #[inline(always)]
-    pub(super) fn write(
-        &mut self,
-        value: impl Fn(&Held<T::Wide>, Place, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2] + Sync,
-    ) {
-        let (isa, classes, per_row, streams) = (self.isa, self.classes, self.pieces(), self.streams);
-        let held = &*self.held;
+    pub(super) fn write<F>(&mut self, of_piece: impl Fn(Place) -> F + Sync)
+    where
+        F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+    {
+        let (isa, classes, cut, streams) = (self.isa, self.classes, self.cut(), self.streams);
         let Some((output, out_stride)) = &mut self.output else { return };
         for row in 0..self.count {
             let mut rest = &mut output[row * *out_stride..][..classes];
             let input = self.input.map(|(x, stride)| &x[row * stride..][..classes]);
+            let write = |piece: usize, out: &mut [T]| {
+                let class = cut.at(piece);
+                let input = input.map(|x| &x[class..][..out.len()]);
+                write_piece(isa, input, out, streams, &of_piece, Place { row, piece, class });
+            };
             #[cfg(feature = "parallel")]
             if self.is_shared {
                 use rayon::prelude::*;
-                let (whole, last) = rest.split_at_mut((per_row - 1) * PIECE);
-                let pieces = whole.par_chunks_mut(PIECE).chain([last]).enumerate();
-                pieces.for_each(|(nth, out)| {
-                    let input = input.map(|x| &x[nth * PIECE..][..out.len()]);
-                    isa.vectorize(
-                        #[inline(always)]
-                        || {
-                            write_piece(
-                                isa,
-                                input,
-                                out,
-                                streams,
-                                #[inline(always)]
-                                |at, x| value(held, Place::new(row, nth, at), x),
-                            );
-                            if streams {
-                                isa.fence();
-                            }
-                        },
-                    );
+                let mut pieces = Vec::with_capacity(cut.pieces);
+                for piece in 0..cut.pieces {
+                    let (out, after) = rest.split_at_mut(cut.piece(piece).len());
+                    (rest, _) = (after, pieces.push((piece, out)));
+                }
+                pieces.into_par_iter().for_each(|(piece, out)| {
+                    write(piece, out);
+                    if streams {
+                        isa.fence();
+                    }
                 });
                 continue;
             }
-            for nth in 0..per_row {
-                let out = rest;
-                let end = if nth + 1 == per_row { out.len() } else { PIECE };
-                let (out, after) = out.split_at_mut(end);
+            for piece in 0..cut.pieces {
+                let (out, after) = rest.split_at_mut(cut.piece(piece).len());
                 rest = after;
-                let input = input.map(
-                    #[inline(always)]
-                    |x| &x[nth * PIECE..][..out.len()],
-                );
-                write_piece(
-                    isa,
-                    input,
-                    out,
-                    streams,
-                    #[inline(always)]
-                    |at, x| value(held, Place::new(row, nth, at), x),
-                );
+                write(piece, out);
             }
         }
     }
 
     #[inline(always)]
     pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
-        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.pieces(), self.is_held());
-        self.write(
-            #[inline(always)]
-            |held, place, x| {
-                let piece = &held.pieces[place.row * per_row + place.piece];
-                let factor = T::Wide::of(factors[place.row] * piece.ratio.into());
-                let factor = <T::Wide as Real>::V::splat(isa, factor);
-                let e = if is_held {
-                    let held = &held.exponentials[place.row * classes + place.class..][..2 * LANES];
-                    two::<I, T::Wide>(isa, held)
-                } else {
-                    kind.exp(isa, x, [&About::of_row(isa, &piece.anchor); 2])
-                };
-                each(
-                    e,
+        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let held = std::mem::take(self.held);
+        let Held { exponentials, pieces } = &held;
+        if is_held {
+            self.write(
+                #[inline(always)]
+                |place| {
+                    let piece = &pieces[place.row * per_row + place.piece];
+                    let factor = factor::<I, T::Wide>(isa, factors[place.row], piece.ratio);
+                    let held = &exponentials[place.row * classes + place.class..];
                     #[inline(always)]
-                    |e| e * factor,
-                )
-            },
-        );
+                    move |at, _| {
+                        each(
+                            two::<I, T::Wide>(isa, &held[at..]),
+                            #[inline(always)]
+                            |e| e * factor,
+                        )
+                    }
+                },
+            );
+        } else {
+            self.write(
+                #[inline(always)]
+                |place| {
+                    let piece = &pieces[place.row * per_row + place.piece];
+                    let factor = factor::<I, T::Wide>(isa, factors[place.row], piece.ratio);
+                    let about = About::of_row(isa, &piece.anchor);
+                    #[inline(always)]
+                    move |_, x| {
+                        each(
+                            kind.exp(isa, x, [&about; 2]),
+                            #[inline(always)]
+                            |e| e * factor,
+                        )
+                    }
+                },
+            );
+        }
+        *self.held = held;
     }
+}
+
+#[inline(always)]
+fn factor<I: Isa, W: Real>(isa: I, factor: f64, ratio: W) -> W::V<I> {
+    W::V::splat(isa, W::of(factor * ratio.into()))
 }
 
 /// Two vectors.
@@ -117,9 +115,27 @@ pub(super) fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
     [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
-/// Replaces `out` by what a closure makes of the logits, which stand in `input` or there; it gets their place and number.
+/// Replaces `out` by what a closure makes of the logits, which stand in `input` or there; it gets their place and them.
+/// A function of its own, for what is the same for all to stay in registers.
+#[inline(never)]
+fn write_piece<I: Isa, T: Number, F>(
+    isa: I,
+    input: Option<&[T]>,
+    out: &mut [T],
+    streams: bool,
+    of_piece: &impl Fn(Place) -> F,
+    place: Place,
+) where
+    F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+{
+    isa.vectorize(
+        #[inline(always)]
+        || written(isa, input, out, streams, of_piece(place)),
+    );
+}
+
 #[inline(always)]
-fn write_piece<I: Isa, T: Number>(
+fn written<I: Isa, T: Number>(
     isa: I,
     input: Option<&[T]>,
     out: &mut [T],
