@@ -158,11 +158,12 @@ fn written<I: Isa, T: Number>(
     // The last pair before anything is written, for it may overlap with what comes before it.
     let end = values!(last, input.unwrap_or(out)[last..]);
     // Up to where whole lines begin.
-    let head = if streams { out.as_ptr().align_offset(size_of::<[T; LANES]>().min(64)) } else { 0 };
+    let head = if streams { out.as_ptr().align_offset(64) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
     if head > 0 {
+        // No more than that: a line is written past the caches or into them.
         let values = values!(0, input.unwrap_or(out));
-        out[..PAIR].copy_from_slice(values.as_flattened());
+        out[..head].copy_from_slice(&values.as_flattened()[..head]);
     }
     let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
     let from = input.map(
@@ -185,7 +186,9 @@ fn written<I: Isa, T: Number>(
             }
         }
     }
-    if !(out.len() - head).is_multiple_of(PAIR) {
-        out[last..].copy_from_slice(end.as_flattened());
+    let rest = (out.len() - head) % PAIR;
+    if rest > 0 {
+        let from = if streams { PAIR - rest } else { 0 };
+        out[last + from..].copy_from_slice(&end.as_flattened()[from..]);
     }
 }
