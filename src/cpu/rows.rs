@@ -26,9 +26,9 @@ const SHARED: usize = 64 * 1024;
 /// Results of so many bytes are written past the caches.
 const LARGE: usize = 16 << 20;
 /// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
-const STAGED: usize = 4096;
+const STAGED: usize = 512;
 /// Elements of the rows that are computed at a time: they stay in a core's first cache.
-pub(super) const GROUP: usize = 4096;
+pub(super) const GROUP: usize = 16384;
 /// Elements of the rows that go together, unless one alone has more.
 pub(super) const HUGE: usize = 1 << 22;
 
