@@ -20,6 +20,8 @@ pub(super) trait Kind: Copy + Send + Sync {
     fn slope<W: Real>(self, x: W) -> f64;
     /// Of a row whose largest logit in order is that.
     fn anchor<W: Exp>(self, max: W) -> Anchor<W>;
+    /// Of sixteen rows; what their exponentials are relative to is apart.
+    fn anchors<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]);
     /// exp(y(x) - unit) of several vectors.
     fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N];
 
@@ -72,31 +74,19 @@ pub(super) struct Anchors<W> {
 }
 
 impl<W: Exp> Anchors<W> {
-    /// Of rows of those largest logits in order; in loops that compilers make vectors of.
+    /// Of rows of those largest logits in order.
     #[inline(always)]
-    pub(super) fn new<K: Kind>(kind: K, max: [W; ROWS]) -> Self {
-        Self {
-            from: each(
-                max,
-                #[inline(always)]
-                |max| kind.anchor(max).from,
-            ),
-            round: each(
-                max,
-                #[inline(always)]
-                |max| kind.anchor(max).round,
-            ),
-            low: each(
-                max,
-                #[inline(always)]
-                |max| kind.anchor(max).low,
-            ),
-            units: each(
-                max,
-                #[inline(always)]
-                |max| kind.anchor(max).unit,
-            ),
+    pub(super) fn new<I: Isa, K: Kind>(isa: I, kind: K, max: &[W; ROWS]) -> Self {
+        let zero = [W::ZERO; ROWS];
+        let mut rows = Self { from: zero, round: zero, low: zero, units: [0.0; ROWS] };
+        for (half, max) in max.as_chunks().0.iter().enumerate() {
+            let (Anchor { from, round, low, .. }, units) = kind.anchors(isa, max);
+            rows.from.as_chunks_mut().0[half] = from;
+            rows.round.as_chunks_mut().0[half] = round;
+            rows.low.as_chunks_mut().0[half] = low;
+            rows.units.as_chunks_mut().0[half] = units;
         }
+        rows
     }
 
     /// That of one for all.
@@ -153,6 +143,11 @@ impl Kind for Plain {
     }
 
     #[inline(always)]
+    fn anchors<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
+        W::anchors(isa, max)
+    }
+
+    #[inline(always)]
     fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N] {
         let mut anchors = [&about[0].anchor; N];
         for at in 1..N {
@@ -205,6 +200,16 @@ impl Kind for Curved {
     fn anchor<W: Exp>(self, max: W) -> Anchor<W> {
         let top = self.top(max);
         Anchor { unit: if top.is_finite() { top } else { 0.0 }, ..Anchor::default() }
+    }
+
+    #[inline(always)]
+    fn anchors<I: Isa, W: Exp>(self, _: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
+        let units = each(
+            *max,
+            #[inline(always)]
+            |max| self.anchor(max).unit,
+        );
+        (Anchor::default(), units)
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@
 //! those cuts fall. Where there are fewer rows than threads, these share a row.
 
 use super::curve::{Curved, Kind, Plain};
-use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level};
-use super::stage::Stage;
+use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
+use super::stage::{LINE, Stage};
 use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, turn, turn_back};
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
@@ -271,6 +271,8 @@ impl<'a> Part<'a> {
             let run = if is_dense { there.max(1) } else { 1 };
             for row in (0..there).step_by(run) {
                 let from = place.logits(at + half * LANES + row, 0, run * classes);
+                // Those of the next ones but one.
+                from.chunks(LINE / size_of::<T>()).for_each(|line| prefetch(line.as_ptr().wrapping_add(2 * ROWS * classes)));
                 let (whole, rest) = from.as_chunks::<LANES>();
                 let (to, last) = logits[row * classes..][..from.len()].as_chunks_mut::<LANES>();
                 for (from, to) in whole.iter().zip(to) {

@@ -6,7 +6,7 @@ use crate::Error;
 use crate::error::try_vec;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 pub(super) struct Stage<T> {
     buffer: Vec<T>,

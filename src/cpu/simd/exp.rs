@@ -6,7 +6,8 @@
 //! largest is beyond [`FAR`] the difference from it is exact wherever its exponential is not 0, and is taken.
 //! `shaders/shared/math.wgsl` is the twin.
 
-use super::vector::{Lane, Real};
+use super::isa::Isa;
+use super::vector::{LANES, Lane, Real, Vector};
 
 /// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)), and below the other in f64.
 const LOWEST: f32 = -105.0;
@@ -52,8 +53,25 @@ pub(in crate::cpu) trait Exp: Real {
     const POLYNOMIAL: &[Self];
     /// For a row of that largest logit.
     fn anchor(max: Self) -> Anchor<Self>;
+    /// For sixteen rows, the same; what their exponentials are relative to is apart.
+    #[inline(always)]
+    fn anchors<I: Isa>(_: I, max: &[Self; LANES]) -> (Anchor<[Self; LANES]>, [f64; LANES]) {
+        each_anchor(max)
+    }
     /// exp of a difference that is known in f64.
     fn exp_wide(difference: f64) -> Self;
+}
+
+/// One after the other.
+#[inline(never)]
+fn each_anchor<W: Exp>(max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
+    let (mut anchors, mut units) = (Anchor::<[W; LANES]>::default(), [0.0; LANES]);
+    for lane in 0..LANES {
+        let Anchor { from, round, low, unit } = W::anchor(max[lane]);
+        (anchors.from[lane], anchors.round[lane], anchors.low[lane]) = (from, round, low);
+        units[lane] = unit;
+    }
+    (anchors, units)
 }
 
 /// exp(x - unit) of several values or vectors, step by step together: one alone would wait for itself. NaN of NaN.
@@ -107,6 +125,21 @@ impl Exp for f32 {
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
         let unit = f64::from(from) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
         Anchor { from, round: ROUND + (127 + EXCESS) as f32 - n, low: near + LOWEST, unit }
+    }
+
+    #[inline(always)]
+    fn anchors<I: Isa>(isa: I, max: &[f32; LANES]) -> (Anchor<[f32; LANES]>, [f64; LANES]) {
+        let all = |value| I::F32::splat(isa, value);
+        let near = I::F32::load(isa, max);
+        if near.larger(all(0.0) - near).largest() < FAR {
+            // In the same steps, rounded alike.
+            let n = (near * all(std::f32::consts::LOG2_E) + all(ROUND)) - all(ROUND);
+            let (round, low) = ((all(ROUND + (127 + EXCESS) as f32) - n).array(), (near + all(LOWEST)).array());
+            let all = |value| I::F64::splat(isa, value);
+            let units = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
+            return (Anchor { from: [0.0; LANES], round, low, unit: 0.0 }, units.array());
+        }
+        each_anchor(max)
     }
 
     #[inline(always)]
@@ -234,7 +267,7 @@ pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{Isa, LANES, Level, Vector, at_level, available};
+    use crate::cpu::simd::{Level, at_level, available};
 
     /// The worst error of exp over every f32 from -104 to 0, in units in the last place.
     #[inline(always)]

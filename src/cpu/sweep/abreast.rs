@@ -132,7 +132,7 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
     fn reduced(&mut self) -> Stats<W> {
         let Self { isa, kind, .. } = *self;
         let max = self.largest();
-        let anchors = Anchors::new(kind, max);
+        let anchors = Anchors::new(isa, kind, &max);
         let about = [About::of_rows(isa, &anchors, 0), About::of_rows(isa, &anchors, 1)];
         let about = [&about[0], &about[1]];
         let tops = each(

@@ -274,12 +274,12 @@ where
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
         let mut max = [T::Wide::NEG_INFINITY; ROWS];
-        let mut anchors = Anchors::new(self.kind, max);
+        let mut anchors = Anchors::new(self.isa, self.kind, &max);
         let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
-            anchors = Anchors::new(self.kind, max);
+            anchors = Anchors::new(self.isa, self.kind, &max);
             let tops = each(
                 max,
                 #[inline(always)]
