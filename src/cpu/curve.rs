@@ -65,7 +65,7 @@ impl<W: Exp, I: Isa> About<W, I> {
 }
 
 /// Anchors of rows, each of their parts side by side.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Anchors<W> {
     from: [W; ROWS],
     round: [W; ROWS],

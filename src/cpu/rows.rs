@@ -272,7 +272,8 @@ impl<'a> Part<'a> {
             for row in (0..there).step_by(run) {
                 let from = place.logits(at + half * LANES + row, 0, run * classes);
                 // Those of the next ones but one.
-                from.chunks(LINE / size_of::<T>()).for_each(|line| prefetch(line.as_ptr().wrapping_add(2 * ROWS * classes)));
+                from.chunks(LINE / size_of::<T>())
+                    .for_each(|line| prefetch(line.as_ptr().wrapping_add(2 * ROWS * classes)));
                 let (whole, rest) = from.as_chunks::<LANES>();
                 let (to, last) = logits[row * classes..][..from.len()].as_chunks_mut::<LANES>();
                 for (from, to) in whole.iter().zip(to) {

@@ -38,6 +38,20 @@ pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], cl
     interleave_twice(isa, b, a, classes);
 }
 
+/// Folds the lanes of sixteen rows: the first half of the rows interleaved with the second, four times. What becomes of
+/// each row stands in its lane.
+#[inline(always)]
+pub(in crate::cpu) fn folded<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
+    let mut rows = rows;
+    for half in [8, 4, 2, 1] {
+        for at in 0..half {
+            let (low, high) = rows[at].interleave(rows[at + half]);
+            rows[at] = with(low, high);
+        }
+    }
+    rows[0]
+}
+
 /// Of four quarters the first and third interleaved, the second and fourth, and then these two.
 #[inline(always)]
 fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {

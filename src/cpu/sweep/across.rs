@@ -215,7 +215,8 @@ where
 
     #[inline(always)]
     fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
-        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (isa, kind, classes, per_row, is_held) =
+            (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
         let (held, value) = (std::mem::take(self.held), &value);
         let Held { exponentials, pieces } = &held;
         self.write(

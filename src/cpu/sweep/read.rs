@@ -1,6 +1,6 @@
 //! Across a row: what reads it. Its maximum, and its exponentials and their sum.
 
-use super::abreast::turn;
+use super::abreast::folded;
 use super::across::{Across, HELD, Held, Piece};
 use super::{ROWS, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
@@ -231,7 +231,7 @@ where
             lanes[row] = self.max_of_lanes(self.row(row)).array();
         }
         self.turned(
-            &mut lanes,
+            &lanes,
             &mut maxima,
             #[inline(always)]
             |a, b| a.larger(b),
@@ -243,24 +243,19 @@ where
     #[inline(always)]
     fn turned(
         &self,
-        lanes: &mut [[T::Wide; LANES]; ROWS],
+        lanes: &[[T::Wide; LANES]; ROWS],
         results: &mut [T::Wide; ROWS],
         with: impl Fn(<T::Wide as Real>::V<I>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
     ) {
-        let mut other = [[T::Wide::ZERO; LANES]; LANES];
-        for (half, (lanes, results)) in
-            lanes.as_chunks_mut::<LANES>().0.iter_mut().zip(results.as_chunks_mut().0).enumerate()
-        {
-            if half * LANES >= self.count {
-                break;
+        for (half, (lanes, results)) in lanes.as_chunks::<LANES>().0.iter().zip(results.as_chunks_mut().0).enumerate() {
+            if half * LANES < self.count {
+                let lanes = each(
+                    *lanes,
+                    #[inline(always)]
+                    |lanes| Vector::load(self.isa, &lanes),
+                );
+                *results = folded(lanes, &with).array();
             }
-            turn(self.isa, lanes.as_flattened_mut(), other.as_flattened_mut(), LANES);
-            let load = |lane: usize| <T::Wide as Real>::V::load(self.isa, &lanes[lane]);
-            let mut folded = [load(0), load(1), load(2), load(3)];
-            for lane in 4..LANES {
-                folded[lane % 4] = with(folded[lane % 4], load(lane));
-            }
-            *results = with(with(folded[0], folded[1]), with(folded[2], folded[3])).array();
         }
     }
 
@@ -274,7 +269,7 @@ where
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
         let mut max = [T::Wide::NEG_INFINITY; ROWS];
-        let mut anchors = Anchors::new(self.isa, self.kind, &max);
+        let mut anchors = Anchors::default();
         let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
@@ -309,7 +304,7 @@ where
                 let mut sums = [T::Wide::ZERO; ROWS];
                 // Of f32 no more than eight roundings in lanes, and five here.
                 self.turned(
-                    &mut lanes,
+                    &lanes,
                     &mut sums,
                     #[inline(always)]
                     |a, b| a + b,

@@ -61,7 +61,8 @@ where
 
     #[inline(always)]
     pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
-        let (isa, kind, classes, per_row, is_held) = (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (isa, kind, classes, per_row, is_held) =
+            (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
         let held = std::mem::take(self.held);
         let Held { exponentials, pieces } = &held;
         if is_held {
@@ -188,7 +189,9 @@ fn written<I: Isa, T: Number>(
     }
     let rest = (out.len() - head) % PAIR;
     if rest > 0 {
-        let from = if streams { PAIR - rest } else { 0 };
-        out[last + from..].copy_from_slice(&end.as_flattened()[from..]);
+        match out.last_chunk_mut::<PAIR>() {
+            Some(out) if !streams => out.copy_from_slice(end.as_flattened()),
+            _ => out[last + PAIR - rest..].copy_from_slice(&end.as_flattened()[PAIR - rest..]),
+        }
     }
 }
