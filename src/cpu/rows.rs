@@ -60,6 +60,7 @@ pub(super) struct How {
     /// Whether threads share rows, where a row's classes lie side by side.
     pub(super) is_shared: bool,
     /// Elements that are not spread over threads any further.
+    #[cfg_attr(not(feature = "parallel"), allow(dead_code))] // there are none
     pub(super) grain: usize,
 }
 

@@ -149,6 +149,37 @@ fn levels_are_right() {
     }
 }
 
+/// Long rows, much of which is -inf, wherever the rest is.
+#[test]
+fn pieces_may_be_of_nothing() {
+    for level in available() {
+        for classes in [4097, 9000, 20_001] {
+            for shift in [-2000.0, -300.0, -100.0, 0.0, 100.0, 1e5] {
+                for there in [0..40, classes / 2..classes / 2 + 1, classes - 50..classes] {
+                    let mut x = vec![f32::NEG_INFINITY; classes];
+                    x[there.clone()].iter_mut().zip(noise(classes)).for_each(|(to, from)| *to = (from + shift) as f32);
+                    let shape = Shape::rows(1, classes);
+                    let sum: f64 = x[there.clone()].iter().map(|&x| (f64::from(x) - shift).exp()).sum();
+                    for in_place in [false, true] {
+                        let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), in_place);
+                        for class in 0..classes {
+                            let wanted = (f64::from(x[class]) - shift).exp() / sum;
+                            assert!((p[class] - wanted).abs() <= 2e-6 * wanted, "{level:?}: {} for {wanted}", p[class]);
+                        }
+                    }
+                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Given::default(), how(level), false);
+                    let wanted = shift + sum.ln();
+                    assert!(
+                        (log_sum_exp[0] / wanted - 1.0).abs() <= 1e-6,
+                        "{level:?}: {} for {wanted}",
+                        log_sum_exp[0]
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn levels_agree() {
     let levels = available();

@@ -118,8 +118,8 @@ pub fn expected(rows: &[Vec<f64>], labels: &[Labels<'_>], options: &Options) -> 
             .map(|&x| match options.softcap.map(f64::from) {
                 None => (scale * x, scale),
                 Some(cap) => {
-                    let t = (scale * x / cap).tanh();
-                    (cap * t, scale * (1.0 - t * t))
+                    let u = scale * x / cap;
+                    (cap * u.tanh(), scale / u.cosh().powi(2))
                 }
             })
             .unzip();

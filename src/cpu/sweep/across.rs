@@ -8,7 +8,7 @@ use super::read::BLOCK;
 use super::write::{Place, two};
 use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Kind};
-use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
 
 /// Elements of a piece at most.
 pub(super) const PIECE: usize = 4096;

@@ -356,7 +356,8 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, Anchor<W>, f64, f64) {
     let Piece { max, anchor, top_term, .. } = pieces[top];
     let mut others = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
-        let ratio = exp(piece.anchor.unit - anchor.unit);
+        // A piece of nothing but -inf has no unit, but zeros in any.
+        let ratio = if piece.top_term == 0.0 { 1.0 } else { exp(piece.anchor.unit - anchor.unit) };
         // What was left out of this piece is one of the others but where the row's maximum is.
         let left_out = if nth == top { 0.0 } else { piece.top_term };
         others += (piece.others + left_out) * ratio;

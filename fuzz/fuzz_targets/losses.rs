@@ -1,0 +1,113 @@
+//! Losses with every option, and their gradients, against float64.
+
+#![no_main]
+
+// The crate's own tests compare with the same.
+#[allow(dead_code)]
+#[path = "../../tests/common/reference.rs"]
+mod reference;
+
+use arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use logits::half::{bf16, f16};
+use logits::{Device, Element, Logits, LogitsMut, Reduction, Targets};
+use logits_fuzz::{Batch, assert_near, noise};
+use reference::{Labels, Options, expected};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut u = Unstructured::new(bytes);
+    let _ = match u.arbitrary::<u8>().unwrap_or_default() % 4 {
+        0 => check(&mut u, f16::from_f64),
+        1 => check(&mut u, bf16::from_f64),
+        2 => check(&mut u, |x| x),
+        _ => check(&mut u, |x| x as f32),
+    };
+});
+
+fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Options> {
+    let seed = u.arbitrary()?;
+    let number = |u: &mut Unstructured<'_>| Ok(f32::from(u.arbitrary::<i8>()?) / 16.0);
+    Ok(Options {
+        ignored: if u.arbitrary()? { vec![-100, i64::from(u.arbitrary::<u8>()?)] } else { vec![-100] },
+        weight: if u.arbitrary()? { Some((0..classes).map(|class| noise(seed, class) as f32 + 1.0).collect()) } else { None },
+        label_smoothing: if u.arbitrary()? { f32::from(u.arbitrary::<u8>()?) / 250.0 } else { 0.0 },
+        z_loss: if u.arbitrary()? { f32::from(u.arbitrary::<u8>()?) / 1e4 } else { 0.0 },
+        softcap: if u.arbitrary()? { Some(number(u)? * 8.0) } else { None },
+        logit_scale: if u.arbitrary()? { number(u)? } else { 1.0 },
+        reduction: *u.choose(&[Reduction::Mean, Reduction::Sum, Reduction::None])?,
+        upstream: if u.arbitrary()? { number(u)? } else { 1.0 },
+        row_gradients: if u.arbitrary()? { Some((0..rows).map(|row| noise(!seed, row) as f32).collect()) } else { None },
+    })
+}
+
+fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<()> {
+    let device = Device::cpu();
+    let batch = Batch::new(u, narrow)?;
+    let (shape, classes, rows) = (batch.shape, batch.shape.classes(), batch.shape.row_count());
+    let options = options(u, rows, classes)?;
+    let seed: u32 = u.arbitrary()?;
+    // Now and then one that is no class.
+    let most = if u.ratio(1, 8)? { classes } else { classes - 1 };
+    let targets: Vec<i64> = (0..rows)
+        .map(|row| ((noise(seed, row) + 1.0) * 0.5 * (most as f64 + 0.99)) as i64)
+        .map(|class| if class % 11 == 10 { -100 } else { class })
+        .collect();
+    let probabilities: Vec<f64> =
+        (0..rows * classes).map(|at| f64::from((noise(!seed, at) + 1.0) as f32 / classes as f32)).collect();
+    let is_soft: bool = u.arbitrary()?;
+    let given = || if is_soft { Targets::probabilities(&probabilities) } else { Targets::from(&targets) };
+
+    let dense = batch.dense();
+    let Ok(x) = Logits::new(&dense, shape) else { return Ok(()) };
+    let loss = options.loss();
+    let untouched = vec![narrow(7.0); dense.len()];
+    let mut gradient = untouched.clone();
+    let out = match device.cross_entropy_grad(&loss, x, given(), &mut gradient) {
+        Ok(out) => out,
+        Err(error) => {
+            let is_bad = !(0.0..=1.0).contains(&options.label_smoothing)
+                || options.softcap.is_some_and(|cap| cap <= 0.0)
+                || options.logit_scale == 0.0
+                || (is_soft && options.ignored.len() > 1)
+                || (!is_soft && targets.iter().any(|&target| target >= classes as i64));
+            assert!(is_bad, "{error}: {options:?}");
+            assert!(gradient.iter().zip(&untouched).all(|(&a, &b)| a.into() == b.into()), "written before {error}");
+            return Ok(());
+        }
+    };
+    let loss_alone = device.cross_entropy(&loss, x, given()).expect("as with its gradient");
+    let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    assert!(same(loss_alone.loss, out.loss), "{} and {} of {shape:?}, {options:?}", loss_alone.loss, out.loss);
+
+    let mut in_place = dense.clone();
+    let over = LogitsMut::new(&mut in_place, shape).expect("as before");
+    device.cross_entropy_grad_in_place(&loss, over, given()).expect("as before");
+    assert!(in_place.iter().zip(&gradient).all(|(&a, &b)| same(a.into(), b.into())), "in place, {shape:?}, {options:?}");
+
+    let values: Vec<Vec<f64>> = (0..rows).map(|row| batch.row(row)).collect();
+    let soft: Vec<Vec<f64>> = (0..rows)
+        .map(|row| (0..classes).map(|class| probabilities[batch.place(batch.block(), row, class)]).collect())
+        .collect();
+    let labels: Vec<Labels<'_>> = match is_soft {
+        true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
+        false => targets.iter().map(|&class| Labels::Class(class)).collect(),
+    };
+    let wanted = expected(&values, &labels, &options);
+    for row in 0..rows {
+        // What infinities come to depends on labels; tests go through them one by one.
+        if values[row].iter().any(|x| !x.is_finite() || x.abs() > 1e4) {
+            continue;
+        }
+        let what = format!("row {row} of {shape:?}, {}, soft {is_soft}", options.brief());
+        let error = 1e-6 * wanted.per_row[row].abs();
+        if options.reduction == Reduction::None {
+            assert_near(out.per_row[row], wanted.per_row[row], error, &what);
+        }
+        for class in 0..classes {
+            let (got, wanted_here) = (gradient[batch.place(batch.block(), row, class)], wanted.gradients[row][class]);
+            // Half types round what they hold; what is small against its row is as good as that.
+            assert_near(got, wanted_here, 1e-6 * wanted.scale[row], &format!("class {class}, {what}"));
+        }
+    }
+    Ok(())
+}
