@@ -11,10 +11,10 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use logits::half::{bf16, f16};
 use logits::{Device, Element, Logits, LogitsMut, Reduction, Targets};
-use logits_fuzz::{Batch, assert_near, noise};
+use logits_fuzz::{Batch, assert_near, noise, require_level};
 use reference::{Labels, Options, expected};
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: require_level(), |bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
     let _ = match u.arbitrary::<u8>().unwrap_or_default() % 4 {
         0 => check(&mut u, f16::from_f64),
@@ -29,14 +29,22 @@ fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Opti
     let number = |u: &mut Unstructured<'_>| Ok(f32::from(u.arbitrary::<i8>()?) / 16.0);
     Ok(Options {
         ignored: if u.arbitrary()? { vec![-100, i64::from(u.arbitrary::<u8>()?)] } else { vec![-100] },
-        weight: if u.arbitrary()? { Some((0..classes).map(|class| noise(seed, class) as f32 + 1.0).collect()) } else { None },
+        weight: if u.arbitrary()? {
+            Some((0..classes).map(|class| noise(seed, class) as f32 + 1.0).collect())
+        } else {
+            None
+        },
         label_smoothing: if u.arbitrary()? { f32::from(u.arbitrary::<u8>()?) / 250.0 } else { 0.0 },
         z_loss: if u.arbitrary()? { f32::from(u.arbitrary::<u8>()?) / 1e4 } else { 0.0 },
         softcap: if u.arbitrary()? { Some(number(u)? * 8.0) } else { None },
         logit_scale: if u.arbitrary()? { number(u)? } else { 1.0 },
         reduction: *u.choose(&[Reduction::Mean, Reduction::Sum, Reduction::None])?,
         upstream: if u.arbitrary()? { number(u)? } else { 1.0 },
-        row_gradients: if u.arbitrary()? { Some((0..rows).map(|row| noise(!seed, row) as f32).collect()) } else { None },
+        row_gradients: if u.arbitrary()? {
+            Some((0..rows).map(|row| noise(!seed, row) as f32).collect())
+        } else {
+            None
+        },
     })
 }
 
@@ -82,7 +90,10 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     let mut in_place = dense.clone();
     let over = LogitsMut::new(&mut in_place, shape).expect("as before");
     device.cross_entropy_grad_in_place(&loss, over, given()).expect("as before");
-    assert!(in_place.iter().zip(&gradient).all(|(&a, &b)| same(a.into(), b.into())), "in place, {shape:?}, {options:?}");
+    assert!(
+        in_place.iter().zip(&gradient).all(|(&a, &b)| same(a.into(), b.into())),
+        "in place, {shape:?}, {options:?}"
+    );
 
     let values: Vec<Vec<f64>> = (0..rows).map(|row| batch.row(row)).collect();
     let soft: Vec<Vec<f64>> = (0..rows)

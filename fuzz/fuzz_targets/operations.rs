@@ -6,9 +6,9 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use logits::half::{bf16, f16};
 use logits::{Device, Element, Logits, LogitsMut, Sampling};
-use logits_fuzz::{Batch, assert_near, is_regular, log_sum_exp, noise};
+use logits_fuzz::{Batch, assert_near, is_regular, log_sum_exp, noise, require_level};
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: require_level(), |bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
     let _ = match u.arbitrary::<u8>().unwrap_or_default() % 4 {
         0 => check(&mut u, f16::from_f64),
@@ -49,7 +49,12 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         for class in 0..classes {
             let at = batch.place(batch.block(), row, class);
             let wanted = if regular { ((y[class] - top) - log_sum).exp() } else { f64::NAN };
-            assert_near(p[at], wanted, 2e-6 * wanted, &format!("softmax of {shape:?} at {temperature}, row {row}, class {class}, where y is {}", y[class]));
+            assert_near(
+                p[at],
+                wanted,
+                2e-6 * wanted,
+                &format!("softmax of {shape:?} at {temperature}, row {row}, class {class}, where y is {}", y[class]),
+            );
             let wanted = if regular { (y[class] - top) - log_sum } else { f64::NAN };
             assert_near(log_p[at], wanted, 1e-6 * wanted.abs(), &format!("log-softmax of {shape:?}, row {row}"));
         }
@@ -79,14 +84,19 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 if is_regular(&sorted) {
                     let found: Vec<f64> = top.iter().map(|top| y(row)[top.class as usize]).collect();
-                    assert!(found.iter().zip(&sorted).all(|(a, b)| a == b), "top {k} of row {row}, {shape:?}: {found:?}");
+                    assert!(
+                        found.iter().zip(&sorted).all(|(a, b)| a == b),
+                        "top {k} of row {row}, {shape:?}: {found:?}"
+                    );
                 }
             }
         }
         Err(error) => assert!(k == 0 || k > classes.min(64), "{error}"),
     }
 
-    let sampling = Sampling::new(u.arbitrary()?).top_k(usize::from(u.arbitrary::<u8>()?)).top_p(f32::from(u.arbitrary::<u8>()?) / 200.0);
+    let sampling = Sampling::new(u.arbitrary()?)
+        .top_k(usize::from(u.arbitrary::<u8>()?))
+        .top_p(f32::from(u.arbitrary::<u8>()?) / 200.0);
     if let Ok(drawn) = device.sample_vec(&sampling, x) {
         for (row, drawn) in drawn.values.iter().enumerate() {
             let y = y(row);
@@ -98,7 +108,8 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     // Gradients through the softmax, from its own values.
     let seed = u.arbitrary()?;
     let upstream: Vec<T> = (0..p.len()).map(|at| narrow(noise(seed, at))).collect();
-    let out = device.softmax_backward_vec(Logits::new(&p, shape).expect("as before"), &upstream).expect("gradients").values;
+    let out =
+        device.softmax_backward_vec(Logits::new(&p, shape).expect("as before"), &upstream).expect("gradients").values;
     for row in 0..shape.row_count() {
         let of = |values: &[T]| -> Vec<f64> {
             (0..classes).map(|class| values[batch.place(batch.block(), row, class)].into()).collect()

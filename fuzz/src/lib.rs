@@ -6,6 +6,14 @@ use logits::{DType, Element, Shape};
 /// Elements of a batch at most, for a run to take a millisecond.
 const MOST: usize = 1 << 15;
 
+/// Ends where the environment asks for a SIMD level that this machine lacks.
+pub fn require_level() {
+    if let Err(error) = logits::simd_level() {
+        eprintln!("{error}");
+        std::process::exit(2);
+    }
+}
+
 /// A batch in memory, with a gap after each block that must be neither read nor written.
 pub struct Batch<T> {
     pub shape: Shape,
@@ -81,7 +89,8 @@ fn shape(u: &mut Unstructured<'_>) -> Result<Shape> {
     let near = [1, 16, 32, 128, 4096, 8192, 20_000];
     let classes = match u.arbitrary::<u8>()? % 4 {
         0 => usize::from(u.arbitrary::<u16>()?) % MOST,
-        1 => (near[usize::from(u.arbitrary::<u8>()?) % near.len()] + usize::from(u.arbitrary::<u8>()? % 7)).saturating_sub(3),
+        1 => (near[usize::from(u.arbitrary::<u8>()?) % near.len()] + usize::from(u.arbitrary::<u8>()? % 7))
+            .saturating_sub(3),
         _ => usize::from(u.arbitrary::<u8>()? % 70),
     }
     .max(1);
