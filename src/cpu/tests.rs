@@ -180,6 +180,30 @@ fn pieces_may_be_of_nothing() {
     }
 }
 
+/// Whatever it is multiplied by.
+#[test]
+fn the_gradient_of_nothing_is_nothing() {
+    let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(1e30);
+    for level in available() {
+        for classes in [2, 31, 100, 300, 9000] {
+            let mut x: Vec<f32> = noise(classes).map(|x| x as f32 * 3.0).collect();
+            x.iter_mut().skip(1).step_by(2).for_each(|x| *x = f32::NEG_INFINITY);
+            x.iter_mut().skip(4).step_by(7).for_each(|x| *x -= 130.0);
+            let shape = Shape::rows(1, classes);
+            let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
+            let given = prepared.given(Curve::default()).unwrap();
+            for x in [x.clone(), x.iter().map(|x| x + 1e4).collect()] {
+                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, given, how(level), false);
+                for (class, x) in x.iter().enumerate() {
+                    let is_nothing = *x == f32::NEG_INFINITY;
+                    assert!(!is_nothing || gradient[class] == 0.0, "{level:?}: {} of {class}", gradient[class]);
+                    assert!(gradient[class].is_finite());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn levels_agree() {
     let levels = available();

@@ -9,9 +9,8 @@
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Real, Vector};
 
-/// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)), and below the other in f64.
+/// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).
 const LOWEST: f32 = -105.0;
-const LOWEST_F64: f64 = -746.0;
 /// From here on x - max is exact in f32 wherever exp(x - max) is not 0: x is within a factor of two of max.
 const FAR: f32 = 220.0;
 /// 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
@@ -30,6 +29,9 @@ const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0
 /// subnormals: exp(-105) and a half power is 2^-152. What they are multiplied by in the end has the rest.
 const EXCESS: i32 = 26;
 const EXCESS_F64: i32 = 55;
+/// The power of two below those, whose exponent is that of 0: what is smaller becomes it, and 0.
+const NOTHING: i32 = -127 - EXCESS;
+const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
 /// What the exponentials of a row of plain logits stand relative to.
 #[derive(Clone, Copy, Default)]
@@ -38,7 +40,7 @@ pub(in crate::cpu) struct Anchor<W> {
     pub(in crate::cpu) from: W,
     /// What is added to round to an integer and to have the power of two in the low bits.
     pub(in crate::cpu) round: W,
-    /// What is no smaller has an exponential that is not 0.
+    /// What is no larger has the exponential 0.
     pub(in crate::cpu) low: W,
     /// The logarithm of what the exponentials are multiples of.
     pub(in crate::cpu) unit: f64,
@@ -124,7 +126,8 @@ impl Exp for f32 {
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
         let unit = f64::from(from) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
-        Anchor { from, round: ROUND + (127 + EXCESS) as f32 - n, low: near + LOWEST, unit }
+        let low = (n + NOTHING as f32) * std::f32::consts::LN_2;
+        Anchor { from, round: (ROUND - NOTHING as f32) - n, low, unit }
     }
 
     #[inline(always)]
@@ -134,7 +137,8 @@ impl Exp for f32 {
         if near.larger(all(0.0) - near).largest() < FAR {
             // In the same steps, rounded alike.
             let n = (near * all(std::f32::consts::LOG2_E) + all(ROUND)) - all(ROUND);
-            let (round, low) = ((all(ROUND + (127 + EXCESS) as f32) - n).array(), (near + all(LOWEST)).array());
+            let low = ((n + all(NOTHING as f32)) * all(std::f32::consts::LN_2)).array();
+            let round = (all(ROUND - NOTHING as f32) - n).array();
             let all = |value| I::F64::splat(isa, value);
             let units = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
             return (Anchor { from: [0.0; LANES], round, low, unit: 0.0 }, units.array());
@@ -162,7 +166,8 @@ impl Exp for f64 {
     fn anchor(max: f64) -> Anchor<f64> {
         let from = if max.is_finite() { max } else { 0.0 };
         let unit = from - f64::from(EXCESS_F64) * std::f64::consts::LN_2;
-        Anchor { from, round: ROUND_F64 + f64::from(1023 + EXCESS_F64), low: LOWEST_F64, unit }
+        let low = f64::from(NOTHING_F64) * std::f64::consts::LN_2;
+        Anchor { from, round: ROUND_F64 - f64::from(NOTHING_F64), low, unit }
     }
 
     #[inline(always)]
