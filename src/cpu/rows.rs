@@ -27,7 +27,7 @@ const SHARED: usize = 64 * 1024;
 const LARGE: usize = 16 << 20;
 /// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
 const STAGED: usize = 512;
-/// Elements of the rows that are computed at a time: they stay in a core's first cache.
+/// Elements of the rows that are computed at a time: they stay in a core's second cache.
 pub(super) const GROUP: usize = 16384;
 /// Elements of the rows that go together, unless one alone has more.
 pub(super) const HUGE: usize = 1 << 22;
