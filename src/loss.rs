@@ -316,31 +316,33 @@ impl CrossEntropy {
         };
         check_length("targets", rows, indices.len())?;
         self.check(shape)?;
-        let weight = self.weight.as_deref();
-        let mut prepared = Prepared {
-            loss: self,
-            shape,
-            rows: try_vec("targets", rows)?,
-            second: None,
-            counted_rows: 0,
-            total_weight: 0.0,
-        };
+        let mut rows: Vec<RowTarget> = try_vec("targets", rows)?;
+        // Nearly always no index that is ignored could be a class.
+        let classes_ignored =
+            self.ignored.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
+        let mut counted_rows = 0;
         indices.for_each(|row, target| {
-            if self.ignored.iter().any(|&index| i128::from(index) == target) {
+            let is_class = (0..classes as i128).contains(&target);
+            if (!is_class || classes_ignored) && self.ignored.iter().any(|&index| i128::from(index) == target) {
                 return Ok(());
             }
-            let class = usize::try_from(target)
-                .ok()
-                .filter(|&class| class < classes)
-                .ok_or_else(|| Error::TargetOutOfRange { row, target, classes, ignored: self.ignored.clone() })?;
-            let weight = weight.map_or(1.0, |weight| weight[class]);
-            prepared.counted_rows += 1;
-            prepared.total_weight += f64::from(weight);
+            if !is_class {
+                return Err(Error::TargetOutOfRange { row, target, classes, ignored: self.ignored.clone() });
+            }
+            counted_rows += 1;
             // Shape::elements has seen that a class fits 32 bits.
-            prepared.rows[row] = RowTarget { class: class as u32, weight };
+            rows[row].class = target as u32;
             Ok(())
         })?;
-        Ok(prepared)
+        let mut total_weight = counted_rows as f64;
+        if let Some(weight) = &self.weight {
+            total_weight = 0.0;
+            for row in rows.iter_mut().filter(|row| !row.is_ignored()) {
+                row.weight = weight[row.class as usize];
+                total_weight += f64::from(row.weight);
+            }
+        }
+        Ok(Prepared { loss: self, shape, rows, second: None, counted_rows, total_weight })
     }
 }
 
@@ -409,10 +411,15 @@ impl Prepared<'_> {
         Accuracy { correct, counted_rows: self.counted_rows, fell_back }
     }
 
-    /// Reduces the weighted losses of the rows, in float64 and in row order, so that CPU and GPU share every bit of this
-    /// step.
+    /// Reduces the weighted losses of the rows, in float64 and in the same order everywhere, so that CPU and GPU share every
+    /// bit of this step.
     pub(crate) fn reduce<S: Element>(&self, per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
-        let sum = per_row.iter().fold(0.0, |sum, &loss| sum + loss.into());
+        // Eight sums, for none to wait for the one before it.
+        let mut sums = [0.0; 8];
+        for losses in per_row.chunks(sums.len()) {
+            sums.iter_mut().zip(losses).for_each(|(sum, &loss)| *sum += loss.into());
+        }
+        let sum = sums.iter().sum();
         let totals = self.totals(sum);
         let (loss, perplexity) = totals.reduce(self.loss.reduction);
         let (rows, counted_rows) = (totals.rows, totals.counted_rows);

@@ -8,6 +8,7 @@ use super::curve::Kind;
 use super::rows::SMALL;
 use super::rows::{GROUP, HUGE, Part};
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
+use super::stage::Drain;
 use super::sweep::{Across, ROWS, SHORT, gather, scatter, turn};
 use crate::Error;
 use crate::job::RowsOut;
@@ -82,7 +83,7 @@ impl Part<'_> {
                         plane(&planes, class, half * LANES, there, to);
                     }
                 }
-                self.tile(isa, kind, &mut scratch, index, width, &mut rows_out, at);
+                self.tile(isa, kind, &mut scratch, Drain::default(), index, width, &mut rows_out, at);
                 let [_, results] = scratch.tiles.halves();
                 for (half, tile) in results.into_iter().enumerate() {
                     let there = width.saturating_sub(half * LANES).min(LANES);
@@ -123,9 +124,8 @@ impl Part<'_> {
                     true => (None, Some((x, classes))),
                     false => (Some((&*x, classes)), None),
                 };
-                let held = &mut scratch.held;
-                let mut rows =
-                    Across { isa, kind, classes, count, input, output, streams: false, is_shared: false, held };
+                let (streams, drain, is_shared, held) = (false, Drain::default(), false, &mut scratch.held);
+                let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
                 self.operate(isa, &mut rows, &given, &mut rows_out, at + row);
             }
             if planes.is_empty() {

@@ -4,7 +4,7 @@
 use super::Given;
 use super::curve::Kind;
 use super::simd::{Exp, Real};
-use super::sweep::{ROWS, Rows, Stats};
+use super::sweep::{Logs, ROWS, Rows, Stats};
 
 impl<W: Real> Given<'_, W> {
     /// Whether labels are not all of one class.
@@ -72,6 +72,7 @@ impl Targets {
 struct Measured<W> {
     /// The logits of the targets.
     logits: [W; ROWS],
+    logs: Logs,
     /// The labels together, without the target's own, which is apart.
     shares: [f64; ROWS],
     losses: [W; ROWS],
@@ -80,6 +81,7 @@ struct Measured<W> {
 #[inline(always)]
 fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
     let (kind, scaling) = (rows.kind(), given.scaling);
+    let logs = stats.logs(kind);
     let logits = rows.pick(&targets.classes);
     let mut losses = [0.0; ROWS];
     if given.has_beside() {
@@ -89,7 +91,7 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats:
     } else {
         for row in 0..ROWS {
             // All terms are positive, so nothing cancels.
-            losses[row] = targets.own[row] * ((stats.tops[row] - kind.value(logits[row])) + stats.log_sums[row]);
+            losses[row] = targets.own[row] * ((logs.tops[row] - kind.value(logits[row])) + logs.sums[row]);
         }
     }
     let mut shares = [0.0; ROWS];
@@ -97,24 +99,24 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats:
         shares = given.shares(rows);
         let below = rows.sums(
             #[inline(always)]
-            |row, class, x| given.share(row, class) * (stats.tops[row] - kind.value(x)),
+            |row, class, x| given.share(row, class) * (logs.tops[row] - kind.value(x)),
         );
         for row in 0..ROWS {
             if shares[row] > 0.0 || !(below[row] == 0.0) {
-                losses[row] += below[row] + shares[row] * stats.log_sums[row];
+                losses[row] += below[row] + shares[row] * logs.sums[row];
             }
         }
     }
     if scaling.z_loss > 0.0 {
         for row in 0..ROWS {
-            losses[row] += scaling.z_loss * stats.log_sum_exp(row) * stats.log_sum_exp(row);
+            losses[row] += scaling.z_loss * logs.whole(row) * logs.whole(row);
         }
     }
     let mut rounded = [R::W::ZERO; ROWS];
     for row in 0..ROWS {
         rounded[row] = if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
     }
-    Measured { logits, shares, losses: rounded }
+    Measured { logits, logs, shares, losses: rounded }
 }
 
 #[inline(always)]
@@ -137,7 +139,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
-    let Measured { logits, shares, losses } = measure(rows, given, &targets, &stats);
+    let Measured { logits, logs, shares, losses } = measure(rows, given, &targets, &stats);
     let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
         labels[row] = targets.factors[row] * (targets.own[row] + shares[row]);
@@ -145,7 +147,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
     if given.scaling.z_loss > 0.0 {
         for row in 0..ROWS {
             // The derivative of the z-loss is a multiple of the probabilities.
-            z[row] = 2.0 * targets.factors[row] * given.scaling.z_loss * stats.log_sum_exp(row);
+            z[row] = 2.0 * targets.factors[row] * given.scaling.z_loss * logs.whole(row);
         }
     }
     for row in 0..ROWS {

@@ -11,17 +11,17 @@ use crate::curve::Curve;
 #[inline(always)]
 pub(super) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     let (stats, kind) = (rows.reduce(false), rows.kind());
+    let logs = stats.logs(kind);
     let mut values = [R::W::ZERO; ROWS];
     for row in 0..rows.count() {
-        let value = stats.log_sum_exp(row);
-        let others = stats.others[row];
+        let value = logs.whole(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
             // -inf of nothing but -inf, +inf with a +inf, else NaN: as PyTorch.
             if rows.first(row, |x| !x.is_number()).is_some() { f64::NAN } else { kind.top(stats.max[row]) }
-        } else if value.abs() < 0.32 * others / (1.0 + others) {
+        } else if value.abs() < 0.32 * (1.0 - stats.top_share(row)) {
             // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its slope
-            // others / (1 + others); where max all but cancels it, that would be much of the little that is left.
-            exact_about((0..rows.classes()).map(|class| kind.value(rows.get(row, class))), stats.tops[row])
+            // 1 - p of the largest; where max all but cancels it, that would be much of the little that is left.
+            exact_about((0..rows.classes()).map(|class| kind.value(rows.get(row, class))), logs.tops[row])
         } else {
             value
         });

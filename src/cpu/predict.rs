@@ -22,7 +22,7 @@ pub(super) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Predic
     // A NaN counts as largest.
     let nan = if stats.is_regular(row) { None } else { rows.first(row, |x| !x.is_number()) };
     let class = nan.or_else(|| rows.place(row, rows.kind().in_order_one(stats.max[row]))).unwrap_or(0);
-    Prediction { class: class as u32, probability: stats.top_shares[row] as f32 }
+    Prediction { class: class as u32, probability: stats.top_share(row) as f32 }
 }
 
 /// The `out.len()` largest of the first row, which is no more than there are classes: in falling order, of equal ones the

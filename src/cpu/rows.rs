@@ -5,7 +5,7 @@
 
 use super::curve::{Curved, Kind, Plain};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
-use super::stage::{LINE, Stage};
+use super::stage::{Drain, LINE, Stage};
 use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, turn, turn_back};
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
@@ -26,7 +26,7 @@ const SHARED: usize = 64 * 1024;
 /// Results of so many bytes are written past the caches.
 const LARGE: usize = 16 << 20;
 /// Rows of fewer classes are put together before they are written past the caches, for lines to be written whole.
-const STAGED: usize = 512;
+const STAGED: usize = 2048;
 /// Elements of the rows that are computed at a time: they stay in a core's second cache.
 pub(super) const GROUP: usize = 16384;
 /// Elements of the rows that go together, unless one alone has more.
@@ -217,39 +217,48 @@ impl<'a> Part<'a> {
         let group = if is_short { ROWS } else { (GROUP / classes).clamp(1, ROWS) };
         // Long rows are streamed as they are.
         let is_staged = self.how.streams && classes < STAGED;
-        let mut stage = if is_staged { Some(Stage::new(group * classes)?) } else { None };
-        scratch.tiles.resize(if is_short { classes } else { 0 });
         let first = self.skip;
+        let staged = place.output.take_if(|_| is_staged).map(|(out, _)| &mut out[first * classes..]);
+        let mut stage = staged.map(|out| Stage::new(out, group * classes)).transpose()?;
+        scratch.tiles.resize(if is_short { classes } else { 0 });
         for at in (first..end).step_by(group) {
             let count = group.min(end - at);
-            if is_short {
-                self.short_rows(isa, kind, &mut place, stage.as_mut(), &mut scratch, at, count, &mut rows_out);
+            let (staged, drain) = match &mut stage {
+                Some(stage) => {
+                    let (staged, drain) = stage.parts(count * classes);
+                    (Some(staged), drain)
+                }
+                None => (None, Drain::default()),
+            };
+            let left = if is_short {
+                self.short_rows(isa, kind, &mut place, (staged, drain), &mut scratch, at, count, &mut rows_out)
             } else {
                 let Place { input, output } = &mut place;
                 let input = input.map(|(x, stride)| (&x[at * stride..], stride));
-                let output = match &mut stage {
-                    Some(stage) => Some((stage.next(count * classes), classes)),
+                let output = match staged {
+                    Some(staged) => Some((staged, classes)),
                     None => output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride)),
                 };
                 let How { streams, is_shared, .. } = self.how;
                 let (streams, held) = (streams && !is_staged, &mut scratch.held);
-                let mut rows = Across { isa, kind, classes, count, input, output, streams, is_shared, held };
+                let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
                 let given = self.given(at, count, &mut scratch.beside);
                 self.operate(isa, &mut rows, &given, &mut rows_out, at);
-            }
-            if let (Some(stage), Some((out, _))) = (&mut stage, &mut place.output) {
-                stage.advance(isa, &mut out[first * classes..], count * classes);
+                rows.drain.left()
+            };
+            if let Some(stage) = &mut stage {
+                stage.advance(isa, left, count * classes);
             }
         }
-        match (stage, &mut place.output) {
-            (Some(stage), Some((out, _))) => stage.finish(isa, &mut out[first * classes..]),
-            _ if self.how.streams => isa.fence(),
-            _ => {}
+        match stage {
+            Some(stage) => stage.finish(isa),
+            None if self.how.streams => isa.fence(),
+            None => {}
         }
         Ok(())
     }
 
-    /// As many short rows as go together, or what there are.
+    /// As many short rows as go together, or what there are. Returns how many lines are left to be written.
     #[allow(clippy::too_many_arguments)] // two of them say which rows these are
     #[inline(always)]
     fn short_rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
@@ -257,12 +266,12 @@ impl<'a> Part<'a> {
         isa: I,
         kind: K,
         place: &mut Place<'_, T>,
-        stage: Option<&mut Stage<T>>,
+        (mut staged, drain): (Option<&mut [T]>, Drain<'_>),
         scratch: &mut Scratch<T::Wide>,
         at: usize,
         count: usize,
         rows_out: &mut RowsOut<'_>,
-    ) {
+    ) -> usize {
         let classes = self.shape.classes();
         let is_dense = place.is_dense(classes);
         let [logits, results] = scratch.tiles.halves();
@@ -284,11 +293,10 @@ impl<'a> Part<'a> {
             }
             turn(isa, logits, other, classes);
         }
-        self.tile(isa, kind, scratch, at, count, rows_out, at);
+        let left = self.tile(isa, kind, scratch, drain, at, count, rows_out, at);
         if !self.op.writes_elements() {
-            return;
+            return left;
         }
-        let mut staged = stage.map(|stage| stage.next(count * classes));
         let [logits, results] = scratch.tiles.halves();
         for (half, (results, other)) in results.into_iter().zip(logits).enumerate() {
             let there = count.saturating_sub(half * LANES).min(LANES);
@@ -308,6 +316,7 @@ impl<'a> Part<'a> {
                 last.iter().zip(rest).for_each(|(from, to)| *to = T::narrow(*from));
             }
         }
+        left
     }
 
     pub(super) fn scratch<W: Real>(&self, rows: usize, at_once: usize) -> Result<Scratch<W>, Error> {
@@ -370,7 +379,7 @@ impl<'a> Part<'a> {
         Given { beside: &beside[..count * classes], ..given }
     }
 
-    /// Rows of a tile.
+    /// Rows of a tile. Returns how many lines are left to be written.
     #[allow(clippy::too_many_arguments)] // three of them say which rows these are
     #[inline(always)]
     pub(super) fn tile<I: Isa, K: Kind, W: Exp>(
@@ -378,19 +387,21 @@ impl<'a> Part<'a> {
         isa: I,
         kind: K,
         scratch: &mut Scratch<W>,
+        drain: Drain<'_>,
         at: usize,
         count: usize,
         rows_out: &mut RowsOut<'_>,
         out_at: usize,
-    ) {
+    ) -> usize {
         let Scratch { tiles, beside, .. } = scratch;
         let given = self.given(at, count, beside);
         let whole = self.shape.classes() * LANES;
         let [[a, b], [c, d]] = tiles.halves();
         let logits = [a[..whole].as_chunks().0, b[..whole].as_chunks().0];
         let results = [c[..whole].as_chunks_mut().0, d[..whole].as_chunks_mut().0];
-        let mut rows = Abreast { isa, kind, count, logits, results };
+        let mut rows = Abreast { isa, kind, count, logits, results, drain };
         self.operate(isa, &mut rows, &given, rows_out, out_at);
+        rows.drain.left()
     }
 
     /// Does an operation to rows.
@@ -465,10 +476,11 @@ impl<'a> Part<'a> {
                     let [a, b, c, d] = &mut tiles;
                     let logits = [&a[..classes], &b[..classes]];
                     let results = [&mut c[..classes], &mut d[..classes]];
-                    look!(Abreast { isa, kind, count: 1, logits, results })
+                    look!(Abreast { isa, kind, count: 1, logits, results, drain: Drain::default() })
                 } else {
                     let (input, is_shared) = (Some((x, classes)), self.how.is_shared);
-                    look!(Across { isa, kind, classes, count: 1, input, output: None, streams: false, is_shared, held })
+                    let (output, streams, drain) = (None, false, Drain::default());
+                    look!(Across { isa, kind, classes, count: 1, input, output, streams, drain, is_shared, held })
                 }
             },
         );

@@ -16,9 +16,10 @@ pub(super) fn rows<R: Rows>(rows: &mut R) {
 
 #[inline(always)]
 pub(super) fn log_rows<R: Rows>(rows: &mut R) {
-    let (stats, kind) = (rows.reduce(false), rows.kind());
+    let kind = rows.kind();
+    let logs = rows.reduce(false).logs(kind);
     rows.map(
         #[inline(always)]
-        |row, _, x| R::W::of((kind.value(x) - stats.tops[row]) - stats.log_sums[row]),
+        |row, _, x| R::W::of((kind.value(x) - logs.tops[row]) - logs.sums[row]),
     );
 }

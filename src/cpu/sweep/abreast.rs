@@ -7,6 +7,7 @@
 use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::stage::{Drain, LINE};
 
 /// Memory of a thread for tiles on their way.
 #[derive(Default)]
@@ -121,6 +122,8 @@ pub(in crate::cpu) struct Abreast<'a, I, K, W> {
     pub(in crate::cpu) count: usize,
     pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
     pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
+    /// What is written meanwhile.
+    pub(in crate::cpu) drain: Drain<'a>,
 }
 
 impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
@@ -170,6 +173,7 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
                 counts[half] = counts[half] + x[half].where_equal(tops[half], one, zero);
             }
             sums = [sums[1], sums[2], sums[3], sum];
+            self.drain.some(isa, size_of::<[W; ROWS]>() / LINE);
         }
         let mut sum = [zero; 2];
         for half in 0..2 {

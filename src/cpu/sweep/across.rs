@@ -9,6 +9,7 @@ use super::write::{Place, two};
 use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
+use crate::cpu::stage::Drain;
 
 /// Elements of a piece at most.
 pub(super) const PIECE: usize = 4096;
@@ -69,6 +70,8 @@ pub(in crate::cpu) struct Across<'a, I, K, T: Number> {
     pub(in crate::cpu) output: Option<(&'a mut [T], usize)>,
     /// Whether results are written past the caches.
     pub(in crate::cpu) streams: bool,
+    /// What is written meanwhile.
+    pub(in crate::cpu) drain: Drain<'a>,
     /// Whether threads share the row.
     pub(in crate::cpu) is_shared: bool,
     pub(in crate::cpu) held: &'a mut Held<T::Wide>,

@@ -56,49 +56,57 @@ pub(super) trait Rows {
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
 }
 
-/// Rows reduced: of each its maximum and the sum of the other exponentials relative to it.
+/// Rows reduced: of each its maximum and the sum of the other exponentials.
 ///
-/// `others` is the sum over j of exp(y_j - max) less one instance of the maximum, whose term is 1. Keeping the two
-/// apart is what lets a confident row have a loss of 2e-9 instead of 0: log-sum-exp is `max + log1p(others)`.
+/// `others` is the sum over j of exp(y_j - unit) less one instance of the maximum's. Keeping the two apart is what lets a
+/// confident row have a loss of 2e-9 instead of 0: log-sum-exp is `max + log1p(others / exp(max - unit))`.
 pub(super) struct Stats<W> {
     /// The largest logits in order.
     pub(super) max: [W; ROWS],
-    /// y of those; NaN where the softmax has no value.
-    pub(super) tops: [f64; ROWS],
-    /// What the exponentials that were held are relative to.
-    pub(super) anchors: Anchors<W>,
-    /// The probabilities of those.
-    pub(super) top_shares: [f64; ROWS],
-    pub(super) others: [f64; ROWS],
-    /// What makes probabilities of exponentials: 1 / (exp(top - unit) * (1 + others)).
+    /// What exponentials are relative to.
+    anchors: Anchors<W>,
+    /// The exponentials of the largest.
+    top_terms: [f64; ROWS],
+    others: [f64; ROWS],
+    /// What makes probabilities of exponentials; NaN where the softmax has no value.
     shares: [f64; ROWS],
-    /// log1p(others).
-    pub(super) log_sums: [f64; ROWS],
+}
+
+/// log-sum-exps in two parts, for neither to lose what is little beside the other.
+pub(super) struct Logs {
+    /// y of the largest logits; NaN where the softmax has no value.
+    pub(super) tops: [f64; ROWS],
+    /// log1p of the others relative to those.
+    pub(super) sums: [f64; ROWS],
+}
+
+impl Logs {
+    #[inline(always)]
+    pub(super) fn whole(&self, row: usize) -> f64 {
+        self.tops[row] + self.sums[row]
+    }
 }
 
 impl<W: Exp> Stats<W> {
-    /// Of sums that are relative to the unit still.
     #[inline(always)]
-    fn new<K: Kind>(
-        kind: K,
-        max: [W; ROWS],
-        anchors: Anchors<W>,
-        top_terms: [f64; ROWS],
-        mut others: [f64; ROWS],
-    ) -> Self {
-        let (mut tops, mut log_sums) = ([0.0; ROWS], [0.0; ROWS]);
-        let (mut top_shares, mut shares) = ([0.0; ROWS], [0.0; ROWS]);
+    fn new<K: Kind>(kind: K, max: [W; ROWS], anchors: Anchors<W>, top_terms: [f64; ROWS], others: [f64; ROWS]) -> Self {
+        let mut shares = [0.0; ROWS];
         for row in 0..ROWS {
-            let relative = 1.0 / top_terms[row];
-            others[row] *= relative;
             // NaN among the logits has come through to the sum.
-            let is_regular = kind.is_regular(max[row]) & !others[row].is_nan();
-            tops[row] = if is_regular { kind.top(max[row]) } else { f64::NAN };
-            top_shares[row] = if is_regular { 1.0 / (1.0 + others[row]) } else { f64::NAN };
-            shares[row] = top_shares[row] * relative;
-            log_sums[row] = log1p(others[row]);
+            let is_regular = kind.is_regular(max[row]);
+            shares[row] = if is_regular { 1.0 / (top_terms[row] + others[row]) } else { f64::NAN };
         }
-        Self { max, tops, top_shares, anchors, others, shares, log_sums }
+        Self { max, anchors, top_terms, others, shares }
+    }
+
+    #[inline(always)]
+    pub(super) fn logs<K: Kind>(&self, kind: K) -> Logs {
+        let (mut tops, mut sums) = ([0.0; ROWS], [0.0; ROWS]);
+        for row in 0..ROWS {
+            tops[row] = if self.is_regular(row) { kind.top(self.max[row]) } else { f64::NAN };
+            sums[row] = log1p(self.others[row] / self.top_terms[row]);
+        }
+        Logs { tops, sums }
     }
 
     /// exp(y - unit) of one logit of each row.
@@ -124,23 +132,16 @@ impl<W: Exp> Stats<W> {
     pub(super) fn of_row(&self, row: usize) -> Self {
         Self {
             max: [self.max[row]; ROWS],
-            tops: [self.tops[row]; ROWS],
             anchors: self.anchors.all(row),
-            top_shares: [self.top_shares[row]; ROWS],
+            top_terms: [self.top_terms[row]; ROWS],
             others: [self.others[row]; ROWS],
             shares: [self.shares[row]; ROWS],
-            log_sums: [self.log_sums[row]; ROWS],
         }
     }
 
     #[inline(always)]
     pub(super) fn is_regular(&self, row: usize) -> bool {
-        !self.tops[row].is_nan()
-    }
-
-    #[inline(always)]
-    pub(super) fn log_sum_exp(&self, row: usize) -> f64 {
-        self.tops[row] + self.log_sums[row]
+        !self.shares[row].is_nan()
     }
 
     /// What [`Rows::scale`] makes probabilities by; NaN where there are none.
@@ -149,10 +150,16 @@ impl<W: Exp> Stats<W> {
         self.shares[row]
     }
 
+    /// The probability of the largest logit.
+    #[inline(always)]
+    pub(super) fn top_share(&self, row: usize) -> f64 {
+        self.top_terms[row] * self.shares[row]
+    }
+
     /// 1 - p of a logit, from the sum of the others and so without cancellation, of its exp(y - unit).
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
-        let (share, others) = (self.top_shares[row], self.others[row] * self.top_shares[row]);
-        if is_top { others } else { (share + others) - term * self.shares[row] }
+        let others = self.others[row] + if is_top { 0.0 } else { self.top_terms[row] - term };
+        others * self.shares[row]
     }
 }

@@ -5,6 +5,7 @@ use super::across::{Across, HELD, Held, Piece};
 use super::{ROWS, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
+use crate::cpu::stage::{Drain, LINE};
 
 /// Vectors that are added as a tree before f64 is brought in, and their elements.
 const TREE: usize = 8;
@@ -21,7 +22,7 @@ where
         let about = About::of_row(self.isa, &anchor);
         let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
         let top_term = terms.array()[0].into();
-        let others = self.others(x, &about, max, top_term, held, x.len());
+        let others = self.others(x, &about, max, top_term, held, x.len(), &mut Drain::default());
         Piece { max, anchor, top_term, others, ratio: T::Wide::ONE }
     }
 
@@ -53,6 +54,7 @@ where
 
     /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all. A function of
     /// its own, for what is the same for all to stay in registers.
+    #[allow(clippy::too_many_arguments)] // all of them are about one piece
     #[inline(never)]
     fn others(
         &self,
@@ -62,6 +64,7 @@ where
         top_term: f64,
         held: &mut [T::Wide],
         ahead: usize,
+        drain: &mut Drain<'_>,
     ) -> f64 {
         self.isa.vectorize(
             #[inline(always)]
@@ -69,11 +72,11 @@ where
                 let (blocks, _) = x.as_chunks::<BLOCK>();
                 let whole = blocks.len() * BLOCK;
                 let (sums, count) = if held.is_empty() {
-                    self.blocks(blocks.iter().map(|block| (block, None)), about, max, ahead)
+                    self.blocks(blocks.iter().map(|block| (block, None)), about, max, ahead, drain)
                 } else {
                     let (held, _) = held.as_chunks_mut::<LANES>();
                     let held = held.as_chunks_mut::<TREE>().0.iter_mut().map(Some);
-                    self.blocks(blocks.iter().zip(held), about, max, ahead)
+                    self.blocks(blocks.iter().zip(held), about, max, ahead, drain)
                 };
                 let (sum, times) = self.rest(x, whole, about, max, held, ahead);
                 (sums + sum.wide(self.isa)).total() + (f64::from(count + times) - 1.0) * top_term
@@ -90,6 +93,7 @@ where
         about: &About<T::Wide, I>,
         max: T::Wide,
         ahead: usize,
+        drain: &mut Drain<'_>,
     ) -> (I::F64, u32) {
         let Self { isa, kind, .. } = *self;
         let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
@@ -113,6 +117,7 @@ where
                 count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
             }
             sums = sums + ((tree[0] + tree[1]) + (tree[2] + tree[3])).wide(isa);
+            drain.some(isa, size_of::<[T; BLOCK]>() / LINE);
         }
         (sums, count)
     }
@@ -146,7 +151,7 @@ where
                 (held[0], held[1]) = (e[0].array(), e[1].array());
             }
             sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
-            count += x[0].equal(top).count_ones() + x[1].equal(top).count_ones();
+            count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
         }
         if let [x] = single {
             prefetch(x.as_ptr().wrapping_add(ahead));
@@ -271,6 +276,7 @@ where
         let mut max = [T::Wide::NEG_INFINITY; ROWS];
         let mut anchors = Anchors::default();
         let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
+        let (isa, mut drain) = (self.isa, std::mem::take(&mut self.drain));
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
@@ -289,14 +295,16 @@ where
             }
             let (mut lanes, mut counts) = ([[T::Wide::ZERO; LANES]; ROWS], [0.0; ROWS]);
             for row in 0..count {
-                let about = About::of_row(self.isa, &anchors.at(row));
                 let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
                 let (x, top, ahead) = (self.row(row), max[row], count * classes);
                 if classes < BLOCK {
+                    let about = About::of_row(self.isa, &anchors.at(row));
                     let (sum, count) = self.rest(x, 0, &about, top, held, ahead);
                     (lanes[row], counts[row]) = (sum.array(), f64::from(count));
+                    drain.some(isa, classes * size_of::<T>() / LINE);
                 } else {
-                    others[row] = self.others(x, &about, top, top_terms[row], held, ahead);
+                    let about = About::of_row(self.isa, &anchors.at(row));
+                    others[row] = self.others(x, &about, top, top_terms[row], held, ahead, &mut drain);
                 }
                 pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: T::Wide::ONE, ..Piece::default() };
             }
@@ -320,7 +328,6 @@ where
                 #[cfg(feature = "parallel")]
                 if self.is_shared {
                     use rayon::prelude::*;
-                    let isa = self.isa;
                     pieces.par_iter_mut().enumerate().for_each(|(nth, piece)| {
                         *piece = isa.vectorize(
                             #[inline(always)]
@@ -340,6 +347,7 @@ where
                 anchors.set(row, joined.1);
             }
         }
+        self.drain = drain;
         *self.held = Held { exponentials, pieces };
         Stats::new(self.kind, max, anchors, top_terms, others)
     }

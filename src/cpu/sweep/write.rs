@@ -2,6 +2,7 @@
 
 use super::ROWS;
 use super::across::{Across, Held};
+use super::read::BLOCK;
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 
@@ -29,7 +30,14 @@ where
         let Some((output, out_stride)) = &mut self.output else { return };
         for row in 0..self.count {
             let mut rest = &mut output[row * *out_stride..][..classes];
-            let input = self.input.map(|(x, stride)| &x[row * stride..][..classes]);
+            let input = self.input.map(
+                #[inline(always)]
+                |(x, stride)| &x[row * stride..][..classes],
+            );
+            if classes < BLOCK {
+                written(isa, input, rest, streams, of_piece(Place { row, piece: 0, class: 0 }));
+                continue;
+            }
             let write = |piece: usize, out: &mut [T]| {
                 let class = cut.at(piece);
                 let input = input.map(|x| &x[class..][..out.len()]);
