@@ -321,8 +321,7 @@ impl CrossEntropy {
         let classes_ignored =
             self.ignored.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
         let mut counted_rows = 0;
-        indices.for_each(|row, target| {
-            let is_class = (0..classes as i128).contains(&target);
+        indices.for_each(classes, |row, target, is_class| {
             if (!is_class || classes_ignored) && self.ignored.iter().any(|&index| i128::from(index) == target) {
                 return Ok(());
             }
@@ -416,7 +415,8 @@ impl Prepared<'_> {
     pub(crate) fn reduce<S: Element>(&self, per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
         // Eight sums, for none to wait for the one before it.
         let mut sums = [0.0; 8];
-        for losses in per_row.chunks(sums.len()) {
+        let (eights, rest) = per_row.as_chunks::<8>();
+        for losses in eights.iter().map(|eight| &eight[..]).chain([rest]) {
             sums.iter_mut().zip(losses).for_each(|(sum, &loss)| *sum += loss.into());
         }
         let sum = sums.iter().sum();

@@ -36,11 +36,17 @@ macro_rules! class_indices {
                 match self { $(Self::$variant(values) => values.len()),* }
             }
 
-            /// Every target in order, widened so that no type's value is lost.
-            pub(crate) fn for_each<E>(&self, mut visit: impl FnMut(usize, i128) -> Result<(), E>) -> Result<(), E> {
+            /// Every target in order, widened so that no type's value is lost; and whether it is one of so many classes.
+            pub(crate) fn for_each<E>(
+                &self,
+                classes: usize,
+                mut visit: impl FnMut(usize, i128, bool) -> Result<(), E>,
+            ) -> Result<(), E> {
                 match self {
                     $(Self::$variant(values) => {
-                        values.iter().enumerate().try_for_each(|(row, &value)| visit(row, value as i128))
+                        // What is negative becomes larger than any number of classes.
+                        let is_class = |value: $integer| (value as u64) < classes as u64;
+                        values.iter().enumerate().try_for_each(|(row, &value)| visit(row, value as i128, is_class(value)))
                     })*
                 }
             }
