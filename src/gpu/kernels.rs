@@ -12,7 +12,7 @@ use crate::job::Op;
 use crate::plan::{Access, Entry, Kind, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
-const BINDINGS: [BufferBindingType; 9] = [
+pub(super) const BINDINGS: [BufferBindingType; 9] = [
     BufferBindingType::Uniform,
     BufferBindingType::Storage { read_only: true },
     BufferBindingType::Storage { read_only: true },
@@ -190,7 +190,7 @@ impl Kernels {
 }
 
 /// Values of the shaders' `override`s.
-fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
+pub(super) fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
     let mut constants = vec![("SUBGROUP", f64::from(subgroup)), ("FLAGS", f64::from(kernel.flags))];
     if is_total(entry) {
         constants.push(("LANES", kernel.long_lanes.into()));
@@ -232,7 +232,7 @@ macro_rules! shader {
 }
 
 /// The whole module that an entry point is in.
-fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
+pub(super) fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
     let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
     let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total(entry);
     let (values, words) = match is_half {
@@ -240,13 +240,17 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         false => (shader!("elements/f32.wgsl"), shader!("elements/f32_words.wgsl")),
     };
     // What sizes arrays that are not workgroup memory can be no override.
-    let tile = if let Access::Staged { elements } = kernel.access { elements / 4 } else { 1 };
-    let sizes = format!("const UNITS: u32 = {}u; const TILE: u32 = {tile}u;", kernel.units);
+    let (units, tile) = match kernel.access {
+        _ if is_total(entry) => (1, 1),
+        Access::Staged { elements } => (kernel.units, elements / 4),
+        Access::Direct | Access::Columns => (kernel.units, 1),
+    };
+    let sizes = format!("const UNITS: u32 = {units}u; const TILE: u32 = {tile}u;");
     let mut parts = vec![
         sizes.as_str(),
         shader!("shared/bindings.wgsl"),
         values,
-        if kernel.fit.wide { shader!("elements/wide.wgsl") } else { words },
+        if kernel.fit.wide && !is_total(entry) { shader!("elements/wide.wgsl") } else { words },
         lanes,
         shader!("shared/math.wgsl"),
         shader!("shared/curve.wgsl"),
@@ -280,213 +284,4 @@ fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         parts.push(shader!("shared/no_pick.wgsl"));
     }
     parts.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
-    use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-    use naga::{Module, ShaderStage};
-
-    use super::*;
-    use crate::gpu::record::{Params, Summary};
-
-    /// Every module that the crate can make, without a GPU: it validates, its bindings are those of the host, and the
-    /// compilers of the platforms that are not at hand are given something to compile.
-    #[test]
-    fn every_module_is_valid_and_translates() {
-        use Op::*;
-        let ops = [
-            Softmax,
-            LogSoftmax,
-            LogSumExp,
-            CrossEntropy,
-            CrossEntropyGrad,
-            CrossEntropyBackward,
-            SoftmaxBackward,
-            LogSoftmaxBackward,
-            Predict,
-            TopK,
-            Sample,
-        ];
-        let mut modules = Vec::new();
-        for op in ops {
-            for (kind, lanes, entry) in [
-                (Kind::Rows, 4, Entry::HoldRows),
-                (Kind::Stream, 256, Entry::StreamRows),
-                (Kind::Split, 256, Entry::SplitReduce),
-            ] {
-                let regime = Regime { kind, lanes, units: 3 };
-                if entry == Entry::SplitReduce && matches!(op, TopK | Sample) {
-                    continue;
-                }
-                let plain = Kernel {
-                    op,
-                    regime,
-                    dtype: DType::F32,
-                    in_place: false,
-                    planes: false,
-                    access: Access::Direct,
-                    units: 3,
-                    gang: 4,
-                    fit: Fit::default(),
-                    classes: 0,
-                    segment: 96,
-                    long_lanes: 256,
-                    flags: 0,
-                    labels: Labels::Classes,
-                    z_loss: false,
-                    curve: CurveKind::Plain,
-                };
-                let wide = Fit { wide: true, aligned: true, whole: true, even: true };
-                for fit in [wide, Fit { aligned: false, ..wide }] {
-                    modules.push((Kernel { fit, ..plain }, entry));
-                    modules.push((Kernel { fit, dtype: DType::BF16, ..plain }, entry));
-                }
-                if entry == Entry::HoldRows {
-                    let staged = Access::Staged { elements: 768 };
-                    modules.push((Kernel { access: staged, fit: Fit { whole: false, ..wide }, ..plain }, entry));
-                    modules.push((Kernel { access: Access::Columns, planes: true, ..plain }, entry));
-                }
-                // Each option by itself, and all at once.
-                modules.push((plain, entry));
-                for dtype in [DType::F16, DType::BF16] {
-                    modules.push((Kernel { dtype, ..plain }, entry));
-                }
-                modules.push((Kernel { planes: true, ..plain }, entry));
-                for curve in [CurveKind::Scaled, CurveKind::Capped] {
-                    modules.push((Kernel { curve, ..plain }, entry));
-                }
-                let full = Kernel { dtype: DType::F16, planes: true, curve: CurveKind::Capped, ..plain };
-                let in_place = op.writes_elements();
-                for labels in [Labels::Smoothed, Labels::Soft].into_iter().take(if op.has_targets() { 2 } else { 0 }) {
-                    modules.push((Kernel { labels, ..plain }, entry));
-                    modules.push((Kernel { labels, z_loss: true, in_place, flags: 11, ..full }, entry));
-                }
-                modules.push((Kernel { in_place, ..full }, entry));
-                modules.push((Kernel { in_place, ..plain }, entry));
-            }
-        }
-        modules.push((modules[0].0, Entry::CountTargets));
-        for (kernel, entry) in modules {
-            for subgroups in [false, true] {
-                let name = format!("{kernel:?} {entry:?}, subgroups {subgroups}");
-                let text = source(kernel, entry, subgroups);
-                let module = naga::front::wgsl::parse_str(&text)
-                    .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
-                let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
-                    .validate(&module)
-                    .unwrap_or_else(|error| panic!("{name}: {error:?}"));
-                check_bindings(&module);
-                check_layouts(&module);
-                let constants =
-                    constants(kernel, entry, 8).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-                translate(&module, &info, &constants, &name);
-            }
-        }
-    }
-
-    /// The host's structs and the shaders' are the same.
-    fn check_layouts(module: &Module) {
-        let members = |name: &str| {
-            let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
-            let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
-            let offsets = members.iter().map(|member| (member.name.clone().unwrap(), member.offset as usize));
-            (offsets.collect::<Vec<_>>(), *span as usize)
-        };
-        macro_rules! same {
-            ($ty:ident { $($field:ident),* }) => {
-                let (offsets, span) = members(stringify!($ty));
-                let host = [$((stringify!($field).to_owned(), std::mem::offset_of!($ty, $field))),*];
-                assert_eq!(offsets, host);
-                assert!(span <= size_of::<$ty>());
-            };
-        }
-        same!(Params {
-            rows,
-            classes,
-            inner,
-            logits_stride,
-            elements_stride,
-            segments,
-            first_segment,
-            pass_segments,
-            logits_at,
-            elements_at,
-            targets_at,
-            rows_out_at,
-            gradients_at,
-            first_group,
-            first_row,
-            groups,
-            ignored_count,
-            flags,
-            factor,
-            hit,
-            smoothing,
-            class_weight,
-            z_loss,
-            scale,
-            scale_low,
-            signed_scale,
-            ratio,
-            ratio_low,
-            cap,
-            cap_low,
-            cap_limit,
-            flip,
-            draw_seed,
-            draw_step,
-            k,
-            draw_top_k,
-            draw_top_p,
-            soft_rows,
-            nan,
-            negative_infinity,
-            zero,
-            ignored
-        });
-        same!(Summary { loss, counted_rows, first_invalid_row, zero, sum, weight });
-    }
-
-    fn check_bindings(module: &Module) {
-        for (_, variable) in module.global_variables.iter() {
-            let Some(binding) = &variable.binding else { continue };
-            let expected = match variable.space {
-                naga::AddressSpace::Uniform => BufferBindingType::Uniform,
-                naga::AddressSpace::Storage { access } => {
-                    BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
-                }
-                ref other => panic!("a binding in {other:?}"),
-            };
-            assert_eq!(BINDINGS[binding.binding as usize], expected, "binding {}", binding.binding);
-        }
-    }
-
-    fn translate(module: &Module, info: &ModuleInfo, constants: &naga::back::PipelineConstants, name: &str) {
-        for entry in &module.entry_points {
-            let at = Some((ShaderStage::Compute, entry.name.clone()));
-            let (module, info) =
-                process_overrides(module, info, Some((ShaderStage::Compute, entry.name.as_str())), constants).unwrap();
-
-            let options = hlsl::Options {
-                shader_model: hlsl::ShaderModel::V6_0,
-                special_constants_binding: Some(hlsl::BindTarget::default()),
-                ..Default::default()
-            };
-            let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
-            let mut text = String::new();
-            let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
-            assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
-
-            let options = msl::Options { lang_version: (3, 0), ..Default::default() };
-            let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
-            let (_, written) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
-            assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
-
-            let options = spv::Options { lang_version: (1, 3), ..Default::default() };
-            let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.name.clone() };
-            assert!(!spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap().is_empty());
-        }
-    }
 }

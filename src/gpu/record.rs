@@ -239,7 +239,7 @@ impl Scale {
     }
 
     /// The kernel of an operation under these options, over elements that start where they do in what is bound.
-    fn kernel(&self, plan: &Plan, work: &Work, pass: &Pass, in_place: bool, starts: Starts) -> Kernel {
+    pub(super) fn kernel(&self, plan: &Plan, work: &Work, pass: &Pass, in_place: bool, starts: Starts) -> Kernel {
         let &Self { params, dtype, labels, curve } = self;
         let op = work.op;
         // The derivative of a backward's scale is a factor like any other.
@@ -273,11 +273,23 @@ impl Scale {
 
 /// Where logits and elements start in what is bound, and whether that can be taken by units.
 #[derive(Clone, Copy)]
-struct Starts {
+pub(super) struct Starts {
     places: [u32; 2],
     is_wide: bool,
     /// Whether one value of a unit can be written without a word about the others.
     writes_parts: bool,
+}
+
+#[cfg(test)]
+impl Starts {
+    /// At units, words, and neither; where units can be bound, and where one cannot be written in parts.
+    pub(super) fn of_each_kind() -> [Self; 4] {
+        [(0, true, true), (2, true, false), (1, true, true), (1, false, true)].map(|(at, is_wide, writes_parts)| Self {
+            places: [at, 0],
+            is_wide,
+            writes_parts,
+        })
+    }
 }
 
 impl Starts {

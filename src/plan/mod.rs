@@ -437,4 +437,4 @@ fn pieces(Range { start, end }: Range<u64>, size: u64) -> impl Iterator<Item = R
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

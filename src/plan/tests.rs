@@ -17,7 +17,7 @@ fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32, tile_byt
 
 /// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's were read off; the others
 /// are what their drivers are known for.
-fn adapters() -> [(&'static str, Limits); 10] {
+pub(crate) fn adapters() -> [(&'static str, Limits); 10] {
     [
         ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32)),
         ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32)),

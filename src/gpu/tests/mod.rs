@@ -3,6 +3,7 @@
 mod faults;
 mod limits;
 mod shapes;
+mod variants;
 
 use std::io::Write;
 

@@ -1,0 +1,343 @@
+//! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
+//! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
+//!
+//! A few of each module are translated, or all of them where `LOGITS_VARIANTS=FOLDER` is set: then what becomes of those
+//! few is kept there, for the compilers that are at hand. See `.ci/shaders`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::proc::{BoundsCheckPolicies, Layouter};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage};
+use wgpu::BufferBindingType;
+
+use crate::curve::Curve;
+use crate::gpu::kernels::{BINDINGS, Kernel, constants, source};
+use crate::gpu::record::{Params, Scale, Starts, Summary};
+use crate::job::{Given, Op};
+use crate::plan::{Entry, Limits, Plan, Work};
+use crate::{CrossEntropy, DType, Reduction};
+
+const OPS: [Op; 11] = [
+    Op::Softmax,
+    Op::LogSoftmax,
+    Op::LogSumExp,
+    Op::CrossEntropy,
+    Op::CrossEntropyGrad,
+    Op::CrossEntropyBackward,
+    Op::SoftmaxBackward,
+    Op::LogSoftmaxBackward,
+    Op::Predict,
+    Op::TopK,
+    Op::Sample,
+];
+/// Variants of a module that are enough for a compiler to have seen it.
+const FEW: usize = 3;
+/// Around where plans change.
+const CLASSES: [u64; 12] = [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072, 131_073, 1_000_003];
+
+/// Each option of an operation by itself, none first, and all at once; and whether targets are probabilities.
+fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
+    let plain = || CrossEntropy::default().reduction(Reduction::Sum);
+    let curves = [(plain(), false), (plain().logit_scale(2.0), false), (plain().softcap(3.0), false)];
+    if !op.has_targets() {
+        return curves.into();
+    }
+    let every =
+        || plain().label_smoothing(0.1).z_loss(0.1).softcap(3.0).weight(vec![1.0]).upstream_gradients(vec![1.0]);
+    let more = [
+        (plain(), true),
+        (plain().label_smoothing(0.1), false),
+        (plain().z_loss(0.1), false),
+        (plain().weight(vec![1.0]), false),
+        (plain().upstream_gradients(vec![1.0]), false),
+        (CrossEntropy::default(), false),
+        (every(), false),
+        (every().reduction(Reduction::Mean), true),
+    ];
+    curves.into_iter().chain(more).collect()
+}
+
+/// What tells one pipeline from another, for a compiler.
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Variant {
+    source: String,
+    entry: &'static str,
+    /// Values by their bits.
+    constants: Vec<(&'static str, u64)>,
+    /// Bytes of workgroup memory that it may use.
+    memory: u64,
+}
+
+/// What plans ask for: of every adapter that they are tested with, with its subgroups and without any, each operation, type,
+/// layout and number of classes; and each option, on one of them, over logits that can be bound at their start.
+fn variants() -> HashSet<Variant> {
+    let mut variants = HashSet::new();
+    for (name, limits) in crate::plan::tests::adapters() {
+        for op in OPS {
+            for (nth, (loss, is_soft)) in losses(op).into_iter().enumerate() {
+                if nth > 0 && name != "Apple M2, Metal" {
+                    continue;
+                }
+                let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    for classes in CLASSES {
+                        of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
+                    }
+                }
+            }
+        }
+    }
+    variants
+}
+
+#[allow(clippy::too_many_arguments)] // each is varied
+fn of_shape(
+    op: Op,
+    loss: &CrossEntropy,
+    is_soft: bool,
+    dtype: DType,
+    classes: u64,
+    limits: Limits,
+    starts: impl Iterator<Item = Starts> + Clone,
+    variants: &mut HashSet<Variant>,
+) {
+    // What is not for rows is two KiB at the most.
+    let memory = limits.tile_bytes + 2048;
+    let curve = loss.curve(Curve::default()).unwrap();
+    let given = Given { curve, scaling: loss.scaling(classes as usize, 1.0, 1), ..Given::default() };
+    let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
+    let size = if dtype == DType::F32 { 4 } else { 2 };
+    let second = if is_sum { size } else { 4 * u64::from(is_soft) };
+    let (heavy, counts) = (given.is_heavy(op, second), op.has_targets() && op != Op::CrossEntropyBackward);
+    let work = Work { size, second, heavy, count: counts, sum: counts, ..Work::dense(op, 700, classes) };
+    let strided = Work { strides: [classes + 3, classes + 5], ..work };
+    let blocks = Work { rows: 740, ..work }.in_blocks(37);
+    // The device weighs targets itself for a mean.
+    let scale = Scale::new(dtype, &given, is_soft, loss.reduction == Reduction::Mean, &[]);
+    for (work, in_place) in [(work, false), (strided, false), (blocks, false), (work, true)] {
+        if in_place && !op.writes_elements() {
+            continue;
+        }
+        let Ok(plan) = Plan::new(work, limits) else { continue };
+        for starts in starts.clone() {
+            for pass in plan.passes() {
+                let kernel = scale.kernel(&plan, &work, &pass, in_place, starts);
+                for subgroup in [1, limits.tuning.subgroup] {
+                    variants.insert(Variant::new(kernel, pass.entry, subgroup, memory));
+                }
+            }
+        }
+    }
+}
+
+impl Variant {
+    fn new(kernel: Kernel, entry: Entry, subgroup: u32, memory: u64) -> Self {
+        let constants = constants(kernel, entry, subgroup).into_iter().map(|(name, value)| (name, value.to_bits()));
+        let source = source(kernel, entry, subgroup > 1);
+        Self { source, entry: entry.name(), constants: constants.collect(), memory }
+    }
+}
+
+#[test]
+fn every_variant_is_valid_and_translates() {
+    let variants = variants();
+    let folder = std::env::var_os("LOGITS_VARIANTS");
+    let folder = folder.as_deref().map(Path::new);
+    // Modules are parsed once.
+    let mut by_source: BTreeMap<&str, Vec<&Variant>> = BTreeMap::new();
+    for variant in &variants {
+        by_source.entry(&variant.source).or_default().push(variant);
+    }
+    by_source.values_mut().for_each(|variants| variants.sort());
+    let modules: Vec<_> = by_source.into_iter().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for first in 0..threads {
+            let modules = &modules;
+            scope.spawn(move || {
+                for (nth, (text, variants)) in modules.iter().enumerate().skip(first).step_by(threads) {
+                    of_module(nth, text, variants, folder);
+                }
+            });
+        }
+    });
+    println!("{} variants of {} modules", variants.len(), modules.len());
+    assert!(variants.len() > 1000);
+}
+
+fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path>) {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{error:?} in\n{text}"));
+    check_bindings(&module);
+    check_layouts(&module);
+    // Spread over what constants may be.
+    let step = variants.len().div_ceil(FEW);
+    for (of_module, variant) in variants.iter().enumerate() {
+        let is_of_few = of_module % step == 0;
+        if folder.is_none() && !is_of_few {
+            continue;
+        }
+        let constants = variant.constants.iter().map(|&(name, bits)| (name.to_owned(), f64::from_bits(bits))).collect();
+        let keep = |ending: &str, bytes: &[u8]| {
+            if let Some(folder) = folder.filter(|_| is_of_few) {
+                let name = format!("{nth}.{of_module}.{}.{ending}", variant.entry);
+                std::fs::write(folder.join(name), bytes).unwrap();
+            }
+        };
+        translate(&module, &info, &constants, variant, keep);
+    }
+}
+
+fn translate(
+    module: &Module,
+    info: &ModuleInfo,
+    constants: &PipelineConstants,
+    variant: &Variant,
+    keep: impl Fn(&str, &[u8]),
+) {
+    let name = variant.entry;
+    let at = Some((ShaderStage::Compute, name.to_owned()));
+    let (module, info) = process_overrides(module, info, Some((ShaderStage::Compute, name)), constants).unwrap();
+    check_memory(&module, &info, variant);
+
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        special_constants_binding: Some(hlsl::BindTarget::default()),
+        zero_initialize_workgroup_memory: false,
+        ..Default::default()
+    };
+    let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
+    let mut text = String::new();
+    let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
+    assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
+    keep("hlsl", text.as_bytes());
+
+    let options = msl::Options { lang_version: (3, 0), zero_initialize_workgroup_memory: false, ..Default::default() };
+    let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
+    let (text, written) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
+    assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{name}: {written:?}");
+    keep("metal", text.as_bytes());
+
+    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
+    let words = spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap();
+    keep("spv", bytemuck::cast_slice(&words));
+
+    // wgpu has no subgroups of GL.
+    if !variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits())) {
+        return;
+    }
+    let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
+    let mut text = String::new();
+    glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
+        .unwrap()
+        .write()
+        .unwrap();
+    keep("comp", text.as_bytes());
+}
+
+/// What adapters need not have more of: 256 threads and 8 storage buffers, as WebGPU's defaults, and workgroup memory
+/// as the plan was told of.
+fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
+    let mut layouter = Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    let at = module.entry_points.iter().position(|entry| entry.name == variant.entry).unwrap();
+    assert_eq!(module.entry_points[at].workgroup_size.iter().product::<u32>(), 256);
+    let (mut bytes, mut buffers) = (0, 0);
+    for (handle, variable) in module.global_variables.iter() {
+        if info.get_entry_point(at)[handle].is_empty() {
+            continue;
+        }
+        match variable.space {
+            AddressSpace::WorkGroup => bytes += u64::from(layouter[variable.ty].size.next_multiple_of(16)),
+            AddressSpace::Storage { .. } => buffers += 1,
+            _ => {}
+        }
+    }
+    assert!(buffers <= 8, "{}: {buffers} storage buffers", variant.entry);
+    assert!(bytes <= variant.memory, "{}: {bytes} bytes of workgroup memory of {}", variant.entry, variant.memory);
+}
+
+/// The host's structs and the shaders' are the same.
+fn check_layouts(module: &Module) {
+    let members = |name: &str| {
+        let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
+        let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
+        let offsets = members.iter().map(|member| (member.name.clone().unwrap(), member.offset as usize));
+        (offsets.collect::<Vec<_>>(), *span as usize)
+    };
+    macro_rules! same {
+        ($ty:ident { $($field:ident),* }) => {
+            let (offsets, span) = members(stringify!($ty));
+            let host = [$((stringify!($field).to_owned(), std::mem::offset_of!($ty, $field))),*];
+            assert_eq!(offsets, host);
+            assert!(span <= size_of::<$ty>());
+        };
+    }
+    same!(Params {
+        rows,
+        classes,
+        inner,
+        logits_stride,
+        elements_stride,
+        segments,
+        first_segment,
+        pass_segments,
+        logits_at,
+        elements_at,
+        targets_at,
+        rows_out_at,
+        gradients_at,
+        first_group,
+        first_row,
+        groups,
+        ignored_count,
+        flags,
+        factor,
+        hit,
+        smoothing,
+        class_weight,
+        z_loss,
+        scale,
+        scale_low,
+        signed_scale,
+        ratio,
+        ratio_low,
+        cap,
+        cap_low,
+        cap_limit,
+        flip,
+        draw_seed,
+        draw_step,
+        k,
+        draw_top_k,
+        draw_top_p,
+        soft_rows,
+        nan,
+        negative_infinity,
+        zero,
+        ignored
+    });
+    same!(Summary { loss, counted_rows, first_invalid_row, zero, sum, weight });
+}
+
+fn check_bindings(module: &Module) {
+    for (_, variable) in module.global_variables.iter() {
+        let Some(binding) = &variable.binding else { continue };
+        let expected = match variable.space {
+            AddressSpace::Uniform => BufferBindingType::Uniform,
+            AddressSpace::Storage { access } => {
+                BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+            }
+            ref other => panic!("a binding in {other:?}"),
+        };
+        assert_eq!(BINDINGS[binding.binding as usize], expected, "binding {}", binding.binding);
+    }
+}
