@@ -119,7 +119,7 @@ fn is_possible(j: u32, t: f32) -> bool {
 }
 
 // How many classes, or how much of the probability, is at a key or above; low and high part of one number.
-fn mass_from(key: i32, counts: bool) -> vec2<u32> {
+fn mass_from(grid: Grid, key: i32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
     for (var j = lane; j < params.classes; j += LANES) {
         let t = depth_of(j);
@@ -127,18 +127,18 @@ fn mass_from(key: i32, counts: bool) -> vec2<u32> {
             mass = combine(mass, vec2<u32>(select(share(t), 1u, counts), 0u), WIDE);
         }
     }
-    return reduce(mass, WIDE);
+    return reduce(grid, mass, WIDE);
 }
 
 // The largest key up to that of 0 at which there is still so much.
-fn last_where(lowest: i32, counts: bool, wanted: f32) -> i32 {
+fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     var low = lowest;
     var high = 0;
     // As many steps for every row of the workgroup as any may need.
     for (var step = 0u; step < 32u; step += 1u) {
         let gap = bitcast<u32>(high) - bitcast<u32>(low);
         let middle = low + bitcast<i32>(gap / 2u + gap % 2u);
-        let mass = mass_from(middle, counts);
+        let mass = mass_from(grid, middle, counts);
         let holds = select(coarse(mass) >= wanted, mass.y != 0u || mass.x >= params.draw_top_k, counts);
         if low < high {
             if holds {
@@ -151,15 +151,15 @@ fn last_where(lowest: i32, counts: bool, wanted: f32) -> i32 {
     return low;
 }
 
-fn pick(row: u32, stats: Stats, present: bool) {
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
     let bad = is_bad(stats);
     var lowest = key_of(bitcast<f32>(0xff7fffffu));
     if params.draw_top_k < params.classes {
-        lowest = last_where(lowest, true, 0.0);
+        lowest = last_where(grid, lowest, true, 0.0);
     }
     if params.draw_top_p < 1.0 {
-        let wanted = opaque(params.draw_top_p * coarse(mass_from(lowest, false)));
-        lowest = last_where(lowest, false, wanted);
+        let wanted = opaque(params.draw_top_p * coarse(mass_from(grid, lowest, false)));
+        lowest = last_where(grid, lowest, false, wanted);
     }
     let key = draw_key();
     var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
@@ -170,7 +170,7 @@ fn pick(row: u32, stats: Stats, present: bool) {
             best = combine(best, vec2<u32>(bitcast<u32>(key_of(score)), j), LARGEST);
         }
     }
-    best = reduce(best, LARGEST);
+    best = reduce(grid, best, LARGEST);
     if present && lane == 0u {
         // Of a row without a softmax the largest logit, as where nothing is drawn.
         let first = select(stats.at, 0u, stats.at == NONE);

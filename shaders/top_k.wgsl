@@ -29,13 +29,13 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-fn pick(row: u32, stats: Stats, present: bool) {
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
     let bad = is_bad(stats);
     let place = params.rows_out_at + 2u * row * params.k;
     var own = best_after(vec2<u32>(0u, NONE));
     for (var i = 0u; i < params.k; i += 1u) {
-        let best = reduce(own, LARGEST);
+        let best = reduce(grid, own, LARGEST);
         if present && lane == 0u {
             rows_out[place + 2u * i] = best.y;
         }

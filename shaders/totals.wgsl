@@ -4,8 +4,8 @@
 const GROUP_ROWS: u32 = 4096u;
 
 // The group of a thread, and its rows as a range of this pass; none where there is no such group.
-fn group_of(invocation: Invocation) -> u32 {
-    return group_index(invocation) * (WORKGROUP / LANES) + thread / LANES;
+fn group_of(grid: Grid) -> u32 {
+    return group_index(grid) * (WORKGROUP / LANES) + thread / LANES;
 }
 
 fn group_rows(group: u32) -> vec2<u32> {
@@ -24,9 +24,9 @@ fn partial(key: i32, at: u32, sum: vec2<f32>) -> Stats {
 }
 
 @compute @workgroup_size(256)
-fn count_targets(invocation: Invocation) {
-    enter(invocation);
-    let group = group_of(invocation);
+fn count_targets(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
+    let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
     var weight = vec2<f32>(0.0, 0.0);
@@ -44,17 +44,17 @@ fn count_targets(invocation: Invocation) {
             }
         }
     }
-    weight = sum_of(weight);
-    counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
-    invalid = reduce(invalid, LARGEST);
+    weight = sum_of(grid, weight);
+    counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
+    invalid = reduce(grid, invalid, LARGEST);
     if lane == 0u && rows.x < rows.y {
         partials[params.first_group + group] = partial(bitcast<i32>(counted), invalid.y, weight);
     }
 }
 
 @compute @workgroup_size(256)
-fn total_targets(invocation: Invocation) {
-    enter(invocation);
+fn total_targets(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
     var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
@@ -64,9 +64,9 @@ fn total_targets(invocation: Invocation) {
         counted += bitcast<u32>(part.key);
         invalid = combine(invalid, vec2<u32>(0u, part.at), LARGEST);
     }
-    weight = sum_of(weight);
-    counted = reduce(vec2<u32>(counted, 0u), COUNT).x;
-    invalid = reduce(invalid, LARGEST);
+    weight = sum_of(grid, weight);
+    counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
+    invalid = reduce(grid, invalid, LARGEST);
     if params.soft_rows != 0u {
         // Of probabilities every row counts, once.
         counted = params.soft_rows;
@@ -79,9 +79,9 @@ fn total_targets(invocation: Invocation) {
 
 // Finite losses are added; of the others only the largest matters, as a key.
 @compute @workgroup_size(256)
-fn sum_losses(invocation: Invocation) {
-    enter(invocation);
-    let group = group_of(invocation);
+fn sum_losses(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
+    let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
     var sum = vec2<f32>(0.0, 0.0);
@@ -93,24 +93,24 @@ fn sum_losses(invocation: Invocation) {
             sum = add_pairs(sum, vec2<f32>(bitcast<f32>(bits), 0.0));
         }
     }
-    sum = sum_of(sum);
-    let key = reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
+    sum = sum_of(grid, sum);
+    let key = reduce(grid, vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
     if lane == 0u && rows.x < rows.y {
         partials[params.first_group + group] = partial(bitcast<i32>(key), 0u, sum);
     }
 }
 
 @compute @workgroup_size(256)
-fn total_losses(invocation: Invocation) {
-    enter(invocation);
+fn total_losses(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
     var sum = vec2<f32>(0.0, 0.0);
     var largest = 0;
     for (var i = thread; i < partials_of(); i += LANES) {
         sum = add_pairs(sum, partials[i].others);
         largest = max(largest, partials[i].key);
     }
-    sum = sum_of(sum);
-    largest = bitcast<i32>(reduce(vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
+    sum = sum_of(grid, sum);
+    largest = bitcast<i32>(reduce(grid, vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
     if thread == 0u {
         let weight = summary.weight.x + summary.weight.y;
         var loss = bitcast<u32>(sum.x + sum.y);

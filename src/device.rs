@@ -81,7 +81,8 @@ impl Device {
     #[must_use]
     pub fn new() -> Self {
         #[cfg(feature = "gpu")]
-        return block_on(Self::new_async());
+        return block_on(async { Ok(Self::new_async().await) })
+            .unwrap_or_else(|error| Self::on_cpu(error.to_string(), Vec::new()));
         #[cfg(not(feature = "gpu"))]
         Self::on_cpu("built without the feature `gpu`".to_owned(), Vec::new())
     }
@@ -378,7 +379,7 @@ impl Device {
     /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
     #[must_use]
     pub fn adapters() -> Vec<Adapter> {
-        block_on(Self::adapters_async())
+        block_on(async { Ok(Self::adapters_async().await) }).unwrap_or_default()
     }
 
     /// The async form of [`Device::adapters`].

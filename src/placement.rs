@@ -1,11 +1,9 @@
 //! Which of GPU and CPU has a result back in host memory first.
 
-use std::time::Instant;
-
 use crate::curve::Curve;
 use crate::elements::Sealed;
 use crate::job::{Data, Given, Job, Op, RowsOut};
-use crate::waiting::Waiting;
+use crate::waiting::{Instant, Waiting};
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 
 /// A call takes so long, and so much longer for each row and for each byte of logits.

@@ -1,7 +1,7 @@
 //! Times one operation against a plain copy, on the same device in the same run. For the benchmarks; no part of the API.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::curve::Curve;
 use crate::device::Place;
@@ -13,6 +13,7 @@ use crate::job::{Data, Given, Job, Op, RowsOut, Traffic};
 use crate::loss::Prepared;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;
+use crate::waiting::Instant;
 #[cfg(feature = "gpu")]
 use crate::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};

@@ -1,9 +1,14 @@
-//! Futures on a thread that has nothing else to do.
+//! Waiting, and how long it took: where a thread may wait for a future, and where it must not.
 
+/// The standard library's clock panics in a browser.
+#[cfg(not(all(feature = "gpu", target_arch = "wasm32")))]
+pub(crate) use std::time::Instant;
+#[cfg(all(feature = "gpu", target_arch = "wasm32"))]
+pub(crate) use web_time::Instant;
+
+use crate::Error;
 #[cfg(feature = "gpu")]
 pub(crate) use crate::gpu::Waiting;
-#[cfg(feature = "gpu")]
-pub(crate) use pollster::block_on;
 
 /// Who waits; nobody has to where all is computed on the CPU.
 #[cfg(not(feature = "gpu"))]
@@ -13,14 +18,25 @@ pub(crate) enum Waiting {
     Elsewhere,
 }
 
-/// Nothing in the CPU path is ever pending.
-#[cfg(not(feature = "gpu"))]
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+/// Blocks until it is done.
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pollster::block_on(future)
+}
+
+/// A browser's thread must not wait, or what it waits for never happens; and nothing in the CPU path is ever pending.
+#[cfg(not(all(feature = "gpu", not(target_arch = "wasm32"))))]
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut future = std::pin::pin!(future);
-    loop {
-        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return value;
-        }
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(result) => result,
+        std::task::Poll::Pending => Err(must_not_wait("webgpu")),
     }
+}
+
+/// What a call that would wait ends with where none may.
+#[cfg(any(not(feature = "gpu"), target_arch = "wasm32"))]
+pub(crate) fn must_not_wait(adapter: &str) -> Error {
+    let reason = "a thread of a browser must not wait for it: call the `_async` form".to_owned();
+    Error::Gpu { adapter: adapter.to_owned(), reason }
 }

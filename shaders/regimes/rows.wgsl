@@ -61,10 +61,10 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
 }
 
 @compute @workgroup_size(256)
-fn hold_rows(invocation: Invocation) {
-    enter(invocation);
+fn hold_rows(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
     let rows = WORKGROUP / LANES;
-    let first = group_index(invocation) * rows;
+    let first = group_index(grid) * rows;
     if first >= params.rows {
         return;
     }
@@ -82,10 +82,10 @@ fn hold_rows(invocation: Invocation) {
     } else {
         hold(0u, class_count());
     }
-    let stats = reduce_held(0u, class_count());
+    let stats = reduce_held(grid, 0u, class_count());
     let coefficients = finish(row, stats, present && lane == 0u);
     if PICKS {
-        pick(row, stats, present);
+        pick(grid, row, stats, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {

@@ -48,15 +48,15 @@ fn enter_part(row: u32) {
 }
 
 @compute @workgroup_size(256)
-fn split_reduce(invocation: Invocation) {
-    enter(invocation);
-    if !has_place(group_index(invocation)) {
+fn split_reduce(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
+    if !has_place(group_index(grid)) {
         return;
     }
-    let place = place_of(group_index(invocation));
+    let place = place_of(group_index(grid));
     enter_part(place.row);
     hold(place.start, place.end);
-    let stats = reduce_held(place.start, place.end);
+    let stats = reduce_held(grid, place.start, place.end);
     if place.present && lane == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
@@ -70,10 +70,10 @@ fn split_reduce(invocation: Invocation) {
 }
 
 @compute @workgroup_size(256)
-fn split_join(invocation: Invocation) {
-    enter(invocation);
+fn split_join(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
     let rows = WORKGROUP / LANES;
-    let first_row = group_index(invocation) * rows;
+    let first_row = group_index(grid) * rows;
     if first_row >= params.rows {
         return;
     }
@@ -87,7 +87,7 @@ fn split_join(invocation: Invocation) {
         let part = partials[first + i];
         best = combine(best, vec2<u32>(bitcast<u32>(part.key), part.at), LARGEST);
     }
-    best = reduce(best, LARGEST);
+    best = reduce(grid, best, LARGEST);
     var stats = Stats();
     stats.key = bitcast<i32>(best.x);
     stats.at = best.y;
@@ -117,15 +117,15 @@ fn split_join(invocation: Invocation) {
             flags += vec2<u32>(part.bottomless & 1u, part.bottomless >> 1u);
         }
     }
-    stats.others = sum_of(sum);
+    stats.others = sum_of(grid, sum);
     if PEAKS && !KNOWN {
         stats.others = add_pairs(vec2<f32>(-1.0, 0.0), stats.others);
     }
     if SPREAD {
-        stats.below = sum_of(below);
-        labels = sum_of(labels);
+        stats.below = sum_of(grid, below);
+        labels = sum_of(grid, labels);
         stats.labels = labels.x + labels.y;
-        flags = reduce(flags, COUNT);
+        flags = reduce(grid, flags, COUNT);
         stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
     let coefficients = finish(row, stats, leads);
@@ -136,12 +136,12 @@ fn split_join(invocation: Invocation) {
 }
 
 @compute @workgroup_size(256)
-fn split_write(invocation: Invocation) {
-    enter(invocation);
-    if !has_place(group_index(invocation)) {
+fn split_write(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
+    if !has_place(group_index(grid)) {
         return;
     }
-    let place = place_of(group_index(invocation));
+    let place = place_of(group_index(grid));
     enter_part(place.row);
     let entries = entries_of(place.row);
     if PEAKS {

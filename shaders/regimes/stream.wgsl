@@ -8,7 +8,7 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
-fn reduce_row() -> Stats {
+fn reduce_row(grid: Grid) -> Stats {
     let share = share_of(0u, params.classes);
     let first = share.first + lane % GANG * UNIT;
     let stride = GANG * UNITS * UNIT;
@@ -22,7 +22,7 @@ fn reduce_row() -> Stats {
                 see_unit(at, masked(at, share.end, units[i]));
             }
         }
-        let peak = row_peak();
+        let peak = row_peak(grid);
         stats.key = bitcast<i32>(peak.x);
         stats.at = peak.y;
         see_from(top_of(stats));
@@ -48,16 +48,16 @@ fn reduce_row() -> Stats {
         }
     }
     if ONLINE {
-        return join_lanes();
+        return join_lanes(grid);
     }
-    return summed(stats);
+    return summed(grid, stats);
 }
 
 @compute @workgroup_size(256)
-fn stream_rows(invocation: Invocation) {
-    enter(invocation);
+fn stream_rows(grid: Grid, invocation: Invocation) {
+    enter(grid, invocation);
     let rows = WORKGROUP / LANES;
-    let first = group_index(invocation) * rows;
+    let first = group_index(grid) * rows;
     if first >= params.rows {
         return;
     }
@@ -66,10 +66,10 @@ fn stream_rows(invocation: Invocation) {
     let row = min(first + thread / LANES, params.rows - 1u);
     let present = first + thread / LANES < params.rows;
     enter_row(row, 0u);
-    let stats = reduce_row();
+    let stats = reduce_row(grid);
     let coefficients = finish(row, stats, present && lane == 0u);
     if PICKS {
-        pick(row, stats, present);
+        pick(grid, row, stats, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS {

@@ -152,11 +152,11 @@ struct Stats {
 
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
-// Threads of this one's subgroup; 1 where there are no subgroups.
-var<private> width: u32;
 
-fn group_index(invocation: Invocation) -> u32 {
-    return invocation.group.y * invocation.groups.x + invocation.group.x;
+// A `Grid`, in the files of lanes, is what all threads of a workgroup know alike. It goes from hand to hand: browsers allow a
+// barrier only where they can follow that all threads arrive at it, and they lose sight of what is in a private variable.
+fn group_index(grid: Grid) -> u32 {
+    return grid.group.y * grid.groups.x + grid.group.x;
 }
 
 // Where class 0 of a row is, from the first of this pass; and how far apart its classes are.

@@ -14,14 +14,14 @@ fn hold(start: u32, end: u32) {
 }
 
 // Called by all threads of a workgroup together. What is held are exponentials afterwards, where KEEPS.
-fn reduce_held(start: u32, end: u32) -> Stats {
+fn reduce_held(grid: Grid, start: u32, end: u32) -> Stats {
     var stats = Stats();
     if PEAKS {
         begin_peak();
         for (var i = 0u; i < UNITS; i += 1u) {
             see_unit(class_of(start, i), held[i]);
         }
-        let peak = row_peak();
+        let peak = row_peak(grid);
         stats.key = bitcast<i32>(peak.x);
         stats.at = peak.y;
         see_from(top_of(stats));
@@ -33,5 +33,5 @@ fn reduce_held(start: u32, end: u32) -> Stats {
             held[i] = exponentials;
         }
     }
-    return summed(stats);
+    return summed(grid, stats);
 }

@@ -1,21 +1,27 @@
 // Threads without subgroups: each stands alone between two barriers.
 
-struct Invocation {
+struct Grid {
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+}
+
+struct Invocation {
     @builtin(local_invocation_index) index: u32,
 }
 
-fn enter(invocation: Invocation) {
+fn enter(grid: Grid, invocation: Invocation) {
     thread = invocation.index;
-    width = 1u;
+}
+
+fn width_of(grid: Grid) -> u32 {
+    return 1u;
 }
 
 fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {
     return value;
 }
 
-fn radix() -> u32 {
+fn radix(grid: Grid) -> u32 {
     return 16u;
 }
 

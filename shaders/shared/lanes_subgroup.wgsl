@@ -1,17 +1,23 @@
 // Threads with subgroups. Their size may be anything from 4 to 128, and nothing says that a subgroup's threads have
 // neighbouring local indices; so threads are numbered by subgroup.
 
-struct Invocation {
+struct Grid {
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_size) width: u32,
+}
+
+struct Invocation {
     @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 }
 
-fn enter(invocation: Invocation) {
-    thread = invocation.subgroup * invocation.size + invocation.lane;
-    width = invocation.size;
+fn enter(grid: Grid, invocation: Invocation) {
+    thread = invocation.subgroup * grid.width + invocation.lane;
+}
+
+fn width_of(grid: Grid) -> u32 {
+    return grid.width;
 }
 
 // Every thread gets what `count` neighbours hold together.
@@ -23,8 +29,8 @@ fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {
     return result;
 }
 
-fn radix() -> u32 {
-    return width;
+fn radix(grid: Grid) -> u32 {
+    return grid.width;
 }
 
 // Every subgroup does it for itself, which saves a barrier.

@@ -2,4 +2,4 @@
 
 const PICKS: bool = false;
 
-fn pick(row: u32, stats: Stats, present: bool) {}
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -49,10 +49,10 @@ fn rise() {
 }
 
 // Called by all threads of a workgroup together: all lanes about the row's largest logit.
-fn join_lanes() -> Stats {
+fn join_lanes(grid: Grid) -> Stats {
     let own = met_so_far();
     var stats = Stats();
-    stats.key = bitcast<i32>(reduce(vec2<u32>(bitcast<u32>(met), 0u), TOP).x);
+    stats.key = bitcast<i32>(reduce(grid, vec2<u32>(bitcast<u32>(met), 0u), TOP).x);
     see_from(top_of(stats));
     if !is_bad(own) {
         if met != stats.key {
@@ -63,5 +63,5 @@ fn join_lanes() -> Stats {
         }
         total *= exp_pair(between(base, reference));
     }
-    return summed(stats);
+    return summed(grid, stats);
 }

@@ -84,14 +84,14 @@ fn lane_key() -> i32 {
 }
 
 // Called by all threads of a workgroup together: the key of a row's maximum, and where it is.
-fn row_peak() -> vec2<u32> {
+fn row_peak(grid: Grid) -> vec2<u32> {
     if KNOWN {
         return vec2<u32>(0u, NONE);
     }
     if CLASS_MATTERS {
-        return reduce(vec2<u32>(bitcast<u32>(best_key), best_at), LARGEST);
+        return reduce(grid, vec2<u32>(bitcast<u32>(best_key), best_at), LARGEST);
     }
-    return reduce(vec2<u32>(bitcast<u32>(lane_key()), 0u), TOP);
+    return reduce(grid, vec2<u32>(bitcast<u32>(lane_key()), 0u), TOP);
 }
 
 // The labels of a unit's classes where labels are spread, without what a target class has beside its share.
@@ -175,21 +175,21 @@ fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
 }
 
 // Called by all threads of a workgroup together: what the lanes of a row have summed, about one top.
-fn summed(peak: Stats) -> Stats {
+fn summed(grid: Grid, peak: Stats) -> Stats {
     var stats = peak;
     if !KNOWN {
-        let sum = sum_of(add_pairs(total, vec2<f32>(tops, 0.0)));
+        let sum = sum_of(grid, add_pairs(total, vec2<f32>(tops, 0.0)));
         stats.others = add_pairs(vec2<f32>(-1.0, 0.0), sum);
     }
     if SPREAD {
         // Of smoothed labels alone the host knows the sum over a whole row.
         if SOFT || PIECES {
-            let sum = sum_of(labels);
+            let sum = sum_of(grid, labels);
             stats.labels = sum.x + sum.y;
         }
         if !KNOWN {
-            stats.below = sum_of(below);
-            let flags = reduce(vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
+            stats.below = sum_of(grid, below);
+            let flags = reduce(grid, vec2<u32>(bottomless & 1u, bottomless >> 1u), COUNT);
             stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
         }
     }

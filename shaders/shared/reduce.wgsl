@@ -32,17 +32,17 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
 
 // Called by all threads of a workgroup together. `fold`, in the files of lanes, joins `count` entries of `folds`, each of
 // which stands for `done` threads.
-fn reduce(value: vec2<u32>, how: u32) -> vec2<u32> {
+fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if COLUMNS {
         return reduce_columns(value, how);
     }
     if LANES <= SUBGROUP {
         return butterfly(value, LANES, how);
     }
-    var done = min(width, LANES);
+    var done = min(width_of(grid), LANES);
     var result = butterfly(value, done, how);
     while done < LANES {
-        let count = min(radix(), LANES / done);
+        let count = min(radix(grid), LANES / done);
         // Nobody may still be reading what an earlier fold left there.
         workgroupBarrier();
         if thread % done == 0u {
@@ -67,6 +67,6 @@ fn reduce_columns(value: vec2<u32>, how: u32) -> vec2<u32> {
     return result;
 }
 
-fn sum_of(pair: vec2<f32>) -> vec2<f32> {
-    return bitcast<vec2<f32>>(reduce(bitcast<vec2<u32>>(pair), SUM));
+fn sum_of(grid: Grid, pair: vec2<f32>) -> vec2<f32> {
+    return bitcast<vec2<f32>>(reduce(grid, bitcast<vec2<u32>>(pair), SUM));
 }

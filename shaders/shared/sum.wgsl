@@ -25,9 +25,9 @@ fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
     return unit;
 }
 
-fn summed(stats: Stats) -> Stats {
+fn summed(grid: Grid, stats: Stats) -> Stats {
     var result = stats;
-    result.others = sum_of(total);
+    result.others = sum_of(grid, total);
     return result;
 }
 
@@ -49,7 +49,7 @@ fn begin_peak() {}
 
 fn see_unit(j: u32, unit: Unit) {}
 
-fn row_peak() -> vec2<u32> {
+fn row_peak(grid: Grid) -> vec2<u32> {
     return vec2<u32>(0u, NONE);
 }
 
@@ -72,7 +72,7 @@ fn begin_rise() {}
 
 fn rise() {}
 
-fn join_lanes() -> Stats {
+fn join_lanes(grid: Grid) -> Stats {
     return Stats();
 }
 

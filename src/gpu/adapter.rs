@@ -28,7 +28,7 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     let named = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
     let mut passed_over = Vec::new();
     for adapter in adapters().await {
-        let info = adapter.get_info();
+        let info = about(adapter.get_info());
         let judged = match unsuitable(&adapter, &info) {
             Some(reason) => Err(reason),
             None => judge(choice, named.as_deref(), &info),
@@ -62,7 +62,7 @@ pub(crate) async fn list() -> Vec<crate::Adapter> {
     adapters
         .iter()
         .map(|adapter| {
-            let info = adapter.get_info();
+            let info = about(adapter.get_info());
             let driver = format!("{} {}", info.driver, info.driver_info);
             let mut description = format!("{}, driver {}", kind(info.device_type), driver.trim());
             if let Some(reason) = unsuitable(adapter, &info) {
@@ -71,6 +71,14 @@ pub(crate) async fn list() -> Vec<crate::Adapter> {
             crate::Adapter { name: info.name, backend: backend_name(info.backend), description }
         })
         .collect()
+}
+
+/// Browsers keep the name to themselves.
+pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
+    if info.name.is_empty() && info.backend == Backend::BrowserWebGpu {
+        info.name = "the browser's GPU".to_owned();
+    }
+    info
 }
 
 /// Best first: hardware before software, a backend of the platform before GL.
@@ -82,7 +90,7 @@ pub(super) async fn adapters() -> Vec<Adapter> {
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = instance.enumerate_adapters(backends).await;
     adapters.sort_by_key(|adapter| {
-        let info = adapter.get_info();
+        let info = about(adapter.get_info());
         let kind = match info.device_type {
             DeviceType::DiscreteGpu => 0,
             DeviceType::IntegratedGpu => 1,

@@ -63,7 +63,7 @@ impl Gpu {
     /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage buffers a shader stage,
     /// 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
     pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
-        let info = device.adapter_info();
+        let info = adapter::about(device.adapter_info());
         let backend = backend_name(info.backend);
         if let Some(reason) = adapter::lacking(&device.limits()) {
             return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
@@ -74,7 +74,7 @@ impl Gpu {
     }
 
     pub(super) async fn open(adapter: &Adapter) -> Result<Self, String> {
-        let info = adapter.get_info();
+        let info = adapter::about(adapter.get_info());
         let backend = backend_name(info.backend);
         let open = Open::request(adapter).await?;
         let (open, name) = (Mutex::new(Arc::new(open)), info.name);
@@ -106,7 +106,12 @@ impl Gpu {
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Self, Error> {
         tuning.check()?;
         let now = lock(&self.0.open).clone();
-        let open = Open::new(now.device.clone(), now.queue.clone(), &now.device.adapter_info(), now.faults.clone());
+        let open = Open::new(
+            now.device.clone(),
+            now.queue.clone(),
+            &adapter::about(now.device.adapter_info()),
+            now.faults.clone(),
+        );
         let open = Mutex::new(Arc::new(open.tuned(Some(tuning))));
         let Shared { ref name, backend, is_borrowed, .. } = *self.0;
         Ok(Self(Arc::new(Shared { open, name: name.clone(), backend, is_borrowed, tuning: Some(tuning) })))
@@ -123,7 +128,7 @@ impl Gpu {
         }
         let adapters = adapter::adapters().await;
         let same = adapters.iter().find(|adapter| {
-            let info = adapter.get_info();
+            let info = adapter::about(adapter.get_info());
             info.name == self.0.name && backend_name(info.backend) == self.0.backend
         });
         let again = match same {
@@ -156,7 +161,7 @@ impl Gpu {
 
 impl Open {
     async fn request(adapter: &Adapter) -> Result<Self, String> {
-        let info = adapter.get_info();
+        let info = adapter::about(adapter.get_info());
         let mut features = Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
         if matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu) {
             features |= Features::MAPPABLE_PRIMARY_BUFFERS;

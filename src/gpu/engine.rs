@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytemuck::cast_slice;
-use pollster::block_on;
 use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor};
 
 use super::context::{Gpu, Open};
@@ -14,6 +13,7 @@ use crate::curve::Curve;
 use crate::job::{Given, Op};
 use crate::operations::{check_top, of_draws};
 use crate::plan::{Plan, Work};
+use crate::waiting::block_on;
 use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
 
 /// What to prepare. A `&CrossEntropy` converts into [`Operation::CrossEntropyGrad`].

@@ -115,7 +115,13 @@ pub(super) struct Kernels {
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
+    /// Makes another text of a module's.
+    #[cfg(test)]
+    pub(super) edit: Option<Edit>,
 }
+
+#[cfg(test)]
+pub(super) type Edit = Box<dyn Fn(&str) -> String + Send + Sync>;
 
 impl Kernels {
     pub(super) fn new(device: &Device, subgroup: u32) -> Self {
@@ -136,7 +142,15 @@ impl Kernels {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 0,
         });
-        Self { subgroup, checks: ShaderRuntimeChecks::unchecked(), bindings, layout, pipelines: Mutex::default() }
+        Self {
+            subgroup,
+            checks: ShaderRuntimeChecks::unchecked(),
+            bindings,
+            layout,
+            pipelines: Mutex::default(),
+            #[cfg(test)]
+            edit: None,
+        }
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
@@ -144,8 +158,17 @@ impl Kernels {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let compiled = pipelines
             .entry(Key::new(kernel, entry))
-            .or_insert_with(|| self.compile(device, &source(kernel, entry, self.subgroup > 1), kernel, entry));
+            .or_insert_with(|| self.compile(device, &self.source(kernel, entry), kernel, entry));
         compiled.clone()
+    }
+
+    fn source(&self, kernel: Kernel, entry: Entry) -> String {
+        let text = source(kernel, entry, self.subgroup > 1);
+        #[cfg(test)]
+        if let Some(edit) = &self.edit {
+            return edit(&text);
+        }
+        text
     }
 
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {

@@ -71,6 +71,10 @@ impl Gpu {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Option<String>, Failed> {
+        #[cfg(target_arch = "wasm32")]
+        if waiting == Waiting::Here {
+            return Err(Failed { error: crate::waiting::must_not_wait(self.name()), rows_done: 0 });
+        }
         let open = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
         // Parts may have to be bound from before where they start.
         let work = work_of(job, job.rows(), job.shape.inner());

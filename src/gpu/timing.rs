@@ -1,6 +1,6 @@
 //! An operation over resident logits, bound once, to be timed again and again beside a plain copy of the logits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wgpu::{
     Buffer, BufferDescriptor, BufferUsages, CommandEncoder, Features, MapMode, PollType, QuerySet, QuerySetDescriptor,
@@ -14,6 +14,7 @@ use super::record::Dispatch;
 use super::resident::{Held, HeldGiven, Results};
 use crate::job::{Given, Op};
 use crate::stopwatch::Reading;
+use crate::waiting::Instant;
 use crate::{DType, Error, Traffic};
 
 /// Bytes that inputs take together where they are rotated: more than any cache holds.

@@ -1,12 +1,13 @@
 //! Waiting for a GPU: on the calling thread, or without it.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, SubmissionIndex};
 
 use super::fault::{Fault, survive};
+use crate::waiting::Instant;
 
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

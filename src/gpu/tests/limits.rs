@@ -1,7 +1,7 @@
 //! Nothing about an adapter's limits, or about how a batch is cut, changes a bit.
 
 use super::*;
-use crate::gpu::kernels::Kernels;
+use crate::gpu::kernels::{Edit, Kernels};
 use crate::plan::Plan;
 
 #[test]
@@ -16,6 +16,54 @@ fn subgroups_do_not_change_a_bit() {
         for shape in [[300, 1], [50, 9], [9, 300], [5, 2048], [3, 5000], [2, 140_000]] {
             let logits = logits(shape[0] * shape[1]);
             assert_eq!(all(&with, &logits, shape), all(&without, &logits, shape), "{shape:?} on {with}");
+        }
+    }
+}
+
+/// Modules for subgroups as if those were of so many threads, which are no neighbours: they exchange values through workgroup
+/// memory. Everything else of the text is that for subgroups.
+fn as_if_of(width: u32) -> Edit {
+    let exchange = "
+        var<workgroup> exchanged: array<vec2<u32>, 256>;
+        fn exchange(value: vec2<u32>, distance: u32) -> vec2<u32> {
+            workgroupBarrier();
+            exchanged[thread] = value;
+            workgroupBarrier();
+            return exchanged[thread ^ distance];
+        }";
+    let edits = [
+        ("@builtin(subgroup_size) width: u32,", String::new()),
+        ("@builtin(subgroup_id) subgroup: u32,", "@builtin(local_invocation_index) index: u32,".to_owned()),
+        ("@builtin(subgroup_invocation_id) lane: u32,", String::new()),
+        ("invocation.subgroup", format!("invocation.index % (256u / {width}u)")),
+        ("invocation.lane", format!("invocation.index / (256u / {width}u)")),
+        ("grid.width", format!("{width}u")),
+        ("subgroupShuffleXor", "exchange".to_owned()),
+    ];
+    Box::new(move |text| {
+        let edited = edits.iter().fold(text.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from} is not in the text");
+            text.replace(from, to)
+        });
+        edited + exchange
+    })
+}
+
+/// Of sizes that no adapter here has; and of more threads than the least that any has.
+#[test]
+fn the_size_of_subgroups_does_not_change_a_bit() {
+    let Some(plain) = gpus().into_iter().next() else { return };
+    plain.altered(|open| open.kernels = Kernels::new(&open.device, 1));
+    for (width, least) in [(4, 4), (16, 16), (32, 8), (64, 64), (128, 128)] {
+        let sized = gpus().swap_remove(0);
+        sized.altered(|open| {
+            open.kernels = Kernels::new(&open.device, least);
+            open.kernels.edit = Some(as_if_of(width));
+        });
+        let (sized, plain) = (device(&sized, false), device(&plain, false));
+        for shape in [[9, 300], [2, 140_000]] {
+            let logits = logits(shape[0] * shape[1]);
+            assert_eq!(all(&sized, &logits, shape), all(&plain, &logits, shape), "{shape:?} in {width}s on {plain}");
         }
     }
 }

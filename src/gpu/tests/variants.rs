@@ -175,6 +175,11 @@ fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path
         .unwrap_or_else(|error| panic!("{error:?} in\n{text}"));
     check_bindings(&module);
     check_layouts(&module);
+    if let Some(folder) = folder {
+        // Browsers want to be told what naga does not know the word for.
+        let extension = if text.contains("subgroup_id") { "enable subgroups;\n" } else { "" };
+        std::fs::write(folder.join(format!("{nth}.wgsl")), format!("{extension}{text}")).unwrap();
+    }
     // Spread over what constants may be.
     let step = variants.len().div_ceil(FEW);
     for (of_module, variant) in variants.iter().enumerate() {
