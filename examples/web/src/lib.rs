@@ -1,0 +1,221 @@
+//! What the page calls: a device, a batch of logits, and what one makes of the other.
+
+#[path = "../../conformance/matrix.rs"]
+mod matrix;
+mod npy;
+#[allow(dead_code)]
+#[path = "../../../tests/common/reference.rs"]
+mod reference;
+#[path = "../../conformance/suite.rs"]
+mod suite;
+
+use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits};
+use wasm_bindgen::prelude::*;
+use web_time::Instant;
+
+fn thrown(error: Error) -> JsError {
+    JsError::new(&error.to_string())
+}
+
+/// Where to compute.
+#[wasm_bindgen]
+pub struct Place(Device);
+
+#[wasm_bindgen]
+impl Place {
+    /// `auto`, `cpu`, `gpu` or a name, as `logits --device` takes them.
+    pub async fn open(choice: String) -> Result<Self, JsError> {
+        let choice: DeviceChoice = choice.parse()?;
+        Ok(Self(Device::open_async(&choice).await.map_err(thrown)?))
+    }
+
+    /// Which device, and why.
+    pub fn label(&self) -> Result<String, JsError> {
+        Ok(match self.0.is_gpu() {
+            true => self.0.to_string(),
+            false => format!("{} ({})", self.0, logits::simd_level().map_err(thrown)?),
+        })
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.0.is_gpu()
+    }
+
+    /// Every operation, option and type against float64, as the example `conformance` prints it; and how many were
+    /// out of bounds.
+    pub async fn conformance(&self) -> Conformance {
+        let findings = suite::run(&self.0).await;
+        let failed = findings.iter().filter(|finding| !finding.passed()).count();
+        let name = format!("{} ({})", self.0.name(), self.0.backend());
+        Conformance { failed, text: matrix::matrix(&[(name, findings)]) }
+    }
+}
+
+#[wasm_bindgen(getter_with_clone)]
+pub struct Conformance {
+    pub failed: usize,
+    pub text: String,
+}
+
+/// Logits `[rows, classes]`, and the class that each row should have been.
+#[wasm_bindgen]
+pub struct Batch {
+    rows: usize,
+    classes: usize,
+    logits: Vec<f32>,
+    targets: Vec<u32>,
+}
+
+#[wasm_bindgen]
+impl Batch {
+    /// As a network half way through its training might have them: noise, and targets that stand out somewhat.
+    pub fn seeded(rows: usize, classes: usize, seed: u32) -> Result<Self, JsError> {
+        let count = rows.checked_mul(classes).filter(|&count| count > 0 && count <= 1 << 27);
+        let count =
+            count.ok_or_else(|| JsError::new(&format!("{rows} rows of {classes} classes are no such batch")))?;
+        let mut state = seed | 1;
+        let mut next = || {
+            // Xorshift of 32 bits: Marsaglia 2003.
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32
+        };
+        let mut logits: Vec<f32> = (0..count).map(|_| 2.0 * (next() + next() + next() - 1.5)).collect();
+        let targets: Vec<u32> = (0..rows).map(|_| (next() * classes as f32) as u32 % classes as u32).collect();
+        for (row, &target) in targets.iter().enumerate() {
+            logits[row * classes + target as usize] += 6.0 * next();
+        }
+        Ok(Self { rows, classes, logits, targets })
+    }
+
+    /// From a `.npy` file of `[rows, classes]`; every target is class 0 until [`Batch::set_target`].
+    pub fn from_npy(bytes: &[u8]) -> Result<Self, JsError> {
+        let (rows, classes, logits) = npy::read(bytes).map_err(|reason| JsError::new(&reason))?;
+        Ok(Self { rows, classes, logits, targets: vec![0; rows] })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    pub fn target(&self, row: usize) -> u32 {
+        self.targets.get(row).copied().unwrap_or_default()
+    }
+
+    /// Checked when it is used.
+    pub fn set_target(&mut self, row: usize, class: u32) {
+        if let Some(target) = self.targets.get_mut(row) {
+            *target = class;
+        }
+    }
+
+    /// The logits of a row.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        self.logits.chunks(self.classes).nth(row).unwrap_or_default().to_vec()
+    }
+
+    /// Softmax, the fused loss with its gradient, and the most likely classes; each timed, from memory to memory.
+    pub async fn compute(&self, place: &Place, temperature: f32) -> Result<Results, JsError> {
+        self.computed(&place.0, temperature).await.map_err(thrown)
+    }
+}
+
+impl Batch {
+    async fn computed(&self, device: &Device, temperature: f32) -> Result<Results, Error> {
+        let x = Logits::new(&self.logits, [self.rows, self.classes])?;
+        let loss = CrossEntropy::default().logit_scale(1.0 / temperature);
+        let cooled = x.temperature(temperature)?;
+        let start = Instant::now();
+        let softmax = device.softmax_vec_async(cooled).await?;
+        let softmax_at = start.elapsed();
+        let (out, gradient) = device.cross_entropy_grad_vec_async(&loss, x, &self.targets).await?;
+        let loss_at = start.elapsed();
+        let k = self.classes.min(5);
+        let best = device.top_k_vec_async(cooled, k).await?;
+        let end = start.elapsed();
+        let hits = best.values.chunks(k).zip(&self.targets).filter(|(best, target)| best[0].class == **target).count();
+        Ok(Results {
+            classes: self.classes,
+            k,
+            softmax: softmax.values,
+            gradient,
+            best: best.values.iter().map(|best| best.class).collect(),
+            chances: best.values.iter().map(|best| best.probability).collect(),
+            loss: out.loss,
+            accuracy: hits as f64 / self.rows as f64,
+            perplexity: out.perplexity,
+            fell_back: softmax.fell_back.or(out.fell_back).or(best.fell_back),
+            softmax_ms: softmax_at.as_secs_f64() * 1e3,
+            loss_ms: (loss_at - softmax_at).as_secs_f64() * 1e3,
+            top_k_ms: (end - loss_at).as_secs_f64() * 1e3,
+        })
+    }
+}
+
+/// What a device has made of a batch.
+#[wasm_bindgen]
+pub struct Results {
+    classes: usize,
+    k: usize,
+    softmax: Vec<f32>,
+    gradient: Vec<f32>,
+    best: Vec<u32>,
+    chances: Vec<f32>,
+    /// The mean, in nats.
+    #[wasm_bindgen(readonly)]
+    pub loss: f64,
+    #[wasm_bindgen(readonly)]
+    pub accuracy: f64,
+    #[wasm_bindgen(readonly)]
+    pub perplexity: f64,
+    fell_back: Option<String>,
+    #[wasm_bindgen(readonly)]
+    pub softmax_ms: f64,
+    #[wasm_bindgen(readonly)]
+    pub loss_ms: f64,
+    #[wasm_bindgen(readonly)]
+    pub top_k_ms: f64,
+}
+
+#[wasm_bindgen]
+impl Results {
+    pub fn fell_back(&self) -> Option<String> {
+        self.fell_back.clone()
+    }
+
+    /// Probabilities of a row.
+    pub fn softmax(&self, row: usize) -> Vec<f32> {
+        self.softmax.chunks(self.classes).nth(row).unwrap_or_default().to_vec()
+    }
+
+    /// d(mean loss) / d(logits) of a row.
+    pub fn gradient(&self, row: usize) -> Vec<f32> {
+        self.gradient.chunks(self.classes).nth(row).unwrap_or_default().to_vec()
+    }
+
+    /// The most likely classes of a row, best first.
+    pub fn best(&self, row: usize) -> Vec<u32> {
+        self.best.chunks(self.k).nth(row).unwrap_or_default().to_vec()
+    }
+
+    /// Their probabilities.
+    pub fn chances(&self, row: usize) -> Vec<f32> {
+        self.chances.chunks(self.k).nth(row).unwrap_or_default().to_vec()
+    }
+
+    /// The largest difference between any two probabilities or gradients of the same place; NaN where one is and
+    /// the other is not.
+    pub fn difference(&self, other: &Results) -> f64 {
+        let pairs = self.softmax.iter().zip(&other.softmax).chain(self.gradient.iter().zip(&other.gradient));
+        pairs.fold(0.0, |most: f64, (&a, &b)| {
+            let apart =
+                if a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) { 0.0 } else { f64::from((a - b).abs()) };
+            if apart > most || apart.is_nan() { apart } else { most }
+        })
+    }
+}
