@@ -5,7 +5,7 @@ const GROUP_ROWS: u32 = 4096u;
 
 // The group of a thread, and its rows as a range of this pass; none where there is no such group.
 fn group_of(grid: Grid) -> u32 {
-    return group_index(grid) * (WORKGROUP / LANES) + thread / LANES;
+    return grid.group * (WORKGROUP / LANES) + thread / LANES;
 }
 
 fn group_rows(group: u32) -> vec2<u32> {
@@ -23,9 +23,7 @@ fn partial(key: i32, at: u32, sum: vec2<f32>) -> Stats {
     return Stats(key, at, sum, vec2<f32>(0.0, 0.0), 0u, 0.0);
 }
 
-@compute @workgroup_size(256)
-fn count_targets(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn count_targets(grid: Grid) {
     let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
@@ -52,9 +50,7 @@ fn count_targets(grid: Grid, invocation: Invocation) {
     }
 }
 
-@compute @workgroup_size(256)
-fn total_targets(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn total_targets(grid: Grid) {
     var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
@@ -78,9 +74,7 @@ fn total_targets(grid: Grid, invocation: Invocation) {
 }
 
 // Finite losses are added; of the others only the largest matters, as a key.
-@compute @workgroup_size(256)
-fn sum_losses(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn sum_losses(grid: Grid) {
     let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
@@ -100,9 +94,7 @@ fn sum_losses(grid: Grid, invocation: Invocation) {
     }
 }
 
-@compute @workgroup_size(256)
-fn total_losses(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn total_losses(grid: Grid) {
     var sum = vec2<f32>(0.0, 0.0);
     var largest = 0;
     for (var i = thread; i < partials_of(); i += LANES) {

@@ -60,11 +60,9 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
     }
 }
 
-@compute @workgroup_size(256)
-fn hold_rows(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn hold_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
-    let first = group_index(grid) * rows;
+    let first = grid.group * rows;
     if first >= params.rows {
         return;
     }

@@ -47,13 +47,11 @@ fn enter_part(row: u32) {
     enter_row(row, params.first_segment * SEGMENT);
 }
 
-@compute @workgroup_size(256)
-fn split_reduce(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
-    if !has_place(group_index(grid)) {
+fn split_reduce(grid: Grid) {
+    if !has_place(grid.group) {
         return;
     }
-    let place = place_of(group_index(grid));
+    let place = place_of(grid.group);
     enter_part(place.row);
     hold(place.start, place.end);
     let stats = reduce_held(grid, place.start, place.end);
@@ -69,11 +67,9 @@ fn split_reduce(grid: Grid, invocation: Invocation) {
     }
 }
 
-@compute @workgroup_size(256)
-fn split_join(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn split_join(grid: Grid) {
     let rows = WORKGROUP / LANES;
-    let first_row = group_index(grid) * rows;
+    let first_row = grid.group * rows;
     if first_row >= params.rows {
         return;
     }
@@ -135,13 +131,11 @@ fn split_join(grid: Grid, invocation: Invocation) {
     }
 }
 
-@compute @workgroup_size(256)
-fn split_write(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
-    if !has_place(group_index(grid)) {
+fn split_write(grid: Grid) {
+    if !has_place(grid.group) {
         return;
     }
-    let place = place_of(group_index(grid));
+    let place = place_of(grid.group);
     enter_part(place.row);
     let entries = entries_of(place.row);
     if PEAKS {

@@ -53,11 +53,9 @@ fn reduce_row(grid: Grid) -> Stats {
     return summed(grid, stats);
 }
 
-@compute @workgroup_size(256)
-fn stream_rows(grid: Grid, invocation: Invocation) {
-    enter(grid, invocation);
+fn stream_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
-    let first = group_index(grid) * rows;
+    let first = grid.group * rows;
     if first >= params.rows {
         return;
     }

@@ -153,10 +153,14 @@ struct Stats {
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
 
-// A `Grid`, in the files of lanes, is what all threads of a workgroup know alike. It goes from hand to hand: browsers allow a
-// barrier only where they can follow that all threads arrive at it, and they lose sight of what is in a private variable.
-fn group_index(grid: Grid) -> u32 {
-    return grid.group.y * grid.groups.x + grid.group.x;
+// What all threads of a workgroup know alike. `main`, in the files of lanes, hands it to `run`, which is the kernel of this module,
+// and from there it goes from hand to hand: browsers allow a barrier only where they can follow that all threads arrive at it,
+// and they lose sight of what is in a private variable. `main` itself takes no struct: naga's HLSL has no subgroups in one.
+struct Grid {
+    // The number of the workgroup.
+    group: u32,
+    // Threads of a subgroup; 1 where there are no subgroups.
+    width: u32,
 }
 
 // Where class 0 of a row is, from the first of this pass; and how far apart its classes are.

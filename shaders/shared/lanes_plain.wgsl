@@ -1,20 +1,13 @@
 // Threads without subgroups: each stands alone between two barriers.
 
-struct Grid {
+@compute @workgroup_size(256)
+fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-}
-
-struct Invocation {
     @builtin(local_invocation_index) index: u32,
-}
-
-fn enter(grid: Grid, invocation: Invocation) {
-    thread = invocation.index;
-}
-
-fn width_of(grid: Grid) -> u32 {
-    return 1u;
+) {
+    thread = index;
+    run(Grid(group.y * groups.x + group.x, 1u));
 }
 
 fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {

@@ -1,23 +1,16 @@
 // Threads with subgroups. Their size may be anything from 4 to 128, and nothing says that a subgroup's threads have
 // neighbouring local indices; so threads are numbered by subgroup.
 
-struct Grid {
+@compute @workgroup_size(256)
+fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_size) width: u32,
-}
-
-struct Invocation {
     @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
-}
-
-fn enter(grid: Grid, invocation: Invocation) {
-    thread = invocation.subgroup * grid.width + invocation.lane;
-}
-
-fn width_of(grid: Grid) -> u32 {
-    return grid.width;
+    @builtin(subgroup_invocation_id) within: u32,
+) {
+    thread = subgroup * width + within;
+    run(Grid(group.y * groups.x + group.x, width));
 }
 
 // Every thread gets what `count` neighbours hold together.

@@ -39,7 +39,7 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if LANES <= SUBGROUP {
         return butterfly(value, LANES, how);
     }
-    var done = min(width_of(grid), LANES);
+    var done = min(grid.width, LANES);
     var result = butterfly(value, done, how);
     while done < LANES {
         let count = min(radix(grid), LANES / done);

@@ -172,8 +172,7 @@ impl Kernels {
     }
 
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
-        let name = entry.name();
-        let label = format!("logits {:?} {name}", kernel.op);
+        let label = format!("logits {:?} {}", kernel.op, entry.name());
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
@@ -184,7 +183,7 @@ impl Kernels {
             label: Some(&label),
             layout: Some(&self.layout),
             module: &module,
-            entry_point: Some(name),
+            entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &constants(kernel, entry, self.subgroup),
                 // Every kernel writes workgroup memory before it reads it.
@@ -205,7 +204,7 @@ impl Kernels {
     /// Puts a broken pipeline where the good one would be.
     pub(super) fn spoil(&self, device: &Device, kernel: Kernel, entry: Entry) {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let text = source(kernel, entry, self.subgroup > 1).replace(entry.name(), "another_name");
+        let text = source(kernel, entry, self.subgroup > 1).replace("fn main(", "fn another_name(");
         let broken = self.compile(device, &text, kernel, entry);
         assert!(pollster::block_on(scope.pop()).is_some());
         self.pipelines.lock().unwrap().insert(Key::new(kernel, entry), broken);
@@ -269,12 +268,14 @@ pub(super) fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         Access::Direct | Access::Columns => (kernel.units, 1),
     };
     let sizes = format!("const UNITS: u32 = {units}u; const TILE: u32 = {tile}u;");
+    let run = format!("fn run(grid: Grid) {{ {}(grid); }}", entry.name());
     let mut parts = vec![
         sizes.as_str(),
         shader!("shared/bindings.wgsl"),
         values,
         if kernel.fit.wide && !is_total(entry) { shader!("elements/wide.wgsl") } else { words },
         lanes,
+        run.as_str(),
         shader!("shared/math.wgsl"),
         shader!("shared/curve.wgsl"),
         shader!("shared/reduce.wgsl"),

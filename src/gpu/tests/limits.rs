@@ -32,12 +32,11 @@ fn as_if_of(width: u32) -> Edit {
             return exchanged[thread ^ distance];
         }";
     let edits = [
-        ("@builtin(subgroup_size) width: u32,", String::new()),
-        ("@builtin(subgroup_id) subgroup: u32,", "@builtin(local_invocation_index) index: u32,".to_owned()),
-        ("@builtin(subgroup_invocation_id) lane: u32,", String::new()),
-        ("invocation.subgroup", format!("invocation.index % (256u / {width}u)")),
-        ("invocation.lane", format!("invocation.index / (256u / {width}u)")),
-        ("grid.width", format!("{width}u")),
+        ("@builtin(subgroup_size) width: u32,", "@builtin(local_invocation_index) index: u32,".to_owned()),
+        ("@builtin(subgroup_id) subgroup: u32,", String::new()),
+        ("@builtin(subgroup_invocation_id) within: u32,", String::new()),
+        ("subgroup * width + within", format!("index % (256u / {width}u) * {width}u + index / (256u / {width}u)")),
+        ("group.x, width)", format!("group.x, {width}u)")),
         ("subgroupShuffleXor", "exchange".to_owned()),
     ];
     Box::new(move |text| {
