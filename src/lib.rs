@@ -78,6 +78,12 @@
 //! counted rows is NaN with a zero gradient; over rows whose weights sum to 0 both are NaN. A soft cap makes numbers of
 //! infinities. A class with label 0 and logit `-inf` makes the loss of probabilities NaN.
 //!
+//! # In a browser
+//!
+//! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a browser's thread:
+//! [`Device::new`] is the CPU and says why, and a blocking operation on a GPU is [`Error::Gpu`], or is done on the CPU where
+//! the device was chosen automatically. Build with `-Ctarget-feature=+simd128`, and without the feature `parallel`.
+//!
 //! # Features
 //!
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays, `cli` the binary `logits`.

@@ -105,6 +105,8 @@ await page.setInputFiles("#file", file);
 await page.waitForFunction((count) => Number(document.getElementById("row").max) === count - 1, rows);
 await settled(page);
 same(await results(page), "WebGPU");
+assert.match(await page.evaluate(() => window.logits.gpu.blocking()), /must not wait/);
+assert.equal(await page.evaluate(() => window.logits.cpu.blocking()), undefined);
 
 // What is wrong is said, and what was there stays.
 await page.setInputFiles("#file", { ...file, buffer: file.buffer.subarray(0, 1000) });

@@ -197,6 +197,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_platforms_guarantee_is_enough() {
+        let of = |buffers, threads, memory, binding| wgpu::Limits {
+            max_storage_buffers_per_shader_stage: buffers,
+            max_compute_invocations_per_workgroup: threads,
+            max_compute_workgroup_size_x: threads,
+            max_compute_workgroup_storage_size: memory,
+            max_storage_buffer_binding_size: binding,
+            ..wgpu::Limits::default()
+        };
+        // Those of WebGPU; Direct3D 12 at feature level 11, whose first binding tier has 8 unordered access views; Apple7.
+        for limits in [wgpu::Limits::default(), of(8, 1024, 32 << 10, 128 << 20), of(31, 1024, 32 << 10, 256 << 20)] {
+            assert_eq!(lacking(&limits), None);
+        }
+        assert!(
+            lacking(&of(7, 1024, 32 << 10, 128 << 20)).is_some_and(|reason| reason.starts_with("7 storage buffers"))
+        );
+    }
+
+    #[test]
     fn a_backend_before_a_name_is_told_apart() {
         assert_eq!(split_name("vulkan:llvm"), (Some("vulkan"), "llvm"));
         assert_eq!(split_name("GL:"), (Some("gl"), ""));

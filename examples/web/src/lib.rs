@@ -41,6 +41,12 @@ impl Place {
         self.0.is_gpu()
     }
 
+    /// What becomes of a call that would have to wait, as a page must not: its error, or nothing where nobody had to.
+    pub fn blocking(&self) -> Option<String> {
+        let x = Logits::new(&[0.0_f32, 1.0], [1, 2]);
+        x.and_then(|x| self.0.softmax_vec(x)).err().map(|error| error.to_string())
+    }
+
     /// Every operation, option and type against float64, as the example `conformance` prints it; and how many were
     /// out of bounds.
     pub async fn conformance(&self) -> Conformance {

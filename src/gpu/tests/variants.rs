@@ -210,17 +210,23 @@ fn translate(
     let (module, info) = process_overrides(module, info, Some((ShaderStage::Compute, name)), constants).unwrap();
     check_memory(&module, &info, variant);
 
-    let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_2,
-        special_constants_binding: Some(hlsl::BindTarget::default()),
-        zero_initialize_workgroup_memory: false,
-        ..Default::default()
-    };
-    let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
-    let mut text = String::new();
-    let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
-    assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
-    keep("hlsl", text.as_bytes());
+    let is_plain = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
+    // DXC's, and where there are no subgroups FXC's.
+    for shader_model in [hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V5_1].into_iter().take(1 + usize::from(is_plain)) {
+        let options = hlsl::Options {
+            shader_model,
+            special_constants_binding: Some(hlsl::BindTarget::default()),
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        };
+        let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
+        let mut text = String::new();
+        let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
+        assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
+        if shader_model == hlsl::ShaderModel::V6_2 {
+            keep("hlsl", text.as_bytes());
+        }
+    }
 
     let options = msl::Options { lang_version: (3, 0), zero_initialize_workgroup_memory: false, ..Default::default() };
     let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
@@ -234,7 +240,7 @@ fn translate(
     keep("spv", bytemuck::cast_slice(&words));
 
     // wgpu has no subgroups of GL.
-    if !variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits())) {
+    if !is_plain {
         return;
     }
     let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
