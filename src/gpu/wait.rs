@@ -31,13 +31,14 @@ pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
 
 /// Waits for one device.
 pub(super) struct Poller {
-    device: Device,
+    /// Dropped first: the thread ends while there is a device and its driver.
     elsewhere: Elsewhere,
+    device: Device,
 }
 
 impl Poller {
     pub(super) fn new(device: &Device) -> Self {
-        Self { device: device.clone(), elsewhere: Elsewhere::default() }
+        Self { elsewhere: Elsewhere::default(), device: device.clone() }
     }
 
     /// Does not wait: whatever has happened is told.
@@ -123,10 +124,30 @@ impl Elsewhere {
     }
 }
 
-/// The thread that waits for futures, once there is one. It ends when this is dropped.
+/// The thread that waits for futures, once there is one. It has ended when this has been dropped: one that ends later may find
+/// its driver unloaded, or the process half gone.
 #[cfg(not(target_arch = "wasm32"))]
 #[derive(Default)]
-struct Elsewhere(std::sync::Mutex<Option<std::sync::mpsc::Sender<Request>>>);
+struct Elsewhere(std::sync::Mutex<Option<Waiter>>);
+
+#[cfg(not(target_arch = "wasm32"))]
+struct Waiter {
+    requests: std::sync::mpsc::Sender<Request>,
+    thread: thread::JoinHandle<()>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let waiter = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some(Waiter { requests, thread }) = waiter else { return };
+        drop(requests);
+        // Whoever it wakes may drop all there is, on that very thread.
+        if thread.thread().id() != thread::current().id() {
+            drop(thread.join());
+        }
+    }
+}
 
 #[cfg(not(target_arch = "wasm32"))]
 struct Request {
@@ -143,13 +164,13 @@ impl Elsewhere {
     }
 
     fn ask(&self, device: &Device, request: Request) -> Result<(), Fault> {
-        let mut thread = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sender = match thread.take() {
-            Some(sender) => sender,
+        let mut waiter = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Waiter { requests, thread } = match waiter.take() {
+            Some(waiter) => waiter,
             None => {
-                let (sender, receiver) = std::sync::mpsc::channel::<Request>();
+                let (requests, receiver) = std::sync::mpsc::channel::<Request>();
                 let device = device.clone();
-                thread::Builder::new()
+                let thread = thread::Builder::new()
                     .name("logits-poll".to_owned())
                     .spawn(move || {
                         for Request { wait, done } in receiver {
@@ -157,11 +178,11 @@ impl Elsewhere {
                         }
                     })
                     .map_err(|error| Fault::new(format!("no thread to wait for the GPU: {error}")))?;
-                sender
+                Waiter { requests, thread }
             }
         };
-        let sent = sender.send(request);
-        *thread = Some(sender);
+        let sent = requests.send(request);
+        *waiter = Some(Waiter { requests, thread });
         sent.map_err(|_| Fault::new("the thread that waits for the GPU is gone"))
     }
 }
