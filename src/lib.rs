@@ -113,6 +113,9 @@ mod settings;
 mod shape;
 mod stopwatch;
 mod targets;
+#[cfg(test)]
+#[path = "../tests/suite/tier.rs"]
+mod tier;
 mod tuning;
 mod waiting;
 

@@ -13,7 +13,7 @@ mod suite;
 
 // The crate's own tests compare with the same.
 #[allow(dead_code)]
-#[path = "../../tests/common/reference.rs"]
+#[path = "../../tests/suite/reference.rs"]
 mod reference;
 
 use std::error::Error;

@@ -4,7 +4,7 @@
 
 // The crate's own tests compare with the same.
 #[allow(dead_code)]
-#[path = "../../tests/common/reference.rs"]
+#[path = "../../tests/suite/reference.rs"]
 mod reference;
 
 use arbitrary::{Result, Unstructured};

@@ -4,7 +4,7 @@
 mod matrix;
 mod npy;
 #[allow(dead_code)]
-#[path = "../../../tests/common/reference.rs"]
+#[path = "../../../tests/suite/reference.rs"]
 mod reference;
 #[path = "../../conformance/suite.rs"]
 mod suite;

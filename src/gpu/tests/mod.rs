@@ -10,7 +10,7 @@ use std::io::Write;
 use pollster::block_on;
 
 use super::{Gpu, Opened, adapter};
-use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction};
+use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction, tier};
 
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
 fn gpus() -> Vec<Gpu> {
@@ -21,6 +21,13 @@ fn gpus() -> Vec<Gpu> {
         assert!(std::env::var("LOGITS_REQUIRE_GPU").map_or(true, |value| value != "1"), "LOGITS_REQUIRE_GPU=1");
     }
     opened
+}
+
+/// The shapes that the adapter of that number is asked about, with their places: all of them, or by default every second one, the others
+/// being the next adapter's.
+fn shapes_of<S, const N: usize>(adapter: usize, shapes: [S; N]) -> impl Iterator<Item = (usize, S)> {
+    let is_taken = move |nth: usize| tier::is_full() || nth % 2 == adapter % 2;
+    shapes.into_iter().enumerate().filter(move |(nth, _)| is_taken(*nth))
 }
 
 /// Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
@@ -40,7 +47,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Results {
     elements: Vec<Vec<u32>>,
     rows: Vec<Vec<u32>>,
@@ -48,21 +55,30 @@ struct Results {
     loss: f64,
 }
 
-/// Every operation.
-fn all(device: &Device, logits: &[f32], shape: [usize; 2]) -> Result<Results, Error> {
+/// Every operation; by default, for a driver compiles for each, of the `nth` shape a third of them, the loss and its gradient
+/// first.
+fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result<Results, Error> {
     let x = Logits::new(logits, shape)?;
-    let targets: Vec<usize> = (0..shape[0]).map(|row| row * 7919 % shape[1]).collect();
-    let loss = CrossEntropy::default().reduction(Reduction::Sum);
-    let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets)?;
-    let alone = device.cross_entropy(&loss, x, &targets)?;
-    let mut in_place = logits.to_vec();
-    device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, shape)?, &targets)?;
-    let elements = [device.softmax_vec(x)?.values, device.log_softmax_vec(x)?.values, gradient, in_place];
-    let rows = [device.log_sum_exp_vec(x)?.values, out.per_row, alone.per_row];
-    Ok(Results {
-        elements: elements.iter().map(|values| bits(values)).collect(),
-        rows: rows.iter().map(|values| bits(values)).collect(),
-        predictions: device.predict_vec(x)?.values,
-        loss: out.loss,
-    })
+    let takes = |third: usize| tier::is_full() || nth % 3 == third;
+    let mut results = Results::default();
+    if takes(0) {
+        let targets: Vec<usize> = (0..shape[0]).map(|row| row * 7919 % shape[1]).collect();
+        let loss = CrossEntropy::default().reduction(Reduction::Sum);
+        let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets)?;
+        let alone = device.cross_entropy(&loss, x, &targets)?;
+        let mut in_place = logits.to_vec();
+        device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, shape)?, &targets)?;
+        results.elements.extend([bits(&gradient), bits(&in_place)]);
+        results.rows.extend([bits(&out.per_row), bits(&alone.per_row)]);
+        results.loss = out.loss;
+    }
+    if takes(1) {
+        results.elements.push(bits(&device.softmax_vec(x)?.values));
+        results.predictions = device.predict_vec(x)?.values;
+    }
+    if takes(2) {
+        results.elements.push(bits(&device.log_softmax_vec(x)?.values));
+        results.rows.push(bits(&device.log_sum_exp_vec(x)?.values));
+    }
+    Ok(results)
 }

@@ -1,8 +1,9 @@
 //! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
 //! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
 //!
-//! A few of each module are translated, or all of them where `LOGITS_VARIANTS=FOLDER` is set: then what becomes of those
-//! few is kept there, for the compilers that are at hand. See `.ci/shaders`.
+//! By default that is what one adapter asks for, and one variant of each module is translated; with `LOGITS_FULL=1` it is what ten
+//! adapters ask for, and a few of each module are translated. Where `LOGITS_VARIANTS=FOLDER` is set all of them are, and what becomes
+//! of those few is kept there, for the compilers that are at hand. See `.ci/shaders`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -35,6 +36,8 @@ const OPS: [Op; 11] = [
 ];
 /// Variants of a module that are enough for a compiler to have seen it.
 const FEW: usize = 3;
+/// The adapter that is asked about every option; the others are asked about none.
+const ALL_OPTIONS: &str = "Apple M2, Metal";
 /// Around where plans change.
 const CLASSES: [u64; 12] = [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072, 131_073, 1_000_003];
 
@@ -76,14 +79,19 @@ struct Variant {
 fn variants() -> HashSet<Variant> {
     let mut variants = HashSet::new();
     for (name, limits) in crate::plan::tests::adapters() {
+        if name != ALL_OPTIONS && !is_full() {
+            continue;
+        }
         for op in OPS {
             for (nth, (loss, is_soft)) in losses(op).into_iter().enumerate() {
-                if nth > 0 && name != "Apple M2, Metal" {
+                if nth > 0 && name != ALL_OPTIONS {
                     continue;
                 }
                 let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
-                for dtype in [DType::F32, DType::F16, DType::BF16] {
-                    for classes in CLASSES {
+                for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
+                    // By default each width in one type.
+                    let in_turn = |nth: usize| is_full() || nth % 3 == of;
+                    for (_, classes) in CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth)) {
                         of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
                     }
                 }
@@ -141,10 +149,18 @@ impl Variant {
     }
 }
 
+fn folder() -> Option<std::ffi::OsString> {
+    std::env::var_os("LOGITS_VARIANTS")
+}
+
+fn is_full() -> bool {
+    crate::tier::is_full() || folder().is_some()
+}
+
 #[test]
 fn every_variant_is_valid_and_translates() {
     let variants = variants();
-    let folder = std::env::var_os("LOGITS_VARIANTS");
+    let folder = folder();
     let folder = folder.as_deref().map(Path::new);
     // Modules are parsed once.
     let mut by_source: BTreeMap<&str, Vec<&Variant>> = BTreeMap::new();
@@ -181,7 +197,7 @@ fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path
         std::fs::write(folder.join(format!("{nth}.wgsl")), format!("{extension}{text}")).unwrap();
     }
     // Spread over what constants may be.
-    let step = variants.len().div_ceil(FEW);
+    let step = variants.len().div_ceil(if is_full() { FEW } else { 1 });
     for (of_module, variant) in variants.iter().enumerate() {
         let is_of_few = of_module % step == 0;
         if folder.is_none() && !is_of_few {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/pytorch.json: PyTorch's answers in float64, for tests/pytorch.rs.
+"""Writes tests/golden/pytorch.json: PyTorch's answers in float64, for tests/suite/pytorch.rs.
 
-    pip install torch==2.15.0 numpy && python3 tests/pytorch.py
+    pip install torch==2.15.0 numpy && python3 tests/golden/pytorch.py
 
 Logits are drawn in float32 and widened, so that both sides start from the same numbers.
 """

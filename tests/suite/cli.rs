@@ -1,8 +1,4 @@
 //! The binary `logits`, as other tools call it.
-#![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on fails
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,6 +7,8 @@ use logits::{CrossEntropy, Device, Logits, Targets};
 use npyz::WriterBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_logits")).args(arguments).output().unwrap()

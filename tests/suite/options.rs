@@ -1,14 +1,10 @@
-//! Every option of the loss with every other: against PyTorch's answers in float64 (`tests/options.py` made the file), and
+//! Every option of the loss with every other: against PyTorch's answers in float64 (`tests/golden/options.py` made the file), and
 //! against a float64 reference, on every device.
-#![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
-mod common;
-#[path = "common/reference.rs"]
-mod reference;
-
+use crate::reference::{Expected, Labels, Options, expected};
+use crate::{common, covering, tier};
 use logits::half::{bf16, f16};
 use logits::{Device, Element, Logits, LogitsMut, Reduction, Shape, Targets};
-use reference::{Expected, Labels, Options, expected};
 use serde_json::Value;
 
 /// Worst errors, in units of their bounds.
@@ -44,11 +40,14 @@ fn relative(got: f64, wanted: f64) -> f64 {
 
 #[test]
 fn every_combination_agrees_with_pytorch() {
-    let file: Value = serde_json::from_str(include_str!("options.json")).unwrap();
+    let file: Value = serde_json::from_str(include_str!("../golden/options.json")).unwrap();
     let weight = narrow(&numbers(&file["weight"]));
+    let all = file["cases"].as_array().unwrap();
+    assert_eq!(all.len(), 648);
+    let axes: Vec<Vec<usize>> = all.iter().map(|case| indices(case, all)).collect();
     for device in common::devices() {
         let mut worst = Worst::default();
-        for case in file["cases"].as_array().unwrap() {
+        for case in covering::cases(&device, &axes, |_| false).into_iter().map(|nth| &all[nth]) {
             let given = &file["inputs"][case["layout"].as_str().unwrap()];
             let number = |key: &str| case[key].as_f64().unwrap() as f32;
             let is = |key: &str| case[key].as_bool().unwrap();
@@ -108,8 +107,25 @@ fn every_combination_agrees_with_pytorch() {
             worst.combinations += 1;
         }
         worst.print("PyTorch", &device);
-        assert_eq!(worst.combinations, 648);
     }
+}
+
+/// What a case of the file chose on each axis: the first case that chose the same.
+fn indices(case: &Value, all: &[Value]) -> Vec<usize> {
+    const AXES: [&str; 11] = [
+        "soft",
+        "ignored",
+        "weighted",
+        "label_smoothing",
+        "z_loss",
+        "softcap",
+        "logit_scale",
+        "reduction",
+        "layout",
+        "upstream",
+        "by_rows",
+    ];
+    AXES.iter().map(|&axis| all.iter().position(|other| other[axis] == case[axis]).unwrap()).collect()
 }
 
 /// Logits and labels of a shape, without a library of random numbers that a seed might not outlive.
@@ -175,32 +191,30 @@ impl Batch {
     }
 }
 
-/// Every choice of options that may be made together: 3,456 of them.
-fn combinations(batch: &Batch) -> Vec<(Options, bool)> {
-    let mut all = Vec::new();
-    for nth in 0..4 * 2 * 3 * 2 * 2 * 3 * 3 * 2 * 2_usize {
-        let mut rest = nth;
-        let mut pick = |count: usize| {
-            let picked = rest % count;
-            rest /= count;
-            picked
-        };
-        let (is_soft, ignored) =
-            [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][pick(4)].clone();
-        let options = Options {
-            ignored,
-            weight: (pick(2) == 1).then(|| batch.weight.clone()),
-            label_smoothing: [0.0, 0.1, 1.0][pick(3)],
-            z_loss: [0.0, 0.02][pick(2)],
-            softcap: [None, Some(5.0)][pick(2)],
-            logit_scale: [1.0, 0.7, -1.3][pick(3)],
-            reduction: [Reduction::Mean, Reduction::Sum, Reduction::None][pick(3)],
-            upstream: [1.0, -2.5][pick(2)],
-            row_gradients: (pick(2) == 1).then(|| batch.row_gradients.clone()),
-        };
-        all.push((options, is_soft));
-    }
-    all
+/// Options that may be made together, and whether targets are probabilities.
+type Combination = (Options, bool);
+
+/// How many values there are of each option, in the order of [`combination`]: 3,456 combinations.
+const AXES: [usize; 9] = [4, 2, 3, 2, 2, 3, 3, 2, 2];
+
+fn combination(batch: &Batch, values: &[usize]) -> Combination {
+    let [targets, weight, smoothing, z_loss, softcap, scale, reduction, upstream, by_rows] = *values else {
+        panic!("{values:?} are not nine values")
+    };
+    let (is_soft, ignored) =
+        [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][targets].clone();
+    let options = Options {
+        ignored,
+        weight: (weight == 1).then(|| batch.weight.clone()),
+        label_smoothing: [0.0, 0.1, 1.0][smoothing],
+        z_loss: [0.0, 0.02][z_loss],
+        softcap: [None, Some(5.0)][softcap],
+        logit_scale: [1.0, 0.7, -1.3][scale],
+        reduction: [Reduction::Mean, Reduction::Sum, Reduction::None][reduction],
+        upstream: [1.0, -2.5][upstream],
+        row_gradients: (by_rows == 1).then(|| batch.row_gradients.clone()),
+    };
+    (options, is_soft)
 }
 
 /// One combination in a type: loss, losses of rows, gradient, and the other ways to the same.
@@ -208,7 +222,7 @@ fn compare<T: Element>(
     device: &Device,
     batch: &Batch,
     logits: &[T],
-    (options, is_soft): &(Options, bool),
+    (options, is_soft): &Combination,
     bound: f64,
     worst: &mut Worst,
 ) -> (Vec<T>, Expected) {
@@ -226,11 +240,18 @@ fn compare<T: Element>(
         worst.loss = worst.loss.max(error);
         assert!(error <= bound, "{}: loss of row {row} {got:?} for {wanted}", what());
     }
-    let alone = device.cross_entropy(&loss, x, targets).unwrap();
-    assert_eq!(alone.loss.to_bits(), out.loss.to_bits(), "{}: loss alone", what());
-    let mut in_place = logits.to_vec();
-    device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, batch.shape).unwrap(), targets).unwrap();
-    assert_eq!(bits(&in_place), bits(&gradient), "{}: in place", what());
+    // A driver compiles a pipeline for each: by default one case shows the one, the next the other.
+    let both = !device.is_gpu() || tier::is_full();
+    if both || worst.combinations % 2 == 0 {
+        let alone = device.cross_entropy(&loss, x, targets).unwrap();
+        assert_eq!(alone.loss.to_bits(), out.loss.to_bits(), "{}: loss alone", what());
+    }
+    if both || worst.combinations % 2 == 1 {
+        let mut in_place = logits.to_vec();
+        let x = LogitsMut::new(&mut in_place, batch.shape).unwrap();
+        device.cross_entropy_grad_in_place(&loss, x, targets).unwrap();
+        assert_eq!(bits(&in_place), bits(&gradient), "{}: in place", what());
+    }
     worst.combinations += 1;
     (gradient, wanted)
 }
@@ -260,61 +281,60 @@ fn gradients_within<T: Element>(batch: &Batch, got: &[T], wanted: &Expected, bou
 
 #[test]
 fn every_combination_agrees_with_float64() {
+    let all = covering::product(&AXES);
     for device in common::devices() {
         let mut worst = Worst::default();
         for (nth, shape) in [Shape::rows(4, 7), Shape::new(2, 6, 3)].into_iter().enumerate() {
             let batch = Batch::new(shape, nth as u64);
             let logits = narrow(&batch.logits);
-            for combination in combinations(&batch) {
+            for nth in covering::cases(&device, &all, |_| false) {
+                let combination = combination(&batch, &all[nth]);
                 let (gradient, wanted) = compare(&device, &batch, &logits, &combination, 1e-6, &mut worst);
                 let what = format!("{} {} on {device}", combination.0.brief(), combination.1);
                 worst.gradient = worst.gradient.max(gradients_within(&batch, &gradient, &wanted, 1e-6, &what));
             }
         }
         worst.print("float64", &device);
-        assert_eq!(worst.combinations, 2 * 3456);
     }
 }
 
-/// Those that need a kernel of their own, in every regime, layout and type.
-fn kernels(batch: &Batch) -> Vec<(Options, bool)> {
-    let is_new = |options: &Options| {
-        options.upstream == 1.0
-            && options.reduction == Reduction::Mean
-            && options.label_smoothing < 1.0
-            && options.weight.is_some()
-            && options.row_gradients.is_some() == options.softcap.is_some()
-    };
-    combinations(batch)
-        .into_iter()
-        .filter(|(options, soft)| is_new(options) && (*soft || options.ignored.len() == 1))
-        .collect()
+/// How many shapes there are, and of each option that takes a kernel of its own how many values, in the order of
+/// [`of_kernel`].
+fn kernel_axes(shapes: usize) -> [usize; 6] {
+    [shapes, 2, 2, 2, 2, 3]
+}
+
+/// A combination under a mean over weighted classes; rows have gradients of their own where logits are capped.
+fn of_kernel(batch: &Batch, values: &[usize]) -> Combination {
+    let [_, targets, smoothing, z_loss, softcap, scale] = *values else { panic!("{values:?} are not six values") };
+    combination(batch, &[2 * targets, 1, smoothing, z_loss, softcap, scale, 0, 0, softcap])
+}
+
+/// Whether the reference takes as long as a driver's compiler.
+fn is_large(shape: Shape) -> bool {
+    shape.classes() > 10_000
 }
 
 #[test]
 fn every_kernel_agrees_with_float64() {
+    let shapes = [
+        Shape::rows(3, 2049),
+        Shape::rows(2, 131_075),
+        Shape::new(1, 2051, 3),
+        Shape::new(2, 2, 131),
+        Shape::new(1, 131_073, 2),
+    ];
+    let batches: Vec<Batch> = (10..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
+    let all = covering::product(&kernel_axes(shapes.len()));
     for device in common::devices() {
         let mut worst = Worst::default();
-        for (nth, shape) in [
-            Shape::rows(3, 2049),
-            Shape::rows(2, 131_075),
-            Shape::new(1, 2051, 3),
-            Shape::new(2, 2, 131),
-            Shape::new(1, 131_073, 2),
-        ]
-        .into_iter()
-        .enumerate()
+        for values in covering::cases(&device, &all, |case| is_large(shapes[case[0]])).into_iter().map(|nth| &all[nth])
         {
-            let batch = Batch::new(shape, 10 + nth as u64);
-            let logits = narrow(&batch.logits);
-            for (nth, combination) in kernels(&batch).into_iter().enumerate() {
-                if shape.classes() > 100_000 && nth % 3 > 0 {
-                    continue;
-                }
-                let (gradient, wanted) = compare(&device, &batch, &logits, &combination, 1e-6, &mut worst);
-                let what = format!("{} {} {shape:?} on {device}", combination.0.brief(), combination.1);
-                worst.gradient = worst.gradient.max(gradients_within(&batch, &gradient, &wanted, 1e-6, &what));
-            }
+            let batch = &batches[values[0]];
+            let combination = of_kernel(batch, values);
+            let (gradient, wanted) = compare(&device, batch, &narrow(&batch.logits), &combination, 1e-6, &mut worst);
+            let what = format!("{} {} {:?} on {device}", combination.0.brief(), combination.1, batch.shape);
+            worst.gradient = worst.gradient.max(gradients_within(batch, &gradient, &wanted, 1e-6, &what));
         }
         worst.print("float64, every kernel", &device);
     }
@@ -327,10 +347,57 @@ fn units(got: f64, wanted: f64, digits: i32, smallest: i32, nearest: f64) -> f64
     (got - nearest).abs() / 2.0_f64.powi(exponent - digits)
 }
 
-fn half_types<T: Element>(device: &Device, narrow: fn(f64) -> T, digits: i32, smallest: i32) {
-    let (mut worst, mut off, mut worst_units) = (Worst::default(), 0_u64, 0.0_f64);
-    let (mut count, mut cancelled) = (0_u64, 0_u64);
-    for (nth, shape) in [
+/// What is known of the gradients of a half type.
+#[derive(Default)]
+struct Rounded {
+    worst: Worst,
+    gradients: u64,
+    not_nearest: u64,
+    cancelled: u64,
+    worst_units: f64,
+}
+
+/// One case of a type that has so many digits, and whose smallest normal number has that exponent.
+fn gradient_is_rounded_once<T: Element>(
+    device: &Device,
+    batch: &Batch,
+    combination: &Combination,
+    (narrow, digits, smallest): (fn(f64) -> T, i32, i32),
+    seen: &mut Rounded,
+) {
+    let logits: Vec<T> = batch.logits.iter().map(|&x| narrow(x)).collect();
+    let (gradient, wanted) = compare(device, batch, &logits, combination, 1e-6, &mut seen.worst);
+    let (options, is_soft) = combination;
+    for (row, exact) in wanted.gradients.iter().enumerate() {
+        for (class, &exact) in exact.iter().enumerate() {
+            let got: f64 = gradient[batch.place(row, class)].into();
+            if exact.is_nan() {
+                assert!(got.is_nan());
+                continue;
+            }
+            let error = units(got, exact, digits, smallest, narrow(exact).into());
+            // Where labels are spread p and label may cancel, and what is left of f32 is not more than this.
+            let cancels = *is_soft || options.label_smoothing > 0.0 || options.z_loss > 0.0;
+            let slack = cancels && (got - exact).abs() <= 3e-7 * wanted.scale[row];
+            assert!(
+                error <= 1.0 || slack,
+                "{} {is_soft} {:?} {} on {device}: row {row} class {class}: {got} for {exact} of {}",
+                options.brief(),
+                batch.shape,
+                T::DTYPE,
+                wanted.scale[row]
+            );
+            seen.gradients += 1;
+            seen.not_nearest += u64::from(error > 0.0);
+            seen.cancelled += u64::from(error > 1.0);
+            seen.worst_units = seen.worst_units.max(error.min(1.0));
+        }
+    }
+}
+
+#[test]
+fn gradients_of_half_types_are_rounded_once() {
+    let shapes = [
         Shape::rows(3, 10),
         Shape::rows(5, 11),
         Shape::rows(3, 1000),
@@ -339,59 +406,32 @@ fn half_types<T: Element>(device: &Device, narrow: fn(f64) -> T, digits: i32, sm
         Shape::rows(1, 128_256),
         Shape::rows(2, 131_073),
         Shape::new(2, 21, 35),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let batch = Batch::new(shape, 20 + nth as u64);
-        let logits: Vec<T> = batch.logits.iter().map(|&x| narrow(x)).collect();
-        for (nth, combination) in kernels(&batch).into_iter().enumerate() {
-            if nth % if shape.classes() > 500 { 11 } else { 3 } != 0 {
-                continue;
-            }
-            let (gradient, wanted) = compare(device, &batch, &logits, &combination, 1e-6, &mut worst);
-            for (row, exact) in wanted.gradients.iter().enumerate() {
-                for (class, &exact) in exact.iter().enumerate() {
-                    let got: f64 = gradient[batch.place(row, class)].into();
-                    if exact.is_nan() {
-                        assert!(got.is_nan());
-                        continue;
-                    }
-                    let error = units(got, exact, digits, smallest, narrow(exact).into());
-                    // Where labels are spread p and label may cancel, and what is left of f32 is not more than this.
-                    let cancels = combination.1 || combination.0.label_smoothing > 0.0 || combination.0.z_loss > 0.0;
-                    let slack = cancels && (got - exact).abs() <= 3e-7 * wanted.scale[row];
-                    assert!(
-                        error <= 1.0 || slack,
-                        "{} {} {shape:?} {} on {device}: row {row} class {class}: {got} for {exact} of {}",
-                        combination.0.brief(),
-                        combination.1,
-                        T::DTYPE,
-                        wanted.scale[row]
-                    );
-                    count += 1;
-                    off += u64::from(error > 0.0);
-                    cancelled += u64::from(error > 1.0);
-                    worst_units = worst_units.max(if error > 1.0 { 1.0 } else { error });
-                }
+    ];
+    let batches: Vec<Batch> = (20..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
+    let mut sizes = kernel_axes(shapes.len()).to_vec();
+    sizes.push(2);
+    let all = covering::product(&sizes);
+    for device in common::devices() {
+        let mut seen = Rounded::default();
+        for nth in covering::cases(&device, &all, |case| is_large(shapes[case[0]])) {
+            let (values, dtype) = all[nth].split_at(sizes.len() - 1);
+            let batch = &batches[values[0]];
+            let combination = of_kernel(batch, values);
+            if dtype == [0] {
+                gradient_is_rounded_once(&device, batch, &combination, (f16::from_f64, 10, -14), &mut seen);
+            } else {
+                gradient_is_rounded_once(&device, batch, &combination, (bf16::from_f64, 7, -126), &mut seen);
             }
         }
-    }
-    println!(
-        "{} on {} ({}): {} combinations, {count} gradients, {off} of them not the nearest, by {worst_units} at the most but for {cancelled} that cancel; losses {:.1e}",
-        T::DTYPE,
-        device.name(),
-        device.backend(),
-        worst.combinations,
-        worst.loss
-    );
-}
-
-#[test]
-fn gradients_of_half_types_are_rounded_once() {
-    for device in common::devices() {
-        half_types(&device, f16::from_f64, 10, -14);
-        half_types(&device, bf16::from_f64, 7, -126);
+        let Rounded { worst, gradients, not_nearest, cancelled, worst_units } = seen;
+        println!(
+            "halves on {} ({}): {} combinations, {gradients} gradients, {not_nearest} of them not the nearest, by {worst_units} \
+             at the most but for {cancelled} that cancel; losses {:.1e}",
+            device.name(),
+            device.backend(),
+            worst.combinations,
+            worst.loss
+        );
     }
 }
 
@@ -400,7 +440,8 @@ fn doubles_are_doubles_on_the_cpu_and_refused_on_a_gpu() {
     let mut worst = Worst::default();
     for shape in [Shape::rows(4, 7), Shape::rows(2, 4099), Shape::new(2, 6, 3)] {
         let batch = Batch::new(shape, 30);
-        for combination in kernels(&batch) {
+        for values in covering::product(&kernel_axes(1)) {
+            let combination = of_kernel(&batch, &values);
             let (gradient, wanted) = compare(&Device::cpu(), &batch, &batch.logits, &combination, 1e-13, &mut worst);
             let what = format!("{} {} {shape:?}", combination.0.brief(), combination.1);
             worst.gradient = worst.gradient.max(gradients_within(&batch, &gradient, &wanted, 1e-14, &what));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes tests/options.json: PyTorch's losses and gradients in float64 over the cross product of the loss's options, for
-tests/options.rs.
+"""Writes tests/golden/options.json: PyTorch's losses and gradients in float64 over the cross product of the loss's options, for
+tests/suite/options.rs.
 
-    pip install torch==2.15.0 numpy && python3 tests/options.py
+    pip install torch==2.15.0 numpy && python3 tests/golden/options.py
 
 What PyTorch's cross_entropy does not have (z-loss, soft cap, scale, gradients of rows) is composed in front of it and after
 it, and differentiated by its autograd. Inputs are drawn in float32 and widened, so that both sides start from the same

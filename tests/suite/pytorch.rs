@@ -1,10 +1,9 @@
-//! PyTorch's answers in float64, special values and all, on every device. `tests/pytorch.py` made the file.
-#![allow(clippy::unwrap_used)] // a test that cannot go on fails
-
-mod common;
+//! PyTorch's answers in float64, special values and all, on every device. `tests/golden/pytorch.py` made the file.
 
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Reduction};
 use serde_json::Value;
+
+use crate::common;
 
 fn numbers(value: &Value) -> Vec<f64> {
     let number = |value: &Value| match value.as_str() {
@@ -36,7 +35,7 @@ fn close(what: &str, got: &[f32], wanted: &[f64], relative: f64, absolute: f64) 
 
 #[test]
 fn every_device_agrees_with_pytorch() {
-    let file: Value = serde_json::from_str(include_str!("pytorch.json")).unwrap();
+    let file: Value = serde_json::from_str(include_str!("../golden/pytorch.json")).unwrap();
     let devices = common::devices();
     for case in file["cases"].as_array().unwrap() {
         for device in &devices {

@@ -1,8 +1,8 @@
 //! Every refusal: typed, early, naming the value and its place, with nothing written.
 
-mod common;
-
 use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape};
+
+use crate::common;
 
 const UNTOUCHED: f32 = 7.25;
 

@@ -1,10 +1,9 @@
 //! Whatever the type, the layout and the way in: the same rows have the same results.
-#![allow(clippy::unwrap_used)] // a test that cannot go on fails
-
-mod common;
 
 use logits::half::{bf16, f16};
-use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Sampling, Shape, Targets};
+use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Output, Prediction, Sampling, Shape, Targets};
+
+use crate::{common, covering, tier};
 
 fn values(count: usize) -> impl Iterator<Item = f64> {
     (0..count as u32).map(|x| f64::from(x.wrapping_mul(2_654_435_761) >> 8) * 6e-7 - 5.0)
@@ -31,68 +30,80 @@ const SHAPES: [Shape; 7] = [
     Shape::new(5, 7, 1),
 ];
 
-fn planes_are_rows<T: Element>(device: &Device, narrow: fn(f64) -> T) {
-    for shape in SHAPES {
-        let place = format!("{shape:?} of {} on {device}", T::DTYPE);
-        let (elements, rows, classes) = (shape.elements().unwrap(), shape.row_count(), shape.classes());
-        let x: Vec<T> = values(elements).map(narrow).collect();
-        let dense = transposed(&x, shape);
-        let planes = Logits::new(&x, shape).unwrap().temperature(1.3).unwrap();
-        let rows_of_it = Logits::new(&dense, [rows, classes]).unwrap().temperature(1.3).unwrap();
-        // With gaps between blocks.
-        let (block, gap) = (classes * shape.inner(), 3);
-        let mut strided: Vec<T> = Vec::new();
-        for block in x.chunks(block) {
-            strided.extend_from_slice(block);
-            strided.extend((0..gap).map(|_| narrow(f64::NAN)));
-        }
-        let with_gaps = Logits::with_row_stride(&strided, shape, block + gap).unwrap().temperature(1.3).unwrap();
+const OPERATIONS: usize = 8;
 
-        for x in [planes, with_gaps] {
-            let softmax = device.softmax_vec(x).unwrap();
-            assert_eq!(softmax.fell_back, None);
-            assert_eq!(
-                bits(&transposed(&softmax.values, shape)),
-                bits(&device.softmax_vec(rows_of_it).unwrap().values),
-                "{place}"
-            );
-            let log_softmax = device.log_softmax_vec(x).unwrap().values;
-            let wanted = device.log_softmax_vec(rows_of_it).unwrap().values;
-            assert_eq!(bits(&transposed(&log_softmax, shape)), bits(&wanted), "{place}");
-            let log_sum_exps = device.log_sum_exp_vec(x).unwrap().values;
-            assert_eq!(bits(&log_sum_exps), bits(&device.log_sum_exp_vec(rows_of_it).unwrap().values), "{place}");
-            assert_eq!(device.predict_vec(x).unwrap(), device.predict_vec(rows_of_it).unwrap(), "{place}");
-            let k = classes.min(3);
-            assert_eq!(device.top_k_vec(x, k).unwrap(), device.top_k_vec(rows_of_it, k).unwrap(), "{place}");
-            let sampling = Sampling::new(4);
-            let drawn = device.sample_vec(&sampling, rows_of_it).unwrap();
-            assert_eq!(device.sample_vec(&sampling, x).unwrap(), drawn, "{place}");
+/// What an operation makes of logits, row after row, as bits; in place over rows with gaps that keep what they hold.
+fn results<T: Element>(device: &Device, operation: usize, data: &[T], shape: Shape, gap: usize) -> Vec<u64> {
+    let (rows, classes, block) = (shape.row_count(), shape.classes(), (shape.classes() * shape.inner()));
+    let x = Logits::with_row_stride(data, shape, block + gap).unwrap().temperature(1.3).unwrap();
+    let elements = |output: Output<T>| {
+        assert_eq!(output.fell_back, None);
+        bits(&transposed(&output.values, shape))
+    };
+    let predictions = |output: Output<Prediction>| {
+        let bits = |p: &Prediction| u64::from(p.class) << 32 | u64::from(p.probability.to_bits());
+        output.values.iter().map(bits).collect()
+    };
+    match operation {
+        0 => elements(device.softmax_vec(x).unwrap()),
+        1 => elements(device.log_softmax_vec(x).unwrap()),
+        2 => bits(&device.log_sum_exp_vec(x).unwrap().values),
+        3 => predictions(device.predict_vec(x).unwrap()),
+        4 => predictions(device.top_k_vec(x, classes.min(3)).unwrap()),
+        5 => predictions(device.sample_vec(&Sampling::new(4), x).unwrap()),
+        6 => {
             let loss = CrossEntropy::default().label_smoothing(0.1).softcap(20.0);
             let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
             let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
-            let (wanted, wanted_gradient) = device.cross_entropy_grad_vec(&loss, rows_of_it, &targets).unwrap();
-            assert_eq!((out, bits(&transposed(&gradient, shape))), (wanted, bits(&wanted_gradient)), "{place}");
+            [vec![out.loss.to_bits()], bits(&out.per_row), bits(&transposed(&gradient, shape))].concat()
         }
-        // In place, what lies between is as it was.
-        let mut in_place = strided.clone();
-        let view = LogitsMut::with_row_stride(&mut in_place, shape, block + gap).unwrap().temperature(1.3).unwrap();
-        device.softmax_in_place(view).unwrap();
-        let wanted = device.softmax_vec(planes).unwrap().values;
-        for (got, wanted) in in_place.chunks(block + gap).zip(wanted.chunks(block)) {
-            assert_eq!(bits(&got[..block]), bits(wanted), "{place}");
-            assert!(got[block..].iter().all(|&x| x.into().is_nan()), "{place}");
+        _ => {
+            let mut data = data.to_vec();
+            let x = LogitsMut::with_row_stride(&mut data, shape, block + gap).unwrap().temperature(1.3).unwrap();
+            device.softmax_in_place(x).unwrap();
+            assert!(data.chunks(block + gap).all(|part| part[block..].iter().all(|&x| x.into().is_nan())));
+            let dense: Vec<T> = data.chunks(block + gap).flat_map(|part| part[..block].to_vec()).collect();
+            bits(&transposed(&dense, shape))
         }
     }
+}
+
+/// One operation over blocks, with gaps between them or without, against the same rows one after the other.
+fn planes_are_rows<T: Element>(device: &Device, shape: Shape, operation: usize, has_gaps: bool, narrow: fn(f64) -> T) {
+    let (rows, classes) = (shape.row_count(), shape.classes());
+    let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+    let dense = transposed(&x, shape);
+    let gap = if has_gaps { 3 } else { 0 };
+    let mut strided: Vec<T> = Vec::new();
+    for block in x.chunks(shape.classes() * shape.inner()) {
+        strided.extend_from_slice(block);
+        strided.extend((0..gap).map(|_| narrow(f64::NAN)));
+    }
+    let got = results(device, operation, &strided, shape, gap);
+    let wanted = results(device, operation, &dense, Shape::rows(rows, classes), 0);
+    assert_eq!(got, wanted, "operation {operation}, {shape:?} of {}, gaps {has_gaps}, on {device}", T::DTYPE);
 }
 
 #[test]
 fn rows_across_each_other_are_rows() {
     for device in common::devices() {
-        planes_are_rows(&device, |x| x as f32);
-        planes_are_rows(&device, f16::from_f64);
-        planes_are_rows(&device, bf16::from_f64);
+        // One shape for each kernel, where a driver compiles one.
+        let shapes = match device.is_gpu() && !tier::is_full() {
+            true => vec![SHAPES[2], SHAPES[4], SHAPES[5], SHAPES[6]],
+            false => SHAPES.to_vec(),
+        };
+        let types = if device.is_gpu() { 3 } else { 4 };
+        let all = covering::product(&[shapes.len(), types, OPERATIONS, 2]);
+        for nth in covering::cases(&device, &all, |_| false) {
+            let (shape, operation, has_gaps) = (shapes[all[nth][0]], all[nth][2], all[nth][3] == 1);
+            match all[nth][1] {
+                0 => planes_are_rows(&device, shape, operation, has_gaps, |x| x as f32),
+                1 => planes_are_rows(&device, shape, operation, has_gaps, f16::from_f64),
+                2 => planes_are_rows(&device, shape, operation, has_gaps, bf16::from_f64),
+                _ => planes_are_rows(&device, shape, operation, has_gaps, |x| x),
+            }
+        }
     }
-    planes_are_rows(&Device::cpu(), |x| x);
 }
 
 /// Blocks that do not fit what a device may use go through it a few columns at a time.
@@ -114,67 +125,72 @@ fn a_block_beyond_the_budget_goes_through_in_columns() {
 }
 
 /// Of results as they are in the type, in float64.
-fn backwards<T: Element>(device: &Device, narrow: fn(f64) -> T, unit: f64) {
-    for shape in [Shape::rows(5, 7), Shape::rows(2, 2051), Shape::rows(1, 140_000), Shape::new(2, 21, 30)] {
-        let place = format!("{shape:?} of {} on {device}", T::DTYPE);
-        let (rows, classes, temperature) = (shape.row_count(), shape.classes(), 0.7_f32);
-        let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
-        let upstream: Vec<T> = values(x.len()).map(|g| narrow((g * 77.7).sin())).collect();
-        let view = Logits::new(&x, shape).unwrap().temperature(temperature).unwrap();
-        let wide = |values: &[T]| transposed(values, shape).iter().map(|&x| x.into()).collect::<Vec<f64>>();
-        let g = wide(&upstream);
-        for log in [false, true] {
-            let y = if log { device.log_softmax_vec(view) } else { device.softmax_vec(view) }.unwrap().values;
-            let view = Logits::new(&y, shape).unwrap().temperature(temperature).unwrap();
-            let got = match log {
-                false => device.softmax_backward_vec(view, &upstream),
-                true => device.log_softmax_backward_vec(view, &upstream),
+fn backward<T: Element>(device: &Device, shape: Shape, log: bool, narrow: fn(f64) -> T, unit: f64) {
+    let place = format!("{shape:?} of {} on {device}", T::DTYPE);
+    let (rows, classes, temperature) = (shape.row_count(), shape.classes(), 0.7_f32);
+    let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+    let upstream: Vec<T> = values(x.len()).map(|g| narrow((g * 77.7).sin())).collect();
+    let view = Logits::new(&x, shape).unwrap().temperature(temperature).unwrap();
+    let wide = |values: &[T]| transposed(values, shape).iter().map(|&x| x.into()).collect::<Vec<f64>>();
+    let g = wide(&upstream);
+    let forward = Device::cpu();
+    let y = if log { forward.log_softmax_vec(view) } else { forward.softmax_vec(view) }.unwrap().values;
+    let view = Logits::new(&y, shape).unwrap().temperature(temperature).unwrap();
+    let got = match log {
+        false => device.softmax_backward_vec(view, &upstream),
+        true => device.log_softmax_backward_vec(view, &upstream),
+    };
+    let mut in_place = y.clone();
+    let over = LogitsMut::new(&mut in_place, shape).unwrap().temperature(temperature).unwrap();
+    match log {
+        false => device.softmax_backward_in_place(over, &upstream),
+        true => device.log_softmax_backward_in_place(over, &upstream),
+    }
+    .unwrap();
+    let got = got.unwrap().values;
+    assert_eq!(bits(&in_place), bits(&got), "{place}");
+    let (y, got) = (wide(&y), wide(&got));
+    for row in 0..rows {
+        let part = row * classes..(row + 1) * classes;
+        let (y, g, got) = (&y[part.clone()], &g[part.clone()], &got[part]);
+        let dot: f64 = y.iter().zip(g).map(|(y, g)| if log { *g } else { y * g }).sum();
+        let scale: f64 = y.iter().zip(g).map(|(y, g)| if log { g.abs() } else { (y * g).abs() }).sum();
+        for class in 0..classes {
+            let (wanted, size) = match log {
+                false => (y[class] * (g[class] - dot), y[class] * (g[class].abs() + scale)),
+                true => (g[class] - y[class].exp() * dot, g[class].abs() + y[class].exp() * scale),
             };
-            let mut in_place = y.clone();
-            let over = LogitsMut::new(&mut in_place, shape).unwrap().temperature(temperature).unwrap();
-            match log {
-                false => device.softmax_backward_in_place(over, &upstream),
-                true => device.log_softmax_backward_in_place(over, &upstream),
-            }
-            .unwrap();
-            let got = got.unwrap().values;
-            assert_eq!(bits(&in_place), bits(&got), "{place}");
-            let (y, got) = (wide(&y), wide(&got));
-            for row in 0..rows {
-                let part = row * classes..(row + 1) * classes;
-                let (y, g, got) = (&y[part.clone()], &g[part.clone()], &got[part]);
-                let dot: f64 = y.iter().zip(g).map(|(y, g)| if log { *g } else { y * g }).sum();
-                let scale: f64 = y.iter().zip(g).map(|(y, g)| if log { g.abs() } else { (y * g).abs() }).sum();
-                for class in 0..classes {
-                    let (wanted, size) = match log {
-                        false => (y[class] * (g[class] - dot), y[class] * (g[class].abs() + scale)),
-                        true => (g[class] - y[class].exp() * dot, g[class].abs() + y[class].exp() * scale),
-                    };
-                    let (wanted, size) = (wanted / f64::from(temperature), size / f64::from(temperature));
-                    let error = (got[class] - wanted).abs();
-                    // Rounded once to the type, of which the smallest numbers are 6e-8 apart at best.
-                    let bound = 1e-6 * size + unit * wanted.abs() + if unit > 1e-6 { 6e-8 } else { 1e-38 };
-                    assert!(error <= bound, "{place}, log {log}, row {row} class {class}: {} for {wanted}", got[class]);
-                }
-            }
+            let (wanted, size) = (wanted / f64::from(temperature), size / f64::from(temperature));
+            let error = (got[class] - wanted).abs();
+            // Rounded once to the type, of which the smallest numbers are 6e-8 apart at best.
+            let bound = 1e-6 * size + unit * wanted.abs() + if unit > 1e-6 { 6e-8 } else { 1e-38 };
+            assert!(error <= bound, "{place}, log {log}, row {row} class {class}: {} for {wanted}", got[class]);
         }
     }
 }
 
 #[test]
 fn backwards_of_softmax_alone() {
+    let shapes = [Shape::rows(5, 7), Shape::rows(2, 2051), Shape::rows(1, 140_000), Shape::new(2, 21, 30)];
     for device in common::devices() {
-        backwards(&device, |x| x as f32, 0.0);
-        backwards(&device, f16::from_f64, 5e-4);
-        backwards(&device, bf16::from_f64, 4e-3);
+        let all = covering::product(&[shapes.len(), if device.is_gpu() { 3 } else { 4 }, 2]);
+        for nth in covering::cases(&device, &all, |_| false) {
+            let (shape, log) = (shapes[all[nth][0]], all[nth][2] == 1);
+            match all[nth][1] {
+                0 => backward(&device, shape, log, |x| x as f32, 0.0),
+                1 => backward(&device, shape, log, f16::from_f64, 5e-4),
+                2 => backward(&device, shape, log, bf16::from_f64, 4e-3),
+                _ => backward(&device, shape, log, |x| x, 0.0),
+            }
+        }
     }
-    backwards(&Device::cpu(), |x| x, 0.0);
 }
 
 #[test]
 fn saved_log_sum_exps_make_the_same_gradient() {
     for device in common::devices() {
-        for shape in [Shape::rows(6, 7), Shape::rows(3, 3000), Shape::rows(1, 140_000), Shape::new(2, 21, 30)] {
+        let shapes = [Shape::rows(6, 7), Shape::rows(3, 3000), Shape::rows(1, 140_000), Shape::new(2, 21, 30)];
+        for (nth, shape) in shapes.into_iter().enumerate() {
             let x: Vec<f32> = values(shape.elements().unwrap()).map(|x| x as f32).collect();
             let q: Vec<f32> = values(x.len()).map(|q| (q.sin().abs() / shape.classes() as f64) as f32).collect();
             let classes: Vec<i64> = (0..shape.row_count())
@@ -183,12 +199,13 @@ fn saved_log_sum_exps_make_the_same_gradient() {
             let weight: Vec<f32> = (0..shape.classes()).map(|class| 0.5 + (class % 3) as f32).collect();
             let factors: Vec<f32> = (0..shape.row_count()).map(|row| row as f32 - 1.0).collect();
             let plain = CrossEntropy::default;
-            for (loss, is_soft, seen) in [
+            let losses = [
                 (plain(), false, (|x| x) as fn(f64) -> f64),
                 (plain().weight(weight.clone()).label_smoothing(0.1).z_loss(0.01), false, |x| x),
                 (plain().logit_scale(-0.5).upstream_gradients(factors), true, |x| -0.5 * x),
                 (plain().softcap(3.0).weight(weight).upstream_gradient(2.0), true, |x| 3.0 * (x / 3.0).tanh()),
-            ] {
+            ];
+            for (_, (loss, is_soft, seen)) in of_device(&device, nth, 2, losses) {
                 let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes) };
                 let view = Logits::new(&x, shape).unwrap();
                 let (_, wanted) = device.cross_entropy_grad_vec(&loss, view, targets).unwrap();
@@ -229,8 +246,19 @@ fn saved_log_sum_exps_make_the_same_gradient() {
     }
 }
 
-fn resident_is_the_same<T: Element>(device: &Device, narrow: fn(f64) -> T) {
-    for shape in SHAPES {
+/// Every `step`th of some cases, from the `first` on, where a GPU's driver compiles for each and no full sweep is asked for.
+fn of_device<const N: usize, C>(
+    device: &Device,
+    first: usize,
+    step: usize,
+    cases: [C; N],
+) -> impl Iterator<Item = (usize, C)> {
+    let all = !device.is_gpu() || tier::is_full();
+    cases.into_iter().enumerate().filter(move |(nth, _)| all || nth % step == first % step)
+}
+
+fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f64) -> T) {
+    for (_, shape) in of_device(device, first, 3, SHAPES) {
         let place = format!("{shape:?} of {} on {device}", T::DTYPE);
         let (rows, classes) = (shape.row_count(), shape.classes());
         let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
@@ -264,11 +292,11 @@ fn resident_is_the_same<T: Element>(device: &Device, narrow: fn(f64) -> T) {
 #[test]
 fn resident_data_of_every_type_and_layout() {
     for device in common::devices() {
-        resident_is_the_same(&device, |x| x as f32);
-        resident_is_the_same(&device, f16::from_f64);
-        resident_is_the_same(&device, bf16::from_f64);
+        resident_is_the_same(&device, 0, |x| x as f32);
+        resident_is_the_same(&device, 1, f16::from_f64);
+        resident_is_the_same(&device, 2, bf16::from_f64);
     }
-    resident_is_the_same(&Device::cpu(), |x| x);
+    resident_is_the_same(&Device::cpu(), 0, |x| x);
 }
 
 #[test]

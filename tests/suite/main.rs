@@ -1,0 +1,20 @@
+//! Every integration test, in one binary: each adapter is opened once, and its compiled pipelines are shared by all tests.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+mod battery;
+#[cfg(feature = "cli")]
+mod cli;
+mod common;
+mod covering;
+mod decisions;
+#[cfg(feature = "gpu")]
+mod engine;
+mod errors;
+mod layouts;
+mod options;
+mod properties;
+mod pytorch;
+mod reference;
+mod resident;
+mod tier;
