@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use logits::wgpu::{self, BufferUsages, PollType};
 use logits::{CrossEntropy, DType, Device, Gpu, Logits, Operation, Prediction, StepBuffers, Summary};
 use pollster::block_on;
-use smartcore::dataset::digits;
+
+#[path = "digits/data.rs"]
+mod data;
 
 const INPUTS: usize = 64;
 const CLASSES: usize = 10;
@@ -61,18 +63,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("device: {} ({})", device.adapter_info().name, device.adapter_info().backend);
     let gpu = Gpu::from_wgpu(&device, &queue)?;
 
-    // Every fifth digit is held out. Pixels are 0 to 16.
-    let data = digits::load_dataset();
+    // Every fifth digit is held out.
+    let digits = data::load()?;
     let (mut inputs, mut targets) = (Vec::new(), Vec::new());
     let held_out = |at: &usize| at.is_multiple_of(5);
-    let (test, train): (Vec<usize>, Vec<usize>) = (0..data.num_samples).partition(held_out);
+    let (test, train): (Vec<usize>, Vec<usize>) = (0..digits.len()).partition(held_out);
     for at in train.iter().chain(&test) {
-        inputs.extend(data.data[at * INPUTS..][..INPUTS].iter().map(|pixel| pixel / 16.0));
-        targets.push(data.target[*at] as u32);
+        inputs.extend(digits[*at].pixels);
+        targets.push(digits[*at].label);
     }
     let engine = Engine::new(&device, &queue, &inputs);
     let target_buffer = engine.filled(&targets);
-    let logits = engine.buffer(4 * CLASSES * data.num_samples);
+    let logits = engine.buffer(4 * CLASSES * digits.len());
     let summary = engine.buffer(size_of::<Summary>());
     let loss = CrossEntropy::default();
 

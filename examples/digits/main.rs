@@ -13,7 +13,8 @@ use logits::{CrossEntropy, Device, DeviceChoice, Logits, LogitsMut};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use smartcore::dataset::digits;
+
+mod data;
 
 const PIXELS: usize = 64;
 const HIDDEN: usize = 64;
@@ -26,14 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::open(&choice)?;
     println!("device: {device}");
 
-    // Pixels are 0 to 16. Every fifth digit of a seeded shuffle is held out.
-    let data = digits::load_dataset();
+    // Every fifth digit of a seeded shuffle is held out.
+    let digits = data::load()?;
     let mut rng = StdRng::seed_from_u64(1797);
-    let mut order: Vec<usize> = (0..data.num_samples).collect();
+    let mut order: Vec<usize> = (0..digits.len()).collect();
     order.shuffle(&mut rng);
-    let image = |&at: &usize| data.data[at * PIXELS..][..PIXELS].iter().map(|pixel| pixel / 16.0).collect::<Vec<f32>>();
-    let label = |&at: &usize| data.target[at] as u32;
-    let (test, train) = order.split_at(data.num_samples / 5);
+    let image = |&at: &usize| digits[at].pixels;
+    let label = |&at: &usize| digits[at].label;
+    let (test, train) = order.split_at(digits.len() / 5);
     println!("{} digits to learn from, {} held out", train.len(), test.len());
 
     let loss = CrossEntropy::default();
