@@ -89,7 +89,6 @@ macro_rules! elements {
         )*
 
         impl<'a> Elements<'a> {
-            #[cfg(feature = "gpu")]
             pub(crate) fn dtype(&self) -> DType {
                 match self { $(Self::$variant(_) => DType::$variant),* }
             }

@@ -44,6 +44,15 @@ impl Op {
         matches!(self, Self::CrossEntropy | Self::CrossEntropyGrad | Self::CrossEntropyBackward)
     }
 
+    /// The operation whose result it starts from, where it is the backward of one.
+    pub(crate) fn made_from(self) -> Option<Op> {
+        match self {
+            Self::SoftmaxBackward => Some(Self::Softmax),
+            Self::LogSoftmaxBackward => Some(Self::LogSoftmax),
+            _ => None,
+        }
+    }
+
     /// Bytes of an element of what a GPU is given beside logits of a type, of their shape: probabilities that are targets in
     /// f32, the gradient that a backward starts from in the type of the logits.
     #[cfg(feature = "gpu")]

@@ -372,8 +372,8 @@ pub(crate) struct Prepared<'a> {
     total_weight: f64,
 }
 
-impl Prepared<'_> {
-    pub(crate) fn scaling(&self) -> Scaling<'_> {
+impl<'a> Prepared<'a> {
+    pub(crate) fn scaling(&self) -> Scaling<'a> {
         self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows)
     }
 

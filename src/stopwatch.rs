@@ -1,5 +1,6 @@
 //! Times one operation against a plain copy, on the same device in the same run. For the benchmarks; no part of the API.
 
+use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -8,26 +9,56 @@ use crate::device::Place;
 use crate::elements::Sealed;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::{HeldGiven, Timing};
-use crate::job::{Data, Given, Job, Op, RowsOut, Traffic};
+use crate::gpu::{Gpu, HeldGiven, HeldInputs, Timing};
+use crate::job::{Data, Given, Job, Op, RowsOut, Scaling, Traffic};
+use crate::logits::View;
 use crate::loss::Prepared;
+use crate::operations::{check_top, of_draws};
+use crate::sampling::Draws;
 #[cfg(feature = "gpu")]
 use crate::settings::Settings;
 use crate::waiting::Instant;
 #[cfg(feature = "gpu")]
 use crate::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Sampling, Targets, cpu};
 
-/// What can be timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can be timed. Every operation is given the logits as the loss sees them.
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Timed {
     Softmax,
     LogSoftmax,
+    LogSumExp,
+    /// From the probabilities of the logits. The logits themselves stand in for the gradient that it starts from.
+    SoftmaxBackward,
+    /// From the log-probabilities of the logits, and the logits as the gradient.
+    LogSoftmaxBackward,
     CrossEntropy,
     CrossEntropyGrad,
+    /// From the log-sum-exps of the logits.
+    CrossEntropyBackward,
+    Predict,
     /// So many classes.
     TopK(usize),
+    Sample(Sampling),
+}
+
+impl Timed {
+    fn op(self) -> Op {
+        match self {
+            Self::Softmax => Op::Softmax,
+            Self::LogSoftmax => Op::LogSoftmax,
+            Self::LogSumExp => Op::LogSumExp,
+            Self::SoftmaxBackward => Op::SoftmaxBackward,
+            Self::LogSoftmaxBackward => Op::LogSoftmaxBackward,
+            Self::CrossEntropy => Op::CrossEntropy,
+            Self::CrossEntropyGrad => Op::CrossEntropyGrad,
+            Self::CrossEntropyBackward => Op::CrossEntropyBackward,
+            Self::Predict => Op::Predict,
+            Self::TopK(_) => Op::TopK,
+            Self::Sample(_) => Op::Sample,
+        }
+    }
 }
 
 /// How long something took.
@@ -53,19 +84,134 @@ impl Reading {
 
 /// An operation with its inputs and results in the device's own memory, ready to be run again and again.
 pub struct Stopwatch<'a, T: Element = f32> {
+    bytes: u64,
+    runs: Runs<'a, T>,
+}
+
+enum Runs<'a, T: Element> {
+    OnCpu(Box<OnCpu<'a, T>>),
+    #[cfg(feature = "gpu")]
+    OnGpu(Timing),
+}
+
+/// An operation checked, with what it takes of the loss worked out once.
+struct Task<'a> {
     op: Op,
-    k: usize,
-    logits: Logits<'a, T>,
     prepared: Prepared<'a>,
+    scaling: Scaling<'a>,
+    curve: Curve,
+    draws: Draws,
+    k: usize,
+}
+
+impl<'a> Task<'a> {
+    fn new<T: Element>(
+        timed: Timed,
+        loss: &'a CrossEntropy,
+        x: &Logits<'_, T>,
+        targets: Targets<'a>,
+    ) -> Result<Self, Error> {
+        let op = timed.op();
+        let curve = of_draws(op, loss.curve(x.view().curve)?)?;
+        if op.made_from().is_some() {
+            curve.without_cap("not set: what comes back through it is another step")?;
+        }
+        let prepared = loss.prepare(x.shape(), targets)?;
+        let scaling = if op.has_targets() { prepared.scaling() } else { Scaling::default() };
+        let mut task = Self { op, prepared, scaling, curve, draws: Draws::default(), k: 0 };
+        match timed {
+            Timed::TopK(k) => {
+                check_top(k, x.shape().classes())?;
+                task.k = k;
+            }
+            Timed::Sample(sampling) => task.draws = sampling.draws()?,
+            _ => {}
+        }
+        Ok(task)
+    }
+
+    fn given(&self) -> Given<'_> {
+        let given = Given { curve: self.curve, draws: self.draws, k: self.k, ..Given::default() };
+        if !self.op.has_targets() {
+            return given;
+        }
+        Given { scaling: self.scaling, targets: &self.prepared.rows, second: self.prepared.second, ..given }
+    }
+}
+
+/// The inputs of a task, its results, and room for a copy, in host memory.
+struct OnCpu<'a, T: Element> {
+    task: Task<'a>,
+    /// What is read first: the logits, or what a backward starts from.
+    logits: Cow<'a, [T]>,
+    /// The gradient that a backward starts from.
+    upstream: Option<&'a [T]>,
+    log_sum_exps: Vec<T::Row>,
+    view: View,
     elements: Vec<T>,
     rows: Vec<T::Row>,
     predictions: Vec<Prediction>,
-    #[cfg(feature = "gpu")]
-    on_gpu: Option<Timing>,
+}
+
+impl<'a, T: Element> OnCpu<'a, T> {
+    fn new(device: &Device, task: Task<'a>, seen: Logits<'a, T>) -> Result<Self, Error> {
+        let (shape, op) = (seen.shape(), task.op);
+        let rows = shape.row_count();
+        let made = match op.made_from() {
+            Some(Op::Softmax) => Some(device.softmax_vec(seen)?.values),
+            Some(_) => Some(device.log_softmax_vec(seen)?.values),
+            None => None,
+        };
+        let upstream = made.is_some().then(|| seen.data());
+        let log_sum_exps = match op {
+            Op::CrossEntropyBackward => device.log_sum_exp_vec(seen)?.values,
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            logits: made.map_or(Cow::Borrowed(seen.data()), Cow::Owned),
+            upstream,
+            log_sum_exps,
+            view: seen.view(),
+            elements: try_vec("the result", shape.elements()?)?,
+            rows: try_vec("the result", rows)?,
+            predictions: try_vec("predictions", rows * task.k.max(1))?,
+            task,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Error> {
+        let Self { task, logits, upstream, log_sum_exps, view, elements, rows, predictions } = self;
+        let (input, stride, op) = (T::erase(logits), view.stride, task.op);
+        let data = match op.writes_elements() {
+            true => Data::Write { input, stride, output: T::erase_mut(elements) },
+            false => Data::Read { input, stride },
+        };
+        let rows_out = if op.predicts() {
+            RowsOut::Predictions(predictions, task.k.max(1))
+        } else if op.has_values() {
+            RowsOut::Values(T::Row::erase_mut(rows))
+        } else {
+            RowsOut::None
+        };
+        let mut given = task.given();
+        given.second = upstream.map(T::erase).or(given.second);
+        if !log_sum_exps.is_empty() {
+            given.log_sum_exps = Some(T::Row::erase(log_sum_exps));
+        }
+        cpu::run(Job::new(op, *view, data, given, rows_out))?;
+        black_box((elements, rows, predictions));
+        Ok(())
+    }
+
+    fn second_bytes(&self) -> usize {
+        let soft = self.task.given().second.map_or(0, |values| values.len() * values.dtype().size());
+        self.upstream.map_or(soft, size_of_val)
+    }
 }
 
 impl<'a, T: Element> Stopwatch<'a, T> {
-    /// Moves the inputs to where the device works on them. The logits must be contiguous.
+    /// Moves the inputs to where the device works on them, and computes there what an operation starts from beside logits and
+    /// targets. The logits must be contiguous.
     ///
     /// # Errors
     /// As the operation itself.
@@ -76,79 +222,45 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         x: Logits<'a, T>,
         targets: Targets<'a>,
     ) -> Result<Self, Error> {
-        let (op, k) = match timed {
-            Timed::Softmax => (Op::Softmax, 0),
-            Timed::LogSoftmax => (Op::LogSoftmax, 0),
-            Timed::CrossEntropy => (Op::CrossEntropy, 0),
-            Timed::CrossEntropyGrad => (Op::CrossEntropyGrad, 0),
-            Timed::TopK(k) => (Op::TopK, k),
-        };
-        let (shape, rows) = (x.shape(), x.shape().row_count());
-        #[cfg_attr(not(feature = "gpu"), allow(unused_mut))]
-        let mut watch = Self {
-            op,
-            k,
-            logits: Logits::new(x.data(), shape)?,
-            prepared: loss.prepare(shape, targets)?,
-            elements: try_vec("the result", shape.elements()?)?,
-            rows: try_vec("losses", rows)?,
-            predictions: try_vec("predictions", rows * k)?,
-            #[cfg(feature = "gpu")]
-            on_gpu: None,
-        };
-        match device.place() {
-            Place::Cpu => {}
+        let task = Task::new(timed, loss, &x, targets)?;
+        let writes = u64::from(task.op.writes_elements());
+        let once = size_of_val(x.data()) as u64;
+        let (second, runs) = match device.place() {
+            Place::Cpu => {
+                let on_cpu = OnCpu::new(device, task, x.as_seen_by(loss)?)?;
+                (on_cpu.second_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
+            }
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
-                watch.on_gpu = Some(block_on(async {
-                    let settings = Settings::default();
-                    let input = (x.elements(), shape.block());
-                    let mut inputs = vec![gpu.upload(shape, input, settings, Waiting::Here).await?];
-                    for _ in 1..Timing::sets(&inputs[0], size_of_val(x.data()) as u64) {
-                        inputs.push(gpu.upload(shape, input, settings, Waiting::Here).await?);
+                let given = task.given();
+                let each = task.op.second_bytes(T::DTYPE, given.second.is_some());
+                let timing = block_on(async {
+                    let mut inputs = vec![upload(gpu, task.op, &x, &given).await?];
+                    for _ in 1..Timing::sets(&inputs[0], once) {
+                        inputs.push(upload(gpu, task.op, &x, &given).await?);
                     }
-                    let given = Self::given(op, k, &watch.prepared)?;
-                    let targets = match op.has_targets() {
-                        true => Some(gpu.upload_targets(shape, &given, settings, Waiting::Here).await?),
-                        false => None,
-                    };
-                    let held = HeldGiven { targets: targets.as_ref(), ..HeldGiven::default() };
-                    Timing::new(inputs, op, T::DTYPE, &given, held).await
-                })?);
+                    Timing::new(inputs, task.op, T::DTYPE, &given).await
+                })?;
+                (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
-        }
-        Ok(watch)
+        };
+        Ok(Self { bytes: once * (1 + writes) + second, runs })
     }
 
-    fn given<'g>(op: Op, k: usize, prepared: &'g Prepared<'_>) -> Result<Given<'g>, Error> {
-        let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
-        Ok(Given { k, ..given })
-    }
-
-    fn run_on_cpu(&mut self) -> Result<(), Error> {
-        let Self { op, k, logits, prepared, elements, rows, predictions, .. } = self;
-        let (input, stride) = (logits.elements(), logits.view().stride);
-        let data = match op.writes_elements() {
-            true => Data::Write { input, stride, output: T::erase_mut(elements) },
-            false => Data::Read { input, stride },
-        };
-        let rows_out = if op.predicts() {
-            RowsOut::Predictions(predictions, *k)
-        } else if op.has_values() {
-            RowsOut::Values(T::Row::erase_mut(rows))
-        } else {
-            RowsOut::None
-        };
-        cpu::run(Job::new(*op, logits.view(), data, Self::given(*op, *k, prepared)?, rows_out))
+    /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// What one run moves, as the plan has it; the CPU has none.
     #[must_use]
     pub fn traffic(&self) -> Option<Traffic> {
-        #[cfg(feature = "gpu")]
-        return self.on_gpu.as_ref().map(Timing::traffic);
-        #[cfg(not(feature = "gpu"))]
-        None
+        match &self.runs {
+            Runs::OnCpu(_) => None,
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => Some(timing.traffic()),
+        }
     }
 
     /// One run of the operation, from command to finished result, without any transfer to or from the host.
@@ -156,14 +268,15 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
     pub fn operation(&mut self) -> Result<Reading, Error> {
-        #[cfg(feature = "gpu")]
-        if let Some(timing) = &mut self.on_gpu {
-            return timing.operation(Settings::default().patience);
+        match &mut self.runs {
+            Runs::OnCpu(on_cpu) => {
+                let start = Instant::now();
+                on_cpu.run()?;
+                Ok(Reading::since(start))
+            }
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => timing.operation(Settings::default().patience),
         }
-        let start = Instant::now();
-        self.run_on_cpu()?;
-        black_box(&self.elements);
-        Ok(Reading::since(start))
     }
 
     /// One plain copy of the logits in the device's own memory, on as many threads as the operation may use.
@@ -171,15 +284,39 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
     pub fn copy(&mut self) -> Result<Reading, Error> {
-        #[cfg(feature = "gpu")]
-        if let Some(timing) = &mut self.on_gpu {
-            return timing.copy(Settings::default().patience);
+        match &mut self.runs {
+            Runs::OnCpu(on_cpu) => {
+                let start = Instant::now();
+                copy_on_all_threads(&on_cpu.logits, &mut on_cpu.elements);
+                black_box(&on_cpu.elements);
+                Ok(Reading::since(start))
+            }
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => timing.copy(Settings::default().patience),
         }
-        let start = Instant::now();
-        copy_on_all_threads(self.logits.data(), &mut self.elements);
-        black_box(&self.elements);
-        Ok(Reading::since(start))
     }
+}
+
+/// Everything that one run on a GPU reads, in memory of its own.
+#[cfg(feature = "gpu")]
+async fn upload<T: Element>(gpu: &Gpu, op: Op, x: &Logits<'_, T>, given: &Given<'_>) -> Result<HeldInputs, Error> {
+    let (shape, settings) = (x.shape(), Settings::default());
+    let logits = gpu.upload(shape, (x.elements(), shape.block()), settings, Waiting::Here).await?;
+    let seen = Given { curve: given.curve, ..Given::default() };
+    let before = op.made_from().or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
+    let made = match before {
+        Some(before) => Some(logits.run(before, T::DTYPE, &seen, HeldGiven::default()).await?),
+        None => None,
+    };
+    let targets = match op.has_targets() {
+        true => Some(gpu.upload_targets(shape, given, settings, Waiting::Here).await?),
+        false => None,
+    };
+    let (elements, log_sum_exps) = made.map_or((None, None), |made| (made.elements, made.rows));
+    Ok(match elements {
+        Some(elements) => HeldInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps },
+        None => HeldInputs { logits, upstream: None, targets, log_sum_exps },
+    })
 }
 
 #[cfg(feature = "parallel")]

@@ -20,5 +20,5 @@ pub use context::Gpu;
 pub use engine::{BoundStep, Operation, Step, StepBuffers, StepLayout};
 pub use record::Summary;
 pub(crate) use resident::{Held, HeldGiven, HeldTargets, Results};
-pub(crate) use timing::Timing;
+pub(crate) use timing::{HeldInputs, Timing};
 pub(crate) use wait::Waiting;

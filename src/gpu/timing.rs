@@ -11,7 +11,7 @@ use super::adapter::is_software;
 use super::context::Open;
 use super::fault::Fault;
 use super::record::Dispatch;
-use super::resident::{Held, HeldGiven, Results};
+use super::resident::{Held, HeldGiven, HeldTargets, Results};
 use crate::job::{Given, Op};
 use crate::stopwatch::Reading;
 use crate::waiting::Instant;
@@ -22,9 +22,27 @@ const COLD: u64 = 256 << 20;
 /// Inputs at most.
 const MOST_SETS: u64 = 64;
 
+/// Everything that one run reads.
+pub(crate) struct HeldInputs {
+    /// The logits, or what a backward starts from.
+    pub(crate) logits: Held,
+    pub(crate) targets: Option<HeldTargets>,
+    /// The gradient that a backward starts from.
+    pub(crate) upstream: Option<Held>,
+    pub(crate) log_sum_exps: Option<Held>,
+}
+
+impl HeldInputs {
+    fn given(&self) -> HeldGiven<'_> {
+        let Self { targets, upstream, log_sum_exps, .. } = self;
+        HeldGiven { targets: targets.as_ref(), upstream: upstream.as_ref(), log_sum_exps: log_sum_exps.as_ref() }
+    }
+}
+
 /// Everything that one run reads and writes.
 struct Set {
-    logits: Held,
+    /// Kept alive as a whole, as the results are.
+    inputs: HeldInputs,
     copies: Held,
     /// Kept alive, for they are what the dispatches write.
     _results: Results,
@@ -49,20 +67,16 @@ struct Clock {
 impl Timing {
     /// How many inputs of so many bytes are to be taken in turn, so that none is in a cache when it is read: one where a CPU
     /// computes, as on the CPU path.
-    pub(crate) fn sets(logits: &Held, bytes: u64) -> u64 {
-        let is_software = is_software(&logits.open.device.adapter_info());
+    pub(crate) fn sets(inputs: &HeldInputs, bytes: u64) -> u64 {
+        let is_software = is_software(&inputs.logits.open.device.adapter_info());
         if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
     }
 
-    pub(crate) async fn new(
-        inputs: Vec<Held>,
-        op: Op,
-        dtype: DType,
-        given: &Given<'_>,
-        held: HeldGiven<'_>,
-    ) -> Result<Self, Error> {
+    /// An operation over inputs that are taken in turn.
+    pub(crate) async fn new(inputs: Vec<HeldInputs>, op: Op, dtype: DType, given: &Given<'_>) -> Result<Self, Error> {
         let mut timing = Self { sets: Vec::new(), next: 0, traffic: Traffic { needed: 0, moved: 0 }, clock: None };
-        for logits in inputs {
+        for inputs in inputs {
+            let (logits, held) = (&inputs.logits, inputs.given());
             let open = logits.open.clone();
             let results = logits.run(op, dtype, given, held).await?;
             let copies = open.hold(logits.shape, logits.row_bytes, false).await?;
@@ -79,7 +93,7 @@ impl Timing {
             if timing.sets.is_empty() {
                 timing.clock = open.clock().await?;
             }
-            timing.sets.push(Set { logits, copies, _results: results, dispatches });
+            timing.sets.push(Set { inputs, copies, _results: results, dispatches });
         }
         Ok(timing)
     }
@@ -100,8 +114,8 @@ impl Timing {
     /// Copies the next input, and waits.
     pub(crate) fn copy(&mut self, patience: Duration) -> Result<Reading, Error> {
         self.timed(patience, |set, encoder| {
-            for (from, to) in set.logits.chunks.iter().zip(&set.copies.chunks) {
-                let bytes = (from.rows.len() as u64 * set.logits.row_bytes).next_multiple_of(4);
+            for (from, to) in set.inputs.logits.chunks.iter().zip(&set.copies.chunks) {
+                let bytes = (from.rows.len() as u64 * set.inputs.logits.row_bytes).next_multiple_of(4);
                 encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
             }
         })
@@ -109,7 +123,7 @@ impl Timing {
 
     fn timed(&mut self, patience: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
         let set = &self.sets[self.next];
-        let open = &set.logits.open;
+        let open = &set.inputs.logits.open;
         let mut encoder = open.device.create_command_encoder(&Default::default());
         if let Some(clock) = &self.clock {
             encoder.write_timestamp(&clock.queries, 0);

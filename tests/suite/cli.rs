@@ -379,6 +379,72 @@ fn bench_prints_what_was_agreed() {
     assert_eq!(lines[3]["op"], "cross_entropy_grad");
 }
 
+/// Every operation of `bench`, the bytes an element that it must move beside those of a loss without soft targets, and whether
+/// it is refused under a cap.
+const TIMED: [(&str, f64, bool); 11] = [
+    ("softmax", 2.0, false),
+    ("log_softmax", 2.0, false),
+    ("log_sum_exp", 1.0, false),
+    ("softmax_backward", 3.0, true),
+    ("log_softmax_backward", 3.0, true),
+    ("cross_entropy", 1.0, false),
+    ("cross_entropy_grad", 2.0, false),
+    ("cross_entropy_backward", 2.0, false),
+    ("predict", 1.0, false),
+    ("top_k", 1.0, false),
+    ("sample", 1.0, true),
+];
+
+#[test]
+fn bench_times_every_operation_with_every_option() {
+    let of_loss = ["--label-smoothing", "0.1", "--weight", "--z-loss", "1e-3", "--soft-targets"];
+    let of_draws = ["--k", "7", "--top-p", "0.9", "--logit-scale", "0.5"];
+    let device = ["bench", "--device", "cpu", "--shapes", "37x11,5x4099", "--budget", "1", "--json"];
+    for dtype in ["f32", "f16", "bf16"] {
+        for options in [&[][..], &of_loss, &of_draws, &["--softcap", "3", "--logit-scale", "-2"], &["--softcap", "1"]] {
+            let is_capped = options.contains(&"--softcap");
+            let timed: Vec<_> = TIMED.iter().filter(|(.., refuses)| !(is_capped && *refuses)).collect();
+            let names: Vec<_> = timed.iter().map(|(name, ..)| *name).collect();
+            let ops = if is_capped { names.join(",") } else { "all".to_owned() };
+            let output = run(&[&device[..], &["--dtype", dtype, "--ops", &ops], options].concat());
+            assert!(output.status.success(), "{dtype} {options:?}: {output:?}");
+            let lines: Vec<Value> = String::from_utf8(output.stdout)
+                .unwrap()
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            assert_eq!(lines.len(), 2 * timed.len());
+            for (line, (name, arrays, _)) in lines.iter().zip(timed.iter().cycle()) {
+                let number = |key: &str| line[key].as_f64().unwrap();
+                assert_eq!((line["op"].as_str(), line["dtype"].as_str()), (Some(*name), Some(dtype)));
+                let is_soft = options.contains(&"--soft-targets") && name.starts_with("cross_entropy");
+                let arrays = arrays + f64::from(u8::from(is_soft));
+                let size = if dtype == "f32" { 4.0 } else { 2.0 };
+                let bytes = arrays * size * number("rows") * number("classes");
+                approx::assert_relative_eq!(number("gb_per_s"), bytes / number("median_ms") / 1e6, max_relative = 1e-9);
+                let words = options.iter().filter_map(|option| option.strip_prefix("--"));
+                for word in words.map(|word| word.replace('-', "_")) {
+                    assert!(line["options"].as_str().unwrap().contains(&word), "{line}");
+                }
+            }
+        }
+    }
+    // What an operation does not take is refused before anything is timed.
+    let of = |op, options: &[&'static str]| {
+        [&["bench", "--device", "cpu", "--shapes", "5x7,3x4", "--json", "--ops", op][..], options].concat()
+    };
+    for (op, ..) in TIMED.iter().filter(|(.., refuses)| *refuses) {
+        refused(&of(op, &["--softcap", "30"]), &["softcap", "30"]);
+    }
+    refused(&of("softmax,sample", &["--logit-scale", "-1"]), &["positive"]);
+    refused(&of("softmax,sample", &["--top-p", "0"]), &["top_p"]);
+    refused(&of("softmax,sample", &["--k", "0"]), &["top_k"]);
+    refused(&of("softmax,top_k", &["--k", "5"]), &["5 of 4"]);
+    refused(&of("softmax", &["--label-smoothing", "2"]), &["label_smoothing"]);
+    refused(&of("softmax", &["--z-loss=-1"]), &["z_loss"]);
+    refused(&of("softmin", &[]), &["softmin", "log_sum_exp"]);
+}
+
 #[test]
 fn bench_draws_and_counts_what_a_gpu_moves() {
     let files = Files::new();

@@ -1,0 +1,108 @@
+//! What an operation is timed with: logits, targets, and the options, the same in every run.
+
+use logits::{CrossEntropy, Element, Error, Logits, Sampling, Shape, Targets, Timed};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{OpName, Options};
+
+/// A batch of a shape `[rows, classes]`.
+pub(super) struct Inputs<'o, T> {
+    pub(super) options: &'o Options,
+    pub(super) shape: [usize; 2],
+    pub(super) logits: Vec<T>,
+    classes: Vec<u32>,
+    /// Of the shape of the logits; empty where the targets are classes.
+    probabilities: Vec<T>,
+    pub(super) loss: CrossEntropy,
+}
+
+impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
+    /// Drawn from a seed, and brought to the type by `narrow`.
+    pub(super) fn new(options: &'o Options, shape: [usize; 2], narrow: fn(f32) -> T) -> Result<Self, Error> {
+        let [rows, classes] = shape;
+        let elements = Shape::from(shape).elements()?;
+        let mut inputs = Self::empty(options, classes);
+        inputs.shape = shape;
+        let mut rng = StdRng::seed_from_u64(elements as u64);
+        let mut draw = |what, values: &mut Vec<T>, from, to| {
+            let bytes = elements * size_of::<T>();
+            values.try_reserve_exact(elements).map_err(|_| Error::OutOfMemory { what, bytes })?;
+            values.extend((0..elements).map(|_| narrow(rng.random_range(from..to))));
+            Ok(())
+        };
+        draw("logits", &mut inputs.logits, -8.0, 8.0)?;
+        if options.soft_targets {
+            // Of about the same weight, and together about 1.
+            draw("target probabilities", &mut inputs.probabilities, 0.0, 2.0 / classes as f32)?;
+        }
+        inputs.classes.extend((0..rows).map(|_| rng.random_range(0..classes as u32)));
+        Ok(inputs)
+    }
+
+    /// No rows, of so many classes: enough to have the options checked.
+    pub(super) fn empty(options: &'o Options, classes: usize) -> Self {
+        let mut loss = CrossEntropy::default()
+            .label_smoothing(options.label_smoothing)
+            .z_loss(options.z_loss)
+            .logit_scale(options.logit_scale);
+        if let Some(cap) = options.softcap {
+            loss = loss.softcap(cap);
+        }
+        if options.weight {
+            loss = loss.weight((0..classes).map(weight).collect::<Vec<_>>());
+        }
+        let (shape, logits, probabilities) = ([0, classes], Vec::new(), Vec::new());
+        Self { options, shape, logits, classes: Vec::new(), probabilities, loss }
+    }
+
+    pub(super) fn x(&self) -> Result<Logits<'_, T>, Error> {
+        Logits::new(&self.logits, self.shape)
+    }
+
+    pub(super) fn targets(&self) -> Targets<'_> {
+        match self.options.soft_targets {
+            true => Targets::probabilities(&self.probabilities),
+            false => Targets::from(&self.classes),
+        }
+    }
+
+    /// How probable a class was to be.
+    pub(super) fn target(&self, row: usize, class: usize) -> f64 {
+        match self.options.soft_targets {
+            true => self.probabilities[row * self.shape[1] + class].into(),
+            false => f64::from(u8::from(self.classes[row] as usize == class)),
+        }
+    }
+
+    /// The weight of a class; 1 where there are none.
+    pub(super) fn weight(&self, class: usize) -> f64 {
+        if self.options.weight { weight(class).into() } else { 1.0 }
+    }
+
+    pub(super) fn timed(&self, op: OpName) -> Timed {
+        match op {
+            OpName::Softmax => Timed::Softmax,
+            OpName::LogSoftmax => Timed::LogSoftmax,
+            OpName::LogSumExp => Timed::LogSumExp,
+            OpName::SoftmaxBackward => Timed::SoftmaxBackward,
+            OpName::LogSoftmaxBackward => Timed::LogSoftmaxBackward,
+            OpName::CrossEntropy => Timed::CrossEntropy,
+            OpName::CrossEntropyGrad => Timed::CrossEntropyGrad,
+            OpName::CrossEntropyBackward => Timed::CrossEntropyBackward,
+            OpName::Predict => Timed::Predict,
+            OpName::TopK => Timed::TopK(self.options.k.unwrap_or(self.shape[1].min(5))),
+            OpName::Sample => Timed::Sample(self.sampling()),
+        }
+    }
+
+    fn sampling(&self) -> Sampling {
+        let sampling = Sampling::new(7).top_p(self.options.top_p);
+        self.options.k.map_or(sampling, |k| sampling.top_k(k))
+    }
+}
+
+/// From 0.5 to 2, in turn.
+fn weight(class: usize) -> f32 {
+    0.5 + 0.25 * (class % 7) as f32
+}
