@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use logits::{Device, DeviceChoice};
 
+use crate::tier;
+
 /// Every GPU of this machine, software included, opened once for all tests. Without one the reason is printed, and it is a
 /// failure where `LOGITS_REQUIRE_GPU=1` promises one.
 pub fn gpus() -> Vec<Device> {
@@ -43,4 +45,46 @@ pub fn devices() -> Vec<Device> {
     let mut devices = vec![Device::cpu()];
     devices.extend(gpus());
     devices
+}
+
+/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa half a second, and the
+/// kernels of two adapters are the same text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// All of it: the CPU, and every device where `LOGITS_FULL=1` is set.
+    All,
+    /// A sample that holds every pair of values: the first GPU.
+    Pairs,
+    /// A sample that holds every value: any other GPU.
+    Values,
+}
+
+/// How much of a sweep `device` runs.
+pub fn share(device: &Device) -> Share {
+    let is_first = gpus().first().is_some_and(|first| is_same(device, first));
+    match device.is_gpu() && !tier::is_full() {
+        false => Share::All,
+        true if is_first => Share::Pairs,
+        true => Share::Values,
+    }
+}
+
+fn is_same(a: &Device, b: &Device) -> bool {
+    (a.name(), a.backend()) == (b.name(), b.backend())
+}
+
+/// Those of `cases` that a device runs, with their places: all of them, or every `step`th from the `first` on, of a GPU that is not
+/// the first half as many.
+pub fn in_turn<C, const N: usize>(
+    device: &Device,
+    first: usize,
+    step: usize,
+    cases: [C; N],
+) -> impl Iterator<Item = (usize, C)> {
+    let step = match share(device) {
+        Share::All => 1,
+        Share::Pairs => step,
+        Share::Values => 2 * step,
+    };
+    cases.into_iter().enumerate().filter(move |(nth, _)| nth % step == first % step)
 }

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 
 use logits::Device;
 
+use crate::common::{self, Share};
 use crate::tier;
 
 /// Every combination of `sizes[axis]` values of each axis.
@@ -32,22 +33,29 @@ pub fn product(sizes: &[usize]) -> Vec<Vec<usize>> {
     (0..count).map(case).collect()
 }
 
-/// Which of `cases` a device runs: all of them where [`tier::is_full`] asks for that; else a [`sample`], and on the CPU all that
-/// are not `large`, too.
+/// Which of `cases` a device runs: all of them; a [`sample`] of pairs, or of single values, where [`common::share`] says so. The CPU
+/// takes no more than a sample of those that are `large`.
 pub fn cases(device: &Device, cases: &[Vec<usize>], large: impl Fn(&[usize]) -> bool) -> Vec<usize> {
-    let sample = sample(cases);
-    let is_taken = |&nth: &usize| tier::is_full() || (!device.is_gpu() && !large(&cases[nth])) || sample.contains(&nth);
-    (0..cases.len()).filter(is_taken).collect()
+    match common::share(device) {
+        Share::Values => sample(cases, 1),
+        Share::Pairs => sample(cases, 2),
+        Share::All if tier::is_full() => (0..cases.len()).collect(),
+        Share::All => {
+            let sample = sample(cases, 2);
+            (0..cases.len()).filter(|nth| !large(&cases[*nth]) || sample.contains(nth)).collect()
+        }
+    }
 }
 
-/// Which of `cases`, each a value on every axis, hold together every pair of values that any of them holds.
-pub fn sample(cases: &[Vec<usize>]) -> Vec<usize> {
-    let mut missing: HashSet<Pair> = cases.iter().flat_map(|case| pairs(case)).collect();
+/// Which of `cases`, each a value on every axis, hold together every value that any of them holds (`strength` 1), or every pair of
+/// values (`strength` 2).
+pub fn sample(cases: &[Vec<usize>], strength: usize) -> Vec<usize> {
+    let mut missing: HashSet<Pair> = cases.iter().flat_map(|case| pairs(case, strength)).collect();
     let mut taken = Vec::new();
     while !missing.is_empty() {
-        let gain = |case: &Vec<usize>| pairs(case).filter(|pair| missing.contains(pair)).count();
+        let gain = |case: &Vec<usize>| pairs(case, strength).filter(|pair| missing.contains(pair)).count();
         let Some(best) = (0..cases.len()).rev().max_by_key(|&nth| gain(&cases[nth])) else { break };
-        for pair in pairs(&cases[best]) {
+        for pair in pairs(&cases[best], strength) {
             missing.remove(&pair);
         }
         taken.push(best);
@@ -55,12 +63,13 @@ pub fn sample(cases: &[Vec<usize>]) -> Vec<usize> {
     taken
 }
 
-/// Two axes, each with a value.
+/// Two axes, each with a value; a value alone is a pair with itself.
 type Pair = [(usize, usize); 2];
 
-fn pairs(case: &[usize]) -> impl Iterator<Item = Pair> {
+fn pairs(case: &[usize], strength: usize) -> impl Iterator<Item = Pair> {
     let place = |axis: usize| (axis, case[axis]);
-    (0..case.len()).flat_map(move |b| (0..b).map(move |a| [place(a), place(b)]))
+    let partners = move |b: usize| if strength == 1 { b..b + 1 } else { 0..b };
+    (0..case.len()).flat_map(move |b| partners(b).map(move |a| [place(a), place(b)]))
 }
 
 #[test]
@@ -70,7 +79,7 @@ fn a_sample_holds_every_pair() {
         for is_whole in [true, false] {
             let mut cases = product(&sizes);
             cases.retain(|case| is_whole || (case[0] + 2 * case[1]) % 5 != 1);
-            let taken = sample(&cases);
+            let taken = sample(&cases, 2);
             // Counted in another way than `sample` does.
             for b in 0..sizes.len() {
                 for (a, x, y) in
@@ -86,6 +95,12 @@ fn a_sample_holds_every_pair() {
             let least = longest.iter().rev().take(2).product::<usize>();
             println!("{sizes:?}: {} of {} cases; no fewer than {least} can do", taken.len(), cases.len());
             assert!(taken.len() <= 2 * least + 4);
+            // And every value, in the fewest cases that can.
+            let taken = sample(&cases, 1);
+            for (axis, value) in cases.iter().flatten().enumerate().map(|(at, &value)| (at % sizes.len(), value)) {
+                assert!(taken.iter().any(|&nth| cases[nth][axis] == value), "{value} of axis {axis} in {sizes:?}");
+            }
+            assert!(taken.len() <= longest.last().map_or(0, |most| most + 2));
         }
     }
 }

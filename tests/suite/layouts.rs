@@ -3,7 +3,8 @@
 use logits::half::{bf16, f16};
 use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Output, Prediction, Sampling, Shape, Targets};
 
-use crate::{common, covering, tier};
+use crate::common::{self, Share};
+use crate::covering;
 
 fn values(count: usize) -> impl Iterator<Item = f64> {
     (0..count as u32).map(|x| f64::from(x.wrapping_mul(2_654_435_761) >> 8) * 6e-7 - 5.0)
@@ -29,6 +30,14 @@ const SHAPES: [Shape; 7] = [
     Shape::new(1, 131_075, 2),
     Shape::new(5, 7, 1),
 ];
+
+/// All of them, or those that have a kernel of their own, where a driver compiles it.
+fn shapes(device: &Device) -> Vec<Shape> {
+    match common::share(device) {
+        Share::All => SHAPES.to_vec(),
+        Share::Pairs | Share::Values => vec![SHAPES[2], SHAPES[4], SHAPES[5]],
+    }
+}
 
 const OPERATIONS: usize = 8;
 
@@ -87,11 +96,7 @@ fn planes_are_rows<T: Element>(device: &Device, shape: Shape, operation: usize, 
 #[test]
 fn rows_across_each_other_are_rows() {
     for device in common::devices() {
-        // One shape for each kernel, where a driver compiles one.
-        let shapes = match device.is_gpu() && !tier::is_full() {
-            true => vec![SHAPES[2], SHAPES[4], SHAPES[5], SHAPES[6]],
-            false => SHAPES.to_vec(),
-        };
+        let shapes = shapes(&device);
         let types = if device.is_gpu() { 3 } else { 4 };
         let all = covering::product(&[shapes.len(), types, OPERATIONS, 2]);
         for nth in covering::cases(&device, &all, |_| false) {
@@ -205,7 +210,7 @@ fn saved_log_sum_exps_make_the_same_gradient() {
                 (plain().logit_scale(-0.5).upstream_gradients(factors), true, |x| -0.5 * x),
                 (plain().softcap(3.0).weight(weight).upstream_gradient(2.0), true, |x| 3.0 * (x / 3.0).tanh()),
             ];
-            for (_, (loss, is_soft, seen)) in of_device(&device, nth, 2, losses) {
+            for (_, (loss, is_soft, seen)) in common::in_turn(&device, nth, 4, losses) {
                 let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes) };
                 let view = Logits::new(&x, shape).unwrap();
                 let (_, wanted) = device.cross_entropy_grad_vec(&loss, view, targets).unwrap();
@@ -246,19 +251,11 @@ fn saved_log_sum_exps_make_the_same_gradient() {
     }
 }
 
-/// Every `step`th of some cases, from the `first` on, where a GPU's driver compiles for each and no full sweep is asked for.
-fn of_device<const N: usize, C>(
-    device: &Device,
-    first: usize,
-    step: usize,
-    cases: [C; N],
-) -> impl Iterator<Item = (usize, C)> {
-    let all = !device.is_gpu() || tier::is_full();
-    cases.into_iter().enumerate().filter(move |(nth, _)| all || nth % step == first % step)
-}
-
 fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f64) -> T) {
-    for (_, shape) in of_device(device, first, 3, SHAPES) {
+    // By default each type has a shape on a GPU.
+    let all = common::share(device) == Share::All;
+    let on_gpu = [SHAPES[2], SHAPES[4], SHAPES[6]][first];
+    for shape in SHAPES.into_iter().filter(|&shape| all || shape == on_gpu) {
         let place = format!("{shape:?} of {} on {device}", T::DTYPE);
         let (rows, classes) = (shape.row_count(), shape.classes());
         let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
