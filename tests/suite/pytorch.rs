@@ -3,7 +3,7 @@
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Reduction};
 use serde_json::Value;
 
-use crate::common;
+use crate::common::{self, Share};
 
 fn numbers(value: &Value) -> Vec<f64> {
     let number = |value: &Value| match value.as_str() {
@@ -39,7 +39,10 @@ fn every_device_agrees_with_pytorch() {
     let devices = common::devices();
     for case in file["cases"].as_array().unwrap() {
         for device in &devices {
-            compare(device, case);
+            // Most special values are in rows of three classes: on a GPU that is not the first those alone, by default.
+            if common::share(device) != Share::Values || case["classes"] == 3 {
+                compare(device, case);
+            }
         }
     }
 }
