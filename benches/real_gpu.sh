@@ -19,7 +19,7 @@ mkdir -p "$folder"
 "$LOGITS" check --device "$device" | tee "$folder/check.txt"
 shapes=262144x10,65536x100,16384x1000,4096x8192,1024x32000,256x128256,8x262144,128x262144
 for dtype in f32 f16 bf16; do
-    "$LOGITS" bench --device "$device" --dtype "$dtype" --shapes "$shapes" --plot "$folder/$dtype.svg" |
+    "$LOGITS" bench --device "$device" --dtype "$dtype" --ops all --shapes "$shapes" --plot "$folder/$dtype.svg" |
         tee "$folder/$dtype.txt"
 done
 "$LOGITS" tune --device "$device" --out "$folder/tuning.txt" | tee "$folder/tune.txt"

@@ -38,7 +38,7 @@ pub enum Timed {
     /// From the log-sum-exps of the logits.
     CrossEntropyBackward,
     Predict,
-    /// So many classes.
+    /// The given number of most likely classes of each row.
     TopK(usize),
     Sample(Sampling),
 }

@@ -65,8 +65,8 @@ struct Clock {
 }
 
 impl Timing {
-    /// How many inputs of so many bytes are to be taken in turn, so that none is in a cache when it is read: one where a CPU
-    /// computes, as on the CPU path.
+    /// The number of copies of the inputs that runs rotate through, so that a run does not find its logits (`bytes` bytes) in a
+    /// cache. At most [`MOST_SETS`]; 1 on a software adapter, where the CPU path does not rotate either.
     pub(crate) fn sets(inputs: &HeldInputs, bytes: u64) -> u64 {
         let is_software = is_software(&inputs.logits.open.device.adapter_info());
         if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }

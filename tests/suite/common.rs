@@ -73,8 +73,8 @@ fn is_same(a: &Device, b: &Device) -> bool {
     (a.name(), a.backend()) == (b.name(), b.backend())
 }
 
-/// Those of `cases` that a device runs, with their places: all of them, or every `step`th from the `first` on, of a GPU that is not
-/// the first half as many.
+/// The cases that `device` runs, with their indices: all of them on the CPU, every `step`th from `first` on on the first GPU, and
+/// every `2 * step`th on any other GPU.
 pub fn in_turn<C, const N: usize>(
     device: &Device,
     first: usize,

@@ -1,7 +1,7 @@
 //! Pairwise covering arrays: few cases in which every value of an option meets every value of every other option.
 //!
 //! The loss's nine options have 3,456 combinations, and a driver compiles a pipeline or two for most of them. A fault that
-//! takes two options to show is found by any set of cases that holds every pair of values, and few dozen cases do. [`sample`]
+//! takes two options to show is found by any set of cases that holds every pair of values, and a few dozen cases suffice. [`sample`]
 //! picks them greedily, as AETG does (Cohen, Dalal, Fredman and Patton 1997, "The AETG system"), from all cases instead of
 //! from random candidates:
 //!

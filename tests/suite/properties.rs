@@ -1,4 +1,4 @@
-//! What is true of softmax whatever the logits, on every device.
+//! Properties of softmax that hold for any logits, on every device.
 
 use approx::{abs_diff_eq, relative_eq};
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Reduction};

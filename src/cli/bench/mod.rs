@@ -36,7 +36,7 @@ pub(crate) struct Options {
     /// The type of the logits
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DTypeName,
-    /// How much of each target is spread over all classes, 0 to 1; of the losses, as are the next three
+    /// Label smoothing, 0 to 1; only cross_entropy* use it, --weight, --z-loss and --soft-targets
     #[arg(long, value_name = "E", default_value_t = 0.0)]
     label_smoothing: f32,
     /// Weigh the classes, from 0.5 to 2
@@ -48,8 +48,7 @@ pub(crate) struct Options {
     /// Targets that are probabilities, of the shape and type of the logits
     #[arg(long)]
     soft_targets: bool,
-    /// Bounds the logits smoothly: S * tanh(x / S), after the scale; of all but sample and the backward of softmax and
-    /// log_softmax, which know no cap
+    /// Cap the logits: S * tanh(x / S), after --logit-scale; sample, softmax_backward and log_softmax_backward refuse it
     #[arg(long, value_name = "S")]
     softcap: Option<f32>,
     /// What the logits are multiplied by first, whatever is timed
@@ -58,11 +57,11 @@ pub(crate) struct Options {
     /// How many classes top_k finds (5 if not given, or all of fewer), and sample draws from (all)
     #[arg(long, value_name = "K")]
     k: Option<usize>,
-    /// The probability that the most likely classes, which sample draws from, have together
+    /// sample draws from the most likely classes whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Milliseconds that a measurement takes, copies included, or one run where that takes longer; 2000, and five runs, if
-    /// not given
+    /// Milliseconds for each operation and shape, copies included, warm-up not; at least one run is counted. Without it
+    /// 2000, and at least five runs
     #[arg(long, value_name = "MS")]
     budget: Option<u64>,
     /// Draw GB/s over classes, beside the copy's, into this SVG file
@@ -200,8 +199,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
 fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> Result<(), CliError> {
     let ops: Vec<OpName> = options.ops.iter().copied().flatten().copied().collect();
     // Options are checked by operations over no rows at all, before a device is opened and the first of them is timed.
-    for RowsByClasses([_, classes]) in &options.shapes {
-        let nothing = Inputs::<T>::empty(options, *classes);
+    for &RowsByClasses(shape) in &options.shapes {
+        logits::Shape::from(shape).elements()?;
+        let nothing = Inputs::<T>::empty(options, shape[1]);
         for &op in &ops {
             verify::compute(&Device::cpu(), nothing.timed(op), &nothing)?;
         }
@@ -229,7 +229,7 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     }
     bar.finish_and_clear();
     if !options.common.json {
-        let clock = if rows.iter().any(|row| row.has_timestamps) { "the device's timestamps" } else { "wall clock" };
+        let clock = if rows.iter().all(|row| row.has_timestamps) { "the device's timestamps" } else { "wall clock" };
         println!("\nmedian and copy by {clock}; GB/s: arrays of the logits' shape, read once and written once;");
         println!("copies: median / copy; traffic: bytes that the kernels move / bytes that they must.");
     }

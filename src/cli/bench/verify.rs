@@ -4,7 +4,7 @@ use logits::{DType, Device, Element, Error, Logits, Prediction, Reduction, Timed
 
 use super::inputs::Inputs;
 
-/// What an operation came to; empty what it has not.
+/// The results of one run; a field that the operation does not produce is empty.
 pub(super) struct Results<T> {
     /// What a backward started from.
     start: Vec<T>,
