@@ -12,29 +12,31 @@ use logits::Device;
 use crate::common::{self, Share};
 use crate::tier;
 
-/// Shapes for which a GPU has a kernel each, in the order of their classes. `logits check` takes all of [`cases::SHAPES`].
-const ON_GPUS: [(usize, usize); 6] = [(5, 1), (7000, 10), (70, 17), (19, 257), (3, 4099), (1, 1_000_003)];
+/// Shapes for which a GPU has a kernel each, in the order of their classes, and the fill that the first GPU gets beside the special
+/// values. `logits check` takes all fills of all of [`cases::SHAPES`].
+const ON_GPUS: [((usize, usize), &str); 8] = [
+    ((5, 1), "log-sum-exp near 0"),
+    ((7000, 10), "confident"),
+    ((70, 17), "wide"),
+    ((50, 100), "all equal"),
+    ((19, 257), "ties"),
+    ((3, 4099), "far from 0"),
+    ((3, 32_000), "extreme"),
+    ((1, 1_000_003), "normal"),
+];
 
-/// Fills of which each shape gets one on each GPU, in turn.
-const IN_TURN: [&str; 8] =
-    ["confident", "normal", "wide", "far from 0", "ties", "all equal", "extreme", "log-sum-exp near 0"];
-
-/// The batches for `device`; `number` is its place among the devices. By default a GPU gets the special values and one other fill of
-/// each shape, and the CPU gets every fill of every shape, with fewer rows of the largest shapes.
-fn batches(device: &Device, number: usize) -> Vec<cases::Case> {
+/// The batches for `device`. By default the first GPU gets the special values and one other fill of each shape, any other GPU the
+/// special values of every second one, and the CPU every fill of every shape, with fewer rows of the largest shapes.
+fn batches(device: &Device) -> Vec<cases::Case> {
     let every_fill = |(rows, classes)| cases::of_shape(rows, classes);
     if tier::is_full() {
         return cases::SHAPES.into_iter().flat_map(every_fill).collect();
     }
     if device.is_gpu() {
-        let some = |(nth, (rows, classes)): (usize, (usize, usize))| {
-            // Of the largest shapes there are few fills, and the first two are among them.
-            let turn = if rows * classes < 200_000 { IN_TURN.len() } else { 2 };
-            // A GPU that is not the first gets the special values alone.
-            let other =
-                if common::share(device) == Share::Pairs { IN_TURN[(nth + 3 * number) % turn] } else { "special" };
-            let wanted = ["special", other];
-            cases::of_shape(rows, classes).filter(move |case| wanted.contains(&case.fill))
+        let is_first = common::share(device) == Share::Pairs;
+        let some = |(_, ((rows, classes), fill)): (usize, ((usize, usize), &'static str))| {
+            let is_wanted = move |case: &cases::Case| case.fill == "special" || (is_first && case.fill == fill);
+            cases::of_shape(rows, classes).filter(is_wanted)
         };
         return common::in_turn(device, 1, 1, ON_GPUS).flat_map(some).collect();
     }
@@ -44,9 +46,9 @@ fn batches(device: &Device, number: usize) -> Vec<cases::Case> {
 
 #[test]
 fn every_device_is_within_bounds() {
-    for (number, device) in common::devices().into_iter().enumerate() {
+    for device in common::devices() {
         let mut report = compare::Report::default();
-        for case in batches(&device, number) {
+        for case in batches(&device) {
             report.check(&device, &case).unwrap();
         }
         println!("{device}");

@@ -82,15 +82,15 @@ fn variants() -> HashSet<Variant> {
         if name != ALL_OPTIONS && !is_full() {
             continue;
         }
-        for op in OPS {
+        for (turn, op) in OPS.into_iter().enumerate() {
             for (nth, (loss, is_soft)) in losses(op).into_iter().enumerate() {
                 if nth > 0 && name != ALL_OPTIONS {
                     continue;
                 }
                 let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
                 for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
-                    // By default each width in one type.
-                    let in_turn = |nth: usize| is_full() || nth % 3 == of;
+                    // By default each width of an operation in one type.
+                    let in_turn = |nth: usize| is_full() || (nth + turn) % 3 == of;
                     for (_, classes) in CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth)) {
                         of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
                     }
