@@ -52,7 +52,9 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
         let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
         block_on(adapter.request_device(&descriptor)).ok()
     };
-    adapters.into_iter().filter_map(open).collect()
+    let opened: Vec<_> = adapters.into_iter().filter_map(open).collect();
+    assert_eq!(opened.is_empty(), common::gpus().is_empty());
+    opened
 }
 
 impl Engine {
