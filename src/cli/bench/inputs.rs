@@ -1,4 +1,4 @@
-//! What an operation is timed with: logits, targets, and the options, the same in every run.
+//! The inputs of a timed operation: logits, targets and options, the same in every run.
 
 use logits::{CrossEntropy, Element, Error, Logits, Sampling, Shape, Targets, Timed};
 use rand::rngs::StdRng;
@@ -12,7 +12,7 @@ pub(super) struct Inputs<'o, T> {
     pub(super) shape: [usize; 2],
     pub(super) logits: Vec<T>,
     classes: Vec<u32>,
-    /// Of the shape of the logits; empty where the targets are classes.
+    /// Target probabilities, of the shape of the logits; empty where the targets are classes.
     probabilities: Vec<T>,
     pub(super) loss: CrossEntropy,
 }
@@ -33,7 +33,7 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         };
         draw("logits", &mut inputs.logits, -8.0, 8.0)?;
         if options.soft_targets {
-            // Of about the same weight, and together about 1.
+            // Probabilities of about the same size, which add up to about 1.
             draw("target probabilities", &mut inputs.probabilities, 0.0, 2.0 / classes as f32)?;
         }
         inputs.classes.extend((0..rows).map(|_| rng.random_range(0..classes as u32)));

@@ -18,7 +18,7 @@ use inputs::Inputs;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What to time, separated by commas
+    /// Operations to time, separated by commas
     #[arg(
         long,
         value_parser = operations(),
@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Cap the logits: S * tanh(x / S), after --logit-scale; sample, softmax_backward and log_softmax_backward refuse it
     #[arg(long, value_name = "S")]
     softcap: Option<f32>,
-    /// What the logits are multiplied by first, whatever is timed
+    /// Factor on the logits of every operation, before the cap
     #[arg(long, value_name = "A", default_value_t = 1.0, allow_hyphen_values = true)]
     logit_scale: f32,
     /// How many classes top_k finds (5 if not given, or all of fewer), and sample draws from (all)
@@ -72,7 +72,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What differs from the defaults, as it was given.
+    /// The options that differ from their defaults, as they were given.
     fn described(&self) -> String {
         let Self { label_smoothing, weight, z_loss, soft_targets, softcap, logit_scale, k, top_p, .. } = self;
         let given = [
@@ -158,7 +158,7 @@ pub(crate) struct Row {
     copy: Duration,
     wall: Duration,
     has_timestamps: bool,
-    /// Of the arrays that the operation must read and write once.
+    /// The bytes of the arrays that the operation must read and write once.
     bytes: u64,
     traffic: Option<Traffic>,
 }
