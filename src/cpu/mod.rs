@@ -21,6 +21,7 @@ mod stage;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 #[cfg(feature = "gpu")]
 pub(crate) use log_sum_exp::exact as exact_log_sum_exp;

@@ -10,6 +10,7 @@ use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
 use crate::cpu::stage::Drain;
+use crate::cpu::threads;
 
 /// Elements of a piece at most.
 pub(super) const PIECE: usize = 4096;
@@ -161,17 +162,15 @@ where
     fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
-            #[cfg(feature = "parallel")]
             if self.is_shared {
-                use rayon::prelude::*;
                 let isa = self.isa;
-                let pieces = (0..self.cut().pieces).into_par_iter().map(|nth| {
-                    isa.vectorize(
+                let mut pieces = vec![0.0; self.cut().pieces];
+                threads::for_each(&mut pieces, &|nth, sum| {
+                    *sum = isa.vectorize(
                         #[inline(always)]
                         || self.sum(row, nth, &value),
-                    )
+                    );
                 });
-                let pieces: Vec<f64> = pieces.collect();
                 *sum = pieces.iter().sum();
                 continue;
             }

@@ -6,6 +6,7 @@ use super::{ROWS, Stats};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 use crate::cpu::stage::{Drain, LINE};
+use crate::cpu::threads;
 
 /// Vectors that are added as a tree before f64 is brought in, and their elements.
 const TREE: usize = 8;
@@ -325,17 +326,14 @@ where
             for row in 0..count {
                 let x = self.row(row);
                 let pieces = &mut pieces[row * per_row..][..per_row];
-                #[cfg(feature = "parallel")]
                 if self.is_shared {
-                    use rayon::prelude::*;
-                    pieces.par_iter_mut().enumerate().for_each(|(nth, piece)| {
+                    threads::for_each(pieces, &|nth, piece| {
                         *piece = isa.vectorize(
                             #[inline(always)]
                             || self.piece(&x[cut.piece(nth)], &mut []),
                         );
                     });
-                }
-                if !(cfg!(feature = "parallel") && self.is_shared) {
+                } else {
                     for (nth, piece) in pieces.iter_mut().enumerate() {
                         let (x, start) = (&x[cut.piece(nth)], row * classes + cut.at(nth));
                         let held = if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };

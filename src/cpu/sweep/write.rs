@@ -5,6 +5,7 @@ use super::across::{Across, Held};
 use super::read::BLOCK;
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::threads;
 
 /// A piece of a row.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ where
                 |(x, stride)| &x[row * stride..][..classes],
             );
             if classes < BLOCK {
-                written(isa, input, rest, streams, of_piece(Place { row, piece: 0, class: 0 }));
+                write_piece(isa, input, rest, streams, &of_piece, Place { row, piece: 0, class: 0 });
                 continue;
             }
             let write = |piece: usize, out: &mut [T]| {
@@ -43,15 +44,13 @@ where
                 let input = input.map(|x| &x[class..][..out.len()]);
                 write_piece(isa, input, out, streams, &of_piece, Place { row, piece, class });
             };
-            #[cfg(feature = "parallel")]
             if self.is_shared {
-                use rayon::prelude::*;
                 let mut pieces = Vec::with_capacity(cut.pieces);
                 for piece in 0..cut.pieces {
                     let (out, after) = rest.split_at_mut(cut.piece(piece).len());
-                    (rest, _) = (after, pieces.push((piece, out)));
+                    (rest, _) = (after, pieces.push(out));
                 }
-                pieces.into_par_iter().for_each(|(piece, out)| {
+                threads::for_each(&mut pieces, &|piece, out| {
                     write(piece, out);
                     if streams {
                         isa.fence();
