@@ -1,18 +1,48 @@
 //! The devices that the tests run on.
 
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use logits::{Device, DeviceChoice};
 
 use crate::tier;
 
-/// Every GPU of this machine, software included, opened once for all tests. Without one the reason is printed, and it is a
-/// failure where `LOGITS_REQUIRE_GPU=1` promises one.
+/// How often each adapter is opened. Software compiles and runs what one device is given on one thread, so tests that run at the
+/// same time are given two of them.
+pub const OPENED: usize = 2;
+
+/// Which of the [`OPENED`] devices of each adapter a test uses: one that the fewest other tests use.
+struct Turn(usize);
+
+static USERS: Mutex<[usize; OPENED]> = Mutex::new([0; OPENED]);
+
+thread_local! {
+    /// Each test has a thread.
+    static TURN: Turn = {
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (0..OPENED).min_by_key(|&turn| users[turn]).unwrap();
+        users[turn] += 1;
+        Turn(turn)
+    };
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        USERS.lock().unwrap_or_else(PoisonError::into_inner)[self.0] -= 1;
+    }
+}
+
+/// One value a turn, made by the first test that asks for it.
+pub fn shared<T: Clone>(values: &[OnceLock<T>; OPENED], new: impl FnOnce() -> T) -> T {
+    TURN.with(|turn| values[turn.0].get_or_init(new).clone())
+}
+
+/// Every GPU of this machine, software included, opened [`OPENED`] times for all tests. Without one the reason is printed, and it is
+/// a failure where `LOGITS_REQUIRE_GPU=1` promises one.
 pub fn gpus() -> Vec<Device> {
-    static GPUS: OnceLock<Result<Vec<Device>, String>> = OnceLock::new();
-    match GPUS.get_or_init(open_gpus) {
-        Ok(devices) => devices.clone(),
+    static GPUS: [OnceLock<Result<Vec<Device>, String>>; OPENED] = [const { OnceLock::new() }; OPENED];
+    match shared(&GPUS, open_gpus) {
+        Ok(devices) => devices,
         Err(reason) => {
             // Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
             let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");

@@ -41,10 +41,18 @@ fn shapes(device: &Device) -> Vec<Shape> {
 
 const OPERATIONS: usize = 8;
 
-/// What an operation makes of logits, row after row, as bits; in place over rows with gaps that keep what they hold.
-fn results<T: Element>(device: &Device, operation: usize, data: &[T], shape: Shape, gap: usize) -> Vec<u64> {
+/// What an operation makes of logits over a temperature, row after row, as bits; in place over rows with gaps that keep what they
+/// hold.
+fn results<T: Element>(
+    device: &Device,
+    operation: usize,
+    data: &[T],
+    shape: Shape,
+    gap: usize,
+    temperature: f32,
+) -> Vec<u64> {
     let (rows, classes, block) = (shape.row_count(), shape.classes(), (shape.classes() * shape.inner()));
-    let x = Logits::with_row_stride(data, shape, block + gap).unwrap().temperature(1.3).unwrap();
+    let x = Logits::with_row_stride(data, shape, block + gap).unwrap().temperature(temperature).unwrap();
     let elements = |output: Output<T>| {
         assert_eq!(output.fell_back, None);
         bits(&transposed(&output.values, shape))
@@ -61,14 +69,16 @@ fn results<T: Element>(device: &Device, operation: usize, data: &[T], shape: Sha
         4 => predictions(device.top_k_vec(x, classes.min(3)).unwrap()),
         5 => predictions(device.sample_vec(&Sampling::new(4), x).unwrap()),
         6 => {
-            let loss = CrossEntropy::default().label_smoothing(0.1).softcap(20.0);
+            let loss = CrossEntropy::default().label_smoothing(0.1);
+            let loss = if temperature == 1.0 { loss } else { loss.softcap(20.0) };
             let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
             let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
             [vec![out.loss.to_bits()], bits(&out.per_row), bits(&transposed(&gradient, shape))].concat()
         }
         _ => {
             let mut data = data.to_vec();
-            let x = LogitsMut::with_row_stride(&mut data, shape, block + gap).unwrap().temperature(1.3).unwrap();
+            let x =
+                LogitsMut::with_row_stride(&mut data, shape, block + gap).unwrap().temperature(temperature).unwrap();
             device.softmax_in_place(x).unwrap();
             assert!(data.chunks(block + gap).all(|part| part[block..].iter().all(|&x| x.into().is_nan())));
             let dense: Vec<T> = data.chunks(block + gap).flat_map(|part| part[..block].to_vec()).collect();
@@ -77,19 +87,19 @@ fn results<T: Element>(device: &Device, operation: usize, data: &[T], shape: Sha
     }
 }
 
-/// One operation over blocks, with gaps between them or without, against the same rows one after the other.
+/// One operation over blocks, with gaps between them and a temperature or without, against the same rows one after the other.
 fn planes_are_rows<T: Element>(device: &Device, shape: Shape, operation: usize, has_gaps: bool, narrow: fn(f64) -> T) {
     let (rows, classes) = (shape.row_count(), shape.classes());
     let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
     let dense = transposed(&x, shape);
-    let gap = if has_gaps { 3 } else { 0 };
+    let (gap, temperature) = if has_gaps { (3, 1.3) } else { (0, 1.0) };
     let mut strided: Vec<T> = Vec::new();
     for block in x.chunks(shape.classes() * shape.inner()) {
         strided.extend_from_slice(block);
         strided.extend((0..gap).map(|_| narrow(f64::NAN)));
     }
-    let got = results(device, operation, &strided, shape, gap);
-    let wanted = results(device, operation, &dense, Shape::rows(rows, classes), 0);
+    let got = results(device, operation, &strided, shape, gap, temperature);
+    let wanted = results(device, operation, &dense, Shape::rows(rows, classes), 0, temperature);
     assert_eq!(got, wanted, "operation {operation}, {shape:?} of {}, gaps {has_gaps}, on {device}", T::DTYPE);
 }
 
@@ -98,8 +108,13 @@ fn rows_across_each_other_are_rows() {
     for device in common::devices() {
         let shapes = shapes(&device);
         let types = if device.is_gpu() { 3 } else { 4 };
-        let all = covering::product(&[shapes.len(), types, OPERATIONS, 2]);
-        for nth in covering::cases(&device, &all, |_| false) {
+        let mut all = covering::product(&[shapes.len(), types, OPERATIONS, 2]);
+        // A GPU by default takes every operation once: what tells planes from rows is the same text for all of them. Halves in long rows
+        // take its compiler several seconds; `options::gradients_of_half_types_are_rounded_once` has them.
+        let is_slow = |case: &[usize]| case[1] > 0 && shapes[case[0]].classes() > 100_000;
+        let is_all = common::share(&device) == Share::All;
+        all.retain(|case| is_all || !is_slow(case));
+        for nth in if is_all { (0..all.len()).collect() } else { covering::sample(&all, 1) } {
             let (shape, operation, has_gaps) = (shapes[all[nth][0]], all[nth][2], all[nth][3] == 1);
             match all[nth][1] {
                 0 => planes_are_rows(&device, shape, operation, has_gaps, |x| x as f32),
@@ -195,7 +210,7 @@ fn backwards_of_softmax_alone() {
 fn saved_log_sum_exps_make_the_same_gradient() {
     for device in common::devices() {
         let shapes = [Shape::rows(6, 7), Shape::rows(3, 3000), Shape::rows(1, 140_000), Shape::new(2, 21, 30)];
-        for (nth, shape) in shapes.into_iter().enumerate() {
+        for (nth, shape) in common::in_turn(&device, 0, 1, shapes) {
             let x: Vec<f32> = values(shape.elements().unwrap()).map(|x| x as f32).collect();
             let q: Vec<f32> = values(x.len()).map(|q| (q.sin().abs() / shape.classes() as f64) as f32).collect();
             let classes: Vec<i64> = (0..shape.row_count())
@@ -254,7 +269,7 @@ fn saved_log_sum_exps_make_the_same_gradient() {
 fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f64) -> T) {
     // By default each type has a shape on a GPU.
     let all = common::share(device) == Share::All;
-    let on_gpu = [SHAPES[2], SHAPES[4], SHAPES[6]][first];
+    let on_gpu = [SHAPES[4], SHAPES[2], SHAPES[6]][first];
     for shape in SHAPES.into_iter().filter(|&shape| all || shape == on_gpu) {
         let place = format!("{shape:?} of {} on {device}", T::DTYPE);
         let (rows, classes) = (shape.row_count(), shape.classes());
@@ -289,8 +304,11 @@ fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f6
 #[test]
 fn resident_data_of_every_type_and_layout() {
     for device in common::devices() {
-        resident_is_the_same(&device, 0, |x| x as f32);
         resident_is_the_same(&device, 1, f16::from_f64);
+        if common::share(&device) == Share::Values {
+            continue;
+        }
+        resident_is_the_same(&device, 0, |x| x as f32);
         resident_is_the_same(&device, 2, bf16::from_f64);
     }
     resident_is_the_same(&Device::cpu(), 0, |x| x);

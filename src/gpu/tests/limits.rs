@@ -52,8 +52,10 @@ fn as_if_of(width: u32) -> Edit {
 #[test]
 fn the_size_of_subgroups_does_not_change_a_bit() {
     let Some(plain) = gpus().into_iter().next() else { return };
+    let mut sizes = vec![(4, 4), (32, 8), (64, 64), (16, 16), (128, 128)];
+    sizes.truncate(if tier::is_full() { usize::MAX } else { 3 });
     plain.altered(|open| open.kernels = Kernels::new(&open.device, 1));
-    for (nth, (width, least)) in [(4, 4), (16, 16), (32, 8), (64, 64), (128, 128)].into_iter().enumerate() {
+    for (nth, (width, least)) in sizes.into_iter().enumerate() {
         let sized = gpus().swap_remove(0);
         sized.altered(|open| {
             open.kernels = Kernels::new(&open.device, least);
@@ -186,7 +188,7 @@ fn calls_leave_nothing() {
         let mut most = (0, 0, 0);
         for call in 0..calls {
             // Of ever other sizes, but of few widths, for which kernels are made.
-            let shape = [1 + call * 31 % 300, [1, 3, 10, 17, 40][call % 5]];
+            let shape = [1 + call * 31 % 300, [3, 10, 40][call / 3 % 3]];
             let x = Logits::new(&logits[..shape[0] * shape[1]], shape).unwrap();
             match call % 3 {
                 0 => drop(device.softmax_vec(x).unwrap()),

@@ -23,6 +23,13 @@ fn gpus() -> Vec<Gpu> {
     opened
 }
 
+/// As [`gpus`], but by default the first alone: for what another way to a driver does not change.
+fn first_gpus() -> Vec<Gpu> {
+    let mut gpus = gpus();
+    gpus.truncate(if tier::is_full() { usize::MAX } else { 1 });
+    gpus
+}
+
 /// The shapes that the adapter of that number is asked about, with their places: all of them, or by default every second one, the others
 /// being the next adapter's.
 fn shapes_of<S, const N: usize>(adapter: usize, shapes: [S; N]) -> impl Iterator<Item = (usize, S)> {
