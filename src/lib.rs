@@ -115,6 +115,7 @@ mod stopwatch;
 mod targets;
 #[cfg(test)]
 #[path = "../tests/suite/tier.rs"]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the rest is about adapters
 mod tier;
 mod tuning;
 mod waiting;

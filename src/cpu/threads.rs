@@ -1,9 +1,9 @@
-//! Work on parts of a row that threads share.
+//! Spreads the pieces of one row over threads.
 
-/// Calls `work` with each item and its index, on the threads of the current rayon pool where the feature `parallel` is on.
+/// Calls `work(index, item)` for each item, on the current rayon pool with the feature `parallel`, else in order.
 ///
-/// `work` is called through a pointer: there are hundreds of loops over pieces of rows (levels, types, operations), and rayon's machinery,
-/// compiled anew for each of them, was half of this crate.
+/// `work` is a trait object on purpose: hundreds of loops (levels, types, operations) call this, and rayon's code, compiled for
+/// each, was half of the crate.
 pub(super) fn for_each<T: Send>(items: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     #[cfg(feature = "parallel")]
     {

@@ -1,53 +1,51 @@
 //! The devices that the tests run on.
 
-use std::io::Write;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use logits::{Device, DeviceChoice};
 
 use crate::tier;
 
-/// How often each adapter is opened. Software compiles and runs what one device is given on one thread, so tests that run at the
-/// same time are given two of them.
-pub const OPENED: usize = 2;
+/// How many devices each adapter is opened as. A software driver compiles and runs what one device is given on one thread; with two,
+/// two tests compile at once.
+pub const DEVICES_PER_ADAPTER: usize = 2;
 
-/// Which of the [`OPENED`] devices of each adapter a test uses: one that the fewest other tests use.
-struct Turn(usize);
+/// Which device of each adapter a test uses: one with the fewest other users.
+struct Slot(usize);
 
-static USERS: Mutex<[usize; OPENED]> = Mutex::new([0; OPENED]);
+static USERS: Mutex<[usize; DEVICES_PER_ADAPTER]> = Mutex::new([0; DEVICES_PER_ADAPTER]);
 
 thread_local! {
-    /// Each test has a thread.
-    static TURN: Turn = {
+    /// libtest runs each test in a thread of its own.
+    static SLOT: Slot = {
         let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = (0..OPENED).min_by_key(|&turn| users[turn]).unwrap();
-        users[turn] += 1;
-        Turn(turn)
+        let slot = (0..DEVICES_PER_ADAPTER).min_by_key(|&slot| users[slot]).unwrap_or(0);
+        users[slot] += 1;
+        Slot(slot)
     };
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     fn drop(&mut self) {
         USERS.lock().unwrap_or_else(PoisonError::into_inner)[self.0] -= 1;
     }
 }
 
-/// One value a turn, made by the first test that asks for it.
-pub fn shared<T: Clone>(values: &[OnceLock<T>; OPENED], new: impl FnOnce() -> T) -> T {
-    TURN.with(|turn| values[turn.0].get_or_init(new).clone())
+/// Returns the value of this test's slot; the first test of a slot calls `new`.
+pub fn shared<T: Clone>(values: &[OnceLock<T>; DEVICES_PER_ADAPTER], new: impl FnOnce() -> T) -> T {
+    SLOT.with(|slot| values[slot.0].get_or_init(new).clone())
 }
 
-/// Every GPU of this machine, software included, opened [`OPENED`] times for all tests. Without one the reason is printed, and it is
-/// a failure where `LOGITS_REQUIRE_GPU=1` promises one.
+/// Every GPU of this machine, software included, opened [`DEVICES_PER_ADAPTER`] times for all tests. Without one the reason is
+/// printed, and it is a failure where `LOGITS_REQUIRE_GPU=1` promises one.
 pub fn gpus() -> Vec<Device> {
-    static GPUS: [OnceLock<Result<Vec<Device>, String>>; OPENED] = [const { OnceLock::new() }; OPENED];
+    static GPUS: [OnceLock<Result<Vec<Device>, String>>; DEVICES_PER_ADAPTER] =
+        [const { OnceLock::new() }; DEVICES_PER_ADAPTER];
     match shared(&GPUS, open_gpus) {
         Ok(devices) => devices,
         Err(reason) => {
-            // Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
-            let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
-            let required = std::env::var("LOGITS_REQUIRE_GPU").is_ok_and(|value| value == "1") && cfg!(feature = "gpu");
-            assert!(!required, "LOGITS_REQUIRE_GPU=1, but: {reason}");
+            tier::skip(&reason);
+            assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1, but: {reason}");
             Vec::new()
         }
     }
@@ -60,7 +58,10 @@ fn open_gpus() -> Result<Vec<Device>, String> {
         let choice = DeviceChoice::Named(format!("{}:{}", adapter.backend, adapter.name));
         match Device::open(&choice) {
             Ok(device) => devices.push(device),
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => {
+                tier::skip(&error.to_string());
+                reasons.push(error.to_string());
+            }
         }
     }
     match devices.is_empty() {
@@ -91,11 +92,12 @@ pub enum Share {
 
 /// How much of a sweep `device` runs.
 pub fn share(device: &Device) -> Share {
-    let is_first = gpus().first().is_some_and(|first| is_same(device, first));
-    match device.is_gpu() && !tier::is_full() {
-        false => Share::All,
-        true if is_first => Share::Pairs,
-        true => Share::Values,
+    if !device.is_gpu() || tier::is_full() {
+        return Share::All;
+    }
+    match gpus().first() {
+        Some(first) if is_same(device, first) => Share::Pairs,
+        _ => Share::Values,
     }
 }
 
@@ -103,8 +105,8 @@ fn is_same(a: &Device, b: &Device) -> bool {
     (a.name(), a.backend()) == (b.name(), b.backend())
 }
 
-/// The cases that `device` runs, with their indices: all of them on the CPU, every `step`th from `first` on on the first GPU, and
-/// every `2 * step`th on any other GPU.
+/// Returns the cases that `device` runs, with their indices: those whose index is `first` modulo a step, which is 1 on the CPU, `step`
+/// on the first GPU and `2 * step` on any other.
 pub fn in_turn<C, const N: usize>(
     device: &Device,
     first: usize,

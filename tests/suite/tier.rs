@@ -1,7 +1,22 @@
-//! How much of the sweeps runs. Shared with the unit tests of the library.
+//! What the environment asks of the tests. The unit tests of the library include this file.
 
-/// Whether `LOGITS_FULL=1` asks for every sweep in full. Without it the tests that take long run the part of their sweep that they
-/// name.
+use std::io::Write;
+
+/// Whether every sweep runs in full: `LOGITS_FULL=1`.
 pub fn is_full() -> bool {
-    std::env::var("LOGITS_FULL").is_ok_and(|value| value == "1")
+    is_set("LOGITS_FULL")
+}
+
+/// Whether a test that finds no adapter fails: `LOGITS_REQUIRE_GPU=1`, in a build that can find one.
+pub fn requires_gpu() -> bool {
+    cfg!(feature = "gpu") && is_set("LOGITS_REQUIRE_GPU")
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var(variable).is_ok_and(|value| value == "1")
+}
+
+/// Says that something is not tested, past the capture of the test harness. Nothing is lost where stderr is closed.
+pub fn skip(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
 }

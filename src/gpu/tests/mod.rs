@@ -5,20 +5,20 @@ mod limits;
 mod shapes;
 mod variants;
 
-use std::io::Write;
-
 use pollster::block_on;
 
 use super::{Gpu, Opened, adapter};
+use crate::tier::skip;
 use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction, tier};
 
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
-    let opened: Vec<_> = adapters.iter().filter_map(|adapter| block_on(Gpu::open(adapter)).ok()).collect();
+    let open = |adapter| block_on(Gpu::open(adapter)).inspect_err(|error| skip(&error.to_string())).ok();
+    let opened: Vec<_> = adapters.iter().filter_map(open).collect();
     if opened.is_empty() {
         skip("no adapter");
-        assert!(std::env::var("LOGITS_REQUIRE_GPU").map_or(true, |value| value != "1"), "LOGITS_REQUIRE_GPU=1");
+        assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1");
     }
     opened
 }
@@ -30,16 +30,11 @@ fn first_gpus() -> Vec<Gpu> {
     gpus
 }
 
-/// The shapes that the adapter of that number is asked about, with their places: all of them, or by default every second one, the others
-/// being the next adapter's.
-fn shapes_of<S, const N: usize>(adapter: usize, shapes: [S; N]) -> impl Iterator<Item = (usize, S)> {
-    let is_taken = move |nth: usize| tier::is_full() || nth % 2 == adapter % 2;
-    shapes.into_iter().enumerate().filter(move |(nth, _)| is_taken(*nth))
-}
-
-/// Past the capture of the test harness: a skip is to be seen. Nothing is lost where stderr is closed.
-fn skip(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
+/// The shapes for the first (0), second, ... of `count` adapters or tunings, with their places: all of them, or by default every second
+/// one where there is another one for the others.
+fn shapes_of<S, const N: usize>(nth: usize, count: usize, shapes: [S; N]) -> impl Iterator<Item = (usize, S)> {
+    let turns = count.clamp(1, 2);
+    shapes.into_iter().enumerate().filter(move |(place, _)| tier::is_full() || place % turns == nth % turns)
 }
 
 fn device(gpu: &Gpu, may_fall_back: bool) -> Device {
@@ -62,8 +57,8 @@ struct Results {
     loss: f64,
 }
 
-/// Every operation; by default, for a driver compiles for each, of the `nth` shape a third of them, the loss and its gradient
-/// first.
+/// Runs every operation; in the default tier, for a driver compiles for each, a third of them, chosen by `nth`: the loss and its
+/// gradient where `nth % 3` is 0.
 fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result<Results, Error> {
     let x = Logits::new(logits, shape)?;
     let takes = |third: usize| tier::is_full() || nth % 3 == third;
