@@ -227,9 +227,9 @@ enum Part {
     TopK,
     Sample,
     SoftmaxBackward,
-    /// Of the loss.
+    /// The gradient of the loss.
     Gradient,
-    /// From saved log-sum-exps.
+    /// The gradient of the loss from saved log-sum-exps.
     Backward,
 }
 
@@ -238,7 +238,7 @@ enum Part {
 fn steps_of_every_type_and_layout() {
     use Part::*;
     for engine in engines() {
-        // What is run by default, for a driver compiles for each.
+        // The last entry names the parts that the default tier runs, for a driver compiles each.
         for (nth, (shape, gap, parts)) in [
             (Shape::rows(7, 9), 0, &[TopK, Backward][..]),
             (Shape::rows(7, 9), 4, &[Gradient, Sample]),

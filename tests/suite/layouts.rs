@@ -35,7 +35,7 @@ const SHAPES: [Shape; 7] = [
 
 const OPERATIONS: usize = 8;
 
-/// What an operation makes of logits over a temperature, row after row, as bits; in place over rows with gaps that keep what they
+/// Returns the results of one operation at a temperature, row after row, as bits. In place, the gaps between rows must keep what they
 /// hold.
 fn results<T: Element>(
     device: &Device,

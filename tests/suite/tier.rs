@@ -1,4 +1,4 @@
-//! What the environment asks of the tests. The unit tests of the library include this file.
+//! The environment variables that the tests read. The unit tests of the library include this file.
 
 use std::io::Write;
 

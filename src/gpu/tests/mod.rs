@@ -23,7 +23,7 @@ fn gpus() -> Vec<Gpu> {
     opened
 }
 
-/// As [`gpus`], but by default the first alone: for what another way to a driver does not change.
+/// Returns every adapter with `LOGITS_FULL=1`, else the first one: for tests of what is the same through every API.
 fn first_gpus() -> Vec<Gpu> {
     let mut gpus = gpus();
     gpus.truncate(if tier::is_full() { usize::MAX } else { 1 });
