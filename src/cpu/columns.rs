@@ -105,7 +105,7 @@ impl Part<'_> {
                 for (nth, to) in square.iter_mut().enumerate().take(down) {
                     plane(&planes, class + nth, column, across, to);
                 }
-                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                turn_square(isa, &mut square, &mut other);
                 for (nth, from) in square.iter().enumerate().take(across) {
                     scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
                 }
@@ -119,7 +119,7 @@ impl Part<'_> {
                     }
                     continue;
                 }
-                let given = self.given(index + row, count, &mut scratch.beside);
+                let given = self.given(isa, index + row, count, &mut scratch.beside);
                 let (input, output) = match self.op.writes_elements() {
                     true => (None, Some((x, classes))),
                     false => (Some((&*x, classes)), None),
@@ -136,7 +136,7 @@ impl Part<'_> {
                 for (nth, to) in square.iter_mut().enumerate().take(across) {
                     to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
                 }
-                turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES);
+                turn_square(isa, &mut square, &mut other);
                 for (from, plane) in square.iter().zip(&mut planes[class..]).take(down) {
                     scatter(isa, from, &mut plane[at + column..][..across]);
                 }
@@ -144,4 +144,13 @@ impl Part<'_> {
         }
         Ok(())
     }
+}
+
+/// Turns sixteen rows of sixteen columns around. A function of its own, for both ways.
+#[inline(never)]
+fn turn_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES], other: &mut [[W; LANES]; LANES]) {
+    isa.vectorize(
+        #[inline(always)]
+        || turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES),
+    );
 }

@@ -3,7 +3,7 @@
 
 use super::Given;
 use super::curve::Kind;
-use super::simd::{Exp, Real};
+use super::simd::{Exp, Isa, Real};
 use super::sweep::{Logs, ROWS, Rows, Stats};
 
 impl<W: Real> Given<'_, W> {
@@ -78,8 +78,17 @@ struct Measured<W> {
     losses: [W; ROWS],
 }
 
-#[inline(always)]
+/// A function of its own, for both operations that need it.
+#[inline(never)]
 fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
+    rows.isa().vectorize(
+        #[inline(always)]
+        || measured(rows, given, targets, stats),
+    )
+}
+
+#[inline(always)]
+fn measured<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
     let (kind, scaling) = (rows.kind(), given.scaling);
     let logs = stats.logs(kind);
     let logits = rows.pick(&targets.classes);

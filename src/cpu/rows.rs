@@ -242,7 +242,7 @@ impl<'a> Part<'a> {
                 let How { streams, is_shared, .. } = self.how;
                 let (streams, held) = (streams && !is_staged, &mut scratch.held);
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
-                let given = self.given(at, count, &mut scratch.beside);
+                let given = self.given(isa, at, count, &mut scratch.beside);
                 self.operate(isa, &mut rows, &given, &mut rows_out, at);
                 rows.drain.left()
             };
@@ -330,9 +330,26 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// What rows from one of this part on are given.
+    /// What rows from one of this part on are given. A function of its own, for all that calls it at a level.
+    #[inline(never)]
+    pub(super) fn given<'s, I: Isa, W: Real>(
+        &self,
+        isa: I,
+        at: usize,
+        count: usize,
+        beside: &'s mut [W],
+    ) -> Given<'s, W>
+    where
+        'a: 's,
+    {
+        isa.vectorize(
+            #[inline(always)]
+            || self.gathered(at, count, beside),
+        )
+    }
+
     #[inline(always)]
-    pub(super) fn given<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
+    fn gathered<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
     where
         'a: 's,
     {
@@ -361,7 +378,7 @@ impl<'a> Part<'a> {
         }
         let Some(values) = second else { return given };
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        macro_rules! gathered {
+        macro_rules! gather {
             ($($variant:ident),*) => {
                 match values {
                     $(Elements::$variant(values) => {
@@ -375,7 +392,7 @@ impl<'a> Part<'a> {
                 }
             };
         }
-        gathered!(F32, F16, BF16, F64);
+        gather!(F32, F16, BF16, F64);
         Given { beside: &beside[..count * classes], ..given }
     }
 
@@ -394,7 +411,7 @@ impl<'a> Part<'a> {
         out_at: usize,
     ) -> usize {
         let Scratch { tiles, beside, .. } = scratch;
-        let given = self.given(at, count, beside);
+        let given = self.given(isa, at, count, beside);
         let whole = self.shape.classes() * LANES;
         let [[a, b], [c, d]] = tiles.halves();
         let logits = [a[..whole].as_chunks().0, b[..whole].as_chunks().0];

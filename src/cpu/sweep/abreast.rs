@@ -199,8 +199,13 @@ fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
 }
 
 impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
+    type I = I;
     type W = W;
     type K = K;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
 
     fn kind(&self) -> K {
         self.kind

@@ -106,8 +106,13 @@ impl<I: Isa, K: Kind, T: Number> Rows for Across<'_, I, K, T>
 where
     T::Wide: Exp,
 {
+    type I = I;
     type W = T::Wide;
     type K = K;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
 
     fn kind(&self) -> K {
         self.kind
@@ -163,14 +168,8 @@ where
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
             if self.is_shared {
-                let isa = self.isa;
                 let mut pieces = vec![0.0; self.cut().pieces];
-                threads::for_each(&mut pieces, &|nth, sum| {
-                    *sum = isa.vectorize(
-                        #[inline(always)]
-                        || self.sum(row, nth, &value),
-                    );
-                });
+                threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();
                 continue;
             }

@@ -23,9 +23,11 @@ pub(super) const SHORT: usize = 32;
 
 /// Up to 32 rows. What a closure is given is the row among them, the class, and the logit.
 pub(super) trait Rows {
+    type I: Isa;
     type W: Exp;
     type K: Kind;
 
+    fn isa(&self) -> Self::I;
     fn kind(&self) -> Self::K;
     fn classes(&self) -> usize;
     /// How many rows there are.

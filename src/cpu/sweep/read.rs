@@ -201,25 +201,30 @@ where
         None
     }
 
-    /// Of a piece of a row the sum of a value.
-    #[inline(always)]
+    /// The sum of `value` over a piece of a row. A function of its own, for threads and for one alone.
+    #[inline(never)]
     pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
-        let mut lanes = [0.0; LANES];
-        let piece = self.cut().piece(nth);
-        let start = piece.start;
-        let (vectors, rest) = self.row(row)[piece].as_chunks::<LANES>();
-        for (at, x) in vectors.iter().enumerate() {
-            let class = start + at * LANES;
-            let x = T::load(self.isa, x).array();
-            for (lane, sum) in lanes.iter_mut().enumerate() {
-                *sum += value(row, class + lane, x[lane]);
-            }
-        }
-        let class = start + vectors.len() * LANES;
-        for (lane, (sum, x)) in lanes.iter_mut().zip(rest).enumerate() {
-            *sum += value(row, class + lane, x.widen());
-        }
-        I::F64::load(self.isa, &lanes).total()
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0; LANES];
+                let piece = self.cut().piece(nth);
+                let start = piece.start;
+                let (vectors, rest) = self.row(row)[piece].as_chunks::<LANES>();
+                for (at, x) in vectors.iter().enumerate() {
+                    let class = start + at * LANES;
+                    let x = T::load(self.isa, x).array();
+                    for (lane, sum) in lanes.iter_mut().enumerate() {
+                        *sum += value(row, class + lane, x[lane]);
+                    }
+                }
+                let class = start + vectors.len() * LANES;
+                for (lane, (sum, x)) in lanes.iter_mut().zip(rest).enumerate() {
+                    *sum += value(row, class + lane, x.widen());
+                }
+                I::F64::load(self.isa, &lanes).total()
+            },
+        )
     }
 
     #[inline(always)]

@@ -163,15 +163,19 @@ fn written<I: Isa, T: Number>(
         }};
     }
     let last = out.len() - PAIR;
-    // The last pair before anything is written, for it may overlap with what comes before it.
-    let end = values!(last, input.unwrap_or(out)[last..]);
     // Up to where whole lines begin.
     let head = if streams { out.as_ptr().align_offset(64) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
+    // The last pair, and the first where it is needed, before anything is written: they may overlap with what lies between. A loop, for
+    // `values` to stand in the code once for both.
+    let mut ends = [[[T::default(); LANES]; 2]; 2];
+    for (end, at) in ends.iter_mut().zip([last, 0]).take(if head > 0 { 2 } else { 1 }) {
+        *end = values!(at, input.unwrap_or(out)[at..]);
+    }
+    let [end, start] = ends;
     if head > 0 {
         // No more than that: a line is written past the caches or into them.
-        let values = values!(0, input.unwrap_or(out));
-        out[..head].copy_from_slice(&values.as_flattened()[..head]);
+        out[..head].copy_from_slice(&start.as_flattened()[..head]);
     }
     let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
     let from = input.map(
