@@ -18,6 +18,8 @@ pub(in crate::cpu) enum Level {
     Neon(fearless_simd::aarch64::Neon),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(fearless_simd::wasm32::WasmSimd128),
+    /// Where no vectors are sure to be there.
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
     Portable,
 }
 
@@ -32,6 +34,7 @@ impl Level {
             Self::Neon(_) => "neon",
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128(_) => "simd128",
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
             Self::Portable => "portable",
         }
     }
@@ -77,6 +80,7 @@ pub(in crate::cpu) fn available() -> Vec<Level> {
     levels.extend(fearless_simd::Level::new().as_neon().map(Level::Neon));
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     levels.extend(fearless_simd::Level::new().as_wasm_simd128().map(Level::Simd128));
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
     levels.push(Level::Portable);
     levels
 }
@@ -85,7 +89,7 @@ pub(in crate::cpu) fn available() -> Vec<Level> {
 /// do the same again.
 macro_rules! at_level {
     ($level:expr, $isa:ident => $body:expr) => {{
-        use $crate::cpu::simd::{Isa as _, Level, Portable};
+        use $crate::cpu::simd::{Isa as _, Level};
         match $level {
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
             Level::Avx512($isa) => $isa.vectorize(
@@ -107,8 +111,9 @@ macro_rules! at_level {
                 #[inline(always)]
                 || $body,
             ),
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
             Level::Portable => {
-                let $isa = Portable;
+                let $isa = $crate::cpu::simd::Portable;
                 $isa.vectorize(
                     #[inline(always)]
                     || $body,

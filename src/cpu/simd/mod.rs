@@ -23,6 +23,7 @@ mod memory;
     all(target_arch = "wasm32", target_feature = "simd128")
 ))]
 mod native;
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 mod portable;
 mod vector;
 
@@ -33,5 +34,6 @@ pub(super) use level::available;
 pub use level::simd_level;
 pub(super) use level::{Level, at_level, level};
 pub(super) use memory::{Number, prefetch};
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) use portable::Portable;
 pub(super) use vector::{LANES, Real, Vector, each};

@@ -1,9 +1,9 @@
 //! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
 //! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
 //!
-//! By default that is what one adapter asks for, and one variant of each module is translated; with `LOGITS_FULL=1` it is what ten
-//! adapters ask for, and a few of each module are translated. Where `LOGITS_VARIANTS=FOLDER` is set all of them are, and what becomes
-//! of those few is kept there, for the compilers that are at hand. See `.ci/shaders`.
+//! By default that is what one adapter asks for, and one variant of each module is translated. With `LOGITS_VARIANTS=FOLDER` it is
+//! what ten adapters ask for, and a few of each module are translated and kept there, for the compilers that are at hand (see
+//! `.ci/shaders`). With `LOGITS_FULL=1` every variant is translated.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -19,6 +19,7 @@ use crate::gpu::kernels::{BINDINGS, Kernel, constants, source};
 use crate::gpu::record::{Params, Scale, Starts, Summary};
 use crate::job::{Given, Op};
 use crate::plan::{Entry, Limits, Plan, Work};
+use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
 
 const OPS: [Op; 11] = [
@@ -79,7 +80,7 @@ struct Variant {
 fn variants() -> HashSet<Variant> {
     let mut variants = HashSet::new();
     for (name, limits) in crate::plan::tests::adapters() {
-        if name != ALL_OPTIONS && !is_full() {
+        if name != ALL_OPTIONS && !has_every_adapter() {
             continue;
         }
         for (turn, op) in OPS.into_iter().enumerate() {
@@ -90,7 +91,7 @@ fn variants() -> HashSet<Variant> {
                 let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
                 for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
                     // By default each width of an operation in one type.
-                    let in_turn = |nth: usize| is_full() || (nth + turn) % 3 == of;
+                    let in_turn = |nth: usize| has_every_adapter() || (nth + turn) % 3 == of;
                     for (_, classes) in CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth)) {
                         of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
                     }
@@ -153,8 +154,9 @@ fn folder() -> Option<std::ffi::OsString> {
     std::env::var_os("LOGITS_VARIANTS")
 }
 
-fn is_full() -> bool {
-    crate::tier::is_full() || folder().is_some()
+/// Whether every adapter is asked.
+fn has_every_adapter() -> bool {
+    tier::is_full() || folder().is_some()
 }
 
 #[test]
@@ -197,10 +199,10 @@ fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path
         std::fs::write(folder.join(format!("{nth}.wgsl")), format!("{extension}{text}")).unwrap();
     }
     // Spread over what constants may be.
-    let step = variants.len().div_ceil(if is_full() { FEW } else { 1 });
+    let step = variants.len().div_ceil(if has_every_adapter() { FEW } else { 1 });
     for (of_module, variant) in variants.iter().enumerate() {
         let is_of_few = of_module % step == 0;
-        if folder.is_none() && !is_of_few {
+        if !is_of_few && !tier::is_full() {
             continue;
         }
         let constants = variant.constants.iter().map(|&(name, bits)| (name.to_owned(), f64::from_bits(bits))).collect();
