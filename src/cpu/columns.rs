@@ -126,7 +126,7 @@ impl Part<'_> {
                 };
                 let (streams, drain, is_shared, held) = (false, Drain::default(), false, &mut scratch.held);
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
-                self.operate(isa, &mut rows, &given, &mut rows_out, at + row);
+                self.operate(&mut rows, &given, &mut rows_out, at + row);
             }
             if planes.is_empty() {
                 continue;
@@ -146,7 +146,7 @@ impl Part<'_> {
     }
 }
 
-/// Turns sixteen rows of sixteen columns around. A function of its own, for both ways.
+/// Transposes `square`, with `other` as scratch. Not inlined: the way in and the way back share one copy.
 #[inline(never)]
 fn turn_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES], other: &mut [[W; LANES]; LANES]) {
     isa.vectorize(

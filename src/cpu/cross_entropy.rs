@@ -78,54 +78,51 @@ struct Measured<W> {
     losses: [W; ROWS],
 }
 
-/// A function of its own, for both operations that need it.
+/// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and [`gradient_rows`] share one copy.
 #[inline(never)]
 fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
     rows.isa().vectorize(
         #[inline(always)]
-        || measured(rows, given, targets, stats),
-    )
-}
-
-#[inline(always)]
-fn measured<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
-    let (kind, scaling) = (rows.kind(), given.scaling);
-    let logs = stats.logs(kind);
-    let logits = rows.pick(&targets.classes);
-    let mut losses = [0.0; ROWS];
-    if given.has_beside() {
-        for row in 0..ROWS {
-            losses[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
-        }
-    } else {
-        for row in 0..ROWS {
-            // All terms are positive, so nothing cancels.
-            losses[row] = targets.own[row] * ((logs.tops[row] - kind.value(logits[row])) + logs.sums[row]);
-        }
-    }
-    let mut shares = [0.0; ROWS];
-    if given.is_spread() {
-        shares = given.shares(rows);
-        let below = rows.sums(
-            #[inline(always)]
-            |row, class, x| given.share(row, class) * (logs.tops[row] - kind.value(x)),
-        );
-        for row in 0..ROWS {
-            if shares[row] > 0.0 || !(below[row] == 0.0) {
-                losses[row] += below[row] + shares[row] * logs.sums[row];
+        || {
+            let (kind, scaling) = (rows.kind(), given.scaling);
+            let logs = stats.logs(kind);
+            let logits = rows.pick(&targets.classes);
+            let mut losses = [0.0; ROWS];
+            if given.has_beside() {
+                for row in 0..ROWS {
+                    losses[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
+                }
+            } else {
+                for row in 0..ROWS {
+                    // All terms are positive, so nothing cancels.
+                    losses[row] = targets.own[row] * ((logs.tops[row] - kind.value(logits[row])) + logs.sums[row]);
+                }
             }
-        }
-    }
-    if scaling.z_loss > 0.0 {
-        for row in 0..ROWS {
-            losses[row] += scaling.z_loss * logs.whole(row) * logs.whole(row);
-        }
-    }
-    let mut rounded = [R::W::ZERO; ROWS];
-    for row in 0..ROWS {
-        rounded[row] = if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
-    }
-    Measured { logits, logs, shares, losses: rounded }
+            let mut shares = [0.0; ROWS];
+            if given.is_spread() {
+                shares = given.shares(rows);
+                let below = rows.sums(
+                    #[inline(always)]
+                    |row, class, x| given.share(row, class) * (logs.tops[row] - kind.value(x)),
+                );
+                for row in 0..ROWS {
+                    if shares[row] > 0.0 || !(below[row] == 0.0) {
+                        losses[row] += below[row] + shares[row] * logs.sums[row];
+                    }
+                }
+            }
+            if scaling.z_loss > 0.0 {
+                for row in 0..ROWS {
+                    losses[row] += scaling.z_loss * logs.whole(row) * logs.whole(row);
+                }
+            }
+            let mut rounded = [R::W::ZERO; ROWS];
+            for row in 0..ROWS {
+                rounded[row] = if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
+            }
+            Measured { logits, logs, shares, losses: rounded }
+        },
+    )
 }
 
 #[inline(always)]

@@ -243,7 +243,7 @@ impl<'a> Part<'a> {
                 let (streams, held) = (streams && !is_staged, &mut scratch.held);
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
                 let given = self.given(isa, at, count, &mut scratch.beside);
-                self.operate(isa, &mut rows, &given, &mut rows_out, at);
+                self.operate(&mut rows, &given, &mut rows_out, at);
                 rows.drain.left()
             };
             if let Some(stage) = &mut stage {
@@ -330,8 +330,9 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// What rows from one of this part on are given. A function of its own, for all that calls it at a level.
-    #[inline(never)]
+    /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets, gradients, log-sum-exps, and soft targets
+    /// or upstream gradients, which are copied into `beside`.
+    #[inline(always)]
     pub(super) fn given<'s, I: Isa, W: Real>(
         &self,
         isa: I,
@@ -339,17 +340,6 @@ impl<'a> Part<'a> {
         count: usize,
         beside: &'s mut [W],
     ) -> Given<'s, W>
-    where
-        'a: 's,
-    {
-        isa.vectorize(
-            #[inline(always)]
-            || self.gathered(at, count, beside),
-        )
-    }
-
-    #[inline(always)]
-    fn gathered<'s, W: Real>(&self, at: usize, count: usize, beside: &'s mut [W]) -> Given<'s, W>
     where
         'a: 's,
     {
@@ -377,23 +367,32 @@ impl<'a> Part<'a> {
                 .for_each(|(row, to)| *to = W::of(values.at(first + row)));
         }
         let Some(values) = second else { return given };
-        let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        macro_rules! gather {
+        let beside = &mut beside[..count * given.classes];
+        self.copy_rows(isa, values, first, beside);
+        Given { beside, ..given }
+    }
+
+    /// Copies the rows of `values` from the row `first` of the batch on. Not inlined: all callers of [`Part::given`] share one copy.
+    #[inline(never)]
+    fn copy_rows<I: Isa, W: Real>(&self, isa: I, values: Elements<'_>, first: usize, rows: &mut [W]) {
+        let (classes, inner, block) = (self.shape.classes(), self.shape.inner(), self.shape.block());
+        macro_rules! copy {
             ($($variant:ident),*) => {
                 match values {
                     $(Elements::$variant(values) => {
-                        for (row, to) in beside.chunks_mut(classes).enumerate().take(count) {
+                        for (row, to) in rows.chunks_mut(classes).enumerate() {
                             let index = first + row;
-                            let start = index / inner * self.shape.block() + index % inner;
-                            let from = values[start..].iter().step_by(inner);
+                            let from = values[index / inner * block + index % inner..].iter().step_by(inner);
                             to.iter_mut().zip(from).for_each(|(to, &from)| *to = W::of(f64::from(from)));
                         }
                     })*
                 }
             };
         }
-        gather!(F32, F16, BF16, F64);
-        Given { beside: &beside[..count * classes], ..given }
+        isa.vectorize(
+            #[inline(always)]
+            || copy!(F32, F16, BF16, F64),
+        );
     }
 
     /// Rows of a tile. Returns how many lines are left to be written.
@@ -417,20 +416,20 @@ impl<'a> Part<'a> {
         let logits = [a[..whole].as_chunks().0, b[..whole].as_chunks().0];
         let results = [c[..whole].as_chunks_mut().0, d[..whole].as_chunks_mut().0];
         let mut rows = Abreast { isa, kind, count, logits, results, drain };
-        self.operate(isa, &mut rows, &given, rows_out, out_at);
+        self.operate(&mut rows, &given, rows_out, out_at);
         rows.drain.left()
     }
 
-    /// Does an operation to rows.
+    /// Runs the operation on `rows`.
     #[inline(never)]
-    pub(super) fn operate<I: Isa, R: Rows>(
+    pub(super) fn operate<R: Rows>(
         &self,
-        isa: I,
         rows: &mut R,
         given: &Given<'_, R::W>,
         rows_out: &mut RowsOut<'_>,
         at: usize,
     ) {
+        let isa = rows.isa();
         macro_rules! apart {
             ($value:expr) => {
                 // A function of its own at the same level.

@@ -215,7 +215,7 @@ fn levels_agree() {
         let wanted = outcome(op, &x, shape, given, how(levels[0]), false);
         for &level in &levels[1..] {
             let found = outcome(op, &x, shape, given, how(level), false);
-            if !matches!(level, Level::Portable) {
+            if level.name() != "portable" {
                 assert_same(&found, &wanted, &format!("{level:?}: {what}"));
                 continue;
             }

@@ -78,7 +78,7 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa half a second, and the
+/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa a quarter of a second to four seconds, and the
 /// kernels of two adapters are the same text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Share {
@@ -86,7 +86,7 @@ pub enum Share {
     All,
     /// A sample that holds every pair of values: the first GPU.
     Pairs,
-    /// A sample that holds every value: any other GPU.
+    /// Every value of each option once, or a few cases: any other GPU.
     Values,
 }
 

@@ -5,7 +5,7 @@ use crate::common::{self, Share};
 use crate::covering;
 use crate::reference::{Expected, Labels, Options, expected};
 use logits::half::{bf16, f16};
-use logits::{Device, Element, Logits, LogitsMut, Reduction, Shape, Targets};
+use logits::{DType, Device, Element, Logits, LogitsMut, Reduction, Shape, Targets};
 use serde_json::Value;
 
 /// Worst errors, in units of their bounds.
@@ -403,16 +403,17 @@ fn gradient_is_rounded_once<T: Element>(
 
 #[test]
 fn gradients_of_f16_are_rounded_once() {
-    gradients_are_rounded_once(0, (f16::from_f64, 10, -14));
+    gradients_are_rounded_once((f16::from_f64, 10, -14));
 }
 
 #[test]
 fn gradients_of_bf16_are_rounded_once() {
-    gradients_are_rounded_once(1, (bf16::from_f64, 7, -126));
+    gradients_are_rounded_once((bf16::from_f64, 7, -126));
 }
 
-/// Gradients of the half type of that index, which share the cases of a sample.
-fn gradients_are_rounded_once<T: Element>(dtype: usize, of_type: (fn(f64) -> T, i32, i32)) {
+/// Runs the cases of one half type. The type is the last axis of the cases, so the tests of both types together hold every pair.
+fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
+    let dtype = usize::from(T::DTYPE == DType::BF16);
     let shapes = [
         Shape::rows(3, 10),
         Shape::rows(5, 11),
@@ -425,6 +426,7 @@ fn gradients_are_rounded_once<T: Element>(dtype: usize, of_type: (fn(f64) -> T, 
     ];
     let batches: Vec<Batch> = (20..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
     let mut sizes = kernel_axes(shapes.len()).to_vec();
+    // f16 and bf16.
     sizes.push(2);
     let all = covering::product(&sizes);
     for device in common::devices() {
@@ -445,8 +447,7 @@ fn gradients_are_rounded_once<T: Element>(dtype: usize, of_type: (fn(f64) -> T, 
                 cases.chain([vec![1, 1, 0, 0, 0, 1]]).collect()
             }
         };
-        for case in cases.iter().filter(|case| case.last() == Some(&dtype)) {
-            let values = &case[..sizes.len() - 1];
+        for values in cases.iter().filter_map(|case| case.strip_suffix(&[dtype])) {
             let batch = &batches[values[0]];
             gradient_is_rounded_once(&device, batch, &of_kernel(batch, values), of_type, &mut seen);
         }

@@ -18,13 +18,13 @@ pub(in crate::cpu) enum Level {
     Neon(fearless_simd::aarch64::Neon),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(fearless_simd::wasm32::WasmSimd128),
-    /// Where no vectors are sure to be there.
+    /// Plain Rust, where none of the others is there. A module with simd128 runs only where that is, and so has no such level.
     #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
     Portable,
 }
 
 impl Level {
-    fn name(self) -> &'static str {
+    pub(in crate::cpu) fn name(self) -> &'static str {
         match self {
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
             Self::Avx512(_) => "avx512",
@@ -40,8 +40,8 @@ impl Level {
     }
 }
 
-/// What the CPU path computes with: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` or
-/// `portable`, the best that this machine has.
+/// What the CPU path computes with: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it is compiled in,
+/// and then alone) or `portable`, the best that this machine has.
 ///
 /// The environment's `LOGITS_SIMD` forces one of them; it is read once. `avx512`, `avx2` and `neon` give the same bits;
 /// the others have no fused multiply-add, and may differ from those in the last place.
@@ -68,7 +68,6 @@ fn chosen(asked: Option<String>) -> Result<Level, Error> {
 
 /// The levels that this machine has, best first.
 pub(in crate::cpu) fn available() -> Vec<Level> {
-    #[allow(unused_mut)] // where there is but one
     let mut levels = Vec::new();
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     {

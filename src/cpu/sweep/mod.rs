@@ -23,10 +23,12 @@ pub(super) const SHORT: usize = 32;
 
 /// Up to 32 rows. What a closure is given is the row among them, the class, and the logit.
 pub(super) trait Rows {
+    /// The instruction set that these rows are computed with.
     type I: Isa;
     type W: Exp;
     type K: Kind;
 
+    /// The proof that this machine has it.
     fn isa(&self) -> Self::I;
     fn kind(&self) -> Self::K;
     fn classes(&self) -> usize;

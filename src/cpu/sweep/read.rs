@@ -201,7 +201,7 @@ where
         None
     }
 
-    /// The sum of `value` over a piece of a row. A function of its own, for threads and for one alone.
+    /// The sum of `value` over piece `nth` of a row. Not inlined: both branches of `Across::sums` share one copy.
     #[inline(never)]
     pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
         self.isa.vectorize(

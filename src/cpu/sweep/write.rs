@@ -5,6 +5,7 @@ use super::across::{Across, Held};
 use super::read::BLOCK;
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::stage::LINE;
 use crate::cpu::threads;
 
 /// A piece of a row.
@@ -164,12 +165,12 @@ fn written<I: Isa, T: Number>(
     }
     let last = out.len() - PAIR;
     // Up to where whole lines begin.
-    let head = if streams { out.as_ptr().align_offset(64) } else { 0 };
+    let head = if streams { out.as_ptr().align_offset(LINE) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
-    // The last pair, and the first where it is needed, before anything is written: they may overlap with what lies between. A loop, for
-    // `values` to stand in the code once for both.
+    // The last pair, and the first one where whole lines begin after it starts, overlap the pairs between them, so both are computed
+    // before anything is written. The loop makes `values!` expand once for both.
     let mut ends = [[[T::default(); LANES]; 2]; 2];
-    for (end, at) in ends.iter_mut().zip([last, 0]).take(if head > 0 { 2 } else { 1 }) {
+    for (end, at) in ends.iter_mut().zip([last, 0]).take(1 + usize::from(head > 0)) {
         *end = values!(at, input.unwrap_or(out)[at..]);
     }
     let [end, start] = ends;

@@ -1,9 +1,9 @@
 //! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
 //! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
 //!
-//! By default that is what one adapter asks for, and one variant of each module is translated. With `LOGITS_VARIANTS=FOLDER` it is
-//! what ten adapters ask for, and a few of each module are translated and kept there, for the compilers that are at hand (see
-//! `.ci/shaders`). With `LOGITS_FULL=1` every variant is translated.
+//! By default that is what one adapter asks for, and one variant of each module is translated. `LOGITS_VARIANTS=FOLDER` asks for what ten
+//! adapters do, translates a few variants of each module, and keeps them there for the compilers that are at hand (see `.ci/shaders`).
+//! `LOGITS_FULL=1` asks for the same, and translates every variant.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -80,7 +80,7 @@ struct Variant {
 fn variants() -> HashSet<Variant> {
     let mut variants = HashSet::new();
     for (name, limits) in crate::plan::tests::adapters() {
-        if name != ALL_OPTIONS && !has_every_adapter() {
+        if name != ALL_OPTIONS && !is_wide() {
             continue;
         }
         for (turn, op) in OPS.into_iter().enumerate() {
@@ -91,7 +91,7 @@ fn variants() -> HashSet<Variant> {
                 let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
                 for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
                     // By default each width of an operation in one type.
-                    let in_turn = |nth: usize| has_every_adapter() || (nth + turn) % 3 == of;
+                    let in_turn = |nth: usize| is_wide() || (nth + turn) % 3 == of;
                     for (_, classes) in CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth)) {
                         of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
                     }
@@ -154,8 +154,8 @@ fn folder() -> Option<std::ffi::OsString> {
     std::env::var_os("LOGITS_VARIANTS")
 }
 
-/// Whether every adapter is asked.
-fn has_every_adapter() -> bool {
+/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each module are translated instead of one.
+fn is_wide() -> bool {
     tier::is_full() || folder().is_some()
 }
 
@@ -199,7 +199,7 @@ fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path
         std::fs::write(folder.join(format!("{nth}.wgsl")), format!("{extension}{text}")).unwrap();
     }
     // Spread over what constants may be.
-    let step = variants.len().div_ceil(if has_every_adapter() { FEW } else { 1 });
+    let step = variants.len().div_ceil(if is_wide() { FEW } else { 1 });
     for (of_module, variant) in variants.iter().enumerate() {
         let is_of_few = of_module % step == 0;
         if !is_of_few && !tier::is_full() {
