@@ -40,8 +40,8 @@ impl Level {
     }
 }
 
-/// What the CPU path computes with: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it is compiled in,
-/// and then alone) or `portable`, the best that this machine has.
+/// Returns the name of the instruction set that the CPU path computes with, the best that this machine has: `avx512` (as of Ice Lake and
+/// Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it is compiled in, and then alone) or `portable`.
 ///
 /// The environment's `LOGITS_SIMD` forces one of them; it is read once. `avx512`, `avx2` and `neon` give the same bits;
 /// the others have no fused multiply-add, and may differ from those in the last place.
