@@ -1,8 +1,10 @@
 // The page in a real browser, against the native command line:
-//     node examples/web/test.mjs LOGITS_BINARY OUTPUT_FOLDER [MODULES_FOLDER]
+//     node examples/web/test.mjs LOGITS_BINARY OUTPUT_FOLDER [MODULES_FOLDER [NUMBER]]
 // after `examples/web/run --build`. CHROMIUM names the browser. Its numbers are those of the native CPU path, within what both
 // promise of float64; each operation, option and type is within its bound; a picture of it is left in the folder; and of
-// modules in a folder, as `LOGITS_VARIANTS` leaves them, the browser's own WGSL compiler takes each.
+// modules in a folder, as `LOGITS_VARIANTS` leaves them, the browser's own WGSL compiler takes each. With NUMBER every
+// operation, option and type runs on WebGPU where it is even and in WebAssembly where it is odd, and the compiler gets
+// every fourth module, from module NUMBER / 2 % 4 on.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -10,7 +12,7 @@ import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
-const [binary, folder, modules] = process.argv.slice(2);
+const [binary, folder, modules, number] = process.argv.slice(2);
 const here = fileURLToPath(new URL(".", import.meta.url));
 const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
 const site = "http://localhost";
@@ -129,8 +131,9 @@ same(await results(alone), "WebAssembly");
 
 // The kernels that numbers were compared of are some of those that plans may ask for.
 if (modules) {
-  const names = readdirSync(modules).filter((name) => name.endsWith(".wgsl"));
-  assert.ok(names.length > 500, `${names.length} modules in ${modules}`);
+  const all = readdirSync(modules).filter((name) => name.endsWith(".wgsl")).sort();
+  assert.ok(all.length > 500, `${all.length} modules in ${modules}`);
+  const names = number ? all.filter((_, nth) => nth % 4 === Math.floor(number / 2) % 4) : all;
   const sources = names.map((name) => readFileSync(join(modules, name), "utf8"));
   const refused = await page.evaluate(async (sources) => {
     const adapter = await navigator.gpu.requestAdapter();
@@ -148,7 +151,7 @@ if (modules) {
   console.log(`${sources.length} modules accepted by Tint of Chromium ${browser.version()}`);
 }
 
-for (const device of ["gpu", "cpu"]) {
+for (const device of number ? [number % 2 === 0 ? "gpu" : "cpu"] : ["gpu", "cpu"]) {
   const start = Date.now();
   const { failed, text } = await page.evaluate(async (device) => {
     const { failed, text } = await window.logits[device].conformance();

@@ -1,111 +1,13 @@
-//! Recording into a caller's own wgpu commands: the same results as the simple API, over any device and any buffers.
-
-use std::sync::OnceLock;
+//! What steps compute is what the simple API computes.
 
 use logits::half::f16;
-use logits::wgpu::{self, BufferUsages};
 use logits::{
-    CrossEntropy, DType, Device, Error, Gpu, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step,
-    StepBuffers, StepLayout, Summary, Targets,
+    CrossEntropy, DType, Device, Error, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step, StepBuffers,
+    StepLayout, Summary, Targets,
 };
-use pollster::block_on;
 
-use crate::common::{self, Share};
+use super::{Engine, engines, logits, new_engines};
 use crate::tier;
-
-/// A wgpu device of the caller's, and what the tests do with it.
-#[derive(Clone)]
-struct Engine {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
-    gpu: Gpu,
-}
-
-/// One for each adapter, with wgpu's default limits, shared as [`common::gpus`] are.
-fn engines() -> Vec<Engine> {
-    static ENGINES: [OnceLock<Vec<Engine>>; common::DEVICES_PER_ADAPTER] =
-        [const { OnceLock::new() }; common::DEVICES_PER_ADAPTER];
-    // It skips, or fails where a GPU is promised.
-    common::gpus();
-    common::shared(&ENGINES, || new_engines(|_| {}))
-}
-
-/// One for each adapter, with the limits that `limits` makes of the default ones.
-fn new_engines(limits: impl Fn(&mut wgpu::Limits)) -> Vec<Engine> {
-    let engine = |(device, queue)| {
-        let gpu = Gpu::from_wgpu(&device, &queue).unwrap();
-        Engine { device, queue, gpu }
-    };
-    devices(limits).into_iter().map(engine).collect()
-}
-
-fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue)> {
-    // It skips, or fails where a GPU is promised.
-    common::gpus();
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // As the crate's own: Vulkan's validation layer did not always know the language of the sources.
-    descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
-    let backends = descriptor.backends;
-    let adapters = block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
-    let open = |adapter: wgpu::Adapter| {
-        let mut required_limits = wgpu::Limits::default();
-        limits(&mut required_limits);
-        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
-        block_on(adapter.request_device(&descriptor)).ok()
-    };
-    let opened: Vec<_> = adapters.into_iter().filter_map(open).collect();
-    assert_eq!(opened.is_empty(), common::gpus().is_empty());
-    opened
-}
-
-impl Engine {
-    /// A buffer with these contents, after `before` bytes of something else.
-    fn buffer<T: bytemuck::Pod>(&self, before: usize, contents: &[T]) -> wgpu::Buffer {
-        let mut bytes = vec![0xff_u8; before];
-        bytes.extend_from_slice(bytemuck::cast_slice(contents));
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let size = bytes.len() as u64;
-        let buffer =
-            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
-        self.queue.write_buffer(&buffer, 0, &bytes);
-        buffer
-    }
-
-    /// One with nothing but NaNs, so that what is not written shows.
-    fn poisoned(&self, words: usize) -> wgpu::Buffer {
-        self.buffer(0, &vec![u32::MAX; words])
-    }
-
-    fn read<T: bytemuck::Pod>(&self, slice: wgpu::BufferSlice<'_>) -> Vec<T> {
-        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-        let size = slice.size();
-        let staged =
-            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(slice.buffer(), slice.offset(), &staged, 0, size);
-        self.queue.submit([encoder.finish()]);
-        staged.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-        self.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-        let view = staged.get_mapped_range(..).unwrap();
-        view.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
-    }
-
-    /// Whether this adapter runs case `nth`. In the default tier an adapter other than the first runs those of `some` only.
-    fn takes(&self, nth: usize, some: &[usize]) -> bool {
-        common::share(&Device::on(&self.gpu)) != Share::Values || some.contains(&nth)
-    }
-
-    fn run(&self, step: &Step, buffers: &StepBuffers<'_>) {
-        let bound = step.bind(buffers).unwrap();
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        bound.record(&mut encoder);
-        self.queue.submit([encoder.finish()]);
-    }
-}
-
-fn logits(count: usize) -> Vec<f32> {
-    (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
-}
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
@@ -240,16 +142,16 @@ fn steps_of_every_type_and_layout() {
     for engine in engines() {
         // The last entry names the parts that the default tier runs, for a driver compiles each.
         for (nth, (shape, gap, parts)) in [
-            (Shape::rows(7, 9), 0, &[TopK, Backward][..]),
+            (Shape::rows(7, 9), 0, &[TopK][..]),
             (Shape::rows(7, 9), 4, &[Gradient, Sample]),
             (Shape::rows(5, 3001), 1, &[Softmax, Gradient, SoftmaxBackward]),
-            (Shape::rows(2, 140_001), 3, &[Softmax, TopK, Backward]),
+            (Shape::rows(2, 140_001), 3, &[Softmax, Backward]),
             (Shape::new(3, 11, 5), 0, &[Sample, Gradient]),
             (Shape::new(3, 2501, 3), 2, &[Backward, TopK]),
         ]
         .into_iter()
         .enumerate()
-        .filter(|(nth, _)| engine.takes(*nth, &[1, 4]))
+        .filter(|(nth, _)| engine.takes(*nth, &[4]))
         {
             let place = format!("{shape:?} with gaps of {gap} on {}", engine.gpu.name());
             let simple = Device::on(&engine.gpu);
@@ -414,50 +316,6 @@ fn a_row_beyond_a_binding_in_host_memory() {
 }
 
 #[test]
-fn a_target_that_is_no_class_is_told() {
-    for engine in engines() {
-        let logits = logits(5 * 4);
-        let x = engine.buffer(0, &logits);
-        let t = engine.buffer(0, &[0_i32, 3, 4, -7, 1]);
-        let (out, rows, summary) = (engine.poisoned(20), engine.poisoned(5), engine.poisoned(8));
-        let gradient = engine.poisoned(20);
-        let step = engine.gpu.prepare(&CrossEntropy::default(), [5, 4], DType::F32).unwrap();
-        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(gradient.slice(..));
-        engine.run(&step, &buffers.rows(rows.slice(..)).loss(summary.slice(..)));
-        let summary: Summary = engine.read(summary.slice(..))[0];
-        assert!(summary.loss.is_nan());
-        assert_eq!((summary.first_invalid_row, summary.counted_rows), (2, 5));
-        // An ignored index that no 32 bits hold is met by no target, be it -1.
-        let none = CrossEntropy::default().ignore_index(1 << 40).reduction(Reduction::Sum);
-        let minus_one = engine.buffer(0, &[0_i32, -1, 0, 0, 0]);
-        let loss = engine.poisoned(8);
-        let step = engine.gpu.prepare(&none, [5, 4], DType::F32).unwrap();
-        let buffers = StepBuffers::new(x.slice(..)).targets(minus_one.slice(..)).output(out.slice(..));
-        engine.run(&step, &buffers.loss(loss.slice(..)));
-        assert_eq!(engine.read::<Summary>(loss.slice(..))[0].first_invalid_row, 1);
-        // Several of them, a class and its neighbours; and as many as there may be.
-        let several = CrossEntropy::default().ignore_indices([4, 1 << 40, -7, 3]).reduction(Reduction::Sum);
-        let step = engine.gpu.prepare(&several, [5, 4], DType::F32).unwrap();
-        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
-        engine.run(&step, &buffers.loss(loss.slice(..)));
-        let found: Summary = engine.read(loss.slice(..))[0];
-        assert_eq!((found.counted_rows, found.first_invalid_row), (2, u32::MAX));
-        let gradient_of: Vec<f32> = engine.read(out.slice(..));
-        assert!(gradient_of[4..16].iter().all(|&g| g == 0.0) && gradient_of[0] != 0.0);
-        let prepare = |count: i64| {
-            let many = CrossEntropy::default().ignore_indices((0..count).map(|index| -index).collect::<Vec<_>>());
-            engine.gpu.prepare(&many, [5, 4], DType::F32).map(drop)
-        };
-        assert_eq!(prepare(16), Ok(()));
-        assert_eq!(prepare(17), Err(Error::IgnoredIndices { most: 16, found: 17 }));
-        let nan: Vec<bool> = engine.read::<f32>(rows.slice(..)).iter().map(|loss| loss.is_nan()).collect();
-        assert_eq!(nan, [false, false, true, true, false]);
-        let gradient: Vec<f32> = engine.read(gradient.slice(..));
-        assert!(gradient.iter().enumerate().all(|(at, g)| g.is_nan() == (8..16).contains(&at)), "{gradient:?}");
-    }
-}
-
-#[test]
 fn special_values_are_those_of_the_simple_api() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     let weight = [1.0, 0.0, 2.0];
@@ -515,137 +373,5 @@ fn an_empty_batch_has_a_loss() {
             assert_eq!((summary.loss.is_nan(), summary.counted_rows), (is_nan, 0));
             assert!(is_nan || summary.loss == 0.0);
         }
-    }
-}
-
-#[test]
-fn buffers_that_do_not_do_are_refused() {
-    for engine in engines() {
-        let loss = CrossEntropy::default();
-        let step = engine.gpu.prepare(&loss, [4, 10], DType::F32).unwrap();
-        let big = engine.poisoned(4096);
-        let (x, t, g, l) = (engine.poisoned(40), engine.poisoned(4), engine.poisoned(40), engine.poisoned(8));
-        let good = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
-        assert!(step.bind(&good).is_ok());
-        let refused = |buffers: StepBuffers<'_>, error: Error| {
-            assert_eq!(step.bind(&buffers).map(|bound| bound.dispatches()), Err(error));
-        };
-        refused(
-            StepBuffers::new(x.slice(..)).targets(t.slice(..)).loss(l.slice(..)),
-            Error::BufferMissing { what: "output" },
-        );
-        refused(
-            StepBuffers::new(x.slice(..)).output(g.slice(..)).loss(l.slice(..)),
-            Error::BufferMissing { what: "targets" },
-        );
-        refused(
-            StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)),
-            Error::BufferMissing { what: "loss" },
-        );
-        refused(good.output(g.slice(..156)), Error::BufferSize { what: "output", needed: 160, found: 156 });
-        refused(good.targets(t.slice(..8)), Error::BufferSize { what: "targets", needed: 16, found: 8 });
-        refused(good.rows(t.slice(..8)), Error::BufferSize { what: "rows", needed: 16, found: 8 });
-        refused(good.output(x.slice(..)), Error::BufferOverlap { what: "output", other: "logits" });
-        refused(good.rows(g.slice(..)), Error::BufferOverlap { what: "rows", other: "output" });
-        refused(good.rows(t.slice(..)), Error::BufferOverlap { what: "rows", other: "targets" });
-        refused(good.output(big.slice(2..)), Error::BufferOffset { what: "output", offset: 2, alignment: 4 });
-        refused(
-            good.output(big.slice(..160)).rows(big.slice(164..)),
-            Error::BufferOffset { what: "rows", offset: 164, alignment: 256 },
-        );
-        refused(good.scratch(big.slice(128..)), Error::BufferOffset { what: "scratch", offset: 128, alignment: 256 });
-        assert!(step.bind(&good.output(big.slice(..160)).rows(big.slice(256..512)).scratch(big.slice(512..))).is_ok());
-        let plain = engine.device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: 160,
-            usage: BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        refused(good.output(plain.slice(..)), Error::BufferUsage { what: "output", missing: "STORAGE" });
-
-        // What only wgpu can tell.
-        let gone = engine.poisoned(40);
-        gone.destroy();
-        assert!(matches!(step.bind(&good.output(gone.slice(..))).map(drop), Err(Error::Gpu { .. })));
-        assert!(step.bind(&good).is_ok());
-
-        let prepare = |shape: [usize; 2]| engine.gpu.prepare(&loss, shape, DType::F32).map(drop);
-        assert_eq!(prepare([3, 0]), Err(Error::ZeroClasses { rows: 3, classes: 0 }));
-        assert!(matches!(prepare([usize::MAX, 2]), Err(Error::ShapeTooLarge { .. })));
-        let weighted = CrossEntropy::default().weight([1.0, f32::NAN]);
-        let refused = engine.gpu.prepare(&weighted, [3, 2], DType::F32).map(drop);
-        assert!(matches!(refused, Err(Error::Weight { class: 1, .. })));
-    }
-}
-
-/// Not ours to open again, but no panic either.
-#[test]
-fn a_device_of_the_callers_that_is_gone_is_told() {
-    for engine in new_engines(|_| {}) {
-        let x = engine.poisoned(12);
-        let step = engine.gpu.prepare(Operation::Softmax, [3, 4], DType::F32).unwrap();
-        let simple = Device::on(&engine.gpu);
-        engine.device.destroy();
-        let mut logits = vec![1.0_f32; 12];
-        for _ in 0..2 {
-            let in_place = logits::LogitsMut::new(&mut logits, [3, 4]).unwrap();
-            assert!(matches!(simple.softmax_in_place(in_place), Err(Error::Gpu { .. })));
-            assert_eq!(logits, vec![1.0; 12]);
-            let bound = step.bind(&StepBuffers::new(x.slice(..)).in_place());
-            assert!(matches!(bound.map(drop), Err(Error::Gpu { .. })));
-            let prepared = engine.gpu.prepare(Operation::Predict, [3, 4], DType::F32);
-            assert!(matches!(prepared.map(drop), Err(Error::Gpu { .. })));
-        }
-    }
-}
-
-#[test]
-fn a_device_that_cannot_do_it_is_refused() {
-    for (device, queue) in devices(|limits| limits.max_storage_buffers_per_shader_stage = 4) {
-        let refused = Gpu::from_wgpu(&device, &queue).map(drop);
-        assert!(
-            matches!(&refused, Err(Error::NoGpu { reason, .. }) if reason.contains("4 storage buffers")),
-            "{refused:?}"
-        );
-    }
-}
-
-/// Recording makes no object and no allocation on the device, and whatever order things are dropped in is fine.
-#[test]
-fn recording_allocates_nothing_and_drops_in_any_order() {
-    for engine in new_engines(|_| {}) {
-        let logits = logits(64 * 100);
-        let x = engine.buffer(0, &logits);
-        let t = engine.buffer(0, &[7_u32; 64]);
-        let (g, l) = (engine.poisoned(6400), engine.poisoned(8));
-        let step = engine.gpu.prepare(&CrossEntropy::default(), [64, 100], DType::F32).unwrap();
-        let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
-        let bound = step.bind(&buffers).unwrap();
-        let Engine { device, queue, gpu } = engine;
-        drop((step, gpu));
-        let count = || {
-            let hal = device.get_internal_counters().hal;
-            [hal.buffers.read(), hal.bind_groups.read(), hal.compute_pipelines.read(), hal.buffer_memory.read()]
-        };
-        // What was uploaded has arrived.
-        queue.submit([]);
-        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-        let before = count();
-        assert!(before[..3].iter().all(|&count| count > 0), "{before:?}");
-        for _ in 0..50 {
-            let mut encoder = device.create_command_encoder(&Default::default());
-            for _ in 0..10 {
-                bound.record(&mut encoder);
-            }
-            assert_eq!(count(), before);
-            queue.submit([encoder.finish()]);
-        }
-        drop((x, t, l));
-        let again = Engine { gpu: Gpu::from_wgpu(&device, &queue).unwrap(), device, queue };
-        let gradient: Vec<f32> = again.read(g.slice(..));
-        assert!(gradient.iter().all(|g| g.is_finite()));
-        drop(again);
-        drop(bound);
-        drop(g);
     }
 }
