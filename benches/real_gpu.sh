@@ -2,12 +2,12 @@
 # Everything that is to be known of a real GPU, in one go: correctness first, then the tables and pictures of every type, what
 # tuning finds, and PyTorch's figures where a Python with torch is at hand.
 #
-#     benches/real_gpu.sh [DEVICE] [FOLDER]      DEVICE as for `logits --device`, `auto` if not given
+#     benches/real_gpu.sh [DEVICE] [FOLDER]      DEVICE is `gpu` (the default) or a part of an adapter's name
 #
 # LOGITS=path names a binary that is built already, PYTHON=path the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-device=${1:-auto}
+device=${1:-gpu}
 folder=${2:-benches/results}
 python=${PYTHON:-python3}
 if [ -z "${LOGITS:-}" ]; then

@@ -2,8 +2,9 @@
 //! anything is out of bounds.
 //!
 //! ```text
-//! cargo run --release --example conformance                       # the CPU, and every adapter
-//! cargo run --release --example conformance vulkan:llvmpipe gl    # those, each of which must be there; see --json, too
+//! cargo run --release --example conformance                            # the CPU, and every adapter
+//! cargo run --release --example conformance -- vulkan:llvmpipe gl:     # only these devices, each of which must exist
+//! cargo run --release --example conformance -- --json                  # one JSON object
 //! ```
 //!
 //! Drivers that the loader does not know are named in `VK_DRIVER_FILES`, such as the SwiftShader of a browser.

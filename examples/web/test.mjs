@@ -1,6 +1,6 @@
 // The page in a real browser, against the native command line:
 //     node examples/web/test.mjs LOGITS_BINARY OUTPUT_FOLDER [MODULES_FOLDER [NUMBER]]
-// after `examples/web/run --build`. CHROMIUM names the browser. Its numbers are those of the native CPU path, within what both
+// after `cargo build --features cli`, `examples/web/run --build` and `npm ci --prefix examples/web`; the output folder must exist. CHROMIUM names the browser. Its numbers are those of the native CPU path, within what both
 // promise of float64; each operation, option and type is within its bound; a picture of it is left in the folder; and of
 // modules in a folder, as `LOGITS_VARIANTS` leaves them, the browser's own WGSL compiler takes each. With NUMBER every
 // operation, option and type runs on WebGPU where it is even and in WebAssembly where it is odd, and the compiler gets
@@ -13,6 +13,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const [binary, folder, modules, number] = process.argv.slice(2);
+assert.match(number ?? "0", /^\d+$/, "NUMBER is no number");
 const here = fileURLToPath(new URL(".", import.meta.url));
 const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
 const site = "http://localhost";
@@ -53,12 +54,12 @@ const numbers = (name) => {
 };
 
 const text = (page, id) => page.textContent(`#${id}`);
-// All that a page has computed.
+// Reads the loss, and all rows of probabilities and gradients.
 const results = (page) => page.evaluate(() => {
   const found = window.logits.results();
   const rows = Number(document.getElementById("row").max) + 1;
   const each = (of) => Array.from({ length: rows }, (_, row) => [...of.call(found, row)]).flat();
-  return { loss: found.loss, softmax: each(found.softmax), gradient: each(found.gradient), best: each(found.best) };
+  return { loss: found.loss, softmax: each(found.softmax), gradient: each(found.gradient) };
 });
 const settled = (page) => page.waitForFunction(() => /^Computed|^Finished/.test(document.getElementById("message").textContent));
 
@@ -77,7 +78,7 @@ const native = JSON.parse(execFileSync(binary, ["loss", "--device", "cpu", "--lo
   "--probs", at("p.npy"), "--grad", at("g.npy"), "--json"], { encoding: "utf8" }));
 const [softmax, gradient] = [numbers("p.npy"), numbers("g.npy")];
 
-// Twice the bounds of README.md: both may be off.
+// The limits are twice the bounds of README.md, because both sides may err.
 function same(found, where) {
   assert.ok(Math.abs(found.loss - native.loss) <= 2e-6 * native.loss, `${where}: loss ${found.loss}, not ${native.loss}`);
   assert.equal(found.softmax.length, softmax.length);
@@ -110,7 +111,7 @@ same(await results(page), "WebGPU");
 assert.match(await page.evaluate(() => window.logits.gpu.blocking()), /must not wait/);
 assert.equal(await page.evaluate(() => window.logits.cpu.blocking()), undefined);
 
-// What is wrong is said, and what was there stays.
+// Bad input is reported, and the earlier results stay.
 await page.setInputFiles("#file", { ...file, buffer: file.buffer.subarray(0, 1000) });
 await page.waitForSelector("#message.wrong");
 assert.match(await text(page, "message"), /x.npy: cut short: 872 bytes/);
@@ -129,11 +130,12 @@ await alone.waitForFunction((count) => Number(document.getElementById("row").max
 await settled(alone);
 same(await results(alone), "WebAssembly");
 
-// The kernels that numbers were compared of are some of those that plans may ask for.
+// The page runs only some of the kernels; the modules are all of them.
 if (modules) {
   const all = readdirSync(modules).filter((name) => name.endsWith(".wgsl")).sort();
   assert.ok(all.length > 500, `${all.length} modules in ${modules}`);
   const names = number ? all.filter((_, nth) => nth % 4 === Math.floor(number / 2) % 4) : all;
+  assert.ok(names.length > 100, `${names.length} of ${all.length} modules`);
   const sources = names.map((name) => readFileSync(join(modules, name), "utf8"));
   const refused = await page.evaluate(async (sources) => {
     const adapter = await navigator.gpu.requestAdapter();

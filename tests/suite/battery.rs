@@ -9,28 +9,28 @@ mod oracle;
 
 use logits::Device;
 
-use crate::common::{self, Share};
+use crate::common;
 use crate::tier;
 
 /// Shapes for which a GPU has a kernel each, and the fill that it gets beside the special values. `logits check` takes all fills of
-/// all of [`cases::SHAPES`]. Rows of the widest start one, two and three words after 16 bytes.
+/// all of [`cases::SHAPES`]. Together the rows of 140,003 and of
+/// 32,001 classes start 0, 1, 2 and 3 words after a multiple of 16 bytes.
 const ON_GPUS: [((usize, usize), &str); 4] =
     [((7000, 10), "confident"), ((19, 257), "ties"), ((3, 140_003), "normal"), ((3, 32_001), "extreme")];
 
 /// The batches for `device`. By default the first GPU gets the special values and one other fill of each shape of [`ON_GPUS`], any
-/// other GPU those of the first one, and the CPU every fill of every shape, with fewer rows of the largest shapes.
+/// other GPU those of every second one, and the CPU every fill of every shape, with fewer rows of the largest shapes.
 fn batches(device: &Device) -> Vec<cases::Case> {
     let every_fill = |(rows, classes)| cases::of_shape(rows, classes);
     if tier::is_full() {
         return cases::SHAPES.into_iter().flat_map(every_fill).collect();
     }
     if device.is_gpu() {
-        let shapes = if common::share(device) == Share::Values { &ON_GPUS[..1] } else { &ON_GPUS[..] };
-        let some = |&((rows, classes), fill): &((usize, usize), &'static str)| {
+        let some = |(_, ((rows, classes), fill)): (usize, ((usize, usize), &'static str))| {
             let is_wanted = move |case: &cases::Case| case.fill == "special" || case.fill == fill;
             cases::of_shape(rows, classes).filter(is_wanted)
         };
-        return shapes.iter().flat_map(some).collect();
+        return common::in_turn(device, 0, 1, ON_GPUS).flat_map(some).collect();
     }
     let smaller = |(rows, classes): (usize, usize)| (rows.min((600_000 / classes).clamp(1, 20_000)), classes);
     cases::SHAPES.into_iter().map(smaller).flat_map(every_fill).collect()

@@ -379,8 +379,8 @@ fn bench_prints_what_was_agreed() {
     assert_eq!(lines[3]["op"], "cross_entropy_grad");
 }
 
-/// Every operation of `bench`, the bytes an element that it must move beside those of a loss without soft targets, and whether
-/// it is refused under a cap.
+/// Each operation of `bench`; how many arrays of the logits' shape it reads or writes, soft targets not counted; and whether it
+/// refuses a soft cap.
 const TIMED: [(&str, f64, bool); 11] = [
     ("softmax", 2.0, false),
     ("log_softmax", 2.0, false),

@@ -44,7 +44,6 @@ pub fn gpus() -> Vec<Device> {
     match shared(&GPUS, open_gpus) {
         Ok(devices) => devices,
         Err(reason) => {
-            tier::skip(&reason);
             assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1, but: {reason}");
             Vec::new()
         }
@@ -64,11 +63,15 @@ fn open_gpus() -> Result<Vec<Device>, String> {
             }
         }
     }
-    match devices.is_empty() {
-        false => Ok(devices),
-        true if cfg!(feature = "gpu") => Err(format!("no adapter {reasons:?}")),
-        true => Err("built without the feature `gpu`".to_owned()),
+    if !devices.is_empty() {
+        return Ok(devices);
     }
+    let reason = match cfg!(feature = "gpu") {
+        true => format!("no adapter {reasons:?}"),
+        false => "built without the feature `gpu`".to_owned(),
+    };
+    tier::skip(&reason);
+    Err(reason)
 }
 
 /// The CPU and every GPU.
@@ -78,8 +81,8 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa a quarter of a second to four seconds, and the
-/// kernels of two adapters are the same text.
+/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa a quarter of a second to
+/// four seconds, and the kernels of two adapters are the same text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// All of it: the CPU, and every device where `LOGITS_FULL=1` is set.

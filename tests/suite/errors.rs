@@ -114,7 +114,7 @@ fn several_indices_are_ignored() {
         let (got, gradient) = device.cross_entropy_grad_vec(&several, x, &targets).unwrap();
         let (wanted, same) = device.cross_entropy_grad_vec(&one, x, &[0_i64, -100, -100, -100, 1]).unwrap();
         assert_eq!((got, gradient), (wanted, same));
-        // With none, every row counts.
+        // Without an ignored index, -100 is out of range like any other target.
         let none = CrossEntropy::default().ignore_indices([]);
         let error = device.cross_entropy(&none, x, &[0_i64, 1, 2, -100, 1]).unwrap_err();
         let message = "target -100 of row 3 is neither a class in 0..3 nor among the ignored []";

@@ -109,11 +109,11 @@ fn rows_across_each_other_are_rows() {
             }
             // By default the first GPU takes each operation in short rows and every second one in long rows, half of them in rows that
             // several workgroups share. Any other GPU takes a third of them in short rows. Types and gaps alternate with the operation, so
-            // an odd step meets both. Halves in long rows take a driver's compiler several seconds:
-            // `options::gradients_of_f16_are_rounded_once` has them.
+            // an odd step meets both. Halves in long rows take a driver's compiler several seconds: there
+            // is one case of them here, and two in `engine::steps`.
             share => {
                 let short = (0..OPERATIONS).map(|operation| [2, 1 + operation % 2, operation, operation % 2]);
-                let long = [[4, 0, 0, 1], [5, 0, 3, 0], [4, 0, 5, 0], [5, 0, 6, 1]].into_iter();
+                let long = [[4, 0, 0, 1], [5, 0, 3, 0], [4, 0, 5, 0], [5, 0, 6, 1], [4, 2, 6, 1]].into_iter();
                 if share == Share::Values { short.step_by(3).collect() } else { short.chain(long).collect() }
             }
         };
@@ -147,7 +147,7 @@ fn a_block_beyond_the_budget_goes_through_in_columns() {
     }
 }
 
-/// Of results as they are in the type, in float64.
+/// Compares a softmax backward with its definition in float64, from forward results rounded to the type.
 fn backward<T: Element>(device: &Device, shape: Shape, log: bool, narrow: fn(f64) -> T, unit: f64) {
     let place = format!("{shape:?} of {} on {device}", T::DTYPE);
     let (rows, classes, temperature) = (shape.row_count(), shape.classes(), 0.7_f32);
@@ -232,7 +232,7 @@ fn saved_log_sum_exps_make_the_same_gradient() {
                 let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes) };
                 let view = Logits::new(&x, shape).unwrap();
                 let (_, wanted) = device.cross_entropy_grad_vec(&loss, view, targets).unwrap();
-                // Of the logits as the loss sees them, which the reference is asked for.
+                // The saved log-sum-exps are those of the transformed logits; the CPU path computes them in f64.
                 let seen: Vec<f64> = x.iter().map(|&x| seen(f64::from(x))).collect();
                 let saved: Vec<f32> = Device::cpu()
                     .log_sum_exp_vec(Logits::new(&seen, shape).unwrap())
@@ -299,8 +299,7 @@ fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f6
         let (got, gradient) = resident.cross_entropy_grad(&on_device).unwrap();
         let (wanted, wanted_gradient) = device.cross_entropy_grad_vec(&loss, view, &targets).unwrap();
         assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted_gradient), "{place}");
-        let relative = (got.read().unwrap().loss - wanted.loss).abs() / wanted.loss.abs().max(1e-30);
-        assert!(relative <= 1e-6 || wanted.loss == 0.0, "{place}");
+        approx::assert_relative_eq!(got.read().unwrap().loss, wanted.loss, max_relative = 1e-6);
     }
 }
 
@@ -376,7 +375,7 @@ fn arrays_are_batches() {
     let x = Logits::try_from(array.view()).unwrap();
     assert_eq!(x.shape(), Shape::new(2, 3, 20));
     let p = Device::cpu().softmax_vec(x).unwrap().values;
-    let wanted = 1.0 / (0..3).map(|c| ((c as f32 - 0.0) * 0.2).exp()).sum::<f32>();
+    let wanted = 1.0 / (0..3).map(|c| (c as f32 * 0.2).exp()).sum::<f32>();
     assert!((p[0] - wanted).abs() < 1e-6);
     let mut matrix = Array2::from_shape_fn((4, 3), |(row, class)| (row * class) as f32);
     let columns = matrix.t();

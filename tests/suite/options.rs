@@ -8,7 +8,7 @@ use logits::half::{bf16, f16};
 use logits::{DType, Device, Element, Logits, LogitsMut, Reduction, Shape, Targets};
 use serde_json::Value;
 
-/// Worst errors, in units of their bounds.
+/// The worst relative error of a loss, and the worst error of a gradient as a fraction of its row's scale.
 #[derive(Default)]
 struct Worst {
     combinations: usize,
@@ -245,7 +245,8 @@ fn compare<T: Element>(
         worst.loss = worst.loss.max(error);
         assert!(error <= bound, "{}: loss of row {row} {got:?} for {wanted}", what());
     }
-    // A driver compiles a pipeline for each: by default one case shows the one, the next the other.
+    // The loss alone and the gradient in place are other pipelines. In the default tier a GPU checks the first in even cases and
+    // the second in odd ones.
     let both = common::share(device) == Share::All;
     if both || worst.combinations.is_multiple_of(2) {
         let alone = device.cross_entropy(&loss, x, targets).unwrap();

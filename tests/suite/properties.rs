@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use crate::common::{self, Share};
 
-/// Widths of the rows that GPUs are asked about, one for each kind of kernel, for a driver compiles some for each; of GPUs that
-/// are not the first the second and the last.
+/// Widths of rows for GPUs, one for each kind of kernel, because a driver compiles each. The first GPU takes all of them, the
+/// others the second and the last.
 const ON_GPUS: [usize; 4] = [4, 33, 1, 2049];
 
-/// The CPU, and where rows are as wide as that every GPU.
+/// Returns the CPU and the GPUs that check rows of this width.
 fn devices(classes: usize) -> impl Iterator<Item = Device> {
     common::devices().into_iter().filter(move |device| match common::share(device) {
         Share::All => true,
@@ -103,7 +103,8 @@ proptest! {
             };
             let ((up, to), (down, from)) = (moved(step), moved(-step));
             let slope = 2.0 * (up - down) / (to - from);
-            // The third derivative of the loss is at most 1/6: an error of step^2 / 36, and 1e-6 of a loss of 8 over the step.
+            // The third derivative of the loss is at most 1/6, which makes an error of 2 * step^2 / 36. The rest of the limit is
+            // rounding: two losses of about 8, off by a few 1e-7, over a step.
             prop_assert!(
                 abs_diff_eq!(f64::from(gradient[at]), slope, epsilon = 6e-4), "{} {slope} on {device}", gradient[at]
             );

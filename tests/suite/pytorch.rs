@@ -26,7 +26,7 @@ fn close(what: &str, got: &[f32], wanted: &[f64], relative: f64, absolute: f64) 
     for (at, (&got, &wanted)) in got.iter().zip(wanted).enumerate() {
         let got = f64::from(got);
         let same = got == wanted || (got.is_nan() && wanted.is_nan());
-        // From infinity everything is within a millionth of it.
+        // A bound relative to an infinite value would accept everything.
         let is_close = wanted.is_finite() && (got - wanted).abs() <= relative * wanted.abs() + absolute;
         assert!(same || is_close, "{what}[{at}]: {got} for PyTorch's {wanted}");
     }
@@ -83,7 +83,7 @@ fn compare(device: &Device, case: &Value) {
         close(&format!("loss of {name}"), &got, &numbers(&wanted["loss"]), 1e-6, rounding);
         close(&format!("gradient of {name}"), &gradient, &numbers(&wanted["gradient"]), 1e-6, 1e-6 * scale);
 
-        // A GPU by default shows the one under a mean and the other under a sum.
+        // In the default tier a GPU checks the loss alone under a mean and the gradient in place under a sum.
         let takes = |turn| common::share(device) == Share::All || reduction == turn;
         if takes(Reduction::Mean) {
             let alone = device.cross_entropy(&loss, x, &targets).unwrap();

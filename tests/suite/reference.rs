@@ -33,7 +33,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Without what there is one of each class or row.
+    /// Describes the options in one line, without the values of weights and row gradients.
     pub fn brief(&self) -> String {
         let Self { ignored, label_smoothing, z_loss, softcap, logit_scale, reduction, upstream, .. } = self;
         let (weighted, by_rows) = (self.weight.is_some(), self.row_gradients.is_some());
@@ -64,14 +64,14 @@ impl Options {
     }
 }
 
-/// What a row should have been.
+/// The target of a row.
 #[derive(Clone, Copy)]
 pub enum Labels<'a> {
     Class(i64),
     Probabilities(&'a [f64]),
 }
 
-/// What a batch should come to. `scale` is of each row what its gradient's error is measured in.
+/// The expected results of a batch. `scale[row]` is the size that errors of the row's gradient are relative to.
 pub struct Expected {
     pub loss: f64,
     pub per_row: Vec<f64>,
@@ -93,13 +93,11 @@ pub fn expected(rows: &[Vec<f64>], labels: &[Labels<'_>], options: &Options) -> 
         .map(|label| if let Labels::Class(class) = label { weight(*class as usize) } else { 1.0 })
         .sum();
     let is_mean = options.reduction == Reduction::Mean;
-    // Over no weight there is no mean, as PyTorch has it, whatever labels are spread.
-    let divisor = if is_mean && total == 0.0 {
-        f64::NAN
-    } else if is_mean {
-        total
-    } else {
-        1.0
+    // A mean over a total weight of 0 is NaN, as in PyTorch, also where soft targets have a loss.
+    let divisor = match is_mean {
+        true if total == 0.0 => f64::NAN,
+        true => total,
+        false => 1.0,
     };
     let z_loss = f64::from(options.z_loss) * if is_mean { total / counted } else { 1.0 };
     let (smoothing, scale) = (f64::from(options.label_smoothing), f64::from(options.logit_scale));
@@ -139,15 +137,15 @@ pub fn expected(rows: &[Vec<f64>], labels: &[Labels<'_>], options: &Options) -> 
         loss += z_loss * log_sum_exp * log_sum_exp;
         let factor = f64::from(options.upstream) / divisor
             * options.row_gradients.as_ref().map_or(1.0, |factors| f64::from(factors[row]));
-        let labels: f64 = q.iter().sum();
-        let multiple = labels + 2.0 * z_loss * log_sum_exp;
+        let label_sum: f64 = q.iter().sum();
+        let multiple = label_sum + 2.0 * z_loss * log_sum_exp;
         let gradient = (0..classes).map(|j| {
             let p = (y[j] - y[top]).exp() / (1.0 + others);
             factor * (p * multiple - q[j]) * slope[j]
         });
         result.gradients.push(gradient.collect());
         let steepest = slope.iter().fold(0.0_f64, |a, &b| a.max(b.abs()));
-        result.scale.push((factor * (labels + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
+        result.scale.push((factor * (label_sum + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
         result.loss += loss;
         result.per_row.push(loss);
     }

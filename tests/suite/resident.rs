@@ -16,7 +16,7 @@ fn targets(shape: [usize; 2]) -> Vec<i64> {
 #[test]
 fn resident_results_are_those_of_the_simple_api() {
     for device in common::devices() {
-        // A GPU by default takes every third one: a kernel of each kind.
+        // In the default tier the first GPU takes every third shape, which meets a kernel of each kind.
         let shapes = [[2, 140_000], [300, 1], [1, 1], [50, 9], [9, 2048], [0, 7], [3, 20_000]];
         for (nth, shape) in common::in_turn(&device, 0, 3, shapes) {
             let logits = logits(shape[0] * shape[1]);

@@ -52,7 +52,7 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
         block_on(adapter.request_device(&descriptor)).ok()
     };
     let opened: Vec<_> = adapters.into_iter().filter_map(open).collect();
-    assert_eq!(opened.is_empty(), common::gpus().is_empty());
+    assert_eq!(opened.len(), common::gpus().len(), "an adapter refused these limits");
     opened
 }
 

@@ -11,6 +11,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [module, folder] = &paths[..] else {
         return Err("usage: bind MODULE FOLDER".into());
     };
-    Bindgen::new().input_path(module).web(true)?.typescript(false).remove_name_section(true).generate(folder)?;
+    let mut bindgen = Bindgen::new();
+    bindgen.input_path(module).web(true)?.typescript(false).remove_name_section(true);
+    // `init()` without arguments loads the module from beside the script, as with the tool.
+    bindgen.omit_default_module_path(false).generate(folder)?;
     Ok(())
 }
