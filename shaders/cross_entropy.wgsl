@@ -16,7 +16,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let place = params.rows_out_at + row;
     var bad = is_bad(stats);
     if KNOWN {
-        bad = (rows_out[place] & 0x7fffffffu) >= 0x7f800000u;
+        bad = is_infinite_or_nan(rows_out[place]);
         see_from_y(bitcast<f32>(rows_out[place]));
     }
     let ignored = !SOFT && is_ignored(label);
@@ -67,15 +67,15 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         if SPREAD {
             // The same of every class, and positive too.
             let every = (stats.below.x + shares * log_sum.x) + (stats.below.y + shares * log_sum.y);
-            let is_infinite = stats.bottomless == 1u || bitcast<u32>(stats.below.x) >= 0x7f800000u;
-            if bits < 0x7f800000u {
+            let is_infinite = stats.bottomless == 1u || is_infinite_or_nan(bitcast<u32>(stats.below.x));
+            if !is_infinite_or_nan(bits) {
                 bits = select(bitcast<u32>(bitcast<f32>(bits) + every), 0x7f800000u, is_infinite);
             }
             if (stats.bottomless & 2u) != 0u {
                 bits = params.nan;
             }
         }
-        if Z_LOSS && bits < 0x7f800000u {
+        if Z_LOSS && !is_infinite_or_nan(bits) {
             bits = bitcast<u32>(bitcast<f32>(bits) + z_loss * log_sum_exp * log_sum_exp);
         }
         bits = select(select(bits, params.nan, bad || invalid), 0u, ignored);

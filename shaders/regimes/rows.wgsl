@@ -6,8 +6,9 @@
 const PIECES: bool = false;
 override STAGED: bool = false;
 
-// A row's values are wherever they fall.
-var<workgroup> tile: array<vec4<f32>, TILE>;
+// Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
+// of all four, and those of two neighbouring rows are written by two threads at once.
+var<workgroup> tile: array<f32, 4u * TILE>;
 
 fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
@@ -17,7 +18,11 @@ fn stage_in(base: u32, count: u32) {
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
         let unit = read_unit(base + i, base + count - 1u);
         for (var part = 0u; part < PARTS; part += 1u) {
-            tile[i / 4u + part] = unit[part];
+            let place = i + 4u * part;
+            tile[place] = unit[part].x;
+            tile[place + 1u] = unit[part].y;
+            tile[place + 2u] = unit[part].z;
+            tile[place + 3u] = unit[part].w;
         }
     }
     workgroupBarrier();
@@ -28,7 +33,8 @@ fn stage_out(base: u32, count: u32) {
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
         var unit: Unit;
         for (var part = 0u; part < PARTS; part += 1u) {
-            unit[part] = tile[i / 4u + part];
+            let place = i + 4u * part;
+            unit[part] = vec4<f32>(tile[place], tile[place + 1u], tile[place + 2u], tile[place + 3u]);
         }
         if i + UNIT <= count {
             write_unit(base + i, unit);
@@ -43,9 +49,7 @@ fn hold_staged(at: u32) {
         let j = class_of(0u, i);
         for (var part = 0u; part < PARTS; part += 1u) {
             let places = vec4<u32>(at) + min(classes_from(j, part), vec4<u32>(class_count() - 1u));
-            for (var k = 0u; k < 4u; k += 1u) {
-                held[i][part][k] = tile[places[k] / 4u][places[k] % 4u];
-            }
+            held[i][part] = vec4<f32>(tile[places.x], tile[places.y], tile[places.z], tile[places.w]);
         }
         held[i] = masked(j, class_count(), held[i]);
     }
@@ -54,8 +58,7 @@ fn hold_staged(at: u32) {
 fn give_staged(at: u32, j: u32, unit: Unit) {
     for (var i = 0u; i < UNIT; i += 1u) {
         if j + i < class_count() {
-            let place = at + j + i;
-            tile[place / 4u][place % 4u] = unit[i / 4u][i % 4u];
+            tile[at + j + i] = unit[i / 4u][i % 4u];
         }
     }
 }

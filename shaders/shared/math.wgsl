@@ -13,13 +13,19 @@ fn opaque_4(x: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));
 }
 
-// a + b as a rounded sum and what rounding lost (Dekker, 1971).
+// Whether these are the bits of an infinity or a NaN. A compiler may take every float for finite, but not its bits; the sign is
+// left out, for a compiler may make -0 of 0.
+fn is_infinite_or_nan(bits: u32) -> bool {
+    return (bits & 0x7fffffffu) >= 0x7f800000u;
+}
+
+// a + b as a rounded sum and what rounding lost (Dekker, 1971). Both are opaque: a low part is added to other low parts, and a
+// compiler that may reassociate (Metal, DXC, clang -ffast-math) would add it up large terms first.
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
-    let swap = abs(a) < abs(b);
-    let large = select(a, b, swap);
-    let small = select(b, a, swap);
-    let sum = opaque(large + small);
-    return vec2<f32>(sum, small - opaque(sum - large));
+    // A select of vectors: FXC makes one swap of two selects of numbers, and its own validation refuses a swap of a negated number.
+    let ordered = select(vec2<f32>(a, b), vec2<f32>(b, a), abs(a) < abs(b));
+    let sum = opaque(ordered.x + ordered.y);
+    return vec2<f32>(sum, opaque(ordered.y - opaque(sum - ordered.x)));
 }
 
 fn add_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
@@ -103,7 +109,9 @@ fn multiply(a: f32, b: f32) -> vec2<f32> {
     let a_low = a - a_high;
     let b_low = b - b_high;
     let product = opaque(a * b);
-    let lost = ((opaque(a_high * b_high) - product) + opaque(a_high * b_low) + opaque(a_low * b_high)) + a_low * b_low;
+    // The products are exact, so fusing one with a sum does no harm; the order of the sums is what counts.
+    let most = opaque(opaque(opaque(a_high * b_high - product) + a_high * b_low) + a_low * b_high);
+    let lost = most + a_low * b_low;
     return vec2<f32>(product, select(lost, 0.0, (bitcast<u32>(product) & 0x7fffffffu) >= 0x7f000000u));
 }
 
@@ -118,7 +126,7 @@ fn multiply_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
 fn divide_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     let quotient = opaque(a.x / b.x);
     let product = multiply(quotient, b.x);
-    let rest = ((a.x - product.x) - product.y) + (a.y - quotient * b.y);
+    let rest = (opaque(a.x - product.x) - product.y) + (a.y - quotient * b.y);
     return two_sum(quotient, rest / b.x);
 }
 
@@ -151,7 +159,7 @@ fn log1p_pair(others: vec2<f32>) -> vec2<f32> {
     // sum = 2^k * (1 + f) with 1 + f between sqrt(1/2) and sqrt(2).
     let bits = bitcast<i32>(sum);
     let k = (bits - 0x3f3504f3) >> 23u;
-    let f = (bitcast<f32>(bits - (k << 23u)) - 1.0) + rest * power_of_two(-k);
+    let f = opaque(bitcast<f32>(bits - (k << 23u)) - 1.0) + rest * power_of_two(-k);
     // log(1 + f) = f - f^2/2 + s * (f^2/2 + R(s^2)), s = f / (2 + f): the form of fdlibm, in which an inexact division
     // does little harm. R is the rest of the series of 2 atanh(s).
     let s = f / (2.0 + f);

@@ -94,27 +94,29 @@ fn row_peak(grid: Grid) -> vec2<u32> {
     return reduce(grid, vec2<u32>(bitcast<u32>(lane_key()), 0u), TOP);
 }
 
-// The labels of a unit's classes where labels are spread, without what a target class has beside its share.
+// The labels of a unit's classes where labels are spread, without what a target class has beside its share. Not in a loop over
+// components, here and below: FXC cannot store to a component whose number it does not know (X3511).
 fn labels_of(j: u32, part: u32) -> vec4<f32> {
     let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
-    var labels: vec4<f32>;
-    for (var k = 0u; k < 4u; k += 1u) {
-        var label = params.smoothing;
-        if SOFT {
-            label += params.hit * bitcast<f32>(targets[second_in + classes[k] * class_step()]);
-        }
-        labels[k] = weight_of(classes[k]) * label;
-    }
-    return labels;
+    return vec4<f32>(label_of(classes.x), label_of(classes.y), label_of(classes.z), label_of(classes.w));
 }
 
-// label * (top - y): in halves, for the difference of two large logits is no f32.
+fn label_of(j: u32) -> f32 {
+    var label = params.smoothing;
+    if SOFT {
+        label += params.hit * bitcast<f32>(targets[second_in + j * class_step()]);
+    }
+    return weight_of(j) * label;
+}
+
+// label * (top - y): in halves, for the difference of two large logits is no f32. One half is opaque: a compiler would take 2 and
+// the halves out again.
 fn label_below(label: f32, x: f32) -> f32 {
     if CURVED {
         let d = distance(x);
         return label * -(d.x + d.y);
     }
-    return 2.0 * label * (0.5 * top_x - 0.5 * x);
+    return 2.0 * label * (0.5 * top_x - opaque(0.5 * x));
 }
 
 // Of a lane: the sum of exponentials below the top, how many are the top's own, and where labels are spread what Stats says
@@ -196,6 +198,11 @@ fn summed(grid: Grid, peak: Stats) -> Stats {
     return stats;
 }
 
+fn log_probability(x: f32, factor: f32) -> f32 {
+    let d = distance(x);
+    return (d.x - factor) + d.y;
+}
+
 // What is written for a unit of logits, or for one of exponentials.
 fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
     var result: Unit;
@@ -203,10 +210,9 @@ fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coeffi
         let x = unit[part];
         var values: vec4<f32>;
         if LOG {
-            for (var k = 0u; k < 4u; k += 1u) {
-                let d = distance(x[k]);
-                values[k] = (d.x - coefficients.factor) + d.y;
-            }
+            let factor = coefficients.factor;
+            let low = vec2<f32>(log_probability(x.x, factor), log_probability(x.y, factor));
+            values = vec4<f32>(low, log_probability(x.z, factor), log_probability(x.w, factor));
         } else {
             if are_exponentials {
                 values = x * coefficients.factor;

@@ -37,9 +37,13 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
 
 fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
     var result: Unit;
-    for (var i = 0u; i < UNIT; i += 1u) {
-        let value = element_of(unit[i / 4u][i % 4u], second_of(j + i), coefficients.sum);
-        result[i / 4u][i % 4u] = value * params.signed_scale;
+    for (var part = 0u; part < PARTS; part += 1u) {
+        let x = unit[part];
+        let at = j + 4u * part;
+        let sum = coefficients.sum;
+        let low = vec2<f32>(element_of(x.x, second_of(at), sum), element_of(x.y, second_of(at + 1u), sum));
+        let high = vec2<f32>(element_of(x.z, second_of(at + 2u), sum), element_of(x.w, second_of(at + 3u), sum));
+        result[part] = vec4<f32>(low, high) * params.signed_scale;
     }
     return result;
 }

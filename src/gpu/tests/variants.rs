@@ -230,29 +230,36 @@ fn translate(
 
     let is_plain = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
     // DXC's, and where there are no subgroups FXC's.
-    for shader_model in [hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V5_1].into_iter().take(1 + usize::from(is_plain)) {
+    let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
+    for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_plain)) {
+        // Those of wgpu-hal's `dx12/device.rs` for a trusted module.
         let options = hlsl::Options {
             shader_model,
-            special_constants_binding: Some(hlsl::BindTarget::default()),
+            special_constants_binding: Some(hlsl::BindTarget { register: 1, ..Default::default() }),
             zero_initialize_workgroup_memory: false,
+            restrict_indexing: false,
+            force_loop_bounding: false,
             ..Default::default()
         };
         let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
         let mut text = String::new();
         let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
         assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
-        if shader_model == hlsl::ShaderModel::V6_2 {
-            keep("hlsl", text.as_bytes());
-        }
+        keep(ending, text.as_bytes());
     }
 
-    let options = msl::Options { lang_version: (3, 0), zero_initialize_workgroup_memory: false, ..Default::default() };
+    let options = msl::Options {
+        lang_version: (3, 0),
+        zero_initialize_workgroup_memory: false,
+        force_loop_bounding: false,
+        ..Default::default()
+    };
     let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
     let (text, written) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
     assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
     keep("metal", text.as_bytes());
 
-    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+    let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..Default::default() };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
     let words = spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap();
     keep("spv", bytemuck::cast_slice(&words));
