@@ -8,7 +8,7 @@
 #include <string.h>
 #include <windows.h>
 
-// As in d3dcompiler.h, which Debian's MinGW has no library for.
+// The constant of d3dcompiler.h.
 #define D3DCOMPILE_ENABLE_STRICTNESS (1u << 11)
 // FXC recurses deeply.
 #define STACK_BYTES (64u << 20)

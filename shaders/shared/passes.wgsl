@@ -94,8 +94,8 @@ fn row_peak(grid: Grid) -> vec2<u32> {
     return reduce(grid, vec2<u32>(bitcast<u32>(lane_key()), 0u), TOP);
 }
 
-// The labels of a unit's classes where labels are spread, without what a target class has beside its share. Not in a loop over
-// components, here and below: FXC cannot store to a component whose number it does not know (X3511).
+// The labels of a unit's classes where labels are spread, without what a target class has beside its share. A loop over
+// components is avoided, here and below: FXC cannot store to a component whose number it does not know (X3511).
 fn labels_of(j: u32, part: u32) -> vec4<f32> {
     let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
     return vec4<f32>(label_of(classes.x), label_of(classes.y), label_of(classes.z), label_of(classes.w));
