@@ -232,7 +232,7 @@ fn translate(
     // DXC's, and where there are no subgroups FXC's.
     let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
     for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_plain)) {
-        // Those of wgpu-hal's `dx12/device.rs` for a trusted module.
+        // The options that wgpu-hal's `dx12/device.rs` sets for a trusted module.
         let options = hlsl::Options {
             shader_model,
             special_constants_binding: Some(hlsl::BindTarget { register: 1, ..Default::default() }),

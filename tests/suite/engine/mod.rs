@@ -41,7 +41,7 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
     // It skips, or fails where a GPU is promised.
     common::gpus();
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // As the crate's own: Vulkan's validation layer did not always know the language of the sources.
+    // Debug information stays off, as in the crate's own devices: Vulkan's validation layer did not always know the sources' language.
     descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
     let backends = descriptor.backends;
     let adapters = block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));

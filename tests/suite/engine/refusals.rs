@@ -1,4 +1,4 @@
-//! What cannot be bound or prepared, targets that are no class, and the lifetimes of steps and devices.
+//! Refusals: buffers that cannot be bound, operations that cannot be prepared, targets that are no class; and lifetimes of steps.
 
 use logits::wgpu::{self, BufferUsages};
 use logits::{CrossEntropy, DType, Device, Error, Gpu, Operation, Reduction, StepBuffers, Summary};
@@ -94,7 +94,7 @@ fn buffers_that_do_not_do_are_refused() {
         });
         refused(good.output(plain.slice(..)), Error::BufferUsage { what: "output", missing: "STORAGE" });
 
-        // What only wgpu can tell.
+        // Only wgpu can tell that a buffer is destroyed.
         let gone = engine.poisoned(40);
         gone.destroy();
         assert!(matches!(step.bind(&good.output(gone.slice(..))).map(drop), Err(Error::Gpu { .. })));
@@ -158,7 +158,7 @@ fn recording_allocates_nothing_and_drops_in_any_order() {
             let hal = device.get_internal_counters().hal;
             [hal.buffers.read(), hal.bind_groups.read(), hal.compute_pipelines.read(), hal.buffer_memory.read()]
         };
-        // What was uploaded has arrived.
+        // Wait until the uploads have arrived.
         queue.submit([]);
         device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
         let before = count();

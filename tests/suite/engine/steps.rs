@@ -1,4 +1,4 @@
-//! What steps compute is what the simple API computes.
+//! Results of steps, compared with those of the simple API on the same device.
 
 use logits::half::f16;
 use logits::{
