@@ -60,6 +60,10 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         var bits = 0u;
         if !SOFT {
             bits = bitcast<u32>(own * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
+            if !CURVED && is_infinite_or_nan(bitcast<u32>(gap.x)) {
+                // The gap is no f32; times a small weight it may be one, beside which log1p(others) is nothing.
+                bits = bitcast<u32>(label_below(own, logit));
+            }
             if bitcast<u32>(logit) == params.negative_infinity {
                 bits = select(0x7f800000u, params.nan, own == 0.0);
             }
@@ -76,7 +80,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
             }
         }
         if Z_LOSS && !is_infinite_or_nan(bits) {
-            bits = bitcast<u32>(bitcast<f32>(bits) + z_loss * log_sum_exp * log_sum_exp);
+            bits = bitcast<u32>(bitcast<f32>(bits) + opaque(z_loss * log_sum_exp) * log_sum_exp);
         }
         bits = select(select(bits, params.nan, bad || invalid), 0u, ignored);
         if leader {

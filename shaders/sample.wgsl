@@ -135,7 +135,8 @@ fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     var low = lowest;
     var high = 0;
     // As many steps for every row of the workgroup as any may need.
-    for (var step = 0u; step < 32u; step += 1u) {
+    // FXC would unroll a loop whose end it knows, barriers included.
+    for (var step = 0u; step < 32u + params.zero; step += 1u) {
         let gap = bitcast<u32>(high) - bitcast<u32>(low);
         let middle = low + bitcast<i32>(gap / 2u + gap % 2u);
         let mass = mass_from(grid, middle, counts);
@@ -174,7 +175,7 @@ fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
     if present && lane == 0u {
         // Of a row without a softmax the largest logit, as where nothing is drawn.
         let first = select(stats.at, 0u, stats.at == NONE);
-        let drawn = select(min(best.y, params.classes - 1u), first, bad);
+        let drawn = min(select(best.y, first, bad), params.classes - 1u);
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
         let place = params.rows_out_at + 2u * row;
         rows_out[place] = drawn;

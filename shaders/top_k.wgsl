@@ -46,7 +46,7 @@ fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
     storageBarrier();
     if present {
         for (var i = lane; i < params.k; i += LANES) {
-            let probability = exp_below(load(rows_out[place + 2u * i])) / (sum.x + sum.y);
+            let probability = exp_below(load(min(rows_out[place + 2u * i], params.classes - 1u))) / (sum.x + sum.y);
             rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }
     }

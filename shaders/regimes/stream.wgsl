@@ -31,7 +31,7 @@ fn reduce_row(grid: Grid) -> Stats {
     if ONLINE {
         begin_rise();
     }
-    for (var j = first; j < share.end && (SPREAD || !KNOWN); j += stride) {
+    for (var j = first; j < share.end && (SOFT || !KNOWN); j += stride) {
         var units = take_units(j, share);
         if ONLINE {
             begin_peak();

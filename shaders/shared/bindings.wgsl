@@ -153,9 +153,9 @@ struct Stats {
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
 
-// What all threads of a workgroup know alike. `main`, in the files of lanes, hands it to `run`, which is the kernel of this module,
-// and from there it goes from hand to hand: browsers allow a barrier only where they can follow that all threads arrive at it,
-// and they lose sight of what is in a private variable. `main` itself takes no struct: naga's HLSL has no subgroups in one.
+// What all threads of a workgroup know alike. `main`, in the files of lanes, passes it to `run`, which is the kernel of this module,
+// and every function passes it on: a browser must prove that all threads reach a barrier, and cannot through a private variable.
+// `main` itself takes no struct: naga's HLSL has no subgroups in one.
 struct Grid {
     // The number of the workgroup.
     group: u32,

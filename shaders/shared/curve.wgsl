@@ -86,18 +86,19 @@ fn distance(x: f32) -> vec2<f32> {
     if CAPPED || KNOWN {
         return add_pairs(curve(x), -top_y);
     }
-    let d = difference(x, top_x);
     if SCALED {
-        return multiply_pairs(vec2<f32>(params.scale, params.scale_low), d);
+        // In halves: the difference of two large logits is no f32, but scaled it may be one.
+        let half = difference(opaque(0.5 * x), opaque(0.5 * top_x));
+        return multiply_pairs(2.0 * vec2<f32>(params.scale, params.scale_low), half);
     }
-    return d;
+    return difference(x, top_x);
 }
 
 fn curved_exp_below(x: f32) -> f32 {
     var d = distance(x);
     d.y = select(0.0, d.y, d.x > LOWEST);
     if KNOWN {
-        // Whatever the host was given.
+        // The log-sum-exp that was given may be far too small; exp stays a number.
         d = select(d, vec2<f32>(88.0, 0.0), d.x > 88.0);
     }
     return exp_pair(d);

@@ -18,7 +18,7 @@ fn radix(grid: Grid) -> u32 {
     return 16u;
 }
 
-// One thread a result, the others waiting: most subgroups, which the hardware has after all, then have nothing to do.
+// One thread adds up a result while the others wait, so that whole subgroups of the hardware are idle, and not each of them partly.
 fn fold(done: u32, count: u32, how: u32) -> vec2<u32> {
     let first = thread * count;
     if first < WORKGROUP / done {

@@ -1,4 +1,4 @@
-// The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/exp.rs`; reasons stand there.
+// The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`; reasons stand there.
 
 const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;
@@ -20,7 +20,7 @@ fn is_infinite_or_nan(bits: u32) -> bool {
 }
 
 // a + b as a rounded sum and what rounding lost (Dekker, 1971). Both are opaque: a low part is added to other low parts, and a
-// compiler that may reassociate (Metal, DXC, clang -ffast-math) would add it up large terms first.
+// compiler that may reassociate (Metal, DXC, clang -ffast-math) would add the large terms first, so that the low part is rounded away.
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
     // A select of vectors: FXC makes one swap of two selects of numbers, and its own validation refuses a swap of a negated number.
     let ordered = select(vec2<f32>(a, b), vec2<f32>(b, a), abs(a) < abs(b));
@@ -28,9 +28,11 @@ fn two_sum(a: f32, b: f32) -> vec2<f32> {
     return vec2<f32>(sum, opaque(ordered.y - opaque(sum - ordered.x)));
 }
 
+// a + b. The sum of the low parts is opaque, so that the result does not depend on which of the two comes first, and a low part
+// that was added is not taken out again term by term.
 fn add_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     let sum = two_sum(a.x, b.x);
-    return vec2<f32>(sum.x, (a.y + b.y) + sum.y);
+    return vec2<f32>(sum.x, opaque(a.y + b.y) + sum.y);
 }
 
 // x - top, and what rounding that difference lost.
@@ -79,14 +81,16 @@ fn power_near(top: f32) -> Reference {
     return reference;
 }
 
-// a - b as a pair.
+// a - b as a pair whose low part is small, as exp_pair needs it: what is left of ln 2 and of a rest can be large when one of the
+// two has a shift.
 fn between(a: Reference, b: Reference) -> vec2<f32> {
     let turns = a.turns - b.turns;
     let shift = difference(a.shift, b.shift);
     // What is beyond all numbers has no low part.
     let from_shift = vec2<f32>(max(shift.x, -1e30), shift.y);
     let d = add_pairs(from_shift, vec2<f32>(turns * LN2_HIGH, turns * LN2_LOW + (a.rest - b.rest)));
-    return vec2<f32>(d.x, select(0.0, d.y, d.x > LOWEST));
+    let near = two_sum(d.x, d.y);
+    return vec2<f32>(near.x, select(0.0, near.y, near.x > LOWEST));
 }
 
 // exp(x - reference) for x up to about it; 0 where that is no normal number, as from 88 below it. The arguments and the
@@ -144,7 +148,9 @@ fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
     let square = multiply_pairs(r, r);
     let cube = multiply_pairs(square, r);
     let sixth = multiply_pairs(cube, vec2<f32>(0.16666667, -4.967054e-9));
-    let tail = square.x * square.x * (0.041666668 + r.x * (0.008333334 + r.x * (0.0013888889 + r.x * 0.0001984127)));
+    // 1 / 7!, 1 / 8! and 1 / 9!.
+    let seventh = 0.0001984127 + r.x * (2.4801587e-5 + r.x * 2.7557319e-6);
+    let tail = square.x * square.x * (0.041666668 + r.x * (0.008333334 + r.x * (0.0013888889 + r.x * seventh)));
     let rest = add_pairs(0.5 * square, add_pairs(sixth, vec2<f32>(tail, 0.0)));
     let power = power_of_two(i32(n));
     let scaled = power * add_pairs(r, rest);

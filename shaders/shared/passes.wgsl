@@ -109,14 +109,14 @@ fn label_of(j: u32) -> f32 {
     return weight_of(j) * label;
 }
 
-// label * (top - y): in halves, for the difference of two large logits is no f32. One half is opaque: a compiler would take 2 and
-// the halves out again.
+// label * (top - y): in halves, for the difference of two large logits is no f32. Opaque, for a compiler would move the 2 to the
+// difference, or take 2 and the halves out.
 fn label_below(label: f32, x: f32) -> f32 {
     if CURVED {
         let d = distance(x);
         return label * -(d.x + d.y);
     }
-    return 2.0 * label * (0.5 * top_x - opaque(0.5 * x));
+    return opaque(2.0 * label) * (0.5 * top_x - opaque(0.5 * x));
 }
 
 // Of a lane: the sum of exponentials below the top, how many are the top's own, and where labels are spread what Stats says
@@ -156,7 +156,7 @@ fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
     var exponentials: Unit;
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
-        if SPREAD {
+        if SPREAD && (SOFT || !KNOWN) {
             spread_labels(j, end, x, part);
         }
         if !KNOWN {

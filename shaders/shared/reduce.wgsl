@@ -11,6 +11,9 @@ const TOP: u32 = 4u; // (key, nothing): the larger key
 
 var<workgroup> folds: array<vec2<u32>, 256>;
 
+// Whether threads of a workgroup arrive at a reduction from loops or conditions that are not the same for all of them.
+override DIVERGES: bool = false;
+
 fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     if how == SUM {
         return bitcast<vec2<u32>>(add_pairs(bitcast<vec2<f32>>(a), bitcast<vec2<f32>>(b)));
@@ -33,10 +36,17 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
 // Called by all threads of a workgroup together. `fold`, in the files of lanes, joins `count` entries of `folds`, each of
 // which stands for `done` threads.
 fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
+    if LANES == 1u {
+        return value;
+    }
     if COLUMNS {
         return reduce_columns(value, how);
     }
-    if LANES <= SUBGROUP {
+    if DIVERGES {
+        // Threads may have left a loop at different times, and an exchange within a subgroup needs all of them.
+        workgroupBarrier();
+    }
+    if LANES <= SUBGROUP && LANES <= grid.width {
         return butterfly(value, LANES, how);
     }
     var done = min(grid.width, LANES);

@@ -43,7 +43,9 @@ fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coeffi
         let sum = coefficients.sum;
         let low = vec2<f32>(element_of(x.x, second_of(at), sum), element_of(x.y, second_of(at + 1u), sum));
         let high = vec2<f32>(element_of(x.z, second_of(at + 2u), sum), element_of(x.w, second_of(at + 3u), sum));
-        result[part] = vec4<f32>(low, high) * params.signed_scale;
+        // A minimum or a maximum may have dropped a NaN.
+        let is_nan = (bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+        result[part] = select(vec4<f32>(low, high) * params.signed_scale, vec4<f32>(bitcast<f32>(params.nan)), is_nan);
     }
     return result;
 }
@@ -61,7 +63,7 @@ fn top_of(stats: Stats) -> f32 {
     return 0.0;
 }
 
-// Labels are none of its business.
+// This operation has no labels.
 fn label_below(label: f32, x: f32) -> f32 {
     return 0.0;
 }

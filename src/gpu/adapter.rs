@@ -35,7 +35,17 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
         };
         let reason = match judged {
             Ok(reason) => match Gpu::open(&adapter).await {
-                Ok(gpu) => return Ok(Opened { gpu, reason, passed_over }),
+                Ok((gpu, note)) => {
+                    let (name, backend) = (info.name, backend_name(info.backend));
+                    passed_over.extend(note.map(|reason| PassedOver { name, backend, reason }));
+                    return Ok(Opened { gpu, reason, passed_over });
+                }
+                // What was asked for by name never becomes another device, such as the same GPU through another API.
+                Err(why) if matches!(choice, DeviceChoice::Named(_)) => {
+                    let (name, backend) = (info.name, backend_name(info.backend));
+                    passed_over.push(PassedOver { name, backend, reason: why });
+                    return Err(Refused { reason: "it cannot be used".to_owned(), passed_over });
+                }
                 Err(why) => why,
             },
             Err(why) => why,
@@ -85,7 +95,10 @@ pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
 pub(super) async fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not always know WGSL.
-    descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
+    // Without indirect dispatches nothing of them needs validation, whose own pipelines NVIDIA's GL does not compile (wgpu#7068): the
+    // device would be lost as it is opened.
+    let unused = wgpu::InstanceFlags::DEBUG | wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
+    descriptor.flags = descriptor.flags.difference(unused).with_env();
     let backends = descriptor.backends;
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = instance.enumerate_adapters(backends).await;

@@ -9,6 +9,7 @@ use super::adapter::{self, backend_name};
 use super::buffers::Pool;
 use super::fault::{Fault, one_line, survive};
 use super::kernels::Kernels;
+use super::self_test;
 use super::wait::Poller;
 use crate::Error;
 use crate::plan::{Limits, UNIT_BYTES};
@@ -27,6 +28,8 @@ struct Shared {
     is_borrowed: bool,
     /// In place of what follows from the adapter.
     tuning: Option<Tuning>,
+    /// Whether subgroups are used where the device has them.
+    uses_subgroups: bool,
 }
 
 /// One wgpu device and what was made with it.
@@ -57,7 +60,8 @@ struct Faults {
 
 impl Gpu {
     /// Takes a wgpu device of yours, with whatever features and limits it was made with. Subgroup operations are used where
-    /// the device has [`Features::SUBGROUP`]; its callbacks and error handlers stay yours.
+    /// the device has [`Features::SUBGROUP`]; its callbacks and error handlers stay yours. It is not tested before it is used:
+    /// [`Gpu::self_test`] does that.
     ///
     /// # Errors
     /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage buffers a shader stage,
@@ -70,15 +74,40 @@ impl Gpu {
         }
         let open = Open::new(device.clone(), queue.clone(), &info, Arc::default());
         let (open, name) = (Mutex::new(Arc::new(open)), info.name);
-        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None })))
+        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
     }
 
-    pub(super) async fn open(adapter: &Adapter) -> Result<Self, String> {
+    /// An adapter that passes the self-test, and what that found if its subgroups are not used.
+    pub(super) async fn open(adapter: &Adapter) -> Result<(Self, Option<String>), String> {
         let info = adapter::about(adapter.get_info());
         let backend = backend_name(info.backend);
-        let open = Open::request(adapter).await?;
-        let (open, name) = (Mutex::new(Arc::new(open)), info.name);
-        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: false, tuning: None })))
+        let open = Mutex::new(Arc::new(Open::request(adapter).await?));
+        let name = info.name.clone();
+        let mut gpu =
+            Self(Arc::new(Shared { open, name, backend, is_borrowed: false, tuning: None, uses_subgroups: true }));
+        let note = self_test::judge(&mut gpu, &info).await.map_err(|unfit| unfit.reason)?;
+        Ok((gpu, note))
+    }
+
+    /// Tests whether the device computes what the kernels rely on, in a few milliseconds and two pipelines: the numbers of its
+    /// threads and what they exchange in subgroups, and losses and gradients of a few hundred rows. Adapters that [`Device`] opens
+    /// pass this test before they are used.
+    ///
+    /// [`Device`]: crate::Device
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with the check that failed, or with what kept it from being made.
+    pub fn self_test(&self) -> Result<(), Error> {
+        crate::waiting::block_on(self.self_test_async())
+    }
+
+    /// The async form of [`Gpu::self_test`].
+    ///
+    /// # Errors
+    /// As [`Gpu::self_test`].
+    pub async fn self_test_async(&self) -> Result<(), Error> {
+        let reason = |unfit: self_test::Unfit| Error::Gpu { adapter: self.0.name.clone(), reason: unfit.reason };
+        self_test::run(self).await.map_err(reason)
     }
 
     /// The adapter's name.
@@ -105,16 +134,26 @@ impl Gpu {
     /// [`Error::Tuning`] where a number is none that kernels can be made with.
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Self, Error> {
         tuning.check()?;
-        let now = lock(&self.0.open).clone();
-        let open = Open::new(
-            now.device.clone(),
-            now.queue.clone(),
-            &adapter::about(now.device.adapter_info()),
-            now.faults.clone(),
-        );
-        let open = Mutex::new(Arc::new(open.tuned(Some(tuning))));
+        Ok(self.shaped(Some(tuning), self.0.uses_subgroups))
+    }
+
+    /// The same wgpu device with kernels that use no subgroups.
+    pub(super) fn without_subgroups(&self) -> Self {
+        self.shaped(self.0.tuning, false)
+    }
+
+    /// Whether kernels use subgroups.
+    pub(super) fn has_subgroups(&self) -> bool {
+        lock(&self.0.open).kernels.subgroup > 1
+    }
+
+    fn shaped(&self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
+        let Open { device, queue, faults, .. } = &*lock(&self.0.open).clone();
+        let info = adapter::about(device.adapter_info());
+        let open = Open::new(device.clone(), queue.clone(), &info, faults.clone()).shaped(tuning, uses_subgroups);
+        let open = Mutex::new(Arc::new(open));
         let Shared { ref name, backend, is_borrowed, .. } = *self.0;
-        Ok(Self(Arc::new(Shared { open, name: name.clone(), backend, is_borrowed, tuning: Some(tuning) })))
+        Self(Arc::new(Shared { open, name: name.clone(), backend, is_borrowed, tuning, uses_subgroups }))
     }
 
     /// The device as it is now, opened anew where the last one was lost.
@@ -137,7 +176,7 @@ impl Gpu {
         };
         match again {
             Ok(again) => {
-                let again = Arc::new(again.tuned(self.0.tuning));
+                let again = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
                 *lock(&self.0.open) = again.clone();
                 Ok(again)
             }
@@ -192,9 +231,9 @@ impl Open {
 
     fn new(device: Device, queue: Queue, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
         let (limits, features) = (device.limits(), device.features());
-        let has_subgroups = features.contains(Features::SUBGROUP);
-        let (least, most) =
-            if has_subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size) } else { (1, 1) };
+        // Narrower ones are worth nothing to the kernels.
+        let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;
+        let (least, most) = if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
         let tuning = Tuning::new(most, adapter::is_software(info));
         Self {
             kernels: Kernels::new(&device, least),
@@ -220,7 +259,11 @@ impl Open {
         }
     }
 
-    fn tuned(mut self, tuning: Option<Tuning>) -> Self {
+    fn shaped(mut self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
+        if !uses_subgroups {
+            self.kernels = Kernels::new(&self.device, 1);
+            self.limits.tuning = Tuning::new(1, !self.limits.tuning.coalesces);
+        }
         self.limits.tuning = tuning.unwrap_or(self.limits.tuning);
         self
     }
@@ -252,7 +295,8 @@ impl Open {
         };
         // What wgpu caught came first, and explains whatever failed after it.
         let (validation, memory, internal) = popped;
-        let caught = [validation.await, memory.await, internal.await].into_iter().flatten().next();
+        // A driver that refuses a pipeline is an internal error; that the pipeline is then used is an error of validation.
+        let caught = [memory.await, internal.await, validation.await].into_iter().flatten().next();
         let caught = caught.map(|error| Fault {
             reason: one_line(&error),
             out_of_memory: matches!(error, wgpu::Error::OutOfMemory { .. }),

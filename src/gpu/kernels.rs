@@ -1,7 +1,7 @@
 //! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use wgpu::{
     BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages,
@@ -115,13 +115,23 @@ pub(super) struct Kernels {
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
+    self_test: OnceLock<ComputePipeline>,
     /// Makes another text of a module's.
     #[cfg(test)]
     pub(super) edit: Option<Edit>,
 }
 
 #[cfg(test)]
+pub(super) type Break = fn(&str) -> String;
+
+#[cfg(test)]
 pub(super) type Edit = Box<dyn Fn(&str) -> String + Send + Sync>;
+
+#[cfg(test)]
+thread_local! {
+    /// The `edit` of devices that this thread opens: what a broken driver makes of the kernels.
+    pub(super) static BROKEN: std::cell::Cell<Option<Break>> = const { std::cell::Cell::new(None) };
+}
 
 impl Kernels {
     pub(super) fn new(device: &Device, subgroup: u32) -> Self {
@@ -148,8 +158,9 @@ impl Kernels {
             bindings,
             layout,
             pipelines: Mutex::default(),
+            self_test: OnceLock::new(),
             #[cfg(test)]
-            edit: None,
+            edit: BROKEN.get().map(|edit| Box::new(edit) as Edit),
         }
     }
 
@@ -163,7 +174,11 @@ impl Kernels {
     }
 
     fn source(&self, kernel: Kernel, entry: Entry) -> String {
-        let text = source(kernel, entry, self.subgroup > 1);
+        self.edited(source(kernel, entry, self.subgroup > 1))
+    }
+
+    #[cfg_attr(not(test), allow(clippy::unused_self))]
+    fn edited(&self, text: String) -> String {
         #[cfg(test)]
         if let Some(edit) = &self.edit {
             return edit(&text);
@@ -171,21 +186,48 @@ impl Kernels {
         text
     }
 
+    /// The pipeline of `shaders/self_test.wgsl`, whose only bindings are 0, 2 and 5.
+    pub(super) fn self_test(&self, device: &Device) -> ComputePipeline {
+        let build = || {
+            let source = self.edited(self_test_source(self.subgroup > 1));
+            self.build(
+                device,
+                "logits self-test",
+                &source,
+                None,
+                &[("SUBGROUP", self.subgroup.into()), ("CAPPED", 1.0)],
+            )
+        };
+        self.self_test.get_or_init(build).clone()
+    }
+
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let label = format!("logits {:?} {}", kernel.op, entry.name());
+        self.build(device, &label, source, Some(&self.layout), &constants(kernel, entry, self.subgroup))
+    }
+
+    fn build(
+        &self,
+        device: &Device,
+        label: &str,
+        source: &str,
+        layout: Option<&PipelineLayout>,
+        constants: &[(&str, f64)],
+    ) -> ComputePipeline {
         let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
-        // which are those of what is bound; a label is used as an index only where it is below the classes; and
-        // workgroup memory is sized by the plan for the rows that it holds.
+        // which are those of what is bound; a label is used as an index only where it is below the classes; a thread's number is
+        // below that of threads, whatever a driver says of its subgroups; and workgroup memory is sized by the plan for the
+        // rows that it holds.
         let module = unsafe { device.create_shader_module_trusted(descriptor, self.checks) };
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&self.layout),
+            label: Some(label),
+            layout,
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants(kernel, entry, self.subgroup),
+                constants,
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
@@ -213,7 +255,13 @@ impl Kernels {
 
 /// Values of the shaders' `override`s.
 pub(super) fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
-    let mut constants = vec![("SUBGROUP", f64::from(subgroup)), ("FLAGS", f64::from(kernel.flags))];
+    // A row in registers meets no loop that some threads leave before others, unless it is searched for classes afterwards.
+    let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || kernel.op.looks_again();
+    let mut constants = vec![
+        ("SUBGROUP", f64::from(subgroup)),
+        ("FLAGS", f64::from(kernel.flags)),
+        ("DIVERGES", f64::from(u8::from(diverges))),
+    ];
     if is_total(entry) {
         constants.push(("LANES", kernel.long_lanes.into()));
         return constants;
@@ -251,6 +299,20 @@ macro_rules! shader {
     ($path:literal) => {
         include_str!(concat!("../../shaders/", $path))
     };
+}
+
+/// The module of the self-test.
+pub(super) fn self_test_source(subgroups: bool) -> String {
+    [
+        shader!("shared/bindings.wgsl"),
+        shader!("elements/half.wgsl"),
+        if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        shader!("shared/math.wgsl"),
+        shader!("shared/curve.wgsl"),
+        shader!("shared/reduce.wgsl"),
+        shader!("self_test.wgsl"),
+    ]
+    .join("\n")
 }
 
 /// The whole module that an entry point is in.

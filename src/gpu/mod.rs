@@ -9,6 +9,7 @@ mod kernels;
 mod port;
 mod record;
 mod resident;
+mod self_test;
 mod stream;
 #[cfg(test)]
 mod tests;

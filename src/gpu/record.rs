@@ -226,6 +226,11 @@ impl Scale {
         Self { params, dtype, labels, curve }
     }
 
+    /// The parameters that are the same in every pass.
+    pub(super) fn params(&self) -> Params {
+        self.params
+    }
+
     /// With gradients of rows that a buffer holds.
     pub(super) fn with_row_gradients(mut self) -> Self {
         self.params.flags |= Self::ROW_GRADIENTS;

@@ -15,6 +15,7 @@ mod layouts;
 mod options;
 mod properties;
 mod pytorch;
+mod ranges;
 mod reference;
 mod resident;
 mod tier;

@@ -122,7 +122,11 @@ fn every_fault_costs_nothing() {
             let mut in_place = logits.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
             let out = falling.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap();
-            let why = out.fell_back.unwrap();
+            let Some(why) = out.fell_back else {
+                assert!(name == "poll times out" && gpu.tuning().coalesces, "{name} on {falling} went unnoticed");
+                skip("the GPU has done each part by the time that it is waited for, so nothing times out");
+                continue;
+            };
             assert!(why.contains(reason), "{name} on {falling}: {why}");
             // Rows that were done before the fault are the GPU's own.
             approx::assert_relative_eq!(out.loss, wanted.0.loss, max_relative = 1e-6);

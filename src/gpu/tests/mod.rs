@@ -2,6 +2,7 @@
 
 mod faults;
 mod limits;
+mod self_test;
 mod shapes;
 mod variants;
 
@@ -14,7 +15,7 @@ use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reductio
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
-    let open = |adapter| block_on(Gpu::open(adapter)).inspect_err(|error| skip(&error.to_string())).ok();
+    let open = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
     let opened: Vec<_> = adapters.iter().filter_map(open).collect();
     if opened.is_empty() {
         skip("no adapter");

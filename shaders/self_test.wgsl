@@ -1,0 +1,60 @@
+// What is asked of a driver before results are trusted to it, in one workgroup (`src/gpu/self_test.rs`): how threads are numbered,
+// what they exchange and add up to, and the loss and gradient of a row of two 16-bit logits a thread, under a cap.
+//
+// Each thread writes eight words at its number, so that two threads of one number leave a gap.
+
+const WORDS: u32 = 8u;
+// 2^-30, which is lost from a sum with the numbers of threads in single f32.
+const LOW: f32 = 9.313226e-10;
+
+var<workgroup> tile: array<f32, 512>;
+
+fn run(grid: Grid) {
+    let near = butterfly(vec2<u32>(thread, 0u), min(grid.width, 4u), COUNT).x;
+    let total = sum_of(grid, vec2<f32>(f32(thread), LOW));
+
+    // One thread brings a row, another takes it.
+    let given = two_of(targets[thread]);
+    tile[2u * thread] = given.x;
+    tile[2u * thread + 1u] = given.y;
+    workgroupBarrier();
+    let row = 2u * (WORKGROUP - 1u - thread);
+    let top = max(tile[row], tile[row + 1u]);
+    // top_y = y of the largest logit
+    // for each class: others += exp(y - top_y) but for one maximum; below += label * (top_y - y)
+    var others = vec2<f32>(0.0, 0.0);
+    var below = 0.0;
+    var gap = vec2<f32>(0.0, 0.0);
+    var second = 0.0;
+    var met_top = false;
+    // One loop over all three, whose end no compiler knows, keeps what is compiled small.
+    for (var i = 0u; i < 3u + params.zero; i += 1u) {
+        let x = select(tile[row + max(i, 1u) - 1u], top, i == 0u);
+        let y = curve(x);
+        if i == 0u {
+            top_y = y;
+            continue;
+        }
+        let d = add_pairs(y, -top_y);
+        second = exp_pair(d);
+        if x == top && !met_top {
+            met_top = true;
+        } else {
+            others = add_pairs(others, vec2<f32>(second, 0.0));
+        }
+        below += params.smoothing * -(d.x + d.y);
+        gap = select(gap, d, i == 1u);
+    }
+    let log_sum = log1p_pair(others);
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), others);
+    let p = second / (sum.x + sum.y);
+
+    let place = WORDS * thread;
+    rows_out[place] = grid.width;
+    rows_out[place + 1u] = near;
+    rows_out[place + 2u] = bitcast<u32>(total.x);
+    rows_out[place + 3u] = bitcast<u32>(total.y);
+    rows_out[place + 4u] = bitcast<u32>(params.hit * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
+    rows_out[place + 5u] = select(bitcast<u32>(below), 0x7f800000u, is_infinite_or_nan(bitcast<u32>(below)));
+    rows_out[place + 6u] = word_of(vec2<f32>(-p, p));
+}

@@ -1,0 +1,226 @@
+//! The self-test of an adapter: a GPU that computes wrongly is not used.
+//!
+//! One workgroup (`shaders/self_test.wgsl`) tells how its threads are numbered, what they exchange and what they add up to, and
+//! computes the loss and the gradient of a row a thread with the functions that the kernels use: pairs of f32, exponentials, a cap,
+//! smoothed labels, rows in workgroup memory, 16-bit types. The module is small, for a driver compiles it whenever a process
+//! opens its first device.
+//!
+//! An adapter whose subgroups fail is used without them; one that fails without them too is rejected. The verdict is kept for the
+//! life of the process.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
+use half::f16;
+use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
+
+use super::context::{Gpu, Open};
+use super::fault::Fault;
+use super::port::Port;
+use super::record::Scale;
+use super::wait::Waiting;
+use crate::curve::Curve;
+use crate::job::{Given, Scaling};
+use crate::plan::WORKGROUP;
+use crate::settings::Settings;
+use crate::{DType, Error};
+
+/// What came out for an adapter: `None` where all is right, or why its subgroups are not used.
+pub(super) type Verdict = Result<Option<String>, Unfit>;
+
+/// Why an adapter is not used.
+#[derive(Clone, Debug)]
+pub(super) struct Unfit {
+    pub(super) reason: String,
+    /// Results were wrong; else the test could not be made, as where memory is short.
+    is_wrong: bool,
+}
+
+impl Unfit {
+    fn wrong(check: &str, found: String) -> Self {
+        Self { reason: format!("the self-test found it wrong: {check}: {found}"), is_wrong: true }
+    }
+}
+
+impl From<Fault> for Unfit {
+    fn from(fault: Fault) -> Self {
+        Self { reason: format!("the self-test failed: {}", fault.reason), is_wrong: false }
+    }
+}
+
+impl From<Error> for Unfit {
+    fn from(error: Error) -> Self {
+        Self { reason: format!("the self-test failed: {error}"), is_wrong: false }
+    }
+}
+
+/// Tests an adapter, once a process; `gpu` goes on without subgroups where only those fail.
+pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
+    static VERDICTS: Mutex<Vec<(String, Verdict)>> = Mutex::new(Vec::new());
+    let verdicts = || VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let AdapterInfo { name, device_pci_bus_id, driver_info, backend, .. } = info;
+    let adapter = format!("{backend:?} {name} {device_pci_bus_id} {driver_info}");
+    #[cfg(test)]
+    let adapter = format!("{adapter} {:?}", super::kernels::BROKEN.get());
+    let known = verdicts().iter().find(|(of, _)| *of == adapter).map(|(_, verdict)| verdict.clone());
+    if let Some(verdict) = known {
+        if let Ok(Some(_)) = verdict {
+            *gpu = gpu.without_subgroups();
+        }
+        return verdict;
+    }
+    let mut verdict = run(gpu).await.map(|()| None);
+    if let Err(first) = &verdict
+        && first.is_wrong
+        && gpu.has_subgroups()
+    {
+        let plain = gpu.without_subgroups();
+        // What is wrong either way is told as it was found first.
+        if run(&plain).await.is_ok() {
+            *gpu = plain;
+            verdict = Ok(Some(format!("{}; used without subgroups", first.reason)));
+        }
+    }
+    if verdict.as_ref().err().is_none_or(|unfit| unfit.is_wrong) {
+        verdicts().push((adapter, verdict.clone()));
+    }
+    verdict
+}
+
+/// Tests a GPU.
+pub(super) async fn run(gpu: &Gpu) -> Result<(), Unfit> {
+    let open = gpu.current().await?;
+    let rows = rows();
+    let threads = compute(&open, &rows).await?;
+    check_threads(&threads, open.kernels.subgroup)?;
+    check_rows(&threads, &rows)
+}
+
+/// Words that a thread writes.
+const WORDS: usize = 8;
+/// Words of one result each.
+type Thread = [u32; WORDS];
+
+const CAP: f64 = 64.0;
+const HIT: f64 = 0.875;
+const SMOOTHING: f64 = 0.0625;
+
+/// A row of two logits a thread; class 0 is the target.
+fn rows() -> Vec<[f32; 2]> {
+    let some = [[20.0, 0.0], [7.0, 7.0], [0.0, 0.0], [0.0, 20.0], [-60_000.0, 60_000.0], [6e-8, -6e-8]];
+    let others = (0..WORKGROUP as u16).map(|nth| [f32::from(nth % 31) - 15.0, f32::from(nth % 17) - 8.0]);
+    some.into_iter().chain(others).take(WORKGROUP as usize).map(|row| row.map(|x| f16::from_f32(x).to_f32())).collect()
+}
+
+/// What the threads of the workgroup have written.
+async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
+    let settings = Settings { patience: Duration::from_secs(10), ..Settings::default() };
+    // A browser's thread must not wait.
+    let waiting = if cfg!(target_arch = "wasm32") { Waiting::Elsewhere } else { Waiting::Here };
+    let halves: Vec<f16> = rows.as_flattened().iter().map(|&x| f16::from_f32(x)).collect();
+    let given = Given {
+        curve: Curve { scale: 1.0, softcap: Some(CAP) },
+        scaling: Scaling { hit: HIT, smoothing: SMOOTHING, ..Scaling::default() },
+        ..Given::default()
+    };
+    let params = Scale::given(DType::F16, &given).params();
+    let results = size_of::<Thread>() * WORKGROUP as usize;
+    let (port, mapped) = open
+        .guarded(|| {
+            let port = Port::new(open, results as u64, true, true)?;
+            let mapped = port.map_for_writing().into_iter().collect();
+            Ok((port, mapped))
+        })
+        .await?;
+    open.poller.settle(None, mapped, settings.patience, waiting).await?;
+    let (submission, mapped) = open
+        .guarded(|| {
+            // No width is 0, so a place that no thread writes is seen.
+            port.write(|mut view| view.copy_from_slice(&vec![0; results]))?;
+            let params = open.filled(BufferUsages::UNIFORM, bytes_of(&params))?;
+            let logits = open.filled(BufferUsages::STORAGE, cast_slice(&halves))?;
+            let pipeline = open.kernels.self_test(&open.device);
+            let part = port.part();
+            let group = open.device.create_bind_group(&BindGroupDescriptor {
+                label: Some("logits self-test"),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &[
+                    BindGroupEntry { binding: 0, resource: params.as_entire_binding() },
+                    BindGroupEntry { binding: 2, resource: logits.as_entire_binding() },
+                    BindGroupEntry { binding: 5, resource: part.buffer.as_entire_binding() },
+                ],
+            });
+            let mut encoder = open.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
+            port.record_upload(&mut encoder);
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, &group, &[]);
+                pass.dispatch_workgroups(1, 1, 1);
+            }
+            port.record_readback(&mut encoder);
+            let submission = open.queue.submit([encoder.finish()]);
+            Ok((submission, port.map_for_reading().into_iter().collect()))
+        })
+        .await?;
+    open.poller.settle(Some(submission), mapped, settings.patience, waiting).await?;
+    let threads = open.guarded(|| Ok(pod_collect_to_vec(&port.view()?))).await?;
+    open.pool.give(port.into_buffers(), settings.half());
+    Ok(threads)
+}
+
+/// Numbers, subgroups of at least `least` threads, and the reduction.
+fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
+    if let Some(thread) = threads.iter().position(|words| words[0] == 0) {
+        return Err(Unfit::wrong("threads by subgroup", format!("none has number {thread}")));
+    }
+    let width = threads[0][0];
+    // Every partial sum is exact in a pair of f32.
+    let total = [f64::from(WORKGROUP * (WORKGROUP - 1) / 2), f64::from(WORKGROUP) * 2_f64.powi(-30)];
+    for (thread, &[seen, near, high, low, ..]) in (0..).zip(threads) {
+        if seen != width || !width.is_power_of_two() || !(least..=WORKGROUP).contains(&width) {
+            let found =
+                format!("{seen} at thread {thread}, {width} at thread 0, where {least} is the least that was promised");
+            return Err(Unfit::wrong("size of subgroups", found));
+        }
+        let wanted = match width {
+            1 => thread,
+            2 => 2 * (thread & !1) + 1,
+            _ => 4 * (thread & !3) + 6,
+        };
+        if near != wanted {
+            let found = format!("thread {thread} and those beside it add up to {near}, not {wanted}");
+            return Err(Unfit::wrong("exchange within a subgroup", found));
+        }
+        let sum = [high, low].map(|bits| f64::from(f32::from_bits(bits)));
+        if sum != total {
+            let found = format!("thread {thread} has {sum:?}, not {total:?}");
+            return Err(Unfit::wrong("sum over a workgroup", found));
+        }
+    }
+    Ok(())
+}
+
+/// Losses and gradients, against float64.
+fn check_rows(threads: &[Thread], rows: &[[f32; 2]]) -> Result<(), Unfit> {
+    for (&[.., loss, smoothed, gradient, _], row) in threads.iter().rev().zip(rows) {
+        let check = |what: &str, found: f64, wanted: f64, bound: f64| match (found - wanted).abs() <= bound {
+            true => Ok(()),
+            // A NaN is within no bound.
+            false => Err(Unfit::wrong(what, format!("{found:e} for the logits {row:?}, not {wanted:e}"))),
+        };
+        let y = row.map(|x| CAP * (f64::from(x) / CAP).tanh());
+        let d = y[1] - y[0];
+        let wanted = HIT * (d.max(0.0) + (-d.abs()).exp().ln_1p());
+        check("loss", f32::from_bits(loss).into(), wanted, 1e-6 * wanted)?;
+        check("smoothed loss", f32::from_bits(smoothed).into(), SMOOTHING * d.abs(), 1e-6 * SMOOTHING * d.abs())?;
+        let p = 1.0 / (1.0 + (-d).exp());
+        for (bits, wanted) in [(gradient as u16, -p), ((gradient >> 16) as u16, p)] {
+            // Rounded to the nearest, of a normal or a subnormal number.
+            let bound = (wanted.abs() / 2047.0).max(3e-8);
+            check("gradient in 16 bits", f16::from_bits(bits).to_f64(), wanted, bound)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against float64.
+
+use logits::{Device, Logits};
+
+use crate::common;
+use crate::reference::{Expected, Labels, Options, expected};
+
+/// A row of logits with its target, and options under which it was once wrong or may become so.
+struct Case {
+    name: &'static str,
+    row: Vec<f32>,
+    target: i64,
+    options: Options,
+}
+
+fn cases() -> Vec<Case> {
+    let plain = Options::default;
+    let two = |a: f32, b: f32| vec![a, b];
+    // Steps of a sixteenth below the largest logit, which is met last.
+    let below = |top: f32| (0..100_u16).rev().map(|nth| top - f32::from(nth) / 16.0).collect::<Vec<_>>();
+    let mut weight = vec![1e-3; 2];
+    weight[1] = 0.5;
+    // All but the last are 0.77 lower, on the other side of 256, where differences are taken in another way.
+    let mut across = vec![-256.195_92; 32_000];
+    across[31_999] = -255.424_94;
+    let mut across_up = vec![255.424_94; 32_000];
+    across_up[31_999] = 256.195_92;
+    vec![
+        Case { name: "a maximum across -256", row: across, target: 5, options: plain() },
+        Case { name: "a maximum across 256", row: across_up, target: 31_999, options: plain() },
+        Case {
+            name: "a cap of 1000",
+            row: below(700.0),
+            target: 7,
+            options: Options { softcap: Some(1000.0), ..plain() },
+        },
+        Case {
+            name: "a cap of 10000, and smoothing",
+            row: below(-9000.0),
+            target: 99,
+            options: Options { softcap: Some(1e4), label_smoothing: 0.1, ..plain() },
+        },
+        Case {
+            name: "a confident row under a cap",
+            row: two(44.8, 0.0),
+            target: 0,
+            options: Options { softcap: Some(40.0), ..plain() },
+        },
+        Case {
+            name: "equal logits under a cap, and smoothing",
+            row: vec![0.0; 100],
+            target: 3,
+            options: Options { softcap: Some(30.0), label_smoothing: 0.1, ..plain() },
+        },
+        Case {
+            name: "logits further apart than f32 reaches, and a small weight",
+            row: two(3e38, -3e38),
+            target: 1,
+            options: Options { weight: Some(vec![0.5, 1e-3]), ..plain() },
+        },
+        Case {
+            name: "the same, smoothed",
+            row: two(-3e38, 3e38),
+            target: 0,
+            options: Options { weight: Some(weight), label_smoothing: 1e-3, ..plain() },
+        },
+        Case {
+            name: "the same, scaled",
+            row: two(3e38, -3e38),
+            target: 1,
+            options: Options { logit_scale: 1e-9, ..plain() },
+        },
+        Case {
+            name: "a log-sum-exp whose square is no f32",
+            row: two(1e20, 1e20),
+            target: 0,
+            options: Options { z_loss: 1e-30, ..plain() },
+        },
+    ]
+}
+
+#[test]
+fn extreme_rows_agree_with_float64() {
+    for device in common::devices() {
+        for Case { name, row, target, options } in cases() {
+            let wide = row.iter().map(|&x| f64::from(x)).collect();
+            let Expected { per_row, gradients, scale, .. } = expected(&[wide], &[Labels::Class(target)], &options);
+            let x = Logits::new(&row, [1, row.len()]).unwrap();
+            let loss = options.loss();
+            let alone = device.cross_entropy(&loss, x, &[target]).unwrap().per_row[0];
+            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &[target]).unwrap();
+            for got in [alone, out.per_row[0]].map(f64::from) {
+                let error = (got / per_row[0] - 1.0).abs();
+                assert!(error <= 1e-6, "{name} on {device}: loss {got:e} for {:e}", per_row[0]);
+            }
+            for (class, (&got, &wanted)) in gradient.iter().zip(&gradients[0]).enumerate() {
+                let error = (f64::from(got) - wanted).abs() / scale[0];
+                assert!(error <= 1e-6, "{name} on {device}: gradient of class {class} {got:e} for {wanted:e}");
+            }
+        }
+    }
+}
+
+/// `exp(x - log-sum-exp)` of each class within 2e-6, as long as it is a normal f32.
+#[test]
+fn probabilities_across_256_are_right() {
+    for device in common::devices() {
+        for Case { name, row, .. } in cases().into_iter().take(2) {
+            let top = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+            let sum: f64 = row.iter().map(|&x| (f64::from(x) - top).exp()).sum();
+            let got = device.softmax_vec(Logits::new(&row, [1, row.len()]).unwrap()).unwrap().values;
+            for (class, (&p, &x)) in got.iter().zip(&row).enumerate() {
+                let wanted = (f64::from(x) - top).exp() / sum;
+                let error = (f64::from(p) / wanted - 1.0).abs();
+                assert!(error <= 2e-6, "{name} on {device}: class {class} {p:e} for {wanted:e}");
+            }
+        }
+    }
+}
+
+/// A NaN among the results of the forward operation, or among the gradients, makes NaN of its row and of no other.
+#[test]
+fn a_nan_makes_nan_of_its_row_alone_on_the_way_back() {
+    let backward = |device: &Device, log: bool, y: &[f32], g: &[f32]| {
+        let y = Logits::new(y, [3, 5]).unwrap();
+        let out = if log { device.log_softmax_backward_vec(y, g) } else { device.softmax_backward_vec(y, g) };
+        out.unwrap().values
+    };
+    for device in common::devices() {
+        for log in [false, true] {
+            let y: Vec<f32> =
+                (0..15_u8).map(|j| if log { -f32::from(j % 5) } else { f32::from(j % 5) / 10.0 }).collect();
+            let g: Vec<f32> = (0..15_u8).map(|j| f32::from(j) - 7.0).collect();
+            let wanted = backward(&Device::cpu(), log, &y, &g);
+            for (in_y, in_g) in [(true, false), (false, true)] {
+                let with_nan = |values: &[f32], is_in: bool| {
+                    let mut values = values.to_vec();
+                    values[7] = if is_in { f32::NAN } else { values[7] };
+                    values
+                };
+                let (y, g) = (with_nan(&y, in_y), with_nan(&g, in_g));
+                let got = backward(&device, log, &y, &g);
+                let cpu = backward(&Device::cpu(), log, &y, &g);
+                for (place, (&got, &wanted)) in got.iter().zip(&wanted).enumerate() {
+                    let what = format!("log {log}, NaN in y {in_y}, place {place} on {device}: {got}");
+                    assert_eq!(got.is_nan(), cpu[place].is_nan(), "{what}, {} on the CPU", cpu[place]);
+                    assert!(place / 5 == 1 || (got - wanted).abs() <= 1e-5, "{what} for {wanted}");
+                }
+                assert!(got[7].is_nan(), "{device}");
+            }
+        }
+    }
+}
