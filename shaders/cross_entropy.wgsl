@@ -104,7 +104,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         at_value = -(others.x + others.y) * factor;
     }
     if Z_LOSS {
-        let multiple = scale * (2.0 * z_loss * log_sum_exp) / (sum.x + sum.y);
+        let multiple = scale * opaque(opaque(2.0 * z_loss) * log_sum_exp) / (sum.x + sum.y);
         factor += multiple;
         at_value += multiple * exp_below(logit);
     }

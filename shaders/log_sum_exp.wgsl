@@ -11,6 +11,10 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         let log_sum = log1p_pair(stats.others);
         let high = two_sum(top_y.x, log_sum.x);
         var bits = bitcast<u32>(high.x + (high.y + (top_y.y + log_sum.y)));
+        if is_infinite_or_nan(bitcast<u32>(top_y.x)) {
+            // A scaled logit is no f32.
+            bits = bitcast<u32>(top_y.x);
+        }
         if stats.key == LOWEST_KEY {
             bits = params.negative_infinity;
         } else if stats.key > 0x7f800000 {

@@ -23,21 +23,46 @@ pub struct Tuning {
     pub held_classes: u32,
     /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,
-    /// Loads of 16 bytes that a thread has on their way where a row is streamed: 1 to 16.
+    /// Loads of 16 bytes that a thread has on their way where a row of f32 is streamed, and half as many of 16-bit types: 1 to 16.
     pub stream_units: u32,
     /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU that acts as one does not mind.
     pub coalesces: bool,
 }
 
+/// Makers of GPUs whose defaults do not follow from what their APIs report.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    /// A CPU that acts as a GPU.
+    Software,
+    /// wgpu reports subgroups of 4 to 64 for all of Metal; Apple's GPUs have 32 threads (`threadExecutionWidth`).
+    Apple,
+    /// A thread of a Valhall GPU has 64 registers (Arm, "The Valhall shader core"), half of which hold 32 values.
+    Arm,
+    /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the compiler decides (Intel, "The
+    /// SIMD machine"). In 16 threads half of the registers hold 32 values of each.
+    Intel,
+    Other,
+}
+
 #[cfg(feature = "gpu")]
 impl Tuning {
-    /// From the size of the adapter's subgroups, or 1 where it has none, and whether it is software.
-    pub(crate) fn new(subgroup: u32, is_software: bool) -> Self {
-        let subgroup = if subgroup > 1 { subgroup.next_power_of_two().clamp(4, 64) } else { 32 };
+    /// From the largest size of the adapter's subgroups, or 1 where it has none, and who made it.
+    pub(crate) fn new(subgroup: u32, vendor: Vendor) -> Self {
+        let is_software = vendor == Vendor::Software;
+        let subgroup = match vendor {
+            _ if subgroup <= 1 => 32,
+            Vendor::Apple => 32,
+            Vendor::Intel => 16,
+            _ => subgroup.next_power_of_two().clamp(4, 64),
+        };
         Self {
             subgroup,
-            // The registers of a subgroup hold about as much however many threads it has.
-            lane_bytes: (4096 / subgroup).clamp(128, 512),
+            lane_bytes: match vendor {
+                Vendor::Arm | Vendor::Intel => 128,
+                // The registers of a subgroup hold about as much however many threads it has.
+                _ => (4096 / subgroup).clamp(128, 512),
+            },
             held_classes: 8192,
             // On a CPU a barrier is dear, and nobody waits for a row.
             long_lanes: if is_software { subgroup } else { 256 },
@@ -124,7 +149,9 @@ mod tests {
 
     #[test]
     fn text_says_it_all_and_nothing_else() {
-        for tuning in [Tuning::new(32, false), Tuning::new(8, true), Tuning::new(1, false), Tuning::new(128, false)] {
+        let of_others = [1, 32, 128].map(|subgroup| Tuning::new(subgroup, Vendor::Other));
+        let of_vendors = [(8, Vendor::Software), (64, Vendor::Apple), (16, Vendor::Arm), (32, Vendor::Intel)];
+        for tuning in of_vendors.map(|(most, vendor)| Tuning::new(most, vendor)).into_iter().chain(of_others) {
             assert_eq!(tuning.check().unwrap(), tuning);
             let text = format!("# of an adapter\n{tuning}");
             assert_eq!(text.parse::<Tuning>().unwrap(), tuning);

@@ -84,7 +84,12 @@ fn see_from_y(top: f32) {
 // y - y of the top, and what rounding that difference lost.
 fn distance(x: f32) -> vec2<f32> {
     if CAPPED || KNOWN {
-        return add_pairs(curve(x), -top_y);
+        let d = add_pairs(curve(x), -top_y);
+        if KNOWN {
+            // Large high parts may have cancelled, which leaves a low part that is none.
+            return two_sum(d.x, d.y);
+        }
+        return d;
     }
     if SCALED {
         // In halves: the difference of two large logits is no f32, but scaled it may be one.

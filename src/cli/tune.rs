@@ -125,6 +125,7 @@ fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliErr
             let x = Logits::new(&logits, [rows, classes])?;
             let mut watch = Stopwatch::new(device, timed, &loss, x, Targets::from(&targets))?;
             watch.operation()?;
+            watch.warm_up()?;
             let runs = (0..RUNS).map(|_| watch.operation().map(Reading::best)).collect::<Result<Vec<Duration>, _>>()?;
             logarithms.push(runs.into_iter().min().unwrap_or_default().as_secs_f64().ln());
         }

@@ -5,6 +5,7 @@ use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 use super::Gpu;
 use super::kernels::STORAGE_BUFFERS;
 use crate::plan::{Plan, WORKGROUP};
+use crate::tuning::Vendor;
 use crate::{DeviceChoice, PassedOver};
 
 /// A GPU, and how it came to be chosen.
@@ -167,6 +168,19 @@ pub(super) fn is_software(info: &AdapterInfo) -> bool {
         || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"].iter().any(|name| holds(&info.name, name))
 }
 
+/// Who made it, as far as defaults go by that.
+pub(super) fn vendor(info: &AdapterInfo) -> Vendor {
+    match info.vendor {
+        _ if is_software(info) => Vendor::Software,
+        // Metal has no numbers of vendors.
+        _ if info.backend == Backend::Metal && holds(&info.name, "apple") => Vendor::Apple,
+        0x106b => Vendor::Apple,
+        0x13b5 => Vendor::Arm,
+        0x8086 => Vendor::Intel,
+        _ => Vendor::Other,
+    }
+}
+
 fn holds(name: &str, part: &str) -> bool {
     name.to_lowercase().contains(&part.to_lowercase())
 }
@@ -234,5 +248,20 @@ mod tests {
         assert_eq!(split_name("GL:"), (Some("gl"), ""));
         assert_eq!(split_name("Radeon: the card"), (None, "Radeon: the card"));
         assert_eq!(split_name("NVIDIA"), (None, "NVIDIA"));
+    }
+
+    #[test]
+    fn vendors_are_told_by_number_and_by_name() {
+        let of = |name: &str, vendor, backend, device_type| {
+            let name = name.to_owned();
+            super::vendor(&AdapterInfo { name, vendor, ..AdapterInfo::new(device_type, backend) })
+        };
+        let (integrated, discrete) = (DeviceType::IntegratedGpu, DeviceType::DiscreteGpu);
+        assert_eq!(of("Apple M2", 0, Backend::Metal, integrated), Vendor::Apple);
+        assert_eq!(of("AMD Radeon Pro 5500M", 0, Backend::Metal, discrete), Vendor::Other);
+        assert_eq!(of("Mali-G78", 0x13b5, Backend::Vulkan, integrated), Vendor::Arm);
+        assert_eq!(of("Intel(R) Iris(R) Xe Graphics", 0x8086, Backend::Dx12, integrated), Vendor::Intel);
+        assert_eq!(of("NVIDIA H200", 0x10de, Backend::Vulkan, discrete), Vendor::Other);
+        assert_eq!(of("llvmpipe (LLVM 15.0.6, 256 bits)", 0x10005, Backend::Vulkan, DeviceType::Cpu), Vendor::Software);
     }
 }

@@ -234,7 +234,7 @@ impl Open {
         // Narrower ones are worth nothing to the kernels.
         let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;
         let (least, most) = if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
-        let tuning = Tuning::new(most, adapter::is_software(info));
+        let tuning = Tuning::new(most, adapter::vendor(info));
         Self {
             kernels: Kernels::new(&device, least),
             pool: Pool::default(),
@@ -262,7 +262,7 @@ impl Open {
     fn shaped(mut self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
         if !uses_subgroups {
             self.kernels = Kernels::new(&self.device, 1);
-            self.limits.tuning = Tuning::new(1, !self.limits.tuning.coalesces);
+            self.limits.tuning = Tuning::new(1, adapter::vendor(&adapter::about(self.device.adapter_info())));
         }
         self.limits.tuning = tuning.unwrap_or(self.limits.tuning);
         self

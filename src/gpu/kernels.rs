@@ -190,13 +190,7 @@ impl Kernels {
     pub(super) fn self_test(&self, device: &Device) -> ComputePipeline {
         let build = || {
             let source = self.edited(self_test_source(self.subgroup > 1));
-            self.build(
-                device,
-                "logits self-test",
-                &source,
-                None,
-                &[("SUBGROUP", self.subgroup.into()), ("CAPPED", 1.0)],
-            )
+            self.build(device, "logits self-test", &source, None, &self_test_constants(self.subgroup))
         };
         self.self_test.get_or_init(build).clone()
     }
@@ -299,6 +293,11 @@ macro_rules! shader {
     ($path:literal) => {
         include_str!(concat!("../../shaders/", $path))
     };
+}
+
+/// Values of the self-test's `override`s.
+pub(super) fn self_test_constants(subgroup: u32) -> [(&'static str, f64); 2] {
+    [("SUBGROUP", subgroup.into()), ("CAPPED", 1.0)]
 }
 
 /// The module of the self-test.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use wgpu::{
-    Buffer, BufferDescriptor, BufferUsages, CommandEncoder, Features, MapMode, PollType, QuerySet, QuerySetDescriptor,
-    QueryType,
+    BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor, BufferSize,
+    BufferUsages, CommandEncoder, ComputePipeline, ComputePipelineDescriptor, Features, MapMode, PollType, QuerySet,
+    QuerySetDescriptor, QueryType,
 };
 
 use super::adapter::is_software;
@@ -49,12 +50,52 @@ struct Set {
     dispatches: Vec<Dispatch>,
 }
 
+impl Set {
+    /// Each part of the logits, where its copy goes, and its bytes.
+    fn chunks(&self) -> impl Iterator<Item = (&Buffer, &Buffer, u64)> {
+        let Held { chunks, row_bytes, .. } = &self.inputs.logits;
+        chunks.iter().zip(&self.copies.chunks).map(move |(from, to)| {
+            let bytes = (from.rows.len() as u64 * row_bytes).next_multiple_of(4);
+            (&from.memory.buffer, &to.memory.buffer, bytes)
+        })
+    }
+}
+
 pub(crate) struct Timing {
     sets: Vec<Set>,
     next: usize,
     traffic: Traffic,
     clock: Option<Clock>,
+    /// None on a software adapter, which copies buffers faster than any shader.
+    copier: Option<ComputePipeline>,
 }
+
+/// The copy of a shader, 16 bytes at a time and four in flight.
+const COPY: &str = "
+@group(0) @binding(0) var<storage, read> logits: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> copy: array<vec4<u32>>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 1024u + index;
+    let last = arrayLength(&copy) - 1u;
+    let places = min(vec4<u32>(at, at + 256u, at + 512u, at + 768u), vec4<u32>(last));
+    let a = logits[places.x];
+    let b = logits[places.y];
+    let c = logits[places.z];
+    let d = logits[places.w];
+    copy[places.x] = a;
+    copy[places.y] = b;
+    copy[places.z] = c;
+    copy[places.w] = d;
+}
+";
+/// Bytes that a workgroup of it copies.
+const COPY_BYTES: u64 = 1024 * 16;
 
 /// Timestamps of the device itself.
 struct Clock {
@@ -74,7 +115,8 @@ impl Timing {
 
     /// An operation over inputs that are taken in turn.
     pub(crate) async fn new(inputs: Vec<HeldInputs>, op: Op, dtype: DType, given: &Given<'_>) -> Result<Self, Error> {
-        let mut timing = Self { sets: Vec::new(), next: 0, traffic: Traffic { needed: 0, moved: 0 }, clock: None };
+        let traffic = Traffic { needed: 0, moved: 0 };
+        let mut timing = Self { sets: Vec::new(), next: 0, traffic, clock: None, copier: None };
         for inputs in inputs {
             let (logits, held) = (&inputs.logits, inputs.given());
             let open = logits.open.clone();
@@ -92,10 +134,16 @@ impl Timing {
             timing.traffic = traffic;
             if timing.sets.is_empty() {
                 timing.clock = open.clock().await?;
+                timing.copier = open.copier().await?;
             }
             timing.sets.push(Set { inputs, copies, _results: results, dispatches });
         }
         Ok(timing)
+    }
+
+    /// Whether it is a GPU and not a CPU that acts as one.
+    pub(crate) fn is_hardware(&self) -> bool {
+        self.copier.is_some()
     }
 
     /// What one run moves.
@@ -111,14 +159,38 @@ impl Timing {
         })
     }
 
-    /// Copies the next input, and waits.
+    /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too. Returns the faster of the two, for a
+    /// driver may copy buffers at a fraction of the speed of its memory.
     pub(crate) fn copy(&mut self, patience: Duration) -> Result<Reading, Error> {
-        self.timed(patience, |set, encoder| {
-            for (from, to) in set.inputs.logits.chunks.iter().zip(&set.copies.chunks) {
-                let bytes = (from.rows.len() as u64 * set.inputs.logits.row_bytes).next_multiple_of(4);
-                encoder.copy_buffer_to_buffer(&from.memory.buffer, 0, &to.memory.buffer, 0, bytes);
+        let by_buffers = self.timed(patience, |set, encoder| {
+            for (from, to, bytes) in set.chunks() {
+                encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
             }
-        })
+        })?;
+        let Some(copier) = self.copier.clone() else { return Ok(by_buffers) };
+        let by_shader = self.timed(patience, |set, encoder| {
+            let device = &set.inputs.logits.open.device;
+            for (from, to, bytes) in set.chunks() {
+                // The whole of both buffers may be more than a binding holds.
+                let size = BufferSize::new(bytes.next_multiple_of(16).min(from.size()).min(to.size()));
+                let entry = |binding, buffer| BindGroupEntry {
+                    binding,
+                    resource: BindingResource::Buffer(BufferBinding { buffer, offset: 0, size }),
+                };
+                let group = device.create_bind_group(&BindGroupDescriptor {
+                    label: Some("logits copy"),
+                    layout: &copier.get_bind_group_layout(0),
+                    entries: &[entry(0, from), entry(1, to)],
+                });
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&copier);
+                pass.set_bind_group(0, &group, &[]);
+                let groups = bytes.div_ceil(COPY_BYTES);
+                let across = groups.min(32_768);
+                pass.dispatch_workgroups(across as u32, groups.div_ceil(across) as u32, 1);
+            }
+        })?;
+        Ok(if by_shader.best() < by_buffers.best() { by_shader } else { by_buffers })
     }
 
     fn timed(&mut self, patience: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
@@ -160,6 +232,26 @@ impl Timing {
 }
 
 impl Open {
+    async fn copier(&self) -> Result<Option<ComputePipeline>, Error> {
+        if is_software(&self.device.adapter_info()) {
+            return Ok(None);
+        }
+        let made = self.guarded(|| {
+            let source = wgpu::ShaderSource::Wgsl(COPY.into());
+            let label = Some("logits copy");
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+            Ok(self.device.create_compute_pipeline(&ComputePipelineDescriptor {
+                label,
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: Default::default(),
+                cache: None,
+            }))
+        });
+        made.await.map(Some).map_err(|fault| self.error(fault))
+    }
+
     /// None where the adapter has no timestamps between the commands of an encoder.
     async fn clock(&self) -> Result<Option<Clock>, Error> {
         if !self.device.features().contains(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS) {

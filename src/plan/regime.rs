@@ -80,9 +80,15 @@ impl Regime {
             return Self { kind: Kind::Rows, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
         }
         if classes <= STREAM {
-            return Self { kind: Kind::Stream, lanes: long_lanes, units: stream_units };
+            return Self { kind: Kind::Stream, lanes: long_lanes, units: Self::in_flight(stream_units, size) };
         }
         Self { kind: Kind::Split, lanes: long_lanes, units: most as u32 }
+    }
+
+    /// Units that a thread has on their way where a row is streamed: of each type as many values. With twice as many of 16 bits,
+    /// NVIDIA's compiler keeps them in memory, and takes nearly twice as long.
+    fn in_flight(stream_units: u32, size: u64) -> u32 {
+        (u64::from(stream_units) * size / 4).max(1) as u32
     }
 
     /// Elements of the rows of a workgroup, in whole units.
@@ -115,7 +121,7 @@ impl Plan {
     /// Units that a thread has at a time in a pass.
     pub(crate) fn units(&self, entry: Entry) -> u32 {
         if entry == Entry::SplitWrite {
-            return self.limits.tuning.stream_units.min(self.regime.units);
+            return Regime::in_flight(self.limits.tuning.stream_units, self.work.size).min(self.regime.units);
         }
         self.regime.units
     }

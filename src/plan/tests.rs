@@ -2,8 +2,16 @@
 //! crossed.
 
 use super::*;
+use crate::tuning::Vendor;
 
-fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32, tile_bytes: u64, subgroup: u32) -> Limits {
+fn limits(
+    binding_bytes: u64,
+    buffer_bytes: u64,
+    offset_alignment: u32,
+    tile_bytes: u64,
+    subgroup: u32,
+    vendor: Vendor,
+) -> Limits {
     Limits {
         binding_bytes,
         part_bytes: u64::MAX,
@@ -11,7 +19,7 @@ fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32, tile_byt
         workgroups_per_dimension: 65_535,
         offset_alignment,
         tile_bytes,
-        tuning: Tuning::new(subgroup, subgroup == 8),
+        tuning: Tuning::new(subgroup, vendor),
     }
 }
 
@@ -19,16 +27,16 @@ fn limits(binding_bytes: u64, buffer_bytes: u64, offset_alignment: u32, tile_byt
 /// are what their drivers are known for.
 pub(crate) fn adapters() -> [(&'static str, Limits); 10] {
     [
-        ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32)),
-        ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32)),
-        ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 16, 62 << 10, 64)),
-        ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 16, 62 << 10, 32)),
-        ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32, 30 << 10, 32)),
-        ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64, 30 << 10, 128)),
-        ("Mali-G78, Vulkan", limits(256 << 20, 1 << 31, 64, 30 << 10, 16)),
-        ("WARP, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 4)),
-        ("llvmpipe, Vulkan", limits(128 << 20, 1 << 31, 16, 30 << 10, 8)),
-        ("WebGPU default", limits(128 << 20, 256 << 20, 256, 14 << 10, 1)),
+        ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32, Vendor::Other)),
+        ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32, Vendor::Other)),
+        ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 16, 62 << 10, 64, Vendor::Other)),
+        ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 16, 62 << 10, 32, Vendor::Intel)),
+        ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32, 30 << 10, 64, Vendor::Apple)),
+        ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64, 30 << 10, 128, Vendor::Other)),
+        ("Mali-G78, Vulkan", limits(256 << 20, 1 << 31, 64, 30 << 10, 16, Vendor::Arm)),
+        ("WARP, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 4, Vendor::Software)),
+        ("llvmpipe, Vulkan", limits(128 << 20, 1 << 31, 16, 30 << 10, 8, Vendor::Software)),
+        ("WebGPU default", limits(128 << 20, 256 << 20, 256, 14 << 10, 1, Vendor::Other)),
     ]
 }
 

@@ -82,7 +82,9 @@ fn cases() -> Vec<Case> {
 #[test]
 fn extreme_rows_agree_with_float64() {
     for device in common::devices() {
-        for Case { name, row, target, options } in cases() {
+        // Every second one on a second GPU.
+        let step = if common::share(&device) == common::Share::Values { 2 } else { 1 };
+        for Case { name, row, target, options } in cases().into_iter().step_by(step) {
             let wide = row.iter().map(|&x| f64::from(x)).collect();
             let Expected { per_row, gradients, scale, .. } = expected(&[wide], &[Labels::Class(target)], &options);
             let x = Logits::new(&row, [1, row.len()]).unwrap();

@@ -5,7 +5,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -146,9 +146,6 @@ impl FromStr for RowsByClasses {
 const RUNS: usize = 31;
 /// Of these, how many of a kind follow each other.
 const AT_A_TIME: usize = 4;
-/// How long a GPU is kept busy before it is measured: it raises its clocks under load alone, and lowers them while the host checks
-/// results.
-const WARM_UP: Duration = Duration::from_millis(300);
 /// The time that a measurement takes if nothing else is asked for, and how many runs it then has in any case.
 const BUDGET: (Duration, usize) = (Duration::from_secs(2), 5);
 
@@ -261,12 +258,7 @@ fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'
             break;
         }
     }
-    let is_hardware = device.tuning().is_some_and(|tuning| tuning.coalesces);
-    let start = Instant::now();
-    while is_hardware && start.elapsed() < WARM_UP {
-        watch.copy()?;
-        watch.operation()?;
-    }
+    watch.warm_up()?;
     let (mut copies, mut operations) = (Vec::new(), Vec::new());
     spent = Duration::ZERO;
     // Taken in turn, so that whatever slows the machine slows both; but a few at a time, after one that is not counted,

@@ -1,10 +1,12 @@
 //! What only the inside can bring about: small limits, faults, adapters without subgroups.
 
 mod faults;
+mod hostile;
 mod limits;
 mod self_test;
 mod shapes;
 mod variants;
+mod verdict;
 
 use pollster::block_on;
 

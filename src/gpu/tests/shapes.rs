@@ -4,11 +4,12 @@ use half::{bf16, f16};
 use wgpu::ShaderRuntimeChecks;
 
 use super::*;
+use crate::tuning::Vendor;
 use crate::{DType, Element, Shape, Tuning};
 
 /// As an adapter with subgroups of 32 has them.
 fn like_hardware(gpu: &Gpu) -> Gpu {
-    gpu.with_tuning(Tuning::new(32, false)).unwrap()
+    gpu.with_tuning(Tuning::new(32, Vendor::Other)).unwrap()
 }
 
 #[test]

@@ -15,14 +15,14 @@ use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
 use crate::curve::Curve;
-use crate::gpu::kernels::{BINDINGS, Kernel, constants, source};
+use crate::gpu::kernels::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
 use crate::gpu::record::{Params, Scale, Starts, Summary};
 use crate::job::{Given, Op};
 use crate::plan::{Entry, Limits, Plan, Work};
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
 
-const OPS: [Op; 11] = [
+pub(super) const OPS: [Op; 11] = [
     Op::Softmax,
     Op::LogSoftmax,
     Op::LogSumExp,
@@ -148,6 +148,13 @@ impl Variant {
         let source = source(kernel, entry, subgroup > 1);
         Self { source, entry: entry.name(), constants: constants.collect(), memory }
     }
+
+    fn self_test(subgroup: u32) -> Self {
+        let constants = self_test_constants(subgroup).map(|(name, value): (_, f64)| (name, value.to_bits()));
+        // Its tile beside the folds of a reduction.
+        let memory = 4096 + 2048;
+        Self { source: self_test_source(subgroup > 1), entry: "self_test", constants: constants.into(), memory }
+    }
 }
 
 fn folder() -> Option<std::ffi::OsString> {
@@ -161,7 +168,8 @@ fn is_wide() -> bool {
 
 #[test]
 fn every_variant_is_valid_and_translates() {
-    let variants = variants();
+    let mut variants = variants();
+    variants.extend([1, 32].map(Variant::self_test));
     let folder = folder();
     let folder = folder.as_deref().map(Path::new);
     // Modules are parsed once.

@@ -1,0 +1,376 @@
+//! Kernels as Metal's compiler gets them, run on the CPU: naga's MSL, compiled by clang with -ffast-math and run without subnormal
+//! numbers, keeps the bounds that the crate promises. `tests/hostile` has what is asked, the rows, the judge, and the way to a program.
+//!
+//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute.
+//! `LOGITS_FULL=1` takes every option by every regime. `LOGITS_HOSTILE_KEEP=1` leaves what was compiled in the temporary folder.
+
+#[path = "../../../tests/hostile/asked.rs"]
+mod asked;
+#[path = "../../../tests/hostile/judge.rs"]
+mod judge;
+#[path = "../../../tests/hostile/rows.rs"]
+mod rows;
+#[path = "../../../tests/hostile/text.rs"]
+mod text;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use half::{bf16, f16};
+use naga::ShaderStage;
+use naga::back::{msl, pipeline_constants::process_overrides};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use self::asked::{Asked, Spread, all_asked};
+use self::judge::{Batch, Found, Verdict};
+use self::rows::{Random, Row, rows};
+use self::text::{Mode, Workshop, output_of};
+use crate::curve::Curve;
+use crate::gpu::kernels::{constants, source};
+use crate::gpu::record::{Params, Scale, Starts, Summary};
+use crate::job::{Given, Op, RowTarget};
+use crate::plan::{Entry, Limits, Plan, Work};
+use crate::{DType, Device, Logits, Reduction, tier};
+
+/// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds of rows, and why.
+const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 2] = [
+    (Op::Sample, "top_k", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
+    (Op::Sample, "both", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
+];
+
+/// One run: what it is judged by, its passes, and its buffers.
+struct Case {
+    asked: Asked,
+    batch: Batch,
+    passes: Vec<(usize, [u32; 3], Params)>,
+    buffers: [Vec<u8>; 8],
+}
+
+/// Texts of kernels, each once.
+#[derive(Default)]
+struct Texts {
+    msl: Vec<String>,
+    numbers: HashMap<String, usize>,
+    modules: HashMap<String, (naga::Module, naga::valid::ModuleInfo)>,
+    edit: Option<fn(&str) -> String>,
+}
+
+impl Texts {
+    fn number(&mut self, text: String, constants: &[(&str, f64)]) -> usize {
+        let text = self.edit.map_or_else(|| text.clone(), |edit| edit(&text));
+        let (module, info) = self.modules.entry(text).or_insert_with_key(|text| {
+            let module =
+                naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
+            let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP).validate(&module).unwrap();
+            (module, info)
+        });
+        let at = Some((ShaderStage::Compute, "main".to_owned()));
+        let constants = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+        let (module, info) = process_overrides(module, info, Some((ShaderStage::Compute, "main")), &constants).unwrap();
+        // As wgpu-hal sets them for a trusted module.
+        let options = msl::Options {
+            lang_version: (3, 0),
+            zero_initialize_workgroup_memory: false,
+            force_loop_bounding: false,
+            ..Default::default()
+        };
+        let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
+        let (text, _) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
+        let next = self.msl.len();
+        *self.numbers.entry(text).or_insert_with_key(|text| {
+            self.msl.push(text.clone());
+            next
+        })
+    }
+}
+
+/// Values in a type, as bytes, and as the kernel reads them.
+fn narrowed(dtype: DType, values: impl Iterator<Item = f32>) -> (Vec<u8>, Vec<f64>) {
+    let (mut bytes, mut read) = (Vec::new(), Vec::new());
+    for value in values {
+        match dtype {
+            DType::F16 => {
+                // Infinities of the row's own, but none by rounding.
+                let value = if value.is_finite() { value.clamp(-65_504.0, 65_504.0) } else { value };
+                bytes.extend(f16::from_f32(value).to_bits().to_ne_bytes());
+                read.push(f16::from_f32(value).to_f64());
+            }
+            DType::BF16 => {
+                bytes.extend(bf16::from_f32(value).to_bits().to_ne_bytes());
+                read.push(bf16::from_f32(value).to_f64());
+            }
+            _ => {
+                bytes.extend(value.to_ne_bytes());
+                read.push(value.into());
+            }
+        }
+    }
+    (bytes, read)
+}
+
+fn widened(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let halves = bytes.as_chunks::<2>().0.iter().map(|&half| u16::from_ne_bytes(half));
+    match dtype {
+        DType::F16 => halves.map(|bits| f16::from_bits(bits).to_f64()).collect(),
+        DType::BF16 => halves.map(|bits| bf16::from_bits(bits).to_f64()).collect(),
+        _ => bytes.as_chunks::<4>().0.iter().map(|&word| f32::from_ne_bytes(word).into()).collect(),
+    }
+}
+
+impl Case {
+    fn new(asked: &Asked, texts: &mut Texts) -> Self {
+        let Asked { op, dtype, ref loss, is_soft, spread, .. } = *asked;
+        let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
+        let is_mean = loss.reduction == Reduction::Mean;
+        let curve = Curve::default().at_temperature(asked.temperature).unwrap();
+        let curve = loss.curve(curve).unwrap();
+        let second = op.second_bytes(dtype, is_soft);
+        let k = if op == Op::TopK { 5 } else { 1 };
+        let draws = if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
+        let is_heavy = Given { curve, scaling: loss.scaling(7, 1.0, 1), ..Given::default() }.is_heavy(op, second);
+        let (count, classes) = spread.shape(op, is_heavy);
+        let mut loss = loss.clone();
+        loss.weight = loss.weight.map(|weight| (0..classes).map(|class| weight[class % weight.len()]).collect());
+        loss.upstream_gradients = loss.upstream_gradients.map(|factors| factors[..count].to_vec());
+
+        let given = Given { curve, scaling: loss.scaling(classes, 1.0, 1), k, draws, ..Given::default() };
+        let work = Work {
+            size: dtype.size() as u64,
+            second,
+            predictions: k as u64,
+            heavy: is_heavy,
+            weighted: loss.weight.is_some(),
+            count: is_mean,
+            sum: is_mean,
+            ..Work::dense(op, count as u64, classes as u64)
+        };
+        let (_, limits) = crate::plan::tests::adapters()[4];
+        let plan = Plan::new(work, Limits { tuning: spread.tuning(), ..limits }).unwrap();
+        assert_eq!(plan.regime.kind, spread.kind(), "{}", asked.name());
+        assert!(spread != Spread::Alone || plan.regime.lanes == 1, "{}", asked.name());
+
+        let scale = Scale::new(dtype, &given, is_soft, is_mean, &[RowTarget::IGNORED]);
+        let starts = Starts::of_each_kind()[0];
+        let passes = plan.passes().into_iter().map(|pass| {
+            assert_eq!(pass.rows.start, 0);
+            let kernel = scale.kernel(&plan, &work, &pass, false, starts);
+            let number = texts.number(source(kernel, pass.entry, false), &constants(kernel, pass.entry, 1));
+            let mut params = scale.params();
+            params.rows = pass.rows.end as u32;
+            (params.classes, params.inner) = (classes as u32, 1);
+            (params.logits_stride, params.elements_stride) = (classes as u32, classes as u32);
+            params.segments = plan.segments();
+            (params.first_segment, params.pass_segments) = (pass.segments.start, pass.segments.len() as u32);
+            params.first_group = Plan::first_group(&pass);
+            let needs_groups = pass.entry == Entry::TotalLosses || (pass.entry == Entry::TotalTargets && second == 0);
+            params.groups = if needs_groups { plan.row_groups() } else { 0 };
+            params.soft_rows = if second > 0 { count as u32 } else { 0 };
+            (number, pass.groups, params)
+        });
+        let passes = passes.collect();
+
+        let mut rows = rows(count, classes, is_mean);
+        let mut batch = Batch {
+            op,
+            dtype,
+            loss: loss.clone(),
+            scale: curve.scale,
+            rows: Vec::new(),
+            kinds: rows.iter().map(|row| row.kind).collect(),
+            targets: rows.iter().map(|row| row.target).collect(),
+            second: None,
+            known: Vec::new(),
+            draws: Vec::new(),
+            k,
+        };
+        if is_sum {
+            // What the operation starts from are results of another one.
+            batch.rows = rows.iter().map(|row| row.x.iter().map(|&x| x.into()).collect()).collect();
+            batch.scale = 1.0;
+            for (row, output) in rows.iter_mut().zip(batch.outputs(op == Op::LogSoftmaxBackward)) {
+                row.x = output.into_iter().map(|value| value as f32).collect();
+            }
+            batch.scale = curve.scale;
+        }
+        let (logits, read) = narrowed(dtype, rows.iter().flat_map(|row| row.x.iter().copied()));
+        batch.rows = read.chunks(classes).map(<[f64]>::to_vec).collect();
+        let targets = targets_of(asked, &rows, &mut batch);
+        match op {
+            Op::CrossEntropyBackward => batch.known = batch.log_sum_exps(),
+            Op::Sample => batch.draws = draws_of(asked, &rows),
+            _ => {}
+        }
+        let of_rows: Vec<u32> = batch.known.iter().map(|value| value.to_bits()).collect();
+        let mut rows_out: Vec<u8> = bytemuck::cast_slice(&of_rows).to_vec();
+        rows_out.resize(count * 8 * k, 0xab);
+        let buffers = [
+            logits.clone(),
+            targets,
+            bytemuck::cast_slice(loss.weight.as_deref().unwrap_or(&[1.0])).to_vec(),
+            vec![0xab; logits.len()],
+            rows_out,
+            vec![0xab; plan.partial_bytes() as usize + 32],
+            vec![0xab; size_of::<Summary>()],
+            bytemuck::cast_slice(loss.upstream_gradients.as_deref().unwrap_or(&[1.0])).to_vec(),
+        ];
+        Self { asked: asked.clone(), batch, passes, buffers }
+    }
+}
+
+/// The binding of targets, whatever they are.
+fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
+    let classes = rows[0].x.len();
+    let mut random = Random::new(classes as u64 + 1);
+    if asked.is_soft {
+        let mut share = || if random.unit() < 0.05 { 0.0 } else { 2.0 * random.unit() / classes as f32 };
+        let (bytes, read) = narrowed(DType::F32, (0..rows.len() * classes).map(|_| share()));
+        batch.second = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
+        return bytes;
+    }
+    if asked.op.made_from().is_some() {
+        let sizes = [1.0, 1e4, 1e-3, 1e30];
+        let values = (0..rows.len()).flat_map(|row| vec![sizes[row % 4]; classes]).map(|size| random.within(size));
+        let (bytes, read) = narrowed(asked.dtype, values);
+        batch.second = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
+        return bytes;
+    }
+    let class = |row: &Row| row.target.map_or(RowTarget::IGNORED, |class| class as u32);
+    rows.iter().flat_map(|row| class(row).to_ne_bytes()).collect()
+}
+
+/// What the CPU draws.
+fn draws_of(asked: &Asked, rows: &[Row]) -> Vec<u32> {
+    let x: Vec<f32> = rows.iter().flat_map(|row| row.x.iter().copied()).collect();
+    let x = Logits::new(&x, [rows.len(), rows[0].x.len()]).unwrap().temperature(asked.temperature).unwrap();
+    let drawn = Device::cpu().sample_vec(&asked.sampling, x).unwrap().values;
+    drawn.into_iter().map(|drawn| drawn.class).collect()
+}
+
+/// Cases as `run.cpp` reads them.
+fn input_of(cases: &[Case]) -> Vec<u8> {
+    let mut input = Vec::new();
+    let word = |input: &mut Vec<u8>, word: usize| input.extend((word as u32).to_ne_bytes());
+    word(&mut input, cases.len());
+    for case in cases {
+        for buffer in &case.buffers {
+            word(&mut input, buffer.len());
+            input.extend(buffer);
+        }
+        word(&mut input, case.passes.len());
+        for (number, [x, y, _], params) in &case.passes {
+            let params = bytemuck::bytes_of(params);
+            [*number, *x as usize, *y as usize, params.len()].into_iter().for_each(|value| word(&mut input, value));
+            input.extend(params);
+        }
+    }
+    input
+}
+
+/// Each case's verdict.
+fn verdicts(cases: &[Case], output: &[u8]) -> Vec<Verdict> {
+    let mut rest = output;
+    let of = |case: &Case| {
+        let buffers = case.buffers.each_ref().map(|buffer| {
+            let (this, others) = rest.split_at(buffer.len());
+            rest = others;
+            this
+        });
+        let [_, _, _, elements, rows_out, _, summary, _] = buffers;
+        let total = case.asked.loss.reduction == Reduction::Mean;
+        case.batch.judge(&Found {
+            elements: widened(case.batch.dtype, elements),
+            rows: rows_out.as_chunks::<4>().0.iter().map(|&word| u32::from_ne_bytes(word)).collect(),
+            total: total.then(|| bytemuck::pod_read_unaligned::<Summary>(summary).loss),
+        })
+    };
+    cases.iter().map(of).collect()
+}
+
+/// The compiler; without one the reason is printed, and it is a failure where it was promised.
+fn compiler() -> Option<String> {
+    let name = std::env::var("LOGITS_CXX").ok();
+    match &name {
+        Some(name) => text::check_compiler(name).unwrap(),
+        None => tier::skip("kernels after a hostile compiler: LOGITS_CXX names none"),
+    }
+    name
+}
+
+/// What cases come to, compiled one way.
+fn run(cases: &[Case], texts: &Texts, compiler: &str, name: &str, mode: Mode) -> Vec<Verdict> {
+    let workshop = Workshop::new(name);
+    let mut clock = Instant::now();
+    let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
+    let program = workshop.build(compiler, &texts.msl, mode);
+    let built = lap();
+    let output = output_of(&program, &input_of(cases), mode);
+    let ran = lap();
+    let verdicts = verdicts(cases, &output);
+    println!("{mode:?}: compiled in {built:.1?}, run in {ran:.1?}, compared in {:.1?}", lap());
+    verdicts
+}
+
+/// Which known violation it is.
+fn known(asked: &Asked, kind: &str) -> Option<usize> {
+    KNOWN_VIOLATIONS
+        .iter()
+        .position(|&(op, option, kinds, _)| op == asked.op && asked.option.starts_with(option) && kinds.contains(&kind))
+}
+
+#[test]
+fn kernels_keep_their_bounds_after_a_hostile_compiler() {
+    let Some(compiler) = compiler() else { return };
+    let mut texts = Texts::default();
+    let cases: Vec<Case> = all_asked().iter().map(|asked| Case::new(asked, &mut texts)).collect();
+    let [strict, hostile] =
+        [Mode::Strict, Mode::Hostile].map(|mode| run(&cases, &texts, &compiler, &format!("{mode:?}"), mode));
+    println!("{} runs of {} kernels", cases.len(), texts.msl.len());
+    println!(
+        "{:<52} {:<18} {:>7} {:>9} {:>9}",
+        "operation, option, type, regime", "result", "bound", "strict", "hostile"
+    );
+    let (mut failures, mut seen) = (Vec::new(), KNOWN_VIOLATIONS.map(|_| Vec::new()));
+    for ((case, strict), hostile) in cases.iter().zip(&strict).zip(&hostile) {
+        let name = case.asked.name();
+        for (a, b) in strict.worst.iter().zip(&hostile.worst) {
+            println!("{name:<52} {:<18} {:>7.0e} {:>9.1e} {:>9.1e}", a.quantity, a.bound, a.error, b.error);
+        }
+        for (mode, verdict) in [(Mode::Strict, strict), (Mode::Hostile, hostile)] {
+            for (kind, text) in &verdict.failures {
+                let text = format!("{name}, {mode:?}: {text}");
+                match known(&case.asked, kind) {
+                    Some(nth) => seen[nth].push(text),
+                    None => failures.push(text),
+                }
+            }
+        }
+    }
+    for ((op, option, _, why), texts) in KNOWN_VIOLATIONS.iter().zip(&seen) {
+        println!("known violation, {op:?} {option}: {why}; {} such", texts.len());
+        texts.iter().for_each(|text| println!("    {text}"));
+    }
+    assert!(failures.is_empty(), "{} out of bounds:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Without `opaque` the same compiler breaks the same kernels.
+#[test]
+fn a_hostile_compiler_breaks_kernels_that_hide_nothing() {
+    let Some(compiler) = compiler() else { return };
+    let edit = |text: &str| {
+        let bare = text
+            .replace("return bitcast<f32>(bitcast<u32>(x) ^ params.zero);", "return x;")
+            .replace("return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));", "return x;");
+        assert!(!bare.contains("^ params.zero") && bare.len() + 60 < text.len());
+        bare
+    };
+    let mut texts = Texts { edit: Some(edit), ..Texts::default() };
+    let asked = [Op::CrossEntropyGrad, Op::LogSumExp].map(|op| Asked::new(op, ""));
+    let cases = asked.map(|asked| Case::new(&asked, &mut texts));
+    let strict = run(&cases, &texts, &compiler, "bare-strict", Mode::Strict);
+    let hostile = run(&cases, &texts, &compiler, "bare-hostile", Mode::Hostile);
+    for (case, verdict) in cases.iter().zip(&hostile) {
+        verdict.failures.iter().for_each(|(_, text)| println!("{}: {text}", case.asked.name()));
+    }
+    assert!(strict.iter().all(|verdict| verdict.failures.is_empty()));
+    assert!(!hostile[0].failures.is_empty(), "nothing broke");
+}
