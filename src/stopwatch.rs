@@ -263,8 +263,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         }
     }
 
-    /// Keeps a hardware GPU busy for a third of a second, on other devices does nothing: a GPU raises its clocks under load alone, and
-    /// lowers them again while the host is busy. An NVIDIA H200 was six times as slow without.
+    /// Keeps a hardware GPU busy for 0.3 s, and does nothing on other devices. A GPU raises its clock only under load, and lowers it
+    /// while the host is busy: without this an NVIDIA H200 took up to six times as long.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.

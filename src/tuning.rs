@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// How kernels are shaped to an adapter. The defaults follow from its limits and features; `logits tune` looks for better ones
+/// How kernels are shaped to an adapter. The defaults follow from its limits and features, and for some from who made it; `logits tune` looks for better ones
 /// and writes them to a file, for [`Device::with_tuning_file`](crate::Device::with_tuning_file).
 ///
 /// As text it is a line `name = value` a number; lines that start with `#` are comments.
@@ -29,7 +29,7 @@ pub struct Tuning {
     pub coalesces: bool,
 }
 
-/// Makers of GPUs whose defaults do not follow from what their APIs report.
+/// What the defaults of an adapter depend on beside its limits.
 #[cfg(feature = "gpu")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
@@ -42,6 +42,7 @@ pub(crate) enum Vendor {
     /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the compiler decides (Intel, "The
     /// SIMD machine"). In 16 threads half of the registers hold 32 values of each.
     Intel,
+    /// All that follows from the limits.
     Other,
 }
 

@@ -86,8 +86,8 @@ fn distance(x: f32) -> vec2<f32> {
     if CAPPED || KNOWN {
         let d = add_pairs(curve(x), -top_y);
         if KNOWN {
-            // Large high parts may have cancelled, which leaves a low part that is none.
-            return two_sum(d.x, d.y);
+            // Large high parts may have cancelled, so that the low part is the larger one. An infinity has none.
+            return select(two_sum(d.x, d.y), vec2<f32>(d.x, 0.0), is_infinite_or_nan(bitcast<u32>(d.x)));
         }
         return d;
     }

@@ -185,7 +185,7 @@ fn summed(grid: Grid, peak: Stats) -> Stats {
     }
     if SPREAD {
         // Of smoothed labels alone the host knows the sum over a whole row.
-        if SOFT || PIECES {
+        if SOFT || (PIECES && !KNOWN) {
             let sum = sum_of(grid, labels);
             stats.labels = sum.x + sum.y;
         }

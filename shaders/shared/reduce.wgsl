@@ -46,15 +46,16 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
         // Threads may have left a loop at different times, and an exchange within a subgroup needs all of them.
         workgroupBarrier();
     }
-    // The API promises that every subgroup has as many threads, and the self-test has seen it. A look at the width at hand, with the
-    // other way beside it, makes the compilation of a short row's kernel half as long again.
+    // The API promises subgroups of at least SUBGROUP threads, and the self-test of an adapter checks the size that it gets. A look at
+    // the width at hand, with the other way beside it, makes the compilation of a short row's kernel half as long again.
     if LANES <= SUBGROUP {
         return butterfly(value, LANES, how);
     }
-    var done = min(grid.width, LANES);
+    // Whatever a broken driver says of its subgroups, this ends.
+    var done = max(min(grid.width, LANES), 1u);
     var result = butterfly(value, done, how);
     while done < LANES {
-        let count = min(radix(grid), LANES / done);
+        let count = max(min(radix(grid), LANES / done), 2u);
         // Nobody may still be reading what an earlier fold left there.
         workgroupBarrier();
         if thread % done == 0u {

@@ -30,25 +30,26 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     let mut passed_over = Vec::new();
     for adapter in adapters().await {
         let info = about(adapter.get_info());
-        let judged = match unsuitable(&adapter, &info) {
-            Some(reason) => Err(reason),
-            None => judge(choice, named.as_deref(), &info),
-        };
-        let reason = match judged {
-            Ok(reason) => match Gpu::open(&adapter).await {
-                Ok((gpu, note)) => {
-                    let (name, backend) = (info.name, backend_name(info.backend));
-                    passed_over.extend(note.map(|reason| PassedOver { name, backend, reason }));
-                    return Ok(Opened { gpu, reason, passed_over });
+        let reason = match judge(choice, named.as_deref(), &info) {
+            Ok(reason) => {
+                let opened = match unsuitable(&adapter, &info) {
+                    Some(why) => Err(why),
+                    None => Gpu::open(&adapter).await,
+                };
+                let (name, backend) = (info.name.clone(), backend_name(info.backend));
+                match opened {
+                    Ok((gpu, note)) => {
+                        passed_over.extend(note.map(|reason| PassedOver { name, backend, reason }));
+                        return Ok(Opened { gpu, reason, passed_over });
+                    }
+                    // What was asked for by name never becomes another device, such as the same GPU through another API.
+                    Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
+                        passed_over.push(PassedOver { name, backend, reason });
+                        return Err(Refused { reason: "what was named cannot be used".to_owned(), passed_over });
+                    }
+                    Err(why) => why,
                 }
-                // What was asked for by name never becomes another device, such as the same GPU through another API.
-                Err(why) if matches!(choice, DeviceChoice::Named(_)) => {
-                    let (name, backend) = (info.name, backend_name(info.backend));
-                    passed_over.push(PassedOver { name, backend, reason: why });
-                    return Err(Refused { reason: "it cannot be used".to_owned(), passed_over });
-                }
-                Err(why) => why,
-            },
+            }
             Err(why) => why,
         };
         passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason });
@@ -96,8 +97,8 @@ pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
 pub(super) async fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not always know WGSL.
-    // Without indirect dispatches nothing of them needs validation, whose own pipelines NVIDIA's GL does not compile (wgpu#7068): the
-    // device would be lost as it is opened.
+    // This crate makes no indirect dispatches. wgpu's validation of them compiles pipelines that NVIDIA's GL rejects (wgpu#7068), so that
+    // the device is lost while it is opened.
     let unused = wgpu::InstanceFlags::DEBUG | wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
     descriptor.flags = descriptor.flags.difference(unused).with_env();
     let backends = descriptor.backends;

@@ -89,9 +89,8 @@ impl Gpu {
         Ok((gpu, note))
     }
 
-    /// Tests whether the device computes what the kernels rely on, in a few milliseconds and two pipelines: the numbers of its
-    /// threads and what they exchange in subgroups, and losses and gradients of a few hundred rows. Adapters that [`Device`] opens
-    /// pass this test before they are used.
+    /// Tests the device in a few milliseconds, and compiles one pipeline for it: how threads are numbered, what subgroups exchange,
+    /// and the losses and gradients of 256 rows. Adapters that [`Device`] opens pass this test before they are used.
     ///
     /// [`Device`]: crate::Device
     ///

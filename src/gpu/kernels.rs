@@ -249,7 +249,7 @@ impl Kernels {
 
 /// Values of the shaders' `override`s.
 pub(super) fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
-    // A row in registers meets no loop that some threads leave before others, unless it is searched for classes afterwards.
+    // A row in registers meets no loop or condition that threads leave at different times, unless it is searched for classes afterwards.
     let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || kernel.op.looks_again();
     let mut constants = vec![
         ("SUBGROUP", f64::from(subgroup)),

@@ -59,8 +59,8 @@ impl From<Error> for Unfit {
 pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
     static VERDICTS: Mutex<Vec<(String, Verdict)>> = Mutex::new(Vec::new());
     let verdicts = || VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let AdapterInfo { name, device_pci_bus_id, driver_info, backend, .. } = info;
-    let adapter = format!("{backend:?} {name} {device_pci_bus_id} {driver_info}");
+    let AdapterInfo { name, vendor, device, device_pci_bus_id, driver_info, backend, .. } = info;
+    let adapter = format!("{backend:?} {name} {vendor} {device} {device_pci_bus_id} {driver_info}");
     #[cfg(test)]
     let adapter = format!("{adapter} {:?}", super::kernels::BROKEN.get());
     let known = verdicts().iter().find(|(of, _)| *of == adapter).map(|(_, verdict)| verdict.clone());
@@ -70,25 +70,32 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
         }
         return verdict;
     }
-    let mut verdict = run(gpu).await.map(|()| None);
-    if let Err(first) = &verdict
-        && first.is_wrong
-        && gpu.has_subgroups()
-    {
-        let plain = gpu.without_subgroups();
-        // What is wrong either way is told as it was found first.
-        if run(&plain).await.is_ok() {
-            *gpu = plain;
-            verdict = Ok(Some(format!("{}; used without subgroups", first.reason)));
+    let (verdict, is_final) = match run(gpu).await {
+        Ok(()) => (Ok(None), true),
+        Err(first) if gpu.has_subgroups() => {
+            let plain = gpu.without_subgroups();
+            match run(&plain).await {
+                Ok(()) => {
+                    *gpu = plain;
+                    (Ok(Some(format!("{}; used without subgroups", first.reason))), first.is_wrong)
+                }
+                // What is wrong either way is told as it was found first.
+                Err(second) => (Err(first.clone()), first.is_wrong && second.is_wrong),
+            }
         }
-    }
-    if verdict.as_ref().err().is_none_or(|unfit| unfit.is_wrong) {
+        Err(unfit) => {
+            let is_final = unfit.is_wrong;
+            (Err(unfit), is_final)
+        }
+    };
+    // Another time there may be memory enough.
+    if is_final {
         verdicts().push((adapter, verdict.clone()));
     }
     verdict
 }
 
-/// Tests a GPU.
+/// Tests a GPU. Natively it waits on this thread, for a driver is asked for a device there as well.
 pub(super) async fn run(gpu: &Gpu) -> Result<(), Unfit> {
     let open = gpu.current().await?;
     let rows = rows();
@@ -115,7 +122,7 @@ fn rows() -> Vec<[f32; 2]> {
 
 /// What the threads of the workgroup have written.
 async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
-    let settings = Settings { patience: Duration::from_secs(10), ..Settings::default() };
+    let settings = Settings { patience: Duration::from_secs(30), ..Settings::default() };
     // A browser's thread must not wait.
     let waiting = if cfg!(target_arch = "wasm32") { Waiting::Elsewhere } else { Waiting::Here };
     let halves: Vec<f16> = rows.as_flattened().iter().map(|&x| f16::from_f32(x)).collect();

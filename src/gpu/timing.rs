@@ -169,25 +169,30 @@ impl Timing {
         })?;
         let Some(copier) = self.copier.clone() else { return Ok(by_buffers) };
         let by_shader = self.timed(patience, |set, encoder| {
-            let device = &set.inputs.logits.open.device;
+            let Open { device, limits, .. } = &*set.inputs.logits.open;
+            // What one binding holds, at offsets where another may start.
+            let most = limits.binding_bytes - limits.binding_bytes % u64::from(limits.offset_alignment);
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&copier);
             for (from, to, bytes) in set.chunks() {
-                // The whole of both buffers may be more than a binding holds.
-                let size = BufferSize::new(bytes.next_multiple_of(16).min(from.size()).min(to.size()));
-                let entry = |binding, buffer| BindGroupEntry {
-                    binding,
-                    resource: BindingResource::Buffer(BufferBinding { buffer, offset: 0, size }),
-                };
-                let group = device.create_bind_group(&BindGroupDescriptor {
-                    label: Some("logits copy"),
-                    layout: &copier.get_bind_group_layout(0),
-                    entries: &[entry(0, from), entry(1, to)],
-                });
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                pass.set_pipeline(&copier);
-                pass.set_bind_group(0, &group, &[]);
-                let groups = bytes.div_ceil(COPY_BYTES);
-                let across = groups.min(32_768);
-                pass.dispatch_workgroups(across as u32, groups.div_ceil(across) as u32, 1);
+                for offset in (0..bytes).step_by(most as usize) {
+                    let here = (bytes - offset).min(most);
+                    let room = (from.size() - offset).min(to.size() - offset);
+                    let size = BufferSize::new(here.next_multiple_of(16).min(room));
+                    let entry = |binding, buffer| BindGroupEntry {
+                        binding,
+                        resource: BindingResource::Buffer(BufferBinding { buffer, offset, size }),
+                    };
+                    let group = device.create_bind_group(&BindGroupDescriptor {
+                        label: Some("logits copy"),
+                        layout: &copier.get_bind_group_layout(0),
+                        entries: &[entry(0, from), entry(1, to)],
+                    });
+                    pass.set_bind_group(0, &group, &[]);
+                    let groups = here.div_ceil(COPY_BYTES);
+                    let across = groups.min(32_768);
+                    pass.dispatch_workgroups(across as u32, groups.div_ceil(across) as u32, 1);
+                }
             }
         })?;
         Ok(if by_shader.best() < by_buffers.best() { by_shader } else { by_buffers })

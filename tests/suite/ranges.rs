@@ -1,6 +1,6 @@
 //! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against float64.
 
-use logits::{Device, Logits};
+use logits::{CrossEntropy, Device, Logits, Reduction};
 
 use crate::common;
 use crate::reference::{Expected, Labels, Options, expected};
@@ -117,6 +117,21 @@ fn probabilities_across_256_are_right() {
                 assert!(error <= 2e-6, "{name} on {device}: class {class} {p:e} for {wanted:e}");
             }
         }
+    }
+}
+
+/// A class that is masked out has no probability on the way back either, whatever the temperature.
+#[test]
+fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
+    let (row, loss) = ([1.0, f32::NEG_INFINITY, -0.5, 3.0], CrossEntropy::default().reduction(Reduction::Sum));
+    for device in common::devices() {
+        let x = Logits::new(&row, [1, 4]).unwrap().temperature(2.0).unwrap();
+        let known = Device::cpu().log_sum_exp_vec(x).unwrap().values;
+        let got = device.cross_entropy_backward_vec(&loss, x, &[0], &known).unwrap().values;
+        let wanted = Device::cpu().cross_entropy_backward_vec(&loss, x, &[0], &known).unwrap().values;
+        assert_eq!(got[1], 0.0, "{device}: {got:?}");
+        let is_near = got.iter().zip(&wanted).all(|(a, b)| (a - b).abs() <= 1e-6);
+        assert!(is_near, "{device}: {got:?} for {wanted:?}");
     }
 }
 
