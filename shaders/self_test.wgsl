@@ -1,5 +1,5 @@
-// What is asked of a driver before results are trusted to it, in one workgroup (`src/gpu/self_test.rs`): how threads are numbered,
-// what they exchange and add up to, and the loss and gradient of a row of two 16-bit logits a thread, under a cap.
+// The self-test of an adapter, in one workgroup (`src/gpu/self_test.rs` judges it): how threads are numbered, what they exchange and
+// add up to, and for each thread the loss and the gradient of a row of two 16-bit logits under a cap.
 //
 // Each thread writes eight words at its number, so that two threads of one number leave a gap.
 

@@ -42,7 +42,7 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
                         passed_over.extend(note.map(|reason| PassedOver { name, backend, reason }));
                         return Ok(Opened { gpu, reason, passed_over });
                     }
-                    // What was asked for by name never becomes another device, such as the same GPU through another API.
+                    // A device asked for by name never becomes another one, such as the same GPU through another API.
                     Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
                         passed_over.push(PassedOver { name, backend, reason });
                         return Err(Refused { reason: "what was named cannot be used".to_owned(), passed_over });

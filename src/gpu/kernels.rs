@@ -1,7 +1,7 @@
 //! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use wgpu::{
     BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages,
@@ -115,7 +115,7 @@ pub(super) struct Kernels {
     pub(super) bindings: BindGroupLayout,
     layout: PipelineLayout,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
-    self_test: OnceLock<ComputePipeline>,
+    self_test: Mutex<Option<ComputePipeline>>,
     /// Makes another text of a module's.
     #[cfg(test)]
     pub(super) edit: Option<Edit>,
@@ -158,7 +158,7 @@ impl Kernels {
             bindings,
             layout,
             pipelines: Mutex::default(),
-            self_test: OnceLock::new(),
+            self_test: Mutex::default(),
             #[cfg(test)]
             edit: BROKEN.get().map(|edit| Box::new(edit) as Edit),
         }
@@ -192,7 +192,7 @@ impl Kernels {
             let source = self.edited(self_test_source(self.subgroup > 1));
             self.build(device, "logits self-test", &source, None, &self_test_constants(self.subgroup))
         };
-        self.self_test.get_or_init(build).clone()
+        self.self_test.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(build).clone()
     }
 
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
@@ -232,6 +232,7 @@ impl Kernels {
     /// Forgets every pipeline: one that was made while something failed may be broken.
     pub(super) fn forget(&self) {
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.self_test.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

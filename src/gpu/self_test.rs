@@ -26,7 +26,7 @@ use crate::plan::WORKGROUP;
 use crate::settings::Settings;
 use crate::{DType, Error};
 
-/// What came out for an adapter: `None` where all is right, or why its subgroups are not used.
+/// The verdict on an adapter: `None` if all is right, the reason if its subgroups are not used, or why it is rejected.
 pub(super) type Verdict = Result<Option<String>, Unfit>;
 
 /// Why an adapter is not used.
@@ -79,7 +79,7 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
                     *gpu = plain;
                     (Ok(Some(format!("{}; used without subgroups", first.reason))), first.is_wrong)
                 }
-                // What is wrong either way is told as it was found first.
+                // The first reason is told where both ways fail.
                 Err(second) => (Err(first.clone()), first.is_wrong && second.is_wrong),
             }
         }
@@ -120,7 +120,7 @@ fn rows() -> Vec<[f32; 2]> {
     some.into_iter().chain(others).take(WORKGROUP as usize).map(|row| row.map(|x| f16::from_f32(x).to_f32())).collect()
 }
 
-/// What the threads of the workgroup have written.
+/// Runs the self-test's kernel; returns the words of each thread.
 async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
     let settings = Settings { patience: Duration::from_secs(30), ..Settings::default() };
     // A browser's thread must not wait.
