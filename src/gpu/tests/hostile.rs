@@ -1,30 +1,35 @@
-//! Kernels as Metal's compiler gets them, run on the CPU: naga's MSL, compiled by clang with -ffast-math and run without subnormal
-//! numbers, keeps the bounds that the crate promises. `tests/hostile` has what is asked, the rows, the judge, and the way to a program.
+//! Kernels run on the CPU after other compilers keep the bounds that the crate promises: naga's MSL, compiled by clang with -ffast-math and
+//! run without subnormal numbers, as Metal may; and naga's HLSL after Microsoft's DXC, which adds up in another order, both as DXC left
+//! it and after clang has gone on in the same way. `tests/hostile` has what is asked, the rows, the judge, and the ways to a program.
 //!
-//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute.
+//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute. `LOGITS_DXC` is a command that writes the
+//! listing of `FILE` to `FILE.ll`: `.ci/dxc LIBRARY`.
 //! `LOGITS_FULL=1` takes every option by every regime. `LOGITS_HOSTILE_KEEP=1` leaves what was compiled in the temporary folder.
 
 #[path = "../../../tests/hostile/asked.rs"]
 mod asked;
+#[path = "../../../tests/hostile/dxil.rs"]
+mod dxil;
 #[path = "../../../tests/hostile/judge.rs"]
 mod judge;
+#[path = "../../../tests/hostile/metal.rs"]
+mod metal;
+#[path = "../../../tests/hostile/program.rs"]
+mod program;
 #[path = "../../../tests/hostile/rows.rs"]
 mod rows;
-#[path = "../../../tests/hostile/text.rs"]
-mod text;
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use half::{bf16, f16};
-use naga::ShaderStage;
-use naga::back::{msl, pipeline_constants::process_overrides};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::back::hlsl::ShaderModel;
 
 use self::asked::{Asked, Spread, all_asked};
 use self::judge::{Batch, Found, Verdict};
+use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
-use self::text::{Mode, Workshop, output_of};
+use super::targets::{hlsl_of, msl_of, parsed, specialized};
 use crate::curve::Curve;
 use crate::gpu::kernels::{constants, source};
 use crate::gpu::record::{Params, Scale, Starts, Summary};
@@ -46,39 +51,40 @@ struct Case {
     buffers: [Vec<u8>; 8],
 }
 
-/// Texts of kernels, each once.
-#[derive(Default)]
+/// What kernels are compiled through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route {
+    Metal,
+    /// The command for listings.
+    Dxc(String),
+}
+
+/// Texts of kernels in the language of a route, each once.
 struct Texts {
-    msl: Vec<String>,
+    route: Route,
+    kernels: Vec<String>,
     numbers: HashMap<String, usize>,
     modules: HashMap<String, (naga::Module, naga::valid::ModuleInfo)>,
-    edit: Option<fn(&str) -> String>,
+    edit: fn(String) -> String,
 }
 
 impl Texts {
+    fn new(route: &Route, edit: fn(String) -> String) -> Self {
+        Self { route: route.clone(), kernels: Vec::new(), numbers: HashMap::new(), modules: HashMap::new(), edit }
+    }
+
     fn number(&mut self, text: String, constants: &[(&str, f64)]) -> usize {
-        let text = self.edit.map_or_else(|| text.clone(), |edit| edit(&text));
-        let (module, info) = self.modules.entry(text).or_insert_with_key(|text| {
-            let module =
-                naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
-            let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP).validate(&module).unwrap();
-            (module, info)
-        });
-        let at = Some((ShaderStage::Compute, "main".to_owned()));
+        let text = (self.edit)(text);
+        let (module, info) = self.modules.entry(text).or_insert_with_key(|text| parsed(text));
         let constants = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-        let (module, info) = process_overrides(module, info, Some((ShaderStage::Compute, "main")), &constants).unwrap();
-        // As wgpu-hal sets them for a trusted module.
-        let options = msl::Options {
-            lang_version: (3, 0),
-            zero_initialize_workgroup_memory: false,
-            force_loop_bounding: false,
-            ..Default::default()
+        let (module, info) = specialized((module, info), &constants);
+        let text = match self.route {
+            Route::Metal => msl_of(&module, &info),
+            Route::Dxc(_) => hlsl_of(&module, &info, ShaderModel::V6_2),
         };
-        let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
-        let (text, _) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
-        let next = self.msl.len();
+        let next = self.kernels.len();
         *self.numbers.entry(text).or_insert_with_key(|text| {
-            self.msl.push(text.clone());
+            self.kernels.push(text.clone());
             next
         })
     }
@@ -286,28 +292,45 @@ fn verdicts(cases: &[Case], output: &[u8]) -> Vec<Verdict> {
     cases.iter().map(of).collect()
 }
 
-/// The compiler; without one the reason is printed, and it is a failure where it was promised.
-fn compiler() -> Option<String> {
-    let name = std::env::var("LOGITS_CXX").ok();
-    match &name {
-        Some(name) => text::check_compiler(name).unwrap(),
-        None => tier::skip("kernels after a hostile compiler: LOGITS_CXX names none"),
+/// What a variable of the environment names; without it the reason is printed.
+fn named(variable: &str) -> Option<String> {
+    let name = std::env::var(variable).ok();
+    if name.is_none() {
+        tier::skip(&format!("kernels after a hostile compiler: {variable} names none"));
     }
     name
 }
 
-/// What cases come to, compiled one way.
-fn run(cases: &[Case], texts: &Texts, compiler: &str, name: &str, mode: Mode) -> Vec<Verdict> {
-    let workshop = Workshop::new(name);
+fn compiler() -> Option<String> {
+    let name = named("LOGITS_CXX")?;
+    program::check_compiler(&name).unwrap();
+    Some(name)
+}
+
+/// What cases come to in each mode.
+fn run<const N: usize>(cases: &[Case], texts: &Texts, compiler: &str, modes: [Mode; N]) -> [Vec<Verdict>; N] {
+    let workshop = Workshop::new();
     let mut clock = Instant::now();
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
-    let program = workshop.build(compiler, &texts.msl, mode);
-    let built = lap();
-    let output = output_of(&program, &input_of(cases), mode);
-    let ran = lap();
-    let verdicts = verdicts(cases, &output);
-    println!("{mode:?}: compiled in {built:.1?}, run in {ran:.1?}, compared in {:.1?}", lap());
-    verdicts
+    let listings = match &texts.route {
+        Route::Metal => Vec::new(),
+        Route::Dxc(command) => workshop.listings(command, &texts.kernels),
+    };
+    println!("{:?}: {} runs of {} kernels, listed in {:.1?}", texts.route, cases.len(), texts.kernels.len(), lap());
+    let input = input_of(cases);
+    modes.map(|mode| {
+        let sources = match texts.route {
+            Route::Metal => metal::sources(&texts.kernels),
+            Route::Dxc(_) => dxil::sources(&listings, mode),
+        };
+        let program = workshop.build(compiler, &sources, mode);
+        let built = lap();
+        let output = output_of(&program, &input, mode);
+        let ran = lap();
+        let verdicts = verdicts(cases, &output);
+        println!("{mode:?}: compiled in {built:.1?}, run in {ran:.1?}, compared in {:.1?}", lap());
+        verdicts
+    })
 }
 
 /// Which known violation it is.
@@ -319,12 +342,21 @@ fn known(asked: &Asked, kind: &str) -> Option<usize> {
 
 #[test]
 fn kernels_keep_their_bounds_after_a_hostile_compiler() {
+    check_bounds(&Route::Metal);
+}
+
+#[test]
+fn kernels_keep_their_bounds_after_dxc() {
+    if let Some(dxc) = named("LOGITS_DXC") {
+        check_bounds(&Route::Dxc(dxc));
+    }
+}
+
+fn check_bounds(route: &Route) {
     let Some(compiler) = compiler() else { return };
-    let mut texts = Texts::default();
+    let mut texts = Texts::new(route, |text| text);
     let cases: Vec<Case> = all_asked().iter().map(|asked| Case::new(asked, &mut texts)).collect();
-    let [strict, hostile] =
-        [Mode::Strict, Mode::Hostile].map(|mode| run(&cases, &texts, &compiler, &format!("{mode:?}"), mode));
-    println!("{} runs of {} kernels", cases.len(), texts.msl.len());
+    let [strict, hostile] = run(&cases, &texts, &compiler, [Mode::Strict, Mode::Hostile]);
     println!(
         "{:<52} {:<18} {:>7} {:>9} {:>9}",
         "operation, option, type, regime", "result", "bound", "strict", "hostile"
@@ -352,25 +384,28 @@ fn kernels_keep_their_bounds_after_a_hostile_compiler() {
     assert!(failures.is_empty(), "{} out of bounds:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Without `opaque` the same compiler breaks the same kernels.
+/// Without `opaque` the same compilers break the same kernels.
 #[test]
 fn a_hostile_compiler_breaks_kernels_that_hide_nothing() {
     let Some(compiler) = compiler() else { return };
-    let edit = |text: &str| {
-        let bare = text
-            .replace("return bitcast<f32>(bitcast<u32>(x) ^ params.zero);", "return x;")
-            .replace("return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));", "return x;");
-        assert!(!bare.contains("^ params.zero") && bare.len() + 60 < text.len());
-        bare
-    };
-    let mut texts = Texts { edit: Some(edit), ..Texts::default() };
-    let asked = [Op::CrossEntropyGrad, Op::LogSumExp].map(|op| Asked::new(op, ""));
-    let cases = asked.map(|asked| Case::new(&asked, &mut texts));
-    let strict = run(&cases, &texts, &compiler, "bare-strict", Mode::Strict);
-    let hostile = run(&cases, &texts, &compiler, "bare-hostile", Mode::Hostile);
-    for (case, verdict) in cases.iter().zip(&hostile) {
-        verdict.failures.iter().for_each(|(_, text)| println!("{}: {text}", case.asked.name()));
+    let routes = std::iter::once(Route::Metal).chain(named("LOGITS_DXC").map(Route::Dxc));
+    for route in routes {
+        let mut texts = Texts::new(&route, |text| {
+            let bare = text
+                .replace("return bitcast<f32>(bitcast<u32>(x) ^ params.zero);", "return x;")
+                .replace("return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));", "return x;");
+            assert!(!bare.contains("^ params.zero") && bare.len() + 60 < text.len());
+            bare
+        });
+        let asked = [Op::CrossEntropyGrad, Op::LogSumExp].map(|op| Asked::new(op, ""));
+        let cases = asked.map(|asked| Case::new(&asked, &mut texts));
+        let [strict, hostile] = run(&cases, &texts, &compiler, [Mode::Strict, Mode::Hostile]);
+        for (case, verdict) in cases.iter().zip(&hostile) {
+            verdict.failures.iter().for_each(|(_, text)| println!("{}: {text}", case.asked.name()));
+        }
+        assert!(!hostile[0].failures.is_empty(), "{route:?} broke nothing");
+        // DXC by itself, and no more than the definition where nothing is fast.
+        let is_broken = strict.iter().any(|verdict| !verdict.failures.is_empty());
+        assert_eq!(is_broken, route != Route::Metal, "{route:?}");
     }
-    assert!(strict.iter().all(|verdict| verdict.failures.is_empty()));
-    assert!(!hostile[0].failures.is_empty(), "nothing broke");
 }

@@ -5,6 +5,7 @@ mod hostile;
 mod limits;
 mod self_test;
 mod shapes;
+mod targets;
 mod variants;
 mod verdict;
 

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::back::{PipelineConstants, glsl, hlsl, spv};
 use naga::proc::{BoundsCheckPolicies, Layouter};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
+use super::targets::{ENTRY, hlsl_of, msl_of, parsed, specialized};
 use crate::curve::Curve;
 use crate::gpu::kernels::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
 use crate::gpu::record::{Params, Scale, Starts, Summary};
@@ -195,10 +196,7 @@ fn every_variant_is_valid_and_translates() {
 }
 
 fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path>) {
-    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{error:?} in\n{text}"));
+    let (module, info) = parsed(text);
     check_bindings(&module);
     check_layouts(&module);
     if let Some(folder) = folder {
@@ -231,44 +229,20 @@ fn translate(
     variant: &Variant,
     keep: impl Fn(&str, &[u8]),
 ) {
-    let name = "main";
-    let at = Some((ShaderStage::Compute, name.to_owned()));
-    let (module, info) = process_overrides(module, info, Some((ShaderStage::Compute, name)), constants).unwrap();
+    let (module, info) = specialized((module, info), constants);
     check_memory(&module, &info, variant);
 
     let is_plain = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
     // DXC's, and where there are no subgroups FXC's.
     let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
     for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_plain)) {
-        // The options that wgpu-hal's `dx12/device.rs` sets for a trusted module.
-        let options = hlsl::Options {
-            shader_model,
-            special_constants_binding: Some(hlsl::BindTarget { register: 1, ..Default::default() }),
-            zero_initialize_workgroup_memory: false,
-            restrict_indexing: false,
-            force_loop_bounding: false,
-            ..Default::default()
-        };
-        let pipeline = hlsl::PipelineOptions { entry_point: at.clone() };
-        let mut text = String::new();
-        let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
-        assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
-        keep(ending, text.as_bytes());
+        keep(ending, hlsl_of(&module, &info, shader_model).as_bytes());
     }
 
-    let options = msl::Options {
-        lang_version: (3, 0),
-        zero_initialize_workgroup_memory: false,
-        force_loop_bounding: false,
-        ..Default::default()
-    };
-    let pipeline = msl::PipelineOptions { entry_point: at, ..Default::default() };
-    let (text, written) = msl::write_string(&module, &info, &options, &pipeline).unwrap();
-    assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
-    keep("metal", text.as_bytes());
+    keep("metal", msl_of(&module, &info).as_bytes());
 
     let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..Default::default() };
-    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
     let words = spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap();
     keep("spv", bytemuck::cast_slice(&words));
 
@@ -278,7 +252,7 @@ fn translate(
     }
     let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
     let pipeline =
-        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned(), multiview: None };
     let mut text = String::new();
     glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
         .unwrap()

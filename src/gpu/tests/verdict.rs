@@ -1,5 +1,6 @@
-//! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan, for AMD's compiler to judge:
-//! `LOGITS_VERDICT=FOLDER` asks for it, and without that nothing is done. `.ci/aco/run` makes a table of the verdict from the names:
+//! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan, for AMD's compiler to judge, and HLSL
+//! of those for subgroups of 32, which is what `.ci/ptxas/run` starts from for NVIDIA's. `LOGITS_VERDICT=FOLDER` asks for it, and without
+//! that nothing is done. `.ci/aco/run` makes a table of the verdict from the names:
 //!
 //! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD.spv`, where `THREADS` are those of a subgroup that the plan was made for,
 //! `+` joins whatever the same code is for, and `HELD` is how many values a thread holds at a time; 0 where it holds none of a row.
@@ -7,11 +8,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use naga::back::{PipelineConstants, pipeline_constants::process_overrides, spv};
+use naga::back::{hlsl::ShaderModel, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::ModuleInfo;
 use naga::{Module, ShaderStage};
 
+use super::targets::{ENTRY, hlsl_of, parsed, specialized};
 use super::variants::OPS;
 use crate::curve::Curve;
 use crate::gpu::kernels::{constants, source};
@@ -64,9 +66,7 @@ fn losses(op: Op) -> Vec<(&'static str, CrossEntropy, &'static [u64])> {
 }
 
 /// The words that wgpu-hal's `vulkan/device.rs` writes for a trusted module and a device of Vulkan 1.3.
-fn words(module: &Module, info: &ModuleInfo, constants: &PipelineConstants) -> Vec<u32> {
-    let (stage, name) = (ShaderStage::Compute, "main");
-    let (module, info) = process_overrides(module, info, Some((stage, name)), constants).unwrap();
+fn words(module: &Module, info: &ModuleInfo) -> Vec<u32> {
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = spv::Options {
         lang_version: (1, 6),
@@ -82,14 +82,8 @@ fn words(module: &Module, info: &ModuleInfo, constants: &PipelineConstants) -> V
         emit_int_div_checks: false,
         ..Default::default()
     };
-    let pipeline = spv::PipelineOptions { shader_stage: stage, entry_point: name.to_owned() };
-    spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap()
-}
-
-fn parsed(text: &str) -> (Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP).validate(&module).unwrap();
-    (module, info)
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
+    spv::write_vec(module, info, &options, Some(&pipeline)).unwrap()
 }
 
 /// Everything that the same code is for; names in the order in which they were met.
@@ -102,6 +96,7 @@ struct Uses {
     /// How rows are spread over threads, and values that one holds at a time, of the first of them.
     shape: String,
     held: u64,
+    hlsl: Option<String>,
 }
 
 impl Uses {
@@ -116,11 +111,11 @@ impl Uses {
     }
 
     fn name(&self, threads: u32, entry: &str) -> String {
-        let Self { ops, dtypes, losses, classes, shape, held } = self;
+        let Self { ops, dtypes, losses, classes, shape, held, .. } = self;
         // All of them would be too long for the name of a file.
         let ops = if ops.len() > 3 { "several".to_owned() } else { ops.join("+") };
         let [dtypes, losses, classes] = [dtypes, losses, classes].map(|names| names.join("+"));
-        format!("{threads}.{ops}.{dtypes}.{losses}.{classes}.{entry}.{shape}.{held}.spv")
+        format!("{threads}.{ops}.{dtypes}.{losses}.{classes}.{entry}.{shape}.{held}")
     }
 }
 
@@ -148,19 +143,21 @@ impl Kernels {
             let constants = constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             let text = source(kernel, pass.entry, true);
             let (module, info) = self.modules.entry(text).or_insert_with_key(|text| parsed(text));
-            let key = (limits.tuning.subgroup, pass.entry.name(), words(module, info, &constants));
+            let (module, info) = specialized((module, info), &constants);
+            let threads = limits.tuning.subgroup;
+            let key = (threads, pass.entry.name(), words(&module, &info));
             let uses = self.uses.entry(key).or_insert_with(|| {
                 let access = if matches!(kernel.access, Access::Staged { .. }) { "staged" } else { "direct" };
                 let (lanes, units) = (kernel.regime.lanes, kernel.units);
-                match pass.entry {
-                    Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce | Entry::SplitWrite => Uses {
-                        shape: format!("{lanes}x{units}-{access}"),
-                        held: u64::from(units) * UNIT_BYTES / size,
-                        ..Uses::default()
-                    },
-                    Entry::SplitJoin => Uses { shape: lanes.to_string(), ..Uses::default() },
-                    _ => Uses { shape: kernel.long_lanes.to_string(), ..Uses::default() },
-                }
+                let (shape, held) = match pass.entry {
+                    Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce | Entry::SplitWrite => {
+                        (format!("{lanes}x{units}-{access}"), u64::from(units) * UNIT_BYTES / size)
+                    }
+                    Entry::SplitJoin => (lanes.to_string(), 0),
+                    _ => (kernel.long_lanes.to_string(), 0),
+                };
+                let hlsl = (threads == LEAST_SUBGROUP).then(|| hlsl_of(&module, &info, ShaderModel::V6_2));
+                Uses { shape, held, hlsl, ..Uses::default() }
             });
             uses.add(op, dtype, name, classes);
         }
@@ -181,18 +178,23 @@ fn default_kernels_for_the_verdict() {
             }
         }
     }
-    let keep = |name: String, words: &[u32]| {
+    let keep = |name: String, bytes: &[u8]| {
         // Two of one name would be one kernel less for the judge.
         let path = folder.join(name);
         assert!(!path.exists(), "{path:?}");
-        std::fs::write(path, bytemuck::cast_slice(words)).unwrap();
+        std::fs::write(path, bytes).unwrap();
     };
     for ((threads, entry, words), uses) in &kernels.uses {
-        keep(uses.name(*threads, entry), words);
+        let name = uses.name(*threads, entry);
+        keep(format!("{name}.spv"), bytemuck::cast_slice(words));
+        if let Some(text) = &uses.hlsl {
+            keep(format!("{name}.hlsl"), text.as_bytes());
+        }
     }
     for (name, text) in controls() {
         let (module, info) = parsed(&text);
-        keep(format!("control.{name}.spv"), &words(&module, &info, &PipelineConstants::default()));
+        keep(format!("control.{name}.spv"), bytemuck::cast_slice(&words(&module, &info)));
+        keep(format!("control.{name}.hlsl"), hlsl_of(&module, &info, ShaderModel::V6_2).as_bytes());
     }
     println!("{} kernels", kernels.uses.len());
 }
