@@ -340,19 +340,21 @@ impl Device {
         }
         match &self.0.place {
             Place::Cpu => cpu::run(job)?,
+            // However small it is, so that the answer does not depend on the size.
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) if job.dtype() == DType::F64 => {
+                let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
+                if !self.0.may_fall_back {
+                    return Err(error);
+                }
+                cpu::run(job)?;
+                return Ok(Ran { fell_back: Some(error.to_string()) });
+            }
             #[cfg(feature = "gpu")]
             Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job)?,
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let mut job = job;
-                if job.dtype() == DType::F64 {
-                    let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
-                    if !self.0.may_fall_back {
-                        return Err(error);
-                    }
-                    cpu::run(job)?;
-                    return Ok(Ran { fell_back: Some(error.to_string()) });
-                }
                 match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
                     Ok(note) => return Ok(Ran { fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),

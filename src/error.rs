@@ -52,8 +52,8 @@ pub enum Error {
         /// The indices that would have been ignored.
         ignored: Vec<i64>,
     },
-    /// A target probability that is negative, infinite or not a number.
-    #[error("the target probability of class {class} in row {row} is {value}; it must be finite and not negative")]
+    /// A target probability that is negative, beyond the range of f32 or not a number.
+    #[error("the target probability of class {class} in row {row} is {value}; it must be between 0 and 3.4028235e38")]
     Probability {
         /// The row, numbered as targets that are classes would be.
         row: usize,
@@ -217,4 +217,13 @@ pub(crate) fn try_vec<T: Clone + Default>(what: &'static str, length: usize) -> 
         .map_err(|_| Error::OutOfMemory { what, bytes: length.saturating_mul(size_of::<T>()) })?;
     values.resize(length, T::default());
     Ok(values)
+}
+
+/// As [`Iterator::collect`] into a vector, or [`Error::OutOfMemory`] where there is not enough.
+pub(crate) fn try_collect<T>(what: &'static str, items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, Error> {
+    let mut all = Vec::new();
+    let bytes = items.len().saturating_mul(size_of::<T>());
+    all.try_reserve_exact(items.len()).map_err(|_| Error::OutOfMemory { what, bytes })?;
+    all.extend(items);
+    Ok(all)
 }

@@ -347,7 +347,7 @@ impl CrossEntropy {
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
     fn first_bad<T: Element>(values: &[T]) -> Option<usize> {
-        values.iter().position(|&value| !(0.0..=f64::MAX).contains(&value.into()))
+        values.iter().position(|&value| !(0.0..=f64::from(f32::MAX)).contains(&value.into()))
     }
     let bad = match values {
         Elements::F32(values) => first_bad(values),
@@ -405,7 +405,10 @@ impl<'a> Prepared<'a> {
             }
         };
         // An ignored target is no class that could have been predicted.
-        let hit = |(row, top): &(usize, &[Prediction])| top.iter().any(|top| top.class == target(*row));
+        let hit = |(row, top): &(usize, &[Prediction])| {
+            let target = target(*row);
+            top.iter().any(|top| top.class == target)
+        };
         let correct = top.chunks_exact(k).enumerate().filter(hit).count();
         Accuracy { correct, counted_rows: self.counted_rows, fell_back }
     }

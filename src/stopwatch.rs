@@ -342,7 +342,11 @@ async fn upload<T: Element>(gpu: &Gpu, op: Op, x: &Logits<'_, T>, given: &Given<
 #[cfg(feature = "parallel")]
 fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
     use rayon::prelude::*;
-    let part = from.len().div_ceil(rayon::current_num_threads()).max(1);
+    let threads = crate::cpu::thread_count();
+    if threads == 1 {
+        return to.copy_from_slice(from);
+    }
+    let part = from.len().div_ceil(threads).max(1);
     to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 

@@ -68,7 +68,7 @@ class_indices!(
 );
 
 impl<'a> Targets<'a> {
-    /// Probabilities of the shape of the logits: each class's share of the row. They must be finite and not negative; that
+    /// Probabilities of the shape of the logits: each class's share of the row. They must lie between 0 and the largest f32; that
     /// those of a row sum to 1 is the caller's to see to, as in PyTorch.
     ///
     /// ```

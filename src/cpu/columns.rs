@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use super::curve::Kind;
-#[cfg(feature = "parallel")]
-use super::rows::SMALL;
-use super::rows::{GROUP, HUGE, Part};
+use super::rows::{HUGE, Part};
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::stage::Drain;
 use super::sweep::{Across, ROWS, SHORT, gather, scatter, turn};
 use crate::Error;
+#[cfg(feature = "parallel")]
+use crate::error::try_collect;
 use crate::job::RowsOut;
 
 /// Elements of the rows that are gathered from planes at a time, whole vectors of rows at least, unless they are huge.
@@ -28,12 +28,16 @@ impl Part<'_> {
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         #[cfg(feature = "parallel")]
-        if columns.len() > LANES && columns.len() * self.shape.classes() > SMALL {
+        if columns.len() > LANES && columns.len() * self.shape.classes() > self.how.grain {
             // Whole cache lines to each.
             let half = (columns.len() / 2).next_multiple_of(LANES);
             let middle = columns.start + half;
             let (out_a, out_b) = rows_out.split_at(half);
-            let (planes_a, planes_b) = planes.into_iter().map(|plane| plane.split_at_mut(half)).unzip();
+            let mut planes_b = try_collect("planes", planes.iter().map(|_| Default::default()))?;
+            let mut planes_a = planes;
+            for (a, b) in planes_a.iter_mut().zip(&mut planes_b) {
+                (*a, *b) = std::mem::take(a).split_at_mut(half);
+            }
             let (a, b) = rayon::join(
                 || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
                 || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
@@ -60,9 +64,11 @@ impl Part<'_> {
         let abreast = if is_short {
             ROWS
         } else {
-            (GATHERED / classes).max(LANES.min(HUGE / classes)).clamp(1, columns.len()).next_multiple_of(LANES)
+            // Whole cache lines, unless memory is short.
+            let whole = (GATHERED / classes).next_multiple_of(LANES);
+            whole.max(LANES.min(HUGE / classes)).clamp(1, columns.len())
         };
-        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) }, ROWS)?;
+        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) })?;
         scratch.tiles.resize(classes.min(SHORT));
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);
@@ -110,7 +116,7 @@ impl Part<'_> {
                     scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
                 }
             }
-            let group = (GROUP / classes).clamp(1, ROWS);
+            let group = self.group();
             for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
                 let (row, count) = (nth * group, x.len() / classes);
                 if self.looks_again() {

@@ -27,6 +27,8 @@ mod threads;
 pub(crate) use log_sum_exp::exact as exact_log_sum_exp;
 pub(crate) use rows::run;
 pub use simd::simd_level;
+#[cfg(feature = "parallel")]
+pub(crate) use threads::count as thread_count;
 
 use crate::curve::Curve;
 use crate::job::{RowTarget, Scaling};

@@ -7,9 +7,11 @@ use super::curve::{Curved, Kind, Plain};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
 use super::stage::{Drain, LINE, Stage};
 use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, turn, turn_back};
+#[cfg(feature = "parallel")]
+use super::threads;
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
-use crate::error::try_vec;
+use crate::error::{try_collect, try_vec};
 use crate::job::{self, Data, Job, Op, RowsOut};
 use crate::{Element, Error, Prediction, Shape};
 
@@ -29,8 +31,8 @@ const LARGE: usize = 16 << 20;
 const STAGED: usize = 2048;
 /// Elements of the rows that are computed at a time: they stay in a core's second cache.
 pub(super) const GROUP: usize = 16384;
-/// Elements of the rows that go together, unless one alone has more.
-pub(super) const HUGE: usize = 1 << 22;
+/// Elements of the rows that go together where classes lie apart, unless one alone has more.
+pub(super) const HUGE: usize = 1 << 24;
 
 /// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
 ///
@@ -43,9 +45,12 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
         Data::Read { .. } | Data::Over { .. } => false,
     };
     #[cfg(feature = "parallel")]
-    let is_shared = job.classes() >= SHARED && job.rows() < rayon::current_num_threads();
+    let elements = job.rows() * job.classes();
     #[cfg(feature = "parallel")]
-    let grain = (job.rows() * job.classes() / (SHARES * rayon::current_num_threads())).max(SMALL);
+    let (is_shared, grain) = match if elements > SMALL { threads::count() } else { 1 } {
+        1 => (false, usize::MAX),
+        threads => (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL)),
+    };
     #[cfg(not(feature = "parallel"))]
     let (is_shared, grain) = (false, usize::MAX);
     run_with(job, How { level: level()?, streams, is_shared, grain })
@@ -182,7 +187,8 @@ impl<'a> Part<'a> {
             let (_, here) = here.split_at(first);
             let input = place.input.map(|(x, stride)| &x[outer * stride..][..block]);
             let planes = place.results(outer, block).map(|planes| planes.chunks_mut(inner));
-            let planes = planes.map(|planes| planes.map(|plane| &mut plane[first..]).collect());
+            let planes =
+                planes.map(|planes| try_collect("planes", planes.map(|plane| &mut plane[first..]))).transpose()?;
             self.columns(kind, outer, input, planes.unwrap_or_default(), first..inner, here)?;
         }
         Ok(())
@@ -203,7 +209,7 @@ impl<'a> Part<'a> {
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let mut scratch = self.scratch(0, if self.looks_again() { 1 } else { ROWS })?;
+        let mut scratch = self.scratch(0)?;
         if self.looks_again() {
             scratch.rows = try_vec("rows on their way", classes)?;
             for at in self.skip..end {
@@ -214,7 +220,7 @@ impl<'a> Part<'a> {
             return Ok(());
         }
         let is_short = classes <= SHORT;
-        let group = if is_short { ROWS } else { (GROUP / classes).clamp(1, ROWS) };
+        let group = self.group();
         // Long rows are streamed as they are.
         let is_staged = self.how.streams && classes < STAGED;
         let first = self.skip;
@@ -319,9 +325,15 @@ impl<'a> Part<'a> {
         left
     }
 
-    pub(super) fn scratch<W: Real>(&self, rows: usize, at_once: usize) -> Result<Scratch<W>, Error> {
-        let beside = if self.given.second.is_some() { self.shape.classes().min(HUGE / at_once) * at_once } else { 0 };
-        let beside = beside.max(if self.given.second.is_some() { self.shape.classes() } else { 0 });
+    /// How many rows are computed together: as many as have so many elements, and one at least.
+    pub(super) fn group(&self) -> usize {
+        let classes = self.shape.classes();
+        if classes <= SHORT { ROWS } else { (GROUP / classes).clamp(1, ROWS) }
+    }
+
+    pub(super) fn scratch<W: Real>(&self, rows: usize) -> Result<Scratch<W>, Error> {
+        let at_once = if self.looks_again() { 1 } else { self.group().min(self.shape.row_count()) };
+        let beside = if self.given.second.is_some() { at_once * self.shape.classes() } else { 0 };
         Ok(Scratch {
             held: Held::default(),
             tiles: Tiles::default(),

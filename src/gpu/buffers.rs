@@ -23,10 +23,21 @@ pub(super) struct Sabotage {
     pub(super) refuse_after: Option<usize>,
     /// The device is lost after so many more.
     pub(super) destroy_after: Option<usize>,
+    /// The next one returns a buffer that is none, and an error to the scope, as wgpu does where a driver refuses.
+    pub(super) spoil_next: bool,
 }
 
 #[cfg(test)]
 impl Sabotage {
+    fn spoils(&mut self, device: &Device, buffer: &Buffer) {
+        if std::mem::take(&mut self.spoil_next) {
+            buffer.destroy();
+            let size = device.limits().max_buffer_size + 1;
+            let usage = BufferUsages::STORAGE;
+            drop(device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false }));
+        }
+    }
+
     fn refuses(&mut self, device: &Device, bytes: u64) -> bool {
         let due = |left: &mut Option<usize>| {
             let is_due = *left == Some(0);
@@ -35,6 +46,9 @@ impl Sabotage {
         };
         if due(&mut self.destroy_after) {
             device.destroy();
+            // A device that is destroyed says so when it has nothing left to do.
+            let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(std::time::Duration::from_secs(1)) };
+            drop(device.poll(all));
         }
         due(&mut self.refuse_after) || self.refuse_above.is_some_and(|most| bytes > most)
     }
@@ -66,7 +80,12 @@ impl Pool {
             return Err(Fault { reason, out_of_memory: true });
         }
         let label = Some("logits");
-        Ok(device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false }))
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
+        #[cfg(test)]
+        if let Ok(mut sabotage) = self.sabotage.lock() {
+            sabotage.spoils(device, &buffer);
+        }
+        Ok(buffer)
     }
 
     /// How many buffers wait, and how large they are together.

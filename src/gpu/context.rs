@@ -158,9 +158,12 @@ impl Gpu {
     /// The device as it is now, opened anew where the last one was lost.
     pub(super) async fn current(&self) -> Result<Arc<Open>, Error> {
         let open = lock(&self.0.open).clone();
-        // What happened since the last call is told when it is asked for.
-        open.poller.poll().map_err(|fault| open.error(fault))?;
-        let Some(reason) = open.lost() else { return Ok(open) };
+        // What happened since the last call is told when it is asked for. A lost device may answer with a panic, then and each time after.
+        let polled = if open.lost().is_none() { open.poller.poll() } else { Ok(()) };
+        let Some(reason) = open.lost() else {
+            polled.map_err(|fault| open.error(fault))?;
+            return Ok(open);
+        };
         if self.0.is_borrowed {
             return Err(open.error(Fault::new(reason)));
         }
@@ -307,8 +310,8 @@ impl Open {
             };
         };
         self.kernels.forget();
-        // A lost device says so when it has nothing left to do, and is then the reason of whatever else it says.
-        self.poller.settle_down()?;
+        // A device that was lost is the reason of whatever else is said, of a panic too.
+        drop(self.poller.poll());
         Err(self.lost().map_or(fault, Fault::new))
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Held {
     pub(super) row_bytes: u64,
     /// Whether there are values of rows, in their order, and not one of each class.
     of_rows: bool,
+    /// Bytes of idle buffers that the pool may keep.
+    pub(super) keep: u64,
     pub(super) chunks: Vec<Chunk>,
 }
 
@@ -45,11 +47,13 @@ pub(super) struct Chunk {
 pub(super) struct Lent {
     open: Arc<Open>,
     pub(super) buffer: Buffer,
+    /// Bytes of idle buffers that the pool may keep.
+    keep: u64,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.open.pool.give([self.buffer.clone()], Settings::default().half());
+        self.open.pool.give([self.buffer.clone()], self.keep);
     }
 }
 
@@ -112,7 +116,7 @@ impl Gpu {
         let mut tries = 2;
         loop {
             let open = self.current().await?;
-            let held = match open.hold(shape, row_bytes, of_rows).await {
+            let held = match open.hold(shape, row_bytes, of_rows, settings.half()).await {
                 Ok(held) => held.fill(settings, waiting, bytes).await.map(|()| held),
                 Err(error) => Err(error),
             };
@@ -169,8 +173,14 @@ impl Gpu {
 }
 
 impl Open {
-    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in.
-    pub(super) async fn hold(self: &Arc<Self>, shape: Shape, row_bytes: u64, of_rows: bool) -> Result<Held, Error> {
+    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in. When it is given back the pool keeps `keep` bytes.
+    pub(super) async fn hold(
+        self: &Arc<Self>,
+        shape: Shape,
+        row_bytes: u64,
+        of_rows: bool,
+        keep: u64,
+    ) -> Result<Held, Error> {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
         // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
         // rows lie across each other, in a binding.
@@ -183,20 +193,26 @@ impl Open {
             );
         }
         let most = most.min(1 << 30);
-        let held = self
-            .guarded(|| {
-                let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-                let chunk = |rows: Range<u64>| {
-                    let rows = rows.start as usize..rows.end as usize;
-                    let bytes = (rows.len() as u64 * row_bytes).next_multiple_of(4);
-                    let buffer = self.pool.take(&self.device, usage, bytes)?;
-                    Ok(Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer }) })
-                };
-                Plan::row_pieces(rows as u64, inner as u64, most).map(chunk).collect::<Result<Vec<_>, _>>()
-            })
-            .await;
-        let chunks = held.map_err(|fault| self.error(fault))?;
-        Ok(Held { open: self.clone(), shape, row_bytes, of_rows, chunks })
+        let take = || {
+            let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+            let chunk = |rows: Range<u64>| {
+                let bytes = ((rows.end - rows.start) * row_bytes).next_multiple_of(4);
+                Ok((rows.start as usize..rows.end as usize, self.pool.take(&self.device, usage, bytes)?))
+            };
+            Plan::row_pieces(rows as u64, inner as u64, most).map(chunk).collect::<Result<Vec<_>, _>>()
+        };
+        let taken = match self.guarded(take).await {
+            // What lies idle may be what is missing.
+            Err(fault) if fault.out_of_memory => {
+                self.pool.clear();
+                self.guarded(take).await
+            }
+            taken => taken,
+        };
+        // Lent only now: a buffer that was refused is no buffer, and must not come to the pool.
+        let lend = |(rows, buffer)| Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer, keep }) };
+        let chunks = taken.map_err(|fault| self.error(fault))?.into_iter().map(lend).collect();
+        Ok(Held { open: self.clone(), shape, row_bytes, of_rows, keep, chunks })
     }
 }
 
@@ -326,16 +342,19 @@ impl Held {
             return Err(Error::ResidentElsewhere);
         }
         let work = self.work(op, dtype, given, 0, 1);
-        let elements =
-            if op.writes_elements() { Some(open.hold(self.shape, self.row_bytes, false).await?) } else { None };
+        let elements = if op.writes_elements() {
+            Some(open.hold(self.shape, self.row_bytes, false, self.keep).await?)
+        } else {
+            None
+        };
         let row_bytes = work.bytes_of_a_row();
         let rows_out = match held.log_sum_exps {
             Some(_) => None,
-            None if row_bytes > 0 => Some(open.hold(self.shape, row_bytes, true).await?),
+            None if row_bytes > 0 => Some(open.hold(self.shape, row_bytes, true, self.keep).await?),
             None => None,
         };
         let sums = op.has_targets() && op.has_values();
-        let summaries = if sums { Some(open.summaries(self.chunks.len()).await?) } else { None };
+        let summaries = if sums { Some(open.summaries(self.chunks.len(), self.keep).await?) } else { None };
         let results = Results { elements, rows: rows_out, summaries };
         let done = open
             .guarded(|| {
@@ -355,7 +374,7 @@ impl Held {
                 Ok(aside)
             })
             .await;
-        open.pool.give(done.map_err(|fault| open.error(fault))?, Settings::default().half());
+        open.pool.give(done.map_err(|fault| open.error(fault))?, self.keep);
         Ok(results)
     }
 
@@ -438,8 +457,8 @@ impl Held {
 }
 
 impl Open {
-    async fn summaries(self: &Arc<Self>, count: usize) -> Result<Held, Error> {
-        self.hold(Shape::rows(count, 1), SUMMARY_SLOT, true).await
+    async fn summaries(self: &Arc<Self>, count: usize, keep: u64) -> Result<Held, Error> {
+        self.hold(Shape::rows(count, 1), SUMMARY_SLOT, true, keep).await
     }
 
     /// Copies part of a buffer to one that is mapped for reading.

@@ -15,7 +15,7 @@ use super::wait::{Mapped, Waiting};
 use crate::elements::{Elements, ElementsMut};
 use crate::error::try_vec;
 use crate::job::{Data, Job, Op, RowsOut};
-use crate::plan::{Batch, Limits, Plan, Work};
+use crate::plan::{Batch, Limits, Plan, Unplannable, Work};
 use crate::settings::Settings;
 use crate::{Error, Shape, cpu};
 
@@ -91,12 +91,12 @@ impl Gpu {
         // Where host and device share memory they share a cache too, and a small part is still in it when it is computed.
         let part = if open.maps_storage { small } else { small.max(bytes / 4) };
         let part = part.max(row).min(affordable);
-        let is_in_place = matches!(job.data, Data::Over { .. });
-        if !is_in_place || (!whole && row <= affordable) {
+        // Rows that are cut land in pieces, and a row of which a piece has landed is no logits any more.
+        if !is_in_place(job) || (!whole && open.lands_whole_rows(job, part)) {
             return open.in_parts(job, part, settings, waiting).await;
         }
         // Results of a single part are written when all is done, so nothing needs to be kept apart.
-        if bytes <= affordable {
+        if bytes <= affordable && open.plan(work, bytes).is_ok_and(|plan| plan.batches().nth(1).is_none()) {
             match open.stream(job, &mut 0, bytes, settings, waiting).await {
                 Ok(()) => return Ok(None),
                 Err(fault) if fault.out_of_memory => open.pool.clear(),
@@ -157,6 +157,11 @@ async fn keeping_logits(
     Ok(note)
 }
 
+/// Whether results take the place of the logits.
+fn is_in_place(job: &Job<'_>) -> bool {
+    matches!(job.data, Data::Over { .. })
+}
+
 /// What a plan is to know of some rows of a job, in blocks of `inner`.
 fn work_of(job: &Job<'_>, rows: usize, inner: usize) -> Work {
     let second = job.op.second_bytes(job.dtype(), job.given.second.is_some());
@@ -171,7 +176,20 @@ fn work_of(job: &Job<'_>, rows: usize, inner: usize) -> Work {
 }
 
 impl Open {
-    /// Runs a job in parts of about so many bytes, or of less where memory is short.
+    /// The plan for parts of about so many bytes.
+    fn plan(&self, work: Work, part: u64) -> Result<Plan, Unplannable> {
+        let part_bytes = part.max(Plan::LEAST_BINDING).min(self.limits.buffer_bytes);
+        Plan::new(work, Limits { part_bytes, ..self.limits })
+    }
+
+    /// Whether no row is cut where parts have so many bytes; that is the same for all rows of a job.
+    fn lands_whole_rows(&self, job: &Job<'_>, part: u64) -> bool {
+        let work = work_of(job, job.rows(), job.shape.inner());
+        self.plan(work, part).is_ok_and(|plan| !plan.cuts_rows())
+    }
+
+    /// Runs a job in parts of about so many bytes, or of less where memory is short. Logits in place stay intact from the first row that is not
+    /// done, so parts of those never become smaller than a row.
     async fn in_parts(
         &self,
         job: &mut Job<'_>,
@@ -184,7 +202,11 @@ impl Open {
         loop {
             match self.stream(job, &mut rows_done, part, settings, waiting).await {
                 Ok(()) => return Ok(note),
-                Err(fault) if fault.out_of_memory && part / 2 > Plan::LEAST_BINDING => {
+                Err(fault)
+                    if fault.out_of_memory
+                        && part / 2 > Plan::LEAST_BINDING
+                        && (!is_in_place(job) || self.lands_whole_rows(job, part / 2)) =>
+                {
                     part /= 2;
                     note = Some(format!("{}; finished in parts of {} KiB", fault.reason, part >> 10));
                     self.pool.clear();
@@ -270,8 +292,7 @@ impl<'s> Stream<'s> {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Self, Fault> {
-        let part_bytes = part.max(Plan::LEAST_BINDING).min(open.limits.buffer_bytes);
-        let plan = Plan::new(work, Limits { part_bytes, ..open.limits }).map_err(|why| Fault::new(why.to_string()))?;
+        let plan = open.plan(work, part).map_err(|why| Fault::new(why.to_string()))?;
         let scale = Scale::given(job.dtype(), &job.given);
         let (weights, scratch) = open
             .guarded(|| {

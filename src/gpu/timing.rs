@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wgpu::{
     BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor, BufferSize,
-    BufferUsages, CommandEncoder, ComputePipeline, ComputePipelineDescriptor, Features, MapMode, PollType, QuerySet,
+    BufferUsages, CommandEncoder, ComputePipeline, ComputePipelineDescriptor, Features, MapMode, QuerySet,
     QuerySetDescriptor, QueryType,
 };
 
@@ -121,7 +121,7 @@ impl Timing {
             let (logits, held) = (&inputs.logits, inputs.given());
             let open = logits.open.clone();
             let results = logits.run(op, dtype, given, held).await?;
-            let copies = open.hold(logits.shape, logits.row_bytes, false).await?;
+            let copies = open.hold(logits.shape, logits.row_bytes, false, logits.keep).await?;
             let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, given, held, &results));
             let bound = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
             let mut dispatches = Vec::new();
@@ -212,10 +212,7 @@ impl Timing {
             encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.read, 0, 16);
         }
         let commands = encoder.finish();
-        let wait = |submission_index| {
-            let waited = open.device.poll(PollType::Wait { submission_index, timeout: Some(patience) });
-            waited.map_err(|error| open.error(Fault::new(error.to_string())))
-        };
+        let wait = |of| open.poller.wait_here(of, patience).map_err(|fault| open.error(fault));
         let start = Instant::now();
         wait(Some(open.queue.submit([commands])))?;
         let wall = start.elapsed();

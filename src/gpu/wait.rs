@@ -9,6 +9,10 @@ use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Submi
 use super::fault::{Fault, survive};
 use crate::waiting::Instant;
 
+/// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
+/// seen that nobody wants to know any more.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
@@ -43,14 +47,7 @@ impl Poller {
 
     /// Does not wait: whatever has happened is told.
     pub(super) fn poll(&self) -> Result<(), Fault> {
-        poll(&self.device, PollType::Poll)
-    }
-
-    /// After a fault: gives what is under way a second.
-    pub(super) fn settle_down(&self) -> Result<(), Fault> {
-        let wait = PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) };
-        // That it has not settled is no news.
-        survive(|| drop(self.device.poll(wait)))
+        poll(&self.device, PollType::Poll).map(drop)
     }
 
     /// Returns when the submission is done and everything in `mapped` is mapped.
@@ -86,25 +83,24 @@ impl Poller {
         Ok(())
     }
 
-    async fn wait(
-        &self,
-        submission_index: Option<SubmissionIndex>,
-        patience: Duration,
-        waiting: Waiting,
-    ) -> Result<(), Fault> {
-        let wait = PollType::Wait { submission_index, timeout: Some(patience) };
+    async fn wait(&self, of: Option<SubmissionIndex>, patience: Duration, waiting: Waiting) -> Result<(), Fault> {
         match waiting {
-            Waiting::Here => poll(&self.device, wait),
-            Waiting::Elsewhere => self.elsewhere.wait(&self.device, wait).await,
+            Waiting::Here => self.wait_here(of, patience),
+            Waiting::Elsewhere => self.elsewhere.wait(&self.device, of, patience).await,
         }
     }
 
+    /// Blocks until a submission is done, or all that there are.
+    pub(super) fn wait_here(&self, of: Option<SubmissionIndex>, patience: Duration) -> Result<(), Fault> {
+        wait_in_slices(Instant::now(), patience, || true, |slice| poll_for(&self.device, of.clone(), slice))
+    }
+
     fn spin(&self, receiver: &mut Mapped, patience: Duration) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
-        let deadline = Instant::now() + patience;
+        let since = Instant::now();
         loop {
             self.poll()?;
             match receiver.try_recv() {
-                Ok(None) if Instant::now() < deadline => thread::yield_now(),
+                Ok(None) if since.elapsed() < patience => thread::yield_now(),
                 Ok(answer) => return Ok(answer),
                 Err(oneshot::Canceled) => return Ok(None),
             }
@@ -119,7 +115,7 @@ struct Elsewhere;
 
 #[cfg(target_arch = "wasm32")]
 impl Elsewhere {
-    async fn wait(&self, _: &Device, _: PollType) -> Result<(), Fault> {
+    async fn wait(&self, _: &Device, _: Option<SubmissionIndex>, _: Duration) -> Result<(), Fault> {
         Ok(())
     }
 }
@@ -149,49 +145,129 @@ impl Drop for Elsewhere {
     }
 }
 
+/// A wait for a submission, or for all that there are, by a future that may be dropped meanwhile.
 #[cfg(not(target_arch = "wasm32"))]
 struct Request {
-    wait: PollType,
+    of: Option<SubmissionIndex>,
+    since: Instant,
+    patience: Duration,
     done: oneshot::Sender<Result<(), Fault>>,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
+impl Request {
+    fn answer(self, device: &Device) {
+        let Self { of, since, patience, done } = self;
+        if !done.is_canceled() {
+            let poll = |slice| poll_for(device, of.clone(), slice);
+            let waited = wait_in_slices(since, patience, || !done.is_canceled(), poll);
+            drop(done.send(waited));
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
 impl Elsewhere {
-    async fn wait(&self, device: &Device, wait: PollType) -> Result<(), Fault> {
+    async fn wait(&self, device: &Device, of: Option<SubmissionIndex>, patience: Duration) -> Result<(), Fault> {
         let (done, answer) = oneshot::channel();
-        self.ask(device, Request { wait, done })?;
+        self.ask(device, Request { of, since: Instant::now(), patience, done })?;
         answer.await.map_err(|_| Fault::new("nobody waits for the GPU any more"))?
     }
 
     fn ask(&self, device: &Device, request: Request) -> Result<(), Fault> {
         let mut waiter = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Waiter { requests, thread } = match waiter.take() {
-            Some(waiter) => waiter,
-            None => {
-                let (requests, receiver) = std::sync::mpsc::channel::<Request>();
-                let device = device.clone();
-                let thread = thread::Builder::new()
-                    .name("logits-poll".to_owned())
-                    .spawn(move || {
-                        for Request { wait, done } in receiver {
-                            drop(done.send(poll(&device, wait)));
-                        }
-                    })
-                    .map_err(|error| Fault::new(format!("no thread to wait for the GPU: {error}")))?;
-                Waiter { requests, thread }
-            }
+        let request = match &*waiter {
+            // A waker that panicked has taken the thread with it.
+            Some(Waiter { requests, .. }) => match requests.send(request) {
+                Ok(()) => return Ok(()),
+                Err(unsent) => unsent.0,
+            },
+            None => request,
         };
-        let sent = requests.send(request);
+        let (requests, receiver) = std::sync::mpsc::channel::<Request>();
+        let device = device.clone();
+        let thread = thread::Builder::new()
+            .name("logits-poll".to_owned())
+            .spawn(move || receiver.into_iter().for_each(|request| request.answer(&device)))
+            .map_err(|error| Fault::new(format!("no thread to wait for the GPU: {error}")))?;
+        // The thread has just started, and ends when nothing can be sent any more.
+        drop(requests.send(request));
         *waiter = Some(Waiter { requests, thread });
-        sent.map_err(|_| Fault::new("the thread that waits for the GPU is gone"))
+        Ok(())
     }
 }
 
+/// Waits until `poll` says that it is done. `poll` is told how long to wait at most, and may return earlier.
+fn wait_in_slices(
+    since: Instant,
+    patience: Duration,
+    is_wanted: impl Fn() -> bool,
+    mut poll: impl FnMut(Duration) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    loop {
+        let left = patience.saturating_sub(since.elapsed());
+        let start = Instant::now();
+        if poll(left.min(SLICE))? {
+            return Ok(());
+        }
+        if left.is_zero() || !is_wanted() {
+            return Err(Fault::new("it was not done within the time allowed"));
+        }
+        // A driver that cannot wait says so at once.
+        if start.elapsed() < Duration::from_millis(1) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Waits for so long at most, and says whether it is done.
+fn poll_for(device: &Device, submission_index: Option<SubmissionIndex>, time: Duration) -> Result<bool, Fault> {
+    poll(device, PollType::Wait { submission_index, timeout: Some(time) })
+}
+
 /// Callbacks run in here, those of a caller who shares the device too.
-fn poll(device: &Device, how: PollType) -> Result<(), Fault> {
+fn poll(device: &Device, how: PollType) -> Result<bool, Fault> {
     match survive(|| device.poll(how))? {
-        Ok(_) => Ok(()),
-        Err(PollError::Timeout) => Err(Fault::new("it was not done within the time allowed")),
+        Ok(_) => Ok(true),
+        Err(PollError::Timeout) => Ok(false),
         Err(error) => Err(Fault::new(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(30);
+
+    #[test]
+    fn a_wait_goes_on_until_its_time_is_over() {
+        let mut polls = 0;
+        // As GL does, which waits for less than it is told.
+        let done = wait_in_slices(
+            Instant::now(),
+            Duration::MAX,
+            || true,
+            |slice| {
+                polls += 1;
+                assert!(slice <= SLICE);
+                Ok(polls == 4)
+            },
+        );
+        assert!(done.is_ok() && polls == 4);
+        let start = Instant::now();
+        let late = wait_in_slices(start, MOMENT, || true, |_| Ok(false));
+        assert!(late.is_err() && start.elapsed() >= MOMENT);
+        // It is looked at once, even where there is no time.
+        assert!(wait_in_slices(start, Duration::ZERO, || true, |_| Ok(true)).is_ok());
+        assert!(wait_in_slices(start, Duration::ZERO, || true, |_| Ok(false)).is_err());
+    }
+
+    #[test]
+    fn a_wait_that_nobody_wants_ends() {
+        let start = Instant::now();
+        let is_wanted = || start.elapsed() < MOMENT;
+        assert!(wait_in_slices(start, Duration::MAX, is_wanted, |_| Ok(false)).is_err());
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

@@ -525,3 +525,27 @@ fn the_environment_is_heard() {
     let absent = info("WGPU_ADAPTER_NAME", "no such adapter");
     assert_eq!(absent["device"], "CPU");
 }
+
+/// Where the system starts no threads, the calling one does all the work.
+#[cfg(all(unix, feature = "parallel"))]
+#[test]
+fn without_threads_the_work_is_done_by_one() {
+    let files = Files::new();
+    let (rows, classes) = (300, 1000);
+    let logits: Vec<f32> = (0..rows * classes).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
+    let targets: Vec<i64> = (0..rows as i64).collect();
+    let (x, y) = (files.path("large.npy"), files.path("targets.npy"));
+    write(&x, &[rows as u64, classes as u64], &logits);
+    write(&y, &[rows as u64], &targets);
+    let loss = |shell: &str| {
+        let command = format!(
+            "{shell} exec '{}' loss --device cpu --json --logits \"$0\" --targets \"$1\"",
+            env!("CARGO_BIN_EXE_logits")
+        );
+        let output = Command::new("sh").arg("-c").arg(command).args([&x, &y]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].clone()
+    };
+    // 500 stacks are more than 300 MB of addresses.
+    assert_eq!(loss("ulimit -v 300000; RAYON_NUM_THREADS=500"), loss(""));
+}

@@ -1,6 +1,6 @@
 //! Every refusal: typed, early, naming the value and its place, with nothing written.
 
-use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape};
+use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape, Targets};
 
 use crate::common;
 
@@ -81,6 +81,21 @@ fn targets_and_options() {
         let error = device.cross_entropy(&not_a_number, x, &[0, 0]).unwrap_err();
         assert!(matches!(error, Error::Weight { class: 1, value } if value.is_nan()));
         assert_eq!(error.to_string(), "the weight of class 1 is NaN; weights must be finite and not negative");
+        let beyond = Targets::probabilities(&[0.5, 0.5, 0.0, 0.0, 1e300, 0.0]);
+        let error = device.cross_entropy(&loss, x, beyond).unwrap_err();
+        assert_eq!(error, Error::Probability { row: 1, class: 1, value: 1e300 });
+    }
+}
+
+/// The gradient of a row that is not counted is 0 without a sign, whichever rows stand beside it.
+#[test]
+fn an_ignored_row_has_the_same_zeros_everywhere() {
+    let logits = [1.0_f32, 2.0, 3.0, 1.0, 2.0, 3.0];
+    let plain = CrossEntropy::default().logit_scale(-1.0);
+    for loss in [plain.clone(), plain.clone().label_smoothing(0.1), plain.softcap(2.0)] {
+        let x = Logits::new(&logits, [2, 3]).unwrap();
+        let gradient = Device::cpu().cross_entropy_grad_vec(&loss, x, &[-100, 0]).unwrap().1;
+        assert_eq!(gradient[..3].iter().map(|x| x.to_bits()).collect::<Vec<_>>(), [0; 3]);
     }
 }
 

@@ -120,6 +120,25 @@ fn probabilities_across_256_are_right() {
     }
 }
 
+/// The difference of two logits under a cap comes from the last terms of a series, and tells in the least probabilities first.
+#[test]
+fn probabilities_under_a_large_cap_are_right() {
+    let cap = 1e4_f32;
+    let row: Vec<f32> = (0..100_u16).map(|nth| 1733.0 - 0.8 * f32::from(nth)).collect();
+    let y: Vec<f64> = row.iter().map(|&x| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()).collect();
+    let sum: f64 = y.iter().map(|&each| (each - y[0]).exp()).sum();
+    let loss = CrossEntropy::default().softcap(cap);
+    for device in common::devices() {
+        let x = Logits::new(&row, [1, row.len()]).unwrap().as_seen_by(&loss).unwrap();
+        let got = device.softmax_vec(x).unwrap().values;
+        for (class, (&p, &each)) in got.iter().zip(&y).enumerate() {
+            let wanted = (each - y[0]).exp() / sum;
+            let error = (f64::from(p) / wanted - 1.0).abs();
+            assert!(error <= 2e-6, "class {class} on {device}: {p:e} for {wanted:e}");
+        }
+    }
+}
+
 /// A class that is masked out has no probability on the way back either, whatever the temperature.
 #[test]
 fn a_masked_class_is_masked_from_a_known_log_sum_exp() {

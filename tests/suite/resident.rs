@@ -239,5 +239,8 @@ fn placement_is_measured() {
         for (a, b) in here.values.iter().zip(&there.values) {
             approx::assert_relative_eq!(a, b, max_relative = 2e-6);
         }
+        // So few that they would be the CPU's.
+        let refused = placed.softmax_vec(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap());
+        assert!(matches!(refused, Err(logits::Error::DType { .. })), "{refused:?}");
     }
 }

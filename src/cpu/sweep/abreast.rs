@@ -4,7 +4,7 @@
 //! their first half interleaved with their second, four times over, have turned around; two times are done at once. Where classes lie apart (`inner`
 //! above 1) tiles are read as they are.
 
-use super::{ROWS, Rows, Stats};
+use super::{ROWS, Rows, Stats, in_two_steps};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::stage::{Drain, LINE};
@@ -267,15 +267,15 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
 
     #[inline(always)]
     fn scale(&mut self, _: &Stats<W>, factors: &[f64; ROWS]) {
-        let factors = each(
-            *factors,
-            #[inline(always)]
-            |factor| W::of(factor),
-        );
-        for (factors, results) in factors.as_chunks().0.iter().zip(&mut self.results) {
-            let factors = W::V::load(self.isa, factors);
-            for e in &mut **results {
-                *e = (W::V::load(self.isa, e) * factors).array();
+        let (mut first, mut second) = ([W::ONE; ROWS], [W::ONE; ROWS]);
+        for row in 0..ROWS {
+            [first[row], second[row]] = in_two_steps(factors[row], 1.0);
+        }
+        for half in 0..2 {
+            let load = |of: &[W; ROWS]| W::V::load(self.isa, &of.as_chunks().0[half]);
+            let (first, second) = (load(&first), load(&second));
+            for e in &mut *self.results[half] {
+                *e = (W::V::load(self.isa, e) * first * second).array();
             }
         }
     }

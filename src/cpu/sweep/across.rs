@@ -265,6 +265,10 @@ where
     #[inline(always)]
     fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
         let Some((output, stride)) = &mut self.output else { return };
+        // What has gone past the caches comes first. Threads that share a row have seen to it.
+        if self.streams && !self.is_shared {
+            self.isa.fence();
+        }
         for (row, (&value, &class)) in values.iter().zip(classes).enumerate().take(self.count) {
             output[row * *stride + class] = T::narrow(value);
         }

@@ -48,7 +48,7 @@ pub(super) trait Rows {
     fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
     /// The sum over the classes of a value.
     fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
-    /// Writes exp(y - unit) times a factor of each row.
+    /// Writes exp(y - unit) times a factor of each row, wherever the product is a normal number.
     fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
     /// Writes a value of each logit.
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
@@ -58,6 +58,18 @@ pub(super) trait Rows {
     fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
     /// Writes one value of each row.
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
+}
+
+/// Two numbers of type W whose product is `factor * ratio`, for exponentials to be multiplied by one after the other. The first is 1 where
+/// that is a normal number. Where it is none, its product with an exponential, which may be 2^26, may still be one.
+#[inline(always)]
+fn in_two_steps<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
+    let whole = factor * ratio;
+    if whole.abs() < W::LEAST {
+        [W::of(1.0 / W::EXCESS), W::of(factor * W::EXCESS * ratio)]
+    } else {
+        [W::ONE, W::of(whole)]
+    }
 }
 
 /// Rows reduced: of each its maximum and the sum of the other exponentials.

@@ -1,8 +1,8 @@
 //! Across a row: what writes it, whether in place, apart, or past the caches.
 
-use super::ROWS;
 use super::across::{Across, Held};
 use super::read::BLOCK;
+use super::{ROWS, in_two_steps};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::stage::LINE;
@@ -78,14 +78,14 @@ where
                 #[inline(always)]
                 |place| {
                     let piece = &pieces[place.row * per_row + place.piece];
-                    let factor = factor::<I, T::Wide>(isa, factors[place.row], piece.ratio);
+                    let factors = splat_steps::<I, T::Wide>(isa, factors[place.row], piece.ratio.into());
                     let held = &exponentials[place.row * classes + place.class..];
                     #[inline(always)]
                     move |at, _| {
                         each(
                             two::<I, T::Wide>(isa, &held[at..]),
                             #[inline(always)]
-                            |e| e * factor,
+                            |e| e * factors[0] * factors[1],
                         )
                     }
                 },
@@ -95,14 +95,14 @@ where
                 #[inline(always)]
                 |place| {
                     let piece = &pieces[place.row * per_row + place.piece];
-                    let factor = factor::<I, T::Wide>(isa, factors[place.row], piece.ratio);
+                    let factors = splat_steps::<I, T::Wide>(isa, factors[place.row], piece.ratio.into());
                     let about = About::of_row(isa, &piece.anchor);
                     #[inline(always)]
                     move |_, x| {
                         each(
                             kind.exp(isa, x, [&about; 2]),
                             #[inline(always)]
-                            |e| e * factor,
+                            |e| e * factors[0] * factors[1],
                         )
                     }
                 },
@@ -113,8 +113,9 @@ where
 }
 
 #[inline(always)]
-fn factor<I: Isa, W: Real>(isa: I, factor: f64, ratio: W) -> W::V<I> {
-    W::V::splat(isa, W::of(factor * ratio.into()))
+fn splat_steps<I: Isa, W: Exp>(isa: I, factor: f64, ratio: f64) -> [W::V<I>; 2] {
+    let [first, second] = in_two_steps(factor, ratio);
+    [W::V::splat(isa, first), W::V::splat(isa, second)]
 }
 
 /// Two vectors.

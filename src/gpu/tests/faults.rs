@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use half::f16;
+
 use super::*;
-use crate::DType;
 use crate::gpu::buffers::Sabotage;
 use crate::gpu::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::job::Op;
 use crate::plan::{Access, Entry, Kind, Regime};
+use crate::{DType, Targets};
 
 /// What a fault is, and where the answer comes from.
 struct Fault {
@@ -206,6 +208,67 @@ fn a_call_is_finished_from_where_it_broke() {
         let explicit = device(&explicit, false).with_memory_budget(1);
         explicit.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap_err();
         assert_eq!(in_place, logits);
+    }
+}
+
+/// Probabilities are wider than halves, so what is one part of logits may be two of those. Whichever allocation fails, logits are intact.
+#[test]
+fn a_second_part_that_fails_leaves_logits_in_place_intact() {
+    let shape = [512, 1024];
+    let halves: Vec<f16> = logits(shape[0] * shape[1]).into_iter().map(f16::from_f32).collect();
+    let soft = vec![1.0 / 1024.0; halves.len()];
+    let (loss, targets) = (CrossEntropy::default(), Targets::probabilities(&soft));
+    for gpu in first_gpus() {
+        let device = device(&gpu, false);
+        let x = Logits::new(&halves, shape).unwrap();
+        let wanted = device.cross_entropy_grad_vec(&loss, x, targets).unwrap().1;
+        let mut failed = 0;
+        for allowed in 0..20 {
+            gpu.now().pool.clear();
+            sabotage(&gpu, |sabotage| *sabotage = Sabotage { refuse_after: Some(allowed), ..Sabotage::default() });
+            let mut in_place = halves.clone();
+            let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
+            match device.cross_entropy_grad_in_place(&loss, x_mut, targets) {
+                Ok(_) => assert!(in_place == wanted, "{allowed} allocations"),
+                Err(error) => {
+                    failed += 1;
+                    assert!(in_place == halves, "{allowed} allocations: {error}");
+                }
+            }
+        }
+        assert!(failed > 0);
+    }
+}
+
+/// Rows longer than the memory that is left: no row of which a piece has been overwritten is taken for logits again.
+#[test]
+fn rows_in_place_are_not_cut_where_memory_is_short() {
+    let shape = [2, 700_001];
+    let logits = logits(shape[0] * shape[1]);
+    let wanted = Device::cpu().softmax_vec(Logits::new(&logits, shape).unwrap()).unwrap().values;
+    for gpu in first_gpus() {
+        for allowed in 0..16 {
+            gpu.now().pool.clear();
+            let refuse = Sabotage { refuse_above: Some(2 << 20), refuse_after: Some(allowed), ..Sabotage::default() };
+            sabotage(&gpu, |sabotage| *sabotage = refuse);
+            let mut in_place = logits.clone();
+            device(&gpu, true).softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+            let far = in_place.iter().zip(&wanted).find(|(a, b)| (*a - *b).abs() > 2e-6 * **b);
+            assert_eq!(far, None, "{allowed} allocations");
+        }
+    }
+}
+
+/// A buffer that wgpu did not really make must not come back.
+#[test]
+fn a_refused_buffer_is_not_used_again() {
+    for gpu in gpus() {
+        let device = device(&gpu, false);
+        let values = [1.0_f32, 2.0, 3.0];
+        let x = Logits::new(&values, [1, 3]).unwrap();
+        sabotage(&gpu, |sabotage| sabotage.spoil_next = true);
+        assert!(matches!(device.upload(x).map(drop), Err(Error::Gpu { .. })));
+        assert_eq!(device.upload(x).unwrap().read().unwrap(), values);
     }
 }
 
