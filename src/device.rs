@@ -340,7 +340,7 @@ impl Device {
         }
         match &self.0.place {
             Place::Cpu => cpu::run(job)?,
-            // However small it is, so that the answer does not depend on the size.
+            // Before the cost model: whether f64 is refused must not depend on the size of a call.
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) if job.dtype() == DType::F64 => {
                 let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };

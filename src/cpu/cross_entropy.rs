@@ -170,7 +170,7 @@ pub(super) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [
             #[inline(always)]
             |row, class, x, e| {
                 let share = if given.is_spread() { targets.factors[row] * given.share(row, class) } else { 0.0 };
-                // The 0 of a row that does not count has no sign, whatever the slope's is.
+                // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is negative.
                 R::W::of((e.into() * multiples[row] - share) * kind.slope(x) + 0.0)
             },
         );

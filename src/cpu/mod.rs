@@ -29,6 +29,8 @@ pub(crate) use rows::run;
 pub use simd::simd_level;
 #[cfg(feature = "parallel")]
 pub(crate) use threads::count as thread_count;
+#[cfg(feature = "gpu")]
+pub(crate) use threads::for_each;
 
 use crate::curve::Curve;
 use crate::job::{RowTarget, Scaling};

@@ -31,7 +31,7 @@ const LARGE: usize = 16 << 20;
 const STAGED: usize = 2048;
 /// Elements of the rows that are computed at a time: they stay in a core's second cache.
 pub(super) const GROUP: usize = 16384;
-/// Elements of the rows that go together where classes lie apart, unless one alone has more.
+/// The most elements of strided rows that are gathered at a time, unless one row alone has more.
 pub(super) const HUGE: usize = 1 << 24;
 
 /// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
@@ -47,9 +47,12 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     let elements = job.rows() * job.classes();
     #[cfg(feature = "parallel")]
-    let (is_shared, grain) = match if elements > SMALL { threads::count() } else { 1 } {
-        1 => (false, usize::MAX),
-        threads => (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL)),
+    let threads = if elements > SMALL { threads::count() } else { 1 };
+    #[cfg(feature = "parallel")]
+    let (is_shared, grain) = if threads > 1 {
+        (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL))
+    } else {
+        (false, usize::MAX)
     };
     #[cfg(not(feature = "parallel"))]
     let (is_shared, grain) = (false, usize::MAX);
@@ -331,13 +334,14 @@ impl<'a> Part<'a> {
         if classes <= SHORT { ROWS } else { (GROUP / classes).clamp(1, ROWS) }
     }
 
-    pub(super) fn scratch<W: Real>(&self, rows: usize) -> Result<Scratch<W>, Error> {
+    /// Memory of a thread, with room for so many elements of rows.
+    pub(super) fn scratch<W: Real>(&self, elements: usize) -> Result<Scratch<W>, Error> {
         let at_once = if self.looks_again() { 1 } else { self.group().min(self.shape.row_count()) };
         let beside = if self.given.second.is_some() { at_once * self.shape.classes() } else { 0 };
         Ok(Scratch {
             held: Held::default(),
             tiles: Tiles::default(),
-            rows: try_vec("rows on their way", rows)?,
+            rows: try_vec("rows on their way", elements)?,
             beside: try_vec("rows on their way", beside)?,
         })
     }

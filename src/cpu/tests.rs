@@ -184,19 +184,21 @@ fn pieces_may_be_of_nothing() {
 
 /// Probabilities as small as f32 has, and gradients of any size, in rows of one piece and of several.
 #[test]
-fn rows_are_right_down_to_the_least_number() {
+fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
     const LEAST: f64 = f32::MIN_POSITIVE as f64;
     for level in available() {
         for classes in [3, 20, 33, 1000, 4097, 9000, 40_001] {
-            for depth in [-60.0, -73.0, -80.0, -86.0] {
-                let mut x: Vec<f32> = noise(classes).map(|x| (x / 50.0 + depth) as f32).collect();
-                (x[0], x[classes / 2]) = (0.0, -0.5);
-                let sum: f64 = x.iter().map(|&x| f64::from(x).exp()).sum();
-                let what = format!("{level:?}, {classes} classes, depth {depth}");
+            for (top, depth) in [(0.0, -60.0), (0.0, -73.0), (0.0, -80.0), (0.0, -86.0), (0.0, -100.0), (500.0, -100.0)]
+            {
+                let mut x: Vec<f32> = noise(classes).map(|x| (x / 50.0 + depth + top) as f32).collect();
+                (x[0], x[classes / 2]) = (top as f32, top as f32 - 0.5);
+                let exp = |x: f32| (f64::from(x) - top).exp();
+                let sum: f64 = x.iter().map(|&x| exp(x)).sum();
+                let what = format!("{level:?}, {classes} classes, {depth} below {top}");
                 let shape = Shape::rows(1, classes);
                 let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
                 for (class, (&p, &x)) in p.iter().zip(&x).enumerate() {
-                    let wanted = f64::from(x).exp() / sum;
+                    let wanted = exp(x) / sum;
                     let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
                     assert!((p - wanted).abs() <= bound, "{what}: probability {p:e} for {wanted:e} of class {class}");
                 }
@@ -206,7 +208,7 @@ fn rows_are_right_down_to_the_least_number() {
                     let given = prepared.given(Curve::default()).unwrap();
                     let gradient = outcome(Op::CrossEntropyGrad, &x, shape, given, how(level), false);
                     for (class, (&g, &x)) in gradient.iter().zip(&x).enumerate().skip(1) {
-                        let wanted = f64::from(factor) * f64::from(x).exp() / sum;
+                        let wanted = f64::from(factor) * exp(x) / sum;
                         let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
                         assert!(
                             (g - wanted).abs() <= bound,

@@ -1,7 +1,7 @@
 //! Spreads work over threads, as many as there are.
 
-/// How many threads share work: those of the current rayon pool; 1 where the system gives none, and in a process that was forked from
-/// the one that has them.
+/// Returns how many threads share work: those of the current rayon pool, or 1 where the system refuses to start threads and where this process was
+/// forked after the pool was started, for a fork has none of its threads.
 #[cfg(feature = "parallel")]
 pub(crate) fn count() -> usize {
     use std::sync::OnceLock;
@@ -14,23 +14,27 @@ pub(crate) fn count() -> usize {
     static STARTED: OnceLock<Option<u32>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
         let started = rayon::ThreadPoolBuilder::new().build_global();
-        // A pool that was there already is an error without a source; one that the system refuses has that as its source.
-        let is_there = started.map_or_else(|error| std::error::Error::source(&error).is_none(), |()| true);
+        // The error has no source where a pool exists already, and has one where the system refuses threads.
+        let is_there = match started {
+            Ok(()) => true,
+            Err(error) if std::error::Error::source(&error).is_some() => false,
+            // Unless somebody else tried and failed, which rayon remembers, and panics each time.
+            Err(_) => std::panic::catch_unwind(rayon::current_num_threads).is_ok(),
+        };
         is_there.then(std::process::id)
     });
     if *started == Some(std::process::id()) { rayon::current_num_threads() } else { 1 }
 }
 
-/// Calls `work(index, item)` for each item, on the current rayon pool with the feature `parallel`, else in order.
+/// Calls `work(index, item)` for each item: on the threads of the current rayon pool where there are some, else in order.
 ///
 /// `work` is a trait object on purpose: hundreds of loops (levels, types, operations) call this, and rayon's code, compiled for
 /// each, was half of the crate.
-pub(super) fn for_each<T: Send>(items: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
+pub(crate) fn for_each<T: Send>(items: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     #[cfg(feature = "parallel")]
-    {
+    if items.len() > 1 && count() > 1 {
         use rayon::prelude::*;
-        items.par_iter_mut().enumerate().for_each(|(nth, item)| work(nth, item));
+        return items.par_iter_mut().enumerate().for_each(|(nth, item)| work(nth, item));
     }
-    #[cfg(not(feature = "parallel"))]
     items.iter_mut().enumerate().for_each(|(nth, item)| work(nth, item));
 }

@@ -23,13 +23,13 @@ pub(super) struct Sabotage {
     pub(super) refuse_after: Option<usize>,
     /// The device is lost after so many more.
     pub(super) destroy_after: Option<usize>,
-    /// The next one returns a buffer that is none, and an error to the scope, as wgpu does where a driver refuses.
+    /// The next allocation returns an invalid buffer, and reports an error to the error scope, as wgpu does where a driver refuses.
     pub(super) spoil_next: bool,
 }
 
 #[cfg(test)]
 impl Sabotage {
-    fn spoils(&mut self, device: &Device, buffer: &Buffer) {
+    fn spoil(&mut self, device: &Device, buffer: &Buffer) {
         if std::mem::take(&mut self.spoil_next) {
             buffer.destroy();
             let size = device.limits().max_buffer_size + 1;
@@ -83,7 +83,7 @@ impl Pool {
         let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
         #[cfg(test)]
         if let Ok(mut sabotage) = self.sabotage.lock() {
-            sabotage.spoils(device, &buffer);
+            sabotage.spoil(device, &buffer);
         }
         Ok(buffer)
     }

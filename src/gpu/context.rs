@@ -47,6 +47,8 @@ pub(super) struct Open {
     pub(super) writes_parts: bool,
     name: String,
     faults: Arc<Mutex<Faults>>,
+    /// The process that opened it. One that is forked from it has neither the driver's threads nor ours.
+    pub(super) process: u32,
 }
 
 /// What went wrong outside of any error scope.
@@ -158,7 +160,8 @@ impl Gpu {
     /// The device as it is now, opened anew where the last one was lost.
     pub(super) async fn current(&self) -> Result<Arc<Open>, Error> {
         let open = lock(&self.0.open).clone();
-        // What happened since the last call is told when it is asked for. A lost device may answer with a panic, then and each time after.
+        open.check_process().map_err(|fault| open.error(fault))?;
+        // wgpu reports what happened since the last call when it is polled. Polling a lost device may panic every time.
         let polled = if open.lost().is_none() { open.poller.poll() } else { Ok(()) };
         let Some(reason) = open.lost() else {
             polled.map_err(|fault| open.error(fault))?;
@@ -258,6 +261,7 @@ impl Open {
             device,
             queue,
             faults,
+            process: process(),
         }
     }
 
@@ -278,8 +282,16 @@ impl Open {
         Error::Gpu { adapter: self.name.clone(), reason: fault.reason }
     }
 
+    fn check_process(&self) -> Result<(), Fault> {
+        if self.process == process() {
+            return Ok(());
+        }
+        Err(Fault::new("this process was forked from the one that opened it, and has none of the driver's threads"))
+    }
+
     /// Does the work with every error of wgpu caught on the way.
     pub(super) async fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        self.check_process()?;
         if let Some(lost) = self.lost() {
             return Err(Fault::new(lost));
         }
@@ -310,10 +322,15 @@ impl Open {
             };
         };
         self.kernels.forget();
-        // A device that was lost is the reason of whatever else is said, of a panic too.
+        // wgpu reports a lost device when it is polled, which may panic. If it is lost, that is the reason of everything else.
         drop(self.poller.poll());
         Err(self.lost().map_or(fault, Fault::new))
     }
+}
+
+/// Which process this is, where processes can be forked.
+pub(super) fn process() -> u32 {
+    if cfg!(unix) { std::process::id() } else { 0 }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

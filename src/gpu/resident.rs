@@ -202,14 +202,15 @@ impl Open {
             Plan::row_pieces(rows as u64, inner as u64, most).map(chunk).collect::<Result<Vec<_>, _>>()
         };
         let taken = match self.guarded(take).await {
-            // What lies idle may be what is missing.
+            // Idle buffers of the pool may hold the missing memory: free them and try once more.
             Err(fault) if fault.out_of_memory => {
                 self.pool.clear();
                 self.guarded(take).await
             }
             taken => taken,
         };
-        // Lent only now: a buffer that was refused is no buffer, and must not come to the pool.
+        // Buffers become `Lent` only after the error scopes are clean: dropping a `Lent` returns its buffer to the pool, where an invalid one
+        // must not get.
         let lend = |(rows, buffer)| Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer, keep }) };
         let chunks = taken.map_err(|fault| self.error(fault))?.into_iter().map(lend).collect();
         Ok(Held { open: self.clone(), shape, row_bytes, of_rows, keep, chunks })

@@ -91,7 +91,7 @@ impl Gpu {
         // Where host and device share memory they share a cache too, and a small part is still in it when it is computed.
         let part = if open.maps_storage { small } else { small.max(bytes / 4) };
         let part = part.max(row).min(affordable);
-        // Rows that are cut land in pieces, and a row of which a piece has landed is no logits any more.
+        // A cut row is written piece by piece. After its first piece its logits are gone, and it cannot be computed again.
         if !is_in_place(job) || (!whole && open.lands_whole_rows(job, part)) {
             return open.in_parts(job, part, settings, waiting).await;
         }
@@ -188,8 +188,8 @@ impl Open {
         self.plan(work, part).is_ok_and(|plan| !plan.cuts_rows())
     }
 
-    /// Runs a job in parts of about so many bytes, or of less where memory is short. Logits in place stay intact from the first row that is not
-    /// done, so parts of those never become smaller than a row.
+    /// Runs a job in parts of about so many bytes, or of less where memory is short. In place, every row that is not done keeps its
+    /// logits, so there a part is never smaller than a row.
     async fn in_parts(
         &self,
         job: &mut Job<'_>,
@@ -506,17 +506,17 @@ fn copy_out(job: &mut Job<'_>, first: usize, batch: &Batch, elements: Option<Buf
 fn sharpen(job: &mut Job<'_>, rows: Range<usize>) {
     let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) = (job.op, &mut job.rows_out) else { return };
     let (input, stride) = job.data.input();
-    let mut row = Vec::new();
-    for at in rows {
-        if out[at].abs() < 0.5 {
-            row.clear();
+    let (shape, curve, first) = (job.shape, job.given.curve, rows.start);
+    cpu::for_each(&mut out[rows], &|nth, value| {
+        if value.abs() < 0.5 {
+            let (at, mut row) = (first + nth, Vec::new());
             // Rows are cut into columns of one here, whatever their layout.
-            for (start, length) in runs(job.shape, stride, at..at + 1, 0..job.shape.classes()) {
+            for (start, length) in runs(shape, stride, at..at + 1, 0..shape.classes()) {
                 row.extend((start..start + length).map(|place| input.at(place) as f32));
             }
-            out[at] = cpu::exact_log_sum_exp(&row, &job.given.curve);
+            *value = cpu::exact_log_sum_exp(&row, &curve);
         }
-    }
+    });
 }
 
 fn ranged(range: &Range<u64>) -> Range<usize> {

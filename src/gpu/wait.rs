@@ -130,16 +130,18 @@ struct Elsewhere(std::sync::Mutex<Option<Waiter>>);
 struct Waiter {
     requests: std::sync::mpsc::Sender<Request>,
     thread: thread::JoinHandle<()>,
+    /// The one that has the thread.
+    process: u32,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Drop for Elsewhere {
     fn drop(&mut self) {
         let waiter = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let Some(Waiter { requests, thread }) = waiter else { return };
+        let Some(Waiter { requests, thread, process }) = waiter else { return };
         drop(requests);
-        // Whoever it wakes may drop all there is, on that very thread.
-        if thread.thread().id() != thread::current().id() {
+        // Whoever it wakes may drop all there is, on that very thread. A process that was forked has no such thread.
+        if thread.thread().id() != thread::current().id() && process == super::context::process() {
             drop(thread.join());
         }
     }
@@ -177,7 +179,7 @@ impl Elsewhere {
     fn ask(&self, device: &Device, request: Request) -> Result<(), Fault> {
         let mut waiter = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let request = match &*waiter {
-            // A waker that panicked has taken the thread with it.
+            // Sent, unless the thread has ended.
             Some(Waiter { requests, .. }) => match requests.send(request) {
                 Ok(()) => return Ok(()),
                 Err(unsent) => unsent.0,
@@ -188,11 +190,14 @@ impl Elsewhere {
         let device = device.clone();
         let thread = thread::Builder::new()
             .name("logits-poll".to_owned())
-            .spawn(move || receiver.into_iter().for_each(|request| request.answer(&device)))
+            .spawn(move || {
+                // A waker may panic; that is its caller's affair.
+                receiver.into_iter().for_each(|request| drop(survive(|| request.answer(&device))));
+            })
             .map_err(|error| Fault::new(format!("no thread to wait for the GPU: {error}")))?;
         // The thread has just started, and ends when nothing can be sent any more.
         drop(requests.send(request));
-        *waiter = Some(Waiter { requests, thread });
+        *waiter = Some(Waiter { requests, thread, process: super::context::process() });
         Ok(())
     }
 }

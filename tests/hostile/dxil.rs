@@ -103,7 +103,7 @@ impl Kernel {
         if let Some((_, array)) = what.split_once("addrspace(3) global ") {
             let (ty, _) = array.split_once(']').unwrap();
             let here = format!("@shared.{number}.{nth}");
-            self.put(&format!("{here} = global {ty}] zeroinitializer, align 16"));
+            self.put(&format!("{here} = global {ty}] {}, align 16", unset(ty)));
             self.names.push((name.to_owned(), here));
             return None;
         }
@@ -135,7 +135,8 @@ impl Kernel {
         }
     }
 
-    /// The address of a part of a thread's variable is no constant here: an instruction of its own, and the line with its name.
+    /// A thread's variable is an `alloca`, so its address is no constant expression. Moves one such expression into an instruction of its own and
+    /// returns the line that uses its name.
     fn without_constant(&mut self, line: &str) -> Option<String> {
         let (start, kind) = ["getelementptr inbounds (", "getelementptr (", "bitcast ("]
             .into_iter()
@@ -161,21 +162,30 @@ impl Kernel {
         let result = head.split_once('=').map_or("", |(result, _)| result.trim());
         let fast = if mode == Mode::Strict { "" } else { "fast " };
         let line = match code {
+            // FAbs
             "6" => format!("{result} = call {fast}float @llvm.fabs.f32({})", operands[1]),
+            // Round_ne
             "26" => format!("{result} = call {fast}float @llvm.rint.f32({})", operands[1]),
+            // FirstbitHi
             "33" => format!("{result} = call i32 @first_bit_high({})", operands[1]),
+            // FMax
             "35" => format!("{result} = call {fast}float @llvm.maxnum.f32({}, {})", operands[1], operands[2]),
+            // FMin
             "36" => format!("{result} = call {fast}float @llvm.minnum.f32({}, {})", operands[1], operands[2]),
+            // IMax, IMin, UMax, UMin
             "37" | "38" | "39" | "40" => {
                 let of = ["smax", "smin", "umax", "umin"][code.parse::<usize>().unwrap() - 37];
                 format!("{result} = call i32 @llvm.{of}.i32({}, {})", operands[1], operands[2])
             }
+            // CreateHandle
             "57" => return self.handle(result, value(1), value(3)),
+            // CBufferLoadLegacy
             "59" => {
                 let bytes = self.fresh();
                 self.put(&format!("  {bytes} = mul {}, 16", operands[2]));
                 return self.load(head, operands[1], &bytes, 4);
             }
+            // AtomicBinOp
             "78" => {
                 let kind = match value(2) {
                     "1" => "and",
@@ -186,10 +196,19 @@ impl Kernel {
                 let word = self.word(operands[1], value(3), 0);
                 format!("{result} = atomicrmw {kind} i32* {word}, {} seq_cst", operands[6])
             }
-            "80" => "call void @dxil_barrier()".to_owned(),
+            // Barrier
+            "80" => {
+                let mode: u32 = value(1).parse().unwrap();
+                assert_eq!(mode & 1, 1, "a barrier that waits for nobody");
+                "call void @dxil_barrier()".to_owned()
+            }
+            // GroupId
             "94" => format!("{result} = add i32 %group.{}, 0", value(1)),
+            // FlattenedThreadIdInGroup
             "96" => format!("{result} = add i32 %index, 0"),
+            // RawBufferLoad
             "139" => return self.load(head, operands[1], value(2), words(value(4))),
+            // RawBufferStore
             "140" => {
                 for word in 0..words(value(8)) {
                     let place = self.word(operands[1], value(2), word);
@@ -203,7 +222,7 @@ impl Kernel {
     }
 
     fn handle(&mut self, result: &str, class: &str, register: &str) {
-        // Registers are bindings, but for the number of workgroups: constants, register 1.
+        // Registers are bindings, but for the number of workgroups: class 2 is constants, and of those register 1.
         let place = if (class, register) == ("2", "1") { "9" } else { register };
         let (slot, buffer) = (self.fresh(), self.fresh());
         self.put(&format!("  {slot} = getelementptr i8*, i8** %bound, i32 {place}"));
@@ -246,6 +265,17 @@ fn without_notes(line: &str) -> &str {
     let line = line.split(", !").next().unwrap();
     let line = line.split(" !").next().unwrap();
     line.split(" #").next().unwrap().trim_end()
+}
+
+/// What an array of a workgroup, such as `[4 x float`, holds before anything is written there: nothing that a kernel could use.
+fn unset(array: &str) -> String {
+    let (count, ty) = array.trim_start_matches('[').split_once(" x ").unwrap();
+    let value = match ty {
+        "float" => "float 0x7FF8000000000000",
+        "i32" => "i32 -1414812757",
+        _ => panic!("an array of {ty}"),
+    };
+    format!("[{}]", vec![value; count.parse().unwrap()].join(", "))
 }
 
 /// How many words a mask is for: the first ones.

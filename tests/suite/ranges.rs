@@ -120,7 +120,7 @@ fn probabilities_across_256_are_right() {
     }
 }
 
-/// The difference of two logits under a cap comes from the last terms of a series, and tells in the least probabilities first.
+/// The difference of two logits under a cap comes from the last terms of a series; the smallest probabilities show its error first.
 #[test]
 fn probabilities_under_a_large_cap_are_right() {
     let cap = 1e4_f32;

@@ -53,10 +53,9 @@ pub(in crate::cpu) trait Exp: Real {
     const LN2: [Self; 2];
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
-    /// How many times the exponentials of a row of plain logits are as large as those relative to its largest logit.
-    const EXCESS: f64;
-    /// The least normal number.
-    const LEAST: f64;
+    /// About the exponential of a row's largest logit as it is stored, for those of small ones to stay normal.
+    const LARGEST: f64;
+    const MIN_NORMAL: f64;
     /// For a row of that largest logit.
     fn anchor(max: Self) -> Anchor<Self>;
     /// For sixteen rows, the same; what their exponentials are relative to is apart.
@@ -121,8 +120,8 @@ impl Exp for f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2: [f32; 2] = [-LN2_HIGH, -LN2_LOW];
     const POLYNOMIAL: &[f32] = &[Q[4], Q[3], Q[2], Q[1], Q[0]];
-    const EXCESS: f64 = (1_u64 << EXCESS) as f64;
-    const LEAST: f64 = f32::MIN_POSITIVE as f64;
+    const LARGEST: f64 = (1_u64 << EXCESS) as f64;
+    const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
     #[inline(always)]
     fn anchor(max: f32) -> Anchor<f32> {
@@ -167,8 +166,8 @@ impl Exp for f64 {
         SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4], SERIES[3], SERIES[2],
         SERIES[1], SERIES[0],
     ];
-    const EXCESS: f64 = (1_u64 << EXCESS_F64) as f64;
-    const LEAST: f64 = f64::MIN_POSITIVE;
+    const LARGEST: f64 = (1_u64 << EXCESS_F64) as f64;
+    const MIN_NORMAL: f64 = f64::MIN_POSITIVE;
 
     #[inline(always)]
     fn anchor(max: f64) -> Anchor<f64> {

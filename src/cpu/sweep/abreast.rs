@@ -4,7 +4,7 @@
 //! their first half interleaved with their second, four times over, have turned around; two times are done at once. Where classes lie apart (`inner`
 //! above 1) tiles are read as they are.
 
-use super::{ROWS, Rows, Stats, in_two_steps};
+use super::{ROWS, Rows, Stats, split_factor};
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::stage::{Drain, LINE};
@@ -269,7 +269,7 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     fn scale(&mut self, _: &Stats<W>, factors: &[f64; ROWS]) {
         let (mut first, mut second) = ([W::ONE; ROWS], [W::ONE; ROWS]);
         for row in 0..ROWS {
-            [first[row], second[row]] = in_two_steps(factors[row], 1.0);
+            [first[row], second[row]] = split_factor(factors[row], 1.0);
         }
         for half in 0..2 {
             let load = |of: &[W; ROWS]| W::V::load(self.isa, &of.as_chunks().0[half]);

@@ -5,7 +5,7 @@
 //! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
 
 use super::read::BLOCK;
-use super::write::{Place, two};
+use super::write::{Place, splat_factors, two};
 use super::{ROWS, Rows, Stats};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
@@ -26,7 +26,7 @@ pub(super) struct Piece<W> {
     pub(super) top_term: f64,
     pub(super) others: f64,
     /// The unit of the piece in that of the row.
-    pub(super) ratio: W,
+    pub(super) ratio: f64,
 }
 
 /// Where a row is cut into pieces: of much the same length, for each to be asked for while the one before it is computed.
@@ -224,7 +224,8 @@ where
             #[inline(always)]
             |Place { row, class, piece }| {
                 let piece = &pieces[row * per_row + piece];
-                let (ratio, about) = (<T::Wide as Real>::V::splat(isa, piece.ratio), About::of_row(isa, &piece.anchor));
+                let ratios = splat_factors::<I, T::Wide>(isa, 1.0, piece.ratio);
+                let about = About::of_row(isa, &piece.anchor);
                 let held = if is_held { &exponentials[row * classes + class..] } else { &[] };
                 #[inline(always)]
                 move |at, x| {
@@ -232,7 +233,7 @@ where
                     let e = each(
                         e,
                         #[inline(always)]
-                        |e| (e * ratio).array(),
+                        |e| (e * ratios[0] * ratios[1]).array(),
                     );
                     let mut out = each(
                         x,
@@ -265,7 +266,7 @@ where
     #[inline(always)]
     fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
         let Some((output, stride)) = &mut self.output else { return };
-        // What has gone past the caches comes first. Threads that share a row have seen to it.
+        // Stores past the caches must be complete before this one to the same row. Where threads share a row they have fenced already.
         if self.streams && !self.is_shared {
             self.isa.fence();
         }

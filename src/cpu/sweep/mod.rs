@@ -60,13 +60,14 @@ pub(super) trait Rows {
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
 }
 
-/// Two numbers of type W whose product is `factor * ratio`, for exponentials to be multiplied by one after the other. The first is 1 where
-/// that is a normal number. Where it is none, its product with an exponential, which may be 2^26, may still be one.
+/// Splits `factor * ratio` into two factors, by which the caller multiplies an exponential one after the other. The first is 1 where the product is
+/// a normal number. A subnormal product would lose bits, or be flushed, although times an exponential, which may be as large as
+/// [`Exp::LARGEST`], it may be normal again; then the first is `1 / LARGEST`, which is exact, and the second is the rest.
 #[inline(always)]
-fn in_two_steps<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
+fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
     let whole = factor * ratio;
-    if whole.abs() < W::LEAST {
-        [W::of(1.0 / W::EXCESS), W::of(factor * W::EXCESS * ratio)]
+    if whole.abs() < W::MIN_NORMAL {
+        [W::of(1.0 / W::LARGEST), W::of(factor * W::LARGEST * ratio)]
     } else {
         [W::ONE, W::of(whole)]
     }

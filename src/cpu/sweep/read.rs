@@ -24,7 +24,7 @@ where
         let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
         let top_term = terms.array()[0].into();
         let others = self.others(x, &about, max, top_term, held, x.len(), &mut Drain::default());
-        Piece { max, anchor, top_term, others, ratio: T::Wide::ONE }
+        Piece { max, anchor, top_term, others, ratio: 1.0 }
     }
 
     /// The largest logit in order, NaN left out.
@@ -312,7 +312,7 @@ where
                     let about = About::of_row(self.isa, &anchors.at(row));
                     others[row] = self.others(x, &about, top, top_terms[row], held, ahead, &mut drain);
                 }
-                pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: T::Wide::ONE, ..Piece::default() };
+                pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: 1.0, ..Piece::default() };
             }
             if classes < BLOCK {
                 let mut sums = [T::Wide::ZERO; ROWS];
@@ -372,7 +372,9 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, Anchor<W>, f64, f64) {
         // What was left out of this piece is one of the others but where the row's maximum is.
         let left_out = if nth == top { 0.0 } else { piece.top_term };
         others += (piece.others + left_out) * ratio;
-        piece.ratio = W::of(ratio);
+        // Rounded, so that equal logits of two pieces come to the same, but not to nothing.
+        let rounded: f64 = W::of(ratio).into();
+        piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }
     (max, anchor, top_term, others)
 }

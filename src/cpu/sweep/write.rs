@@ -2,7 +2,7 @@
 
 use super::across::{Across, Held};
 use super::read::BLOCK;
-use super::{ROWS, in_two_steps};
+use super::{ROWS, split_factor};
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::stage::LINE;
@@ -78,7 +78,7 @@ where
                 #[inline(always)]
                 |place| {
                     let piece = &pieces[place.row * per_row + place.piece];
-                    let factors = splat_steps::<I, T::Wide>(isa, factors[place.row], piece.ratio.into());
+                    let factors = splat_factors::<I, T::Wide>(isa, factors[place.row], piece.ratio);
                     let held = &exponentials[place.row * classes + place.class..];
                     #[inline(always)]
                     move |at, _| {
@@ -95,7 +95,7 @@ where
                 #[inline(always)]
                 |place| {
                     let piece = &pieces[place.row * per_row + place.piece];
-                    let factors = splat_steps::<I, T::Wide>(isa, factors[place.row], piece.ratio.into());
+                    let factors = splat_factors::<I, T::Wide>(isa, factors[place.row], piece.ratio);
                     let about = About::of_row(isa, &piece.anchor);
                     #[inline(always)]
                     move |_, x| {
@@ -113,8 +113,8 @@ where
 }
 
 #[inline(always)]
-fn splat_steps<I: Isa, W: Exp>(isa: I, factor: f64, ratio: f64) -> [W::V<I>; 2] {
-    let [first, second] = in_two_steps(factor, ratio);
+pub(super) fn splat_factors<I: Isa, W: Exp>(isa: I, factor: f64, ratio: f64) -> [W::V<I>; 2] {
+    let [first, second] = split_factor(factor, ratio);
     [W::V::splat(isa, first), W::V::splat(isa, second)]
 }
 

@@ -253,7 +253,8 @@ fn rows_in_place_are_not_cut_where_memory_is_short() {
             sabotage(&gpu, |sabotage| *sabotage = refuse);
             let mut in_place = logits.clone();
             device(&gpu, true).softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
-            let far = in_place.iter().zip(&wanted).find(|(a, b)| (*a - *b).abs() > 2e-6 * **b);
+            let near = |(a, b): &(&f32, &f32)| approx::relative_eq!(**a, **b, epsilon = 0.0, max_relative = 2e-6);
+            let far = in_place.iter().zip(&wanted).find(|pair| !near(pair));
             assert_eq!(far, None, "{allowed} allocations");
         }
     }
@@ -269,6 +270,20 @@ fn a_refused_buffer_is_not_used_again() {
         sabotage(&gpu, |sabotage| sabotage.spoil_next = true);
         assert!(matches!(device.upload(x).map(drop), Err(Error::Gpu { .. })));
         assert_eq!(device.upload(x).unwrap().read().unwrap(), values);
+    }
+}
+
+/// As in a process that was forked after the GPU was opened.
+#[test]
+fn a_forked_process_does_not_use_the_gpu() {
+    for gpu in gpus() {
+        gpu.altered(|open| open.process += 1);
+        let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
+        let error = device(&gpu, false).softmax_vec(x).unwrap_err();
+        assert!(error.to_string().contains("forked"), "{error}");
+        let out = device(&gpu, true).softmax_vec(x).unwrap();
+        assert!(out.fell_back.is_some_and(|why| why.contains("forked")));
+        assert_eq!(out.values, Device::cpu().softmax_vec(x).unwrap().values);
     }
 }
 

@@ -1,8 +1,8 @@
 //! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan, for AMD's compiler to judge, and HLSL
 //! of those for subgroups of 32, which is what `.ci/ptxas/run` starts from for NVIDIA's. `LOGITS_VERDICT=FOLDER` asks for it, and without
-//! that nothing is done. `.ci/aco/run` makes a table of the verdict from the names:
+//! that nothing is done. `.ci/aco/run` and `.ci/ptxas/run` make tables from the names:
 //!
-//! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD.spv`, where `THREADS` are those of a subgroup that the plan was made for,
+//! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD` and `.spv` or `.hlsl`, where `THREADS` are those of a subgroup that the plan was made for,
 //! `+` joins whatever the same code is for, and `HELD` is how many values a thread holds at a time; 0 where it holds none of a row.
 
 use std::collections::{BTreeMap, HashMap};
