@@ -219,7 +219,7 @@ pub(crate) fn try_vec<T: Clone + Default>(what: &'static str, length: usize) -> 
     Ok(values)
 }
 
-/// As [`Iterator::collect`] into a vector, or [`Error::OutOfMemory`] where there is not enough.
+/// Collects into a vector, or returns [`Error::OutOfMemory`].
 pub(crate) fn try_collect<T>(what: &'static str, items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, Error> {
     let mut all = Vec::new();
     let bytes = items.len().saturating_mul(size_of::<T>());

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_wait_goes_on_until_its_time_is_over() {
         let mut polls = 0;
-        // As GL does, which waits for less than it is told.
+        // GL waits for less than it is told.
         let done = wait_in_slices(
             Instant::now(),
             Duration::MAX,

@@ -18,7 +18,7 @@ pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
         .to_owned();
     let mut sources = Vec::new();
     for (number, listing) in listings.iter().enumerate() {
-        // What is bound, and the number of workgroups in a place of its own.
+        // The bound buffers, and the number of workgroups in a place of its own.
         write!(
             glue,
             "extern \"C\" void dxil_{number}(const void* const* bound, unsigned x, unsigned y, unsigned index);\n\
@@ -267,7 +267,7 @@ fn without_notes(line: &str) -> &str {
     line.split(" #").next().unwrap().trim_end()
 }
 
-/// What an array of a workgroup, such as `[4 x float`, holds before anything is written there: nothing that a kernel could use.
+/// Returns the contents of a workgroup's array, such as `[4 x float`, before anything is written there: numbers that no kernel could use.
 fn unset(array: &str) -> String {
     let (count, ty) = array.trim_start_matches('[').split_once(" x ").unwrap();
     let value = match ty {

@@ -273,7 +273,7 @@ fn a_refused_buffer_is_not_used_again() {
     }
 }
 
-/// As in a process that was forked after the GPU was opened.
+/// A process that was forked after the GPU was opened gets an error, or the CPU.
 #[test]
 fn a_forked_process_does_not_use_the_gpu() {
     for gpu in gpus() {

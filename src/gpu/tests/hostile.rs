@@ -51,7 +51,7 @@ struct Case {
     buffers: [Vec<u8>; 8],
 }
 
-/// What kernels are compiled through.
+/// The compilers that kernels go through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Metal,
@@ -292,7 +292,7 @@ fn verdicts(cases: &[Case], output: &[u8]) -> Vec<Verdict> {
     cases.iter().map(of).collect()
 }
 
-/// What a variable of the environment names; without it the reason is printed.
+/// Returns the value of an environment variable, or prints why the test is skipped.
 fn named(variable: &str) -> Option<String> {
     let name = std::env::var(variable).ok();
     if name.is_none() {
@@ -307,7 +307,7 @@ fn compiler() -> Option<String> {
     Some(name)
 }
 
-/// What cases come to in each mode.
+/// Compiles and runs the cases in each mode, and judges the results.
 fn run<const N: usize>(cases: &[Case], texts: &Texts, compiler: &str, modes: [Mode; N]) -> [Vec<Verdict>; N] {
     let workshop = Workshop::new();
     let mut clock = Instant::now();
