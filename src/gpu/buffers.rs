@@ -27,6 +27,14 @@ pub(super) struct Sabotage {
     pub(super) spoil_next: bool,
 }
 
+/// Loses a device. One that is destroyed reports so when it has nothing left to do, and one that a driver loses at once.
+#[cfg(test)]
+pub(super) fn destroy(device: &Device) {
+    device.destroy();
+    let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(std::time::Duration::from_secs(20)) };
+    drop(device.poll(all));
+}
+
 #[cfg(test)]
 impl Sabotage {
     fn spoil(&mut self, device: &Device, buffer: &Buffer) {
@@ -45,10 +53,7 @@ impl Sabotage {
             is_due
         };
         if due(&mut self.destroy_after) {
-            device.destroy();
-            // A device that is destroyed says so when it has nothing left to do.
-            let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(std::time::Duration::from_secs(1)) };
-            drop(device.poll(all));
+            destroy(device);
         }
         due(&mut self.refuse_after) || self.refuse_above.is_some_and(|most| bytes > most)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use half::f16;
 
 use super::*;
-use crate::gpu::buffers::Sabotage;
+use crate::gpu::buffers::{Sabotage, destroy};
 use crate::gpu::kernels::{CurveKind, Fit, Kernel, Labels};
 use crate::job::Op;
 use crate::plan::{Access, Entry, Kind, Regime};
@@ -293,7 +293,7 @@ fn a_device_lost_before_a_call_is_opened_again() {
         let device = device(&gpu, false);
         let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
         let before = device.softmax_vec(x).unwrap();
-        gpu.now().device.destroy();
+        destroy(&gpu.now().device);
         assert_eq!(device.softmax_vec(x).unwrap(), before);
     }
 }
@@ -305,7 +305,7 @@ fn resident_data_is_lost_with_its_device() {
         let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
         let before = device.upload(x).unwrap();
         let targets = device.upload_targets(&CrossEntropy::default(), [1, 3], &[0]).unwrap();
-        gpu.now().device.destroy();
+        destroy(&gpu.now().device);
         assert!(matches!(before.softmax().map(drop), Err(Error::Gpu { .. })));
         assert!(matches!(before.read(), Err(Error::Gpu { .. })));
         let after = device.upload(x).unwrap();
