@@ -236,7 +236,7 @@ impl Kernel {
         place
     }
 
-    /// So many words one after the other, as the struct that `head` wants.
+    /// Loads `words` consecutive words into the struct type that `head` names.
     fn load(&mut self, head: &str, handle: &str, bytes: &str, words: usize) {
         let (result, ty) = head.split_once(" = call ").unwrap();
         let (result, ty) = (result.trim(), ty.trim());

@@ -13,7 +13,7 @@ pub struct Source {
     pub text: String,
 }
 
-/// What clang may do to floating-point arithmetic.
+/// The freedom that clang has with floating-point arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Operations as they are written, and subnormal numbers.
