@@ -103,6 +103,9 @@ fn total_losses(grid: Grid) {
     }
     sum = sum_of(grid, sum);
     largest = bitcast<i32>(reduce(grid, vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
+    // A sum of finite losses that is beyond f32 is infinite, not the NaN that a pair may end in.
+    let sum_key = bitcast<i32>(bitcast<u32>(sum.x + sum.y) & 0x7fffffffu);
+    largest = max(largest, min(sum_key, 0x7f800000));
     if thread == 0u {
         let weight = summary.weight.x + summary.weight.y;
         var loss = bitcast<u32>(sum.x + sum.y);

@@ -63,6 +63,19 @@ pub trait Element:
     const DTYPE: DType;
 }
 
+/// The value of a type that is nearest to an f64.
+macro_rules! round {
+    (f32, $value:expr) => {
+        ($value) as f32
+    };
+    (f64, $value:expr) => {
+        $value
+    };
+    ($half:ident, $value:expr) => {
+        $half::from_f64($value)
+    };
+}
+
 macro_rules! elements {
     ($($ty:ident as $variant:ident with $row:ident),*) => {
         /// Values of any of the types.
@@ -118,6 +131,13 @@ macro_rules! elements {
         }
 
         impl<'a> ElementsMut<'a> {
+            /// Multiplies every value by `factor`.
+            pub(crate) fn scale(&mut self, factor: f64) {
+                match self { $(Self::$variant(values) => {
+                    values.iter_mut().for_each(|value| *value = round!($ty, f64::from(*value) * factor));
+                }),* }
+            }
+
             pub(crate) fn len(&self) -> usize {
                 match self { $(Self::$variant(values) => values.len()),* }
             }

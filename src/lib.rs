@@ -134,7 +134,7 @@ pub use job::Prediction;
 pub use job::Traffic;
 pub use logits::{Logits, LogitsMut};
 pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
-pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets};
+pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
 pub use sampling::Sampling;
 pub use shape::Shape;
 #[doc(hidden)]

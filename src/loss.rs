@@ -1,5 +1,7 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
+use std::borrow::Cow;
+
 use crate::curve::{Curve, check_magnitude};
 use crate::elements::Elements;
 use crate::job::{Given, RowTarget, Scaling};
@@ -310,8 +312,9 @@ impl CrossEntropy {
                 check_length("target probabilities", shape.elements()?, values.len())?;
                 self.check(shape)?;
                 check_probabilities(shape, values)?;
-                let (rows, total_weight, counted_rows) = (Vec::new(), shape.row_count() as f64, shape.row_count());
-                return Ok(Prepared { loss: self, shape, rows, second: Some(values), counted_rows, total_weight });
+                let (loss, rows, counted_rows) = (Cow::Borrowed(self), Vec::new(), shape.row_count());
+                let (second, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
+                return Ok(Prepared { loss, shape, rows, second, counted_rows, total_weight, unit });
             }
         };
         check_length("targets", rows, indices.len())?;
@@ -341,7 +344,39 @@ impl CrossEntropy {
                 total_weight += f64::from(row.weight);
             }
         }
-        Ok(Prepared { loss: self, shape, rows, second: None, counted_rows, total_weight })
+        let mut prepared =
+            Prepared { loss: Cow::Borrowed(self), shape, rows, second: None, counted_rows, total_weight, unit: 1.0 };
+        if self.reduction == Reduction::Mean && total_weight > 0.0 {
+            prepared.set_unit(self.weight_unit(total_weight, counted_rows));
+        }
+        Ok(prepared)
+    }
+
+    /// The power of two that weights are multiplied by under a mean. It is 1 for ordinary weights. It brings the mean weight near
+    /// 1 where the weights, or the reciprocal of their sum, would leave the normal numbers of f32.
+    fn weight_unit(&self, total_weight: f64, counted_rows: usize) -> f64 {
+        let mean = total_weight / counted_rows as f64;
+        let factor = f64::from(self.upstream_gradient) / total_weight;
+        let is_ordinary = (1e-9..1e9).contains(&mean) && factor.abs() <= f64::from(f32::MAX);
+        let Some(weight) = self.weight.as_ref().filter(|_| !is_ordinary) else { return 1.0 };
+        let largest = weight.iter().copied().fold(0.0, f32::max);
+        // Weights of classes that are no target's count under label smoothing; they stay finite.
+        let exponent = (-mean.log2().floor()).min(100.0 - f64::from(largest).log2().ceil());
+        exponent.exp2()
+    }
+
+    /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn check_weights_of_step(&self) -> Result<(), Error> {
+        let is_summed = self.reduction == Reduction::Mean;
+        let mut weights = self.weight.iter().flatten().filter(|_| is_summed);
+        match weights.find(|&&weight| weight != 0.0 && !(2.0_f32.powi(-64)..=2.0_f32.powi(64)).contains(&weight)) {
+            None => Ok(()),
+            Some(&value) => {
+                let range = "0 or between 2^-64 and 2^64 under a mean in a step, which adds them in f32";
+                Err(Error::OptionValue { option: "weight", value, range })
+            }
+        }
     }
 }
 
@@ -363,17 +398,33 @@ fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> 
 
 /// Options and targets after validation: what the kernels need of each row.
 pub(crate) struct Prepared<'a> {
-    loss: &'a CrossEntropy,
+    /// The options, with weights that are multiplied by `unit`.
+    pub(crate) loss: Cow<'a, CrossEntropy>,
     shape: Shape,
-    /// Empty where the targets are probabilities, which are then in `second`.
+    /// Empty where the targets are probabilities, which are then in `second`. Their weights are multiplied by `unit`.
     pub(crate) rows: Vec<RowTarget>,
     pub(crate) second: Option<Elements<'a>>,
     counted_rows: usize,
+    /// The weights of the counted rows' targets together, multiplied by `unit`.
     total_weight: f64,
+    /// The power of two that weights, and so the losses of rows, are multiplied by.
+    unit: f64,
 }
 
-impl<'a> Prepared<'a> {
-    pub(crate) fn scaling(&self) -> Scaling<'a> {
+impl Prepared<'_> {
+    /// Multiplies all weights by `unit`.
+    fn set_unit(&mut self, unit: f64) {
+        if unit == 1.0 {
+            return;
+        }
+        let times = |weight: &mut f32| *weight = (f64::from(*weight) * unit) as f32;
+        self.loss.to_mut().weight.iter_mut().flatten().for_each(times);
+        self.rows.iter_mut().for_each(|row| times(&mut row.weight));
+        self.total_weight *= unit;
+        self.unit = unit;
+    }
+
+    pub(crate) fn scaling(&self) -> Scaling<'_> {
         self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows)
     }
 
@@ -390,7 +441,8 @@ impl<'a> Prepared<'a> {
 
     /// What the rows come to together, when their weighted losses come to `sum`.
     pub(crate) fn totals(&self, sum: f64) -> Totals {
-        Totals { sum, weight: self.total_weight, rows: self.shape.row_count(), counted_rows: self.counted_rows }
+        let (weight, counted_rows, unit) = (self.total_weight, self.counted_rows, self.unit);
+        Totals { sum, weight, unit, rows: self.shape.row_count(), counted_rows }
     }
 
     /// How often a row's target is among the `k` predictions of it.
@@ -415,7 +467,7 @@ impl<'a> Prepared<'a> {
 
     /// Reduces the weighted losses of the rows, in float64 and in the same order everywhere, so that CPU and GPU share every
     /// bit of this step.
-    pub(crate) fn reduce<S: Element>(&self, per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
+    pub(crate) fn reduce<S: Element>(&self, mut per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
         // Eight sums, for none to wait for the one before it.
         let mut sums = [0.0; 8];
         let (eights, rest) = per_row.as_chunks::<8>();
@@ -425,6 +477,7 @@ impl<'a> Prepared<'a> {
         let sum = sums.iter().sum();
         let totals = self.totals(sum);
         let (loss, perplexity) = totals.reduce(self.loss.reduction);
+        totals.restore(&mut per_row);
         let (rows, counted_rows) = (totals.rows, totals.counted_rows);
         Loss { loss, rows, counted_rows, perplexity, per_row, fell_back }
     }
@@ -433,8 +486,12 @@ impl<'a> Prepared<'a> {
 /// What the losses of a batch came to together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totals {
+    /// The losses of the rows together, multiplied by `unit`.
     pub(crate) sum: f64,
+    /// What the counted rows weigh, multiplied by `unit`.
     pub(crate) weight: f64,
+    /// The power of two that a mean's weights are multiplied by; 1 for other reductions.
+    pub(crate) unit: f64,
     pub(crate) rows: usize,
     pub(crate) counted_rows: usize,
 }
@@ -444,6 +501,13 @@ impl Totals {
     pub(crate) fn reduce(&self, reduction: Reduction) -> (f64, f64) {
         let mean = if self.weight == 0.0 { f64::NAN } else { self.sum / self.weight };
         (if reduction == Reduction::Mean { mean } else { self.sum }, mean.exp())
+    }
+
+    /// Divides losses of rows by `unit`.
+    pub(crate) fn restore<S: Element>(&self, per_row: &mut [S]) {
+        if self.unit != 1.0 {
+            S::erase_mut(per_row).scale(1.0 / self.unit);
+        }
     }
 }
 

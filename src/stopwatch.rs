@@ -10,7 +10,7 @@ use crate::elements::Sealed;
 use crate::error::try_vec;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, HeldGiven, HeldInputs, Timing};
-use crate::job::{Data, Given, Job, Op, RowsOut, Scaling, Traffic};
+use crate::job::{Data, Given, Job, Op, RowsOut, Traffic};
 use crate::logits::View;
 use crate::loss::Prepared;
 use crate::operations::{check_top, of_draws};
@@ -94,11 +94,10 @@ enum Runs<'a, T: Element> {
     OnGpu(Timing),
 }
 
-/// An operation checked, with what it takes of the loss worked out once.
+/// An operation checked, with the options of its loss.
 struct Task<'a> {
     op: Op,
     prepared: Prepared<'a>,
-    scaling: Scaling<'a>,
     curve: Curve,
     draws: Draws,
     k: usize,
@@ -117,8 +116,7 @@ impl<'a> Task<'a> {
             curve.without_cap("not set: what comes back through it is another step")?;
         }
         let prepared = loss.prepare(x.shape(), targets)?;
-        let scaling = if op.has_targets() { prepared.scaling() } else { Scaling::default() };
-        let mut task = Self { op, prepared, scaling, curve, draws: Draws::default(), k: 0 };
+        let mut task = Self { op, prepared, curve, draws: Draws::default(), k: 0 };
         match timed {
             Timed::TopK(k) => {
                 check_top(k, x.shape().classes())?;
@@ -135,7 +133,7 @@ impl<'a> Task<'a> {
         if !self.op.has_targets() {
             return given;
         }
-        Given { scaling: self.scaling, targets: &self.prepared.rows, second: self.prepared.second, ..given }
+        Given { scaling: self.prepared.scaling(), targets: &self.prepared.rows, second: self.prepared.second, ..given }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{CliError, Common, json_number, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64, which a GPU is given as f32
+    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64; f64 is computed on the CPU
     #[arg(long, value_name = "X.npy")]
     logits: PathBuf,
     /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the logits
@@ -102,8 +102,8 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     }
     let outputs = Outputs::create(options, logits.shape(), &rows_of(logits.shape()))?;
     let device = options.common.open()?;
-    // The CPU computes in f64 what is f64; a GPU cannot.
-    if logits.is_double() && !device.is_gpu() {
+    // A GPU that was asked for refuses f64; a device that was chosen automatically falls back to the CPU.
+    if logits.is_double() {
         evaluate::<f64>(options, &device, logits, shape, weight, totals, outputs)
     } else {
         evaluate::<f32>(options, &device, logits, shape, weight, totals, outputs)
@@ -115,7 +115,7 @@ fn evaluate<T: Float>(
     device: &Device,
     logits: Reader,
     shape: Shape,
-    weight: Option<Vec<f32>>,
+    weight: Option<Vec<f64>>,
     totals: Totals,
     outputs: Outputs,
 ) -> Result<(), CliError>
@@ -128,15 +128,16 @@ where
     // A z-loss is a mean over the rows, the rest one over their weight.
     let is_weighed = is_mean && totals.weight > 0.0;
     let row_weight = if is_weighed { totals.weight / totals.counted_rows as f64 } else { 1.0 };
-    loss = loss.z_loss((f64::from(options.z_loss) * row_weight) as f32);
+    let unit = if is_weighed { weight_unit(row_weight, weight.as_deref()) } else { 1.0 };
+    loss = loss.z_loss((f64::from(options.z_loss) * row_weight * unit) as f32);
     if is_weighed {
-        loss = loss.upstream_gradient((1.0 / totals.weight) as f32);
+        loss = loss.upstream_gradient((1.0 / (totals.weight * unit)) as f32);
     } else if is_mean {
         // Over nothing the mean of any part is what the mean of the whole is.
         loss = loss.reduction(Reduction::Mean);
     }
     if let Some(weight) = weight {
-        loss = loss.weight(weight);
+        loss = loss.weight(weight.iter().map(|weight| (weight * unit) as f32).collect::<Vec<_>>());
     }
 
     let rows = shape.row_count();
@@ -144,6 +145,7 @@ where
     let mut evaluation = Evaluation::<T> {
         device,
         loss,
+        unit,
         shape,
         top_k: options.top_k,
         is_soft: targets.is_float(),
@@ -222,16 +224,26 @@ fn rows_of<S: Copy>(dimensions: &[S]) -> Vec<S> {
     others.map(|(_, &size)| size).collect()
 }
 
-fn read_weight(path: &Path, classes: usize) -> Result<Vec<f32>, CliError> {
+/// The power of two that weights are multiplied by under a mean. It brings the mean weight near 1, so that neither products
+/// with weights nor the reciprocal of their sum leave the normal numbers of f32.
+fn weight_unit(mean: f64, weight: Option<&[f64]>) -> f64 {
+    let largest = weight.unwrap_or(&[1.0]).iter().copied().fold(0.0, f64::max);
+    // The largest weight stays finite.
+    (-mean.log2().floor()).min(100.0 - largest.log2().ceil()).exp2()
+}
+
+fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliError> {
     let mut reader = Reader::open(path)?;
     reader.expect_floats()?;
     if *reader.shape() != [classes as u64] {
         return Err(reader.error(format!("weights of shape {:?}, where [{classes}] is needed", reader.shape())));
     }
-    let mut weight = vec![0.0_f32; classes];
+    let mut weight = Vec::new();
+    resize(&mut weight, "the weights", classes)?;
     reader.floats(&mut weight)?;
-    if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !value.is_finite() || **value < 0.0) {
-        return Err(reader.error(Error::Weight { class, value }));
+    let is_weight = |value: &f64| (0.0..=f64::from(f32::MAX)).contains(value);
+    if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !is_weight(value)) {
+        return Err(reader.error(Error::Weight { class, value: value as f32 }));
     }
     Ok(weight)
 }
@@ -250,7 +262,7 @@ fn survey_targets(
     options: &Options,
     shape: Shape,
     dimensions: &[usize],
-    weight: Option<&[f32]>,
+    weight: Option<&[f64]>,
 ) -> Result<Totals, CliError> {
     let mut reader = Reader::open(&options.targets)?;
     let (found, wanted) = (sizes(&reader)?, rows_of(dimensions));
@@ -294,7 +306,7 @@ fn survey_targets(
                 reader.error(Error::TargetOutOfRange { row: done + nth, target, classes, ignored: ignored.clone() })
             })?;
             totals.counted_rows += 1;
-            totals.weight += weight.map_or(1.0, |weight| f64::from(weight[class]));
+            totals.weight += weight.map_or(1.0, |weight| weight[class]);
         }
         done += batch.len();
     }
@@ -351,7 +363,9 @@ impl Found {
 /// What is evaluated, and the memory of a batch.
 struct Evaluation<'e, T> {
     device: &'e Device,
+    /// With weights that are multiplied by `unit`.
     loss: CrossEntropy,
+    unit: f64,
     shape: Shape,
     top_k: Option<usize>,
     is_soft: bool,
@@ -379,8 +393,17 @@ fn stretches(shape: Shape, rows: &Range<usize>) -> impl Iterator<Item = (usize, 
     (0..count).map(move |nth| (start + nth * inner, length))
 }
 
+/// Changes the length of `values`; what is new is 0.
+fn resize<T: Clone + Default>(values: &mut Vec<T>, what: &'static str, length: usize) -> Result<(), Error> {
+    let bytes = length.saturating_mul(size_of::<T>());
+    let refused = |_| Error::OutOfMemory { what, bytes };
+    values.try_reserve_exact(length.saturating_sub(values.len())).map_err(refused)?;
+    values.resize(length, T::default());
+    Ok(())
+}
+
 fn read<T: Float>(file: &mut Reader, shape: Shape, rows: &Range<usize>, into: &mut Vec<T>) -> Result<(), CliError> {
-    into.resize(rows.len() * shape.classes(), T::from(0.0));
+    resize(into, "the rows of a batch", rows.len() * shape.classes())?;
     let mut at = 0;
     for (start, length) in stretches(shape, rows) {
         file.seek(start)?;
@@ -405,7 +428,7 @@ where
     T::Row: Float,
 {
     fn batch(&mut self, rows: Range<usize>) -> Result<(), CliError> {
-        let Self { device, loss, shape, outputs, found, x, elements, .. } = self;
+        let Self { device, loss, unit, shape, outputs, found, x, elements, .. } = self;
         let (shape, part) = (*shape, part_of(*shape, &rows));
         read(&mut self.logits, shape, &rows, x)?;
         let mut classes_of: Vec<i64> = Vec::new();
@@ -413,7 +436,7 @@ where
             read(&mut self.targets, shape, &rows, &mut self.probabilities)?;
             Targets::probabilities(&self.probabilities)
         } else {
-            self.integers.resize(rows.len(), 0);
+            resize(&mut self.integers, "the targets of a batch", rows.len())?;
             self.targets.integers(&mut self.integers)?;
             // Those that do not fit were refused by the survey.
             classes_of.extend(self.integers.iter().map(|&target| target as i64));
@@ -434,7 +457,7 @@ where
 
         let seen = view.as_seen_by(loss)?;
         let needs_elements = outputs.probs.is_some() || outputs.log_probs.is_some();
-        elements.resize(if needs_elements { x.len() } else { 0 }, T::from(0.0));
+        resize(elements, "the probabilities of a batch", if needs_elements { x.len() } else { 0 })?;
         if let Some(file) = &mut outputs.probs {
             found.note(device.softmax(seen, elements)?.fell_back);
             write(file, shape, &rows, elements)?;
@@ -443,7 +466,7 @@ where
             found.note(device.log_softmax(seen, elements)?.fell_back);
             write(file, shape, &rows, elements)?;
         }
-        let out = match &mut outputs.grad {
+        let mut out = match &mut outputs.grad {
             None => device.cross_entropy(loss, view, targets)?,
             // Last, for it takes the place of the logits.
             Some(file) => {
@@ -453,9 +476,10 @@ where
             }
         };
         if let Some(file) = &mut outputs.per_row {
+            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / *unit));
             file.write(&out.per_row)?;
         }
-        found.sum += out.loss;
+        found.sum += out.loss / *unit;
         found.note(out.fell_back);
         Ok(())
     }

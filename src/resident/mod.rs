@@ -29,7 +29,7 @@ use crate::logits::View;
 use crate::loss::Totals;
 use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Element, Error, Logits, Reduction, Shape, Targets};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Shape, Targets};
 
 /// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a gradient. Cheap to clone, for
 /// clones share the memory, which nothing changes; whatever order handles are dropped in, the last one frees it.
@@ -44,13 +44,31 @@ pub struct Resident<T: Element = f32> {
     settings: Settings,
 }
 
-/// Values of rows on a device: log-sum-exps, losses, [`Prediction`](crate::Prediction)s.
+/// Values of rows on a device: log-sum-exps, losses, [`Prediction`]s.
 #[derive(Clone, Debug)]
 pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
     each: usize,
+    /// What the values are multiplied by when they are read; see [`Totals`].
+    scale: f64,
     settings: Settings,
+}
+
+/// A value of a row that can be read back: an [`Element`] or a [`Prediction`].
+pub trait RowValue: bytemuck::Pod + Default {
+    #[doc(hidden)]
+    fn scale(values: &mut [Self], factor: f64);
+}
+
+impl<T: Element> RowValue for T {
+    fn scale(values: &mut [Self], factor: f64) {
+        T::erase_mut(values).scale(factor);
+    }
+}
+
+impl RowValue for Prediction {
+    fn scale(_: &mut [Self], _: f64) {}
 }
 
 /// Targets on a device, checked, with the options of the loss that they are for.
@@ -89,7 +107,7 @@ pub struct ReducedLoss {
 
 #[derive(Clone, Debug)]
 enum Memory<T> {
-    Cpu(Arc<[T]>),
+    Cpu(Arc<Vec<T>>),
     #[cfg(feature = "gpu")]
     Gpu(Held),
 }
@@ -97,14 +115,14 @@ enum Memory<T> {
 #[cfg(feature = "gpu")]
 impl<T> Memory<T> {
     fn empty() -> Self {
-        Self::Cpu(Arc::new([]))
+        Self::Cpu(Arc::default())
     }
 }
 
 #[derive(Clone, Debug)]
 enum TargetMemory {
-    Classes(Arc<[RowTarget]>),
-    Probabilities(Arc<[f64]>),
+    Classes(Arc<Vec<RowTarget>>),
+    Probabilities(Arc<Vec<f64>>),
     #[cfg(feature = "gpu")]
     Gpu(HeldTargets),
 }
@@ -143,7 +161,7 @@ impl Device {
                 for (block, x) in values.chunks_exact_mut(shape.block().max(1)).zip(x.data().chunks(stride.max(1))) {
                     block.copy_from_slice(&x[..shape.block()]);
                 }
-                Memory::Cpu(values.into())
+                Memory::Cpu(Arc::new(values))
             }
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
@@ -189,17 +207,17 @@ impl Device {
         waiting: Waiting,
     ) -> Result<ResidentTargets, Error> {
         shape.elements()?;
-        let prepared = loss.prepare(shape, targets)?;
+        let mut prepared = loss.prepare(shape, targets)?;
         let totals = prepared.totals(0.0);
         #[cfg(feature = "gpu")]
         let is_soft = prepared.second.is_some();
         let _ = waiting;
         let memory = match (self.place(), prepared.second) {
-            (Place::Cpu, None) => TargetMemory::Classes(prepared.rows.into()),
+            (Place::Cpu, None) => TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows))),
             (Place::Cpu, Some(values)) => {
                 let mut copy = try_vec("the targets", values.len())?;
                 copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
-                TargetMemory::Probabilities(copy.into())
+                TargetMemory::Probabilities(Arc::new(copy))
             }
             #[cfg(feature = "gpu")]
             (Place::Gpu(gpu), _) => {
@@ -213,7 +231,7 @@ impl Device {
             memory,
             shape,
             totals,
-            loss: Arc::new(loss.clone()),
+            loss: Arc::new(prepared.loss.into_owned()),
             #[cfg(feature = "gpu")]
             is_soft,
         })
@@ -283,7 +301,7 @@ impl<T: Element> Resident<T> {
     }
 }
 
-impl<T: bytemuck::Pod + Default> ResidentRows<T> {
+impl<T: RowValue> ResidentRows<T> {
     /// How many rows there are.
     #[must_use]
     pub fn row_count(&self) -> usize {
@@ -301,7 +319,7 @@ impl<T: bytemuck::Pod + Default> ResidentRows<T> {
     /// # Errors
     /// As [`Resident::read`].
     pub fn read(&self) -> Result<Vec<T>, Error> {
-        block_on(self.memory.read(0..self.rows, self.each, self.settings, Waiting::Here))
+        block_on(self.read_waiting(Waiting::Here))
     }
 
     /// The async form of [`ResidentRows::read`].
@@ -309,7 +327,15 @@ impl<T: bytemuck::Pod + Default> ResidentRows<T> {
     /// # Errors
     /// As [`Resident::read`].
     pub async fn read_async(&self) -> Result<Vec<T>, Error> {
-        self.memory.read(0..self.rows, self.each, self.settings, Waiting::Elsewhere).await
+        self.read_waiting(Waiting::Elsewhere).await
+    }
+
+    async fn read_waiting(&self, waiting: Waiting) -> Result<Vec<T>, Error> {
+        let mut values = self.memory.read(0..self.rows, self.each, self.settings, waiting).await?;
+        if self.scale != 1.0 {
+            T::scale(&mut values, self.scale);
+        }
+        Ok(values)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The operations on resident logits, each in a blocking and an async form.
 
+use std::sync::Arc;
+
 use super::{Memory, Resident, ResidentLoss, ResidentRows, ResidentTargets, Sum, TargetMemory};
 use crate::curve::Curve;
 use crate::elements::{Elements, Sealed};
@@ -255,9 +257,9 @@ impl<T: Element> Resident<T> {
         }
         let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + loss.into()));
         Ok(Outcome {
-            elements: Memory::Cpu(elements.into()),
-            values: Memory::Cpu(values.into()),
-            predictions: Memory::Cpu(predictions.into()),
+            elements: Memory::Cpu(Arc::new(elements)),
+            values: Memory::Cpu(Arc::new(values)),
+            predictions: Memory::Cpu(Arc::new(predictions)),
             sum,
         })
     }
@@ -268,12 +270,13 @@ impl<T: Element> Resident<T> {
     }
 
     fn rows<S>(&self, memory: Memory<S>, each: usize) -> ResidentRows<S> {
-        ResidentRows { memory, rows: self.shape.row_count(), each, settings: self.settings }
+        ResidentRows { memory, rows: self.shape.row_count(), each, scale: 1.0, settings: self.settings }
     }
 
     fn loss(&self, targets: &ResidentTargets, per_row: Memory<T::Row>, sum: Sum) -> ResidentLoss<T::Row> {
         let (totals, reduction) = (targets.totals, targets.loss.reduction);
-        ResidentLoss { per_row: self.rows(per_row, 1), sum, totals, reduction }
+        let per_row = ResidentRows { scale: 1.0 / totals.unit, ..self.rows(per_row, 1) };
+        ResidentLoss { per_row, sum, totals, reduction }
     }
 }
 

@@ -547,3 +547,53 @@ fn one_thread_does_the_work_where_none_can_be_started() {
     // No thread has a stack of 200 TB.
     assert_eq!(loss("200000000000000"), loss("2000000"));
 }
+
+/// A GPU computes no f64. One that was asked for says so; one that was chosen automatically leaves it to the CPU.
+#[test]
+fn a_gpu_refuses_files_of_f64() {
+    let files = Files::new();
+    let wide: Vec<f64> = files.logits.iter().map(|&x| f64::from(x)).collect();
+    write(&files.path("wide.npy"), &[5, 4], &wide);
+    let (x, y, g) = (files.text("wide.npy"), files.text("y.npy"), files.text("g.npy"));
+    for device in common::gpus() {
+        let name = format!("{}:{}", device.backend(), device.name());
+        let arguments = ["loss", "--logits", &x, "--targets", &y, "--grad", &g, "--device", &name];
+        refused(&arguments, &["f64", device.name()]);
+        assert!(!files.path("g.npy").exists());
+    }
+    let output = run(&["loss", "--logits", &x, "--targets", &y, "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let fell_back = json["fell_back"].as_str();
+    assert_eq!(fell_back.is_some_and(|why| why.contains("f64")), json["backend"] != "cpu", "{json}");
+}
+
+/// Weights of any size that f32 holds, or that f64 holds and f32 rounds to 0, have the mean that their ratios give.
+#[test]
+fn weights_of_any_size_have_a_mean() {
+    let files = Files::new();
+    let (x, y, w, g, r) =
+        (files.text("x.npy"), files.text("y.npy"), files.text("w.npy"), files.text("g.npy"), files.text("r.npy"));
+    let weights = [0.5, 2.0, 1.0, 0.25];
+    let run = |unit: f64, device: &str| {
+        write(&files.path("w.npy"), &[4], &weights.map(|weight| weight * unit));
+        let arguments = ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--device", device];
+        let output = run(&[&arguments[..], &["--grad", &g, "--per-row", &r, "--json"]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (json["loss"].as_f64().unwrap(), read(&files.path("g.npy")).1, read(&files.path("r.npy")).1)
+    };
+    let mut names = vec!["cpu".to_owned()];
+    names.extend(common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())));
+    for name in names {
+        let (loss, gradient, losses) = run(1.0, &name);
+        for exponent in [-140, -130, -90, 90, 120] {
+            let unit = 2.0_f64.powi(exponent);
+            let (same, as_steep, scaled) = run(unit, &name);
+            assert_eq!((same, &as_steep), (loss, &gradient), "2^{exponent} on {name}");
+            for (scaled, loss) in scaled.iter().zip(&losses) {
+                assert_eq!(*scaled, (f64::from(*loss) * unit) as f32, "2^{exponent} on {name}");
+            }
+        }
+        approx::assert_relative_eq!(run(1e-200, &name).0, loss, max_relative = 1e-6);
+    }
+}

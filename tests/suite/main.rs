@@ -19,3 +19,4 @@ mod ranges;
 mod reference;
 mod resident;
 mod tier;
+mod weights;

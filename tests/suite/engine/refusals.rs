@@ -49,6 +49,21 @@ fn a_target_that_is_no_class_is_told() {
     }
 }
 
+/// A step adds weights on the device, in f32: it takes those whose sum stays in its range.
+#[test]
+fn weights_that_a_step_cannot_add_are_refused() {
+    for engine in engines() {
+        let prepare = |loss: &CrossEntropy| engine.gpu.prepare(loss, [4, 3], DType::F32).map(drop);
+        for weight in [1e-39, 1e38] {
+            let loss = CrossEntropy::default().weight([1.0, weight, 0.0]);
+            let error = prepare(&loss).unwrap_err();
+            assert!(matches!(error, Error::OptionValue { option: "weight", value, .. } if value == weight), "{error}");
+            prepare(&loss.reduction(Reduction::Sum)).unwrap();
+        }
+        prepare(&CrossEntropy::default().weight([0.0, 1e-10, 1e10])).unwrap();
+    }
+}
+
 #[test]
 fn buffers_that_do_not_do_are_refused() {
     for engine in engines() {

@@ -1,0 +1,95 @@
+//! Class weights at the ends of the range of f32, under which sums and their reciprocals leave it.
+
+use half::f16;
+use logits::{CrossEntropy, Logits, Reduction};
+
+use crate::common;
+use crate::reference::{Expected, Labels, Options, expected};
+
+/// Three rows of three classes; the last is ignored.
+const LOGITS: [f32; 12] = [0.3, -1.0, 2.0, 0.0, 5.0, 1.5, -2.0, 0.25, 1.0, 1.0, 2.0, 3.0];
+const TARGETS: [i64; 4] = [0, 1, 0, -100];
+
+fn cases() -> Vec<Options> {
+    let mut cases = Vec::new();
+    for unit in [1e-42, 1e-39, 1e-30, 1.0, 1e30, 1e38] {
+        // Class 2 is no row's target.
+        for weight in [[0.7, 1.0, 0.4], [0.7, 1.0, 0.0], [1e-3, 1.0, 3.0]] {
+            let weight = Some(weight.map(|weight: f32| weight * unit).to_vec());
+            let plain = Options { weight, reduction: Reduction::Mean, ..Options::default() };
+            cases.push(plain.clone());
+            cases.push(Options { label_smoothing: 0.1, z_loss: 1e-2, upstream: 3e38, ..plain.clone() });
+            cases.push(Options { reduction: Reduction::Sum, upstream: 0.25, ..plain });
+        }
+    }
+    // Classes 0 and 1 weigh little beside class 2, which counts under label smoothing alone.
+    let weight = Some(vec![1e-39, 2e-39, 1.0]);
+    cases.push(Options { weight: weight.clone(), reduction: Reduction::Mean, ..Options::default() });
+    let label_smoothing = 1e-10;
+    cases.push(Options { weight, label_smoothing, reduction: Reduction::Mean, ..Options::default() });
+    cases
+}
+
+/// A loss, or a gradient, may be wrong by so much of its row's scale, while its value is a normal f32 or was made from such.
+#[track_caller]
+fn assert_near(got: f64, wanted: f64, scale: f64, what: &str) {
+    let error = (got - wanted).abs();
+    // A value beyond f32 is infinite.
+    let is_beyond = wanted.abs() > f64::from(f32::MAX) && got == wanted.signum() * f64::INFINITY;
+    let is_near = error <= 1e-6 * scale + f64::from(f32::MIN_POSITIVE);
+    assert!(is_near || is_beyond, "{what}: {got:e} for {wanted:e}");
+}
+
+#[test]
+fn weights_of_any_size_are_right() {
+    let rows: Vec<Vec<f64>> = LOGITS.chunks(3).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
+    let x = Logits::new(&LOGITS, [4, 3]).unwrap();
+    for options in cases() {
+        let Expected { loss: wanted, per_row, gradients, scale } =
+            expected(&rows, &TARGETS.map(Labels::Class), &options);
+        let loss = options.loss();
+        for device in common::devices() {
+            let what = format!("weights {:?}, {} on {device}", options.weight, options.brief());
+            let resident = device.upload(x).unwrap();
+            let targets = device.upload_targets(&loss, [4, 3], &TARGETS).unwrap();
+            let (on_device, its_gradient) = resident.cross_entropy_grad(&targets).unwrap();
+            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &TARGETS).unwrap();
+            let reads = [
+                (out.loss, out.per_row, gradient),
+                (on_device.read().unwrap().loss, on_device.per_row().read().unwrap(), its_gradient.read().unwrap()),
+            ];
+            for (reduced, losses, gradient) in reads {
+                // A sum of losses that are no normal numbers is not either.
+                assert_near(reduced, wanted, wanted.abs(), &what);
+                for (row, &loss) in losses.iter().enumerate() {
+                    assert_near(loss.into(), per_row[row], per_row[row].abs(), &format!("{what}, row {row}"));
+                }
+                for (place, &value) in gradient.iter().enumerate() {
+                    let (row, class) = (place / 3, place % 3);
+                    // The gradient of a target is the sum of terms that may each be larger than it.
+                    assert_near(value.into(), gradients[row][class], scale[row], &format!("{what}, place {place}"));
+                }
+            }
+        }
+    }
+}
+
+/// The mean does not depend on what weights are multiplied by, even where each weight is subnormal in f32.
+#[test]
+fn halves_and_f64_are_weighted_too() {
+    let halves = LOGITS.map(f16::from_f32);
+    let wide = LOGITS.map(f64::from);
+    let with = |unit: f32| CrossEntropy::default().weight([unit, 2.0 * unit, 4.0 * unit]);
+    let tiny = with(f32::from_bits(1 << 10));
+    for device in common::devices() {
+        let x = Logits::new(&halves, [4, 3]).unwrap();
+        let wanted = device.cross_entropy_grad_vec(&with(1.0), x, &TARGETS).unwrap();
+        let got = device.cross_entropy_grad_vec(&tiny, x, &TARGETS).unwrap();
+        assert_eq!((got.0.loss, got.1), (wanted.0.loss, wanted.1), "{device}");
+        if !device.is_gpu() {
+            let x = Logits::new(&wide, [4, 3]).unwrap();
+            let wanted = device.cross_entropy(&with(1.0), x, &TARGETS).unwrap().loss;
+            assert_eq!(device.cross_entropy(&tiny, x, &TARGETS).unwrap().loss, wanted);
+        }
+    }
+}
