@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::DType;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
-use crate::job::Job;
+use crate::job::{Data, Job};
 #[cfg(feature = "gpu")]
 use crate::placement::Costs;
 use crate::settings::Settings;
@@ -355,12 +355,20 @@ impl Device {
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let mut job = job;
+                // The CPU may have to finish what a GPU has begun in place: what can be refused is refused now.
+                let ready = match &job.data {
+                    Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&job)?),
+                    _ => None,
+                };
                 match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
                     Ok(note) => return Ok(Ran { fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),
                     Err(failed) => {
-                        // What has been done may have been done in place.
-                        cpu::run(job.after(failed.rows_done))?;
+                        let rest = job.after(failed.rows_done);
+                        match ready {
+                            Some(ready) => ready.finish(rest)?,
+                            None => cpu::run(rest)?,
+                        }
                         return Ok(Ran { fell_back: Some(failed.error.to_string()) });
                     }
                 }

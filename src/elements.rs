@@ -131,6 +131,10 @@ macro_rules! elements {
         }
 
         impl<'a> ElementsMut<'a> {
+            pub(crate) fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),* }
+            }
+
             /// Multiplies every value by `factor`.
             pub(crate) fn scale(&mut self, factor: f64) {
                 match self { $(Self::$variant(values) => {

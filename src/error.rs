@@ -212,18 +212,13 @@ pub enum Error {
 /// A `Vec` of `length` default values, or a typed error where the allocator would have aborted.
 pub(crate) fn try_vec<T: Clone + Default>(what: &'static str, length: usize) -> Result<Vec<T>, Error> {
     let mut values = Vec::new();
-    values
-        .try_reserve_exact(length)
-        .map_err(|_| Error::OutOfMemory { what, bytes: length.saturating_mul(size_of::<T>()) })?;
+    try_reserve(what, &mut values, length)?;
     values.resize(length, T::default());
     Ok(values)
 }
 
-/// Collects into a vector, or returns [`Error::OutOfMemory`].
-pub(crate) fn try_collect<T>(what: &'static str, items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, Error> {
-    let mut all = Vec::new();
-    let bytes = items.len().saturating_mul(size_of::<T>());
-    all.try_reserve_exact(items.len()).map_err(|_| Error::OutOfMemory { what, bytes })?;
-    all.extend(items);
-    Ok(all)
+/// Makes room for `length` values in all, or returns [`Error::OutOfMemory`].
+pub(crate) fn try_reserve<T>(what: &'static str, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
+    let bytes = length.saturating_mul(size_of::<T>());
+    values.try_reserve_exact(length.saturating_sub(values.len())).map_err(|_| Error::OutOfMemory { what, bytes })
 }

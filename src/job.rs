@@ -2,13 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-#[cfg(feature = "gpu")]
-use crate::DType;
-use crate::Shape;
 use crate::curve::Curve;
 use crate::elements::{Elements, ElementsMut};
 use crate::logits::View;
 use crate::sampling::Draws;
+use crate::{DType, Shape};
 
 /// The operations, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +150,16 @@ pub(crate) enum Data<'a> {
     Over { data: ElementsMut<'a>, stride: usize },
 }
 
+impl Data<'_> {
+    /// The type of the logits.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Data::Read { input, .. } | Data::Write { input, .. } => input.dtype(),
+            Data::Over { data, .. } => data.dtype(),
+        }
+    }
+}
+
 #[cfg(feature = "gpu")]
 impl Data<'_> {
     /// What is read, and how far apart its blocks start.
@@ -293,9 +301,8 @@ impl<'a> Job<'a> {
         Job { skip: rows % inner, ..rest }
     }
 
-    #[cfg(feature = "gpu")]
     pub(crate) fn dtype(&self) -> DType {
-        self.data.input().0.dtype()
+        self.data.dtype()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rows that lie across each other: blocks of planes, each a class. A few columns at a time are brought to where they are
 //! computed, and back.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::curve::Kind;
@@ -9,12 +10,53 @@ use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::stage::Drain;
 use super::sweep::{Across, ROWS, SHORT, gather, scatter, turn};
 use crate::Error;
-#[cfg(feature = "parallel")]
-use crate::error::try_collect;
 use crate::job::RowsOut;
 
 /// Elements of the rows that are gathered from planes at a time, whole vectors of rows at least, unless they are huge.
 const GATHERED: usize = 32 * 1024;
+
+/// Some columns of a block of planes, each a class. Threads write columns of one block at the same time.
+pub(super) struct Planes<'a, T> {
+    start: *mut T,
+    /// From a plane to the next.
+    inner: usize,
+    planes: usize,
+    /// Columns that are written here.
+    width: usize,
+    block: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: no two of them hold the same element, so one is a `&mut [T]`.
+unsafe impl<T: Send> Send for Planes<'_, T> {}
+
+impl<'a, T> Planes<'a, T> {
+    /// All columns of `block`, `inner` to a plane.
+    pub(super) fn new(block: &'a mut [T], inner: usize) -> Self {
+        let planes = block.len() / inner;
+        Self { start: block.as_mut_ptr(), inner, planes, width: inner, block: PhantomData }
+    }
+
+    /// The first `columns`, and the rest.
+    pub(super) fn split_at(self, columns: usize) -> (Self, Self) {
+        let Self { start, inner, planes, width, block } = self;
+        assert!(columns <= width);
+        let rest = Self { start: start.wrapping_add(columns), inner, planes, width: width - columns, block };
+        (Self { start, inner, planes, width: columns, block }, rest)
+    }
+
+    fn plane(&self, class: usize) -> &[T] {
+        assert!(class < self.planes);
+        // SAFETY: columns `0..width` from `start` on are within each plane of `inner` elements, of which the block has `planes`, and nobody
+        // else has them.
+        unsafe { std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.width) }
+    }
+
+    fn plane_mut(&mut self, class: usize) -> &mut [T] {
+        assert!(class < self.planes);
+        // SAFETY: as for `plane`.
+        unsafe { std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.width) }
+    }
+}
 
 impl Part<'_> {
     /// The rows of a block that is planes, each a class: some of the columns.
@@ -23,7 +65,7 @@ impl Part<'_> {
         kind: K,
         outer: usize,
         input: Option<&[T]>,
-        planes: Vec<&mut [T]>,
+        planes: Option<Planes<'_, T>>,
         columns: Range<usize>,
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
@@ -33,11 +75,7 @@ impl Part<'_> {
             let half = (columns.len() / 2).next_multiple_of(LANES);
             let middle = columns.start + half;
             let (out_a, out_b) = rows_out.split_at(half);
-            let mut planes_b = try_collect("planes", planes.iter().map(|_| Default::default()))?;
-            let mut planes_a = planes;
-            for (a, b) in planes_a.iter_mut().zip(&mut planes_b) {
-                (*a, *b) = std::mem::take(a).split_at_mut(half);
-            }
+            let (planes_a, planes_b) = planes.map(|planes| planes.split_at(half)).unzip();
             let (a, b) = rayon::join(
                 || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
                 || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
@@ -50,12 +88,12 @@ impl Part<'_> {
     #[allow(clippy::too_many_arguments)] // the same as of `columns`, and the level
     #[inline(always)]
     fn few_columns<I: Isa, T: Number<Wide: Exp>, K: Kind>(
-        self,
+        mut self,
         isa: I,
         kind: K,
         outer: usize,
         input: Option<&[T]>,
-        mut planes: Vec<&mut [T]>,
+        mut planes: Option<Planes<'_, T>>,
         columns: Range<usize>,
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
@@ -68,16 +106,21 @@ impl Part<'_> {
             let whole = (GATHERED / classes).next_multiple_of(LANES);
             whole.max(LANES.min(HUGE / classes)).clamp(1, columns.len())
         };
-        let mut scratch = self.scratch(if is_short { 0 } else { abreast.saturating_mul(classes) })?;
-        scratch.tiles.resize(classes.min(SHORT));
+        let (mut memory, group) = self.scratch(if is_short { 0 } else { abreast })?;
+        let scratch = &mut *memory;
+        // As many as there is memory for.
+        let abreast = if is_short { ROWS } else { scratch.rows.len() / classes };
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);
             let (at, index) = (start - columns.start, outer * inner + start);
-            let plane = |planes: &[&mut [T]], class: usize, from: usize, length: usize, to: &mut [_; LANES]| match input
-            {
-                Some(input) => gather(isa, &input[class * inner + start + from..][..length], to),
-                None => gather(isa, &planes[class][at + from..][..length], to),
-            };
+            let plane =
+                |planes: &Option<Planes<'_, T>>, class: usize, from: usize, length: usize, to: &mut [_; LANES]| match (
+                    input, planes,
+                ) {
+                    (Some(input), _) => gather(isa, &input[class * inner + start + from..][..length], to),
+                    (None, Some(planes)) => gather(isa, &planes.plane(class)[at + from..][..length], to),
+                    (None, None) => {}
+                };
             if is_short {
                 let [logits, _] = scratch.tiles.halves();
                 for (half, tile) in logits.into_iter().enumerate() {
@@ -89,12 +132,14 @@ impl Part<'_> {
                         plane(&planes, class, half * LANES, there, to);
                     }
                 }
-                self.tile(isa, kind, &mut scratch, Drain::default(), index, width, &mut rows_out, at);
+                self.tile(isa, kind, scratch, Drain::default(), index, width, &mut rows_out, at);
+                let Some(planes) = &mut planes else { continue };
                 let [_, results] = scratch.tiles.halves();
                 for (half, tile) in results.into_iter().enumerate() {
                     let there = width.saturating_sub(half * LANES).min(LANES);
-                    for (plane, from) in planes.iter_mut().zip(tile.as_chunks().0) {
-                        scatter(isa, from, &mut plane[at..][..width][width.min(half * LANES)..][..there]);
+                    for (class, from) in tile.as_chunks().0.iter().enumerate().take(classes) {
+                        let to = &mut planes.plane_mut(class)[at..][..width];
+                        scatter(isa, from, &mut to[width.min(half * LANES)..][..there]);
                     }
                 }
                 continue;
@@ -116,7 +161,6 @@ impl Part<'_> {
                     scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
                 }
             }
-            let group = self.group();
             for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
                 let (row, count) = (nth * group, x.len() / classes);
                 if self.looks_again() {
@@ -134,17 +178,15 @@ impl Part<'_> {
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
                 self.operate(&mut rows, &given, &mut rows_out, at + row);
             }
-            if planes.is_empty() {
-                continue;
-            }
+            let Some(planes) = &mut planes else { continue };
             for (column, class) in squares(width) {
                 let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
                 for (nth, to) in square.iter_mut().enumerate().take(across) {
                     to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
                 }
                 turn_square(isa, &mut square, &mut other);
-                for (from, plane) in square.iter().zip(&mut planes[class..]).take(down) {
-                    scatter(isa, from, &mut plane[at + column..][..across]);
+                for (nth, from) in square.iter().enumerate().take(down) {
+                    scatter(isa, from, &mut planes.plane_mut(class + nth)[at + column..][..across]);
                 }
             }
         }

@@ -15,6 +15,7 @@ mod log_sum_exp;
 mod predict;
 mod rows;
 mod sample;
+mod scratch;
 mod simd;
 mod softmax;
 mod stage;
@@ -25,6 +26,8 @@ mod threads;
 
 #[cfg(feature = "gpu")]
 pub(crate) use log_sum_exp::exact as exact_log_sum_exp;
+#[cfg(feature = "gpu")]
+pub(crate) use rows::Ready;
 pub(crate) use rows::run;
 pub use simd::simd_level;
 #[cfg(feature = "parallel")]

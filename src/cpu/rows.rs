@@ -3,15 +3,16 @@
 //! Rows are independent, so threads take halves of the batch until a half is small; no bit of a row depends on where
 //! those cuts fall. Where there are fewer rows than threads, these share a row.
 
+use super::columns::Planes;
 use super::curve::{Curved, Kind, Plain};
+use super::scratch::{Reserve, Scratch};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
 use super::stage::{Drain, LINE, Stage};
-use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, Tiles, turn, turn_back};
+use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, turn, turn_back};
 #[cfg(feature = "parallel")]
 use super::threads;
 use super::{Given, backward, cross_entropy, log_sum_exp, predict, sample, softmax};
 use crate::elements::{Elements, ElementsMut};
-use crate::error::{try_collect, try_vec};
 use crate::job::{self, Data, Job, Op, RowsOut};
 use crate::{Element, Error, Prediction, Shape};
 
@@ -38,25 +39,29 @@ pub(super) const HUGE: usize = 1 << 24;
 ///
 /// # Errors
 /// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks; [`Error::OutOfMemory`] where a row
-/// that cannot be computed in place finds no memory to be computed in.
+/// that cannot be computed in place finds no memory to be computed in. Nothing is written then.
 pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
-    let streams = match &job.data {
-        Data::Write { output, .. } => output.bytes_len() >= LARGE,
-        Data::Read { .. } | Data::Over { .. } => false,
-    };
-    #[cfg(feature = "parallel")]
-    let elements = job.rows() * job.classes();
-    #[cfg(feature = "parallel")]
-    let threads = if elements > SMALL { threads::count() } else { 1 };
-    #[cfg(feature = "parallel")]
-    let (is_shared, grain) = if threads > 1 {
-        (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL))
-    } else {
-        (false, usize::MAX)
-    };
-    #[cfg(not(feature = "parallel"))]
-    let (is_shared, grain) = (false, usize::MAX);
-    run_with(job, How { level: level()?, streams, is_shared, grain })
+    let how = How::of(&job)?;
+    run_with(job, how)
+}
+
+/// What the CPU needs to finish a job however little memory there is by then.
+#[cfg(feature = "gpu")]
+pub(crate) struct Ready(Reserve);
+
+#[cfg(feature = "gpu")]
+impl Ready {
+    /// # Errors
+    /// As [`run`].
+    pub(crate) fn new(job: &Job<'_>) -> Result<Self, Error> {
+        Reserve::new(job, How::of(job)?).map(Self)
+    }
+
+    /// Finishes what is left of the job.
+    pub(crate) fn finish(&self, job: Job<'_>) -> Result<(), Error> {
+        let how = How::of(&job)?;
+        run_parts(job, how, Some(&self.0))
+    }
 }
 
 /// What the parts of a job have in common.
@@ -72,22 +77,51 @@ pub(super) struct How {
     pub(super) grain: usize,
 }
 
+impl How {
+    fn of(job: &Job<'_>) -> Result<Self, Error> {
+        let streams = match &job.data {
+            Data::Write { output, .. } => output.bytes_len() >= LARGE,
+            Data::Read { .. } | Data::Over { .. } => false,
+        };
+        #[cfg(feature = "parallel")]
+        let elements = job.rows() * job.classes();
+        #[cfg(feature = "parallel")]
+        let threads = if elements > SMALL { threads::count() } else { 1 };
+        #[cfg(feature = "parallel")]
+        let (is_shared, grain) = if threads > 1 {
+            (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL))
+        } else {
+            (false, usize::MAX)
+        };
+        #[cfg(not(feature = "parallel"))]
+        let (is_shared, grain) = (false, usize::MAX);
+        Ok(Self { level: level()?, streams, is_shared, grain })
+    }
+}
+
 /// As [`run`], told how.
 pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
+    // The only part of a job takes its memory before it writes; of several the last may find none.
+    let is_divided = job.shape.outer() > 1 && job.shape.inner() > 1 || job.rows() * job.shape.classes() > how.grain;
+    let reserve = if is_divided { Some(Reserve::new(&job, how)?) } else { None };
+    run_parts(job, how, reserve.as_ref())
+}
+
+fn run_parts(job: Job<'_>, how: How, reserve: Option<&Reserve>) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     if job.shape.outer() > 1 && job.rows() * job.classes() > how.grain {
         let half = job.shape.outer() / 2;
         // As many as go together where that does not leave a thread without.
         let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
         let (a, b) = job.split_at(half);
-        let (a, b) = rayon::join(|| run_with(a, how), || run_with(b, how));
+        let (a, b) = rayon::join(|| run_parts(a, how, reserve), || run_parts(b, how, reserve));
         return a.and(b);
     }
     if job.rows() <= job.skip {
         return Ok(());
     }
     let Job { op, shape, data, given, first_row, skip, rows_out } = job;
-    let part = Part { op, shape, given, first_row, skip, how };
+    let part = Part { op, shape, given, first_row, skip, how, reserve };
     let (input, output, in_stride, out_stride) = match data {
         Data::Read { input, stride } => (Some(input), None, stride, 0),
         Data::Write { input, stride, output } => (Some(input), Some(output), stride, shape.block()),
@@ -150,18 +184,11 @@ impl<T> Place<'_, T> {
 pub(super) struct Part<'a> {
     pub(super) op: Op,
     pub(super) shape: Shape,
-    given: job::Given<'a>,
-    first_row: usize,
-    skip: usize,
+    pub(super) given: job::Given<'a>,
+    pub(super) first_row: usize,
+    pub(super) skip: usize,
     pub(super) how: How,
-}
-
-/// Memory of a thread.
-pub(super) struct Scratch<W> {
-    pub(super) held: Held<W>,
-    pub(super) tiles: Tiles<W>,
-    pub(super) rows: Vec<W>,
-    pub(super) beside: Vec<W>,
+    pub(super) reserve: Option<&'a Reserve>,
 }
 
 impl<'a> Part<'a> {
@@ -189,10 +216,8 @@ impl<'a> Part<'a> {
             let first = self.skip.saturating_sub(outer * inner).min(inner);
             let (_, here) = here.split_at(first);
             let input = place.input.map(|(x, stride)| &x[outer * stride..][..block]);
-            let planes = place.results(outer, block).map(|planes| planes.chunks_mut(inner));
-            let planes =
-                planes.map(|planes| try_collect("planes", planes.map(|plane| &mut plane[first..]))).transpose()?;
-            self.columns(kind, outer, input, planes.unwrap_or_default(), first..inner, here)?;
+            let planes = place.results(outer, block).map(|planes| Planes::new(planes, inner).split_at(first).1);
+            self.columns(kind, outer, input, planes, first..inner, here)?;
         }
         Ok(())
     }
@@ -205,16 +230,16 @@ impl<'a> Part<'a> {
     /// Rows whose classes lie side by side.
     #[inline(always)]
     fn rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
-        self,
+        mut self,
         isa: I,
         kind: K,
         mut place: Place<'_, T>,
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let mut scratch = self.scratch(0)?;
+        let (mut memory, group) = self.scratch(usize::from(self.looks_again()))?;
+        let scratch = &mut *memory;
         if self.looks_again() {
-            scratch.rows = try_vec("rows on their way", classes)?;
             for at in self.skip..end {
                 let row = &mut scratch.rows[..];
                 row.iter_mut().zip(place.logits(at, 0, classes)).for_each(|(to, x)| *to = x.widen());
@@ -223,13 +248,11 @@ impl<'a> Part<'a> {
             return Ok(());
         }
         let is_short = classes <= SHORT;
-        let group = self.group();
         // Long rows are streamed as they are.
         let is_staged = self.how.streams && classes < STAGED;
         let first = self.skip;
         let staged = place.output.take_if(|_| is_staged).map(|(out, _)| &mut out[first * classes..]);
         let mut stage = staged.map(|out| Stage::new(out, group * classes)).transpose()?;
-        scratch.tiles.resize(if is_short { classes } else { 0 });
         for at in (first..end).step_by(group) {
             let count = group.min(end - at);
             let (staged, drain) = match &mut stage {
@@ -240,7 +263,7 @@ impl<'a> Part<'a> {
                 None => (None, Drain::default()),
             };
             let left = if is_short {
-                self.short_rows(isa, kind, &mut place, (staged, drain), &mut scratch, at, count, &mut rows_out)
+                self.short_rows(isa, kind, &mut place, (staged, drain), scratch, at, count, &mut rows_out)
             } else {
                 let Place { input, output } = &mut place;
                 let input = input.map(|(x, stride)| (&x[at * stride..], stride));
@@ -332,18 +355,6 @@ impl<'a> Part<'a> {
     pub(super) fn group(&self) -> usize {
         let classes = self.shape.classes();
         if classes <= SHORT { ROWS } else { (GROUP / classes).clamp(1, ROWS) }
-    }
-
-    /// Memory of a thread, with room for so many elements of rows.
-    pub(super) fn scratch<W: Real>(&self, elements: usize) -> Result<Scratch<W>, Error> {
-        let at_once = if self.looks_again() { 1 } else { self.group().min(self.shape.row_count()) };
-        let beside = if self.given.second.is_some() { at_once * self.shape.classes() } else { 0 };
-        Ok(Scratch {
-            held: Held::default(),
-            tiles: Tiles::default(),
-            rows: try_vec("rows on their way", elements)?,
-            beside: try_vec("rows on their way", beside)?,
-        })
     }
 
     /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets, gradients, log-sum-exps, and soft targets

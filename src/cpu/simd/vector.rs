@@ -1,11 +1,13 @@
 //! Sixteen lanes of the two types that rows are computed in.
 
 use std::ops::{Add, Mul, Sub};
+use std::sync::Mutex;
 
 use super::exp::{Anchor, Exp, exp_of};
 use super::isa::Isa;
 use super::memory::Number;
 use crate::Element;
+use crate::cpu::scratch::{Reserve, Scratch};
 
 /// Lanes of a vector, of every instruction set and for both types.
 pub(in crate::cpu) const LANES: usize = 16;
@@ -33,10 +35,12 @@ pub(in crate::cpu) trait Real:
     const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
+    /// The memory that is set aside for rows of this type.
+    fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>>;
 }
 
 macro_rules! real {
-    ($ty:ident, $vector:ident) => {
+    ($ty:ident, $vector:ident, $reserve:ident) => {
         impl Real for $ty {
             type V<I: Isa> = I::$vector;
             const ZERO: Self = 0.0;
@@ -58,6 +62,10 @@ macro_rules! real {
                 value as $ty
             }
 
+            fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>> {
+                if let Reserve::$reserve(scratch) = reserve { Some(scratch) } else { None }
+            }
+
             #[inline(always)]
             fn is_number(self) -> bool {
                 !self.is_nan()
@@ -65,8 +73,8 @@ macro_rules! real {
         }
     };
 }
-real!(f32, F32);
-real!(f64, F64);
+real!(f32, F32, Single);
+real!(f64, F64, Double);
 
 /// What exponentials are made of, of one value or of several.
 pub(in crate::cpu) trait Lane:

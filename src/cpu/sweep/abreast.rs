@@ -5,9 +5,11 @@
 //! above 1) tiles are read as they are.
 
 use super::{ROWS, Rows, Stats, split_factor};
+use crate::Error;
 use crate::cpu::curve::{About, Anchors, Kind};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::stage::{Drain, LINE};
+use crate::error::try_reserve;
 
 /// Memory of a thread for tiles on their way.
 #[derive(Default)]
@@ -17,10 +19,21 @@ pub(in crate::cpu) struct Tiles<W> {
 }
 
 impl<W: Real> Tiles<W> {
-    /// For rows of so many classes. Shuffles may reach over the end by three vectors.
+    /// The elements of both halves of a tile. Shuffles may reach over the end by three vectors.
+    fn length(classes: usize) -> usize {
+        if classes == 0 { 0 } else { 2 * (classes + 3) * LANES }
+    }
+
+    /// Makes room for rows of `classes`.
+    pub(in crate::cpu) fn reserve(&mut self, classes: usize) -> Result<(), Error> {
+        try_reserve("tiles of rows", &mut self.logits, Self::length(classes))?;
+        try_reserve("tiles of rows", &mut self.results, Self::length(classes))
+    }
+
+    /// For rows of `classes`; 0 for none.
     pub(in crate::cpu) fn resize(&mut self, classes: usize) {
-        self.logits.resize(2 * (classes + 3) * LANES, W::ZERO);
-        self.results.resize(2 * (classes + 3) * LANES, W::ZERO);
+        self.logits.resize(Self::length(classes), W::ZERO);
+        self.results.resize(Self::length(classes), W::ZERO);
     }
 
     /// Both tiles, each with room at its end: the logits, and the results.

@@ -7,10 +7,12 @@
 use super::read::BLOCK;
 use super::write::{Place, splat_factors, two};
 use super::{ROWS, Rows, Stats};
+use crate::Error;
 use crate::cpu::curve::{About, Kind};
 use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
 use crate::cpu::stage::Drain;
 use crate::cpu::threads;
+use crate::error::{try_reserve, try_vec};
 
 /// Elements of a piece at most.
 pub(super) const PIECE: usize = 4096;
@@ -53,11 +55,23 @@ impl Cut {
     }
 }
 
+/// Returns how many pieces a row is cut into.
+pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
+    classes.div_ceil(PIECE).max(1)
+}
+
 /// Memory of a thread.
 #[derive(Default)]
 pub(in crate::cpu) struct Held<W> {
     pub(super) exponentials: Vec<W>,
     pub(super) pieces: Vec<Piece<W>>,
+}
+
+impl<W> Held<W> {
+    /// Makes room for the pieces of the rows that are computed together.
+    pub(in crate::cpu) fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
+        try_reserve("pieces of rows", &mut self.pieces, pieces)
+    }
 }
 
 /// Up to 32 rows.
@@ -93,7 +107,7 @@ where
     }
 
     pub(super) fn cut(&self) -> Cut {
-        Cut { classes: self.classes, pieces: self.classes.div_ceil(PIECE).max(1) }
+        Cut { classes: self.classes, pieces: pieces_of(self.classes) }
     }
 
     /// Whether the exponentials of all rows are kept.
@@ -167,8 +181,8 @@ where
     fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
-            if self.is_shared {
-                let mut pieces = vec![0.0; self.cut().pieces];
+            // Where memory is short, no row is shared.
+            if let (true, Ok(mut pieces)) = (self.is_shared, try_vec("sums of pieces", self.cut().pieces)) {
                 threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();
                 continue;

@@ -11,7 +11,7 @@ mod read;
 mod write;
 
 pub(super) use abreast::{Abreast, Tiles, gather, scatter, turn, turn_back};
-pub(super) use across::{Across, Held};
+pub(super) use across::{Across, Held, pieces_of};
 
 use super::curve::{About, Anchors, Kind};
 use super::simd::{Exp, Isa, LANES, Vector, log1p};

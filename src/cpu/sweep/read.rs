@@ -276,6 +276,9 @@ where
         let per_row = cut.pieces;
         let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
         let holds = hold && !self.is_shared && count * classes <= HELD;
+        // Where memory is short, exponentials are computed again.
+        let holds =
+            holds && exponentials.try_reserve_exact((count * classes).saturating_sub(exponentials.len())).is_ok();
         exponentials.resize(if holds { count * classes } else { 0 }, T::Wide::ZERO);
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());

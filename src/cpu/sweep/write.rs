@@ -45,8 +45,9 @@ where
                 let input = input.map(|x| &x[class..][..out.len()]);
                 write_piece(isa, input, out, streams, &of_piece, Place { row, piece, class });
             };
-            if self.is_shared {
-                let mut pieces = Vec::with_capacity(cut.pieces);
+            let mut pieces = Vec::new();
+            // Where memory is short, no row is shared.
+            if self.is_shared && pieces.try_reserve_exact(cut.pieces).is_ok() {
                 for piece in 0..cut.pieces {
                     let (out, after) = rest.split_at_mut(cut.piece(piece).len());
                     (rest, _) = (after, pieces.push(out));

@@ -1,0 +1,149 @@
+//! The CPU path where memory is short: an allocator refuses what is large, from some allocation on or one alone. A call then does its
+//! work, or returns a typed error and leaves logits in place as they were.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+
+use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Shape, Targets};
+
+/// The system's allocator. While armed it refuses allocations of at least `LARGE` bytes.
+struct Short;
+
+/// Below this are the queues of a thread pool, whose allocations cannot fail without an abort.
+const LARGE: usize = 2048;
+
+static IS_ARMED: AtomicBool = AtomicBool::new(false);
+/// How many more large allocations succeed.
+static LEFT: AtomicIsize = AtomicIsize::new(0);
+/// Whether only one is refused, and not all that follow.
+static ONCE: AtomicBool = AtomicBool::new(false);
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+fn refuses(bytes: usize) -> bool {
+    if bytes < LARGE || !IS_ARMED.load(SeqCst) {
+        return false;
+    }
+    let left = LEFT.fetch_sub(1, SeqCst);
+    let refuses = if ONCE.load(SeqCst) { left == 0 } else { left <= 0 };
+    REFUSED.fetch_add(usize::from(refuses), SeqCst);
+    refuses
+}
+
+// SAFETY: every call goes to the system's allocator with the same arguments, or returns null, which means that there is no memory.
+unsafe impl GlobalAlloc for Short {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller's.
+        if refuses(layout.size()) { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: as the caller's.
+        if refuses(bytes) { std::ptr::null_mut() } else { unsafe { System.realloc(at, layout, bytes) } }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Short = Short;
+
+/// Only one test runs at a time: the allocator is everybody's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Calls `call` with `allowed` large allocations, then with one refused alone, and returns how many were refused.
+fn with_memory_for<R>(allowed: isize, once: bool, call: impl FnOnce() -> R) -> (R, usize) {
+    (LEFT.store(allowed, SeqCst), ONCE.store(once, SeqCst), REFUSED.store(0, SeqCst));
+    IS_ARMED.store(true, SeqCst);
+    let result = call();
+    IS_ARMED.store(false, SeqCst);
+    (result, REFUSED.load(SeqCst))
+}
+
+/// Numbers between -8 and 8 in no order.
+fn logits<T: Element>(count: usize, of: impl Fn(f64) -> T) -> Vec<T> {
+    (0..count as u32).map(|n| of(f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 20) - 8.0)).collect()
+}
+
+/// Runs `call` on a copy of `logits` with ever more memory, until it gets all it asks for.
+fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result<Vec<T>, Error>) {
+    let mut wanted = logits.to_vec();
+    let returned = call(&mut wanted).unwrap();
+    let (mut refusals, mut errors) = (0, 0);
+    for once in [false, true] {
+        for allowed in 0.. {
+            let mut data = logits.to_vec();
+            let (outcome, refused) = with_memory_for(allowed, once, || call(&mut data));
+            match outcome {
+                Ok(values) => assert!(values == returned && data == wanted, "{what}, {allowed} allocations: other results"),
+                Err(error) => {
+                    errors += 1;
+                    assert!(matches!(error, Error::OutOfMemory { .. }), "{what}: {error}");
+                    assert!(data == logits, "{what}, {allowed} allocations: logits are not intact after \"{error}\"");
+                }
+            }
+            if refused == 0 {
+                break;
+            }
+            refusals += 1;
+            assert!(allowed < 1000, "{what}: no end of allocations");
+        }
+    }
+    println!("| {what} | {refusals} | {errors} |");
+}
+
+/// Long and short rows, rows across each other, few and many of them.
+const SHAPES: [(usize, usize, usize); 7] =
+    [(40, 3000, 1), (2, 150_000, 1), (3000, 20, 1), (3, 5000, 40), (1, 100_001, 3), (4, 20, 700), (2, 70_000, 2)];
+
+fn shape((outer, classes, inner): (usize, usize, usize)) -> Shape {
+    Shape::new(outer, classes, inner)
+}
+
+fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: impl Fn(f64) -> T + Copy) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("| call | refusals | errors |\n|---|---|---|");
+    let device = Device::cpu();
+    for &sizes in shapes {
+        let shape = shape(sizes);
+        let rows = sizes.0 * sizes.2;
+        let x = logits(rows * sizes.1, of);
+        let classes: Vec<i64> = (0..rows as i64).map(|row| row * 7 % sizes.1 as i64).collect();
+        let soft: Vec<f32> = vec![1.0 / sizes.1 as f32; x.len()];
+        let loss = CrossEntropy::default().label_smoothing(0.1);
+        let name = |call: &str| format!("{call} of {dtype} {sizes:?}");
+        check(&name("softmax in place"), &x, |data| {
+            device.softmax_in_place(LogitsMut::new(data, shape)?).map(|_| Vec::new())
+        });
+        check(&name("gradient in place"), &x, |data| {
+            device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, &classes).map(|_| Vec::new())
+        });
+        check(&name("gradient of soft targets in place"), &x, |data| {
+            let targets = Targets::probabilities(&soft);
+            device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, targets).map(|_| Vec::new())
+        });
+        check(&name("log-softmax"), &x, |data| Ok(device.log_softmax_vec(Logits::new(data, shape)?)?.values));
+        check(&name("resident softmax"), &x, |data| device.upload(Logits::new(data, shape)?)?.softmax()?.read());
+        check(&name("top 3"), &x, |data| device.top_k_vec(Logits::new(data, shape)?, 3).map(|_| Vec::new()));
+    }
+}
+
+#[test]
+fn f32_is_done_or_refused() {
+    every_call("f32", &SHAPES, |x| x as f32);
+}
+
+#[test]
+fn f16_is_done_or_refused() {
+    every_call("f16", &SHAPES[2..5], logits::half::f16::from_f64);
+}
+
+#[test]
+fn f64_is_done_or_refused() {
+    every_call("f64", &SHAPES[2..5], |x| x);
+}
