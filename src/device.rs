@@ -137,8 +137,10 @@ impl Device {
         let _ = waiting;
         #[cfg(feature = "gpu")]
         if self.is_gpu() {
-            let costs = Some(Costs::measure(&self, waiting).await?);
-            return Ok(self.with(|inner| inner.costs = costs));
+            // What is measured must not go by an earlier measurement.
+            let device = self.with(|inner| inner.costs = None);
+            let costs = Some(Costs::measure(&device, waiting).await?);
+            return Ok(device.with(|inner| inner.costs = costs));
         }
         Ok(self)
     }

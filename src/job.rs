@@ -134,7 +134,7 @@ impl Scaling<'_> {
 #[repr(C)]
 pub struct Prediction {
     /// The class: of the largest logit, where nothing else is said; of equal ones the lowest. As in PyTorch's `argmax` a
-    /// NaN counts as largest.
+    /// NaN counts as largest. Under a soft cap, logits that the cap rounds to the same value keep their order.
     pub class: u32,
     /// Its probability under softmax; NaN where the row's softmax is.
     pub probability: f32,

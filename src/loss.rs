@@ -115,7 +115,8 @@ impl CrossEntropy {
         self
     }
 
-    /// One weight a class, applied to the rows that have it as target; finite and not negative.
+    /// One weight a class, applied to the rows that have it as target; finite and not negative. A step that takes a mean adds
+    /// them on the device, and is refused weights other than 0 that are below 2^-64 or above 2^64.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};

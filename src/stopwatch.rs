@@ -85,6 +85,8 @@ impl Reading {
 /// An operation with its inputs and results in the device's own memory, ready to be run again and again.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
+    #[cfg(feature = "gpu")]
+    settings: Settings,
     runs: Runs<'a, T>,
 }
 
@@ -233,16 +235,22 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 let given = task.given();
                 let each = task.op.second_bytes(T::DTYPE, given.second.is_some());
                 let timing = block_on(async {
-                    let mut inputs = vec![upload(gpu, task.op, &x, &given).await?];
+                    let upload = || upload(gpu, task.op, &x, &given, device.settings());
+                    let mut inputs = vec![upload().await?];
                     for _ in 1..Timing::sets(&inputs[0], once) {
-                        inputs.push(upload(gpu, task.op, &x, &given).await?);
+                        inputs.push(upload().await?);
                     }
                     Timing::new(inputs, task.op, T::DTYPE, &given).await
                 })?;
                 (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
         };
-        Ok(Self { bytes: once * (1 + writes) + second, runs })
+        Ok(Self {
+            bytes: once * (1 + writes) + second,
+            #[cfg(feature = "gpu")]
+            settings: device.settings(),
+            runs,
+        })
     }
 
     /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
@@ -271,10 +279,10 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         if let Runs::OnGpu(timing) = &mut self.runs
             && timing.is_hardware()
         {
-            let start = Instant::now();
+            let (start, patience) = (Instant::now(), self.settings.patience);
             while start.elapsed() < Duration::from_millis(300) {
-                timing.copy(Settings::default().patience)?;
-                timing.operation(Settings::default().patience)?;
+                timing.copy(patience)?;
+                timing.operation(patience)?;
             }
         }
         Ok(())
@@ -292,7 +300,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 Ok(Reading::since(start))
             }
             #[cfg(feature = "gpu")]
-            Runs::OnGpu(timing) => timing.operation(Settings::default().patience),
+            Runs::OnGpu(timing) => timing.operation(self.settings.patience),
         }
     }
 
@@ -310,15 +318,21 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 Ok(Reading::since(start))
             }
             #[cfg(feature = "gpu")]
-            Runs::OnGpu(timing) => timing.copy(Settings::default().patience),
+            Runs::OnGpu(timing) => timing.copy(self.settings.patience),
         }
     }
 }
 
 /// Everything that one run on a GPU reads, in memory of its own.
 #[cfg(feature = "gpu")]
-async fn upload<T: Element>(gpu: &Gpu, op: Op, x: &Logits<'_, T>, given: &Given<'_>) -> Result<HeldInputs, Error> {
-    let (shape, settings) = (x.shape(), Settings::default());
+async fn upload<T: Element>(
+    gpu: &Gpu,
+    op: Op,
+    x: &Logits<'_, T>,
+    given: &Given<'_>,
+    settings: Settings,
+) -> Result<HeldInputs, Error> {
+    let shape = x.shape();
     let logits = gpu.upload(shape, (x.elements(), shape.block()), settings, Waiting::Here).await?;
     let seen = Given { curve: given.curve, ..Given::default() };
     let before = op.made_from().or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));

@@ -111,6 +111,10 @@ same(await results(page), "WebGPU");
 assert.match(await page.evaluate(() => window.logits.gpu.blocking()), /must not wait/);
 assert.equal(await page.evaluate(() => window.logits.cpu.blocking()), undefined);
 
+// A wait ends when its time is over, and an upload of several pieces waits for those before.
+assert.match(await page.evaluate(() => window.logits.gpu.hurried()), /time allowed/);
+assert.equal(await page.evaluate(() => window.logits.gpu.uploaded()), 7);
+
 // Bad input is reported, and the earlier results stay.
 await page.setInputFiles("#file", { ...file, buffer: file.buffer.subarray(0, 1000) });
 await page.waitForSelector("#message.wrong");

@@ -1,7 +1,9 @@
 //! An opened adapter with everything that lives as long as it does, and what becomes of it when it is lost.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
@@ -35,7 +37,7 @@ struct Shared {
 /// One wgpu device and what was made with it.
 pub(super) struct Open {
     pub(super) device: Device,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<OwnQueue>,
     pub(super) limits: Limits,
     pub(super) kernels: Kernels,
     pub(super) pool: Pool,
@@ -49,6 +51,53 @@ pub(super) struct Open {
     faults: Arc<Mutex<Faults>>,
     /// The process that opened it. One that is forked from it has neither the driver's threads nor ours.
     pub(super) process: u32,
+}
+
+/// How long work may take that nobody waits for any more, when its device is dropped.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A queue that is dropped with care where it is ours. wgpu waits for all its work then, without end where the GPU hangs, and panics where the
+/// driver had no memory for it.
+pub(super) struct OwnQueue {
+    queue: Option<Queue>,
+    device: Device,
+    faults: Arc<Mutex<Faults>>,
+    is_ours: bool,
+    process: u32,
+}
+
+impl OwnQueue {
+    fn new(device: &Device, queue: Queue, faults: &Arc<Mutex<Faults>>, is_ours: bool) -> Arc<Self> {
+        let (queue, device, faults) = (Some(queue), device.clone(), faults.clone());
+        Arc::new(Self { queue, device, faults, is_ours, process: process() })
+    }
+}
+
+impl Deref for OwnQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // Taken by `drop` alone.
+        self.queue.as_ref().unwrap_or_else(|| unreachable!())
+    }
+}
+
+impl Drop for OwnQueue {
+    fn drop(&mut self) {
+        let Some(queue) = self.queue.take() else { return };
+        if !self.is_ours || cfg!(target_arch = "wasm32") {
+            return;
+        }
+        // wgpu does not wait for a device that is lost; polling one may panic.
+        let is_lost = lock(&self.faults).lost.is_some();
+        let ends = || is_lost || Poller::new(&self.device).wait_here(None, FAREWELL).is_ok();
+        if self.process == process() && ends() {
+            drop(survive(|| drop(queue)));
+        } else {
+            // It keeps its device, and all that the GPU is at work on.
+            std::mem::forget(queue);
+        }
+    }
 }
 
 /// What went wrong outside of any error scope.
@@ -74,7 +123,8 @@ impl Gpu {
         if let Some(reason) = adapter::lacking(&device.limits()) {
             return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
         }
-        let open = Open::new(device.clone(), queue.clone(), &info, Arc::default());
+        let faults = Arc::default();
+        let open = Open::new(device.clone(), OwnQueue::new(device, queue.clone(), &faults, false), &info, faults);
         let (open, name) = (Mutex::new(Arc::new(open)), info.name);
         Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
     }
@@ -181,11 +231,17 @@ impl Gpu {
         };
         match again {
             Ok(again) => {
-                let again = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
-                *lock(&self.0.open) = again.clone();
-                Ok(again)
+                let mut now = lock(&self.0.open);
+                // Another thread may have been first; what it has begun stays on the same device as what follows.
+                if Arc::ptr_eq(&now, &open) || now.lost().is_some() {
+                    *now = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
+                }
+                Ok(now.clone())
             }
-            Err(why) => Err(open.error(Fault::new(format!("{reason}; and it could not be opened again: {why}")))),
+            Err(why) => {
+                let reason = format!("{reason}; and it could not be opened again: {why}");
+                Err(Error::Gpu { adapter: self.0.name.clone(), reason })
+            }
         }
     }
 }
@@ -210,15 +266,15 @@ impl Open {
         if matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu) {
             features |= Features::MAPPABLE_PRIMARY_BUFFERS;
         }
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("logits"),
-                required_features: adapter.features() & features,
-                required_limits: adapter.limits(),
-                ..Default::default()
-            })
-            .await
-            .map_err(|error| one_line(&error))?;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("logits"),
+            required_features: adapter.features() & features,
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        // wgpu opens it in this call. Where the driver has no memory for one of its layouts, dropping the others panics.
+        let opening = survive(|| adapter.request_device(&descriptor)).map_err(|fault| fault.reason)?;
+        let (device, queue) = opening.await.map_err(|error| one_line(&error))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
         // wgpu's own handlers panic.
@@ -231,10 +287,11 @@ impl Open {
             let reason = format!("the device was lost: {message}");
             lock(&seen).lost.get_or_insert(reason.trim_end_matches(": ").to_owned());
         });
+        let queue = OwnQueue::new(&device, queue, &faults, true);
         Ok(Self::new(device, queue, &info, faults))
     }
 
-    fn new(device: Device, queue: Queue, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
+    fn new(device: Device, queue: Arc<OwnQueue>, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
         let (limits, features) = (device.limits(), device.features());
         // Narrower ones are worth nothing to the kernels.
         let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;
@@ -278,8 +335,9 @@ impl Open {
         lock(&self.faults).lost.clone()
     }
 
+    /// If it is lost, that is the reason of everything else, of a panic in wgpu's poll too.
     pub(super) fn error(&self, fault: Fault) -> Error {
-        Error::Gpu { adapter: self.name.clone(), reason: fault.reason }
+        Error::Gpu { adapter: self.name.clone(), reason: self.lost().unwrap_or(fault.reason) }
     }
 
     fn check_process(&self) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ use super::context::{Gpu, Open};
 use super::fault::Fault;
 use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
 use super::stream::runs;
-use super::wait::{Waiting, map};
+use super::wait::{Waiting, map, submitted};
 use crate::elements::Elements;
 use crate::error::try_vec;
 use crate::job::{Given, Op};
@@ -249,12 +249,13 @@ impl Held {
                 let submission = open
                     .guarded(|| {
                         open.queue.write_buffer(&chunk.memory.buffer, offset, &contents);
-                        Ok(open.queue.submit([]))
+                        let submission = open.queue.submit([]);
+                        Ok((submission, submitted(&open.queue)))
                     })
                     .await
                     .map_err(|fault| open.error(fault))?;
-                if let Some(before) = before.replace(submission) {
-                    let settled = open.poller.settle(Some(before), Vec::new(), settings.patience, waiting);
+                if let Some((before, done)) = before.replace(submission) {
+                    let settled = open.poller.settle(Some(before), done, settings.patience, waiting);
                     settled.await.map_err(|fault| open.error(fault))?;
                 }
             }

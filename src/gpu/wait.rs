@@ -2,9 +2,11 @@
 
 use std::thread;
 use std::time::Duration;
+#[cfg(target_arch = "wasm32")]
+use std::{pin::Pin, task::Poll};
 
 use futures_channel::oneshot;
-use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, SubmissionIndex};
+use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex};
 
 use super::fault::{Fault, survive};
 use crate::waiting::Instant;
@@ -12,6 +14,8 @@ use crate::waiting::Instant;
 /// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
 /// seen that nobody wants to know any more.
 const SLICE: Duration = Duration::from_millis(100);
+
+const LATE: &str = "it was not done within the time allowed";
 
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,16 @@ pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
     // Nobody listens any more once waiting has failed.
     buffer.map_async(mode, ..bytes, move |result| drop(sender.send(result)));
     receiver
+}
+
+/// What a submission that has just been made is waited for by, where waiting for its index waits for nothing: in a browser.
+pub(super) fn submitted(queue: &Queue) -> Vec<Mapped> {
+    if !cfg!(target_arch = "wasm32") {
+        return Vec::new();
+    }
+    let (sender, receiver) = oneshot::channel();
+    queue.on_submitted_work_done(move || drop(sender.send(Ok(()))));
+    vec![receiver]
 }
 
 /// Waits for one device.
@@ -69,7 +83,7 @@ impl Poller {
                 Ok(None) if waiting == Waiting::Here => self.spin(&mut receiver, patience)?,
                 Ok(None) => {
                     self.wait(None, patience, waiting).await?;
-                    receiver.await.ok()
+                    within(patience, receiver).await?
                 }
                 Ok(answer) => answer,
                 Err(oneshot::Canceled) => None,
@@ -106,6 +120,27 @@ impl Poller {
             }
         }
     }
+}
+
+/// The answer, when it comes; `None` where it never will.
+#[cfg(not(target_arch = "wasm32"))]
+async fn within(_: Duration, receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
+    // It has come: the submission was waited for.
+    Ok(receiver.await.ok())
+}
+
+/// The same where nothing else has been waited for.
+#[cfg(target_arch = "wasm32")]
+async fn within(patience: Duration, mut receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
+    // A browser's timers count 31 bits of milliseconds.
+    let mut timer = gloo_timers::future::TimeoutFuture::new(patience.as_millis().min(i32::MAX as u128) as u32);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(answer) = Pin::new(&mut receiver).poll(context) {
+            return Poll::Ready(Ok(answer.ok()));
+        }
+        Pin::new(&mut timer).poll(context).map(|()| Err(Fault::new(LATE)))
+    })
+    .await
 }
 
 /// A browser polls by itself, and calls back.
@@ -216,7 +251,7 @@ fn wait_in_slices(
             return Ok(());
         }
         if left.is_zero() || !is_wanted() {
-            return Err(Fault::new("it was not done within the time allowed"));
+            return Err(Fault::new(LATE));
         }
         // A driver that cannot wait says so at once.
         if start.elapsed() < Duration::from_millis(1) {

@@ -33,12 +33,15 @@ pub(crate) enum Kind {
     Split,
 }
 
+/// Elements of workgroup memory are a multiple of this: 1 KiB.
+const TILE_STEP: u64 = 256;
+
 /// How the rows regime gets at its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
     /// Each thread for itself.
     Direct,
-    /// Through workgroup memory of so many elements, in one unbroken stream.
+    /// Through workgroup memory of so many elements, or more than the rows have, in one unbroken stream.
     Staged { elements: u32 },
     /// Rows lie side by side, and neighbouring threads take neighbouring rows.
     Columns,
@@ -141,7 +144,9 @@ impl Plan {
         // Threads of a row that reach over a line of a cache together need no help.
         let is_short = lanes * UNIT_BYTES < LINE_BYTES || !classes.is_multiple_of(unit);
         if self.work.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
-            return Access::Staged { elements: elements as u32 };
+            // Few sizes make few pipelines, whatever numbers of classes a process meets.
+            let most = self.limits.tile_bytes / UNIT_BYTES * 4;
+            return Access::Staged { elements: elements.next_multiple_of(TILE_STEP).min(most) as u32 };
         }
         Access::Direct
     }

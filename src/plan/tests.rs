@@ -1,6 +1,8 @@
 //! By arithmetic, with the limits of adapters that are not at hand: every element is covered exactly once, and no limit is
 //! crossed.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::tuning::Vendor;
 
@@ -365,6 +367,22 @@ fn lanes_and_units_hold_a_row() {
                     assert!(u64::from(elements) >= u64::from(WORKGROUP / lanes) * classes, "{what}");
                 }
             }
+        }
+    }
+}
+
+/// A process that meets every number of classes compiles a bounded number of kernels for each operation.
+#[test]
+fn kernels_are_few_for_many_numbers_of_classes() {
+    for (name, limits) in adapters() {
+        for size in [2, 4] {
+            let shapes = (1..=20_000).map(|classes| {
+                let plan = Plan::new(Work { size, ..Work::dense(Op::Softmax, 100, classes) }, limits).unwrap();
+                // Kernels of one thread a row are made for its classes.
+                (plan.regime, plan.access(), if plan.regime.lanes == 1 { classes } else { 0 })
+            });
+            let kernels = shapes.collect::<HashSet<_>>().len();
+            assert!(kernels <= 200, "{kernels} of {size} bytes on {name}");
         }
     }
 }

@@ -80,7 +80,9 @@ fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result
             let mut data = logits.to_vec();
             let (outcome, refused) = with_memory_for(allowed, once, || call(&mut data));
             match outcome {
-                Ok(values) => assert!(values == returned && data == wanted, "{what}, {allowed} allocations: other results"),
+                Ok(values) => {
+                    assert!(values == returned && data == wanted, "{what}, {allowed} allocations: other results")
+                }
                 Err(error) => {
                     errors += 1;
                     assert!(matches!(error, Error::OutOfMemory { .. }), "{what}: {error}");

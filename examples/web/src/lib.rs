@@ -47,6 +47,24 @@ impl Place {
         x.and_then(|x| self.0.softmax_vec(x)).err().map(|error| error.to_string())
     }
 
+    /// What becomes of a call that has no time: its error, where a GPU is to do it.
+    pub async fn hurried(&self) -> Option<String> {
+        let hurried = self.0.clone().with_timeout(std::time::Duration::ZERO);
+        let logits = vec![0.5_f32; 1 << 22];
+        let x = Logits::new(&logits, [1 << 12, 1 << 10]).ok()?;
+        hurried.softmax_vec_async(x).await.err().map(|error| error.to_string())
+    }
+
+    /// Uploads more than is on its way at once, and returns the last value that comes back.
+    pub async fn uploaded(&self) -> Result<f32, JsError> {
+        let mut logits = vec![0.0_f32; 24 << 20];
+        logits[(24 << 20) - 1] = 7.0;
+        let x = Logits::new(&logits, [24, 1 << 20]).map_err(thrown)?;
+        let resident = self.0.upload_async(x).await.map_err(thrown)?;
+        let last = resident.read_rows_async(23..24).await.map_err(thrown)?;
+        Ok(last[(1 << 20) - 1])
+    }
+
     /// Every operation, option and type against float64, as the example `conformance` prints it; and how many were
     /// out of bounds.
     pub async fn conformance(&self) -> Conformance {
