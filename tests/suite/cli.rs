@@ -34,6 +34,14 @@ fn write<T: npyz::Serialize + npyz::AutoSerialize + Copy>(path: &Path, shape: &[
     writer.finish().unwrap();
 }
 
+/// The first bytes of a file, with this description of what follows.
+fn npy_header(text: &str) -> Vec<u8> {
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((text.len() as u16).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
 fn read(path: &Path) -> (Vec<u64>, Vec<f32>) {
     let file = npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap();
     (file.shape().to_vec(), file.into_vec().unwrap())
@@ -202,10 +210,7 @@ fn files_of_other_types() {
     approx::assert_relative_eq!(wide["loss"].as_f64().unwrap(), sums / 4.0, max_relative = 1e-14);
 
     // numpy's f2, by hand: npyz writes it from another type than ours.
-    let header = b"{'descr': '<f2', 'fortran_order': False, 'shape': (5, 4), }";
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header);
+    let mut bytes = npy_header("{'descr': '<f2', 'fortran_order': False, 'shape': (5, 4), }");
     for &x in &files.logits {
         bytes.extend(logits::half::f16::from_f32(x).to_le_bytes());
     }
@@ -596,4 +601,37 @@ fn weights_of_any_size_have_a_mean() {
         }
         approx::assert_relative_eq!(run(1e-200, &name).0, loss, max_relative = 1e-6);
     }
+}
+
+/// With little address space there are no threads, and no room for a huge row: the one is done without, the other refused.
+#[cfg(all(target_os = "linux", feature = "parallel"))]
+#[test]
+fn little_memory_is_enough_or_the_row_is_refused() {
+    let files = Files::new();
+    let limited = |kilobytes: &str, x: &str, y: &str, grad: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v $0; exec \"$@\"", kilobytes, env!("CARGO_BIN_EXE_logits"), "loss"]);
+        command.args(["--device", "cpu", "--json", "--logits", x, "--targets", y, "--grad", grad]);
+        command.env("RAYON_NUM_THREADS", "500").output().unwrap()
+    };
+    let (x, y, g) = (files.text("x.npy"), files.text("y.npy"), files.text("g.npy"));
+    let (large, wanted) = (files.text("large.npy"), files.text("wanted.npy"));
+    let logits: Vec<f32> = (0..300_000).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
+    write(&files.path("large.npy"), &[5, 60_000], &logits);
+    let free = run(&["loss", "--device", "cpu", "--json", "--logits", &large, "--targets", &y, "--grad", &wanted]);
+    let short = limited("300000", &large, &y, &g);
+    assert!(short.status.success(), "{short:?}");
+    assert_eq!((short.stdout, read(&files.path("g.npy"))), (free.stdout, read(&files.path("wanted.npy"))));
+
+    // A row of 1.6 GB, which takes no room in the file system.
+    write(&files.path("target.npy"), &[1], &[0_i64]);
+    let header = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 400000000), }");
+    std::fs::write(files.path("row.npy"), &header).unwrap();
+    let row = std::fs::File::options().write(true).open(files.path("row.npy")).unwrap();
+    row.set_len(header.len() as u64 + 1_600_000_000).unwrap();
+    let refused = limited("1000000", &files.text("row.npy"), &files.text("target.npy"), &x);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), told.lines().count()), (Some(2), 1), "{told}");
+    assert!(told.contains("1600000000 bytes of host memory"), "{told}");
+    assert_eq!(read(&files.path("x.npy")).1, files.logits);
 }
