@@ -101,7 +101,8 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         if KNOWN || logit != top_x {
             others = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(others, vec2<f32>(-exp_below(logit), 0.0)));
         }
-        at_value = -(others.x + others.y) * factor;
+        // Not by `factor`, which is no normal number where the upstream gradient is small and the row long.
+        at_value = -opaque((others.x + others.y) / (sum.x + sum.y)) * opaque(scale * labels);
     }
     if Z_LOSS {
         let multiple = scale * opaque(opaque(2.0 * z_loss) * log_sum_exp) / (sum.x + sum.y);

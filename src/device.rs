@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::DType;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
-use crate::job::{Data, Job};
+#[cfg(feature = "gpu")]
+use crate::job::Data;
+use crate::job::Job;
 #[cfg(feature = "gpu")]
 use crate::placement::Costs;
 use crate::settings::Settings;
@@ -137,7 +139,7 @@ impl Device {
         let _ = waiting;
         #[cfg(feature = "gpu")]
         if self.is_gpu() {
-            // What is measured must not go by an earlier measurement.
+            // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
             let device = self.with(|inner| inner.costs = None);
             let costs = Some(Costs::measure(&device, waiting).await?);
             return Ok(device.with(|inner| inner.costs = costs));
@@ -212,7 +214,8 @@ impl Device {
         }
     }
 
-    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set.
+    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
+    /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         self.with(|inner| inner.settings.patience = timeout)

@@ -177,7 +177,8 @@ pub enum Error {
     /// Resident logits and targets that are not on the same device.
     #[error("the targets are not where the logits are")]
     ResidentElsewhere,
-    /// Host memory for a result could not be had.
+    /// Host memory could not be had, for a result or for rows while they are computed. Logits of a call in place are intact; other
+    /// outputs are unspecified.
     #[error("{bytes} bytes of host memory could not be had for {what}")]
     OutOfMemory {
         /// What the memory was for.

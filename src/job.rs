@@ -73,7 +73,6 @@ impl Op {
     }
 
     /// Whether a row is gone through again, once it is reduced, to look for classes.
-    #[cfg(feature = "gpu")]
     pub(crate) fn looks_again(self) -> bool {
         matches!(self, Self::TopK | Self::Sample)
     }
@@ -301,6 +300,7 @@ impl<'a> Job<'a> {
         Job { skip: rows % inner, ..rest }
     }
 
+    #[cfg(feature = "gpu")]
     pub(crate) fn dtype(&self) -> DType {
         self.data.dtype()
     }

@@ -38,7 +38,7 @@
 //! | `cross_entropy_grad` | and its gradient, in the same step | `s (p_j (sum_k q_k + 2 z lse) - q_j) dy_j/dx_j` | all | PyTorch's autograd; Liger |
 //! | `reduction` | mean, sum, none | mean: over `sum w_t` of the counted rows; of probabilities, over the rows | all | PyTorch |
 //! | `ignore_index`, `ignore_indices` | targets that do not count | loss and gradient 0 | all; a step knows 16 | PyTorch; Burn's `pad_tokens` |
-//! | `weight` | of each class | `w_j` | all | PyTorch |
+//! | `weight` | of each class, of any size from 0 | `w_j` | all; a step with a mean takes 0 and 2^-64 to 2^64 | PyTorch |
 //! | `label_smoothing` | spread over the classes | `e` | all | PyTorch; arXiv:1512.00567 |
 //! | `Targets::probabilities` | soft targets | `t_j` | all; on a GPU as f32 | PyTorch |
 //! | `z_loss` | keeps logits from drifting | `z lse^2` of each counted row, under a mean over their number | all | PaLM, arXiv:2204.02311; Liger |
@@ -82,7 +82,7 @@
 //!
 //! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a browser's thread:
 //! [`Device::new`] is the CPU and says why, and a blocking operation on a GPU is [`Error::Gpu`], or is done on the CPU where
-//! the device was chosen automatically. Build with `-Ctarget-feature=+simd128`, and without the feature `parallel`.
+//! the device was chosen automatically. Waits end after [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the feature `parallel`.
 //!
 //! # Features
 //!
@@ -133,6 +133,8 @@ pub use job::Prediction;
 #[doc(hidden)]
 pub use job::Traffic;
 pub use logits::{Logits, LogitsMut};
+#[doc(hidden)]
+pub use loss::weight_unit;
 pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
 pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
 pub use sampling::Sampling;

@@ -1,7 +1,5 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
-use std::borrow::Cow;
-
 use crate::curve::{Curve, check_magnitude};
 use crate::elements::Elements;
 use crate::job::{Given, RowTarget, Scaling};
@@ -115,8 +113,9 @@ impl CrossEntropy {
         self
     }
 
-    /// One weight a class, applied to the rows that have it as target; finite and not negative. A step that takes a mean adds
-    /// them on the device, and is refused weights other than 0 that are below 2^-64 or above 2^64.
+    /// One weight for each class, applied to the rows that have it as target; finite and not negative. Weights of any size have a
+    /// mean, subnormal ones too. A step (`Gpu::prepare`) whose reduction is a mean adds weights in f32 on the device: it refuses those
+    /// below 2^-64 and above 2^64, except 0, with [`Error::OptionValue`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -313,9 +312,18 @@ impl CrossEntropy {
                 check_length("target probabilities", shape.elements()?, values.len())?;
                 self.check(shape)?;
                 check_probabilities(shape, values)?;
-                let (loss, rows, counted_rows) = (Cow::Borrowed(self), Vec::new(), shape.row_count());
+                let (rows, counted_rows) = (Vec::new(), shape.row_count());
                 let (second, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
-                return Ok(Prepared { loss, shape, rows, second, counted_rows, total_weight, unit });
+                return Ok(Prepared {
+                    loss: self,
+                    shape,
+                    weight: None,
+                    rows,
+                    second,
+                    counted_rows,
+                    total_weight,
+                    unit,
+                });
             }
         };
         check_length("targets", rows, indices.len())?;
@@ -345,31 +353,53 @@ impl CrossEntropy {
                 total_weight += f64::from(row.weight);
             }
         }
-        let mut prepared =
-            Prepared { loss: Cow::Borrowed(self), shape, rows, second: None, counted_rows, total_weight, unit: 1.0 };
+        let (mut weight, mut unit) = (None, 1.0);
         if self.reduction == Reduction::Mean && total_weight > 0.0 {
-            prepared.set_unit(self.weight_unit(total_weight, counted_rows));
+            unit = self.unit_of_mean(total_weight, counted_rows);
         }
-        Ok(prepared)
+        if unit != 1.0 {
+            weight = self.weight.as_deref().map(|weight| multiplied(weight, unit)).transpose()?;
+            rows.iter_mut().for_each(|row| row.weight = (f64::from(row.weight) * unit) as f32);
+            total_weight *= unit;
+        }
+        Ok(Prepared { loss: self, shape, weight, rows, second: None, counted_rows, total_weight, unit })
     }
 
-    /// The power of two that weights are multiplied by under a mean. It is 1 for ordinary weights. It brings the mean weight near
-    /// 1 where the weights, or the reciprocal of their sum, would leave the normal numbers of f32.
-    fn weight_unit(&self, total_weight: f64, counted_rows: usize) -> f64 {
-        let mean = total_weight / counted_rows as f64;
-        let factor = f64::from(self.upstream_gradient) / total_weight;
-        let is_ordinary = (1e-9..1e9).contains(&mean) && factor.abs() <= f64::from(f32::MAX);
-        let Some(weight) = self.weight.as_ref().filter(|_| !is_ordinary) else { return 1.0 };
-        let largest = weight.iter().copied().fold(0.0, f32::max);
-        // Weights of classes that are no target's count under label smoothing; they stay finite.
-        let exponent = (-mean.log2().floor()).min(100.0 - f64::from(largest).log2().ceil());
-        exponent.exp2()
+    /// The power of two that weights are multiplied by under a mean over rows of so much weight; 1 for ordinary weights.
+    fn unit_of_mean(&self, total_weight: f64, counted_rows: usize) -> f64 {
+        let Some(weight) = &self.weight else { return 1.0 };
+        let of_all = || f64::from(weight.iter().copied().fold(0.0, f32::max));
+        // Label smoothing uses the weights of classes that are no row's target.
+        let largest = if self.label_smoothing > 0.0 { of_all() } else { total_weight };
+        weight_unit(total_weight, counted_rows as f64, self.upstream_gradient.into(), largest)
+    }
+
+    /// The same options with weights multiplied by `unit`, in memory of their own.
+    pub(crate) fn kept(&self, unit: f64) -> Result<Self, Error> {
+        let copy =
+            |values: &Option<Vec<f32>>, unit| values.as_deref().map(|values| multiplied(values, unit)).transpose();
+        let (weight, upstream_gradients) = (copy(&self.weight, unit)?, copy(&self.upstream_gradients, 1.0)?);
+        let Self { reduction, ref ignored, label_smoothing, z_loss, softcap, logit_scale, upstream_gradient, .. } =
+            *self;
+        let ignored = ignored.clone();
+        Ok(Self {
+            reduction,
+            ignored,
+            weight,
+            label_smoothing,
+            z_loss,
+            softcap,
+            logit_scale,
+            upstream_gradient,
+            upstream_gradients,
+        })
     }
 
     /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
     #[cfg(feature = "gpu")]
-    pub(crate) fn check_weights_of_step(&self) -> Result<(), Error> {
-        let is_summed = self.reduction == Reduction::Mean;
+    pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
+        // A mean over probabilities is one over rows.
+        let is_summed = self.reduction == Reduction::Mean && !is_soft;
         let mut weights = self.weight.iter().flatten().filter(|_| is_summed);
         match weights.find(|&&weight| weight != 0.0 && !(2.0_f32.powi(-64)..=2.0_f32.powi(64)).contains(&weight)) {
             None => Ok(()),
@@ -379,6 +409,34 @@ impl CrossEntropy {
             }
         }
     }
+}
+
+/// Returns the power of two that weights are multiplied by under a mean, and that the losses of rows are divided by afterwards: the one
+/// nearest to 1 with which neither `total` (what the counted rows weigh) nor `upstream / total` is near the ends of f32. Where there is none,
+/// the mean weight is brought near 1. `largest`, the largest weight that is used, keeps it from growing beyond f32.
+#[doc(hidden)]
+#[must_use]
+pub fn weight_unit(total: f64, counted_rows: f64, upstream: f64, largest: f64) -> f64 {
+    let of_mean = -(total / counted_rows).log2();
+    let total = total.log2();
+    let (mut least, mut most) = (-64.0 - total, 100.0 - total);
+    if upstream != 0.0 {
+        let factor = upstream.abs().log2() - total;
+        // Gradients are no normal numbers anyway where the factor is small for a mean weight of 1.
+        (least, most) = (least.max(factor - 100.0), most.min((factor + 120.0).max(of_mean)));
+    }
+    let (least, most) = (least.ceil(), most.floor());
+    let exponent = if least <= most { 0.0_f64.clamp(least, most) } else { of_mean.floor() };
+    // An f64 has no larger power of two than 2^1023.
+    exponent.min((100.0 - largest.log2().ceil()).max(0.0)).min(1023.0).exp2()
+}
+
+/// Multiplies weights by a power of two. Those that are used stay finite.
+fn multiplied(weight: &[f32], unit: f64) -> Result<Vec<f32>, Error> {
+    let mut scaled = try_vec("the weights", weight.len())?;
+    let times = |weight: f32| (f64::from(weight) * unit).min(f64::from(f32::MAX)) as f32;
+    scaled.iter_mut().zip(weight).for_each(|(to, &weight)| *to = times(weight));
+    Ok(scaled)
 }
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
@@ -399,9 +457,10 @@ fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> 
 
 /// Options and targets after validation: what the kernels need of each row.
 pub(crate) struct Prepared<'a> {
-    /// The options, with weights that are multiplied by `unit`.
-    pub(crate) loss: Cow<'a, CrossEntropy>,
+    loss: &'a CrossEntropy,
     shape: Shape,
+    /// The class weights multiplied by `unit`, where that is not 1.
+    weight: Option<Vec<f32>>,
     /// Empty where the targets are probabilities, which are then in `second`. Their weights are multiplied by `unit`.
     pub(crate) rows: Vec<RowTarget>,
     pub(crate) second: Option<Elements<'a>>,
@@ -413,20 +472,17 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Multiplies all weights by `unit`.
-    fn set_unit(&mut self, unit: f64) {
-        if unit == 1.0 {
-            return;
+    pub(crate) fn scaling(&self) -> Scaling<'_> {
+        let scaling = self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows);
+        match &self.weight {
+            Some(weight) => Scaling { weight: Some(weight), class_weight: scaling.class_weight * self.unit, ..scaling },
+            None => scaling,
         }
-        let times = |weight: &mut f32| *weight = (f64::from(*weight) * unit) as f32;
-        self.loss.to_mut().weight.iter_mut().flatten().for_each(times);
-        self.rows.iter_mut().for_each(|row| times(&mut row.weight));
-        self.total_weight *= unit;
-        self.unit = unit;
     }
 
-    pub(crate) fn scaling(&self) -> Scaling<'_> {
-        self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows)
+    /// The options as [`Scaling`] has them, for later calls.
+    pub(crate) fn kept_loss(&self) -> Result<CrossEntropy, Error> {
+        self.loss.kept(self.unit)
     }
 
     /// What an operation is given, on logits of which that has been made.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction, Shape, Targets};
+use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction, Shape, Targets, weight_unit};
 use serde_json::json;
 
 use crate::npy::{Float, Reader, Writer};
@@ -11,7 +11,7 @@ use crate::{CliError, Common, json_number, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32 or f64; f64 is computed on the CPU
+    /// Logits [rows, classes] or [n, classes, d1, ...]: f16, f32, or f64, which is computed on the CPU: a GPU named by --device refuses it
     #[arg(long, value_name = "X.npy")]
     logits: PathBuf,
     /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the logits
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// What the logits are multiplied by first
     #[arg(long, value_name = "A", default_value_t = 1.0, allow_hyphen_values = true)]
     logit_scale: f32,
-    /// A weight for each class [classes]: f16, f32 or f64
+    /// A weight for each class [classes], 0 to 3.4e38: f16, f32 or f64
     #[arg(long, value_name = "W.npy")]
     weight: Option<PathBuf>,
     /// How often the target is among so many of the most likely classes, at most 64
@@ -92,8 +92,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     }
     let shape = Shape::of_dimensions(&dimensions).map_err(|error| logits.error(error))?;
     shape.elements().map_err(|error| logits.error(error))?;
-    let weight = options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
-    let totals = survey_targets(options, shape, &dimensions, weight.as_deref())?;
+    let weight =
+        options.weight.as_deref().map(|path| read_weight(path, shape.classes(), options.reduction)).transpose()?;
+    let totals = survey_targets(options, shape, &dimensions, weight.as_ref().map(|weight| &weight.values[..]))?;
     // Options are checked as they were given, and before any file is made, by the loss of no rows at all.
     let nothing = Logits::<f32>::new(&[], [0, shape.classes()])?;
     Device::cpu().cross_entropy(&options.loss(), nothing, &[0_i64; 0])?;
@@ -115,7 +116,7 @@ fn evaluate<T: Float>(
     device: &Device,
     logits: Reader,
     shape: Shape,
-    weight: Option<Vec<f64>>,
+    weight: Option<Weights>,
     totals: Totals,
     outputs: Outputs,
 ) -> Result<(), CliError>
@@ -128,7 +129,14 @@ where
     // A z-loss is a mean over the rows, the rest one over their weight.
     let is_weighed = is_mean && totals.weight > 0.0;
     let row_weight = if is_weighed { totals.weight / totals.counted_rows as f64 } else { 1.0 };
-    let unit = if is_weighed { weight_unit(row_weight, weight.as_deref()) } else { 1.0 };
+    let unit = match &weight {
+        Some(Weights { values, .. }) if is_weighed => {
+            let of_all = || values.iter().copied().fold(0.0, f32::max).into();
+            let largest = if options.label_smoothing > 0.0 { of_all() } else { totals.weight };
+            weight_unit(totals.weight, totals.counted_rows as f64, 1.0, largest)
+        }
+        _ => 1.0,
+    };
     loss = loss.z_loss((f64::from(options.z_loss) * row_weight * unit) as f32);
     if is_weighed {
         loss = loss.upstream_gradient((1.0 / (totals.weight * unit)) as f32);
@@ -136,8 +144,9 @@ where
         // Over nothing the mean of any part is what the mean of the whole is.
         loss = loss.reduction(Reduction::Mean);
     }
-    if let Some(weight) = weight {
-        loss = loss.weight(weight.iter().map(|weight| (weight * unit) as f32).collect::<Vec<_>>());
+    if let Some(weight) = &weight {
+        let times = |weight: &f32| (f64::from(*weight) * unit).min(f64::from(f32::MAX)) as f32;
+        loss = loss.weight(weight.values.iter().map(times).collect::<Vec<_>>());
     }
 
     let rows = shape.row_count();
@@ -146,6 +155,7 @@ where
         device,
         loss,
         unit,
+        unit_of_rows: unit * weight.map_or(1.0, |weight| weight.unit),
         shape,
         top_k: options.top_k,
         is_soft: targets.is_float(),
@@ -224,15 +234,13 @@ fn rows_of<S: Copy>(dimensions: &[S]) -> Vec<S> {
     others.map(|(_, &size)| size).collect()
 }
 
-/// The power of two that weights are multiplied by under a mean. It brings the mean weight near 1, so that neither products
-/// with weights nor the reciprocal of their sum leave the normal numbers of f32.
-fn weight_unit(mean: f64, weight: Option<&[f64]>) -> f64 {
-    let largest = weight.unwrap_or(&[1.0]).iter().copied().fold(0.0, f64::max);
-    // The largest weight stays finite.
-    (-mean.log2().floor()).min(100.0 - largest.log2().ceil()).exp2()
+/// The weights of the classes, multiplied by a power of two.
+struct Weights {
+    values: Vec<f32>,
+    unit: f64,
 }
 
-fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliError> {
+fn read_weight(path: &Path, classes: usize, reduction: ReductionName) -> Result<Weights, CliError> {
     let mut reader = Reader::open(path)?;
     reader.expect_floats()?;
     if *reader.shape() != [classes as u64] {
@@ -243,9 +251,18 @@ fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliError> {
     reader.floats(&mut weight)?;
     let is_weight = |value: &f64| (0.0..=f64::from(f32::MAX)).contains(value);
     if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !is_weight(value)) {
-        return Err(reader.error(Error::Weight { class, value: value as f32 }));
+        return Err(
+            reader.error(format!("the weight of class {class} is {value}; weights must be between 0 and 3.4028235e38"))
+        );
     }
-    Ok(weight)
+    // A mean depends on their ratios, which f64 holds where f32 holds only zeros.
+    let largest = weight.iter().copied().fold(0.0, f64::max);
+    let is_tiny = reduction == ReductionName::Mean && largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE);
+    let unit = if is_tiny { (-largest.log2().floor()).min(1023.0).exp2() } else { 1.0 };
+    let mut values = Vec::new();
+    resize(&mut values, "the weights", classes)?;
+    values.iter_mut().zip(weight).for_each(|(to, weight)| *to = (weight * unit) as f32);
+    Ok(Weights { values, unit })
 }
 
 /// What a first pass over the targets finds.
@@ -262,7 +279,7 @@ fn survey_targets(
     options: &Options,
     shape: Shape,
     dimensions: &[usize],
-    weight: Option<&[f64]>,
+    weight: Option<&[f32]>,
 ) -> Result<Totals, CliError> {
     let mut reader = Reader::open(&options.targets)?;
     let (found, wanted) = (sizes(&reader)?, rows_of(dimensions));
@@ -306,7 +323,7 @@ fn survey_targets(
                 reader.error(Error::TargetOutOfRange { row: done + nth, target, classes, ignored: ignored.clone() })
             })?;
             totals.counted_rows += 1;
-            totals.weight += weight.map_or(1.0, |weight| weight[class]);
+            totals.weight += weight.map_or(1.0, |weight| weight[class].into());
         }
         done += batch.len();
     }
@@ -363,9 +380,10 @@ impl Found {
 /// What is evaluated, and the memory of a batch.
 struct Evaluation<'e, T> {
     device: &'e Device,
-    /// With weights that are multiplied by `unit`.
+    /// With weights that are multiplied by `unit_of_rows`, by `unit` of it after their total was taken.
     loss: CrossEntropy,
     unit: f64,
+    unit_of_rows: f64,
     shape: Shape,
     top_k: Option<usize>,
     is_soft: bool,
@@ -428,7 +446,7 @@ where
     T::Row: Float,
 {
     fn batch(&mut self, rows: Range<usize>) -> Result<(), CliError> {
-        let Self { device, loss, unit, shape, outputs, found, x, elements, .. } = self;
+        let Self { device, loss, unit, unit_of_rows, shape, outputs, found, x, elements, .. } = self;
         let (shape, part) = (*shape, part_of(*shape, &rows));
         read(&mut self.logits, shape, &rows, x)?;
         let mut classes_of: Vec<i64> = Vec::new();
@@ -476,7 +494,7 @@ where
             }
         };
         if let Some(file) = &mut outputs.per_row {
-            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / *unit));
+            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / *unit_of_rows));
             file.write(&out.per_row)?;
         }
         found.sum += out.loss / *unit;

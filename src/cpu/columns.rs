@@ -15,45 +15,45 @@ use crate::job::RowsOut;
 /// Elements of the rows that are gathered from planes at a time, whole vectors of rows at least, unless they are huge.
 const GATHERED: usize = 32 * 1024;
 
-/// Some columns of a block of planes, each a class. Threads write columns of one block at the same time.
+/// Some columns of a block of planes, each a class: `width` from `start` on in each of `classes` planes, which are `inner` elements apart. Every
+/// column of a block belongs to one `Planes` at most, so threads may write columns of one block at the same time.
 pub(super) struct Planes<'a, T> {
     start: *mut T,
-    /// From a plane to the next.
     inner: usize,
-    planes: usize,
-    /// Columns that are written here.
+    classes: usize,
     width: usize,
     block: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: no two of them hold the same element, so one is a `&mut [T]`.
+// SAFETY: `Planes::new` takes the only borrow of the block, and `split_at` gives each column to one of two values, so no element is reachable
+// from two of them. Sending one is sending a `&mut [T]`, which needs `T: Send`.
 unsafe impl<T: Send> Send for Planes<'_, T> {}
 
 impl<'a, T> Planes<'a, T> {
     /// All columns of `block`, `inner` to a plane.
     pub(super) fn new(block: &'a mut [T], inner: usize) -> Self {
-        let planes = block.len() / inner;
-        Self { start: block.as_mut_ptr(), inner, planes, width: inner, block: PhantomData }
+        let classes = block.len() / inner;
+        Self { start: block.as_mut_ptr(), inner, classes, width: inner, block: PhantomData }
     }
 
     /// The first `columns`, and the rest.
     pub(super) fn split_at(self, columns: usize) -> (Self, Self) {
-        let Self { start, inner, planes, width, block } = self;
+        let Self { start, inner, classes, width, block } = self;
         assert!(columns <= width);
-        let rest = Self { start: start.wrapping_add(columns), inner, planes, width: width - columns, block };
-        (Self { start, inner, planes, width: columns, block }, rest)
+        let rest = Self { start: start.wrapping_add(columns), inner, classes, width: width - columns, block };
+        (Self { start, inner, classes, width: columns, block }, rest)
     }
 
     fn plane(&self, class: usize) -> &[T] {
-        assert!(class < self.planes);
-        // SAFETY: columns `0..width` from `start` on are within each plane of `inner` elements, of which the block has `planes`, and nobody
-        // else has them.
+        assert!(class < self.classes);
+        // SAFETY: `start + class * inner` is in the plane of `class`, which exists, and `width` columns from there on are within that plane.
+        // They belong to this value alone, and `&self` lends them for reading.
         unsafe { std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.width) }
     }
 
     fn plane_mut(&mut self, class: usize) -> &mut [T] {
-        assert!(class < self.planes);
-        // SAFETY: as for `plane`.
+        assert!(class < self.classes);
+        // SAFETY: as in `plane`; `&mut self` lends them to one writer.
         unsafe { std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.width) }
     }
 }
@@ -98,7 +98,7 @@ impl Part<'_> {
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let is_short = classes <= SHORT && !self.looks_again();
+        let is_short = classes <= SHORT && !self.op.looks_again();
         let abreast = if is_short {
             ROWS
         } else {
@@ -106,8 +106,8 @@ impl Part<'_> {
             let whole = (GATHERED / classes).next_multiple_of(LANES);
             whole.max(LANES.min(HUGE / classes)).clamp(1, columns.len())
         };
-        let (mut memory, group) = self.scratch(if is_short { 0 } else { abreast })?;
-        let scratch = &mut *memory;
+        let (mut source, group) = self.scratch(if is_short { 0 } else { abreast })?;
+        let scratch = source.get();
         // As many as there is memory for.
         let abreast = if is_short { ROWS } else { scratch.rows.len() / classes };
         for start in columns.clone().step_by(abreast) {
@@ -163,7 +163,7 @@ impl Part<'_> {
             }
             for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
                 let (row, count) = (nth * group, x.len() / classes);
-                if self.looks_again() {
+                if self.op.looks_again() {
                     for (each, x) in x.chunks_mut(classes).enumerate() {
                         self.look(isa, kind, x, &mut scratch.held, index + row + each, &mut rows_out, at + row + each);
                     }

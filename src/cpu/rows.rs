@@ -7,7 +7,7 @@ use super::columns::Planes;
 use super::curve::{Curved, Kind, Plain};
 use super::scratch::{Reserve, Scratch};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
-use super::stage::{Drain, LINE, Stage};
+use super::stage::{self, Drain, LINE, Stage};
 use super::sweep::{Abreast, Across, Held, ROWS, Rows, SHORT, turn, turn_back};
 #[cfg(feature = "parallel")]
 use super::threads;
@@ -45,7 +45,7 @@ pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
     run_with(job, how)
 }
 
-/// What the CPU needs to finish a job however little memory there is by then.
+/// Memory that is set aside before a GPU starts on a job in place, so that the CPU can finish the job without finding more.
 #[cfg(feature = "gpu")]
 pub(crate) struct Ready(Reserve);
 
@@ -54,7 +54,9 @@ impl Ready {
     /// # Errors
     /// As [`run`].
     pub(crate) fn new(job: &Job<'_>) -> Result<Self, Error> {
-        Reserve::new(job, How::of(job)?).map(Self)
+        // What `finish` would refuse is refused before the GPU starts.
+        level()?;
+        Reserve::new(job).map(Self)
     }
 
     /// Finishes what is left of the job.
@@ -103,7 +105,7 @@ impl How {
 pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
     // The only part of a job takes its memory before it writes; of several the last may find none.
     let is_divided = job.shape.outer() > 1 && job.shape.inner() > 1 || job.rows() * job.shape.classes() > how.grain;
-    let reserve = if is_divided { Some(Reserve::new(&job, how)?) } else { None };
+    let reserve = if is_divided { Some(Reserve::new(&job)?) } else { None };
     run_parts(job, how, reserve.as_ref())
 }
 
@@ -222,11 +224,6 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Whether an operation looks for classes in rows as they are.
-    pub(super) fn looks_again(&self) -> bool {
-        matches!(self.op, Op::TopK | Op::Sample)
-    }
-
     /// Rows whose classes lie side by side.
     #[inline(always)]
     fn rows<I: Isa, T: Number<Wide: Exp>, K: Kind>(
@@ -237,9 +234,9 @@ impl<'a> Part<'a> {
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let (mut memory, group) = self.scratch(usize::from(self.looks_again()))?;
-        let scratch = &mut *memory;
-        if self.looks_again() {
+        let (mut source, group) = self.scratch(usize::from(self.op.looks_again()))?;
+        let scratch = source.get();
+        if self.op.looks_again() {
             for at in self.skip..end {
                 let row = &mut scratch.rows[..];
                 row.iter_mut().zip(place.logits(at, 0, classes)).for_each(|(to, x)| *to = x.widen());
@@ -249,10 +246,13 @@ impl<'a> Part<'a> {
         }
         let is_short = classes <= SHORT;
         // Long rows are streamed as they are.
-        let is_staged = self.how.streams && classes < STAGED;
+        let buffers = if self.how.streams && classes < STAGED { stage::buffers(group * classes) } else { None };
+        let is_staged = buffers.is_some();
+        // Where memory is short, short rows go through the caches.
+        self.how.streams &= is_staged || classes >= STAGED;
         let first = self.skip;
         let staged = place.output.take_if(|_| is_staged).map(|(out, _)| &mut out[first * classes..]);
-        let mut stage = staged.map(|out| Stage::new(out, group * classes)).transpose()?;
+        let mut stage = staged.zip(buffers).map(|(out, buffers)| Stage::new(out, buffers));
         for at in (first..end).step_by(group) {
             let count = group.min(end - at);
             let (staged, drain) = match &mut stage {

@@ -1,15 +1,14 @@
 //! Memory that rows are computed in. Each part of a job has its own; where the system gives none, the parts take turns with a reserve
 //! that was set aside before anything was written.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::rows::{How, Part};
+use super::rows::Part;
 use super::simd::Real;
 use super::sweep::{Held, ROWS, SHORT, Tiles, pieces_of};
 use crate::error::try_reserve;
-use crate::job::Job;
-use crate::{DType, Error};
+use crate::job::{self, Job, Op};
+use crate::{DType, Error, Shape};
 
 /// The memory of a part of a job.
 #[derive(Default)]
@@ -22,7 +21,7 @@ pub(super) struct Scratch<W> {
     pub(super) beside: Vec<W>,
 }
 
-/// How much of it, in elements.
+/// The lengths of a [`Scratch`], in elements; `pieces` counts pieces of rows.
 #[derive(Clone, Copy)]
 struct Lengths {
     rows: usize,
@@ -30,6 +29,26 @@ struct Lengths {
     pieces: usize,
     /// The classes of rows that are computed in tiles, else 0.
     tile_classes: usize,
+}
+
+impl Lengths {
+    /// Returns what `at_once` rows that are computed together need, and `gathered` rows that are brought together first.
+    fn new(op: Op, shape: Shape, given: &job::Given<'_>, gathered: usize, at_once: usize) -> Self {
+        let classes = shape.classes();
+        let is_short = classes <= SHORT;
+        let at_once = if op.looks_again() { 1 } else { at_once };
+        Self {
+            rows: gathered.saturating_mul(classes),
+            beside: if given.second.is_some() { at_once * classes } else { 0 },
+            pieces: if is_short { 0 } else { at_once * pieces_of(classes) },
+            tile_classes: if is_short { classes } else { 0 },
+        }
+    }
+}
+
+/// Returns the least number of rows that are computed together.
+fn least(shape: Shape) -> usize {
+    if shape.classes() <= SHORT { ROWS } else { 1 }
 }
 
 impl<W: Real> Scratch<W> {
@@ -58,10 +77,9 @@ pub(crate) enum Reserve {
 }
 
 impl Reserve {
-    pub(super) fn new(job: &Job<'_>, how: How) -> Result<Self, Error> {
-        let part = Part { op: job.op, shape: job.shape, given: job.given, first_row: 0, skip: 0, how, reserve: None };
-        let gathered = usize::from(part.shape.inner() > 1 || part.looks_again());
-        let lengths = part.lengths(gathered, part.least());
+    pub(super) fn new(job: &Job<'_>) -> Result<Self, Error> {
+        let gathered = usize::from(job.shape.inner() > 1 || job.op.looks_again());
+        let lengths = Lengths::new(job.op, job.shape, &job.given, gathered, least(job.shape));
         Ok(match job.data.dtype() {
             DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),
             _ => Self::Single(Mutex::new(Scratch::reserve(lengths)?)),
@@ -69,25 +87,14 @@ impl Reserve {
     }
 }
 
-/// The scratch that a part has got.
-pub(super) enum Memory<'r, W> {
+/// The scratch of a part: its own, or the job's reserve while the part holds it.
+pub(super) enum Source<'r, W> {
     Own(Scratch<W>),
     Reserve(MutexGuard<'r, Scratch<W>>),
 }
 
-impl<W> Deref for Memory<'_, W> {
-    type Target = Scratch<W>;
-
-    fn deref(&self) -> &Scratch<W> {
-        match self {
-            Self::Own(scratch) => scratch,
-            Self::Reserve(scratch) => scratch,
-        }
-    }
-}
-
-impl<W> DerefMut for Memory<'_, W> {
-    fn deref_mut(&mut self) -> &mut Scratch<W> {
+impl<W> Source<'_, W> {
+    pub(super) fn get(&mut self) -> &mut Scratch<W> {
         match self {
             Self::Own(scratch) => scratch,
             Self::Reserve(scratch) => scratch,
@@ -96,44 +103,27 @@ impl<W> DerefMut for Memory<'_, W> {
 }
 
 impl<'a> Part<'a> {
-    /// How few rows may be computed together.
-    fn least(&self) -> usize {
-        if self.shape.classes() <= SHORT { ROWS } else { 1 }
-    }
-
-    /// What `at_once` rows that are computed together need, and `gathered` rows that are brought together before.
-    fn lengths(&self, gathered: usize, at_once: usize) -> Lengths {
-        let classes = self.shape.classes();
-        let is_short = classes <= SHORT;
-        let at_once = if self.looks_again() { 1 } else { at_once };
-        Lengths {
-            rows: gathered.saturating_mul(classes),
-            beside: if self.given.second.is_some() { at_once * classes } else { 0 },
-            pieces: if is_short { 0 } else { at_once * pieces_of(classes) },
-            tile_classes: if is_short { classes } else { 0 },
-        }
-    }
-
-    /// Memory for rows that are computed together, `gathered` of which are brought together before. Returns how many may be computed together,
-    /// too. Where memory is short they are one, and so are the gathered ones (but for short rows); the part then no longer shares its rows
-    /// among threads.
-    pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<(Memory<'a, W>, usize), Error> {
-        let group = self.group();
-        let lengths = self.lengths(gathered, group.min(self.shape.row_count()));
+    /// Takes memory for the rows that are computed together, and for `gathered` rows that are brought together first. Returns it with the
+    /// number of rows that may be computed together. Where the system refuses, that is the least number and at most one row is gathered. The
+    /// memory is then the job's reserve, and the part no longer shares a row among threads; or, in a job of one part, memory of its own.
+    pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<(Source<'a, W>, usize), Error> {
+        let (group, least_group) = (self.group(), least(self.shape));
+        let lengths = |gathered, at_once| Lengths::new(self.op, self.shape, &self.given, gathered, at_once);
+        let least = lengths(gathered.min(1), least_group);
+        let lengths = lengths(gathered, group.min(self.shape.row_count()));
         if let Ok(mut scratch) = Scratch::reserve(lengths) {
             scratch.resize(lengths);
-            return Ok((Memory::Own(scratch), group));
+            return Ok((Source::Own(scratch), group));
         }
-        let least = self.lengths(gathered.min(1), self.least());
-        let mut memory = match self.reserve.and_then(W::reserve) {
+        let mut source = match self.reserve.and_then(W::reserve) {
             // Whoever holds the reserve waits for no other part: it starts no work on other threads, which may be waiting for the reserve.
             Some(reserve) => {
                 self.how.is_shared = false;
-                Memory::Reserve(reserve.lock().unwrap_or_else(PoisonError::into_inner))
+                Source::Reserve(reserve.lock().unwrap_or_else(PoisonError::into_inner))
             }
-            None => Memory::Own(Scratch::reserve(least)?),
+            None => Source::Own(Scratch::reserve(least)?),
         };
-        memory.resize(least);
-        Ok((memory, self.least()))
+        source.get().resize(least);
+        Ok((source, least_group))
     }
 }

@@ -3,8 +3,8 @@
 //! line, while the next group's are computed; what is left of a line waits for those.
 
 use super::simd::Isa;
+use crate::Element;
 use crate::error::try_vec;
-use crate::{Element, Error};
 
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
@@ -49,14 +49,19 @@ impl Drain<'_> {
     }
 }
 
+/// Returns the buffers of a stage for so many elements at a time, or `None` where memory is short.
+pub(super) fn buffers<T: Element>(elements: usize) -> Option<[Vec<T>; 2]> {
+    let buffer = || try_vec("results on their way", elements + LINE / size_of::<T>()).ok();
+    Some([buffer()?, buffer()?])
+}
+
 impl<'o, T: Element> Stage<'o, T> {
     /// Of a line, or one.
     const STEP: usize = LINE / size_of::<T>();
 
-    /// For so many elements at a time, which go to the start of `out` and on.
-    pub(super) fn new(out: &'o mut [T], elements: usize) -> Result<Self, Error> {
-        let buffer = || try_vec("results on their way", elements + Self::STEP);
-        Ok(Self { out, ready: buffer()?, written: 0, waiting: 0, next: buffer()?, carried: 0 })
+    /// Results go to the start of `out` and on.
+    pub(super) fn new(out: &'o mut [T], [ready, next]: [Vec<T>; 2]) -> Self {
+        Self { out, ready, written: 0, waiting: 0, next, carried: 0 }
     }
 
     /// Where the next elements are to be put, and what can be written until they are there.

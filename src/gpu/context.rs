@@ -37,7 +37,7 @@ struct Shared {
 /// One wgpu device and what was made with it.
 pub(super) struct Open {
     pub(super) device: Device,
-    pub(super) queue: Arc<OwnQueue>,
+    pub(super) queue: Arc<GuardedQueue>,
     pub(super) limits: Limits,
     pub(super) kernels: Kernels,
     pub(super) pool: Pool,
@@ -53,12 +53,13 @@ pub(super) struct Open {
     pub(super) process: u32,
 }
 
-/// How long work may take that nobody waits for any more, when its device is dropped.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a device that is dropped waits for work that is still under way.
+const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A queue that is dropped with care where it is ours. wgpu waits for all its work then, without end where the GPU hangs, and panics where the
-/// driver had no memory for it.
-pub(super) struct OwnQueue {
+/// A queue that does not hang or panic when it is dropped. wgpu waits without end for the work of a queue that is dropped, and panics where
+/// the driver had no memory for it. So a queue of ours is dropped only when its work ends within [`DROP_TIMEOUT`], and is leaked otherwise; a
+/// caller's queue is dropped as it is.
+pub(super) struct GuardedQueue {
     queue: Option<Queue>,
     device: Device,
     faults: Arc<Mutex<Faults>>,
@@ -66,14 +67,14 @@ pub(super) struct OwnQueue {
     process: u32,
 }
 
-impl OwnQueue {
+impl GuardedQueue {
     fn new(device: &Device, queue: Queue, faults: &Arc<Mutex<Faults>>, is_ours: bool) -> Arc<Self> {
         let (queue, device, faults) = (Some(queue), device.clone(), faults.clone());
         Arc::new(Self { queue, device, faults, is_ours, process: process() })
     }
 }
 
-impl Deref for OwnQueue {
+impl Deref for GuardedQueue {
     type Target = Queue;
 
     fn deref(&self) -> &Queue {
@@ -82,7 +83,7 @@ impl Deref for OwnQueue {
     }
 }
 
-impl Drop for OwnQueue {
+impl Drop for GuardedQueue {
     fn drop(&mut self) {
         let Some(queue) = self.queue.take() else { return };
         if !self.is_ours || cfg!(target_arch = "wasm32") {
@@ -90,7 +91,7 @@ impl Drop for OwnQueue {
         }
         // wgpu does not wait for a device that is lost; polling one may panic.
         let is_lost = lock(&self.faults).lost.is_some();
-        let ends = || is_lost || Poller::new(&self.device).wait_here(None, FAREWELL).is_ok();
+        let ends = || is_lost || Poller::new(&self.device).wait_here(None, DROP_TIMEOUT).is_ok();
         if self.process == process() && ends() {
             drop(survive(|| drop(queue)));
         } else {
@@ -124,7 +125,7 @@ impl Gpu {
             return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
         }
         let faults = Arc::default();
-        let open = Open::new(device.clone(), OwnQueue::new(device, queue.clone(), &faults, false), &info, faults);
+        let open = Open::new(device.clone(), GuardedQueue::new(device, queue.clone(), &faults, false), &info, faults);
         let (open, name) = (Mutex::new(Arc::new(open)), info.name);
         Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
     }
@@ -287,11 +288,11 @@ impl Open {
             let reason = format!("the device was lost: {message}");
             lock(&seen).lost.get_or_insert(reason.trim_end_matches(": ").to_owned());
         });
-        let queue = OwnQueue::new(&device, queue, &faults, true);
+        let queue = GuardedQueue::new(&device, queue, &faults, true);
         Ok(Self::new(device, queue, &info, faults))
     }
 
-    fn new(device: Device, queue: Arc<OwnQueue>, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
+    fn new(device: Device, queue: Arc<GuardedQueue>, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
         let (limits, features) = (device.limits(), device.features());
         // Narrower ones are worth nothing to the kernels.
         let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;

@@ -368,7 +368,7 @@ impl Gpu {
         let mut ignored = Vec::new();
         if let Some(loss) = loss {
             loss.check(shape)?;
-            loss.check_weights_of_step()?;
+            loss.check_weights_of_step(is_soft)?;
             // Targets have 32 bits; an index that does not fit is met by none.
             let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
             ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));

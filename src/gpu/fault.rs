@@ -16,12 +16,12 @@ impl Fault {
     }
 }
 
-/// A panic in the work, which is a callback's, becomes a fault.
+/// A panic in the work becomes a fault: of somebody's callback, or of wgpu where it expects no error of a driver.
 pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Fault::new(format!("a callback panicked while the GPU was used: {text}"))
+        Fault::new(format!("a panic while the GPU was used: {text}"))
     })
 }
 

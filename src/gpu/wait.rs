@@ -37,7 +37,8 @@ pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
     receiver
 }
 
-/// What a submission that has just been made is waited for by, where waiting for its index waits for nothing: in a browser.
+/// Returns what a browser settles when the work submitted so far is done, for there a wait for a submission's index returns at once. Empty
+/// elsewhere.
 pub(super) fn submitted(queue: &Queue) -> Vec<Mapped> {
     if !cfg!(target_arch = "wasm32") {
         return Vec::new();
@@ -122,14 +123,14 @@ impl Poller {
     }
 }
 
-/// The answer, when it comes; `None` where it never will.
+/// Returns the answer of a mapping whose submission has been waited for, or `None` where its sender is gone.
 #[cfg(not(target_arch = "wasm32"))]
 async fn within(_: Duration, receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
     // It has come: the submission was waited for.
     Ok(receiver.await.ok())
 }
 
-/// The same where nothing else has been waited for.
+/// Waits up to `patience` for the answer of a mapping: a browser has no other wait.
 #[cfg(target_arch = "wasm32")]
 async fn within(patience: Duration, mut receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
     // A browser's timers count 31 bits of milliseconds.

@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Split,
 }
 
-/// Elements of workgroup memory are a multiple of this: 1 KiB.
+/// Elements of workgroup memory are rounded up to a multiple of this (1 KiB), within the limit.
 const TILE_STEP: u64 = 256;
 
 /// How the rows regime gets at its rows.
@@ -41,7 +41,7 @@ const TILE_STEP: u64 = 256;
 pub(crate) enum Access {
     /// Each thread for itself.
     Direct,
-    /// Through workgroup memory of so many elements, or more than the rows have, in one unbroken stream.
+    /// Through workgroup memory of `elements` elements, at least those of the workgroup's rows, in one unbroken stream.
     Staged { elements: u32 },
     /// Rows lie side by side, and neighbouring threads take neighbouring rows.
     Columns,

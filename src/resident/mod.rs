@@ -50,24 +50,30 @@ pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
     each: usize,
-    /// What the values are multiplied by when they are read; see [`Totals`].
+    /// What values are multiplied by when they are read: 1 / [`Totals::unit`] for losses, 1 for all else.
     scale: f64,
     settings: Settings,
 }
 
-/// A value of a row that can be read back: an [`Element`] or a [`Prediction`].
-pub trait RowValue: bytemuck::Pod + Default {
-    #[doc(hidden)]
-    fn scale(values: &mut [Self], factor: f64);
+/// A value of a row that can be read back: an [`Element`] or a [`Prediction`]. No other type implements it.
+pub trait RowValue: sealed::Scale + bytemuck::Pod + Default {}
+
+impl<T: sealed::Scale + bytemuck::Pod + Default> RowValue for T {}
+
+mod sealed {
+    pub trait Scale: Sized {
+        /// Multiplies each value by `factor`, where values are losses.
+        fn scale(values: &mut [Self], factor: f64);
+    }
 }
 
-impl<T: Element> RowValue for T {
+impl<T: Element> sealed::Scale for T {
     fn scale(values: &mut [Self], factor: f64) {
         T::erase_mut(values).scale(factor);
     }
 }
 
-impl RowValue for Prediction {
+impl sealed::Scale for Prediction {
     fn scale(_: &mut [Self], _: f64) {}
 }
 
@@ -231,7 +237,7 @@ impl Device {
             memory,
             shape,
             totals,
-            loss: Arc::new(prepared.loss.into_owned()),
+            loss: Arc::new(prepared.kept_loss()?),
             #[cfg(feature = "gpu")]
             is_soft,
         })

@@ -42,7 +42,7 @@ fn somewhere(random: &mut Random, x: &[f32]) -> usize {
 }
 
 /// Rows whose losses add up to a number.
-const REGULAR: [(&str, Fill); 15] = [
+const REGULAR: [(&str, Fill); 17] = [
     ("ordinary", |random, x| around(random, x, 0.0, 8.0)),
     ("[20, 0, ...]", |_, x| {
         x.fill(0.0);
@@ -72,6 +72,17 @@ const REGULAR: [(&str, Fill); 15] = [
         x[at] = 290.0 + random.within(40.0);
     }),
     ("wide", |random, x| around(random, x, 0.0, 100.0)),
+    ("a few far above the others", |random, x| {
+        let depth = random.one_of(&[-20.0, -60.0, -80.0, -86.0]);
+        around(random, x, depth, 0.05);
+        let few = (x.len() / 2).min(3);
+        x[..few].fill(0.0);
+    }),
+    ("down to 86 below the largest", |random, x| {
+        around(random, x, 3.0, 43.0);
+        let at = somewhere(random, x);
+        x[at] = 46.0;
+    }),
     ("log-sum-exp about 0", |random, x| {
         let middle = -(x.len() as f32).ln();
         around(random, x, middle, 0.1);

@@ -56,9 +56,12 @@ static ALLOCATOR: Short = Short;
 /// Only one test runs at a time: the allocator is everybody's.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Calls `call` with `allowed` large allocations, then with one refused alone, and returns how many were refused.
+/// Calls `call` and refuses large allocations after the first `allowed`: the next one alone where `once`, else all. Returns the result and
+/// how many were refused.
 fn with_memory_for<R>(allowed: isize, once: bool, call: impl FnOnce() -> R) -> (R, usize) {
-    (LEFT.store(allowed, SeqCst), ONCE.store(once, SeqCst), REFUSED.store(0, SeqCst));
+    LEFT.store(allowed, SeqCst);
+    ONCE.store(once, SeqCst);
+    REFUSED.store(0, SeqCst);
     IS_ARMED.store(true, SeqCst);
     let result = call();
     IS_ARMED.store(false, SeqCst);
@@ -70,8 +73,9 @@ fn logits<T: Element>(count: usize, of: impl Fn(f64) -> T) -> Vec<T> {
     (0..count as u32).map(|n| of(f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 20) - 8.0)).collect()
 }
 
-/// Runs `call` on a copy of `logits` with ever more memory, until it gets all it asks for.
-fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result<Vec<T>, Error>) {
+/// Runs `call` on a copy of `logits` with ever more memory, until it gets all that it asks for. Returns how many runs were refused memory,
+/// and how many of these ended in an error.
+fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result<Vec<T>, Error>) -> [usize; 2] {
     let mut wanted = logits.to_vec();
     let returned = call(&mut wanted).unwrap();
     let (mut refusals, mut errors) = (0, 0);
@@ -97,6 +101,7 @@ fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result
         }
     }
     println!("| {what} | {refusals} | {errors} |");
+    [refusals, errors]
 }
 
 /// Long and short rows, rows across each other, few and many of them.
@@ -111,6 +116,7 @@ fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: imp
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     println!("| call | refusals | errors |\n|---|---|---|");
     let device = Device::cpu();
+    let mut counts = [0; 2];
     for &sizes in shapes {
         let shape = shape(sizes);
         let rows = sizes.0 * sizes.2;
@@ -119,20 +125,26 @@ fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: imp
         let soft: Vec<f32> = vec![1.0 / sizes.1 as f32; x.len()];
         let loss = CrossEntropy::default().label_smoothing(0.1);
         let name = |call: &str| format!("{call} of {dtype} {sizes:?}");
-        check(&name("softmax in place"), &x, |data| {
-            device.softmax_in_place(LogitsMut::new(data, shape)?).map(|_| Vec::new())
-        });
-        check(&name("gradient in place"), &x, |data| {
-            device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, &classes).map(|_| Vec::new())
-        });
-        check(&name("gradient of soft targets in place"), &x, |data| {
-            let targets = Targets::probabilities(&soft);
-            device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, targets).map(|_| Vec::new())
-        });
-        check(&name("log-softmax"), &x, |data| Ok(device.log_softmax_vec(Logits::new(data, shape)?)?.values));
-        check(&name("resident softmax"), &x, |data| device.upload(Logits::new(data, shape)?)?.softmax()?.read());
-        check(&name("top 3"), &x, |data| device.top_k_vec(Logits::new(data, shape)?, 3).map(|_| Vec::new()));
+        let found = [
+            check(&name("softmax in place"), &x, |data| {
+                device.softmax_in_place(LogitsMut::new(data, shape)?).map(|_| Vec::new())
+            }),
+            check(&name("gradient in place"), &x, |data| {
+                device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, &classes).map(|_| Vec::new())
+            }),
+            check(&name("gradient of soft targets in place"), &x, |data| {
+                let targets = Targets::probabilities(&soft);
+                device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, targets).map(|_| Vec::new())
+            }),
+            check(&name("log-softmax"), &x, |data| Ok(device.log_softmax_vec(Logits::new(data, shape)?)?.values)),
+            check(&name("resident softmax"), &x, |data| device.upload(Logits::new(data, shape)?)?.softmax()?.read()),
+            check(&name("top 3"), &x, |data| device.top_k_vec(Logits::new(data, shape)?, 3).map(|_| Vec::new())),
+        ];
+        found.iter().for_each(|[refusals, errors]| counts = [counts[0] + refusals, counts[1] + errors]);
     }
+    let [refusals, errors] = counts;
+    assert!(refusals > 0, "{dtype}: no allocation was large enough to be refused");
+    assert!(errors < refusals, "{dtype}: no call did its work with less memory");
 }
 
 #[test]

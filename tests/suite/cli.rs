@@ -599,7 +599,9 @@ fn weights_of_any_size_have_a_mean() {
                 assert_eq!(*scaled, (f64::from(*loss) * unit) as f32, "2^{exponent} on {name}");
             }
         }
-        approx::assert_relative_eq!(run(1e-200, &name).0, loss, max_relative = 1e-6);
+        for unit in [1e-200, 1e-310] {
+            approx::assert_relative_eq!(run(unit, &name).0, loss, max_relative = 1e-6);
+        }
     }
 }
 

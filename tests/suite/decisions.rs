@@ -8,19 +8,22 @@ use rand::{RngExt, SeedableRng};
 use crate::common::{self, Share};
 use crate::tier;
 
-/// Few different values, so that there are ties, and everything that is special.
+/// Few different values, so that there are ties, over the whole range, and everything that is special.
 fn logits(rows: usize, classes: usize) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64((rows * 131 + classes) as u64);
     let mut x: Vec<f32> = (0..rows * classes).map(|_| rng.random_range(-40..40) as f32 * 0.25).collect();
     for row in 0..rows {
         let x = &mut x[row * classes..][..classes];
-        match row % 7 {
+        match (row + classes) % 10 {
             1 => x[classes / 2] = f32::NAN,
             2 => x[classes - 1] = f32::INFINITY,
             3 => x.fill(f32::NEG_INFINITY),
             4 => x.iter_mut().step_by(2).for_each(|x| *x = f32::NEG_INFINITY),
             5 => x.fill(-0.0),
             6 if classes > 3 => (x[0], x[3]) = (f32::from_bits(0xffc0_0000), f32::NAN),
+            7 => x.iter_mut().for_each(|x| *x *= 4.4),
+            8 => x.iter_mut().for_each(|x| *x *= 3e37),
+            9 => x.iter_mut().for_each(|x| *x *= 1e-44),
             _ => {}
         }
     }
@@ -50,7 +53,9 @@ fn check_top<T: Element>(device: &Device, x: &[T], shape: Shape, k: usize) {
             assert_eq!(top.class as usize, class, "{}", what());
             let wanted = (x[class] - max).exp() / sum;
             let got = f64::from(top.probability);
-            let fits = (got.is_nan() && (wanted.is_nan() || !max.is_finite())) || (got - wanted).abs() <= 2e-6 * wanted;
+            // What is no normal number may be taken for 0.
+            let bound = if wanted < f64::from(f32::MIN_POSITIVE) { wanted } else { 2e-6 * wanted };
+            let fits = (got.is_nan() && (wanted.is_nan() || !max.is_finite())) || (got - wanted).abs() <= bound;
             assert!(fits, "{}: {got} for {wanted}", what());
         }
     }
@@ -115,8 +120,10 @@ fn a_seed_draws_the_same_on_every_device() {
     for (nth, (rows, classes)) in shapes.into_iter().enumerate() {
         let mut rng = StdRng::seed_from_u64(classes as u64);
         let mut x: Vec<f32> = (0..rows * classes).map(|_| rng.random::<f32>() * 12.0 - 6.0).collect();
-        // Equal logits, and none.
+        // Equal logits, some far below the others, some next to 0, and none.
         x.iter_mut().step_by(7).for_each(|x| *x = x.round());
+        x.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 76.0);
+        x.iter_mut().skip(3).step_by(13).for_each(|x| *x *= 1e-38);
         x.iter_mut().skip(1).step_by(11).for_each(|x| *x = f32::NEG_INFINITY);
         let samplings = [
             Sampling::new(1),

@@ -12,6 +12,15 @@ fn values(count: usize) -> impl Iterator<Item = f64> {
     (0..count as u32).map(|x| f64::from(x.wrapping_mul(2_654_435_761) >> 8) * 6e-7 - 5.0)
 }
 
+/// The same, every fifth far below the largest, down to 88, and every seventh next to 0.
+fn wide_values(count: usize) -> impl Iterator<Item = f64> {
+    values(count).enumerate().map(|(nth, x)| match nth % 35 {
+        nth if nth % 5 == 2 => x - 77.5,
+        nth if nth % 7 == 3 => x * 1e-38,
+        _ => x,
+    })
+}
+
 /// `[outer, classes, inner]` as `[outer * inner, classes]`.
 fn transposed<T: Copy>(x: &[T], shape: Shape) -> Vec<T> {
     let (inner, classes) = (shape.inner(), shape.classes());
@@ -84,7 +93,7 @@ fn results<T: Element>(
 /// One operation over blocks, with gaps between them and a temperature or without, against the same rows one after the other.
 fn planes_are_rows<T: Element>(device: &Device, shape: Shape, operation: usize, has_gaps: bool, narrow: fn(f64) -> T) {
     let (rows, classes) = (shape.row_count(), shape.classes());
-    let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+    let x: Vec<T> = wide_values(shape.elements().unwrap()).map(narrow).collect();
     let dense = transposed(&x, shape);
     let (gap, temperature) = if has_gaps { (3, 1.3) } else { (0, 1.0) };
     let mut strided: Vec<T> = Vec::new();
@@ -151,7 +160,7 @@ fn a_block_beyond_the_budget_goes_through_in_columns() {
 fn backward<T: Element>(device: &Device, shape: Shape, log: bool, narrow: fn(f64) -> T, unit: f64) {
     let place = format!("{shape:?} of {} on {device}", T::DTYPE);
     let (rows, classes, temperature) = (shape.row_count(), shape.classes(), 0.7_f32);
-    let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+    let x: Vec<T> = wide_values(shape.elements().unwrap()).map(narrow).collect();
     let upstream: Vec<T> = values(x.len()).map(|g| narrow((g * 77.7).sin())).collect();
     let view = Logits::new(&x, shape).unwrap().temperature(temperature).unwrap();
     let wide = |values: &[T]| transposed(values, shape).iter().map(|&x| x.into()).collect::<Vec<f64>>();
@@ -276,7 +285,7 @@ fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f6
     for shape in SHAPES.into_iter().filter(|&shape| all || shape == on_gpu) {
         let place = format!("{shape:?} of {} on {device}", T::DTYPE);
         let (rows, classes) = (shape.row_count(), shape.classes());
-        let x: Vec<T> = values(shape.elements().unwrap()).map(narrow).collect();
+        let x: Vec<T> = wide_values(shape.elements().unwrap()).map(narrow).collect();
         let view = Logits::new(&x, shape).unwrap().temperature(0.9).unwrap();
         let resident = device.upload(view).unwrap();
         assert_eq!(bits(&resident.read().unwrap()), bits(&x), "{place}");

@@ -13,8 +13,11 @@ mod engine;
 mod errors;
 mod layouts;
 mod options;
+#[cfg(all(target_os = "linux", feature = "gpu"))]
+mod process;
 mod properties;
 mod pytorch;
+mod range_sweep;
 mod ranges;
 mod reference;
 mod resident;

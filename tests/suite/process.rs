@@ -38,6 +38,7 @@ fn forks_alone() {
         pollster::block_on(device.softmax_vec_async(x)).unwrap();
         let resident = device.upload(x).unwrap();
         let child = fork();
+        assert!(child >= 0, "no fork");
         if child == 0 {
             let is_refused = matches!(device.softmax_vec(x), Err(Error::Gpu { reason, .. }) if reason.contains("forked"))
                 && matches!(resident.softmax().map(drop), Err(Error::Gpu { .. }));
@@ -47,15 +48,18 @@ fn forks_alone() {
             _exit(if is_refused && is_computed { 0 } else { 1 + i32::from(is_refused) });
         }
         let (start, mut status) = (Instant::now(), 0);
-        // SAFETY: `status` is there to be written.
-        while unsafe { waitpid(child, &mut status, 1) } == 0 {
-            if start.elapsed() > Duration::from_secs(60) {
-                kill(child, 9);
-                panic!("a fork hangs on {device}");
+        let waited = loop {
+            // SAFETY: `status` is a live i32 that nobody else uses, and `waitpid` writes one i32 to it.
+            match unsafe { waitpid(child, &mut status, 1) } {
+                0 if start.elapsed() > Duration::from_secs(60) => {
+                    kill(child, 9);
+                    panic!("a fork hangs on {device}");
+                }
+                0 => std::thread::sleep(Duration::from_millis(10)),
+                waited => break waited,
             }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert_eq!(status, 0, "on {device}");
+        };
+        assert_eq!((waited, status), (child, 0), "on {device}");
         // The parent goes on.
         assert_eq!(resident.read().unwrap(), logits);
     }

@@ -13,13 +13,21 @@ fn targets(shape: [usize; 2]) -> Vec<i64> {
     (0..shape[0]).map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % shape[1]) as i64 }).collect()
 }
 
+/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of them subnormal.
+fn wide_logits(count: usize) -> Vec<f32> {
+    let mut logits = logits(count);
+    logits.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 71.5);
+    logits.iter_mut().skip(3).step_by(7).for_each(|x| *x *= 1e-38);
+    logits
+}
+
 #[test]
 fn resident_results_are_those_of_the_simple_api() {
     for device in common::devices() {
         // In the default tier the first GPU takes every third shape, which meets a kernel of each kind.
         let shapes = [[2, 140_000], [300, 1], [1, 1], [50, 9], [9, 2048], [0, 7], [3, 20_000]];
         for (nth, shape) in common::in_turn(&device, 0, 3, shapes) {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             let targets = targets(shape);
             let x = Logits::new(&logits, shape).unwrap();
             let resident = device.upload(x).unwrap();

@@ -6,7 +6,7 @@ use logits::{CrossEntropy, Logits, Reduction};
 use crate::common;
 use crate::reference::{Expected, Labels, Options, expected};
 
-/// Three rows of three classes; the last is ignored.
+/// Four rows of three classes; the last row is ignored.
 const LOGITS: [f32; 12] = [0.3, -1.0, 2.0, 0.0, 5.0, 1.5, -2.0, 0.25, 1.0, 1.0, 2.0, 3.0];
 const TARGETS: [i64; 4] = [0, 1, 0, -100];
 
@@ -22,10 +22,16 @@ fn cases() -> Vec<Options> {
             cases.push(Options { reduction: Reduction::Sum, upstream: 0.25, ..plain });
         }
     }
-    // Classes 0 and 1 weigh little beside class 2, which counts under label smoothing alone.
-    let weight = Some(vec![1e-39, 2e-39, 1.0]);
-    cases.push(Options { weight: weight.clone(), reduction: Reduction::Mean, ..Options::default() });
-    let label_smoothing = 1e-10;
+    // Classes weigh little beside class 2, which counts under label smoothing alone, or beside each other.
+    for weight in
+        [[1e-39, 2e-39, 1.0], [1e-42, 1e-42, 3e38], [1e-35, 1e-35, 3e38], [1e-10, 1e38, 0.0], [1e-30, 1e12, 1.0]]
+    {
+        cases.push(Options { weight: Some(weight.to_vec()), reduction: Reduction::Mean, ..Options::default() });
+    }
+    // Gradients are normal numbers, though the upstream gradient divided by what the rows weigh is none.
+    let weight = Some(vec![1e20, 2e20, 4e20]);
+    cases.push(Options { weight, upstream: 1e-30, reduction: Reduction::Mean, ..Options::default() });
+    let (weight, label_smoothing) = (Some(vec![1e-39, 2e-39, 1.0]), 1e-10);
     cases.push(Options { weight, label_smoothing, reduction: Reduction::Mean, ..Options::default() });
     cases
 }

@@ -39,7 +39,7 @@ impl Case {
 type Fill = (&'static str, fn(&mut StdRng, usize, usize) -> f32);
 
 /// Values by row and class.
-const FILLS: [Fill; 9] = [
+const FILLS: [Fill; 11] = [
     ("normal", |rng, _, _| normal(rng)),
     ("wide", |rng, _, _| 40.0 * normal(rng)),
     ("confident", |rng, row, class| normal(rng) + if class == row * 7 { 17.0 + (row % 16) as f32 } else { 0.0 }),
@@ -49,6 +49,8 @@ const FILLS: [Fill; 9] = [
     ("extreme", |rng, _, _| normal(rng) * 10.0_f32.powi(rng.random_range(-44..=38))),
     ("log-sum-exp near 0", |rng, _, _| normal(rng) * 1e-3),
     ("special", |rng, _, _| normal(rng)),
+    ("deep", |rng, row, class| if (class + row) % 97 < 3 { 0.0 } else { rng.random_range(-86.0..-20.0) }),
+    ("subnormal", |rng, _, _| rng.random_range(-9000..=9000) as f32 * f32::from_bits(1)),
 ];
 
 /// The shapes of the battery, from one element to a million classes and 300,000 rows.

@@ -38,8 +38,9 @@ use crate::plan::{Entry, Limits, Plan, Work};
 use crate::{DType, Device, Logits, Reduction, tier};
 
 /// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds of rows, and why.
-const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 2] = [
+const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 3] = [
     (Op::Sample, "top_k", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
+    (Op::Sample, "top_p", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
     (Op::Sample, "both", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
 ];
 

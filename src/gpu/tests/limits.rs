@@ -14,7 +14,7 @@ fn subgroups_do_not_change_a_bit() {
         without.altered(|open| open.kernels = Kernels::new(&open.device, 1));
         let (with, without) = (device(with, false), device(&without, false));
         for (nth, shape) in shapes_of(0, 1, [[2, 140_000], [3, 5000], [5, 2048], [9, 300], [50, 9], [300, 1]]) {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             assert_eq!(all(&with, &logits, shape, nth), all(&without, &logits, shape, nth), "{shape:?} on {with}");
         }
     }
@@ -63,7 +63,7 @@ fn the_size_of_subgroups_does_not_change_a_bit() {
         });
         let (sized, plain) = (device(&sized, false), device(&plain, false));
         for (_, shape) in shapes_of(nth, 2, [[2, 140_000], [9, 300]]) {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             assert_eq!(
                 all(&sized, &logits, shape, nth),
                 all(&plain, &logits, shape, nth),
@@ -86,7 +86,7 @@ fn parts_do_not_change_a_bit() {
         for (nth, shape) in
             shapes_of(adapter, first.len(), [[4, 200_000], [500, 1000], [70, 5000], [90_000, 3], [2, 600_000]])
         {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             assert_eq!(all(&pieces, &logits, shape, nth), all(&whole, &logits, shape, nth), "{shape:?} on {whole}");
         }
     }
@@ -103,7 +103,7 @@ fn staging_does_not_change_a_bit() {
         staged.altered(|open| open.maps_storage = false);
         let (mapped, staged) = (device(&mapped, false), device(&staged, false));
         for (nth, shape) in shapes_of(adapter, adapters, [[2, 140_000], [50, 900], [3, 5], [1, 1]]) {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             assert_eq!(all(&mapped, &logits, shape, nth), all(&staged, &logits, shape, nth), "{shape:?} on {mapped}");
         }
     }
@@ -117,7 +117,7 @@ fn a_small_budget_does_not_change_a_bit() {
         let whole = device(&gpu, false);
         let poor = whole.clone().with_memory_budget(1);
         for (nth, shape) in shapes_of(adapter, adapters, [[700, 1000], [2, 600_000]]) {
-            let logits = logits(shape[0] * shape[1]);
+            let logits = wide_logits(shape[0] * shape[1]);
             assert_eq!(all(&poor, &logits, shape, nth), all(&whole, &logits, shape, nth), "{shape:?} on {whole}");
         }
     }

@@ -1,0 +1,117 @@
+//! The calls that meet faults, and what they must answer.
+
+use logits::{CrossEntropy, Device, Error, Logits, LogitsMut};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Softmax,
+    SoftmaxInPlace,
+    Gradient,
+    GradientInPlace,
+    /// Of each row and of all.
+    Loss,
+    /// Upload, softmax, read.
+    Resident,
+}
+
+/// How a call ended that was as good as any: right, with what it says about the way there, or a typed error.
+pub type Answer = Result<Option<String>, Error>;
+
+pub struct Call {
+    pub operation: Operation,
+    pub shape: [usize; 2],
+    logits: Vec<f32>,
+    targets: Vec<i64>,
+    /// In float64, with how far off each may be.
+    wanted: Vec<(f64, f64)>,
+}
+
+impl Call {
+    pub fn new(operation: Operation, shape: [usize; 2]) -> Self {
+        let [rows, classes] = shape;
+        // Some thousands of values, of which neighbours differ, from -6 to 6.
+        let logits: Vec<f32> = (0..rows * classes).map(|nth| (nth * 7919 % 6007) as f32 / 500.0 - 6.0).collect();
+        let targets: Vec<i64> = (0..rows).map(|row| (row * 31 % classes) as i64).collect();
+        let (mut elements, mut losses) = (Vec::new(), Vec::new());
+        for (row, &target) in logits.chunks(classes).zip(&targets) {
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            let loss = sum.ln() - f64::from(row[target as usize]);
+            losses.push((loss, 1e-6 * loss));
+            elements.extend(row.iter().enumerate().map(|(class, &x)| {
+                let p = f64::from(x).exp() / sum;
+                match operation {
+                    Operation::Gradient | Operation::GradientInPlace => {
+                        let hit = f64::from(u8::from(class as i64 == target));
+                        ((p - hit) / rows as f64, 1e-6 / rows as f64)
+                    }
+                    _ => (p, 2e-6 * p),
+                }
+            }));
+        }
+        let mean = losses.iter().map(|(loss, _)| loss).sum::<f64>() / rows as f64;
+        losses.push((mean, 1e-6 * mean));
+        let wanted = match operation {
+            Operation::Softmax | Operation::SoftmaxInPlace | Operation::Resident => elements,
+            Operation::Gradient | Operation::GradientInPlace => [elements, losses].concat(),
+            Operation::Loss => losses,
+        };
+        Self { operation, shape, logits, targets, wanted }
+    }
+
+    /// Calls, and checks what it got.
+    pub fn on(&self, device: &Device) -> Answer {
+        let mut x = self.logits.clone();
+        match self.results(device, &mut x) {
+            Ok((got, note)) => {
+                assert_eq!(got.len(), self.wanted.len());
+                for (nth, (&got, &(wanted, error))) in got.iter().zip(&self.wanted).enumerate() {
+                    let off = (f64::from(got) - wanted).abs();
+                    assert!(off <= error, "{self}: value {nth} is {got} in place of {wanted}; {note:?}");
+                }
+                Ok(note)
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Gpu { .. } | Error::OutOfMemory { .. }), "{self}: {error}");
+                let intact = x.iter().zip(&self.logits).all(|(now, before)| now.to_bits() == before.to_bits());
+                assert!(intact, "{self}: logits are not intact after {error}");
+                Err(error)
+            }
+        }
+    }
+
+    fn results(&self, device: &Device, x: &mut [f32]) -> Result<(Vec<f32>, Option<String>), Error> {
+        let (loss, targets) = (CrossEntropy::default(), self.targets.as_slice());
+        let with_losses = |elements: Vec<f32>, loss: logits::Loss<f32>| {
+            let all = [elements, loss.per_row, vec![loss.loss as f32]].concat();
+            (all, loss.fell_back)
+        };
+        Ok(match self.operation {
+            Operation::Softmax => {
+                let out = device.softmax_vec(Logits::new(x, self.shape)?)?;
+                (out.values, out.fell_back)
+            }
+            Operation::SoftmaxInPlace => {
+                let ran = device.softmax_in_place(LogitsMut::new(x, self.shape)?)?;
+                (x.to_vec(), ran.fell_back)
+            }
+            Operation::Gradient => {
+                let (loss, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(x, self.shape)?, targets)?;
+                with_losses(gradient, loss)
+            }
+            Operation::GradientInPlace => {
+                let loss = device.cross_entropy_grad_in_place(&loss, LogitsMut::new(x, self.shape)?, targets)?;
+                with_losses(x.to_vec(), loss)
+            }
+            Operation::Loss => {
+                with_losses(Vec::new(), device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets)?)
+            }
+            Operation::Resident => (device.upload(Logits::new(x, self.shape)?)?.softmax()?.read()?, None),
+        })
+    }
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {:?}", self.operation, self.shape)
+    }
+}

@@ -1,0 +1,207 @@
+//! Faults that a driver makes. A layer between Vulkan's loader and the driver (`layer.c`) makes calls of wgpu fail. A call that may fall back
+//! must then give the right result and say why; one that may not must give the right result or a typed error; and the call after it must work.
+//!
+//! The layer is loaded where the environment says so before wgpu asks for an instance. So each test runs itself again, in a process with
+//! that environment, and with no longer than it may take.
+
+#![cfg(all(feature = "gpu", target_os = "linux"))]
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
+
+mod calls;
+mod days;
+#[path = "../suite/tier.rs"]
+mod tier;
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, panic, thread};
+
+use logits::Device;
+
+/// The layer's file, in the environment of the process that has it.
+const LAYER: &str = "LOGITS_FAULT_LAYER";
+const LAYERS: &str = "VK_INSTANCE_LAYERS";
+/// How long such a process may take, and ten times as long where every place of a fault is tried.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What fails, as in `layer.c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// An allocation of device memory.
+    Allocate,
+    /// Anything else that may find no memory: objects, mappings, command buffers.
+    Make,
+    Submit,
+    /// A wait or a poll.
+    Wait,
+    /// The opening of a device.
+    Open,
+}
+
+const OUT_OF_MEMORY: i32 = -2;
+const DEVICE_LOST: i32 = -4;
+const TIMEOUT: i32 = 2;
+const FOREVER: usize = i32::MAX as usize;
+
+/// The layer that this process has loaded.
+struct Layer(extern "C" fn(c_int, c_int, c_int, c_int) -> c_int);
+
+unsafe extern "C" {
+    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+impl Layer {
+    fn load(path: &str) -> Self {
+        const RTLD_NOW: c_int = 2;
+        let path = CString::new(path).unwrap();
+        // SAFETY: the layer runs no code when it is loaded. It is never unloaded, so the loader gets this very one, again and again.
+        let function = unsafe { dlsym(dlopen(path.as_ptr(), RTLD_NOW), c"logits_fault".as_ptr()) };
+        assert!(!function.is_null());
+        // SAFETY: that is its type in layer.c.
+        Self(unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn(c_int, c_int, c_int, c_int) -> c_int>(function)
+        })
+    }
+
+    /// Lets `times` calls of a kind fail with `result`, after `nth` more that do not.
+    fn fail(&self, kind: Kind, nth: usize, times: usize, result: i32) {
+        self.0(kind as c_int, nth as c_int, times as c_int, result);
+    }
+
+    /// Lets them succeed again, and says how many have failed.
+    fn mend(&self, kind: Kind) -> usize {
+        self.0(kind as c_int, 0, 0, 0) as usize
+    }
+}
+
+/// Panics of wgpu, which are caught, in places where it expects no error of a driver. A poll of a lost device has no other answer.
+const WGPU: [&str; 4] = [
+    "Error in Device::poll",
+    // A command buffer that cannot be begun, in `Queue::write_buffer`.
+    "called `Result::unwrap()` on an `Err` value: OutOfMemory",
+    // One that could not be ended, when its queue is dropped.
+    "assertion `left != right` failed\n  left: 0x0\n right: 0x0",
+    // A device that could not be opened.
+    "buckets are not empty",
+];
+
+/// Other panics of this process, wherever they were caught.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs a test in a process of its own that has the layer.
+fn below_wgpu(name: &str, test: fn(&Layer)) {
+    if let Ok(layer) = env::var(LAYER) {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+            let text = info.payload().downcast_ref::<&str>().unwrap_or(&text);
+            if !WGPU.iter().any(|known| text.starts_with(known)) {
+                PANICS.fetch_add(1, Ordering::Relaxed);
+                usual(info);
+            }
+        }));
+        test(&Layer::load(&layer));
+        assert_eq!(PANICS.load(Ordering::Relaxed), 0, "panics of {name}");
+        return;
+    }
+    let (layer, adapter) = match found() {
+        Ok(found) => found,
+        Err(reason) => {
+            assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1, but: {reason}");
+            tier::skip(reason);
+            return;
+        }
+    };
+    // The validation layer, where it listens, is below ours: it sees what is really called, and no fault.
+    let mut layers = env::var(LAYERS).unwrap_or_default();
+    layers.insert_str(0, if layers.is_empty() { "VK_LAYER_LOGITS_fault" } else { "VK_LAYER_LOGITS_fault:" });
+    let log = layer.with_file_name(format!("{name}.log"));
+    let file = File::create(&log).unwrap();
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(LAYER, layer)
+        .env(LAYERS, layers)
+        .env("VK_ADD_LAYER_PATH", layer.parent().unwrap())
+        .env("WGPU_BACKEND", "vulkan")
+        .env("WGPU_ADAPTER_NAME", adapter)
+        // wgpu would ask for the validation layer by itself, and listen alone.
+        .env("WGPU_VALIDATION", "0")
+        // Mesa's own layer complains where there is no session.
+        .env("NODEVICE_SELECT", "1")
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let patience = PATIENCE * if tier::is_full() { 10 } else { 1 };
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if start.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
+            None => {
+                child.kill().unwrap();
+                break child.wait().map(|_| format!("killed after {patience:?}")).unwrap();
+            }
+            Some(status) if status.success() => break String::new(),
+            Some(status) => break status.to_string(),
+        }
+    };
+    let said = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
+    println!("{said}\n{name}: {:.1} s", start.elapsed().as_secs_f32());
+    assert!(
+        ended.is_empty(),
+        "{name} ended with {ended}; its last line: {}",
+        said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default()
+    );
+    // wgpu leaves what it had made where it finds no memory while it opens a device, or panics as it drops one.
+    let leaks = ["UNASSIGNED-ObjectTracker-ObjectLeak", "VUID-vkDestroyDevice-device-00378"];
+    let is_complaint = |line: &&str| ["VUID-", "UNASSIGNED-", "SYNC-"].iter().any(|kind| line.contains(kind));
+    let complaint = said.lines().filter(is_complaint).find(|line| !leaks.iter().any(|leak| line.contains(leak)));
+    assert_eq!(complaint, None, "the validation layer on {name}");
+}
+
+/// The layer, built, and the name of the adapter that it is tried on; or why there is none.
+fn found() -> &'static Result<(PathBuf, String), String> {
+    static FOUND: OnceLock<Result<(PathBuf, String), String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let adapters = Device::adapters();
+        let adapter = adapters.into_iter().find(|adapter| adapter.backend == "vulkan");
+        Ok((build()?, adapter.ok_or("no adapter of Vulkan")?.name))
+    })
+}
+
+/// Builds the layer, and describes it to the loader.
+fn build() -> Result<PathBuf, String> {
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("layer");
+    fs::create_dir_all(&place).map_err(|error| error.to_string())?;
+    let library = place.join("liblogits_fault.so");
+    let built = Command::new("cc")
+        .args([
+            "-std=gnu11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+            "-pthread",
+            "-o",
+        ])
+        .args([library.as_os_str(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/layer/layer.c").as_ref()])
+        .output()
+        .map_err(|error| format!("no C compiler `cc`: {error}"))?;
+    if !built.status.success() {
+        let said = String::from_utf8_lossy(&built.stderr).into_owned();
+        return Err(format!("the layer cannot be built; are Vulkan's headers (libvulkan-dev) there? {said}"));
+    }
+    let manifest = r#"{ "file_format_version": "1.2.0", "layer": { "name": "VK_LAYER_LOGITS_fault", "type": "GLOBAL",
+        "library_path": "./liblogits_fault.so", "api_version": "1.3.0", "implementation_version": "1", "description": "faults" } }"#;
+    fs::write(place.join("fault.json"), manifest).map_err(|error| error.to_string())?;
+    Ok(library)
+}

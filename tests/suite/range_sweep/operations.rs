@@ -1,0 +1,288 @@
+//! Each operation over a batch, and how near to float64 its results are.
+
+use logits::{CrossEntropy, Device, Element, Logits, LogitsMut, Prediction, Reduction, Sampling};
+
+use super::judge::{Bound, LEAST, Report, Worst};
+use super::noise;
+use super::rows::{Batch, Row};
+
+/// How many classes `top_k` is asked for, where the row has as many.
+const TOP: usize = 5;
+/// The rows of a batch share the seed of their draws.
+const SEED: u32 = 77;
+
+/// A name, and what runs an operation of it and reports.
+pub type Operation<T> = (&'static str, fn(&'static str, &Device, &Batch<T>, &mut Report));
+
+/// The operations with their names.
+pub fn operations<T: Element>() -> [Operation<T>; 12] {
+    [
+        ("softmax", softmax),
+        ("log_softmax", log_softmax),
+        ("log_sum_exp", log_sum_exp),
+        ("softmax_backward", softmax_backward),
+        ("log_softmax_backward", log_softmax_backward),
+        ("cross_entropy", cross_entropy),
+        ("cross_entropy_grad", cross_entropy_grad),
+        ("cross_entropy_grad_in_place", cross_entropy_grad),
+        ("cross_entropy_backward", cross_entropy_backward),
+        ("predict", predict),
+        ("top_k", top_k),
+        ("sample", sample),
+    ]
+}
+
+/// Calls `check` with each row, its number and what was found of it.
+fn by_rows<'a, T: Element, R>(batch: &'a Batch<T>, found: &'a [R], mut check: impl FnMut(&'a Row, usize, &'a [R])) {
+    assert_eq!(found.len() % batch.rows.len(), 0);
+    for (nth, (row, found)) in batch.rows.iter().zip(found.chunks(found.len() / batch.rows.len())).enumerate() {
+        check(row, nth, found);
+    }
+}
+
+fn logits<T: Element>(batch: &Batch<T>) -> Logits<'_, T> {
+    Logits::new(&batch.x, batch.shape()).unwrap()
+}
+
+fn place(row: &Row, class: usize) -> String {
+    format!("{} classes, {}, class {class}", row.x.len(), row.kind)
+}
+
+fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.softmax_vec(logits(batch)).unwrap();
+    assert_eq!(out.fell_back, None);
+    let mut worst = Worst::new::<T>("probability", Bound::Relative(2e-6));
+    // Rounded to halves they add up to 1 no longer.
+    let mut sums = Worst::new::<f32>("sum of a row", Bound::Scaled(1e-6));
+    by_rows(batch, &out.values, |row, _, found| {
+        for (class, (&p, &wanted)) in found.iter().zip(&row.p).enumerate() {
+            worst.note(p.into(), wanted, 1.0, 0.0, || place(row, class));
+        }
+        if size_of::<T>() > 2 {
+            sums.note(found.iter().map(|&p| p.into()).sum(), 1.0, 1.0, 0.0, || place(row, 0));
+        }
+    });
+    report.add::<T>(name, worst);
+    report.add::<T>(name, sums);
+}
+
+fn log_softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.log_softmax_vec(logits(batch)).unwrap();
+    assert_eq!(out.fell_back, None);
+    let mut worst = Worst::new::<T>("log-probability", Bound::Relative(1e-6));
+    let lost = report.lost() * batch.classes as f64;
+    by_rows(batch, &out.values, |row, _, found| {
+        for (class, &log) in found.iter().enumerate() {
+            worst.note(log.into(), row.log_p(class), 1.0, lost, || place(row, class));
+        }
+    });
+    report.add::<T>(name, worst);
+}
+
+fn log_sum_exp<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.log_sum_exp_vec(logits(batch)).unwrap();
+    assert_eq!(out.fell_back, None);
+    let mut worst = Worst::new::<T::Row>("log-sum-exp", Bound::Relative(1e-6));
+    by_rows(batch, &out.values, |row, _, found| {
+        worst.note(found[0].into(), row.log_sum_exp(), 1.0, 0.0, || place(row, 0));
+    });
+    report.add::<T>(name, worst);
+    // Nobody looks again at what stays on a GPU: within 0.5 of 0 it is right to 2e-7.
+    let out = device.upload(logits(batch)).unwrap().log_sum_exp().unwrap().read().unwrap();
+    let mut worst = Worst::new::<T::Row>("log-sum-exp of resident logits", Bound::Relative(1e-6));
+    by_rows(batch, &out, |row, _, found| {
+        let wanted = row.log_sum_exp();
+        let lost = if device.is_gpu() && wanted.abs() < 0.5 { 2e-7 } else { 0.0 };
+        worst.note(found[0].into(), wanted, 1.0, lost, || place(row, 0));
+    });
+    report.add::<T>(name, worst);
+}
+
+fn softmax_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    backward(name, device, batch, report, false);
+}
+
+fn log_softmax_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    backward(name, device, batch, report, true);
+}
+
+/// Starts from the result that float64 has of the forward operation, rounded to the type.
+fn backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report, is_log: bool) {
+    let (classes, noise) = (batch.classes, &batch.noise);
+    let value = |row: &Row, class: usize| if is_log { row.log_p(class) } else { row.p[class] };
+    let y = batch.rows.iter().flat_map(|row| (0..classes).map(move |class| value(row, class)));
+    let y: Vec<T> = y.map(batch.kind.narrow).collect();
+    let p: Vec<f64> = y.iter().map(|&y| if is_log { y.into().exp() } else { y.into() }).collect();
+    let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
+    for &factor in batch.factors() {
+        // As the type holds it.
+        let upstream: Vec<T> = noise.iter().map(|&noise| (batch.kind.narrow)(noise * f64::from(factor))).collect();
+        let g: Vec<f64> = upstream.iter().map(|&g| g.into()).collect();
+        let upstream: Vec<T> = upstream.into_iter().cycle().take(y.len()).collect();
+        let x = Logits::new(&y, batch.shape()).unwrap();
+        let out = match is_log {
+            true => device.log_softmax_backward_vec(x, &upstream),
+            false => device.softmax_backward_vec(x, &upstream),
+        };
+        let out = out.unwrap();
+        assert_eq!(out.fell_back, None);
+        by_rows(batch, &out.values, |row, nth, found| {
+            let p = &p[nth * classes..][..classes];
+            let g = || g.iter().cycle().skip(nth * classes % g.len()).take(classes);
+            let sum: f64 = if is_log { g().sum() } else { g().zip(p).map(|(g, p)| g * p).sum() };
+            let (most, whole) = g().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
+            for (class, (&found, (p, g))) in found.iter().zip(p.iter().zip(g())).enumerate() {
+                let (wanted, scale) = match is_log {
+                    true => (g - p * sum, most + p * whole),
+                    false => (p * (g - sum), most),
+                };
+                let lost = report.lost() * if is_log { whole } else { p * classes as f64 };
+                worst.note(found.into(), wanted, scale, lost, || format!("{}, factor {factor:e}", place(row, class)));
+            }
+        });
+    }
+    report.add::<T>(name, worst);
+}
+
+fn loss(factor: f32) -> CrossEntropy {
+    CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor)
+}
+
+fn judge_losses<T: Element>(name: &'static str, batch: &Batch<T>, losses: &[T::Row], report: &mut Report) {
+    let mut worst = Worst::new::<T::Row>("loss", Bound::Relative(1e-6));
+    let lost = report.lost() * batch.classes as f64;
+    by_rows(batch, losses, |row, _, found| {
+        worst.note(found[0].into(), -row.log_p(row.target), 1.0, lost, || place(row, row.target));
+    });
+    report.add::<T>(name, worst);
+}
+
+fn cross_entropy<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.cross_entropy(&loss(1.0), logits(batch), &batch.targets).unwrap();
+    assert_eq!(out.fell_back, None);
+    judge_losses(name, batch, &out.per_row, report);
+}
+
+fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    for &factor in batch.factors() {
+        let (out, gradient) = if name.ends_with("in_place") {
+            let mut x = batch.x.clone();
+            let logits = LogitsMut::new(&mut x, batch.shape()).unwrap();
+            (device.cross_entropy_grad_in_place(&loss(factor), logits, &batch.targets).unwrap(), x)
+        } else {
+            device.cross_entropy_grad_vec(&loss(factor), logits(batch), &batch.targets).unwrap()
+        };
+        assert_eq!(out.fell_back, None);
+        judge_losses(name, batch, &out.per_row, report);
+        let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
+        let mut relative = Worst::new::<T>("gradient, of itself", Bound::Relative(2e-6));
+        let factor = f64::from(factor);
+        by_rows(batch, &gradient, |row, _, found| {
+            for (class, &found) in found.iter().enumerate() {
+                let (is_target, found) = (class == row.target, found.into());
+                let wanted = factor * if is_target { row.less_one(class) } else { row.p[class] };
+                let of_row = || format!("{}, target {}, factor {factor:e}", place(row, class), row.target);
+                worst.note(found, wanted, factor, 0.0, of_row);
+                // Beside the target, whose own entry is the sum of the others, an entry is a probability.
+                let lost = match is_target {
+                    true => report.lost() * batch.classes as f64,
+                    false if row.p[class] < LEAST => LEAST,
+                    false => 0.0,
+                };
+                relative.note(found, wanted, factor, lost * factor, of_row);
+            }
+        });
+        report.add::<T>(name, worst);
+        report.add::<T>(name, relative);
+    }
+}
+
+/// Starts from log-sum-exps that are rounded to the type that they have.
+fn cross_entropy_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let known: Vec<T::Row> = batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp())).collect();
+    for &factor in batch.factors() {
+        let out = device.cross_entropy_backward_vec(&loss(factor), logits(batch), &batch.targets, &known).unwrap();
+        assert_eq!(out.fell_back, None);
+        let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
+        let factor = f64::from(factor);
+        by_rows(batch, &out.values, |row, nth, found| {
+            let known: f64 = known[nth].into();
+            for (class, &found) in found.iter().enumerate() {
+                let p = (row.x[class] - known).exp() - f64::from(u8::from(class == row.target));
+                worst.note(found.into(), factor * p, factor, 0.0, || {
+                    format!("{}, factor {factor:e}", place(row, class))
+                });
+            }
+        });
+        report.add::<T>(name, worst);
+    }
+}
+
+/// Notes the classes and probabilities that an operation decided on, which must be those of `wanted`.
+fn judge_decisions<T: Element>(
+    name: &'static str,
+    batch: &Batch<T>,
+    found: &[Prediction],
+    report: &mut Report,
+    is_right: impl Fn(&Row, usize, &[u32]) -> bool,
+) {
+    let mut classes = Worst::new::<f32>("class", Bound::Same);
+    let mut worst = Worst::new::<f32>("probability", Bound::Relative(2e-6));
+    by_rows(batch, found, |row, nth, found| {
+        let chosen: Vec<u32> = found.iter().map(|found| found.class).collect();
+        let is_wrong = f64::from(u8::from(!is_right(row, nth, &chosen)));
+        classes.note(is_wrong, 0.0, 1.0, 0.0, || format!("{}: {chosen:?}", place(row, row.top)));
+        for found in found {
+            let class = found.class as usize;
+            worst.note(found.probability.into(), row.p[class], 1.0, 0.0, || place(row, class));
+        }
+    });
+    report.add::<T>(name, classes);
+    report.add::<T>(name, worst);
+}
+
+fn predict<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.predict_vec(logits(batch)).unwrap();
+    assert_eq!(out.fell_back, None);
+    judge_decisions(name, batch, &out.values, report, |row, _, found| found == [row.top as u32]);
+}
+
+fn top_k<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let k = TOP.min(batch.classes);
+    let out = device.top_k_vec(logits(batch), k).unwrap();
+    assert_eq!(out.fell_back, None);
+    judge_decisions(name, batch, &out.values, report, |row, _, found| {
+        // The largest that is left, k times.
+        let mut left: Vec<u32> = (0..row.x.len() as u32).collect();
+        // Zeros of both signs are equal.
+        let key = |class: &u32| row.x[*class as usize] + 0.0;
+        let order = |a: &u32, b: &u32| key(b).total_cmp(&key(a)).then(a.cmp(b));
+        if k < left.len() {
+            left.select_nth_unstable_by(k, order);
+        }
+        left.truncate(k);
+        left.sort_unstable_by(order);
+        left == found
+    });
+}
+
+/// Checks that a GPU draws the class that the CPU draws, and the CPU the one with the largest sum of logit and noise.
+fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let sampling = Sampling::new(SEED.into());
+    let out = device.sample_vec(&sampling, logits(batch)).unwrap();
+    assert_eq!(out.fell_back, None);
+    let cpu =
+        if device.is_gpu() { Device::cpu().sample_vec(&sampling, logits(batch)).unwrap().values } else { Vec::new() };
+    judge_decisions(name, batch, &out.values, report, |row, nth, found| {
+        if let Some(cpu) = cpu.get(nth) {
+            return found == [cpu.class];
+        }
+        let noise = noise::Noise::new(SEED, nth);
+        let below = |class: usize| row.x[class] - row.x[row.top];
+        let score = |class: usize| below(class) + noise.of(class);
+        // Noise is between -3.2 and 22.2.
+        let best = (0..row.x.len()).filter(|&class| below(class) > -26.0).map(score).fold(f64::NEG_INFINITY, f64::max);
+        // Scores are of f32.
+        score(found[0] as usize) >= best - 1e-5
+    });
+}
