@@ -18,7 +18,8 @@ use crate::settings::Settings;
 use crate::waiting::{Waiting, block_on};
 use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, Tuning, cpu};
 
-/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads.
+/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in a browser, where wgpu's types stay on
+/// the thread that made them.
 ///
 /// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU, and the result says
 /// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead. Either way the next call works: a lost GPU

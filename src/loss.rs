@@ -379,20 +379,7 @@ impl CrossEntropy {
         let copy =
             |values: &Option<Vec<f32>>, unit| values.as_deref().map(|values| multiplied(values, unit)).transpose();
         let (weight, upstream_gradients) = (copy(&self.weight, unit)?, copy(&self.upstream_gradients, 1.0)?);
-        let Self { reduction, ref ignored, label_smoothing, z_loss, softcap, logit_scale, upstream_gradient, .. } =
-            *self;
-        let ignored = ignored.clone();
-        Ok(Self {
-            reduction,
-            ignored,
-            weight,
-            label_smoothing,
-            z_loss,
-            softcap,
-            logit_scale,
-            upstream_gradient,
-            upstream_gradients,
-        })
+        Ok(Self { ignored: self.ignored.clone(), weight, upstream_gradients, ..*self })
     }
 
     /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.

@@ -73,6 +73,7 @@ impl Poller {
         patience: Duration,
         waiting: Waiting,
     ) -> Result<(), Fault> {
+        let since = Instant::now();
         if submission.is_some() {
             self.wait(submission, patience, waiting).await?;
         } else {
@@ -84,7 +85,7 @@ impl Poller {
                 Ok(None) if waiting == Waiting::Here => self.spin(&mut receiver, patience)?,
                 Ok(None) => {
                     self.wait(None, patience, waiting).await?;
-                    within(patience, receiver).await?
+                    within(patience.saturating_sub(since.elapsed()), receiver).await?
                 }
                 Ok(answer) => answer,
                 Err(oneshot::Canceled) => None,

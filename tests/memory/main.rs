@@ -105,8 +105,8 @@ fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result
 }
 
 /// Long and short rows, rows across each other, few and many of them.
-const SHAPES: [(usize, usize, usize); 7] =
-    [(40, 3000, 1), (2, 150_000, 1), (3000, 20, 1), (3, 5000, 40), (1, 100_001, 3), (4, 20, 700), (2, 70_000, 2)];
+const SHAPES: [(usize, usize, usize); 6] =
+    [(40, 3000, 1), (1, 70_000, 1), (3000, 20, 1), (3, 3000, 30), (4, 20, 700), (2, 70_000, 2)];
 
 fn shape((outer, classes, inner): (usize, usize, usize)) -> Shape {
     Shape::new(outer, classes, inner)
@@ -154,10 +154,10 @@ fn f32_is_done_or_refused() {
 
 #[test]
 fn f16_is_done_or_refused() {
-    every_call("f16", &SHAPES[2..5], logits::half::f16::from_f64);
+    every_call("f16", &SHAPES[2..4], logits::half::f16::from_f64);
 }
 
 #[test]
 fn f64_is_done_or_refused() {
-    every_call("f64", &SHAPES[2..5], |x| x);
+    every_call("f64", &SHAPES[2..4], |x| x);
 }

@@ -511,6 +511,7 @@ fn the_environment_is_heard() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     assert_eq!(info("LOGITS_SIMD", "portable")["cpu_simd"], "portable");
+    assert!(info("LOGITS_SIMD", "")["cpu_simd"].is_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
     let output = command.args(["check", "--device", "cpu"]).env("LOGITS_SIMD", "mmx").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -43,7 +43,7 @@ impl Level {
 /// Returns the name of the instruction set that the CPU path computes with, the best that this machine has: `avx512` (as of Ice Lake and
 /// Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it is compiled in, and then alone) or `portable`.
 ///
-/// The environment's `LOGITS_SIMD` forces one of them; it is read once. `avx512`, `avx2` and `neon` give the same bits;
+/// The environment's `LOGITS_SIMD` forces one of them; it is read once, and an empty one is none. `avx512`, `avx2` and `neon` give the same bits;
 /// the others have no fused multiply-add, and may differ from those in the last place.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub(in crate::cpu) fn level() -> Result<Level, Error> {
 
 fn chosen(asked: Option<String>) -> Result<Level, Error> {
     let available = available();
-    let Some(asked) = asked else { return Ok(available[0]) };
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(available[0]) };
     match available.iter().find(|level| level.name() == asked) {
         Some(&level) => Ok(level),
         None => Err(Error::SimdLevel { asked, available: available.into_iter().map(Level::name).collect() }),
