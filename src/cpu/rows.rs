@@ -104,7 +104,8 @@ impl How {
 /// As [`run`], told how.
 pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
     // The only part of a job takes its memory before it writes; of several the last may find none.
-    let is_divided = job.shape.outer() > 1 && job.shape.inner() > 1 || job.rows() * job.shape.classes() > how.grain;
+    let (rows, is_large) = (job.rows(), job.rows() * job.shape.classes() > how.grain);
+    let is_divided = rows > 1 && (is_large || job.shape.outer() > 1 && job.shape.inner() > 1);
     let reserve = if is_divided { Some(Reserve::new(&job)?) } else { None };
     run_parts(job, how, reserve.as_ref())
 }
