@@ -374,7 +374,7 @@ impl CrossEntropy {
         weight_unit(total_weight, counted_rows as f64, self.upstream_gradient.into(), largest)
     }
 
-    /// The same options with weights multiplied by `unit`, in memory of their own.
+    /// Copies the options, with weights multiplied by `unit`.
     pub(crate) fn kept(&self, unit: f64) -> Result<Self, Error> {
         let copy =
             |values: &Option<Vec<f32>>, unit| values.as_deref().map(|values| multiplied(values, unit)).transpose();
@@ -532,7 +532,7 @@ impl Prepared<'_> {
 pub(crate) struct Totals {
     /// The losses of the rows together, multiplied by `unit`.
     pub(crate) sum: f64,
-    /// What the counted rows weigh, multiplied by `unit`.
+    /// The total weight of the counted rows, multiplied by `unit`.
     pub(crate) weight: f64,
     /// The power of two that a mean's weights are multiplied by; 1 for other reductions.
     pub(crate) unit: f64,

@@ -108,7 +108,7 @@ impl Part<'_> {
         };
         let (mut source, group) = self.scratch(if is_short { 0 } else { abreast })?;
         let scratch = source.get();
-        // As many as there is memory for.
+        // The scratch holds fewer rows where memory is short.
         let abreast = if is_short { ROWS } else { scratch.rows.len() / classes };
         for start in columns.clone().step_by(abreast) {
             let width = abreast.min(columns.end - start);

@@ -51,10 +51,12 @@ pub(crate) struct Ready(Reserve);
 
 #[cfg(feature = "gpu")]
 impl Ready {
+    /// Sets aside the memory of one row, or of as many short rows as are computed together.
+    ///
     /// # Errors
-    /// As [`run`].
+    /// [`Error::SimdLevel`] and [`Error::OutOfMemory`], as from [`run`].
     pub(crate) fn new(job: &Job<'_>) -> Result<Self, Error> {
-        // What `finish` would refuse is refused before the GPU starts.
+        // `finish` must not meet a bad `LOGITS_SIMD` after the GPU has written results.
         level()?;
         Reserve::new(job).map(Self)
     }

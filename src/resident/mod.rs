@@ -50,7 +50,7 @@ pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
     each: usize,
-    /// What values are multiplied by when they are read: 1 / [`Totals::unit`] for losses, 1 for all else.
+    /// The factor of values that are read: 1 / [`Totals::unit`] for losses, 1 for all else.
     scale: f64,
     settings: Settings,
 }

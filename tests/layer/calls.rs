@@ -8,7 +8,7 @@ pub enum Operation {
     SoftmaxInPlace,
     Gradient,
     GradientInPlace,
-    /// Of each row and of all.
+    /// The loss of each row, and the mean.
     Loss,
     /// Upload, softmax, read.
     Resident,

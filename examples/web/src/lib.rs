@@ -47,7 +47,7 @@ impl Place {
         x.and_then(|x| self.0.softmax_vec(x)).err().map(|error| error.to_string())
     }
 
-    /// What becomes of a call that has no time: its error, where a GPU is to do it.
+    /// Returns the error of a call whose timeout is zero; nothing where the CPU does it.
     pub async fn hurried(&self) -> Option<String> {
         let hurried = self.0.clone().with_timeout(std::time::Duration::ZERO);
         let logits = vec![0.5_f32; 1 << 22];
