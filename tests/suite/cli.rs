@@ -1,5 +1,7 @@
 //! The binary `logits`, as other tools call it.
 
+mod limits;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -530,111 +532,4 @@ fn the_environment_is_heard() {
     }
     let absent = info("WGPU_ADAPTER_NAME", "no such adapter");
     assert_eq!(absent["device"], "CPU");
-}
-
-/// Where the system starts no threads, the calling one does all the work.
-#[cfg(all(unix, feature = "parallel"))]
-#[test]
-fn one_thread_does_the_work_where_none_can_be_started() {
-    let files = Files::new();
-    let (rows, classes) = (300, 1000);
-    let logits: Vec<f32> = (0..rows * classes).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
-    let targets: Vec<i64> = (0..rows as i64).collect();
-    let (x, y) = (files.path("large.npy"), files.path("targets.npy"));
-    write(&x, &[rows as u64, classes as u64], &logits);
-    write(&y, &[rows as u64], &targets);
-    let loss = |stack: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
-        command.args(["loss", "--device", "cpu", "--json", "--logits"]).arg(&x).arg("--targets").arg(&y);
-        let output = command.env("RUST_MIN_STACK", stack).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].clone()
-    };
-    // No thread has a stack of 200 TB.
-    assert_eq!(loss("200000000000000"), loss("2000000"));
-}
-
-/// A GPU computes no f64. One that was asked for says so; one that was chosen automatically leaves it to the CPU.
-#[test]
-fn a_gpu_refuses_files_of_f64() {
-    let files = Files::new();
-    let wide: Vec<f64> = files.logits.iter().map(|&x| f64::from(x)).collect();
-    write(&files.path("wide.npy"), &[5, 4], &wide);
-    let (x, y, g) = (files.text("wide.npy"), files.text("y.npy"), files.text("g.npy"));
-    for device in common::gpus() {
-        let name = format!("{}:{}", device.backend(), device.name());
-        let arguments = ["loss", "--logits", &x, "--targets", &y, "--grad", &g, "--device", &name];
-        refused(&arguments, &["f64", device.name()]);
-        assert!(!files.path("g.npy").exists());
-    }
-    let output = run(&["loss", "--logits", &x, "--targets", &y, "--json"]);
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let fell_back = json["fell_back"].as_str();
-    assert_eq!(fell_back.is_some_and(|why| why.contains("f64")), json["backend"] != "cpu", "{json}");
-}
-
-/// Weights of any size that f32 holds, or that f64 holds and f32 rounds to 0, have the mean that their ratios give.
-#[test]
-fn weights_of_any_size_have_a_mean() {
-    let files = Files::new();
-    let (x, y, w, g, r) =
-        (files.text("x.npy"), files.text("y.npy"), files.text("w.npy"), files.text("g.npy"), files.text("r.npy"));
-    let weights = [0.5, 2.0, 1.0, 0.25];
-    let run = |unit: f64, device: &str| {
-        write(&files.path("w.npy"), &[4], &weights.map(|weight| weight * unit));
-        let arguments = ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--device", device];
-        let output = run(&[&arguments[..], &["--grad", &g, "--per-row", &r, "--json"]].concat());
-        assert!(output.status.success(), "{output:?}");
-        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-        (json["loss"].as_f64().unwrap(), read(&files.path("g.npy")).1, read(&files.path("r.npy")).1)
-    };
-    let mut names = vec!["cpu".to_owned()];
-    names.extend(common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())));
-    for name in names {
-        let (loss, gradient, losses) = run(1.0, &name);
-        for exponent in [-140, -130, -90, 90, 120] {
-            let unit = 2.0_f64.powi(exponent);
-            let (same, as_steep, scaled) = run(unit, &name);
-            assert_eq!((same, &as_steep), (loss, &gradient), "2^{exponent} on {name}");
-            for (scaled, loss) in scaled.iter().zip(&losses) {
-                assert_eq!(*scaled, (f64::from(*loss) * unit) as f32, "2^{exponent} on {name}");
-            }
-        }
-        for unit in [1e-200, 1e-310] {
-            approx::assert_relative_eq!(run(unit, &name).0, loss, max_relative = 1e-6);
-        }
-    }
-}
-
-/// With little address space there are no threads, and no room for a huge row: the one is done without, the other refused.
-#[cfg(all(target_os = "linux", feature = "parallel"))]
-#[test]
-fn little_memory_is_enough_or_the_row_is_refused() {
-    let files = Files::new();
-    let limited = |kilobytes: &str, x: &str, y: &str, grad: &str| {
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -v $0; exec \"$@\"", kilobytes, env!("CARGO_BIN_EXE_logits"), "loss"]);
-        command.args(["--device", "cpu", "--json", "--logits", x, "--targets", y, "--grad", grad]);
-        command.env("RAYON_NUM_THREADS", "500").output().unwrap()
-    };
-    let (x, y, g) = (files.text("x.npy"), files.text("y.npy"), files.text("g.npy"));
-    let (large, wanted) = (files.text("large.npy"), files.text("wanted.npy"));
-    let logits: Vec<f32> = (0..300_000).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
-    write(&files.path("large.npy"), &[5, 60_000], &logits);
-    let free = run(&["loss", "--device", "cpu", "--json", "--logits", &large, "--targets", &y, "--grad", &wanted]);
-    let short = limited("300000", &large, &y, &g);
-    assert!(short.status.success(), "{short:?}");
-    assert_eq!((short.stdout, read(&files.path("g.npy"))), (free.stdout, read(&files.path("wanted.npy"))));
-
-    // A row of 1.6 GB, which takes no room in the file system.
-    write(&files.path("target.npy"), &[1], &[0_i64]);
-    let header = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 400000000), }");
-    std::fs::write(files.path("row.npy"), &header).unwrap();
-    let row = std::fs::File::options().write(true).open(files.path("row.npy")).unwrap();
-    row.set_len(header.len() as u64 + 1_600_000_000).unwrap();
-    let refused = limited("1000000", &files.text("row.npy"), &files.text("target.npy"), &x);
-    let told = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!((refused.status.code(), told.lines().count()), (Some(2), 1), "{told}");
-    assert!(told.contains("1600000000 bytes of host memory"), "{told}");
-    assert_eq!(read(&files.path("x.npy")).1, files.logits);
 }
