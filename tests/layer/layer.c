@@ -28,6 +28,7 @@ struct layered {
     struct layered *next;
     void *key;
     VkInstance instance;
+    /* None where this is an instance. */
     VkDevice device;
     PFN_vkGetInstanceProcAddr get_of_instance;
     /* Asked for while the instance is made: later the loader may answer with the first layer's. */
@@ -45,6 +46,14 @@ static struct layered *find(const void *handle) {
     pthread_mutex_lock(&mutex);
     struct layered *found = all;
     while (found && found->key != *(void *const *)handle) found = found->next;
+    pthread_mutex_unlock(&mutex);
+    return found;
+}
+
+static struct layered *find_device_of(VkInstance instance) {
+    pthread_mutex_lock(&mutex);
+    struct layered *found = all;
+    while (found && !(found->device && found->instance == instance)) found = found->next;
     pthread_mutex_unlock(&mutex);
     return found;
 }
@@ -228,8 +237,17 @@ static VKAPI_ATTR VkResult VKAPI_CALL makes_CreateInstance(const VkInstanceCreat
     return result;
 }
 
+static VKAPI_ATTR void VKAPI_CALL makes_DestroyDevice(VkDevice device, const VkAllocationCallbacks *host) {
+    struct layered *of = find(device);
+    NEXT(of, vkDestroyDevice)(device, host);
+    forget(of);
+}
+
 static VKAPI_ATTR void VKAPI_CALL makes_DestroyInstance(VkInstance instance, const VkAllocationCallbacks *host) {
-    struct layered *of = find(instance);
+    struct layered *of = find(instance), *left;
+    /* wgpu leaks a device that it fails to open, or panics in dropping. The loader frees such a device with its instance; the validation layer
+     * does not, and crashes once another handle has the same address. */
+    while ((left = find_device_of(instance))) makes_DestroyDevice(left->device, NULL);
     of->destroy_instance(instance, host);
     forget(of);
 }
@@ -246,14 +264,8 @@ static VKAPI_ATTR VkResult VKAPI_CALL makes_CreateDevice(VkPhysicalDevice adapte
     result = ((PFN_vkCreateDevice)get(instance->instance, "vkCreateDevice"))(adapter, info, host, out);
     if (result != VK_SUCCESS) return result;
     struct layered *of = add(*out);
-    of->device = *out, of->get_of_device = get_of_device;
+    of->instance = instance->instance, of->device = *out, of->get_of_device = get_of_device;
     return result;
-}
-
-static VKAPI_ATTR void VKAPI_CALL makes_DestroyDevice(VkDevice device, const VkAllocationCallbacks *host) {
-    struct layered *of = find(device);
-    NEXT(of, vkDestroyDevice)(device, host);
-    forget(of);
 }
 
 static PFN_vkVoidFunction ours(const char *name) {
