@@ -207,7 +207,7 @@ impl Device {
     pub fn with_tuning_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let named = |reason: String| Error::Tuning { reason: format!("{}: {reason}", path.display()) };
-        let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+        let text = crate::tuning::read(path).map_err(|error| named(error.to_string()))?;
         match text.parse() {
             Ok(tuning) => self.with_tuning(tuning),
             Err(Error::Tuning { reason }) => Err(named(reason)),

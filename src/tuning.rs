@@ -1,8 +1,11 @@
 //! What kernels are shaped by, beyond what they must do: numbers of an adapter.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::str::FromStr;
+use std::{fmt, fs};
 
 use crate::Error;
 
@@ -71,6 +74,21 @@ impl Tuning {
             coalesces: !is_software,
         }
     }
+}
+
+/// The text of a file of tuning. Nothing else is read, neither a pipe, which may have no end or no writer, nor a large file.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    const LONGEST: u64 = 1 << 16;
+    let found = fs::metadata(path)?;
+    if !found.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if found.len() > LONGEST {
+        return Err(io::Error::other(format!("{} bytes, where a file of tuning has at most {LONGEST}", found.len())));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 impl Tuning {

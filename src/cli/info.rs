@@ -1,14 +1,14 @@
 //! `logits info`: what is here, and what is used.
 
-use logits::{Crossover, Device, simd_level};
+use logits::{Adapter, Crossover, Device, simd_level};
 use serde_json::json;
 
-use crate::CliError;
+use crate::{CliError, stdio};
 
 pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
     let device = Device::new();
-    // Of the best adapter of any kind, for want of a hardware GPU.
-    let measured = Device::gpu().ok().map(Device::placed).transpose()?;
+    // The best adapter of any kind, for want of a hardware GPU. One that fails is news, and no reason to say nothing.
+    let measured = Device::gpu().ok().map(Device::placed);
     let adapters = Device::adapters();
     let simd = simd_level()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -24,54 +24,63 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
                 |adapter| json!({"name": adapter.name, "backend": adapter.backend, "description": adapter.description}),
             )
             .collect();
-        println!(
-            "{}",
-            json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "device": device.name(),
-                "backend": device.backend(),
-                "reason": device.reason(),
-                "passed_over": passed_over,
-                "adapters": adapters,
-                "cpu_threads": threads,
-                "cpu_simd": simd,
-                "placement": measured.as_ref().map(|measured| json!({
-                    "device": measured.name(),
-                    "backend": measured.backend(),
-                    "crossovers": measured.crossovers().iter().map(crossover).collect::<Vec<_>>(),
-                })),
-            })
-        );
-        return Ok(());
+        let (placement, failed) = match &measured {
+            None => (None, None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            Some(Ok(measured)) => {
+                let crossovers: Vec<_> = measured.crossovers().iter().map(crossover).collect();
+                let (name, backend) = (measured.name(), measured.backend());
+                (Some(json!({"device": name, "backend": backend, "crossovers": crossovers})), None)
+            }
+        };
+        return stdio::print(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": device.name(),
+            "backend": device.backend(),
+            "reason": device.reason(),
+            "passed_over": passed_over,
+            "adapters": adapters,
+            "cpu_threads": threads,
+            "cpu_simd": simd,
+            "placement": placement,
+            "placement_error": failed,
+        }));
     }
-    println!("logits {}", env!("CARGO_PKG_VERSION"));
-    println!("used by default: {} ({}): {}", device.name(), device.backend(), device.reason());
-    for adapter in device.passed_over() {
-        println!("    passed over: {adapter}");
-    }
-    println!("\ndevices");
-    println!("    CPU (cpu): {threads} threads, {simd}");
-    for adapter in &adapters {
-        println!("    {} ({}): {}", adapter.name, adapter.backend, adapter.description);
-    }
+    let mut lines = vec![
+        format!("logits {}", env!("CARGO_PKG_VERSION")),
+        format!("used by default: {} ({}): {}", device.name(), device.backend(), device.reason()),
+    ];
+    lines.extend(device.passed_over().iter().map(|adapter| format!("    passed over: {adapter}")));
+    lines.push(format!("\ndevices\n    CPU (cpu): {threads} threads, {simd}"));
+    lines.extend(
+        adapters
+            .iter()
+            .map(|Adapter { name, backend, description, .. }| format!("    {name} ({backend}): {description}")),
+    );
     if adapters.is_empty() {
-        println!("    no adapter; Mesa's software Vulkan is in Debian's packages mesa-vulkan-drivers and libvulkan1");
+        let packages = "mesa-vulkan-drivers and libvulkan1";
+        lines.push(format!("    no adapter; Mesa's software Vulkan is in Debian's packages {packages}"));
     }
-    if let Some(measured) = measured {
-        println!(
-            "\nlogits in host memory, results back there: from where on {} is faster than the CPU",
-            measured.name()
-        );
-        for Crossover { operation, bytes, cpu_bytes_per_second, gpu_bytes_per_second, .. } in measured.crossovers() {
-            let from =
-                bytes.map_or("never".to_owned(), |bytes| format!("from {:.1} MiB on", bytes as f64 / 1_048_576.0));
-            let (cpu, gpu) = (cpu_bytes_per_second / 1e9, gpu_bytes_per_second / 1e9);
-            println!("    {operation:<20} {from:<18} CPU {cpu:>7.2} GB/s of logits, {} {gpu:>7.2}", measured.backend());
+    match measured {
+        None => lines.push("\nwithout an adapter every operation runs on the CPU".to_owned()),
+        Some(Err(error)) => lines.push(format!("\nwhere a GPU is faster than the CPU was not measured: {error}")),
+        Some(Ok(measured)) => {
+            let (name, backend) = (measured.name(), measured.backend());
+            lines.push(format!(
+                "\nlogits in host memory, results back there: from where on {name} is faster than the CPU"
+            ));
+            for Crossover { operation, bytes, cpu_bytes_per_second, gpu_bytes_per_second, .. } in measured.crossovers()
+            {
+                let from =
+                    bytes.map_or("never".to_owned(), |bytes| format!("from {:.1} MiB on", bytes as f64 / 1_048_576.0));
+                let (cpu, gpu) = (cpu_bytes_per_second / 1e9, gpu_bytes_per_second / 1e9);
+                lines.push(format!(
+                    "    {operation:<20} {from:<18} CPU {cpu:>7.2} GB/s of logits, {backend} {gpu:>7.2}"
+                ));
+            }
         }
-    } else {
-        println!("\nwithout an adapter every operation runs on the CPU");
     }
-    Ok(())
+    stdio::print(lines.join("\n"))
 }
 
 fn crossover(crossover: &Crossover) -> serde_json::Value {

@@ -1,5 +1,9 @@
 //! The binary `logits`: evaluate, check and time from the shell. A client of the library's public API.
 
+// They panic where standard output or error is full or closed; `stdio` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod batches;
 mod bench;
 mod check;
 mod info;
@@ -7,16 +11,18 @@ mod loss;
 mod npy;
 mod output;
 mod plot;
+mod stdio;
 mod tune;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use logits::{Device, DeviceChoice};
+use logits::{Device, DeviceChoice, Error};
 
 #[derive(Parser)]
 #[command(version, about = "Softmax and cross-entropy of batched logits, on any GPU and on the CPU")]
@@ -49,7 +55,7 @@ enum Command {
 #[derive(clap::Args)]
 struct Common {
     /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or gl: before it if needed
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = NonEmptyStringValueParser::new().try_map(|name| name.parse::<DeviceChoice>()))]
     device: DeviceChoice,
     /// Shape the GPU's kernels by this file of `logits tune`
     #[arg(long)]
@@ -60,6 +66,11 @@ struct Common {
 }
 
 impl Common {
+    /// The tuning file, which no output may replace.
+    fn inputs(&self) -> Vec<&Path> {
+        self.tuning.as_deref().into_iter().collect()
+    }
+
     fn open(&self) -> Result<Device, CliError> {
         let device = Device::open(&self.device)?;
         Ok(match &self.tuning {
@@ -74,47 +85,61 @@ impl Common {
 enum CliError {
     #[error("{0}")]
     Logits(#[from] logits::Error),
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", stdio::without_middle(&path.display().to_string(), 120))]
     File { path: PathBuf, reason: String },
     #[error("{0}")]
     Usage(String),
+    /// Whoever read standard output has gone, and is told nothing.
+    #[error("standard output is closed")]
+    ClosedPipe,
 }
 
 impl CliError {
-    fn file(path: &std::path::Path, reason: impl ToString) -> Self {
+    fn file(path: &Path, reason: impl ToString) -> Self {
         Self::File { path: path.to_owned(), reason: reason.to_string() }
     }
 }
 
 fn main() -> ExitCode {
     quiet_mesa();
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            if !matches!(error, CliError::ClosedPipe) {
+                stdio::report(&error.to_string());
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all that was checked is within its bounds.
+fn run() -> Result<bool, CliError> {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        // Help and version are no errors; of an error the first line says what is wrong.
+        // Help and version are no errors.
         Err(error) if !error.use_stderr() => {
-            print!("{error}");
-            return ExitCode::SUCCESS;
+            stdio::print(error.to_string().trim_end())?;
+            return Ok(true);
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("a command is needed: info, check, loss, bench or tune; see --help");
+            let commands = "a command is needed: info, check, loss, bench or tune; see --help";
+            return Err(CliError::Usage(commands.to_owned()));
         }
+        // The first lines say what is wrong.
         Err(error) => {
             let text = error.to_string();
             let line: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-            return fail(line.join(" ").trim_start_matches("error: "));
+            return Err(CliError::Usage(line.join(" ").trim_start_matches("error: ").to_owned()));
         }
     };
-    let result = match arguments.command {
+    match arguments.command {
         Command::Info { json } => info::run(json).map(|()| true),
         Command::Check { common } => common.open().and_then(|device| check::run(&device, common.json)),
         Command::Loss(options) => loss::run(&options).map(|()| true),
         Command::Bench(options) => bench::run(&options).map(|()| true),
         Command::Tune(options) => tune::run(&options).map(|()| true),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => fail(&error.to_string()),
     }
 }
 
@@ -125,11 +150,6 @@ fn quiet_mesa() {
         // SAFETY: the first thing that main does; there is no other thread yet that could read the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("logits: {}", message.split_whitespace().collect::<Vec<_>>().join(" "));
-    ExitCode::from(2)
 }
 
 /// 17 digits, or the name of what is no number: JSON has none for it.
@@ -150,4 +170,13 @@ fn progress(length: u64, unit: &str) -> ProgressBar {
     }
     let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"));
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Changes the length of `values`; what is new is 0.
+pub(crate) fn resize<T: Clone + Default>(values: &mut Vec<T>, what: &'static str, length: usize) -> Result<(), Error> {
+    let bytes = length.saturating_mul(size_of::<T>());
+    let refused = |_| Error::OutOfMemory { what, bytes };
+    values.try_reserve_exact(length.saturating_sub(values.len())).map_err(refused)?;
+    values.resize(length, T::default());
+    Ok(())
 }

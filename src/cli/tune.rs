@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::{CliError, Common, output, progress};
+use crate::{CliError, Common, output, progress, resize, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -62,6 +62,7 @@ const GAIN: f64 = 0.97;
 const RUNS: usize = 7;
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
+    let mut outputs = output::create(&[&options.out], &options.common.inputs())?;
     let mut device = options.common.open()?;
     let Some(start) = device.tuning() else {
         return Err(CliError::Usage(format!(
@@ -69,7 +70,6 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
             device.name()
         )));
     };
-    let (path, file) = output::begin(&options.out)?;
     let mut best = start;
     let steps = KNOBS.iter().map(|knob| (knob.candidates)(best).len()).sum::<usize>();
     let bar = progress(steps as u64, "candidates");
@@ -83,20 +83,16 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
             }
             let taken = time(&device.clone().with_tuning(candidate)?, classes, options.elements)?;
             let is_better = taken < least * GAIN;
-            bar.suspend(|| {
-                let line =
-                    format!("{candidate}").lines().find(|line| line.starts_with(name)).unwrap_or(name).to_owned();
-                if options.common.json {
-                    let row = json!({"candidate": line, "relative_time": taken / least, "kept": is_better});
-                    println!("{row}");
-                } else {
-                    println!(
-                        "{line:<22} {:>6.3} of the best so far{}",
-                        taken / least,
-                        if is_better { ", kept" } else { "" }
-                    );
+            let text = candidate.to_string();
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or(name);
+            let relative = taken / least;
+            let said = match options.common.json {
+                true => json!({"candidate": line, "relative_time": relative, "kept": is_better}).to_string(),
+                false => {
+                    format!("{line:<22} {relative:>6.3} of the best so far{}", if is_better { ", kept" } else { "" })
                 }
-            });
+            };
+            bar.suspend(|| stdio::print(said))?;
             if is_better {
                 (best, least) = (candidate, taken);
             }
@@ -104,12 +100,14 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         device = device.with_tuning(best)?;
     }
     bar.finish_and_clear();
-    output::finish_with(&path, file, &format!("# logits tune: {} ({})\n{best}", device.name(), device.backend()))?;
+    for output in &mut outputs {
+        output.write_text(&format!("# logits tune: {} ({})\n{best}", device.name(), device.backend()))?;
+    }
     if !options.common.json {
         let what = if best == start { "nothing better than the defaults" } else { "better numbers" };
-        println!("{what} found; written to {}", options.out.display());
+        stdio::print(format!("{what} found; written to {}", options.out.display()))?;
     }
-    Ok(())
+    output::commit(outputs)
 }
 
 /// The geometric mean of the times of some widths and operations, so that each counts alike.
@@ -119,8 +117,12 @@ fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliErr
     for &classes in classes {
         let rows = (elements as usize / classes).max(1);
         let mut rng = StdRng::seed_from_u64(classes as u64);
-        let logits: Vec<f32> = (0..rows * classes).map(|_| rng.random_range(-8.0_f32..8.0)).collect();
-        let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..classes as u32)).collect();
+        let mut logits = Vec::new();
+        resize(&mut logits, "logits", rows * classes)?;
+        logits.fill_with(|| rng.random_range(-8.0_f32..8.0));
+        let mut targets = Vec::new();
+        resize(&mut targets, "targets", rows)?;
+        targets.fill_with(|| rng.random_range(0..classes as u32));
         for timed in [Timed::Softmax, Timed::CrossEntropyGrad] {
             let x = Logits::new(&logits, [rows, classes])?;
             let mut watch = Stopwatch::new(device, timed, &loss, x, Targets::from(&targets))?;

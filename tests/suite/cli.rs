@@ -1,79 +1,19 @@
 //! The binary `logits`, as other tools call it.
 
+mod files;
+mod hostile;
 mod limits;
+mod orders;
+mod outputs;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use logits::{CrossEntropy, Device, Logits, Targets};
-use npyz::WriterBuilder;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::common;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_logits")).args(arguments).output().unwrap()
-}
-
-/// Exit code 2, and one line on stderr that holds all of `words`.
-#[track_caller]
-fn refused(arguments: &[&str], words: &[&str]) {
-    let output = run(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
-    }
-    assert!(output.stdout.is_empty());
-}
-
-fn write<T: npyz::Serialize + npyz::AutoSerialize + Copy>(path: &Path, shape: &[u64], values: &[T]) {
-    let file = std::fs::File::create(path).unwrap();
-    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd().unwrap();
-    writer.extend(values.iter().copied()).unwrap();
-    writer.finish().unwrap();
-}
-
-/// The first bytes of a file, with this description of what follows.
-fn npy_header(text: &str) -> Vec<u8> {
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((text.len() as u16).to_le_bytes());
-    bytes.extend(text.as_bytes());
-    bytes
-}
-
-fn read(path: &Path) -> (Vec<u64>, Vec<f32>) {
-    let file = npyz::NpyFile::new(std::fs::File::open(path).unwrap()).unwrap();
-    (file.shape().to_vec(), file.into_vec().unwrap())
-}
-
-/// A folder with logits [5, 4] and targets.
-struct Files {
-    folder: TempDir,
-    logits: Vec<f32>,
-    targets: Vec<i64>,
-}
-
-impl Files {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let logits: Vec<f32> = (0..20).map(|x| (x * 7 % 11) as f32 * 0.5 - 2.0).collect();
-        let targets = vec![0, 3, -100, 1, 2];
-        write(&folder.path().join("x.npy"), &[5, 4], &logits);
-        write(&folder.path().join("y.npy"), &[5], &targets);
-        Self { folder, logits, targets }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-}
+use files::{Files, npy_header, read, refused, run, write};
 
 #[test]
 fn loss_is_that_of_the_library() {

@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{OpName, Options};
+use crate::resize;
 
 /// A batch of a shape `[rows, classes]`.
 pub(super) struct Inputs<'o, T> {
@@ -22,7 +23,7 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
     pub(super) fn new(options: &'o Options, shape: [usize; 2], narrow: fn(f32) -> T) -> Result<Self, Error> {
         let [rows, classes] = shape;
         let elements = Shape::from(shape).elements()?;
-        let mut inputs = Self::empty(options, classes);
+        let mut inputs = Self::empty(options, classes)?;
         inputs.shape = shape;
         let mut rng = StdRng::seed_from_u64(elements as u64);
         let mut draw = |what, values: &mut Vec<T>, from, to| {
@@ -36,12 +37,13 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
             // Probabilities of about the same size, which add up to about 1.
             draw("target probabilities", &mut inputs.probabilities, 0.0, 2.0 / classes as f32)?;
         }
-        inputs.classes.extend((0..rows).map(|_| rng.random_range(0..classes as u32)));
+        resize(&mut inputs.classes, "targets", rows)?;
+        inputs.classes.fill_with(|| rng.random_range(0..classes as u32));
         Ok(inputs)
     }
 
     /// No rows, of so many classes: enough to have the options checked.
-    pub(super) fn empty(options: &'o Options, classes: usize) -> Self {
+    pub(super) fn empty(options: &'o Options, classes: usize) -> Result<Self, Error> {
         let mut loss = CrossEntropy::default()
             .label_smoothing(options.label_smoothing)
             .z_loss(options.z_loss)
@@ -50,10 +52,13 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
             loss = loss.softcap(cap);
         }
         if options.weight {
-            loss = loss.weight((0..classes).map(weight).collect::<Vec<_>>());
+            let mut weights = Vec::new();
+            resize(&mut weights, "class weights", classes)?;
+            weights.iter_mut().enumerate().for_each(|(class, value)| *value = weight(class));
+            loss = loss.weight(weights);
         }
         let (shape, logits, probabilities) = ([0, classes], Vec::new(), Vec::new());
-        Self { options, shape, logits, classes: Vec::new(), probabilities, loss }
+        Ok(Self { options, shape, logits, classes: Vec::new(), probabilities, loss })
     }
 
     pub(super) fn x(&self) -> Result<Logits<'_, T>, Error> {

@@ -13,7 +13,7 @@ use logits::half::{bf16, f16};
 use logits::{DType, Device, Element, Reading, Stopwatch, Traffic};
 use serde_json::json;
 
-use crate::{CliError, Common, output, plot, progress};
+use crate::{CliError, Common, output, plot, progress, stdio};
 use inputs::Inputs;
 
 #[derive(clap::Args)]
@@ -201,28 +201,29 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     // Options are checked by operations over no rows at all, before a device is opened and the first of them is timed.
     for &RowsByClasses(shape) in &options.shapes {
         logits::Shape::from(shape).elements()?;
-        let nothing = Inputs::<T>::empty(options, shape[1]);
+        let nothing = Inputs::<T>::empty(options, shape[1])?;
         for &op in &ops {
             verify::compute(&Device::cpu(), nothing.timed(op), &nothing)?;
         }
     }
+    let picture: Vec<_> = options.plot.as_deref().into_iter().collect();
+    let mut pictures = output::create(&picture, &options.common.inputs())?;
     let device = &options.common.open()?;
-    let picture = options.plot.as_deref().map(output::begin).transpose()?;
     let described = options.described();
-    if !options.common.json {
-        println!("{device}\n{}{described}", if described.is_empty() { "" } else { "with " });
-        println!(
-            "{:<22} {:>14} {:>11} {:>8} {:>11} {:>8} {:>11} {:>8}",
-            "op", "shape", "median ms", "GB/s", "copy ms", "copies", "wall ms", "traffic"
-        );
-    }
     let mut rows = Vec::new();
     let bar = progress((options.shapes.len() * ops.len()) as u64, "measurements");
     for &RowsByClasses(shape) in &options.shapes {
         let inputs = Inputs::new(options, shape, narrow)?;
+        if rows.is_empty() && !options.common.json {
+            stdio::print(format_args!("{device}\n{}{described}", if described.is_empty() { "" } else { "with " }))?;
+            stdio::print(format_args!(
+                "{:<22} {:>14} {:>11} {:>8} {:>11} {:>8} {:>11} {:>8}",
+                "op", "shape", "median ms", "GB/s", "copy ms", "copies", "wall ms", "traffic"
+            ))?;
+        }
         for &op in &ops {
             let row = measure(device, op, &inputs)?;
-            bar.suspend(|| print(&row, device, &described, options.common.json));
+            bar.suspend(|| stdio::print(describe(&row, device, &described, options.common.json)))?;
             rows.push(row);
             bar.inc(1);
         }
@@ -230,14 +231,17 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     bar.finish_and_clear();
     if !options.common.json {
         let clock = if rows.iter().all(|row| row.has_timestamps) { "the device's timestamps" } else { "wall clock" };
-        println!("\nmedian and copy by {clock}; GB/s: arrays of the logits' shape, read once and written once;");
-        println!("copies: median / copy; traffic: bytes that the kernels move / bytes that they must.");
+        let arrays = "arrays of the logits' shape, read once and written once";
+        stdio::print(format_args!(
+            "\nmedian and copy by {clock}; GB/s: {arrays};\n\
+             copies: median / copy; traffic: bytes that the kernels move / bytes that they must."
+        ))?;
     }
-    if let Some((path, file)) = picture {
+    for picture in &mut pictures {
         let title = format!("{} ({}), {}", device.name(), device.backend(), T::DTYPE);
-        output::finish_with(&path, file, &plot::draw(&rows, &title)?)?;
+        picture.write_text(&plot::draw(&rows, &title)?)?;
     }
-    Ok(())
+    output::commit(pictures)
 }
 
 fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'_, T>) -> Result<Row, CliError> {
@@ -293,39 +297,38 @@ fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'
     })
 }
 
-fn print(row: &Row, device: &Device, options: &str, as_json: bool) {
+/// One line.
+fn describe(row: &Row, device: &Device, options: &str, as_json: bool) -> String {
     let [rows, classes] = row.shape;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let (median, copy, wall) = (ms(row.median), ms(row.copy), ms(row.wall));
     if as_json {
-        println!(
-            "{}",
-            json!({
-                "op": row.op(),
-                "rows": rows,
-                "classes": classes,
-                "dtype": row.dtype.to_string(),
-                "device": device.name(),
-                "backend": device.backend(),
-                "median_ms": median,
-                "gb_per_s": row.gb_per_s(),
-                "copy_ms": copy,
-                "copies": median / copy,
-                "clock": if row.has_timestamps { "timestamps" } else { "wall" },
-                "wall_ms": wall,
-                "traffic": row.traffic_ratio(),
-                "options": options,
-            })
-        );
+        json!({
+            "op": row.op(),
+            "rows": rows,
+            "classes": classes,
+            "dtype": row.dtype.to_string(),
+            "device": device.name(),
+            "backend": device.backend(),
+            "median_ms": median,
+            "gb_per_s": row.gb_per_s(),
+            "copy_ms": copy,
+            "copies": median / copy,
+            "clock": if row.has_timestamps { "timestamps" } else { "wall" },
+            "wall_ms": wall,
+            "traffic": row.traffic_ratio(),
+            "options": options,
+        })
+        .to_string()
     } else {
         let shape = format!("{rows}x{classes}");
         let traffic = row.traffic_ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
-        println!(
+        format!(
             "{:<22} {shape:>14} {median:>11.3} {:>8.2} {copy:>11.3} {:>8.2} {wall:>11.3} {traffic:>8}",
             row.op(),
             row.gb_per_s(),
             median / copy,
-        );
+        )
     }
 }
 

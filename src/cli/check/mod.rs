@@ -7,7 +7,7 @@ mod oracle;
 use logits::Device;
 use serde_json::json;
 
-use crate::{CliError, json_number, progress};
+use crate::{CliError, json_number, progress, stdio};
 use compare::Report;
 
 /// Runs the battery; whether everything stayed within its bounds.
@@ -22,14 +22,14 @@ pub(crate) fn run(device: &Device, as_json: bool) -> Result<bool, CliError> {
     }
     bar.finish_and_clear();
     if as_json {
-        print_json(device, &report)
+        stdio::print(json_of(device, &report))?;
     } else {
-        print_table(device, &report)
+        stdio::print(table_of(device, &report))?;
     }
     Ok(report.passed())
 }
 
-fn print_json(device: &Device, report: &Report) {
+fn json_of(device: &Device, report: &Report) -> serde_json::Value {
     let findings: Vec<_> = report
         .findings
         .iter()
@@ -45,33 +45,34 @@ fn print_json(device: &Device, report: &Report) {
             })
         })
         .collect();
-    println!(
-        "{}",
-        json!({
-            "device": device.name(),
-            "backend": device.backend(),
-            "fell_back": report.fell_back,
-            "cases": report.cases,
-            "passed": report.passed(),
-            "findings": findings,
-        })
-    );
+    json!({
+        "device": device.name(),
+        "backend": device.backend(),
+        "fell_back": report.fell_back,
+        "cases": report.cases,
+        "passed": report.passed(),
+        "findings": findings,
+    })
 }
 
-fn print_table(device: &Device, report: &Report) {
-    println!("{device}");
-    println!("{} batches of {} shapes, against float64\n", report.cases, cases::SHAPES.len());
-    println!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU");
+fn table_of(device: &Device, report: &Report) -> String {
+    let mut lines = vec![
+        device.to_string(),
+        format!("{} batches of {} shapes, against float64\n", report.cases, cases::SHAPES.len()),
+        format!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU"),
+    ];
     for finding in &report.findings {
         let verdict = if finding.passed() { "ok" } else { "FAILED" };
         let versus = finding.versus_cpu.map_or("-".to_owned(), |difference| format!("{difference:.2e}"));
-        println!(
+        lines.push(format!(
             "{:<32} {:>10} {:>9.2e} {:>8.0e} {:>9} {:<6} {}",
             finding.quantity, finding.checked, finding.worst, finding.bound, versus, verdict, finding.place
-        );
+        ));
     }
     if let Some(reason) = &report.fell_back {
-        println!("\nFAILED: not all went as planned on {}: {reason}", device.name());
+        lines.push(format!("\nFAILED: not all went as planned on {}: {reason}", device.name()));
     }
-    println!("\n{}", if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" });
+    let verdict = if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" };
+    lines.push(format!("\n{verdict}"));
+    lines.join("\n")
 }

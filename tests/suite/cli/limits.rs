@@ -6,8 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 #[cfg(all(target_os = "linux", feature = "parallel"))]
-use super::npy_header;
-use super::{Files, read, refused, run, write};
+use super::files::npy_header;
+use super::files::{Files, read, refused, run, write};
 use crate::common;
 
 /// Where the system starts no threads, the calling one does all the work.

@@ -1,0 +1,302 @@
+//! What `logits` writes: files that appear together or not at all, and a standard output that is full or closed.
+
+use std::fs;
+
+use super::files::{Files, line_of, logits, read, write};
+
+/// Two names of one file, or a name that no file can have, are refused before anything is made.
+#[test]
+fn places_that_cannot_be_are_refused_before_any_work() {
+    let files = Files::new();
+    // Longer than the second, were it evaluated.
+    let header = super::npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (500000, 1000), }");
+    fs::write(files.path("long.npy"), &header).unwrap();
+    let long = fs::File::options().write(true).open(files.path("long.npy")).unwrap();
+    long.set_len(header.len() as u64 + 2_000_000_000).unwrap();
+    write(&files.path("many.npy"), &[500_000], &vec![0_i64; 500_000]);
+    write(&files.path("w.npy"), &[1000], &[1.0_f32; 1000]);
+    fs::write(files.path("former.npy"), "former").unwrap();
+    fs::create_dir(files.path("folder")).unwrap();
+    fs::write(files.path("t.txt"), "").unwrap();
+    let absolute = files.text("g.npy");
+    let (too_long, deep) = (format!("{}.npy", "n".repeat(300)), format!("{}g.npy", "./".repeat(3000)));
+    let mut cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec!["--grad", "g.npy", "--probs", "g.npy"], "same file as the output g.npy"),
+        (vec!["--grad", "g.npy", "--probs", "./g.npy"], "same file as the output g.npy"),
+        (vec!["--grad", "folder/../g.npy", "--log-probs", "g.npy"], "same file as the output folder/../g.npy"),
+        (vec!["--grad", &absolute, "--per-row", "g.npy"], "same file"),
+        (vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", ".//former.npy"], "same file"),
+        (vec!["--grad", "long.npy"], "same file as the input long.npy"),
+        (vec!["--probs", "p.npy", "--grad", "./many.npy"], "same file as the input many.npy"),
+        (vec!["--probs", "p.npy", "--grad", "w.npy", "--weight", "w.npy"], "same file as the input w.npy"),
+        (vec!["--probs", "p.npy", "--grad", "t.txt", "--tuning", "t.txt"], "same file as the input t.txt"),
+        (vec!["--probs", "p.npy", "--grad", ""], "a value is required"),
+        (vec!["--probs", "p.npy", "--grad", "."], "not a regular file"),
+        (vec!["--probs", "p.npy", "--grad", ".."], "not a regular file"),
+        (vec!["--probs", "p.npy", "--grad", "/"], "not a regular file"),
+        (vec!["--probs", "p.npy", "--grad", "folder"], "not a regular file"),
+        (vec!["--probs", "p.npy", "--grad", "folder/"], "not a regular file"),
+        (vec!["--probs", "p.npy", "--grad", "new/"], "names a folder"),
+        (vec!["--probs", "p.npy", "--grad", "new/."], "names a folder"),
+        (vec!["--probs", "p.npy", "--grad", "former.npy/"], ""),
+        (vec!["--probs", "p.npy", "--grad", "former.npy/g.npy"], ""),
+        (vec!["--probs", "p.npy", "--grad", "missing/g.npy"], "no folder"),
+        (vec!["--probs", "p.npy", "--grad", "missing/../g.npy"], "no folder missing/.."),
+        (vec!["--probs", "p.npy", "--grad", &too_long], "too long"),
+        (vec!["--probs", "p.npy", "--grad", &deep], "too long"),
+    ];
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        symlink("g.npy", files.path("dangling")).unwrap();
+        symlink("dangling", files.path("second")).unwrap();
+        symlink("long.npy", files.path("input")).unwrap();
+        symlink("loop", files.path("loop")).unwrap();
+        symlink("missing/g.npy", files.path("astray")).unwrap();
+        symlink("new/", files.path("to_folder")).unwrap();
+        symlink("folder", files.path("folder_link")).unwrap();
+        fs::hard_link(files.path("former.npy"), files.path("hard.npy")).unwrap();
+        fs::hard_link(files.path("many.npy"), files.path("hard_input.npy")).unwrap();
+        cases.extend([
+            (vec!["--grad", "g.npy", "--probs", "dangling"], "same file"),
+            (vec!["--grad", "second", "--probs", "dangling"], "same file"),
+            (vec!["--grad", "folder/new.npy", "--probs", "folder_link/new.npy"], "same file"),
+            (vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", "hard.npy"], "same file"),
+            (vec!["--probs", "p.npy", "--grad", "input"], "same file as the input"),
+            (vec!["--probs", "p.npy", "--grad", "hard_input.npy"], "same file as the input"),
+            (vec!["--probs", "p.npy", "--grad", "loop"], "links"),
+            (vec!["--probs", "p.npy", "--grad", "astray"], "no folder"),
+            (vec!["--probs", "p.npy", "--grad", "to_folder"], "names a folder"),
+            (vec!["--probs", "p.npy", "--grad", "/dev/null"], "not a regular file"),
+            (vec!["--probs", "p.npy", "--grad", "/dev/stdout"], "not a regular file"),
+            (vec!["--probs", "p.npy", "--grad", "/proc/self/nothing"], ""),
+        ]);
+    }
+    let names = files.names();
+    for (outputs, reason) in cases {
+        let mut command = logits();
+        command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "long.npy"]);
+        let start = std::time::Instant::now();
+        let output = command.args(["--targets", "many.npy"]).args(&outputs).output().unwrap();
+        let line = line_of(&output);
+        assert!(line.contains(reason), "{outputs:?}: {line}");
+        assert_eq!(files.names(), names, "{outputs:?}");
+        assert!(start.elapsed().as_secs_f32() < 2.0, "{outputs:?}");
+    }
+    assert_eq!(fs::read(files.path("former.npy")).unwrap(), b"former");
+
+    // The same for what other commands write.
+    for (command, option) in [(vec!["bench", "--shapes", "2x3"], "--plot"), (vec!["tune"], "--out")] {
+        for (name, reason) in
+            [("", "a value is required"), ("missing/f", "no folder"), ("t.txt", "same file as the input")]
+        {
+            let mut call = logits();
+            call.current_dir(files.folder.path()).args(&command).args(["--device", "cpu", "--tuning", "t.txt"]);
+            let line = line_of(&call.args([option, name]).output().unwrap());
+            assert!(line.contains(reason), "{command:?} {name}: {line}");
+            assert_eq!(files.names(), names);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_modes_kept() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let files = Files::new();
+    fs::create_dir(files.path("folder")).unwrap();
+    symlink("folder/new.npy", files.path("dangling.npy")).unwrap();
+    fs::write(files.path("folder/private.npy"), "former").unwrap();
+    symlink("folder/private.npy", files.path("private.npy")).unwrap();
+    symlink(files.path("private.npy"), files.path("folder/second.npy")).unwrap();
+    for mode in [0o600, 0o640, 0o664] {
+        fs::set_permissions(files.path("folder/private.npy"), fs::Permissions::from_mode(mode)).unwrap();
+        let outputs = ["--grad", "dangling.npy", "--probs", "folder/second.npy", "--per-row", "new.npy"];
+        assert!(files.loss(&outputs).output().unwrap().status.success());
+        let mode_of = |name: &str| fs::metadata(files.path(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode_of("folder/private.npy"), mode);
+        // As any new file.
+        fs::write(files.path("any"), "").unwrap();
+        assert_eq!((mode_of("new.npy"), mode_of("folder/new.npy")), (mode_of("any"), mode_of("any")));
+        for link in ["dangling.npy", "private.npy", "folder/second.npy"] {
+            assert!(fs::symlink_metadata(files.path(link)).unwrap().is_symlink(), "{link}");
+        }
+        assert_eq!(read(&files.path("folder/private.npy")).0, [5, 4]);
+        assert_eq!(read(&files.path("folder/new.npy")).0, [5, 4]);
+    }
+    let names = ["any", "dangling.npy", "folder", "new.npy", "private.npy", "x.npy", "y.npy"];
+    assert_eq!(files.names(), names);
+    assert_eq!(fs::read_dir(files.path("folder")).unwrap().count(), 3);
+}
+
+/// What a disk without room for it does to a file: there is a limit to its size.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_no_file() {
+    let files = Files::new();
+    write(&files.path("x.npy"), &[5, 40_000], &[0.5_f32; 200_000]);
+    fs::write(files.path("g.npy"), "former").unwrap();
+    let names = files.names();
+    for outputs in [&["--grad", "g.npy"][..], &["--per-row", "r.npy", "--probs", "p.npy", "--grad", "g.npy"]] {
+        let mut command = std::process::Command::new("sh");
+        command.current_dir(files.folder.path());
+        // In units of 512 bytes, or of 1024.
+        command.args([
+            "-c",
+            "ulimit -f 64; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_logits"),
+            "loss",
+            "--device",
+            "cpu",
+        ]);
+        let output = command.args(["--logits", "x.npy", "--targets", "y.npy"]).args(outputs).output().unwrap();
+        assert!(line_of(&output).contains("File too large"), "{output:?}");
+        assert_eq!(files.names(), names);
+        assert_eq!(fs::read(files.path("g.npy")).unwrap(), b"former");
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{self, File};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    use std::{io, thread};
+
+    use super::super::files::{Files, line_of, logits, npy_header, write};
+    use crate::common;
+
+    /// Nothing is left of a call that a signal ends, and the call ends by it.
+    #[test]
+    fn a_signal_leaves_no_file() {
+        let files = Files::new();
+        let header = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (500000, 1000), }");
+        fs::write(files.path("long.npy"), &header).unwrap();
+        let long = File::options().write(true).open(files.path("long.npy")).unwrap();
+        long.set_len(header.len() as u64 + 2_000_000_000).unwrap();
+        write(&files.path("many.npy"), &[500_000], &vec![0_i64; 500_000]);
+        fs::write(files.path("p.npy"), "former").unwrap();
+        let names = files.names();
+        for (number, name) in [(2, "INT"), (15, "TERM"), (1, "HUP")] {
+            let mut command = logits();
+            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "long.npy"]);
+            command.args(["--targets", "many.npy", "--grad", "g.npy", "--probs", "p.npy"]);
+            let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+            let start = Instant::now();
+            while files.names().len() < names.len() + 2 && start.elapsed() < Duration::from_secs(60) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(50));
+            let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+            assert!(kill.success());
+            let status = child.wait().unwrap();
+            assert_eq!(status.signal(), Some(number), "{status}");
+            assert_eq!(files.names(), names, "SIG{name}");
+            assert_eq!(fs::read(files.path("p.npy")).unwrap(), b"former");
+        }
+    }
+
+    /// A signal that the caller has told it to ignore is ignored, as under `nohup`.
+    #[test]
+    fn an_ignored_signal_stays_ignored() {
+        let files = Files::new();
+        let mut command = Command::new("sh");
+        let script = "trap '' INT HUP; \"$0\" \"$@\" & kill -s INT $!; kill -s HUP $!; wait $!";
+        command.current_dir(files.folder.path()).args(["-c", script, env!("CARGO_BIN_EXE_logits"), "loss"]);
+        command.args(["--device", "cpu", "--logits", "x.npy", "--targets", "y.npy", "--grad", "g.npy"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(files.path("g.npy").exists());
+    }
+
+    fn commands(files: &Files) -> Vec<Command> {
+        let mut commands: Vec<Command> =
+            ["--help", "--version", "help", "loss --help", "check --device cpu", "info", "info --json"]
+                .into_iter()
+                .chain([
+                    "bench --device cpu --shapes 5x7 --budget 1",
+                    "bench --device cpu --shapes 5x7 --budget 1 --json --plot b.svg",
+                ])
+                .map(|call| {
+                    let mut command = logits();
+                    command.args(call.split(' '));
+                    command
+                })
+                .collect();
+        commands.extend([files.loss(&["--grad", "g.npy"]), logits()]);
+        let text = ["loss", "--device", "cpu", "--logits", "x.npy", "--targets", "y.npy", "--probs", "p.npy"];
+        if let Some(last) = commands.last_mut() {
+            last.args(text);
+        }
+        if let Some(device) = common::gpus().first() {
+            let name = format!("{}:{}", device.backend(), device.name());
+            for more in [&[][..], &["--json"]] {
+                let mut command = logits();
+                command.args(["tune", "--elements", "4096", "--out", "t.txt", "--device", &name]).args(more);
+                commands.push(command);
+            }
+        }
+        for command in &mut commands {
+            // No adapter is measured by `info`, which takes long.
+            let is_info = command.get_args().any(|argument| argument == "info");
+            command.current_dir(files.folder.path());
+            if is_info {
+                command.env("WGPU_BACKEND", "dx12");
+            }
+        }
+        commands
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_standard_output_is_an_error() {
+        let files = Files::new();
+        let names = files.names();
+        for mut command in commands(&files) {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            let output = command.stdout(full).output().unwrap();
+            assert!(line_of(&output).contains("standard output: No space left"), "{command:?}");
+            assert_eq!(files.names(), names, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_standard_output_is_no_reason_to_panic() {
+        let files = Files::new();
+        let names = files.names();
+        for mut command in commands(&files) {
+            let (reader, writer) = io::pipe().unwrap();
+            drop(reader);
+            let output = command.stdout(writer).output().unwrap();
+            assert_eq!((output.status.code(), output.stderr.len()), (Some(2), 0), "{command:?}: {output:?}");
+            assert_eq!(files.names(), names, "{command:?}");
+        }
+    }
+
+    /// Whoever does not listen to errors has the exit code.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_standard_error_is_no_reason_to_panic() {
+        for arguments in [&["nonsense"][..], &["loss", "--logits", "none.npy", "--targets", "none.npy"]] {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            assert_eq!(logits().args(arguments).stderr(full).status().unwrap().code(), Some(2));
+            let (reader, writer) = io::pipe().unwrap();
+            drop(reader);
+            assert_eq!(logits().args(arguments).stderr(writer).status().unwrap().code(), Some(2));
+        }
+    }
+
+    /// A file that standard output goes to cannot be an output too.
+    #[test]
+    fn standard_output_is_no_place_for_an_array() {
+        let files = Files::new();
+        for name in ["/dev/stdout", "/dev/fd/1", "out.txt", "./out.txt"] {
+            let out = File::create(files.path("out.txt")).unwrap();
+            let output = files.loss(&["--probs", "p.npy", "--grad", name]).stdout(out).output().unwrap();
+            assert!(line_of(&output).contains("standard output"), "{name}: {output:?}");
+            assert_eq!(files.names(), ["out.txt", "x.npy", "y.npy"]);
+        }
+    }
+}
