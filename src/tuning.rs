@@ -76,7 +76,7 @@ impl Tuning {
     }
 }
 
-/// The text of a file of tuning. Nothing else is read, neither a pipe, which may have no end or no writer, nor a large file.
+/// Reads a tuning file. Returns an error for anything but a regular file of at most 64 KiB: a pipe may never end.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     const LONGEST: u64 = 1 << 16;
     let found = fs::metadata(path)?;
@@ -84,7 +84,7 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("not a regular file"));
     }
     if found.len() > LONGEST {
-        return Err(io::Error::other(format!("{} bytes, where a file of tuning has at most {LONGEST}", found.len())));
+        return Err(io::Error::other(format!("{} bytes, where a tuning file has at most {LONGEST}", found.len())));
     }
     let mut text = String::new();
     File::open(path)?.take(LONGEST).read_to_string(&mut text)?;

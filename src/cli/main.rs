@@ -1,28 +1,25 @@
 //! The binary `logits`: evaluate, check and time from the shell. A client of the library's public API.
 
-// They panic where standard output or error is full or closed; `stdio` does not.
+// print! and eprint! panic where standard output or error is full or closed; `stdio` returns an error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-mod batches;
 mod bench;
 mod check;
 mod info;
 mod loss;
+mod memory;
 mod npy;
 mod output;
-mod plot;
 mod stdio;
 mod tune;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
-use logits::{Device, DeviceChoice, Error};
+use logits::{Device, DeviceChoice};
 
 #[derive(Parser)]
 #[command(version, about = "Softmax and cross-entropy of batched logits, on any GPU and on the CPU")]
@@ -33,18 +30,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The devices of this machine, which one is used, and why
+    /// Print the devices of this machine, which one is used, and why; measures them for some seconds
     Info {
         /// Print one JSON object on one line
         #[arg(long)]
         json: bool,
     },
-    /// Run a battery of shapes and values against float64; exit code 1 if anything is out of bounds
+    /// Compare a battery of shapes and values with float64; exit code 1 if anything is out of bounds, 2 after an error
     Check {
         #[command(flatten)]
         common: Common,
     },
-    /// The loss of logits and targets in .npy files
+    /// Compute the cross-entropy of logits and targets in .npy files, and on request gradients and probabilities
     Loss(loss::Options),
     /// Time operations, in units of a plain copy of the logits on the same device
     Bench(bench::Options),
@@ -57,7 +54,7 @@ struct Common {
     /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or gl: before it if needed
     #[arg(long, default_value = "auto", value_parser = NonEmptyStringValueParser::new().try_map(|name| name.parse::<DeviceChoice>()))]
     device: DeviceChoice,
-    /// Shape the GPU's kernels by this file of `logits tune`
+    /// Use the kernel sizes that `logits tune` wrote to this file
     #[arg(long)]
     tuning: Option<PathBuf>,
     /// Print JSON, one object a line
@@ -80,7 +77,7 @@ impl Common {
     }
 }
 
-/// Whatever ends a command early; printed as one line, with exit code 2.
+/// The error that ends a command with exit code 2, in one line on standard error.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error("{0}")]
@@ -89,8 +86,8 @@ enum CliError {
     File { path: PathBuf, reason: String },
     #[error("{0}")]
     Usage(String),
-    /// Whoever read standard output has gone, and is told nothing.
-    #[error("standard output is closed")]
+    /// The reader of standard output has gone. It is not reported where no output file is lost.
+    #[error("standard output is closed; no file was written")]
     ClosedPipe,
 }
 
@@ -106,7 +103,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            if !matches!(error, CliError::ClosedPipe) {
+            if !matches!(error, CliError::ClosedPipe) || output::are_unfinished() {
                 stdio::report(&error.to_string());
             }
             ExitCode::from(2)
@@ -114,7 +111,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all that was checked is within its bounds.
+/// Runs the command. Returns false where `check` found a result out of bounds.
 fn run() -> Result<bool, CliError> {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -127,11 +124,14 @@ fn run() -> Result<bool, CliError> {
             let commands = "a command is needed: info, check, loss, bench or tune; see --help";
             return Err(CliError::Usage(commands.to_owned()));
         }
-        // The first lines say what is wrong.
+        // The first lines say what is wrong, and a line that starts with "tip:" what may have been meant.
         Err(error) => {
             let text = error.to_string();
-            let line: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-            return Err(CliError::Usage(line.join(" ").trim_start_matches("error: ").to_owned()));
+            let mut lines = text.lines().map(str::trim);
+            let wrong: Vec<&str> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            let tips = lines.filter(|line| line.starts_with("tip:")).map(|tip| format!("; {tip}"));
+            let line = wrong.join(" ") + &tips.collect::<String>() + "; see --help";
+            return Err(CliError::Usage(line.trim_start_matches("error: ").to_owned()));
         }
     };
     match arguments.command {
@@ -150,33 +150,4 @@ fn quiet_mesa() {
         // SAFETY: the first thing that main does; there is no other thread yet that could read the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
-}
-
-/// 17 digits, or the name of what is no number: JSON has none for it.
-fn json_number(value: f64) -> serde_json::Value {
-    if value.is_nan() {
-        "NaN".into()
-    } else if value.is_infinite() {
-        if value > 0.0 { "inf".into() } else { "-inf".into() }
-    } else {
-        format!("{value:.16e}").parse().map_or(serde_json::Value::Null, serde_json::Value::Number)
-    }
-}
-
-/// A bar on a terminal, nothing in a pipe.
-fn progress(length: u64, unit: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"));
-    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Changes the length of `values`; what is new is 0.
-pub(crate) fn resize<T: Clone + Default>(values: &mut Vec<T>, what: &'static str, length: usize) -> Result<(), Error> {
-    let bytes = length.saturating_mul(size_of::<T>());
-    let refused = |_| Error::OutOfMemory { what, bytes };
-    values.try_reserve_exact(length.saturating_sub(values.len())).map_err(refused)?;
-    values.resize(length, T::default());
-    Ok(())
 }

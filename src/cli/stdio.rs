@@ -1,42 +1,66 @@
 //! Standard output and standard error, which may be full or closed.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::CliError;
 
-/// Writes a text and a line feed to standard output, at once.
+/// Writes `text` and a line feed to standard output at once, so that whoever reads the first line finds all of it written.
 pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
+    let written = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => CliError::ClosedPipe,
         _ => CliError::file(Path::new("standard output"), error),
     })
 }
 
-/// Bytes of the line that an error is reported in, its line feed included.
-const LINE: usize = 300;
+/// The longest line on standard error, in bytes, line feed included.
+const MAX_LINE_BYTES: usize = 300;
 
-/// Writes an error to standard error in one line. A text that is too long loses its middle. Nothing is left to report to where that fails.
+/// Writes `message` to standard error in one line, without its middle where it is too long. A failure to write is ignored: there is nowhere
+/// left to report it.
 pub(crate) fn report(message: &str) {
     let words = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let printable: String = words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    let line = without_middle(&format!("logits: {printable}"), LINE - 1);
+    let line = without_middle(&format!("logits: {printable}"), MAX_LINE_BYTES - 1);
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
-/// A text in at most `most` bytes, with dots in place of its middle where it is longer.
-pub(crate) fn without_middle(text: &str, most: usize) -> String {
+/// Returns `text`, with dots in place of its middle where it is longer than `max_bytes`.
+pub(crate) fn without_middle(text: &str, max_bytes: usize) -> String {
     const DOTS: &str = "...";
-    if text.len() <= most {
+    if text.len() <= max_bytes {
         return text.to_owned();
     }
-    let half = most.saturating_sub(DOTS.len()) / 2;
+    let half = max_bytes.saturating_sub(DOTS.len()) / 2;
     let is_boundary = |&at: &usize| text.is_char_boundary(at);
     let head = (0..=half).rev().find(is_boundary).unwrap_or(0);
     let tail = (text.len() - half..text.len()).find(is_boundary).unwrap_or(text.len());
     format!("{}{DOTS}{}", &text[..head], &text[tail..])
+}
+
+/// A number with 17 digits. JSON has no NaN or infinity, so these are strings.
+pub(crate) fn json_number(value: f64) -> serde_json::Value {
+    if value.is_nan() {
+        "NaN".into()
+    } else if value.is_infinite() {
+        if value > 0.0 { "inf".into() } else { "-inf".into() }
+    } else {
+        format!("{value:.16e}").parse().map_or(serde_json::Value::Null, serde_json::Value::Number)
+    }
+}
+
+/// A progress bar on standard error; hidden where that is no terminal.
+pub(crate) fn progress(length: u64, unit: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"));
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::{CliError, Common, output, progress, resize, stdio};
+use crate::memory::resize;
+use crate::stdio::{self, progress};
+use crate::{CliError, Common, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -62,7 +64,7 @@ const GAIN: f64 = 0.97;
 const RUNS: usize = 7;
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
-    let mut outputs = output::create(&[&options.out], &options.common.inputs())?;
+    let outputs = output::create([Some(options.out.as_path())], &options.common.inputs())?;
     let mut device = options.common.open()?;
     let Some(start) = device.tuning() else {
         return Err(CliError::Usage(format!(
@@ -100,6 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         device = device.with_tuning(best)?;
     }
     bar.finish_and_clear();
+    let mut outputs = outputs.into_iter().flatten().collect::<Vec<_>>();
     for output in &mut outputs {
         output.write_text(&format!("# logits tune: {} ({})\n{best}", device.name(), device.backend()))?;
     }

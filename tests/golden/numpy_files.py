@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/numpy_files.json: .npy files of every kind that `logits loss` reads, as numpy writes them, for tests/suite/cli/orders.rs.
+"""Writes tests/golden/numpy_files.json: .npy files of every kind that `logits loss` reads, as numpy writes them, for tests/suite/cli/npy.rs.
 
     pip install numpy==2.4.6 && python3 tests/golden/numpy_files.py
 
-Each has the same numbers: logits [2, 3, 2, 2], the integers 0 to 23 times 7 modulo 11, and targets [2, 2, 2], 0 to 7 modulo 3.
+The logits [2, 3, 2, 2] are arange(24) * 7 % 11, the targets [2, 2, 2] are arange(8) % 3.
 """
 
 import io
@@ -35,6 +35,7 @@ cases = {
     "numpy": np.__version__,
     "logits": list(files_of(logits, ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])),
     "targets": list(files_of(targets, [f"{end}{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8) for end in "<>"])),
+    # The first 128 bytes, in hex.
     "gradient_header": file_of(np.zeros((2, 3, 2, 2), "<f4"), (1, 0))[: 2 * 128],
 }
 pathlib.Path(__file__).with_suffix(".json").write_text(json.dumps(cases, indent=1) + "\n")

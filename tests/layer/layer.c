@@ -9,6 +9,7 @@
  * in use. */
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -90,6 +91,14 @@ EXPORTED int logits_fault(int kind, int nth, int times, int result) {
     faults[kind].before = nth, faults[kind].times = times, faults[kind].struck = 0, faults[kind].result = result;
     pthread_mutex_unlock(&mutex);
     return struck;
+}
+
+/* Sets a fault of a process that cannot call logits_fault: LOGITS_FAULT="kind nth times result". */
+__attribute__((constructor)) static void set_by_environment(void) {
+    const char *text = getenv("LOGITS_FAULT");
+    int kind, nth, times, result;
+    if (text && sscanf(text, "%d %d %d %d", &kind, &nth, &times, &result) == 4 && kind >= 0 && kind < KINDS)
+        logits_fault(kind, nth, times, result);
 }
 
 /* What a call of this kind is to return in place of being made, or VK_SUCCESS. */

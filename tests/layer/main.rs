@@ -8,13 +8,15 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
 
 mod calls;
+#[cfg(feature = "cli")]
+mod command_line;
 mod days;
 #[path = "../suite/tier.rs"]
 mod tier;
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, OsStr, c_char, c_int, c_void};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,30 +112,12 @@ fn below_wgpu(name: &str, test: fn(&Layer)) {
         assert_eq!(PANICS.load(Ordering::Relaxed), 0, "panics of {name}");
         return;
     }
-    let (layer, adapter) = match found() {
-        Ok(found) => found,
-        Err(reason) => {
-            assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1, but: {reason}");
-            tier::skip(reason);
-            return;
-        }
-    };
-    // The validation layer, where it listens, is below ours: it sees what is really called, and no fault.
-    let mut layers = env::var(LAYERS).unwrap_or_default();
-    layers.insert_str(0, if layers.is_empty() { "VK_LAYER_LOGITS_fault" } else { "VK_LAYER_LOGITS_fault:" });
+    let Some((layer, adapter)) = found_or_skipped() else { return };
     let log = layer.with_file_name(format!("{name}.log"));
     let file = File::create(&log).unwrap();
-    let mut child = Command::new(env::current_exe().unwrap())
+    let mut child = above_layer(env::current_exe().unwrap(), layer, adapter)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(LAYER, layer)
-        .env(LAYERS, layers)
-        .env("VK_ADD_LAYER_PATH", layer.parent().unwrap())
-        .env("WGPU_BACKEND", "vulkan")
-        .env("WGPU_ADAPTER_NAME", adapter)
-        // wgpu would ask for the validation layer by itself, and listen alone.
-        .env("WGPU_VALIDATION", "0")
-        // Mesa's own layer complains where there is no session.
-        .env("NODEVICE_SELECT", "1")
         .stdout(file.try_clone().unwrap())
         .stderr(file)
         .spawn()
@@ -165,6 +149,24 @@ fn below_wgpu(name: &str, test: fn(&Layer)) {
     assert_eq!(complaint, None, "the validation layer on {name}");
 }
 
+/// A program whose calls of Vulkan go through the layer, to this adapter.
+fn above_layer(program: impl AsRef<OsStr>, layer: &Path, adapter: &str) -> Command {
+    // The validation layer, where it listens, is below ours: it sees what is really called, and no fault.
+    let mut layers = env::var(LAYERS).unwrap_or_default();
+    layers.insert_str(0, if layers.is_empty() { "VK_LAYER_LOGITS_fault" } else { "VK_LAYER_LOGITS_fault:" });
+    let mut command = Command::new(program);
+    command
+        .env(LAYERS, layers)
+        .env("VK_ADD_LAYER_PATH", layer.parent().unwrap())
+        .env("WGPU_BACKEND", "vulkan")
+        .env("WGPU_ADAPTER_NAME", adapter)
+        // wgpu would ask for the validation layer by itself, and listen alone.
+        .env("WGPU_VALIDATION", "0")
+        // Mesa's own layer complains where there is no session.
+        .env("NODEVICE_SELECT", "1");
+    command
+}
+
 /// The layer, built, and the name of the adapter that it is tried on; or why there is none.
 fn found() -> &'static Result<(PathBuf, String), String> {
     static FOUND: OnceLock<Result<(PathBuf, String), String>> = OnceLock::new();
@@ -173,6 +175,17 @@ fn found() -> &'static Result<(PathBuf, String), String> {
         let adapter = adapters.into_iter().find(|adapter| adapter.backend == "vulkan");
         Ok((build()?, adapter.ok_or("no adapter of Vulkan")?.name))
     })
+}
+
+/// The same. Without it the test is skipped, or fails where there must be an adapter.
+fn found_or_skipped() -> Option<&'static (PathBuf, String)> {
+    let found = found().as_ref();
+    found
+        .map_err(|reason| {
+            assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1, but: {reason}");
+            tier::skip(reason);
+        })
+        .ok()
 }
 
 /// Builds the layer, and describes it to the loader.

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{OpName, Options};
-use crate::resize;
+use crate::memory::resize;
 
 /// A batch of a shape `[rows, classes]`.
 pub(super) struct Inputs<'o, T> {
@@ -27,10 +27,9 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         inputs.shape = shape;
         let mut rng = StdRng::seed_from_u64(elements as u64);
         let mut draw = |what, values: &mut Vec<T>, from, to| {
-            let bytes = elements * size_of::<T>();
-            values.try_reserve_exact(elements).map_err(|_| Error::OutOfMemory { what, bytes })?;
-            values.extend((0..elements).map(|_| narrow(rng.random_range(from..to))));
-            Ok(())
+            resize(values, what, elements)?;
+            values.fill_with(|| narrow(rng.random_range(from..to)));
+            Ok::<_, Error>(())
         };
         draw("logits", &mut inputs.logits, -8.0, 8.0)?;
         if options.soft_targets {
@@ -42,7 +41,7 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         Ok(inputs)
     }
 
-    /// No rows, of so many classes: enough to have the options checked.
+    /// Inputs of no rows and `classes` classes, to check the options with.
     pub(super) fn empty(options: &'o Options, classes: usize) -> Result<Self, Error> {
         let mut loss = CrossEntropy::default()
             .label_smoothing(options.label_smoothing)

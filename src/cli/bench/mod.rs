@@ -1,6 +1,7 @@
 //! `logits bench`: an operation's time over that of a plain copy of the logits, on the same device in the same run.
 
 mod inputs;
+mod plot;
 mod verify;
 
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use logits::half::{bf16, f16};
 use logits::{DType, Device, Element, Reading, Stopwatch, Traffic};
 use serde_json::json;
 
-use crate::{CliError, Common, output, plot, progress, stdio};
+use crate::stdio::{self, progress};
+use crate::{CliError, Common, output};
 use inputs::Inputs;
 
 #[derive(clap::Args)]
@@ -60,8 +62,8 @@ pub(crate) struct Options {
     /// sample draws from the most likely classes whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Milliseconds for each operation and shape, copies included, warm-up not; at least one run is counted. Without it
-    /// 2000, and at least five runs
+    /// Milliseconds for each operation and shape, with copies and without warm-up; one run at least. If not given, 2000 and five runs at
+    /// least
     #[arg(long, value_name = "MS")]
     budget: Option<u64>,
     /// Draw GB/s over classes, beside the copy's, into this SVG file
@@ -206,8 +208,7 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
             verify::compute(&Device::cpu(), nothing.timed(op), &nothing)?;
         }
     }
-    let picture: Vec<_> = options.plot.as_deref().into_iter().collect();
-    let mut pictures = output::create(&picture, &options.common.inputs())?;
+    let [mut plot_file] = output::create([options.plot.as_deref()], &options.common.inputs())?;
     let device = &options.common.open()?;
     let described = options.described();
     let mut rows = Vec::new();
@@ -237,11 +238,11 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
              copies: median / copy; traffic: bytes that the kernels move / bytes that they must."
         ))?;
     }
-    for picture in &mut pictures {
+    if let Some(file) = &mut plot_file {
         let title = format!("{} ({}), {}", device.name(), device.backend(), T::DTYPE);
-        picture.write_text(&plot::draw(&rows, &title)?)?;
+        file.write_text(&plot::draw(&rows, &title)?)?;
     }
-    output::commit(pictures)
+    output::commit(plot_file)
 }
 
 fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'_, T>) -> Result<Row, CliError> {
@@ -297,7 +298,7 @@ fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'
     })
 }
 
-/// One line.
+/// Formats a row as a line of the table or as a JSON object.
 fn describe(row: &Row, device: &Device, options: &str, as_json: bool) -> String {
     let [rows, classes] = row.shape;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;

@@ -7,10 +7,11 @@ mod oracle;
 use logits::Device;
 use serde_json::json;
 
-use crate::{CliError, json_number, progress, stdio};
+use crate::CliError;
+use crate::stdio::{self, json_number, progress};
 use compare::Report;
 
-/// Runs the battery; whether everything stayed within its bounds.
+/// Checks every shape. Returns whether all results are within their bounds.
 pub(crate) fn run(device: &Device, as_json: bool) -> Result<bool, CliError> {
     let bar = progress(cases::SHAPES.len() as u64, "shapes");
     let mut report = Report::default();

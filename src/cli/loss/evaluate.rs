@@ -1,11 +1,12 @@
-//! The loss of a batch of rows, and the files that are written of it.
+//! Evaluates one batch of rows and writes its outputs.
 
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Targets};
 
-use crate::batches::{Batch, Batches};
-use crate::npy::{Float, Reader, Runs, Writer};
+use super::batches::{Batch, Batches};
+use crate::CliError;
+use crate::memory::resize;
+use crate::npy::{Float, Reader, Selection, Writer};
 use crate::output::Output;
-use crate::{CliError, resize};
 
 /// The files asked for.
 pub(super) struct Outputs {
@@ -22,103 +23,114 @@ impl Outputs {
     }
 }
 
-/// What has been found so far.
+/// Sums over the batches so far.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Results {
     pub(super) sum: f64,
     pub(super) correct: u64,
-    pub(super) among: u64,
+    pub(super) correct_in_top_k: u64,
     pub(super) fell_back: Option<String>,
 }
 
-impl Found {
+impl Results {
     fn note(&mut self, fell_back: Option<String>) {
         self.fell_back = self.fell_back.take().or(fell_back);
     }
 }
 
-/// What is evaluated, and the memory of a batch.
+/// The memory of a batch.
+#[derive(Default)]
+pub(super) struct Buffers<T> {
+    logits: Vec<T>,
+    probabilities: Vec<T>,
+    target_probabilities: Vec<T>,
+    integers: Vec<i128>,
+    target_classes: Vec<i64>,
+}
+
+/// The inputs, options and outputs of a run, and the memory of one batch.
 pub(super) struct Evaluation<'e, T> {
     pub(super) device: &'e Device,
-    /// With weights that are multiplied by `unit_of_rows`, by `unit` of it after their total was taken.
     pub(super) loss: CrossEntropy,
-    pub(super) unit: f64,
-    pub(super) unit_of_rows: f64,
+    /// The factor of a batch's loss that the total weight does not hold.
+    pub(super) loss_scale: f64,
+    /// The factor of each row's loss.
+    pub(super) row_scale: f64,
     pub(super) top_k: Option<usize>,
     pub(super) logits: Reader,
     pub(super) targets: Reader,
     pub(super) outputs: Outputs,
-    pub(super) found: Found,
-    pub(super) x: Vec<T>,
-    pub(super) elements: Vec<T>,
-    pub(super) probabilities: Vec<T>,
-    pub(super) integers: Vec<i128>,
+    pub(super) results: Results,
+    pub(super) buffers: Buffers<T>,
 }
 
 impl<T: Float> Evaluation<'_, T>
 where
     T::Row: Float,
 {
-    /// Evaluates some of the rows, and writes what is asked for of them.
-    pub(super) fn batch(&mut self, batches: &Batches, batch: &Batch) -> Result<(), CliError> {
-        let Self { device, loss, unit, unit_of_rows, logits, outputs, found, x, elements, .. } = self;
-        let of_elements = |is_fortran| Runs::new(batches.dimensions(), is_fortran, &batch.of_elements);
-        let of_rows = |is_fortran| Runs::new(&batches.rows(), is_fortran, &batch.of_rows);
+    /// Evaluates the rows of `batch` and writes them to each output.
+    pub(super) fn evaluate(&mut self, batches: &Batches, batch: &Batch) -> Result<(), CliError> {
+        let Self { device, loss, logits, targets, outputs, results, buffers, .. } = self;
+        let Buffers { logits: x, probabilities, target_probabilities, integers, target_classes } = buffers;
+        let of_logits = |is_fortran| Selection::new(batches.shape(), is_fortran, &batch.logit_ranges);
+        let of_rows = |is_fortran| Selection::new(&batches.row_shape(), is_fortran, &batch.row_ranges);
         let (shape, rows) = (batch.shape, batch.shape.row_count());
-        resize(x, "the rows of a batch", shape.elements()?)?;
-        logits.floats(&of_elements(logits.is_fortran()), x)?;
-        let mut classes_of: Vec<i64> = Vec::new();
-        let is_fortran = self.targets.is_fortran();
-        let targets = if self.targets.is_float() {
-            resize(&mut self.probabilities, "the target probabilities of a batch", shape.elements()?)?;
-            self.targets.floats(&of_elements(is_fortran), &mut self.probabilities)?;
-            Targets::probabilities(&self.probabilities)
+        let elements = shape.elements()?;
+
+        resize(x, "the rows of a batch", elements)?;
+        logits.floats(&of_logits(logits.is_fortran()), x)?;
+        let is_fortran = targets.is_fortran();
+        let targets = if targets.is_float() {
+            resize(target_probabilities, "the target probabilities of a batch", elements)?;
+            targets.floats(&of_logits(is_fortran), target_probabilities)?;
+            Targets::probabilities(target_probabilities)
         } else {
-            resize(&mut self.integers, "the targets of a batch", rows)?;
-            self.targets.integers(&of_rows(is_fortran), &mut self.integers)?;
-            // Those that do not fit were refused by the survey.
-            classes_of.extend(self.integers.iter().map(|&target| target as i64));
-            Targets::from(&classes_of)
+            resize(integers, "the targets of a batch", rows)?;
+            targets.integers(&of_rows(is_fortran), integers)?;
+            resize(target_classes, "the targets of a batch", rows)?;
+            // Every counted target fits: `survey_targets` has checked them.
+            target_classes.iter_mut().zip(integers).for_each(|(class, &mut target)| *class = target as i64);
+            Targets::from(target_classes.as_slice())
         };
+
         let view = Logits::new(x, shape)?;
-        let k = self.top_k.unwrap_or(1);
         let accuracy = device.accuracy(loss, view, targets, 1)?;
-        found.correct += accuracy.correct as u64;
-        found.note(accuracy.fell_back);
-        if k > 1 {
-            let accuracy = device.accuracy(loss, view, targets, k)?;
-            found.among += accuracy.correct as u64;
-            found.note(accuracy.fell_back);
-        } else {
-            found.among = found.correct;
-        }
+        let top_k = match self.top_k {
+            Some(k) if k > 1 => device.accuracy(loss, view, targets, k)?,
+            _ => accuracy.clone(),
+        };
+        results.correct += accuracy.correct as u64;
+        results.correct_in_top_k += top_k.correct as u64;
+        results.note(accuracy.fell_back);
+        results.note(top_k.fell_back);
 
         let seen = view.as_seen_by(loss)?;
-        let needs_elements = outputs.probs.is_some() || outputs.log_probs.is_some();
-        resize(elements, "the probabilities of a batch", if needs_elements { x.len() } else { 0 })?;
+        if outputs.probs.is_some() || outputs.log_probs.is_some() {
+            resize(probabilities, "the probabilities of a batch", elements)?;
+        }
         if let Some(file) = &mut outputs.probs {
-            found.note(device.softmax(seen, elements)?.fell_back);
-            file.write(&of_elements(false), elements)?;
+            results.note(device.softmax(seen, probabilities)?.fell_back);
+            file.write(&of_logits(false), probabilities)?;
         }
         if let Some(file) = &mut outputs.log_probs {
-            found.note(device.log_softmax(seen, elements)?.fell_back);
-            file.write(&of_elements(false), elements)?;
+            results.note(device.log_softmax(seen, probabilities)?.fell_back);
+            file.write(&of_logits(false), probabilities)?;
         }
         let mut out = match &mut outputs.grad {
             None => device.cross_entropy(loss, view, targets)?,
-            // Last, for it takes the place of the logits.
+            // The gradient comes last: it overwrites the logits.
             Some(file) => {
                 let out = device.cross_entropy_grad_in_place(loss, LogitsMut::new(x, shape)?, targets)?;
-                file.write(&of_elements(false), x)?;
+                file.write(&of_logits(false), x)?;
                 out
             }
         };
         if let Some(file) = &mut outputs.per_row {
-            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / *unit_of_rows));
+            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.row_scale));
             file.write(&of_rows(false), &out.per_row)?;
         }
-        found.sum += out.loss / *unit;
-        found.note(out.fell_back);
+        results.sum += out.loss / self.loss_scale;
+        results.note(out.fell_back);
         Ok(())
     }
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 use logits::Error;
 
 use super::ReductionName;
-use crate::batches::rows_of;
-use crate::npy::{Reader, Runs};
-use crate::{CliError, resize};
+use super::batches::row_shape;
+use crate::CliError;
+use crate::memory::resize;
+use crate::npy::{Reader, Selection};
 
-/// The weights of the classes, multiplied by a power of two.
+/// Class weights as f32: those of the file times `scale`, a power of two.
 pub(super) struct Weights {
     pub(super) values: Vec<f32>,
-    pub(super) unit: f64,
+    pub(super) scale: f64,
 }
 
 pub(super) fn read_weight(path: &Path, classes: usize, reduction: ReductionName) -> Result<Weights, CliError> {
@@ -23,74 +24,94 @@ pub(super) fn read_weight(path: &Path, classes: usize, reduction: ReductionName)
     }
     let mut weight = Vec::new();
     resize(&mut weight, "the weights", classes)?;
-    reader.floats(&Runs::flat(0..classes), &mut weight)?;
+    reader.floats(&Selection::flat(0..classes), &mut weight)?;
     let is_weight = |value: &f64| (0.0..=f64::from(f32::MAX)).contains(value);
     if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !is_weight(value)) {
         return Err(
             reader.error(format!("the weight of class {class} is {value}; weights must be between 0 and 3.4028235e38"))
         );
     }
-    // A mean depends on their ratios, which f64 holds where f32 holds only zeros.
+    // Under a mean only the ratios of the weights count. Weights that f32 would round to 0 are scaled to about 1.
     let largest = weight.iter().copied().fold(0.0, f64::max);
     let is_tiny = reduction == ReductionName::Mean && largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE);
-    let unit = if is_tiny { (-largest.log2().floor()).min(1023.0).exp2() } else { 1.0 };
+    let scale = if is_tiny { (-largest.log2().floor()).min(1023.0).exp2() } else { 1.0 };
     let mut values = Vec::new();
     resize(&mut values, "the weights", classes)?;
-    values.iter_mut().zip(weight).for_each(|(to, weight)| *to = (weight * unit) as f32);
-    Ok(Weights { values, unit })
+    values.iter_mut().zip(weight).for_each(|(to, weight)| *to = (weight * scale) as f32);
+    Ok(Weights { values, scale })
 }
 
-/// What a first pass over the targets finds.
+/// Sums over the counted rows: their number, and the weights of their targets.
 pub(super) struct Totals {
     pub(super) counted_rows: u64,
     pub(super) weight: f64,
 }
 
-/// Numbers of the targets that are looked at at a time.
+/// Targets in memory at a time during the first pass.
 const SURVEYED: usize = 1 << 16;
 
-/// Checks every target before anything is computed, against logits of these dimensions.
+/// Checks every target before anything is computed, against logits of this shape.
 pub(super) fn survey_targets(
     reader: &mut Reader,
     ignored: &[i64],
-    dimensions: &[usize],
+    shape: &[usize],
     weight: Option<&[f32]>,
 ) -> Result<Totals, CliError> {
-    let wanted = rows_of(dimensions);
-    let (rows, classes): (usize, _) = (wanted.iter().product(), dimensions[usize::from(dimensions.len() > 1)]);
-    let found = reader.shape();
+    let (rows, found) = (row_shape(shape), reader.shape());
     if reader.is_float() {
-        if found != dimensions {
-            let needed = format!("probabilities {dimensions:?} or integers {wanted:?} are needed");
+        if found != shape {
+            let needed = format!("probabilities {shape:?} or integers {rows:?} are needed");
             return Err(reader.error(format!("targets of shape {found:?}, where {needed}")));
         }
-        let count = rows * classes;
-        let mut batch = vec![0.0_f64; count.min(SURVEYED)];
-        for start in (0..count).step_by(SURVEYED) {
-            let batch = &mut batch[..SURVEYED.min(count - start)];
-            reader.floats(&Runs::flat(start..start + batch.len()), batch)?;
-            if let Some(at) = batch.iter().position(|q| !(0.0..=f64::from(f32::MAX)).contains(q)) {
-                let (inner, place): (usize, _) = (dimensions.iter().skip(2).product(), reader.in_c_order(start + at));
-                let (row, class) = (place / (classes * inner) * inner + place % inner, place / inner % classes);
-                return Err(reader.error(Error::Probability { row, class, value: batch[at] }));
-            }
+        return check_probabilities(reader, shape);
+    }
+    if found != rows {
+        let is_last = shape.len() > 2 && found == &shape[..shape.len() - 1];
+        let hint = if is_last {
+            "; the classes are the second axis of the logits: move the last one with numpy.moveaxis"
+        } else {
+            ""
+        };
+        return Err(reader.error(format!("targets of shape {found:?}, where {rows:?} is needed{hint}")));
+    }
+    check_classes(reader, ignored, rows.iter().product(), shape[usize::from(shape.len() > 1)], weight)
+}
+
+fn check_probabilities(reader: &mut Reader, shape: &[usize]) -> Result<Totals, CliError> {
+    let count: usize = shape.iter().product();
+    let rows: usize = row_shape(shape).iter().product();
+    let mut batch = vec![0.0_f64; count.min(SURVEYED)];
+    for start in (0..count).step_by(SURVEYED) {
+        let batch = &mut batch[..SURVEYED.min(count - start)];
+        reader.floats(&Selection::flat(start..start + batch.len()), batch)?;
+        if let Some(at) = batch.iter().position(|q| !(0.0..=f64::from(f32::MAX)).contains(q)) {
+            let (inner, classes): (usize, _) = (shape.iter().skip(2).product(), count / rows);
+            let index = reader.c_index(start + at);
+            let (row, class) = (index / (classes * inner) * inner + index % inner, index / inner % classes);
+            return Err(reader.error(Error::Probability { row, class, value: batch[at] }));
         }
-        return Ok(Totals { counted_rows: rows as u64, weight: rows as f64 });
     }
-    if found != wanted {
-        return Err(reader.error(format!("targets of shape {found:?}, where {wanted:?} is needed")));
-    }
+    Ok(Totals { counted_rows: rows as u64, weight: rows as f64 })
+}
+
+fn check_classes(
+    reader: &mut Reader,
+    ignored: &[i64],
+    rows: usize,
+    classes: usize,
+    weight: Option<&[f32]>,
+) -> Result<Totals, CliError> {
     let mut totals = Totals { counted_rows: 0, weight: 0.0 };
     let mut batch = vec![0; rows.min(SURVEYED)];
     for start in (0..rows).step_by(SURVEYED) {
         let batch = &mut batch[..SURVEYED.min(rows - start)];
-        reader.integers(&Runs::flat(start..start + batch.len()), batch)?;
+        reader.integers(&Selection::flat(start..start + batch.len()), batch)?;
         for (nth, &target) in batch.iter().enumerate() {
             if ignored.iter().any(|&index| i128::from(index) == target) {
                 continue;
             }
             let class = usize::try_from(target).ok().filter(|&class| class < classes).ok_or_else(|| {
-                let row = reader.in_c_order(start + nth);
+                let row = reader.c_index(start + nth);
                 reader.error(Error::TargetOutOfRange { row, target, classes, ignored: ignored.to_vec() })
             })?;
             totals.counted_rows += 1;

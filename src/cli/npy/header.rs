@@ -1,25 +1,27 @@
 //! The header of a `.npy` file: a magic string, a version, and a Python dictionary of three keys.
 //!
-//! The format is numpy's, <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. Libraries that parse any Python literal
-//! take exponential time over nested brackets, so this parser knows only what an array of numbers needs:
+//! The format is numpy's, <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. A parser of any Python literal may take
+//! exponential time over nested brackets, so this one reads only the header of an array of numbers. White space may stand between tokens, and
+//! each of the three keys is there once:
 //!
 //! ```text
-//! header  = "\x93NUMPY" version length "{" [ pair { "," pair } [ "," ] ] "}"
+//! header  = "\x93NUMPY" version length "{" pair { "," pair } [ "," ] "}"
 //! pair    = "'descr'" ":" string | "'fortran_order'" ":" ( "True" | "False" ) | "'shape'" ":" shape
-//! shape   = "(" ")" | "(" integer "," ")" | "(" integer { "," integer } [ "," ] ")"
+//! shape   = "(" ")" | "(" integer "," ")" | "(" integer "," integer { "," integer } [ "," ] ")"
 //! integer = digit { digit } [ "L" ]
+//! string  = "'" { any byte but "'" } "'" | '"' { any byte but '"' } '"'
 //! ```
 
 use std::fmt;
 use std::io::{self, Read};
 
 /// Bytes of the longest header that is read. numpy reads 10,000; 64 sizes of 20 digits take 1,500.
-const LONGEST: u32 = 1 << 16;
+const MAX_HEADER_BYTES: u32 = 1 << 16;
 /// Dimensions of an array, as in numpy 2.
-const MOST_DIMENSIONS: usize = 64;
+const MAX_DIMENSIONS: usize = 64;
 const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// The kinds of numbers that are read.
+/// The kind of a number, as in numpy's `dtype.kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Float,
@@ -31,13 +33,13 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NumberType {
     pub(crate) kind: Kind,
-    /// Of a number: 2, 4 or 8 of floats, 1, 2, 4 or 8 of integers.
-    pub(crate) bytes: usize,
+    /// Bytes of a number: 2, 4 or 8 for floats; 1, 2, 4 or 8 for integers.
+    pub(crate) itemsize: usize,
     pub(crate) is_big_endian: bool,
 }
 
 impl NumberType {
-    /// From numpy's code, such as `<f4`.
+    /// Parses numpy's type code, such as `<f4`.
     fn parse(code: &str) -> Result<Self, String> {
         let plain = code.trim_start_matches(['<', '>', '=', '|']);
         let kind = match plain.get(..1) {
@@ -46,7 +48,7 @@ impl NumberType {
             Some("u") => Kind::Uint,
             _ => return Err(unreadable(code)),
         };
-        let bytes = match (kind, &plain[1..]) {
+        let itemsize = match (kind, &plain[1..]) {
             (Kind::Int | Kind::Uint, "1") => 1,
             (_, "2") => 2,
             (_, "4") => 4,
@@ -59,38 +61,40 @@ impl NumberType {
             "" | "=" | "|" => cfg!(target_endian = "big"),
             _ => return Err(unreadable(code)),
         };
-        Ok(Self { kind, bytes, is_big_endian })
+        Ok(Self { kind, itemsize, is_big_endian })
     }
 }
 
 fn unreadable(code: &str) -> String {
-    format!("numbers of type {}, where f2, f4, f8 or integers are needed", quoted(code))
+    // ml_dtypes saves bfloat16 as bytes.
+    let hint = if code.ends_with("V2") { "; save bfloat16 as float32" } else { "" };
+    format!("numbers of type {}, where float16, float32, float64 or integers are needed{hint}", quoted(code))
 }
 
 impl fmt::Display for NumberType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::Float => 'f',
-            Kind::Int => 'i',
-            Kind::Uint => 'u',
+            Kind::Float => "float",
+            Kind::Int => "int",
+            Kind::Uint => "uint",
         };
-        write!(f, "{kind}{}", self.bytes)
+        write!(f, "{kind}{}", 8 * self.itemsize)
     }
 }
 
-/// What a header says.
+/// A parsed header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) number: NumberType,
-    /// Whether the first index moves fastest. Never where it makes no difference, as in a vector.
+    /// Whether the array is in Fortran order. False where both orders are the same, as for a vector.
     pub(crate) is_fortran: bool,
     pub(crate) shape: Vec<usize>,
-    /// Bytes of the header, after which the numbers follow.
+    /// Bytes before the data.
     pub(crate) length: u64,
 }
 
 impl Header {
-    /// Reads a header from the start of a file. Only as much is read as there is, whatever length it claims.
+    /// Reads a header. A claimed length above `MAX_HEADER_BYTES` is refused before memory is reserved.
     pub(crate) fn read(file: &mut impl Read) -> Result<Self, String> {
         const NOT: &str = "not a .npy file";
         let mut read = |bytes: &mut [u8]| {
@@ -102,7 +106,12 @@ impl Header {
         let mut start = [0; 8];
         read(&mut start)?;
         if !start.starts_with(MAGIC) {
-            return Err(format!("{NOT}: it does not start with \\x93NUMPY"));
+            let what = if start.starts_with(b"PK") {
+                "a zip file, as of .npz or PyTorch"
+            } else {
+                "no \\x93NUMPY at its start"
+            };
+            return Err(format!("{NOT}: {what}; save the array with numpy.save"));
         }
         let length = match start[6] {
             1 => {
@@ -117,8 +126,8 @@ impl Header {
             }
             major => return Err(format!("{NOT} of a known version: {major}.{}, where 1, 2 or 3 is needed", start[7])),
         };
-        if length > LONGEST {
-            return Err(format!("{NOT}: a header of {length} bytes, where at most {LONGEST} are read"));
+        if length > MAX_HEADER_BYTES {
+            return Err(format!("{NOT}: a header of {length} bytes, where at most {MAX_HEADER_BYTES} are read"));
         }
         let mut text = vec![0; length as usize];
         read(&mut text)?;
@@ -129,12 +138,13 @@ impl Header {
         Ok(Self { number, is_fortran, shape, length: start + u64::from(length) })
     }
 
-    /// The bytes of the header of an array of little-endian f32 in C order, as numpy writes it.
+    /// Returns the header (version 1, C order, little-endian f32) of an array of this shape, padded so that the data starts at a multiple
+    /// of 64 bytes.
     pub(crate) fn of_f32(shape: &[usize]) -> Vec<u8> {
         let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
         let comma = if sizes.len() == 1 { "," } else { "" };
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
-        // 64 dimensions of 20 digits fit into version 1. Numbers start at a multiple of 64 bytes.
+        // The length fits into 16 bits: MAX_DIMENSIONS sizes of 20 digits take 1,500 bytes.
         let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
         let mut bytes = [MAGIC, &[1, 0], &(length as u16).to_le_bytes(), text.as_bytes()].concat();
         bytes.resize(10 + length - 1, b' ');
@@ -143,7 +153,7 @@ impl Header {
     }
 }
 
-/// A value of the text in quotes, not too long to be told.
+/// The first 24 characters of `text`, in quotes.
 fn quoted(text: &str) -> String {
     let mut start: String = text.chars().take(24).collect();
     if start.len() < text.len() {
@@ -152,7 +162,7 @@ fn quoted(text: &str) -> String {
     format!("{start:?}")
 }
 
-/// What can be made of the text: an array whose type is not read is a `.npy` file nevertheless.
+/// The outer error: the text is no header. The inner error: it is the header of an array that this program does not read.
 type Parsed = Result<(NumberType, bool, Vec<usize>), String>;
 
 struct Parser<'t> {
@@ -222,7 +232,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A string without escapes, as all that is needed here is.
+    /// A string in quotes. Escapes are not interpreted; no key or type code needs them.
     fn string(&mut self) -> Result<String, String> {
         let Some(quote @ (b'\'' | b'"')) = self.peek() else {
             return Err(self.expected("a string"));
@@ -251,8 +261,8 @@ impl Parser<'_> {
             if !has_comma {
                 return Err(self.expected("',' or ')'"));
             }
-            if sizes.len() == MOST_DIMENSIONS {
-                return Err(format!("a shape of more than {MOST_DIMENSIONS} dimensions"));
+            if sizes.len() == MAX_DIMENSIONS {
+                return Err(format!("a shape of more than {MAX_DIMENSIONS} dimensions"));
             }
             sizes.push(self.integer()?);
             has_comma = self.take(b',');
@@ -264,7 +274,7 @@ impl Parser<'_> {
         Ok(sizes)
     }
 
-    /// An integer of Python 3, or a long one of Python 2.
+    /// A size, with the `L` of Python 2's long integers if there is one.
     fn integer(&mut self) -> Result<usize, String> {
         self.peek();
         let rest = &self.text[self.at..];

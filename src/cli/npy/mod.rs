@@ -2,9 +2,9 @@
 
 mod header;
 mod reader;
-mod runs;
+mod selection;
 mod writer;
 
 pub(crate) use reader::{Float, Reader};
-pub(crate) use runs::Runs;
+pub(crate) use selection::Selection;
 pub(crate) use writer::Writer;

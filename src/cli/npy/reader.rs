@@ -1,4 +1,4 @@
-//! An array in a file.
+//! Reads arrays from `.npy` files, one selection at a time.
 
 use std::fs::{File, FileType};
 use std::io::{self, BufReader, Read};
@@ -8,10 +8,10 @@ use logits::Element;
 use logits::half::f16;
 
 use super::header::{Header, Kind, NumberType};
-use super::runs::Runs;
+use super::selection::Selection;
 use crate::CliError;
 
-/// A type that numbers of a file are computed in.
+/// f32 or f64: the type that a file's floats are converted to.
 pub(crate) trait Float: Element + From<f32> {
     fn of(value: f64) -> Self;
 }
@@ -28,25 +28,28 @@ impl Float for f64 {
     }
 }
 
-/// An array open for reading.
+/// An open `.npy` file.
 pub(crate) struct Reader {
     path: PathBuf,
     file: BufReader<File>,
     header: Header,
-    /// Where the next byte is read.
+    /// The file offset (bytes) of the next read.
     position: u64,
     buffer: Vec<u8>,
 }
 
 impl Reader {
-    /// Reads the header, and checks that the file holds all that it announces.
+    /// Opens a file and reads its header. Returns an error where the data is shorter than the shape needs.
     pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
         let bad = |reason: String| CliError::file(path, reason);
         let failed = |error: io::Error| CliError::file(path, error);
         // Opening a pipe waits for its writer.
         let kind = path.metadata().map_err(failed)?.file_type();
         if !kind.is_file() {
-            return Err(bad(format!("{}, where a file is needed: arrays are read more than once", name_of(kind))));
+            return Err(bad(format!(
+                "{}, where a regular file is needed; save the array to one first",
+                describe(kind)
+            )));
         }
         let file = File::open(path).map_err(failed)?;
         let held = file.metadata().map_err(failed)?.len();
@@ -54,7 +57,7 @@ impl Reader {
         let header = Header::read(&mut file).map_err(bad)?;
         let held = held.saturating_sub(header.length);
         let Header { number, shape, .. } = &header;
-        if bytes_of(shape, number.bytes).is_none_or(|needed| held < needed) {
+        if bytes_of(shape, number.itemsize).is_none_or(|needed| held < needed) {
             return Err(bad(format!("cut short: {held} bytes of data for the shape {shape:?} of {number}")));
         }
         let position = header.length;
@@ -70,18 +73,17 @@ impl Reader {
         self.header.is_fortran
     }
 
-    /// The place in C order of the element at this place in the file.
-    pub(crate) fn in_c_order(&self, mut place: usize) -> usize {
+    /// Converts an index in the order of the file to the index in C order.
+    pub(crate) fn c_index(&self, file_index: usize) -> usize {
         if !self.header.is_fortran {
-            return place;
+            return file_index;
         }
-        let shape = &self.header.shape;
-        let next = |found: usize, &size: &usize| {
-            let index = place % size;
-            place /= size;
-            found * size + index
-        };
-        shape.iter().fold(0, next)
+        let mut rest = file_index;
+        self.header.shape.iter().fold(0, |c_index, &size| {
+            let index = rest % size;
+            rest /= size;
+            c_index * size + index
+        })
     }
 
     pub(crate) fn error(&self, reason: impl ToString) -> CliError {
@@ -94,51 +96,52 @@ impl Reader {
 
     /// Whether the numbers are f64.
     pub(crate) fn is_double(&self) -> bool {
-        self.is_float() && self.header.number.bytes == 8
+        self.is_float() && self.header.number.itemsize == 8
     }
 
     pub(crate) fn expect_floats(&self) -> Result<(), CliError> {
         match self.is_float() {
             true => Ok(()),
-            false => Err(self.error(format!("{} numbers, where f2, f4 or f8 are needed", self.header.number))),
+            false => {
+                Err(self.error(format!("{} numbers, where float16, float32 or float64 are needed", self.header.number)))
+            }
         }
     }
 
-    /// Reads a part of an array of floats into `out`, rounded to its type.
-    pub(crate) fn floats<T: Float>(&mut self, part: &Runs, out: &mut [T]) -> Result<(), CliError> {
-        match self.header.number.bytes {
-            2 => self.numbers(part, out, |bytes| T::of(f16::from_le_bytes(bytes).to_f64())),
-            4 => self.numbers(part, out, |bytes| T::of(f32::from_le_bytes(bytes).into())),
-            _ => self.numbers(part, out, |bytes| T::of(f64::from_le_bytes(bytes))),
+    /// Reads a selection of an array of floats into `out`, rounded to its type.
+    pub(crate) fn floats<T: Float>(&mut self, selection: &Selection, out: &mut [T]) -> Result<(), CliError> {
+        match self.header.number.itemsize {
+            2 => self.numbers(selection, out, |bytes| T::of(f16::from_le_bytes(bytes).to_f64())),
+            4 => self.numbers(selection, out, |bytes| T::of(f32::from_le_bytes(bytes).into())),
+            _ => self.numbers(selection, out, |bytes| T::of(f64::from_le_bytes(bytes))),
         }
     }
 
-    /// Reads a part of an array of integers into `out`.
-    pub(crate) fn integers(&mut self, part: &Runs, out: &mut [i128]) -> Result<(), CliError> {
-        let NumberType { kind, bytes, .. } = self.header.number;
-        match (kind, bytes) {
-            (Kind::Int, 1) => self.numbers(part, out, |bytes| i8::from_le_bytes(bytes).into()),
-            (Kind::Int, 2) => self.numbers(part, out, |bytes| i16::from_le_bytes(bytes).into()),
-            (Kind::Int, 4) => self.numbers(part, out, |bytes| i32::from_le_bytes(bytes).into()),
-            (Kind::Int, _) => self.numbers(part, out, |bytes| i64::from_le_bytes(bytes).into()),
-            (_, 1) => self.numbers(part, out, |bytes| u8::from_le_bytes(bytes).into()),
-            (_, 2) => self.numbers(part, out, |bytes| u16::from_le_bytes(bytes).into()),
-            (_, 4) => self.numbers(part, out, |bytes| u32::from_le_bytes(bytes).into()),
-            _ => self.numbers(part, out, |bytes| u64::from_le_bytes(bytes).into()),
+    /// Reads a selection of an array of integers into `out`.
+    pub(crate) fn integers(&mut self, selection: &Selection, out: &mut [i128]) -> Result<(), CliError> {
+        let NumberType { kind, itemsize, .. } = self.header.number;
+        match (kind, itemsize) {
+            (Kind::Int, 1) => self.numbers(selection, out, |bytes| i8::from_le_bytes(bytes).into()),
+            (Kind::Int, 2) => self.numbers(selection, out, |bytes| i16::from_le_bytes(bytes).into()),
+            (Kind::Int, 4) => self.numbers(selection, out, |bytes| i32::from_le_bytes(bytes).into()),
+            (Kind::Int, _) => self.numbers(selection, out, |bytes| i64::from_le_bytes(bytes).into()),
+            (_, 1) => self.numbers(selection, out, |bytes| u8::from_le_bytes(bytes).into()),
+            (_, 2) => self.numbers(selection, out, |bytes| u16::from_le_bytes(bytes).into()),
+            (_, 4) => self.numbers(selection, out, |bytes| u32::from_le_bytes(bytes).into()),
+            _ => self.numbers(selection, out, |bytes| u64::from_le_bytes(bytes).into()),
         }
     }
 
-    /// Reads the runs of a part, of numbers of `N` bytes each.
+    /// Reads a selection of numbers of `N` bytes each.
     fn numbers<T, const N: usize>(
         &mut self,
-        part: &Runs,
+        selection: &Selection,
         out: &mut [T],
         number: impl Fn([u8; N]) -> T,
     ) -> Result<(), CliError> {
-        // A piece is in memory as bytes too.
         const PIECE: usize = 1 << 16;
         let Self { path, file, header, position, buffer } = self;
-        let (length, step) = (part.length(), part.step());
+        let (length, stride) = (selection.run_length(), selection.memory_stride());
         let is_big_endian = header.number.is_big_endian;
         let decode = |bytes: &[u8]| {
             let mut array = [0; N];
@@ -148,10 +151,13 @@ impl Reader {
             }
             number(array)
         };
-        let read = part.each(|in_file, in_memory| {
-            let to = header.length + (in_file * N) as u64;
+        // for each run of the selection, in the order of the file:
+        //     seek to its first element, unless the file is there (a relative seek keeps what is buffered)
+        //     for each piece of at most PIECE elements:
+        //         read its bytes; out[memory_offset + i * stride] = decode(bytes of element i)
+        let read = selection.for_each_run(|file_offset, memory_offset| {
+            let to = header.length + (file_offset * N) as u64;
             if to != *position {
-                // What is buffered stays so.
                 file.seek_relative(to.wrapping_sub(*position).cast_signed())?;
                 *position = to;
             }
@@ -161,11 +167,11 @@ impl Reader {
                 file.read_exact(buffer)?;
                 *position += buffer.len() as u64;
                 let numbers = buffer.chunks_exact(N).map(decode);
-                let out = &mut out[in_memory + start * step..];
-                if step == 1 {
+                let out = &mut out[memory_offset + start * stride..];
+                if stride == 1 {
                     out.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
                 } else {
-                    out.iter_mut().step_by(step).zip(numbers).for_each(|(to, number)| *to = number);
+                    out.iter_mut().step_by(stride).zip(numbers).for_each(|(to, number)| *to = number);
                 }
             }
             Ok(())
@@ -177,15 +183,15 @@ impl Reader {
     }
 }
 
-/// The bytes of an array's numbers, or none where they are beyond u64.
-fn bytes_of(shape: &[usize], bytes: usize) -> Option<u64> {
+/// Returns the bytes of an array's data, or None above u64::MAX.
+fn bytes_of(shape: &[usize], itemsize: usize) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
-    shape.iter().try_fold(bytes as u64, |bytes, &size| bytes.checked_mul(size as u64))
+    shape.iter().try_fold(itemsize as u64, |bytes, &size| bytes.checked_mul(size as u64))
 }
 
-fn name_of(kind: FileType) -> &'static str {
+fn describe(kind: FileType) -> &'static str {
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;

@@ -1,4 +1,4 @@
-//! An array of f32 on its way to a file.
+//! Writes arrays of f32 to `.npy` files, one selection at a time.
 
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
@@ -6,16 +6,16 @@ use logits::DType;
 
 use super::header::Header;
 use super::reader::Float;
-use super::runs::Runs;
+use super::selection::Selection;
 use crate::CliError;
 use crate::output::Output;
 
-/// An output that is an array of f32 in C order, written in any order of its parts.
+/// An output file of an array of f32 in C order, whose selections may be written in any order.
 pub(crate) struct Writer {
     file: BufWriter<Output>,
-    /// Bytes of the header.
+    /// Bytes before the data.
     start: u64,
-    /// Where the next byte is written.
+    /// The file offset (bytes) of the next write.
     position: u64,
 }
 
@@ -29,18 +29,19 @@ impl Writer {
         Ok(Self { file, start, position: start })
     }
 
-    /// Writes a part of the array from `values`, rounded to f32.
-    pub(crate) fn write<T: Float>(&mut self, part: &Runs, values: &[T]) -> Result<(), CliError> {
+    /// Writes the elements of `selection`, which must be of C order, from `values`, rounded to f32.
+    pub(crate) fn write<T: Float>(&mut self, selection: &Selection, values: &[T]) -> Result<(), CliError> {
+        debug_assert_eq!(selection.memory_stride(), 1);
         let Self { file, start, position } = self;
-        let length = part.length();
-        let written = part.each(|in_file, in_memory| {
-            let to = *start + (in_file * size_of::<f32>()) as u64;
+        let length = selection.run_length();
+        let written = selection.for_each_run(|file_offset, memory_offset| {
+            let to = *start + (file_offset * size_of::<f32>()) as u64;
             if to != *position {
                 file.seek(SeekFrom::Start(to))?;
                 *position = to;
             }
             *position += (length * size_of::<f32>()) as u64;
-            let values = &values[in_memory..in_memory + length];
+            let values = &values[memory_offset..memory_offset + length];
             if cfg!(target_endian = "little") && T::DTYPE == DType::F32 {
                 file.write_all(bytemuck::cast_slice(values))
             } else {
@@ -50,7 +51,7 @@ impl Writer {
         written.map_err(|error: io::Error| file.get_ref().error(error))
     }
 
-    /// The output, with all of the array in it.
+    /// Writes what is buffered, and returns the output.
     pub(crate) fn finish(self) -> Result<Output, CliError> {
         let flushed = self.file.into_inner();
         flushed.map_err(|failed| {

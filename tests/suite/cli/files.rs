@@ -51,19 +51,22 @@ numbers!(f32: "f4", f64: "f8", u8: "u1", i32: "i4", i64: "i8");
 
 /// An array of numbers in C order as a file.
 pub(super) fn npy<T: Number>(shape: &[u64], values: &[T]) -> Vec<u8> {
+    [&header_of::<T>(shape, false), bytemuck::cast_slice(values)].concat()
+}
+
+/// The header of an array whose numbers are in this machine's byte order.
+pub(super) fn header_of<T: Number>(shape: &[u64], is_fortran: bool) -> Vec<u8> {
     let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
     let end = if cfg!(target_endian = "little") { '<' } else { '>' };
-    let code = T::CODE;
-    let mut bytes = npy_header(&format!("{{'descr': '{end}{code}', 'fortran_order': False, 'shape': ({sizes}), }}"));
-    bytes.extend(bytemuck::cast_slice(values));
-    bytes
+    let (code, order) = (T::CODE, if is_fortran { "True" } else { "False" });
+    npy_header(&format!("{{'descr': '{end}{code}', 'fortran_order': {order}, 'shape': ({sizes}), }}"))
 }
 
 pub(super) fn write<T: Number>(path: &Path, shape: &[u64], values: &[T]) {
     fs::write(path, npy(shape, values)).unwrap();
 }
 
-/// The first bytes of a file, with this description of what follows.
+/// The magic string, version 1.0, the length of `text`, and `text`.
 pub(super) fn npy_header(text: &str) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((text.len() as u16).to_le_bytes());
@@ -111,6 +114,14 @@ impl Files {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    /// Writes an array of f32 zeros, whose data takes no room on the disk.
+    pub(super) fn zeros(&self, name: &str, shape: &[u64]) {
+        let header = npy::<f32>(shape, &[]);
+        fs::write(self.path(name), &header).unwrap();
+        let file = fs::File::options().write(true).open(self.path(name)).unwrap();
+        file.set_len(header.len() as u64 + 4 * shape.iter().product::<u64>()).unwrap();
+    }
+
     /// The names in the folder.
     pub(super) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
@@ -120,11 +131,12 @@ impl Files {
         names
     }
 
-    /// Evaluates the logits, in this folder, with these arguments more.
-    pub(super) fn loss(&self, more: &[&str]) -> Command {
+    /// A call of `logits loss` on x.npy and y.npy in this folder, with `arguments` added.
+    pub(super) fn loss(&self, arguments: &[&str]) -> Command {
         let mut command = logits();
         command.current_dir(self.folder.path());
-        command.args(["loss", "--device", "cpu", "--json", "--logits", "x.npy", "--targets", "y.npy"]).args(more);
+        command.args(["loss", "--device", "cpu", "--json", "--logits", "x.npy", "--targets", "y.npy"]);
+        command.args(arguments);
         command
     }
 }

@@ -22,7 +22,6 @@ fn refused_at_once(command: &mut Command, context: &str) -> String {
         }
     }
     assert!(!is_slow(took), "{context} took {took:?}");
-    assert_eq!(output.status.code(), Some(2), "{context}: {output:?}");
     line_of(&output)
 }
 
@@ -144,13 +143,13 @@ fn starts() -> Vec<(Vec<u8>, &'static str)> {
         (bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff"), "a header of 4294967295 bytes"),
         (bytes(b"\x93NUMPY\x03\x00\xff\xff\xff\xff"), "a header of 4294967295 bytes"),
         (bytes(b"\x93NUMPY\x02\x00\x01\x00\x01\x00"), "a header of 65537 bytes"),
-        (bytes(b"\x93numpy\x01\x00"), "does not start with"),
-        (bytes(b"\x93NUMPX\x01\x00"), "does not start with"),
-        (bytes(b"PK\x03\x04"), "does not start with"),
-        (bytes(b"\x1f\x8b\x08"), "does not start with"),
-        (bytes(b"\x80\x04\x95"), "does not start with"),
-        (bytes("0.5 1.5\n".as_bytes()), "does not start with"),
-        (bytes(&[0xff; 300]), "does not start with"),
+        (bytes(b"\x93numpy\x01\x00"), "numpy.save"),
+        (bytes(b"\x93NUMPX\x01\x00"), "numpy.save"),
+        (bytes(b"PK\x03\x04"), "a zip file"),
+        (bytes(b"\x1f\x8b\x08"), "numpy.save"),
+        (bytes(b"\x80\x04\x95"), "numpy.save"),
+        (bytes("0.5 1.5\n".as_bytes()), "numpy.save"),
+        (bytes(&[0xff; 300]), "numpy.save"),
     ]
 }
 
@@ -158,9 +157,10 @@ fn starts() -> Vec<(Vec<u8>, &'static str)> {
 fn hostile_files_are_refused_in_one_line() {
     let files = Files::new();
     write(&files.path("w.npy"), &[4], &[1.0_f32; 4]);
-    let names = [files.names(), vec!["case.npy".to_owned()]].concat();
+    fs::write(files.path("case.npy"), "").unwrap();
+    let names = files.names();
     let mut count = 0;
-    let mut check = |bytes: &[u8], reason: &str, has_values: bool| {
+    let mut check = |bytes: &[u8], reason: &str| {
         fs::write(files.path("case.npy"), bytes).unwrap();
         // As logits with the right reason. As anything else the shape may be what is wrong.
         for (input, reason) in [("--logits", reason), ("--targets", ""), ("--weight", "")] {
@@ -172,30 +172,26 @@ fn hostile_files_are_refused_in_one_line() {
             let context = format!("{input} {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(150)]));
             let line = refused_at_once(&mut command, &context);
             assert!(line.contains("case.npy"), "{context}: {line}");
-            assert!(line.contains(reason) || (has_values && input != "--logits"), "{context}: {line}");
+            assert!(line.contains(reason), "{context}: {line}");
             count += 1;
-            let mut found = files.names();
-            let mut expected = names.clone();
-            found.sort();
-            expected.sort();
-            assert_eq!(found, expected, "{context}");
+            assert_eq!(files.names(), names, "{context}");
         }
     };
     for (header, reason) in headers() {
-        check(&[npy_header(&header), vec![0; 80]].concat(), reason, false);
+        check(&[npy_header(&header), vec![0; 80]].concat(), reason);
     }
     for (bytes, reason) in starts() {
-        check(&bytes, reason, false);
+        check(&bytes, reason);
     }
     let whole = npy(&[5, 4], &files.logits);
     for length in (1..whole.len()).step_by(7) {
-        check(&whole[..length], "", false);
+        check(&whole[..length], "");
     }
     println!("{count} calls with hostile files");
     assert!(count >= 300);
 }
 
-/// A large length is no reason to reserve so much.
+/// A header's claimed length reserves no memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn headers_take_no_memory_that_is_not_there() {
@@ -209,7 +205,7 @@ fn headers_take_no_memory_that_is_not_there() {
     }
 }
 
-/// What is in place of a file.
+/// Pipes, sockets, devices, directories and broken paths are named in the error.
 #[cfg(unix)]
 #[test]
 fn inputs_that_are_no_files_are_named() {

@@ -5,8 +5,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-#[cfg(all(target_os = "linux", feature = "parallel"))]
-use super::files::npy_header;
 use super::files::{Files, read, refused, run, write};
 use crate::common;
 
@@ -106,10 +104,7 @@ fn little_memory_is_enough_or_the_row_is_refused() {
 
     // A row of 1.6 GB, which takes no room in the file system.
     write(&files.path("target.npy"), &[1], &[0_i64]);
-    let header = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 400000000), }");
-    std::fs::write(files.path("row.npy"), &header).unwrap();
-    let row = std::fs::File::options().write(true).open(files.path("row.npy")).unwrap();
-    row.set_len(header.len() as u64 + 1_600_000_000).unwrap();
+    files.zeros("row.npy", &[1, 400_000_000]);
     let refused = limited("1000000", &files.text("row.npy"), &files.text("target.npy"), &x);
     let told = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), told.lines().count()), (Some(2), 1), "{told}");

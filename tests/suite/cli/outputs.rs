@@ -8,11 +8,8 @@ use super::files::{Files, line_of, logits, read, write};
 #[test]
 fn places_that_cannot_be_are_refused_before_any_work() {
     let files = Files::new();
-    // Longer than the second, were it evaluated.
-    let header = super::npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (500000, 1000), }");
-    fs::write(files.path("long.npy"), &header).unwrap();
-    let long = fs::File::options().write(true).open(files.path("long.npy")).unwrap();
-    long.set_len(header.len() as u64 + 2_000_000_000).unwrap();
+    // 2 GB of logits: evaluating them would take longer than the two seconds allowed.
+    files.zeros("long.npy", &[500_000, 1000]);
     write(&files.path("many.npy"), &[500_000], &vec![0_i64; 500_000]);
     write(&files.path("w.npy"), &[1000], &[1.0_f32; 1000]);
     fs::write(files.path("former.npy"), "former").unwrap();
@@ -85,7 +82,7 @@ fn places_that_cannot_be_are_refused_before_any_work() {
     }
     assert_eq!(fs::read(files.path("former.npy")).unwrap(), b"former");
 
-    // The same for what other commands write.
+    // `bench` and `tune` refuse such paths too.
     for (command, option) in [(vec!["bench", "--shapes", "2x3"], "--plot"), (vec!["tune"], "--out")] {
         for (name, reason) in
             [("", "a value is required"), ("missing/f", "no folder"), ("t.txt", "same file as the input")]
@@ -116,7 +113,7 @@ fn links_are_followed_and_modes_kept() {
         assert!(files.loss(&outputs).output().unwrap().status.success());
         let mode_of = |name: &str| fs::metadata(files.path(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode_of("folder/private.npy"), mode);
-        // As any new file.
+        // New files have the mode that the umask gives.
         fs::write(files.path("any"), "").unwrap();
         assert_eq!((mode_of("new.npy"), mode_of("folder/new.npy")), (mode_of("any"), mode_of("any")));
         for link in ["dangling.npy", "private.npy", "folder/second.npy"] {
@@ -130,7 +127,7 @@ fn links_are_followed_and_modes_kept() {
     assert_eq!(fs::read_dir(files.path("folder")).unwrap().count(), 3);
 }
 
-/// What a disk without room for it does to a file: there is a limit to its size.
+/// A limit on the file size stands in for a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_no_file() {
@@ -141,7 +138,7 @@ fn a_full_disk_leaves_no_file() {
     for outputs in [&["--grad", "g.npy"][..], &["--per-row", "r.npy", "--probs", "p.npy", "--grad", "g.npy"]] {
         let mut command = std::process::Command::new("sh");
         command.current_dir(files.folder.path());
-        // In units of 512 bytes, or of 1024.
+        // The unit is 512 or 1024 bytes, depending on the shell.
         command.args([
             "-c",
             "ulimit -f 64; exec \"$0\" \"$@\"",
@@ -165,17 +162,14 @@ mod unix {
     use std::time::{Duration, Instant};
     use std::{io, thread};
 
-    use super::super::files::{Files, line_of, logits, npy_header, write};
+    use super::super::files::{Files, line_of, logits, write};
     use crate::common;
 
     /// Nothing is left of a call that a signal ends, and the call ends by it.
     #[test]
     fn a_signal_leaves_no_file() {
         let files = Files::new();
-        let header = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (500000, 1000), }");
-        fs::write(files.path("long.npy"), &header).unwrap();
-        let long = File::options().write(true).open(files.path("long.npy")).unwrap();
-        long.set_len(header.len() as u64 + 2_000_000_000).unwrap();
+        files.zeros("long.npy", &[500_000, 1000]);
         write(&files.path("many.npy"), &[500_000], &vec![0_i64; 500_000]);
         fs::write(files.path("p.npy"), "former").unwrap();
         let names = files.names();
@@ -188,6 +182,7 @@ mod unix {
             while files.names().len() < names.len() + 2 && start.elapsed() < Duration::from_secs(60) {
                 thread::sleep(Duration::from_millis(1));
             }
+            assert_eq!(files.names().len(), names.len() + 2, "no unfinished files after {:?}", start.elapsed());
             thread::sleep(Duration::from_millis(50));
             let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
             assert!(kill.success());
@@ -202,8 +197,13 @@ mod unix {
     #[test]
     fn an_ignored_signal_stays_ignored() {
         let files = Files::new();
+        files.zeros("x.npy", &[300_000, 1000]);
+        write(&files.path("y.npy"), &[300_000], &vec![0_i64; 300_000]);
         let mut command = Command::new("sh");
-        let script = "trap '' INT HUP; \"$0\" \"$@\" & kill -s INT $!; kill -s HUP $!; wait $!";
+        // The signals come when there are unfinished files.
+        let script = "trap '' INT HUP; \"$0\" \"$@\" & \
+            while ! ls -A | grep -q '^[.]logits-'; do kill -0 $! || exit 9; done; \
+            kill -s INT $!; kill -s HUP $!; wait $!";
         command.current_dir(files.folder.path()).args(["-c", script, env!("CARGO_BIN_EXE_logits"), "loss"]);
         command.args(["--device", "cpu", "--logits", "x.npy", "--targets", "y.npy", "--grad", "g.npy"]);
         let output = command.output().unwrap();
@@ -211,42 +211,41 @@ mod unix {
         assert!(files.path("g.npy").exists());
     }
 
-    fn commands(files: &Files) -> Vec<Command> {
-        let mut commands: Vec<Command> =
-            ["--help", "--version", "help", "loss --help", "check --device cpu", "info", "info --json"]
-                .into_iter()
-                .chain([
-                    "bench --device cpu --shapes 5x7 --budget 1",
-                    "bench --device cpu --shapes 5x7 --budget 1 --json --plot b.svg",
-                ])
-                .map(|call| {
-                    let mut command = logits();
-                    command.args(call.split(' '));
-                    command
-                })
-                .collect();
-        commands.extend([files.loss(&["--grad", "g.npy"]), logits()]);
-        let text = ["loss", "--device", "cpu", "--logits", "x.npy", "--targets", "y.npy", "--probs", "p.npy"];
-        if let Some(last) = commands.last_mut() {
-            last.args(text);
-        }
+    /// A call of each command, and whether it has an output file.
+    fn commands(files: &Files) -> Vec<(Command, bool)> {
+        let mut calls: Vec<Vec<String>> = [
+            "--help",
+            "--version",
+            "help",
+            "loss --help",
+            "check --device cpu",
+            "info",
+            "info --json",
+            "bench --device cpu --shapes 5x7 --budget 1",
+            "bench --device cpu --shapes 5x7 --budget 1 --json --plot b.svg",
+            "loss --device cpu --json --logits x.npy --targets y.npy --grad g.npy",
+            "loss --device cpu --logits x.npy --targets y.npy",
+        ]
+        .iter()
+        .map(|call| call.split(' ').map(str::to_owned).collect())
+        .collect();
         if let Some(device) = common::gpus().first() {
             let name = format!("{}:{}", device.backend(), device.name());
-            for more in [&[][..], &["--json"]] {
-                let mut command = logits();
-                command.args(["tune", "--elements", "4096", "--out", "t.txt", "--device", &name]).args(more);
-                commands.push(command);
+            for more in [&["--device", &name][..], &["--json", "--device", &name]] {
+                let call = [&["tune", "--elements", "4096", "--out", "t.txt"], more].concat();
+                calls.push(call.into_iter().map(str::to_owned).collect());
             }
         }
-        for command in &mut commands {
-            // No adapter is measured by `info`, which takes long.
-            let is_info = command.get_args().any(|argument| argument == "info");
-            command.current_dir(files.folder.path());
-            if is_info {
+        let command = |call: Vec<String>| {
+            let mut command = logits();
+            command.current_dir(files.folder.path()).args(&call);
+            if call[0] == "info" {
+                // No adapter is measured, which takes long.
                 command.env("WGPU_BACKEND", "dx12");
             }
-        }
-        commands
+            (command, call.iter().any(|word| ["--plot", "--grad", "--out"].contains(&word.as_str())))
+        };
+        calls.into_iter().map(command).collect()
     }
 
     #[cfg(target_os = "linux")]
@@ -254,7 +253,7 @@ mod unix {
     fn a_full_standard_output_is_an_error() {
         let files = Files::new();
         let names = files.names();
-        for mut command in commands(&files) {
+        for (mut command, _) in commands(&files) {
             let full = File::options().write(true).open("/dev/full").unwrap();
             let output = command.stdout(full).output().unwrap();
             assert!(line_of(&output).contains("standard output: No space left"), "{command:?}");
@@ -266,16 +265,38 @@ mod unix {
     fn a_closed_standard_output_is_no_reason_to_panic() {
         let files = Files::new();
         let names = files.names();
-        for mut command in commands(&files) {
+        for (mut command, has_output) in commands(&files) {
             let (reader, writer) = io::pipe().unwrap();
             drop(reader);
             let output = command.stdout(writer).output().unwrap();
-            assert_eq!((output.status.code(), output.stderr.len()), (Some(2), 0), "{command:?}: {output:?}");
+            if has_output {
+                assert!(line_of(&output).contains("no file was written"), "{command:?}: {output:?}");
+            }
+            let is_quiet = output.stderr.is_empty();
+            assert_eq!((output.status.code(), is_quiet), (Some(2), !has_output), "{command:?}: {output:?}");
             assert_eq!(files.names(), names, "{command:?}");
         }
     }
 
-    /// Whoever does not listen to errors has the exit code.
+    /// Who reads a part of a result has all of it written, and the files too.
+    #[test]
+    fn a_standard_output_that_is_closed_after_a_line_loses_nothing() {
+        use std::io::{BufRead, BufReader};
+
+        let files = Files::new();
+        for _ in 0..20 {
+            let mut command = logits();
+            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "x.npy"]);
+            let mut child =
+                command.args(["--targets", "y.npy", "--grad", "g.npy"]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert!(line.starts_with("loss") && child.wait().unwrap().success());
+            fs::remove_file(files.path("g.npy")).unwrap();
+        }
+    }
+
+    /// The exit code is 2 even where standard error is full or closed.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_standard_error_is_no_reason_to_panic() {
@@ -298,5 +319,9 @@ mod unix {
             assert!(line_of(&output).contains("standard output"), "{name}: {output:?}");
             assert_eq!(files.names(), ["out.txt", "x.npy", "y.npy"]);
         }
+        let out = File::create(files.path("out.txt")).unwrap();
+        let status = files.loss(&["--grad", "out.txt"]).stdout(Stdio::null()).stderr(out).status().unwrap();
+        let said = fs::read_to_string(files.path("out.txt")).unwrap();
+        assert!(status.code() == Some(2) && said.contains("the same file as standard error"), "{said}");
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use plotters::prelude::*;
 
+use super::Row;
 use crate::CliError;
-use crate::bench::Row;
 
 /// The picture, as SVG.
 pub(crate) fn draw(rows: &[Row], title: &str) -> Result<String, CliError> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::files::{Files, Number, npy, npy_header, read, refused, run, write};
+use super::files::{Files, Number, header_of, npy, npy_header, read, refused, run, write};
 
 fn bytes_of(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap().as_bytes();
@@ -60,14 +60,12 @@ fn every_kind_that_numpy_writes_is_read() {
 }
 
 /// The elements of `x`, which is in C order, as a file in Fortran order.
-fn fortran<T: Number>(shape: &[usize], x: &[T]) -> Vec<u8> {
-    let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
-    let code = T::CODE;
-    let mut bytes = npy_header(&format!("{{'descr': '<{code}', 'fortran_order': True, 'shape': ({sizes}), }}"));
+fn fortran<T: Number>(shape: &[u64], x: &[T]) -> Vec<u8> {
+    let mut bytes = header_of::<T>(shape, true);
     let mut index = vec![0; shape.len()];
     for _ in 0..x.len() {
         let place = index.iter().zip(shape).fold(0, |place, (at, size)| place * size + at);
-        bytes.extend(bytemuck::bytes_of(&x[place]));
+        bytes.extend(bytemuck::bytes_of(&x[place as usize]));
         for (at, &size) in index.iter_mut().zip(shape) {
             *at += 1;
             if *at < size {
@@ -79,7 +77,7 @@ fn fortran<T: Number>(shape: &[usize], x: &[T]) -> Vec<u8> {
     bytes
 }
 
-/// Batches are cut otherwise in Fortran order; of these shapes some are evaluated in several, of blocks, of columns and of boxes.
+/// In Fortran order batches have another shape. The larger arrays here take several batches.
 #[test]
 fn fortran_order_gives_what_c_order_gives() {
     let files = Files::new();
@@ -94,18 +92,17 @@ fn fortran_order_gives_what_c_order_gives() {
         &[2, 3, 1500, 700],
         &[40, 10, 30, 2, 400],
     ] {
-        let elements: usize = shape.iter().product();
+        let elements = shape.iter().product::<u64>() as usize;
         let x: Vec<f32> = (0..elements).map(|at| (at * 7919 % 1013) as f32 * 0.007 - 3.0).collect();
         let mut rows = shape.to_vec();
-        let classes = rows.remove(1);
+        let classes = rows.remove(1) as usize;
         let y: Vec<i32> = (0..elements / classes).map(|at| (at * 31 % classes.min(97)) as i32).collect();
-        let sizes = |shape: &[usize]| shape.iter().map(|&size| size as u64).collect::<Vec<_>>();
-        write(&files.path("x.npy"), &sizes(shape), &x);
-        write(&files.path("y.npy"), &sizes(&rows), &y);
+        write(&files.path("x.npy"), shape, &x);
+        write(&files.path("y.npy"), &rows, &y);
         std::fs::write(files.path("xf.npy"), fortran(shape, &x)).unwrap();
         std::fs::write(files.path("yf.npy"), fortran(&rows, &y)).unwrap();
         let wanted = outputs(&files, "x.npy", "y.npy");
-        assert_eq!(wanted.1[0].0, sizes(shape));
+        assert_eq!(wanted.1[0].0, shape);
         for (x, y) in [("xf.npy", "y.npy"), ("x.npy", "yf.npy"), ("xf.npy", "yf.npy")] {
             let got = outputs(&files, x, y);
             assert!(got.1 == wanted.1, "{shape:?} of {x} and {y}");
@@ -127,8 +124,8 @@ fn targets_in_fortran_order_are_those_of_their_rows() {
     let shape = [2, 3, 2, 2];
     let x: Vec<f32> = (0..24).map(|at| (at * 7 % 11) as f32).collect();
     let mut q: Vec<f32> = (0..24).map(|at| (at * 5 % 13) as f32 / 16.0).collect();
-    write(&files.path("x.npy"), &shape.map(|size| size as u64), &x);
-    write(&files.path("q.npy"), &shape.map(|size| size as u64), &q);
+    write(&files.path("x.npy"), &shape, &x);
+    write(&files.path("q.npy"), &shape, &q);
     std::fs::write(files.path("qf.npy"), fortran(&shape, &q)).unwrap();
     assert_eq!(outputs(&files, "x.npy", "q.npy"), outputs(&files, "x.npy", "qf.npy"));
 
@@ -141,7 +138,7 @@ fn targets_in_fortran_order_are_those_of_their_rows() {
     refused(&["loss", "--logits", &x, "--targets", &y], &["yf.npy", "target 9 of row 6"]);
 }
 
-/// What other writers than numpy 2 put into a header.
+/// Headers that other programs than numpy 2 write.
 #[test]
 fn headers_of_other_writers_are_read() {
     let files = Files::new();
@@ -160,7 +157,7 @@ fn headers_of_other_writers_are_read() {
         std::fs::write(files.path("case.npy"), [&npy_header(header), data].concat()).unwrap();
         assert_eq!(outputs(&files, "case.npy", "y.npy"), wanted, "{header}");
     }
-    // Longer than numpy's own limit, and what follows the array is another one's.
+    // A header longer than numpy's own limit, and bytes after the array.
     let padded = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (5, 4), }}{:>60000}\n", "");
     std::fs::write(files.path("case.npy"), [&npy_header(&padded), data, &[7; 999]].concat()).unwrap();
     assert_eq!(outputs(&files, "case.npy", "y.npy"), wanted);
