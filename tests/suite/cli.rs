@@ -448,7 +448,8 @@ fn the_environment_is_heard() {
     let info = |variable: &str, value: &str| -> Value {
         let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
         // No adapter is measured, which takes long.
-        let output = command.args(["info", "--json"]).env(variable, value).env("WGPU_BACKEND", "dx12").output().unwrap();
+        let output =
+            command.args(["info", "--json"]).env(variable, value).env("WGPU_BACKEND", "dx12").output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     };
     assert_eq!(info("LOGITS_SIMD", "portable")["cpu_simd"], "portable");
