@@ -87,7 +87,8 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("{} bytes, where a tuning file has at most {LONGEST}", found.len())));
     }
     let mut text = String::new();
-    File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    // No more than its length: a file of /proc has none, and may have no end.
+    File::open(path)?.take(found.len()).read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -99,6 +99,7 @@ impl CliError {
 
 fn main() -> ExitCode {
     quiet_mesa();
+    output::survive_size_limit();
     match run() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),

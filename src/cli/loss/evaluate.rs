@@ -23,7 +23,7 @@ impl Outputs {
     }
 }
 
-/// Sums over the batches so far.
+/// Sums over the batches so far, that of the losses times their factor.
 #[derive(Default)]
 pub(super) struct Results {
     pub(super) sum: f64,
@@ -52,10 +52,8 @@ pub(super) struct Buffers<T> {
 pub(super) struct Evaluation<'e, T> {
     pub(super) device: &'e Device,
     pub(super) loss: CrossEntropy,
-    /// The factor of a batch's loss that the total weight does not hold.
-    pub(super) loss_scale: f64,
     /// The factor of each row's loss.
-    pub(super) row_scale: f64,
+    pub(super) scale: f64,
     pub(super) top_k: Option<usize>,
     pub(super) logits: Reader,
     pub(super) targets: Reader,
@@ -88,8 +86,9 @@ where
             resize(integers, "the targets of a batch", rows)?;
             targets.integers(&of_rows(is_fortran), integers)?;
             resize(target_classes, "the targets of a batch", rows)?;
-            // Every counted target fits: `survey_targets` has checked them.
-            target_classes.iter_mut().zip(integers).for_each(|(class, &mut target)| *class = target as i64);
+            // Every counted target fits: `survey_targets` has checked them. No class has the number of one that has changed since.
+            let class_of = |&mut target: &mut i128| i64::try_from(target).unwrap_or(i64::MAX);
+            target_classes.iter_mut().zip(integers).for_each(|(class, target)| *class = class_of(target));
             Targets::from(target_classes.as_slice())
         };
 
@@ -126,10 +125,10 @@ where
             }
         };
         if let Some(file) = &mut outputs.per_row {
-            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.row_scale));
+            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.scale));
             file.write(&of_rows(false), &out.per_row)?;
         }
-        results.sum += out.loss / self.loss_scale;
+        results.sum += out.loss;
         results.note(out.fell_back);
         Ok(())
     }

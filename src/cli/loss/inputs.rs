@@ -4,19 +4,13 @@ use std::path::Path;
 
 use logits::Error;
 
-use super::ReductionName;
 use super::batches::row_shape;
 use crate::CliError;
 use crate::memory::resize;
 use crate::npy::{Reader, Selection};
 
-/// Class weights as f32: those of the file times `scale`, a power of two.
-pub(super) struct Weights {
-    pub(super) values: Vec<f32>,
-    pub(super) scale: f64,
-}
-
-pub(super) fn read_weight(path: &Path, classes: usize, reduction: ReductionName) -> Result<Weights, CliError> {
+/// Reads class weights, each from 0 to the largest f32.
+pub(super) fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliError> {
     let mut reader = Reader::open(path)?;
     reader.expect_floats()?;
     if *reader.shape() != [classes] {
@@ -31,20 +25,15 @@ pub(super) fn read_weight(path: &Path, classes: usize, reduction: ReductionName)
             reader.error(format!("the weight of class {class} is {value}; weights must be between 0 and 3.4028235e38"))
         );
     }
-    // Under a mean only the ratios of the weights count. Weights that f32 would round to 0 are scaled to about 1.
-    let largest = weight.iter().copied().fold(0.0, f64::max);
-    let is_tiny = reduction == ReductionName::Mean && largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE);
-    let scale = if is_tiny { (-largest.log2().floor()).min(1023.0).exp2() } else { 1.0 };
-    let mut values = Vec::new();
-    resize(&mut values, "the weights", classes)?;
-    values.iter_mut().zip(weight).for_each(|(to, weight)| *to = (weight * scale) as f32);
-    Ok(Weights { values, scale })
+    Ok(weight)
 }
 
 /// Sums over the counted rows: their number, and the weights of their targets.
 pub(super) struct Totals {
     pub(super) counted_rows: u64,
     pub(super) weight: f64,
+    /// The largest weight of a class that is a target, or of any class where targets are probabilities.
+    pub(super) largest_weight: f64,
 }
 
 /// Targets in memory at a time during the first pass.
@@ -55,7 +44,7 @@ pub(super) fn survey_targets(
     reader: &mut Reader,
     ignored: &[i64],
     shape: &[usize],
-    weight: Option<&[f32]>,
+    weight: Option<&[f64]>,
 ) -> Result<Totals, CliError> {
     let (rows, found) = (row_shape(shape), reader.shape());
     if reader.is_float() {
@@ -63,7 +52,7 @@ pub(super) fn survey_targets(
             let needed = format!("probabilities {shape:?} or integers {rows:?} are needed");
             return Err(reader.error(format!("targets of shape {found:?}, where {needed}")));
         }
-        return check_probabilities(reader, shape);
+        return check_probabilities(reader, shape, weight);
     }
     if found != rows {
         let is_last = shape.len() > 2 && found == &shape[..shape.len() - 1];
@@ -77,12 +66,13 @@ pub(super) fn survey_targets(
     check_classes(reader, ignored, rows.iter().product(), shape[usize::from(shape.len() > 1)], weight)
 }
 
-fn check_probabilities(reader: &mut Reader, shape: &[usize]) -> Result<Totals, CliError> {
+fn check_probabilities(reader: &mut Reader, shape: &[usize], weight: Option<&[f64]>) -> Result<Totals, CliError> {
     let count: usize = shape.iter().product();
     let rows: usize = row_shape(shape).iter().product();
-    let mut batch = vec![0.0_f64; count.min(SURVEYED)];
+    let mut batch = Vec::new();
+    resize(&mut batch, "targets", count.min(SURVEYED))?;
     for start in (0..count).step_by(SURVEYED) {
-        let batch = &mut batch[..SURVEYED.min(count - start)];
+        let batch: &mut [f64] = &mut batch[..SURVEYED.min(count - start)];
         reader.floats(&Selection::flat(start..start + batch.len()), batch)?;
         if let Some(at) = batch.iter().position(|q| !(0.0..=f64::from(f32::MAX)).contains(q)) {
             let (inner, classes): (usize, _) = (shape.iter().skip(2).product(), count / rows);
@@ -91,7 +81,8 @@ fn check_probabilities(reader: &mut Reader, shape: &[usize]) -> Result<Totals, C
             return Err(reader.error(Error::Probability { row, class, value: batch[at] }));
         }
     }
-    Ok(Totals { counted_rows: rows as u64, weight: rows as f64 })
+    let largest_weight = weight.unwrap_or(&[1.0]).iter().copied().fold(0.0, f64::max);
+    Ok(Totals { counted_rows: rows as u64, weight: rows as f64, largest_weight })
 }
 
 fn check_classes(
@@ -99,10 +90,11 @@ fn check_classes(
     ignored: &[i64],
     rows: usize,
     classes: usize,
-    weight: Option<&[f32]>,
+    weight: Option<&[f64]>,
 ) -> Result<Totals, CliError> {
-    let mut totals = Totals { counted_rows: 0, weight: 0.0 };
-    let mut batch = vec![0; rows.min(SURVEYED)];
+    let mut totals = Totals { counted_rows: 0, weight: 0.0, largest_weight: 0.0 };
+    let mut batch = Vec::new();
+    resize(&mut batch, "targets", rows.min(SURVEYED))?;
     for start in (0..rows).step_by(SURVEYED) {
         let batch = &mut batch[..SURVEYED.min(rows - start)];
         reader.integers(&Selection::flat(start..start + batch.len()), batch)?;
@@ -115,7 +107,9 @@ fn check_classes(
                 reader.error(Error::TargetOutOfRange { row, target, classes, ignored: ignored.to_vec() })
             })?;
             totals.counted_rows += 1;
-            totals.weight += weight.map_or(1.0, |weight| weight[class].into());
+            let weight = weight.map_or(1.0, |weight| weight[class]);
+            totals.weight += weight;
+            totals.largest_weight = totals.largest_weight.max(weight);
         }
     }
     Ok(totals)

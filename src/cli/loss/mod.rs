@@ -15,7 +15,7 @@ use crate::stdio::{self, json_number, progress};
 use crate::{CliError, Common, output};
 use batches::{Batches, row_shape};
 use evaluate::{Buffers, Evaluation, Outputs, Results};
-use inputs::{Totals, Weights, read_weight, survey_targets};
+use inputs::{Totals, read_weight, survey_targets};
 
 const FILES: &str = "\
 Files are .npy files, in C or Fortran order and either byte order. They are read in parts, so pipes are refused. Outputs are float32 in C order: \
@@ -115,11 +115,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         Device::cpu().top_k_vec(nothing, k)?;
     }
     let outputs = create_outputs(options, &shape)?;
-    let weight =
-        options.weight.as_deref().map(|path| read_weight(path, problem.classes(), options.reduction)).transpose()?;
+    let weight = options.weight.as_deref().map(|path| read_weight(path, problem.classes())).transpose()?;
     let mut targets = Reader::open(&options.targets)?;
-    let values = weight.as_ref().map(|weight| &weight.values[..]);
-    let totals = survey_targets(&mut targets, &options.ignore_index, &shape, values)?;
+    let totals = survey_targets(&mut targets, &options.ignore_index, &shape, weight.as_deref())?;
     let device = options.common.open()?;
     let files = Files { logits, targets, outputs };
     // A GPU that was asked for refuses f64; a device that was chosen automatically falls back to the CPU.
@@ -157,7 +155,7 @@ fn run_with<T: Float>(
     options: &Options,
     device: &Device,
     files: Files,
-    weight: Option<Weights>,
+    weight: Option<Vec<f64>>,
     totals: Totals,
 ) -> Result<(), CliError>
 where
@@ -165,13 +163,12 @@ where
 {
     let Files { logits, targets, outputs } = files;
     let batches = Batches::new(logits.shape(), logits.is_fortran() || targets.is_fortran());
-    let (loss, loss_scale) = loss_of_batches(options, &totals, weight.as_ref())?;
-    let row_scale = loss_scale * weight.map_or(1.0, |weight| weight.scale);
+    let scale = weight.as_ref().map_or(1.0, |weight| weight_scale(options, weight, &totals, targets.is_float()));
+    let loss = loss_of_batches(options, weight.as_deref(), &totals, scale)?;
     let mut evaluation = Evaluation::<T> {
         device,
         loss,
-        loss_scale,
-        row_scale,
+        scale,
         top_k: options.top_k,
         logits,
         targets,
@@ -189,45 +186,58 @@ where
     let Evaluation { outputs, results, .. } = evaluation;
     // The outputs are complete here. They get their names after the result is printed.
     let outputs = outputs.finish()?;
-    print_results(options, device, rows, &totals, results)?;
+    print_results(options, device, rows, &totals, scale, results)?;
     output::commit(outputs)
 }
 
-/// The loss of a batch, summed, and the factor of its sum that `totals.weight` does not hold.
+/// The power of two that class weights, and so losses, are multiplied by: one with which f32 holds the weights that count, and their sums.
+fn weight_scale(options: &Options, weight: &[f64], totals: &Totals, is_soft: bool) -> f64 {
+    // Smoothing brings in the weights of all classes.
+    let of_all = weight.iter().copied().fold(0.0, f64::max);
+    let is_smoothed = options.label_smoothing > 0.0;
+    let largest = if is_smoothed { of_all } else { totals.largest_weight };
+    let is_tiny = largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE);
+    let up = if is_tiny { (-largest.log2().floor()).min(1023.0).exp2() } else { 1.0 };
+    let is_mean = options.reduction == ReductionName::Mean && totals.weight > 0.0;
+    if !is_mean || (is_soft && is_tiny) {
+        // The z-loss is not tiny because the weights are.
+        return if options.z_loss == 0.0 { up } else { 1.0 };
+    }
+    let total = totals.weight * up;
+    let largest = if is_smoothed { of_all * up } else { total };
+    up * weight_unit(total, totals.counted_rows as f64, 1.0, largest)
+}
+
+/// The loss of a batch, summed and multiplied by `scale`.
 fn loss_of_batches(
     options: &Options,
+    weight: Option<&[f64]>,
     totals: &Totals,
-    weight: Option<&Weights>,
-) -> Result<(CrossEntropy, f64), CliError> {
+    scale: f64,
+) -> Result<CrossEntropy, CliError> {
     // Each batch returns the sum of its losses. Its gradient depends on the other batches only through `totals`.
     let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = options.loss().reduction(Reduction::Sum);
     // The z-loss is averaged over the counted rows, the rest over their total weight: `z_loss` is multiplied by their mean weight.
     let is_weighted = is_mean && totals.weight > 0.0;
     let mean_weight = if is_weighted { totals.weight / totals.counted_rows as f64 } else { 1.0 };
-    let scale = match weight {
-        Some(Weights { values, .. }) if is_weighted => {
-            let of_all = || values.iter().copied().fold(0.0, f32::max).into();
-            let largest = if options.label_smoothing > 0.0 { of_all() } else { totals.weight };
-            weight_unit(totals.weight, totals.counted_rows as f64, 1.0, largest)
-        }
-        _ => 1.0,
-    };
-    loss = loss.z_loss((f64::from(options.z_loss) * mean_weight * scale) as f32);
-    if is_weighted {
-        loss = loss.upstream_gradient((1.0 / (totals.weight * scale)) as f32);
-    } else if is_mean {
+    loss = loss.z_loss((f64::from(options.z_loss) * (mean_weight * scale)) as f32);
+    if is_mean && !is_weighted {
         // Where nothing is counted, the mean of each batch is the mean of the whole.
         loss = loss.reduction(Reduction::Mean);
+    } else {
+        let divisor = if is_weighted { totals.weight * scale } else { scale };
+        loss = loss.upstream_gradient((1.0 / divisor) as f32);
     }
-    if let Some(Weights { values, .. }) = weight {
+    if let Some(weight) = weight {
         let mut scaled = Vec::new();
-        resize(&mut scaled, "the weights", values.len())?;
-        let times = |weight: &f32| (f64::from(*weight) * scale).min(f64::from(f32::MAX)) as f32;
-        scaled.iter_mut().zip(values).for_each(|(to, weight)| *to = times(weight));
+        resize(&mut scaled, "the weights", weight.len())?;
+        // A weight beyond f32 is that of a class that does not count.
+        let times = |weight: &f64| (weight * scale).min(f64::from(f32::MAX)) as f32;
+        scaled.iter_mut().zip(weight).for_each(|(to, weight)| *to = times(weight));
         loss = loss.weight(scaled);
     }
-    Ok((loss, scale))
+    Ok(loss)
 }
 
 fn print_results(
@@ -235,11 +245,12 @@ fn print_results(
     device: &Device,
     rows: usize,
     totals: &Totals,
+    scale: f64,
     results: Results,
 ) -> Result<(), CliError> {
     let Results { sum, correct, correct_in_top_k, fell_back } = results;
-    let mean = if totals.weight == 0.0 { f64::NAN } else { sum / totals.weight };
-    let value = if options.reduction == ReductionName::Mean { mean } else { sum };
+    let mean = if totals.weight == 0.0 { f64::NAN } else { sum / (totals.weight * scale) };
+    let value = if options.reduction == ReductionName::Mean { mean } else { sum / scale };
     let fraction = |count: u64| count as f64 / totals.counted_rows as f64;
     let (accuracy, top_k_accuracy) = (fraction(correct), fraction(correct_in_top_k));
     let perplexity = mean.exp();

@@ -52,12 +52,14 @@ impl Reader {
             )));
         }
         let file = File::open(path).map_err(failed)?;
-        let held = file.metadata().map_err(failed)?.len();
+        let length = file.metadata().map_err(failed)?.len();
+        // No more than its length: a file of /proc has none, and may have no end.
         let mut file = BufReader::new(file);
-        let header = Header::read(&mut file).map_err(bad)?;
-        let held = held.saturating_sub(header.length);
+        let header = Header::read(&mut file.by_ref().take(length)).map_err(bad)?;
+        let held = length.saturating_sub(header.length);
         let Header { number, shape, .. } = &header;
-        if bytes_of(shape, number.itemsize).is_none_or(|needed| held < needed) {
+        let needed = bytes_of(shape, number.itemsize).map_err(bad)?;
+        if held < needed {
             return Err(bad(format!("cut short: {held} bytes of data for the shape {shape:?} of {number}")));
         }
         let position = header.length;
@@ -183,12 +185,14 @@ impl Reader {
     }
 }
 
-/// Returns the bytes of an array's data, or None above u64::MAX.
-fn bytes_of(shape: &[usize], itemsize: usize) -> Option<u64> {
-    if shape.contains(&0) {
-        return Some(0);
+/// Returns the bytes of an array's data. A shape is refused whose sizes but for zeros have a product beyond memory, as numpy does.
+fn bytes_of(shape: &[usize], itemsize: usize) -> Result<u64, String> {
+    let not_empty = shape.iter().try_fold(itemsize, |bytes, &size| bytes.checked_mul(size.max(1)));
+    match not_empty.filter(|&bytes| bytes <= isize::MAX as usize) {
+        None => Err(format!("the shape {shape:?} is too large")),
+        Some(_) if shape.contains(&0) => Ok(0),
+        Some(bytes) => Ok(bytes as u64),
     }
-    shape.iter().try_fold(itemsize as u64, |bytes, &size| bytes.checked_mul(size as u64))
 }
 
 fn describe(kind: FileType) -> &'static str {

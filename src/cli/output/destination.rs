@@ -56,8 +56,16 @@ pub(super) fn standard_streams() -> impl Iterator<Item = (FileId, &'static str)>
 #[derive(Clone, PartialEq)]
 pub(super) enum Identity {
     Existing(FileId),
-    /// A folder and a name in it that does not exist yet.
+    /// A folder and a name in it that does not exist yet, in lower case where systems mostly do not distinguish it.
     New(FileId, OsString),
+}
+
+impl Identity {
+    fn new(folder: FileId, name: &OsStr) -> Self {
+        let is_folded = cfg!(any(windows, target_vendor = "apple"));
+        let name = if is_folded { name.to_string_lossy().to_lowercase().into() } else { name.to_owned() };
+        Self::New(folder, name)
+    }
 }
 
 /// The file that an output's path leads to.
@@ -90,9 +98,14 @@ impl Destination {
                     path = folder_of(&path).join(to);
                     continue;
                 }
-                Ok(_) => {
+                Ok(found) => {
                     // A file that may not be written may not be replaced either.
                     File::options().write(true).open(&path).map_err(|error| bad(&error))?;
+                    if !may_rename(&path, &found).map_err(|error| bad(&error))? {
+                        return Err(bad(
+                            &"is in a sticky folder and belongs to another user, so it cannot be replaced",
+                        ));
+                    }
                     FileId::of(&path).map(Identity::Existing)
                 }
                 // Only where `given` leads to no file: a link in /proc/self/fd names a path that may be gone, though the file exists.
@@ -102,12 +115,31 @@ impl Destination {
                     if !folder.metadata().map_err(missing)?.is_dir() {
                         return Err(bad(&format!("{} is not a folder", folder.display())));
                     }
-                    FileId::of(folder).map(|id| Identity::New(id, path.file_name().unwrap_or_default().to_owned()))
+                    FileId::of(folder).map(|id| Identity::new(id, path.file_name().unwrap_or_default()))
                 }
                 Err(error) => Err(error),
             };
             return Ok(Self { identity: identity.map_err(|error| bad(&error))?, path });
         }
         Err(bad(&"too many symbolic links"))
+    }
+}
+
+/// Returns whether this process may give another file the name of an existing one: in a sticky folder only its owner, the folder's and root may.
+fn may_rename(path: &Path, found: &fs::Metadata) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+        const STICKY: u32 = 0o1000;
+        let folder = folder_of(path).metadata()?;
+        let user = nix::unistd::geteuid();
+        let is_owner = [found.uid(), folder.uid()].contains(&user.as_raw());
+        Ok(folder.permissions().mode() & STICKY == 0 || user.is_root() || is_owner)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (path, found);
+        Ok(true)
     }
 }

@@ -12,6 +12,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::CliError;
 use destination::{Destination, FileId, Identity, folder_of, standard_streams};
+pub(crate) use signals::survive_size_limit;
 use signals::{clean_up_after_signals, temporaries};
 
 /// How temporary names start.
@@ -37,19 +38,21 @@ impl Output {
 
     fn create(given: &Path, destination: PathBuf) -> Result<Self, CliError> {
         let failed = |error: io::Error| CliError::file(given, error);
+        let former = destination.metadata().ok();
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX);
+        // A new file has the mode that the umask gives. One that takes a former file's place is private until it has its mode.
         #[cfg(unix)]
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        #[cfg(unix)]
-        builder.permissions(permissions);
+        if former.is_none() {
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        }
         let temporary = {
             let mut temporaries = temporaries();
             let temporary = builder.tempfile_in(folder_of(&destination)).map_err(failed)?;
             temporaries.push(temporary.path().to_owned());
             temporary
         };
-        if let Ok(former) = destination.metadata() {
+        if let Some(former) = former {
             #[cfg(unix)]
             {
                 use std::os::unix::fs::MetadataExt;
@@ -123,13 +126,14 @@ pub(crate) fn commit(outputs: impl IntoIterator<Item = Output>) -> Result<(), Cl
         match replace(&destination, temporary, keeps_former) {
             Ok(former) => renamed.push((destination, former)),
             Err(error) => {
+                let mut kept = String::new();
                 for (path, former) in renamed.into_iter().rev() {
-                    let _ = match former {
-                        Some(former) => fs::rename(&former, path),
-                        None => fs::remove_file(path),
-                    };
+                    match former {
+                        Some(former) => kept += &put_back(former, &path),
+                        None => drop(fs::remove_file(path)),
+                    }
                 }
-                return Err(CliError::file(&given, error));
+                return Err(CliError::file(&given, format!("{error}{kept}")));
             }
         }
     }
@@ -148,12 +152,20 @@ fn replace(path: &Path, temporary: NamedTempFile, keeps_former: bool) -> io::Res
     match temporary.persist(path) {
         Ok(_) => Ok(former),
         Err(failed) => {
-            if let Some(former) = former {
-                let _ = fs::rename(&former, path);
-            }
-            Err(failed.error)
+            let kept = former.map(|former| put_back(former, path)).unwrap_or_default();
+            Err(if kept.is_empty() { failed.error } else { io::Error::other(format!("{}{kept}", failed.error)) })
         }
     }
+}
+
+/// Gives a file that was backed up its name again. Where that fails, the backup stays, and the text returned says where it is.
+fn put_back(former: TempPath, path: &Path) -> String {
+    if fs::rename(&former, path).is_ok() {
+        return String::new();
+    }
+    let text = format!("; {} is now {}", path.display(), former.display());
+    let _ = former.keep();
+    text
 }
 
 /// Gives `file` a second, temporary name. Where the file system has no hard links, the file is moved to it.

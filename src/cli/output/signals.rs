@@ -10,7 +10,7 @@ pub(super) fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets SIGHUP, SIGINT and SIGTERM remove the temporary files before they end the process. Must be called before other threads start: they
+/// Lets SIGHUP, SIGINT, SIGQUIT and SIGTERM remove the temporary files before they end the process. Must be called before other threads start: they
 /// inherit the signal mask.
 #[cfg(unix)]
 pub(super) fn clean_up_after_signals() {
@@ -21,9 +21,7 @@ pub(super) fn clean_up_after_signals() {
 
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // A write beyond the file size limit then returns an error instead of ending the process.
-        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-        let ending = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter();
+        let ending = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter();
         let ending: SigSet = ending.filter(|&signal| !is_ignored(signal)).collect();
         // A signal goes to any thread that does not block it, so all threads block these, and one waits for them.
         if ending.thread_block().is_err() {
@@ -47,6 +45,12 @@ pub(super) fn clean_up_after_signals() {
 
 #[cfg(not(unix))]
 pub(super) fn clean_up_after_signals() {}
+
+/// Lets a write beyond the file size limit return an error instead of ending the process.
+pub(crate) fn survive_size_limit() {
+    #[cfg(unix)]
+    let _ = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block();
+}
 
 /// Returns whether `signal` is ignored, as under `nohup`. `SigSet::wait` would receive it all the same.
 #[cfg(unix)]

@@ -114,15 +114,17 @@ fn headers() -> Vec<(String, &'static str)> {
         (shape(&format!("({}, 4)", "9".repeat(20))), "beyond this machine"),
         (shape(&format!("({}, 4)", "9".repeat(60_000))), "beyond this machine"),
         (shape(&format!("({})", "1, ".repeat(20_000))), "more than 64 dimensions"),
-        (shape("(9223372036854775807, 4)"), "cut short"),
-        (shape("(4294967296, 4294967296)"), "cut short"),
-        (shape("(18446744073709551615, 18446744073709551615)"), "cut short"),
+        (shape("(9223372036854775807, 4)"), "too large"),
+        (shape("(4294967296, 4294967296)"), "too large"),
+        (shape("(18446744073709551615, 18446744073709551615)"), "too large"),
+        (shape("(1073741824, 1073741824)"), "cut short"),
         (shape("(5, 5)"), "cut short"),
         (shape("()"), "a single number"),
         (shape("(5, 0)"), "no classes"),
         (shape("(0, 0)"), "no classes"),
-        (shape("(9223372036854775807, 0, 9223372036854775807)"), "no classes"),
+        (shape("(9223372036854775807, 0, 9223372036854775807)"), "too large"),
         (shape("(0, 9223372036854775807, 9223372036854775807)"), "too large"),
+        (shape("(4611686018427387904, 4, 1099511627776, 0)"), "too large"),
     ]
 }
 
@@ -237,7 +239,9 @@ fn inputs_that_are_no_files_are_named() {
         (&longer, "File name too long"),
         (odd, "No such file"),
         ("/proc/self/mem", ""),
-        ("/proc/self/maps", ""),
+        // Files without a length, which may have no end.
+        ("/proc/self/maps", "ends within its header"),
+        ("/proc/uptime", "ends within its header"),
     ] {
         for input in ["--logits", "--targets", "--weight"] {
             let mut command = logits();

@@ -76,10 +76,59 @@ fn weights_of_any_size_have_a_mean() {
                 assert_eq!(*scaled, (f64::from(*loss) * unit) as f32, "2^{exponent} on {name}");
             }
         }
+        // Only the weights that count have to be of one size.
+        let wide = |weights: [f64; 4], targets: &[i64; 5]| {
+            write(&files.path("w.npy"), &[4], &weights);
+            write(&files.path("t.npy"), &[5], targets);
+            let (t, x, w) = (files.text("t.npy"), files.text("x.npy"), files.text("w.npy"));
+            let output =
+                super::run(&["loss", "--logits", &x, "--targets", &t, "--weight", &w, "--device", &name, "--json"]);
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].as_f64().unwrap()
+        };
+        let targets = [0, 1, -100, 1, 0];
+        let even = wide([1.0, 1.0, 1.0, 1.0], &targets);
+        for light in [1e-60, 1e-300] {
+            approx::assert_relative_eq!(wide([light, light, 1.0, 3e38], &targets), even, max_relative = 1e-6);
+        }
         for unit in [1e-200, 1e-310] {
             approx::assert_relative_eq!(run(unit, &name).0, loss, max_relative = 1e-6);
         }
     }
+}
+
+/// The mean over target probabilities is one over the rows, so tiny weights make it tiny, and so they make a sum.
+#[test]
+fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
+    let files = Files::new();
+    write(&files.path("q.npy"), &[5, 4], &[0.25_f32; 20]);
+    let [x, q, y, w, g, r] = ["x.npy", "q.npy", "y.npy", "w.npy", "g.npy", "r.npy"].map(|name| files.text(name));
+    let loss = |unit: f64, targets: &[&str]| {
+        write(&files.path("w.npy"), &[4], &[0.5, 2.0, 1.0, 0.25].map(|weight| weight * unit));
+        let arguments = ["loss", "--logits", &x, "--weight", &w, "--device", "cpu", "--json", "--grad", &g];
+        let output = run(&[&arguments[..], &["--per-row", &r, "--targets"], targets].concat());
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (json["loss"].as_f64().unwrap(), [&g, &r].map(|name| read(name.as_ref()).1))
+    };
+    for targets in [&[q.as_str()][..], &[&q, "--reduction", "sum"], &[&y, "--reduction", "sum"]] {
+        let (one, arrays) = loss(1.0, targets);
+        for exponent in [-100, -120, -150, -500] {
+            let unit = 2.0_f64.powi(exponent);
+            let (tiny, tiny_arrays) = loss(unit, targets);
+            approx::assert_relative_eq!(tiny, one * unit, max_relative = 1e-6, epsilon = 0.0);
+            for (tiny, one) in tiny_arrays.iter().flatten().zip(arrays.iter().flatten()) {
+                // Half a unit of the smallest number of f32 more.
+                approx::assert_relative_eq!(
+                    f64::from(*tiny),
+                    f64::from(*one) * unit,
+                    max_relative = 1e-6,
+                    epsilon = 1e-45
+                );
+            }
+        }
+    }
+    // The z-loss has no weights.
+    let (z, _) = loss(1e-42, &[&q, "--z-loss", "0.5"]);
+    assert!(z > 0.1, "{z}");
 }
 
 /// With little address space there are no threads, and no room for a huge row: the one is done without, the other refused.

@@ -193,6 +193,35 @@ mod unix {
         }
     }
 
+    /// In a sticky folder another user's file cannot be replaced, which is told at once. Only root can try it.
+    #[test]
+    fn another_users_file_in_a_sticky_folder_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        use std::os::unix::process::CommandExt;
+
+        let files = Files::new();
+        let folder = files.path("sticky");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(files.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::write(folder.join("g.npy"), "former").unwrap();
+        fs::set_permissions(folder.join("g.npy"), fs::Permissions::from_mode(0o666)).unwrap();
+        if chown(folder.join("g.npy"), Some(0), Some(0)).is_err() {
+            crate::tier::skip("only root can become another user");
+            return;
+        }
+        let other = 65_534;
+        let as_other = |outputs: &[&str]| files.loss(outputs).uid(other).gid(other).output();
+        // The binary may be where that user finds none.
+        let Ok(output) = as_other(&["--per-row", "sticky/r.npy", "--grad", "sticky/g.npy"]) else {
+            crate::tier::skip("another user cannot run the binary");
+            return;
+        };
+        assert!(line_of(&output).contains("sticky folder"), "{output:?}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        assert!(as_other(&["--grad", "sticky/new.npy"]).unwrap().status.success());
+    }
+
     /// A signal that the caller has told it to ignore is ignored, as under `nohup`.
     #[test]
     fn an_ignored_signal_stays_ignored() {
