@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 mod battery;
+mod bits;
 #[cfg(feature = "cli")]
 mod cli;
 mod common;

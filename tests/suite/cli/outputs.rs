@@ -157,10 +157,12 @@ fn a_full_disk_leaves_no_file() {
 #[cfg(unix)]
 mod unix {
     use std::fs::{self, File};
-    use std::os::unix::process::ExitStatusExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
     use std::{io, thread};
+
+    use nix::sys::signal::{SigHandler, Signal};
 
     use super::super::files::{Files, line_of, logits, write};
     use crate::common;
@@ -177,6 +179,16 @@ mod unix {
             let mut command = logits();
             command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "long.npy"]);
             command.args(["--targets", "many.npy", "--grad", "g.npy", "--probs", "p.npy"]);
+            // A shell without job control lets its background jobs ignore SIGINT, and so this process.
+            let heed = || {
+                for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+                    // SAFETY: the default action runs no code of this process.
+                    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+                }
+                Ok(())
+            };
+            // SAFETY: sigaction may be called between fork and exec.
+            unsafe { command.pre_exec(heed) };
             let mut child = command.stdout(Stdio::null()).spawn().unwrap();
             let start = Instant::now();
             while files.names().len() < names.len() + 2 && start.elapsed() < Duration::from_secs(60) {
@@ -197,7 +209,6 @@ mod unix {
     #[test]
     fn another_users_file_in_a_sticky_folder_is_refused() {
         use std::os::unix::fs::{PermissionsExt, chown};
-        use std::os::unix::process::CommandExt;
 
         let files = Files::new();
         let folder = files.path("sticky");
@@ -226,8 +237,8 @@ mod unix {
     #[test]
     fn an_ignored_signal_stays_ignored() {
         let files = Files::new();
-        files.zeros("x.npy", &[300_000, 1000]);
-        write(&files.path("y.npy"), &[300_000], &vec![0_i64; 300_000]);
+        files.zeros("x.npy", &[100_000, 1000]);
+        write(&files.path("y.npy"), &[100_000], &vec![0_i64; 100_000]);
         let mut command = Command::new("sh");
         // The signals come when there are unfinished files.
         let script = "trap '' INT HUP; \"$0\" \"$@\" & \
@@ -240,8 +251,8 @@ mod unix {
         assert!(files.path("g.npy").exists());
     }
 
-    /// A call of each command, and whether it has an output file.
-    fn commands(files: &Files) -> Vec<(Command, bool)> {
+    /// A call of each command, that of `tune` with `tune_options`, and whether it has an output file.
+    fn commands(files: &Files, tune_options: &[&str]) -> Vec<(Command, bool)> {
         let mut calls: Vec<Vec<String>> = [
             "--help",
             "--version",
@@ -260,10 +271,8 @@ mod unix {
         .collect();
         if let Some(device) = common::gpus().first() {
             let name = format!("{}:{}", device.backend(), device.name());
-            for more in [&["--device", &name][..], &["--json", "--device", &name]] {
-                let call = [&["tune", "--elements", "4096", "--out", "t.txt"], more].concat();
-                calls.push(call.into_iter().map(str::to_owned).collect());
-            }
+            let call = [&["tune", "--elements", "4096", "--out", "t.txt", "--device", &name], tune_options].concat();
+            calls.push(call.into_iter().map(str::to_owned).collect());
         }
         let command = |call: Vec<String>| {
             let mut command = logits();
@@ -282,7 +291,7 @@ mod unix {
     fn a_full_standard_output_is_an_error() {
         let files = Files::new();
         let names = files.names();
-        for (mut command, _) in commands(&files) {
+        for (mut command, _) in commands(&files, &[]) {
             let full = File::options().write(true).open("/dev/full").unwrap();
             let output = command.stdout(full).output().unwrap();
             assert!(line_of(&output).contains("standard output: No space left"), "{command:?}");
@@ -294,7 +303,7 @@ mod unix {
     fn a_closed_standard_output_is_no_reason_to_panic() {
         let files = Files::new();
         let names = files.names();
-        for (mut command, has_output) in commands(&files) {
+        for (mut command, has_output) in commands(&files, &["--json"]) {
             let (reader, writer) = io::pipe().unwrap();
             drop(reader);
             let output = command.stdout(writer).output().unwrap();
