@@ -26,7 +26,7 @@ const SHAPES: [[usize; 3]; 9] = [
     [1, 1200, 41],
 ];
 
-/// Of a batch `[outer, classes, inner]`: logits, upstream gradients and target probabilities that are the same everywhere.
+/// The inputs of a batch `[outer, classes, inner]`: logits, upstream gradients and targets, the same on every machine.
 struct Inputs<T> {
     shape: Shape,
     x: Vec<T>,
@@ -162,7 +162,7 @@ fn fused<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Has
     Hash::new().add(&loss.per_row).add(&gradient)
 }
 
-/// Of one device: a hash for each shape, or nothing where it is not due, by type and operation.
+/// The hashes of one device by type and operation: one for each shape, or none where the default tier leaves the case out.
 type Table = BTreeMap<String, Vec<Option<String>>>;
 
 fn add<T: Element>(table: &mut Table, device: &Device, narrow: fn(f64) -> T) {

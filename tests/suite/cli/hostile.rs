@@ -164,7 +164,7 @@ fn hostile_files_are_refused_in_one_line() {
     let mut count = 0;
     let mut check = |bytes: &[u8], reason: &str| {
         fs::write(files.path("case.npy"), bytes).unwrap();
-        // As logits with the right reason. As anything else the shape may be what is wrong.
+        // The reason is compared for logits alone: for targets and weights the shape may be refused instead.
         for (input, reason) in [("--logits", reason), ("--targets", ""), ("--weight", "")] {
             let mut command = logits();
             command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--grad", "g.npy"]);

@@ -1,4 +1,4 @@
-//! What `logits` writes: files that appear together or not at all, and a standard output that is full or closed.
+//! Output files appear together or not at all; a standard output that is full or closed is an error.
 
 use std::fs;
 
