@@ -89,60 +89,41 @@
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays, `cli` the binary `logits`.
 #![warn(missing_docs)]
 
-#[cfg(feature = "ndarray")]
-mod arrays;
-mod choice;
 mod cpu;
-mod curve;
 mod device;
-mod elements;
-mod error;
 #[cfg(feature = "gpu")]
 mod gpu;
-mod job;
-mod logits;
-mod loss;
-mod operations;
-#[cfg(feature = "gpu")]
-mod placement;
-#[cfg(feature = "gpu")]
+mod ops;
 mod plan;
-mod resident;
-mod sampling;
-mod settings;
-mod shape;
-mod stopwatch;
-mod targets;
+mod problem;
 #[cfg(test)]
 #[path = "../tests/suite/tier.rs"]
 #[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the rest is about adapters
 mod tier;
-mod tuning;
-mod waiting;
 
-pub use choice::{Adapter, Crossover, DeviceChoice, PassedOver};
 pub use cpu::simd_level;
+pub use device::resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
+#[doc(hidden)]
+pub use device::stopwatch::{Reading, Stopwatch, Timed};
 pub use device::{Device, Output, Ran};
-pub use elements::{DType, Element};
-pub use error::Error;
 #[cfg(feature = "gpu")]
 pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
 /// The `half` that this crate is built with: `f16` and `bf16`.
 pub use half;
-pub use job::Prediction;
 #[doc(hidden)]
-pub use job::Traffic;
-pub use logits::{Logits, LogitsMut};
+pub use plan::Traffic;
+pub use plan::Tuning;
+pub use problem::adapter::{Adapter, Crossover, DeviceChoice, PassedOver};
+pub use problem::dtype::{DType, Element};
+pub use problem::error::Error;
+pub use problem::logits::{Logits, LogitsMut};
 #[doc(hidden)]
-pub use loss::weight_unit;
-pub use loss::{Accuracy, CrossEntropy, Loss, Reduction};
-pub use resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
-pub use sampling::Sampling;
-pub use shape::Shape;
-#[doc(hidden)]
-pub use stopwatch::{Reading, Stopwatch, Timed};
-pub use targets::{ClassIndex, Targets};
-pub use tuning::Tuning;
+pub use problem::loss::weight_unit;
+pub use problem::loss::{Accuracy, CrossEntropy, Loss, Reduction};
+pub use problem::request::Prediction;
+pub use problem::sampling::Sampling;
+pub use problem::shape::Shape;
+pub use problem::targets::{ClassIndex, Targets};
 /// The wgpu that this crate is built with, so that an engine can use the same.
 #[cfg(feature = "gpu")]
 pub use wgpu;

@@ -1,43 +1,38 @@
 //! The CPU path: the fallback, and the twin of every kernel in `shaders/`.
 //!
-//! `rows.rs`, with `columns.rs`, spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
-//! 32 at a time; `sweep/` has the passes over their classes, and `simd/` what those are made of; the files named
-//! after operations say what is made of rows.
+//! `run.rs`, with `strided.rs`, spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
+//! 32 at a time; `rows/` has the passes over their classes, and `simd/` what those are made of; `ops/` has
+//! a file for each operation.
 
 // Lanes and rows by their numbers are what compilers make vectors of.
 #![allow(clippy::needless_range_loop)]
 
-mod backward;
-mod columns;
-mod cross_entropy;
-mod curve;
-mod log_sum_exp;
-mod predict;
+mod lines;
+mod ops;
 mod rows;
-mod sample;
+mod run;
 mod scratch;
 mod simd;
-mod softmax;
-mod stage;
-mod sweep;
+mod strided;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod transform;
 
 #[cfg(feature = "gpu")]
-pub(crate) use log_sum_exp::exact as exact_log_sum_exp;
+pub(crate) use ops::log_sum_exp::exact as exact_log_sum_exp;
 #[cfg(feature = "gpu")]
-pub(crate) use rows::Ready;
-pub(crate) use rows::run;
+pub(crate) use run::Ready;
+pub(crate) use run::run;
 pub use simd::simd_level;
 #[cfg(feature = "parallel")]
 pub(crate) use threads::count as thread_count;
 #[cfg(feature = "gpu")]
 pub(crate) use threads::for_each;
 
-use crate::curve::Curve;
-use crate::job::{RowTarget, Scaling};
-use sweep::ROWS;
+use crate::problem::transform::Curve;
+use crate::problem::request::{RowTarget, Scaling};
+use rows::ROWS;
 
 /// What up to 32 rows are given beside their logits.
 struct Given<'g, W> {

@@ -3,11 +3,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::rows::Part;
+use super::run::Part;
 use super::simd::Real;
-use super::sweep::{Held, ROWS, SHORT, Tiles, pieces_of};
-use crate::error::try_reserve;
-use crate::job::{self, Job, Op};
+use super::rows::{Held, ROWS, SHORT, Tiles, pieces_of};
+use crate::problem::error::try_reserve;
+use crate::problem::operation::Op;
+use crate::problem::request::{self, Job};
 use crate::{DType, Error, Shape};
 
 /// The memory of a part of a job.
@@ -33,10 +34,10 @@ struct Lengths {
 
 impl Lengths {
     /// Returns what `at_once` rows that are computed together need, and `gathered` rows that are brought together first.
-    fn new(op: Op, shape: Shape, given: &job::Given<'_>, gathered: usize, at_once: usize) -> Self {
+    fn new(op: Op, shape: Shape, given: &request::Given<'_>, gathered: usize, at_once: usize) -> Self {
         let classes = shape.classes();
         let is_short = classes <= SHORT;
-        let at_once = if op.looks_again() { 1 } else { at_once };
+        let at_once = if op.spec().rereads_row { 1 } else { at_once };
         Self {
             rows: gathered.saturating_mul(classes),
             beside: if given.second.is_some() { at_once * classes } else { 0 },
@@ -78,7 +79,7 @@ pub(crate) enum Reserve {
 
 impl Reserve {
     pub(super) fn new(job: &Job<'_>) -> Result<Self, Error> {
-        let gathered = usize::from(job.shape.inner() > 1 || job.op.looks_again());
+        let gathered = usize::from(job.shape.inner() > 1 || job.op.spec().rereads_row);
         let lengths = Lengths::new(job.op, job.shape, &job.given, gathered, least(job.shape));
         Ok(match job.data.dtype() {
             DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),

@@ -4,11 +4,12 @@
 
 use half::{bf16, f16};
 
-use super::rows::{How, run_with};
+use super::run::{How, run_with};
 use super::simd::{Level, available};
-use crate::curve::Curve;
-use crate::elements::Sealed;
-use crate::job::{Data, Given, Job, Op, RowsOut};
+use crate::problem::transform::Curve;
+use crate::problem::dtype::Sealed;
+use crate::problem::operation::Op;
+use crate::problem::request::{Data, Given, Job, RowsOut};
 use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
 
 /// Around the widths of vectors, blocks and pieces, and where a row changes from one way to another.
@@ -51,7 +52,7 @@ fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, given: Given<'_>, how: How
     let mut elements = if in_place { x.to_vec() } else { vec![T::default(); x.len()] };
     let mut values = vec![T::Row::default(); shape.row_count()];
     let mut predictions = vec![Prediction::default(); shape.row_count() * given.k.max(1)];
-    let data = match (op.writes_elements(), in_place) {
+    let data = match (op.spec().writes_elements, in_place) {
         (false, _) => Data::Read { input: T::erase(x), stride: block },
         (true, false) => Data::Write { input: T::erase(x), stride: block, output: T::erase_mut(&mut elements) },
         (true, true) => Data::Over { data: T::erase_mut(&mut elements), stride: block },
@@ -64,7 +65,7 @@ fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, given: Given<'_>, how: How
         RowsOut::None
     };
     run_with(Job { op, shape, data, given, first_row: 0, skip: 0, rows_out }, how).unwrap();
-    let elements = elements.into_iter().map(Into::into).filter(|_| op.writes_elements());
+    let elements = elements.into_iter().map(Into::into).filter(|_| op.spec().writes_elements);
     let predictions = predictions.iter().flat_map(|p| [f64::from(p.class), p.probability.into()]);
     elements.chain(values.into_iter().map(Into::into)).chain(predictions).collect()
 }
@@ -268,7 +269,7 @@ fn levels_agree() {
                 let near = (found - wanted).abs() <= 1e-6 * wanted.abs().max(f64::from(f32::MIN_POSITIVE));
                 let same = found == wanted || (found.is_nan() && wanted.is_nan());
                 // Gradients of what is next to nothing are differences of numbers near 1.
-                let small = op.writes_elements() && (found - wanted).abs() < 1e-6;
+                let small = op.spec().writes_elements && (found - wanted).abs() < 1e-6;
                 assert!(near || same || small, "{level:?}: {what}: {found:e} for {wanted:e} at {at}");
             }
         }
@@ -279,7 +280,7 @@ fn levels_agree() {
 fn results_go_in_place_and_past_the_caches_alike() {
     for level in available() {
         every_case(|op, shape, given, what| {
-            if !op.writes_elements() {
+            if !op.spec().writes_elements {
                 return;
             }
             let x = logits(shape.outer(), shape.classes());

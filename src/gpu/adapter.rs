@@ -3,9 +3,9 @@
 use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 
 use super::Gpu;
-use super::kernels::STORAGE_BUFFERS;
+use super::pipelines::STORAGE_BUFFERS;
 use crate::plan::{Plan, WORKGROUP};
-use crate::tuning::Vendor;
+use crate::plan::tuning::Vendor;
 use crate::{DeviceChoice, PassedOver};
 
 /// A GPU, and how it came to be chosen.

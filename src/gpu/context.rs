@@ -8,14 +8,14 @@ use std::time::Duration;
 use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
 use super::adapter::{self, backend_name};
-use super::buffers::Pool;
-use super::fault::{Fault, one_line, survive};
-use super::kernels::Kernels;
+use super::pool::Pool;
+use super::failure::{Fault, one_line, survive};
+use super::pipelines::Kernels;
 use super::self_test;
 use super::wait::Poller;
 use crate::Error;
 use crate::plan::{Limits, UNIT_BYTES};
-use crate::tuning::Tuning;
+use crate::plan::tuning::Tuning;
 
 /// A wgpu device of yours, made ready for the kernels; cheap to clone.
 #[derive(Clone)]
@@ -150,7 +150,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] with the check that failed, or with what kept it from being made.
     pub fn self_test(&self) -> Result<(), Error> {
-        crate::waiting::block_on(self.self_test_async())
+        crate::problem::waiting::block_on(self.self_test_async())
     }
 
     /// The async form of [`Gpu::self_test`].

@@ -1,16 +1,16 @@
 //! The GPU path through wgpu; the only folder that knows it.
 
 mod adapter;
-mod buffers;
+mod pool;
 mod context;
-mod engine;
-mod fault;
-mod kernels;
-mod port;
-mod record;
+mod step;
+mod failure;
+mod pipelines;
+mod staging;
+mod bind;
 mod resident;
 mod self_test;
-mod stream;
+mod chunks;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -18,8 +18,7 @@ mod wait;
 
 pub(crate) use adapter::{Opened, list, open};
 pub use context::Gpu;
-pub use engine::{BoundStep, Operation, Step, StepBuffers, StepLayout};
-pub use record::Summary;
+pub use step::{BoundStep, Operation, Step, StepBuffers, StepLayout};
+pub use bind::Summary;
 pub(crate) use resident::{Held, HeldGiven, HeldTargets, Results};
 pub(crate) use timing::{HeldInputs, Timing};
-pub(crate) use wait::Waiting;

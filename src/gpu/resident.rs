@@ -7,15 +7,17 @@ use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode};
 
 use super::context::{Gpu, Open};
-use super::fault::Fault;
-use super::record::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
-use super::stream::runs;
-use super::wait::{Waiting, map, submitted};
-use crate::elements::Elements;
-use crate::error::try_vec;
-use crate::job::{Given, Op};
+use super::failure::Fault;
+use super::bind::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
+use super::chunks::runs;
+use super::wait::{map, submitted};
+use crate::problem::waiting::Waiting;
+use crate::problem::dtype::Elements;
+use crate::problem::error::try_vec;
+use crate::problem::operation::Op;
+use crate::problem::request::{Given};
 use crate::plan::{Plan, Work};
-use crate::settings::Settings;
+use crate::problem::limits::Settings;
 use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes of a summary, in a buffer of several.
@@ -344,7 +346,7 @@ impl Held {
             return Err(Error::ResidentElsewhere);
         }
         let work = self.work(op, dtype, given, 0, 1);
-        let elements = if op.writes_elements() {
+        let elements = if op.spec().writes_elements {
             Some(open.hold(self.shape, self.row_bytes, false, self.keep).await?)
         } else {
             None
@@ -382,7 +384,7 @@ impl Held {
 
     /// What a plan is to know of some rows.
     fn work(&self, op: Op, dtype: DType, given: &Given<'_>, rows: usize, inner: usize) -> Work {
-        let second = op.second_bytes(dtype, given.second.is_some());
+        let second = op.operand_bytes(dtype, given.second.is_some());
         Work {
             size: dtype.size() as u64,
             second,

@@ -16,14 +16,14 @@ use half::f16;
 use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
 
 use super::context::{Gpu, Open};
-use super::fault::Fault;
-use super::port::Port;
-use super::record::Scale;
-use super::wait::Waiting;
-use crate::curve::Curve;
-use crate::job::{Given, Scaling};
+use super::failure::Fault;
+use super::staging::Port;
+use super::bind::Scale;
+use crate::problem::waiting::Waiting;
+use crate::problem::transform::Curve;
+use crate::problem::request::{Given, Scaling};
 use crate::plan::WORKGROUP;
-use crate::settings::Settings;
+use crate::problem::limits::Settings;
 use crate::{DType, Error};
 
 /// The verdict on an adapter: `None` if all is right, the reason if its subgroups are not used, or why it is rejected.
@@ -62,7 +62,7 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
     let AdapterInfo { name, vendor, device, device_pci_bus_id, driver_info, backend, .. } = info;
     let adapter = format!("{backend:?} {name} {vendor} {device} {device_pci_bus_id} {driver_info}");
     #[cfg(test)]
-    let adapter = format!("{adapter} {:?}", super::kernels::BROKEN.get());
+    let adapter = format!("{adapter} {:?}", super::pipelines::BROKEN.get());
     let known = verdicts().iter().find(|(of, _)| *of == adapter).map(|(_, verdict)| verdict.clone());
     if let Some(verdict) = known {
         if let Ok(Some(_)) = verdict {

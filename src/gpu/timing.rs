@@ -10,12 +10,13 @@ use wgpu::{
 
 use super::adapter::is_software;
 use super::context::Open;
-use super::fault::Fault;
-use super::record::Dispatch;
+use super::failure::Fault;
+use super::bind::Dispatch;
 use super::resident::{Held, HeldGiven, HeldTargets, Results};
-use crate::job::{Given, Op};
-use crate::stopwatch::Reading;
-use crate::waiting::Instant;
+use crate::problem::operation::Op;
+use crate::problem::request::{Given};
+use crate::device::stopwatch::Reading;
+use crate::problem::waiting::Instant;
 use crate::{DType, Error, Traffic};
 
 /// Bytes that inputs take together where they are rotated: more than any cache holds.

@@ -8,23 +8,15 @@ use std::{pin::Pin, task::Poll};
 use futures_channel::oneshot;
 use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex};
 
-use super::fault::{Fault, survive};
-use crate::waiting::Instant;
+use super::failure::{Fault, survive};
+use crate::problem::waiting::Waiting;
+use crate::problem::waiting::Instant;
 
 /// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
 /// seen that nobody wants to know any more.
 const SLICE: Duration = Duration::from_millis(100);
 
 const LATE: &str = "it was not done within the time allowed";
-
-/// Who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waiting {
-    /// The thread that polls the future, which is ready when it has been polled once.
-    Here,
-    /// A thread of ours, or a browser's event loop; the future is woken.
-    Elsewhere,
-}
 
 /// What is known when a buffer has been mapped, or cannot be.
 pub(super) type Mapped = oneshot::Receiver<Result<(), BufferAsyncError>>;

@@ -5,13 +5,15 @@
 
 use std::ops::Range;
 
-use crate::job::Op;
-use crate::tuning::Tuning;
+use crate::problem::operation::Op;
 
-mod regime;
+mod strategy;
 mod traffic;
+pub(crate) mod tuning;
 
-pub(crate) use regime::{Access, Kind, Regime};
+pub(crate) use strategy::{Access, Kind, Regime};
+pub use traffic::Traffic;
+pub use tuning::Tuning;
 
 /// Threads of a workgroup, in every kernel.
 pub(crate) const WORKGROUP: u32 = 256;
@@ -362,7 +364,7 @@ impl Plan {
             let count = rows.end - rows.start;
             let mut passes = Vec::new();
             plan.main_passes(0..count, &mut passes);
-            let writes = work.op.writes_elements();
+            let writes = work.op.spec().writes_elements;
             let (classes, inner) = (work.classes, work.inner.min(count));
             if !cuts_rows {
                 let classes = 0..classes;
@@ -401,7 +403,7 @@ impl Plan {
                 };
                 passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
                 passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count.div_ceil(at_once)));
-                if self.work.op.writes_elements() {
+                if self.work.op.spec().writes_elements {
                     let writes = pieces(0..segments, self.segments_per_pass);
                     passes.extend(writes.map(|piece| part(Entry::SplitWrite, piece)));
                 }

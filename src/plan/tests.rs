@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::tuning::Vendor;
+use crate::plan::tuning::Vendor;
 
 fn limits(
     binding_bytes: u64,
@@ -118,7 +118,7 @@ fn every_element_is_covered_exactly_once() {
         );
         if plan.is_split() {
             cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
-            if work.op.writes_elements() {
+            if work.op.spec().writes_elements {
                 cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, work.classes)), elements);
             }
         }
@@ -221,7 +221,7 @@ fn batches_hold_every_element_once() {
                     "{what}: {batch:?}"
                 );
                 if batch.writes_elements
-                    || (!work.op.writes_elements() && batch.passes.iter().any(|p| is_main(p.entry)))
+                    || (!work.op.spec().writes_elements && batch.passes.iter().any(|p| is_main(p.entry)))
                 {
                     elements.push(flat(&batch));
                 }

@@ -1,14 +1,24 @@
 //! How many bytes the kernels of a plan move, beside how many they must.
 
 use super::{GROUP_ROWS, Kind, PARTIAL_BYTES, Plan, ROW_ENTRIES, Work};
-use crate::job::{Op, Traffic};
+use crate::problem::operation::Op;
+
+/// Bytes between a GPU's memory, its caches included, and the registers of its kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// What must be moved: inputs once in, results once out.
+    pub needed: u64,
+    /// What the kernels move. What they read again soon after may come from a cache.
+    pub moved: u64,
+}
 
 impl Plan {
     /// What all passes together move. `curved` where logits are scaled or capped first.
     pub(crate) fn traffic(&self, curved: bool) -> Traffic {
         let Work { op, rows, classes, size, second, .. } = self.work;
         let elements = rows * classes;
-        let writes = u64::from(op.writes_elements());
+        let writes = u64::from(op.spec().writes_elements);
         let target = if op.has_targets() && second == 0 { 4 } else { 0 };
         let of_rows = rows * (target + self.work.bytes_of_a_row());
         let needed = elements * (size * (1 + writes) + second) + of_rows;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use half::f16;
 
 use super::*;
-use crate::gpu::buffers::{Sabotage, destroy};
-use crate::gpu::kernels::{CurveKind, Fit, Kernel, Labels};
-use crate::job::Op;
+use crate::gpu::pool::{Sabotage, destroy};
+use crate::gpu::pipelines::{CurveKind, Fit, Kernel, Labels};
+use crate::problem::operation::Op;
 use crate::plan::{Access, Entry, Kind, Regime};
 use crate::{DType, Targets};
 

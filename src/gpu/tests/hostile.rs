@@ -30,10 +30,11 @@ use self::judge::{Batch, Found, Verdict};
 use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, specialized};
-use crate::curve::Curve;
-use crate::gpu::kernels::{constants, source};
-use crate::gpu::record::{Params, Scale, Starts, Summary};
-use crate::job::{Given, Op, RowTarget};
+use crate::problem::transform::Curve;
+use crate::gpu::pipelines::{constants, source};
+use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::problem::operation::Op;
+use crate::problem::request::{Given, RowTarget};
 use crate::plan::{Entry, Limits, Plan, Work};
 use crate::{DType, Device, Logits, Reduction, tier};
 
@@ -131,7 +132,7 @@ impl Case {
         let is_mean = loss.reduction == Reduction::Mean;
         let curve = Curve::default().at_temperature(asked.temperature).unwrap();
         let curve = loss.curve(curve).unwrap();
-        let second = op.second_bytes(dtype, is_soft);
+        let second = op.operand_bytes(dtype, is_soft);
         let k = if op == Op::TopK { 5 } else { 1 };
         let draws = if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
         let is_heavy = Given { curve, scaling: loss.scaling(7, 1.0, 1), ..Given::default() }.is_heavy(op, second);
@@ -234,7 +235,7 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
         batch.second = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
         return bytes;
     }
-    if asked.op.made_from().is_some() {
+    if asked.op.spec().forward.is_some() {
         let sizes = [1.0, 1e4, 1e-3, 1e30];
         let values = (0..rows.len()).flat_map(|row| vec![sizes[row % 4]; classes]).map(|size| random.within(size));
         let (bytes, read) = narrowed(asked.dtype, values);

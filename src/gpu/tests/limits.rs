@@ -1,7 +1,7 @@
 //! Nothing about an adapter's limits, or about how a batch is cut, changes a bit.
 
 use super::*;
-use crate::gpu::kernels::{Edit, Kernels};
+use crate::gpu::pipelines::{Edit, Kernels};
 use crate::plan::Plan;
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::DeviceChoice;
-use crate::gpu::kernels::BROKEN;
+use crate::gpu::pipelines::BROKEN;
 
 /// What a driver does wrong, as a change of the kernels' text, and the check that must see it.
 struct Broken {

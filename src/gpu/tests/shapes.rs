@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use wgpu::ShaderRuntimeChecks;
 
 use super::*;
-use crate::tuning::Vendor;
+use crate::plan::tuning::Vendor;
 use crate::{DType, Element, Shape, Tuning};
 
 /// As an adapter with subgroups of 32 has them.

@@ -15,10 +15,11 @@ use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, specialized};
-use crate::curve::Curve;
-use crate::gpu::kernels::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
-use crate::gpu::record::{Params, Scale, Starts, Summary};
-use crate::job::{Given, Op};
+use crate::problem::transform::Curve;
+use crate::gpu::pipelines::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
+use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::problem::operation::Op;
+use crate::problem::request::{Given};
 use crate::plan::{Entry, Limits, Plan, Work};
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
@@ -128,7 +129,7 @@ fn of_shape(
     // The device weighs targets itself for a mean.
     let scale = Scale::new(dtype, &given, is_soft, loss.reduction == Reduction::Mean, &[]);
     for (work, in_place) in [(work, false), (strided, false), (blocks, false), (work, true)] {
-        if in_place && !op.writes_elements() {
+        if in_place && !op.spec().writes_elements {
             continue;
         }
         let Ok(plan) = Plan::new(work, limits) else { continue };

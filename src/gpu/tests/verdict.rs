@@ -15,10 +15,11 @@ use naga::{Module, ShaderStage};
 
 use super::targets::{ENTRY, hlsl_of, parsed, specialized};
 use super::variants::OPS;
-use crate::curve::Curve;
-use crate::gpu::kernels::{constants, source};
-use crate::gpu::record::{Scale, Starts};
-use crate::job::{Given, Op};
+use crate::problem::transform::Curve;
+use crate::gpu::pipelines::{constants, source};
+use crate::gpu::bind::{Scale, Starts};
+use crate::problem::operation::Op;
+use crate::problem::request::{Given};
 use crate::plan::{Access, Entry, Limits, Plan, UNIT_BYTES, Work};
 use crate::{CrossEntropy, DType, Reduction};
 
@@ -131,7 +132,7 @@ impl Kernels {
     fn add(&mut self, op: Op, (name, loss): (&str, &CrossEntropy), dtype: DType, classes: u64, limits: Limits) {
         let curve = loss.curve(Curve::default()).unwrap();
         let given = Given { curve, scaling: loss.scaling(classes as usize, 1.0, 1), ..Given::default() };
-        let (size, second) = (dtype.size() as u64, op.second_bytes(dtype, false));
+        let (size, second) = (dtype.size() as u64, op.operand_bytes(dtype, false));
         let (heavy, totals) = (given.is_heavy(op, second), op.has_targets() && op != Op::CrossEntropyBackward);
         let work = Work { size, second, heavy, count: totals, sum: totals, ..Work::dense(op, 700, classes) };
         let plan = Plan::new(work, limits).unwrap();

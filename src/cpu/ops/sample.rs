@@ -1,0 +1,164 @@
+//! A class drawn from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, down to the bits: additions and
+//! multiplications of f32, rounded each, and whole numbers.
+
+use super::predict;
+use crate::cpu::simd::Real;
+use crate::cpu::rows::{ROWS, Rows};
+use crate::Prediction;
+use crate::problem::sampling::{Draws, threefry};
+
+/// Of the first row, whose logits are `x` too, and which has that place in the batch.
+#[inline(always)]
+pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale: f64, draws: &Draws) -> Prediction {
+    let stats = rows.reduce(false);
+    if !stats.is_regular(0) {
+        return predict::best(rows, &stats, 0);
+    }
+    let max: f64 = stats.max[0].into();
+    let scale = scale as f32;
+    // Of f32 the difference is as if rounded once: in f64 it is exact wherever it is not hopeless.
+    let below = |x: R::W| (x.into() - max) as f32 * scale;
+    let lowest = cut(x, draws, below);
+    let key = draws.key();
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (class, &x) in x.iter().enumerate() {
+        let t = below(x);
+        if t == f32::NEG_INFINITY || key_of(t) < lowest {
+            continue;
+        }
+        let [bits, _] = threefry(key, [class as u32, index as u32]);
+        let score = t + gumbel(bits);
+        if score > best.0 {
+            best = (score, class);
+        }
+    }
+    let class = best.1;
+    let terms = rows.terms(&stats, &[x[class]; ROWS]);
+    Prediction { class: class as u32, probability: (terms[0] * stats.share(0)) as f32 }
+}
+
+/// The least key, of scaled differences from the maximum, that may be drawn.
+fn cut<W: Real>(x: &[W], draws: &Draws, below: impl Fn(W) -> f32) -> i32 {
+    let mut lowest = key_of(f32::MIN);
+    if (draws.top_k as usize) < x.len() {
+        let count = |key| x.iter().filter(|&&x| key_of(below(x)) >= key).count();
+        lowest = last_where(lowest, |key| count(key) >= draws.top_k as usize);
+    }
+    if draws.top_p < 1.0 {
+        let mass = |key| {
+            let shares = x.iter().map(|&x| below(x)).filter(|&t| key_of(t) >= key).map(share);
+            coarse(shares.fold(0_u64, |sum, share| sum + u64::from(share)))
+        };
+        let wanted = draws.top_p * mass(lowest);
+        lowest = last_where(lowest, |key| mass(key) >= wanted);
+    }
+    lowest
+}
+
+/// The largest key up to that of 0 for which something holds that holds for `lowest`, and for none above one for which it
+/// does not.
+fn last_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
+    let (mut low, mut high) = (lowest, 0);
+    while low < high {
+        // Their difference is no i32.
+        let middle = low.wrapping_add(((high.wrapping_sub(low) as u32).div_ceil(2)) as i32);
+        if holds(middle) { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+/// Floats in an order that integers can compare, for numbers up to 0.
+fn key_of(x: f32) -> i32 {
+    let bits = x.to_bits() as i32;
+    let order = bits ^ ((bits >> 31) & 0x7fff_ffff);
+    if order == -1 { 0 } else { order }
+}
+
+/// exp(t) for t up to 0, in units of 2^-31.
+fn share(t: f32) -> u32 {
+    let t = t.max(-40.0);
+    let n = (t * std::f32::consts::LOG2_E).round_ties_even();
+    let r = (t - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut q = 0.001_381_869_8;
+    for term in [0.008_368_716, 0.041_668_292, 0.166_665_21, 0.499_999_94] {
+        q = q * r + term;
+    }
+    let power = 1.0 + (r + r * r * q);
+    (power * f32::from_bits(((n as i32 + 31 + 127) as u32) << 23)) as u32
+}
+
+/// A large number by its first 24 digits.
+fn coarse(mass: u64) -> f32 {
+    let excess = (64 - mass.leading_zeros()).saturating_sub(24);
+    (mass >> excess) as f32 * f32::from_bits((excess + 127) << 23)
+}
+
+/// -log(-log(1 - v)) for a v in (0, 1) of so many random bits, of which zeros in front only make it smaller.
+fn gumbel(bits: u32) -> f32 {
+    let zeros = (bits | 1).leading_zeros();
+    let mantissa = ((bits | 1) << zeros) >> 8;
+    let v = mantissa as f32 * f32::from_bits((127 - 24 - zeros) << 23);
+    let exponential = if v < 0.25 { -log1p(-v) } else { -log(1.0 - v) };
+    -log(exponential)
+}
+
+/// The logarithm of a normal number.
+fn log(x: f32) -> f32 {
+    // x = 2^k * (1 + f), with 1 + f between 3/4 and 3/2.
+    let bits = x.to_bits() as i32;
+    let k = (bits - 0x3f40_0000) >> 23;
+    let f = f32::from_bits((bits - (k << 23)) as u32) - 1.0;
+    k as f32 * std::f32::consts::LN_2 + log1p(f)
+}
+
+/// log(1 + f) for f from -1/4 to 1/2, fitted for the least relative error (1.0e-7 with roundings).
+fn log1p(f: f32) -> f32 {
+    let mut q = 0.052_806_754;
+    for term in
+        [-0.119_419_396, 0.149_702_32, -0.168_371_16, 0.199_794_19, -0.249_928_79, 0.333_334_92, -0.500_000_7, 1.0]
+    {
+        q = q * f + term;
+    }
+    f * q
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_gumbel_s() {
+        let mut worst = 0.0_f64;
+        for bits in (0..=u32::MAX).step_by(4099).chain([1, 2, u32::MAX]) {
+            // What the bits stand for, without those that a mantissa drops.
+            let zeros = (bits | 1).leading_zeros();
+            let v = f64::from(((bits | 1) << zeros) >> 8) * 2.0_f64.powi(-24 - zeros as i32);
+            let exact = -(-(-v).ln_1p()).ln();
+            worst = worst.max((f64::from(gumbel(bits)) - exact).abs() / (1.0 + exact.abs()));
+        }
+        println!("worst error of the noise: {worst:.1e}");
+        assert!(worst < 3e-7, "{worst}");
+    }
+
+    #[test]
+    fn the_cut_is_where_a_sort_would_make_it() {
+        let mut x: Vec<f32> = (0..997_u32).map(|n| ((n * 7919) % 1009) as f32 * 0.01).collect();
+        x[5] = f32::NEG_INFINITY;
+        let max = x.iter().copied().fold(f32::MIN, f32::max);
+        let mut sorted = x.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let total: f64 = sorted.iter().map(|&x| f64::from(x - max).exp()).sum();
+        for (top_k, top_p) in [(1, 1.0), (10, 1.0), (996, 1.0), (u32::MAX, 0.5), (u32::MAX, 0.999), (50, 0.3)] {
+            let draws = Draws { top_k, top_p, ..Draws::default() };
+            let lowest = cut(&x, &draws, |x| x - max);
+            let kept = x.iter().filter(|&&x| key_of(x - max) >= lowest).count();
+            let mut wanted = sorted.len().min(top_k as usize);
+            let mass = |count: usize| sorted[..count].iter().map(|&x| f64::from(x - max).exp()).sum::<f64>();
+            if top_p < 1.0 {
+                let of = if top_k == u32::MAX { total } else { mass(wanted) };
+                wanted = (1..=wanted).find(|&count| mass(count) >= f64::from(top_p) * of).unwrap();
+            }
+            assert_eq!(kept, wanted, "top_k {top_k}, top_p {top_p}");
+        }
+    }
+}

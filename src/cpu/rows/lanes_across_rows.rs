@@ -1,0 +1,338 @@
+//! Rows side by side: lanes hold the same class of sixteen rows, a tile of `[classes][16]`.
+//!
+//! Where a row's classes lie side by side in memory, a tile is made by perfect shuffles: sixteen rows of so many classes,
+//! their first half interleaved with their second, four times over, have turned around; two times are done at once. Where classes lie apart (`inner`
+//! above 1) tiles are read as they are.
+
+use super::{ROWS, Rows, Stats, split_factor};
+use crate::Error;
+use crate::cpu::transform::{About, Anchors, Kind};
+use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::lines::{Drain, LINE};
+use crate::problem::error::try_reserve;
+
+/// Memory of a thread for tiles on their way.
+#[derive(Default)]
+pub(in crate::cpu) struct Tiles<W> {
+    pub(in crate::cpu) logits: Vec<W>,
+    pub(in crate::cpu) results: Vec<W>,
+}
+
+impl<W: Real> Tiles<W> {
+    /// The elements of both halves of a tile. Shuffles may reach over the end by three vectors.
+    fn length(classes: usize) -> usize {
+        if classes == 0 { 0 } else { 2 * (classes + 3) * LANES }
+    }
+
+    /// Makes room for rows of `classes`.
+    pub(in crate::cpu) fn reserve(&mut self, classes: usize) -> Result<(), Error> {
+        try_reserve("tiles of rows", &mut self.logits, Self::length(classes))?;
+        try_reserve("tiles of rows", &mut self.results, Self::length(classes))
+    }
+
+    /// For rows of `classes`; 0 for none.
+    pub(in crate::cpu) fn resize(&mut self, classes: usize) {
+        self.logits.resize(Self::length(classes), W::ZERO);
+        self.results.resize(Self::length(classes), W::ZERO);
+    }
+
+    /// Both tiles, each with room at its end: the logits, and the results.
+    #[inline(always)]
+    pub(in crate::cpu) fn halves(&mut self) -> [[&mut [W]; 2]; 2] {
+        let middle = self.logits.len() / 2;
+        let ((a, b), (c, d)) = (self.logits.split_at_mut(middle), self.results.split_at_mut(middle));
+        [[a, b], [c, d]]
+    }
+}
+
+/// Turns `[16][classes]` in `a` into `[classes][16]`, which will be in `a` again; `b` is as long.
+#[inline(always)]
+pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
+    interleave_twice(isa, a, b, classes);
+    interleave_twice(isa, b, a, classes);
+}
+
+/// Folds the lanes of sixteen rows: the first half of the rows interleaved with the second, four times. What becomes of
+/// each row stands in its lane.
+#[inline(always)]
+pub(in crate::cpu) fn folded<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
+    let mut rows = rows;
+    for half in [8, 4, 2, 1] {
+        for at in 0..half {
+            let (low, high) = rows[at].interleave(rows[at + half]);
+            rows[at] = with(low, high);
+        }
+    }
+    rows[0]
+}
+
+/// Of four quarters the first and third interleaved, the second and fourth, and then these two.
+#[inline(always)]
+fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
+    let quarter = classes * LANES / 4;
+    // Some of a vector may be too much.
+    let whole = quarter.next_multiple_of(LANES);
+    let [a, b, c, d]: [&[[W; LANES]]; 4] = [0, 1, 2, 3].map(|nth| from[nth * quarter..][..whole].as_chunks().0);
+    let (to, _) = to[..4 * whole].as_chunks_mut::<{ 4 * LANES }>();
+    for (nth, to) in to.iter_mut().enumerate() {
+        let load = |from: &[[W; LANES]]| W::V::load(isa, &from[nth]);
+        let (low, high) = load(a).interleave(load(c));
+        let (other_low, other_high) = load(b).interleave(load(d));
+        let ((p, q), (r, s)) = (low.interleave(other_low), high.interleave(other_high));
+        let (to, _) = to.as_chunks_mut();
+        (to[0], to[1], to[2], to[3]) = (p.array(), q.array(), r.array(), s.array());
+    }
+}
+
+/// The opposite.
+#[inline(always)]
+pub(in crate::cpu) fn turn_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
+    deinterleave_twice(isa, a, b, classes);
+    deinterleave_twice(isa, b, a, classes);
+}
+
+#[inline(always)]
+fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
+    let quarter = classes * LANES / 4;
+    let whole = quarter.next_multiple_of(LANES);
+    let (from, _) = from[..4 * whole].as_chunks::<{ 4 * LANES }>();
+    // From the end and the first quarter on, for what reaches into the next one to be written over.
+    for (nth, from) in from.iter().enumerate().rev() {
+        let (from, _) = from.as_chunks();
+        let load = |nth: usize| W::V::load(isa, &from[nth]);
+        let ((even, odd), (other_even, other_odd)) = (load(0).deinterleave(load(1)), load(2).deinterleave(load(3)));
+        let ((p, q), (r, s)) = (even.deinterleave(other_even), odd.deinterleave(other_odd));
+        for (at, v) in [p, r, q, s].iter().enumerate() {
+            to[at * quarter + nth * LANES..][..LANES].copy_from_slice(&v.array());
+        }
+    }
+}
+
+/// Sixteen elements of another type, or what there are.
+#[inline(always)]
+pub(in crate::cpu) fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T::Wide; LANES]) {
+    if let Some(from) = from.first_chunk() {
+        *to = T::load(isa, from).array();
+        return;
+    }
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+}
+
+/// The same back.
+#[inline(always)]
+pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES], to: &mut [T]) {
+    let values = T::store(isa, Vector::load(isa, from));
+    match to.first_chunk_mut() {
+        Some(to) => *to = values,
+        None => to.copy_from_slice(&values[..to.len()]),
+    }
+}
+
+/// Up to 32 rows, the results of which will stand in other tiles. Two tiles follow each other, of sixteen rows each.
+pub(in crate::cpu) struct Abreast<'a, I, K, W> {
+    pub(in crate::cpu) isa: I,
+    pub(in crate::cpu) kind: K,
+    pub(in crate::cpu) count: usize,
+    pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
+    pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
+    /// What is written meanwhile.
+    pub(in crate::cpu) drain: Drain<'a>,
+}
+
+impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
+    #[inline(always)]
+    fn load(&self, class: usize) -> [W::V<I>; 2] {
+        [W::V::load(self.isa, &self.logits[0][class]), W::V::load(self.isa, &self.logits[1][class])]
+    }
+
+    #[inline(always)]
+    fn largest(&self) -> [W; ROWS] {
+        let Self { isa, kind, .. } = *self;
+        let mut best = [W::V::splat(isa, W::NEG_INFINITY); 2];
+        for class in 0..self.classes() {
+            let x = self.load(class);
+            for half in 0..2 {
+                best[half] = kind.in_order::<I, W>(isa, x[half]).larger(best[half]);
+            }
+        }
+        rows(best)
+    }
+
+    #[inline(always)]
+    fn reduced(&mut self) -> Stats<W> {
+        let Self { isa, kind, .. } = *self;
+        let max = self.largest();
+        let anchors = Anchors::new(isa, kind, &max);
+        let about = [About::of_rows(isa, &anchors, 0), About::of_rows(isa, &anchors, 1)];
+        let about = [&about[0], &about[1]];
+        let tops = each(
+            max,
+            #[inline(always)]
+            |max| kind.in_order_one(max),
+        );
+        let (halves, _) = tops.as_chunks();
+        let tops = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
+        let top_terms = kind.exp(isa, tops, about);
+        let (zero, one) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, W::ONE));
+        // No more than eight roundings of f32 in each.
+        let (mut sums, mut counts) = ([[zero; 2]; 4], [zero; 2]);
+        for class in 0..self.classes() {
+            let x = self.load(class);
+            let e = kind.exp(isa, x, about);
+            let mut sum = sums[0];
+            for half in 0..2 {
+                self.results[half][class] = e[half].array();
+                sum[half] = sum[half] + x[half].where_equal(tops[half], zero, e[half]);
+                counts[half] = counts[half] + x[half].where_equal(tops[half], one, zero);
+            }
+            sums = [sums[1], sums[2], sums[3], sum];
+            self.drain.some(isa, size_of::<[W; ROWS]>() / LINE);
+        }
+        let mut sum = [zero; 2];
+        for half in 0..2 {
+            sum[half] = (sums[0][half] + sums[1][half]) + (sums[2][half] + sums[3][half]);
+        }
+        let (sum, counts, terms) = (rows(sum), rows(counts), rows(top_terms));
+        let (mut others, mut top_terms) = ([0.0; ROWS], [0.0; ROWS]);
+        for row in 0..ROWS {
+            top_terms[row] = terms[row].into();
+            others[row] = sum[row].into() + (counts[row].into() - 1.0) * top_terms[row];
+        }
+        Stats::new(kind, max, anchors, top_terms, others)
+    }
+}
+
+/// Two vectors of rows.
+#[inline(always)]
+fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
+    let mut rows = [V::W::ZERO; ROWS];
+    let (halves, _) = rows.as_chunks_mut();
+    (halves[0], halves[1]) = (vectors[0].array(), vectors[1].array());
+    rows
+}
+
+impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
+    type I = I;
+    type W = W;
+    type K = K;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
+
+    fn kind(&self) -> K {
+        self.kind
+    }
+
+    fn classes(&self) -> usize {
+        self.logits[0].len()
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline(always)]
+    fn get(&self, row: usize, class: usize) -> W {
+        self.logits[row / LANES][class][row % LANES]
+    }
+
+    #[inline(always)]
+    fn first(&self, row: usize, holds: impl Fn(W) -> bool) -> Option<usize> {
+        (0..self.classes()).find(|&class| holds(self.get(row, class)))
+    }
+
+    #[inline(always)]
+    fn place(&self, row: usize, logit: W) -> Option<usize> {
+        self.first(row, |x| x == logit)
+    }
+
+    #[inline(never)]
+    fn maxima(&self) -> [W; ROWS] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.largest(),
+        )
+    }
+
+    #[inline(never)]
+    fn reduce(&mut self, _: bool) -> Stats<W> {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.reduced(),
+        )
+    }
+
+    fn terms(&self, stats: &Stats<W>, logits: &[W; ROWS]) -> [f64; ROWS] {
+        stats.terms(self.isa, self.kind, logits)
+    }
+
+    #[inline(always)]
+    fn sums(&self, value: impl Fn(usize, usize, W) -> f64 + Sync) -> [f64; ROWS] {
+        let mut sums = [0.0; ROWS];
+        for class in 0..self.classes() {
+            for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
+                *sum += value(row, class, self.get(row, class));
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn scale(&mut self, _: &Stats<W>, factors: &[f64; ROWS]) {
+        let (mut first, mut second) = ([W::ONE; ROWS], [W::ONE; ROWS]);
+        for row in 0..ROWS {
+            [first[row], second[row]] = split_factor(factors[row], 1.0);
+        }
+        for half in 0..2 {
+            let load = |of: &[W; ROWS]| W::V::load(self.isa, &of.as_chunks().0[half]);
+            let (first, second) = (load(&first), load(&second));
+            for e in &mut *self.results[half] {
+                *e = (W::V::load(self.isa, e) * first * second).array();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn map(&mut self, value: impl Fn(usize, usize, W) -> W + Sync) {
+        for class in 0..self.classes() {
+            for row in 0..self.count {
+                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn map_with(&mut self, _: &Stats<W>, value: impl Fn(usize, usize, W, W) -> W + Sync) {
+        for class in 0..self.classes() {
+            for row in 0..self.count {
+                let e = self.results[row / LANES][class][row % LANES];
+                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class), e);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pick(&self, classes: &[usize; ROWS]) -> [W; ROWS] {
+        let mut logits = [W::ZERO; ROWS];
+        for (half, (logits, classes)) in
+            logits.as_chunks_mut::<LANES>().0.iter_mut().zip(classes.as_chunks::<LANES>().0).enumerate()
+        {
+            for lane in 0..LANES {
+                logits[lane] = self.logits[half][classes[lane]][lane];
+            }
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; ROWS], values: &[W; ROWS]) {
+        for (results, (values, classes)) in
+            self.results.iter_mut().zip(values.as_chunks::<LANES>().0.iter().zip(classes.as_chunks::<LANES>().0))
+        {
+            for lane in 0..LANES {
+                results[classes[lane]][lane] = values[lane];
+            }
+        }
+    }
+}

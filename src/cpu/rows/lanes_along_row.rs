@@ -1,0 +1,291 @@
+//! Rows whose classes lie side by side: lanes hold neighbouring classes of one row.
+//!
+//! A row is cut into pieces that stay in a core's caches, each with an anchor of its own, so that it comes from memory once
+//! however long it is, while what comes next is asked for. Pieces are joined in order. So the bits of a row depend on
+//! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
+
+use super::read::BLOCK;
+use super::write::{Place, splat_factors, two};
+use super::{ROWS, Rows, Stats};
+use crate::Error;
+use crate::cpu::transform::{About, Kind};
+use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
+use crate::cpu::lines::Drain;
+use crate::cpu::threads;
+use crate::problem::error::{try_reserve, try_vec};
+
+/// Elements of a piece at most.
+pub(super) const PIECE: usize = 4096;
+/// Exponentials that are kept from one pass to the next, in elements: they share a core's second cache with the logits.
+pub(super) const HELD: usize = 1 << 17;
+
+/// A part of a row, reduced.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Piece<W> {
+    pub(super) max: W,
+    pub(super) anchor: Anchor<W>,
+    /// Of the largest logit.
+    pub(super) top_term: f64,
+    pub(super) others: f64,
+    /// The unit of the piece in that of the row.
+    pub(super) ratio: f64,
+}
+
+/// Where a row is cut into pieces: of much the same length, for each to be asked for while the one before it is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    classes: usize,
+    pub(super) pieces: usize,
+}
+
+impl Cut {
+    /// Where a piece starts, at a whole block, or where the last one ends.
+    #[inline(always)]
+    pub(super) fn at(self, nth: usize) -> usize {
+        let Self { classes, pieces } = self;
+        if nth == pieces {
+            return classes;
+        }
+        (classes / pieces * nth + nth.min(classes % pieces)) / BLOCK * BLOCK
+    }
+
+    #[inline(always)]
+    pub(super) fn piece(self, nth: usize) -> std::ops::Range<usize> {
+        self.at(nth)..self.at(nth + 1)
+    }
+}
+
+/// Returns how many pieces a row is cut into.
+pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
+    classes.div_ceil(PIECE).max(1)
+}
+
+/// Memory of a thread.
+#[derive(Default)]
+pub(in crate::cpu) struct Held<W> {
+    pub(super) exponentials: Vec<W>,
+    pub(super) pieces: Vec<Piece<W>>,
+}
+
+impl<W> Held<W> {
+    /// Makes room for the pieces of the rows that are computed together.
+    pub(in crate::cpu) fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
+        try_reserve("pieces of rows", &mut self.pieces, pieces)
+    }
+}
+
+/// Up to 32 rows.
+pub(in crate::cpu) struct Across<'a, I, K, T: Number> {
+    pub(in crate::cpu) isa: I,
+    pub(in crate::cpu) kind: K,
+    pub(in crate::cpu) classes: usize,
+    pub(in crate::cpu) count: usize,
+    /// The logits, unless they stand where results go, and from row to row.
+    pub(in crate::cpu) input: Option<(&'a [T], usize)>,
+    pub(in crate::cpu) output: Option<(&'a mut [T], usize)>,
+    /// Whether results are written past the caches.
+    pub(in crate::cpu) streams: bool,
+    /// What is written meanwhile.
+    pub(in crate::cpu) drain: Drain<'a>,
+    /// Whether threads share the row.
+    pub(in crate::cpu) is_shared: bool,
+    pub(in crate::cpu) held: &'a mut Held<T::Wide>,
+}
+
+impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
+where
+    T::Wide: Exp,
+{
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> &[T] {
+        let (x, stride) = match (&self.input, &self.output) {
+            (Some((x, stride)), _) => (*x, *stride),
+            (None, Some((x, stride))) => (&**x, *stride),
+            (None, None) => (&[][..], 0),
+        };
+        &x[row * stride..][..self.classes]
+    }
+
+    pub(super) fn cut(&self) -> Cut {
+        Cut { classes: self.classes, pieces: pieces_of(self.classes) }
+    }
+
+    /// Whether the exponentials of all rows are kept.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.exponentials.len() == self.count * self.classes
+    }
+}
+
+impl<I: Isa, K: Kind, T: Number> Rows for Across<'_, I, K, T>
+where
+    T::Wide: Exp,
+{
+    type I = I;
+    type W = T::Wide;
+    type K = K;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
+
+    fn kind(&self) -> K {
+        self.kind
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline(always)]
+    fn get(&self, row: usize, class: usize) -> T::Wide {
+        self.row(row)[class].widen()
+    }
+
+    #[inline(always)]
+    fn first(&self, row: usize, holds: impl Fn(T::Wide) -> bool) -> Option<usize> {
+        self.row(row).iter().position(|x| holds(x.widen()))
+    }
+
+    #[inline(always)]
+    fn place(&self, row: usize, logit: T::Wide) -> Option<usize> {
+        let x = self.row(row);
+        let (whole, rest) = x.split_at(x.len() - x.len() % BLOCK);
+        self.position(whole, logit).or_else(|| Some(whole.len() + rest.iter().position(|x| x.widen() == logit)?))
+    }
+
+    #[inline(never)]
+    fn maxima(&self) -> [T::Wide; ROWS] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.largest(),
+        )
+    }
+
+    #[inline(never)]
+    fn reduce(&mut self, hold: bool) -> Stats<T::Wide> {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.reduced(hold),
+        )
+    }
+
+    fn terms(&self, stats: &Stats<T::Wide>, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
+        stats.terms(self.isa, self.kind, logits)
+    }
+
+    #[inline(always)]
+    fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
+        let mut sums = [0.0; ROWS];
+        for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
+            // Where memory is short, no row is shared.
+            if let (true, Ok(mut pieces)) = (self.is_shared, try_vec("sums of pieces", self.cut().pieces)) {
+                threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
+                *sum = pieces.iter().sum();
+                continue;
+            }
+            for nth in 0..self.cut().pieces {
+                *sum += self.sum(row, nth, &value);
+            }
+        }
+        sums
+    }
+
+    #[inline(never)]
+    fn scale(&mut self, _: &Stats<T::Wide>, factors: &[f64; ROWS]) {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.scaled(factors),
+        );
+    }
+
+    #[inline(always)]
+    fn map(&mut self, value: impl Fn(usize, usize, T::Wide) -> T::Wide + Sync) {
+        let (isa, value) = (self.isa, &value);
+        self.write(
+            #[inline(always)]
+            |Place { row, class, .. }| {
+                #[inline(always)]
+                move |at, x| {
+                    let mut out = each(
+                        x,
+                        #[inline(always)]
+                        |x| x.array(),
+                    );
+                    for (lane, out) in out.as_flattened_mut().iter_mut().enumerate() {
+                        *out = value(row, class + at + lane, *out);
+                    }
+                    each(
+                        out,
+                        #[inline(always)]
+                        |out| Vector::load(isa, &out),
+                    )
+                }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
+        let (isa, kind, classes, per_row, is_held) =
+            (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (held, value) = (std::mem::take(self.held), &value);
+        let Held { exponentials, pieces } = &held;
+        self.write(
+            #[inline(always)]
+            |Place { row, class, piece }| {
+                let piece = &pieces[row * per_row + piece];
+                let ratios = splat_factors::<I, T::Wide>(isa, 1.0, piece.ratio);
+                let about = About::of_row(isa, &piece.anchor);
+                let held = if is_held { &exponentials[row * classes + class..] } else { &[] };
+                #[inline(always)]
+                move |at, x| {
+                    let e = if is_held { two::<I, T::Wide>(isa, &held[at..]) } else { kind.exp(isa, x, [&about; 2]) };
+                    let e = each(
+                        e,
+                        #[inline(always)]
+                        |e| (e * ratios[0] * ratios[1]).array(),
+                    );
+                    let mut out = each(
+                        x,
+                        #[inline(always)]
+                        |x| x.array(),
+                    );
+                    for (lane, (out, &e)) in out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate() {
+                        *out = value(row, class + at + lane, *out, e);
+                    }
+                    each(
+                        out,
+                        #[inline(always)]
+                        |out| Vector::load(isa, &out),
+                    )
+                }
+            },
+        );
+        *self.held = held;
+    }
+
+    #[inline(always)]
+    fn pick(&self, classes: &[usize; ROWS]) -> [T::Wide; ROWS] {
+        let mut logits = [T::Wide::ZERO; ROWS];
+        for (row, (logit, &class)) in logits.iter_mut().zip(classes).enumerate().take(self.count) {
+            *logit = self.get(row, class);
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
+        let Some((output, stride)) = &mut self.output else { return };
+        // Stores past the caches must be complete before this one to the same row. Where threads share a row they have fenced already.
+        if self.streams && !self.is_shared {
+            self.isa.fence();
+        }
+        for (row, (&value, &class)) in values.iter().zip(classes).enumerate().take(self.count) {
+            output[row * *stride + class] = T::narrow(value);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Across a row: what reads it. Its maximum, and its exponentials and their sum.
+
+use super::lanes_across_rows::folded;
+use super::lanes_along_row::{Across, HELD, Held, Piece};
+use super::{ROWS, Stats};
+use crate::cpu::transform::{About, Anchors, Kind};
+use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
+use crate::cpu::lines::{Drain, LINE};
+use crate::cpu::threads;
+
+/// Vectors that are added as a tree before f64 is brought in, and their elements.
+const TREE: usize = 8;
+pub(super) const BLOCK: usize = TREE * LANES;
+
+impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
+where
+    T::Wide: Exp,
+{
+    #[inline(always)]
+    fn piece(&self, x: &[T], held: &mut [T::Wide]) -> Piece<T::Wide> {
+        let max = self.max(x);
+        let anchor = self.kind.anchor(max);
+        let about = About::of_row(self.isa, &anchor);
+        let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
+        let top_term = terms.array()[0].into();
+        let others = self.others(x, &about, max, top_term, held, x.len(), &mut Drain::default());
+        Piece { max, anchor, top_term, others, ratio: 1.0 }
+    }
+
+    /// The largest logit in order, NaN left out.
+    #[inline(always)]
+    pub(super) fn max(&self, x: &[T]) -> T::Wide {
+        self.max_of_lanes(x).largest()
+    }
+
+    #[inline(always)]
+    fn max_of_lanes(&self, x: &[T]) -> <T::Wide as Real>::V<I> {
+        let Self { isa, kind, .. } = *self;
+        let mut best = [<T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY); 4];
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        let (fours, singles) = vectors.as_chunks::<4>();
+        for four in fours {
+            for (best, x) in best.iter_mut().zip(four) {
+                *best = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
+            }
+        }
+        for x in singles {
+            best[0] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
+        }
+        if let (false, Some(x)) = (rest.is_empty(), x.last_chunk()) {
+            best[1] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
+        }
+        best[0].larger(best[1]).larger(best[2].larger(best[3]))
+    }
+
+    /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all. A function of
+    /// its own, for what is the same for all to stay in registers.
+    #[allow(clippy::too_many_arguments)] // all of them are about one piece
+    #[inline(never)]
+    fn others(
+        &self,
+        x: &[T],
+        about: &About<T::Wide, I>,
+        max: T::Wide,
+        top_term: f64,
+        held: &mut [T::Wide],
+        ahead: usize,
+        drain: &mut Drain<'_>,
+    ) -> f64 {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let (blocks, _) = x.as_chunks::<BLOCK>();
+                let whole = blocks.len() * BLOCK;
+                let (sums, count) = if held.is_empty() {
+                    self.blocks(blocks.iter().map(|block| (block, None)), about, max, ahead, drain)
+                } else {
+                    let (held, _) = held.as_chunks_mut::<LANES>();
+                    let held = held.as_chunks_mut::<TREE>().0.iter_mut().map(Some);
+                    self.blocks(blocks.iter().zip(held), about, max, ahead, drain)
+                };
+                let (sum, times) = self.rest(x, whole, about, max, held, ahead);
+                (sums + sum.wide(self.isa)).total() + (f64::from(count + times) - 1.0) * top_term
+            },
+        )
+    }
+
+    /// The sums, in lanes, of whole blocks. The largest is left out, however often it is there; that is counted.
+    #[inline(always)]
+    #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
+    fn blocks<'x>(
+        &self,
+        blocks: impl Iterator<Item = (&'x [T; BLOCK], Option<&'x mut [[T::Wide; LANES]; TREE]>)>,
+        about: &About<T::Wide, I>,
+        max: T::Wide,
+        ahead: usize,
+        drain: &mut Drain<'_>,
+    ) -> (I::F64, u32) {
+        let Self { isa, kind, .. } = *self;
+        let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
+        let top = Vector::splat(isa, kind.in_order_one(max));
+        let (mut sums, mut count) = (I::F64::splat(isa, 0.0), 0);
+        for (block, mut held) in blocks {
+            let (pairs, _) = block.as_chunks::<{ 2 * LANES }>();
+            let mut tree = [zero; TREE / 2];
+            for (at, pair) in pairs.iter().enumerate() {
+                let (pair, _) = pair.as_chunks::<LANES>();
+                prefetch(pair[0].as_ptr().wrapping_add(ahead));
+                if size_of::<[T; LANES]>() >= 64 {
+                    prefetch(pair[1].as_ptr().wrapping_add(ahead));
+                }
+                let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
+                let e = kind.exp(isa, x, [about; 2]);
+                if let Some(held) = &mut held {
+                    (held[2 * at], held[2 * at + 1]) = (e[0].array(), e[1].array());
+                }
+                tree[at] = x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]);
+                count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
+            }
+            sums = sums + ((tree[0] + tree[1]) + (tree[2] + tree[3])).wide(isa);
+            drain.some(isa, size_of::<[T; BLOCK]>() / LINE);
+        }
+        (sums, count)
+    }
+
+    /// The sums, in lanes, of what comes from some place on. Of those the largest is left out, however often it is there;
+    /// that is counted.
+    #[inline(always)]
+    fn rest(
+        &self,
+        x: &[T],
+        start: usize,
+        about: &About<T::Wide, I>,
+        max: T::Wide,
+        held: &mut [T::Wide],
+        ahead: usize,
+    ) -> (<T::Wide as Real>::V<I>, u32) {
+        let Self { isa, kind, .. } = *self;
+        let holds = !held.is_empty();
+        let all = |value| <T::Wide as Real>::V::splat(isa, value);
+        let (zero, top) = (all(T::Wide::ZERO), all(kind.in_order_one(max)));
+        let (mut sum, mut count) = (zero, 0);
+        let (vectors, last) = x[start..].as_chunks::<LANES>();
+        let (pairs, single) = vectors.as_chunks::<2>();
+        for (nth, pair) in pairs.iter().enumerate() {
+            prefetch(pair[0].as_ptr().wrapping_add(ahead));
+            prefetch(pair[1].as_ptr().wrapping_add(ahead));
+            let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
+            let e = kind.exp(isa, x, [about; 2]);
+            if holds {
+                let (held, _) = held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
+                (held[0], held[1]) = (e[0].array(), e[1].array());
+            }
+            sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
+            count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
+        }
+        if let [x] = single {
+            prefetch(x.as_ptr().wrapping_add(ahead));
+            let x = T::load(isa, x);
+            let [e] = kind.exp(isa, [x], [about]);
+            if holds {
+                held[start + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
+            }
+            sum = sum + x.where_equal(top, zero, e);
+            count += x.equal(top).count_ones();
+        }
+        if let (false, Some(x)) = (last.is_empty(), x.last_chunk()) {
+            // The last sixteen, of which those that have been added already weigh nothing.
+            let x = T::load(isa, x);
+            let weights = T::Wide::LAST[last.len()..].first_chunk().map_or(
+                zero,
+                #[inline(always)]
+                |x| Vector::load(isa, x),
+            );
+            let [e] = kind.exp(isa, [x], [about]);
+            if let (true, Some(held)) = (holds, held.last_chunk_mut()) {
+                *held = e.array();
+            }
+            sum = sum + x.where_equal(top, zero, e) * weights;
+            count += (x.equal(top) >> (LANES - last.len())).count_ones();
+        }
+        (sum, count)
+    }
+
+    /// Where a logit is first, in whole blocks.
+    #[inline(always)]
+    pub(super) fn position(&self, x: &[T], logit: T::Wide) -> Option<usize> {
+        let isa = self.isa;
+        let top = Vector::splat(isa, logit);
+        let (fours, _) = x.as_chunks::<{ 4 * LANES }>();
+        for (nth, four) in fours.iter().enumerate() {
+            let (vectors, _) = four.as_chunks::<LANES>();
+            let mut any = 0;
+            for x in vectors {
+                any |= T::load(isa, x).equal(top);
+            }
+            if any > 0 {
+                return Some(nth * 4 * LANES + four.iter().position(|x| x.widen() == logit)?);
+            }
+        }
+        None
+    }
+
+    /// The sum of `value` over piece `nth` of a row. Not inlined: both branches of `Across::sums` share one copy.
+    #[inline(never)]
+    pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0; LANES];
+                let piece = self.cut().piece(nth);
+                let start = piece.start;
+                let (vectors, rest) = self.row(row)[piece].as_chunks::<LANES>();
+                for (at, x) in vectors.iter().enumerate() {
+                    let class = start + at * LANES;
+                    let x = T::load(self.isa, x).array();
+                    for (lane, sum) in lanes.iter_mut().enumerate() {
+                        *sum += value(row, class + lane, x[lane]);
+                    }
+                }
+                let class = start + vectors.len() * LANES;
+                for (lane, (sum, x)) in lanes.iter_mut().zip(rest).enumerate() {
+                    *sum += value(row, class + lane, x.widen());
+                }
+                I::F64::load(self.isa, &lanes).total()
+            },
+        )
+    }
+
+    #[inline(always)]
+    pub(super) fn largest(&self) -> [T::Wide; ROWS] {
+        let mut maxima = [T::Wide::NEG_INFINITY; ROWS];
+        if self.classes >= BLOCK {
+            for row in 0..self.count {
+                maxima[row] = self.max(self.row(row));
+            }
+            return maxima;
+        }
+        // What is in lanes is turned around, for no row to wait for its own last steps.
+        let mut lanes = [[T::Wide::ZERO; LANES]; ROWS];
+        for row in 0..self.count {
+            lanes[row] = self.max_of_lanes(self.row(row)).array();
+        }
+        self.turned(
+            &lanes,
+            &mut maxima,
+            #[inline(always)]
+            |a, b| a.larger(b),
+        );
+        maxima
+    }
+
+    /// Folds the lanes of each row.
+    #[inline(always)]
+    fn turned(
+        &self,
+        lanes: &[[T::Wide; LANES]; ROWS],
+        results: &mut [T::Wide; ROWS],
+        with: impl Fn(<T::Wide as Real>::V<I>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
+    ) {
+        for (half, (lanes, results)) in lanes.as_chunks::<LANES>().0.iter().zip(results.as_chunks_mut().0).enumerate() {
+            if half * LANES < self.count {
+                let lanes = each(
+                    *lanes,
+                    #[inline(always)]
+                    |lanes| Vector::load(self.isa, &lanes),
+                );
+                *results = folded(lanes, &with).array();
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn reduced(&mut self, hold: bool) -> Stats<T::Wide> {
+        let (count, classes, cut) = (self.count, self.classes, self.cut());
+        let per_row = cut.pieces;
+        let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
+        let holds = hold && !self.is_shared && count * classes <= HELD;
+        // Where memory is short, exponentials are computed again.
+        let holds =
+            holds && exponentials.try_reserve_exact((count * classes).saturating_sub(exponentials.len())).is_ok();
+        exponentials.resize(if holds { count * classes } else { 0 }, T::Wide::ZERO);
+        pieces.clear();
+        pieces.resize(count * per_row, Piece::default());
+        let mut max = [T::Wide::NEG_INFINITY; ROWS];
+        let mut anchors = Anchors::default();
+        let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
+        let (isa, mut drain) = (self.isa, std::mem::take(&mut self.drain));
+        if per_row == 1 {
+            // Rows one step after the other, for none has to wait for its own.
+            max = self.largest();
+            anchors = Anchors::new(self.isa, self.kind, &max);
+            let tops = each(
+                max,
+                #[inline(always)]
+                |max| self.kind.in_order_one(max),
+            );
+            let about = [About::of_rows(self.isa, &anchors, 0), About::of_rows(self.isa, &anchors, 1)];
+            let (halves, _) = tops.as_chunks();
+            let tops = [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
+            let [a, b] = self.kind.exp(self.isa, tops, [&about[0], &about[1]]);
+            for (to, from) in top_terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
+                *to = (*from).into();
+            }
+            let (mut lanes, mut counts) = ([[T::Wide::ZERO; LANES]; ROWS], [0.0; ROWS]);
+            for row in 0..count {
+                let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
+                let (x, top, ahead) = (self.row(row), max[row], count * classes);
+                if classes < BLOCK {
+                    let about = About::of_row(self.isa, &anchors.at(row));
+                    let (sum, count) = self.rest(x, 0, &about, top, held, ahead);
+                    (lanes[row], counts[row]) = (sum.array(), f64::from(count));
+                    drain.some(isa, classes * size_of::<T>() / LINE);
+                } else {
+                    let about = About::of_row(self.isa, &anchors.at(row));
+                    others[row] = self.others(x, &about, top, top_terms[row], held, ahead, &mut drain);
+                }
+                pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: 1.0, ..Piece::default() };
+            }
+            if classes < BLOCK {
+                let mut sums = [T::Wide::ZERO; ROWS];
+                // Of f32 no more than eight roundings in lanes, and five here.
+                self.turned(
+                    &lanes,
+                    &mut sums,
+                    #[inline(always)]
+                    |a, b| a + b,
+                );
+                for row in 0..ROWS {
+                    others[row] = sums[row].into() + (counts[row] - 1.0) * top_terms[row];
+                }
+            }
+        } else {
+            for row in 0..count {
+                let x = self.row(row);
+                let pieces = &mut pieces[row * per_row..][..per_row];
+                if self.is_shared {
+                    threads::for_each(pieces, &|nth, piece| {
+                        *piece = isa.vectorize(
+                            #[inline(always)]
+                            || self.piece(&x[cut.piece(nth)], &mut []),
+                        );
+                    });
+                } else {
+                    for (nth, piece) in pieces.iter_mut().enumerate() {
+                        let (x, start) = (&x[cut.piece(nth)], row * classes + cut.at(nth));
+                        let held = if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };
+                        *piece = self.piece(x, held);
+                    }
+                }
+                let joined = join(pieces);
+                (max[row], top_terms[row], others[row]) = (joined.0, joined.2, joined.3);
+                anchors.set(row, joined.1);
+            }
+        }
+        self.drain = drain;
+        *self.held = Held { exponentials, pieces };
+        Stats::new(self.kind, max, anchors, top_terms, others)
+    }
+}
+
+/// Of a row in pieces its maximum with its anchor and exponential, and the sum of the others relative to that unit.
+fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, Anchor<W>, f64, f64) {
+    let mut top = 0;
+    for nth in 1..pieces.len() {
+        if pieces[nth].max > pieces[top].max {
+            top = nth;
+        }
+    }
+    let Piece { max, anchor, top_term, .. } = pieces[top];
+    let mut others = 0.0;
+    for (nth, piece) in pieces.iter_mut().enumerate() {
+        // A piece of nothing but -inf has no unit, but zeros in any.
+        let ratio = if piece.top_term == 0.0 { 1.0 } else { exp(piece.anchor.unit - anchor.unit) };
+        // What was left out of this piece is one of the others but where the row's maximum is.
+        let left_out = if nth == top { 0.0 } else { piece.top_term };
+        others += (piece.others + left_out) * ratio;
+        // Rounded, so that equal logits of two pieces come to the same, but not to nothing.
+        let rounded: f64 = W::of(ratio).into();
+        piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
+    }
+    (max, anchor, top_term, others)
+}

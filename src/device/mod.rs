@@ -1,0 +1,428 @@
+//! The front door: a device, chosen once and explained, and the operations on it.
+
+mod calls;
+#[cfg(feature = "gpu")]
+mod offload;
+pub(crate) mod resident;
+pub(crate) mod stopwatch;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "gpu")]
+use crate::DType;
+#[cfg(feature = "gpu")]
+use crate::gpu::{self, Gpu};
+#[cfg(feature = "gpu")]
+use crate::problem::request::Data;
+use crate::problem::request::Job;
+#[cfg(feature = "gpu")]
+use crate::device::offload::Costs;
+use crate::problem::limits::Settings;
+use crate::problem::waiting::{Waiting, block_on};
+use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, Tuning, cpu};
+
+/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in a browser, where wgpu's types stay on
+/// the thread that made them.
+///
+/// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU, and the result says
+/// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead. Either way the next call works: a lost GPU
+/// is opened again.
+///
+/// Every operation that waits for a GPU has an async form, `_async`, which does not block the thread that polls it; what
+/// the CPU computes is computed in that poll.
+#[derive(Clone, Debug)]
+pub struct Device(Arc<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    place: Place,
+    reason: String,
+    passed_over: Vec<PassedOver>,
+    settings: Settings,
+    #[cfg(feature = "gpu")]
+    may_fall_back: bool,
+    /// What a call costs here and on the CPU, where it is to be placed by that.
+    #[cfg(feature = "gpu")]
+    costs: Option<Costs>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Cpu,
+    #[cfg(feature = "gpu")]
+    Gpu(Gpu),
+}
+
+/// How a call that writes into the caller's memory went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ran {
+    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
+    /// all went as planned.
+    pub fell_back: Option<String>,
+}
+
+/// The result of a call that allocates it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Output<T> {
+    /// The values, row after row.
+    pub values: Vec<T>,
+    /// As in [`Ran`].
+    pub fell_back: Option<String>,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Device {
+    /// A hardware GPU if there is one, else the CPU; never fails.
+    ///
+    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and `WGPU_ADAPTER_NAME` takes only
+    /// adapters whose name holds that text. Software adapters (llvmpipe, SwiftShader, WARP) are passed over unless so
+    /// named, for the CPU path is faster than they are.
+    #[must_use]
+    pub fn new() -> Self {
+        #[cfg(feature = "gpu")]
+        return block_on(async { Ok(Self::new_async().await) })
+            .unwrap_or_else(|error| Self::on_cpu(error.to_string(), Vec::new()));
+        #[cfg(not(feature = "gpu"))]
+        Self::on_cpu("built without the feature `gpu`".to_owned(), Vec::new())
+    }
+
+    /// The async form of [`Device::new`].
+    pub async fn new_async() -> Self {
+        #[cfg(feature = "gpu")]
+        return match gpu::open(&DeviceChoice::Auto).await {
+            Ok(opened) => Self::on_gpu(opened, true),
+            Err(refused) => Self::on_cpu(refused.reason, refused.passed_over),
+        };
+        #[cfg(not(feature = "gpu"))]
+        Self::new()
+    }
+
+    /// As [`Device::new`], but each call goes to whichever of GPU and CPU is expected to have the result back in host memory
+    /// first, transfers counted. What that takes is measured here, in a fraction of a second; [`Device::crossovers`] tells.
+    ///
+    /// Where an operation ran may then depend on the size of its batch, and so may the last bits of a row.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where measuring fails.
+    pub fn fastest() -> Result<Self, Error> {
+        Self::new().placed()
+    }
+
+    /// The async form of [`Device::fastest`].
+    ///
+    /// # Errors
+    /// As [`Device::fastest`].
+    pub async fn fastest_async() -> Result<Self, Error> {
+        Self::new_async().await.placed_async().await
+    }
+
+    /// This device, each call going to it or to the CPU as with [`Device::fastest`].
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where measuring fails.
+    pub fn placed(self) -> Result<Self, Error> {
+        block_on(self.placed_waiting(Waiting::Here))
+    }
+
+    /// The async form of [`Device::placed`].
+    ///
+    /// # Errors
+    /// As [`Device::placed`].
+    pub async fn placed_async(self) -> Result<Self, Error> {
+        self.placed_waiting(Waiting::Elsewhere).await
+    }
+
+    async fn placed_waiting(self, waiting: Waiting) -> Result<Self, Error> {
+        let _ = waiting;
+        #[cfg(feature = "gpu")]
+        if self.is_gpu() {
+            // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
+            let device = self.with(|inner| inner.costs = None);
+            let costs = Some(Costs::measure(&device, waiting).await?);
+            return Ok(device.with(|inner| inner.costs = costs));
+        }
+        Ok(self)
+    }
+
+    /// From how many bytes of logits on each operation is expected to be faster on the GPU, as measured by
+    /// [`Device::fastest`]; empty on any other device.
+    #[must_use]
+    pub fn crossovers(&self) -> Vec<Crossover> {
+        #[cfg(feature = "gpu")]
+        if let Some(costs) = &self.0.costs {
+            return costs.crossovers();
+        }
+        Vec::new()
+    }
+
+    /// The GPU given, as one explicitly chosen: a wgpu device of yours, for operations over host memory.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn on(gpu: &Gpu) -> Self {
+        let opened =
+            gpu::Opened { gpu: gpu.clone(), reason: "given by the caller".to_owned(), passed_over: Vec::new() };
+        Self::on_gpu(opened, false)
+    }
+
+    /// At most so many bytes of GPU memory for a call over host memory, half of them kept for the next: 512 MiB if not set.
+    /// Larger batches go through it in parts; some of 1 MiB there must be, so that less than 16 MiB counts as that.
+    #[must_use]
+    pub fn with_memory_budget(self, bytes: u64) -> Self {
+        self.with(|inner| inner.settings.memory_budget = bytes)
+    }
+
+    /// How the GPU's kernels are shaped; none on the CPU.
+    #[must_use]
+    pub fn tuning(&self) -> Option<Tuning> {
+        match &self.0.place {
+            Place::Cpu => None,
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => Some(gpu.tuning()),
+        }
+    }
+
+    /// The same device with the GPU's kernels shaped otherwise; the CPU stays as it is. Resident data stays with the device that
+    /// it was uploaded to.
+    ///
+    /// # Errors
+    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    pub fn with_tuning(self, tuning: Tuning) -> Result<Self, Error> {
+        tuning.check()?;
+        #[cfg(feature = "gpu")]
+        if let Place::Gpu(gpu) = &self.0.place {
+            let tuned = gpu.with_tuning(tuning)?;
+            return Ok(self.with(|inner| inner.place = Place::Gpu(tuned)));
+        }
+        Ok(self)
+    }
+
+    /// As [`Device::with_tuning`], from a file that `logits tune` has written.
+    ///
+    /// # Errors
+    /// [`Error::Tuning`] where the file cannot be read or says something else.
+    pub fn with_tuning_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let named = |reason: String| Error::Tuning { reason: format!("{}: {reason}", path.display()) };
+        let text = crate::plan::tuning::read(path).map_err(|error| named(error.to_string()))?;
+        match text.parse() {
+            Ok(tuning) => self.with_tuning(tuning),
+            Err(Error::Tuning { reason }) => Err(named(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
+    /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with(|inner| inner.settings.patience = timeout)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// The CPU, whatever else there is.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self::on_cpu("asked for".to_owned(), Vec::new())
+    }
+
+    /// The best adapter of any kind, software included; the environment variables of [`Device::new`] hold here too.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] where there is none, or none that can run the kernels.
+    pub fn gpu() -> Result<Self, Error> {
+        Self::open(&DeviceChoice::Gpu)
+    }
+
+    /// The device chosen.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] where a GPU was asked for and none fits. [`DeviceChoice::Auto`] and [`DeviceChoice::Cpu`] never
+    /// fail.
+    pub fn open(choice: &DeviceChoice) -> Result<Self, Error> {
+        block_on(Self::open_async(choice))
+    }
+
+    /// The async form of [`Device::open`].
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub async fn open_async(choice: &DeviceChoice) -> Result<Self, Error> {
+        let wanted = match choice {
+            DeviceChoice::Auto => return Ok(Self::new_async().await),
+            DeviceChoice::Cpu => return Ok(Self::cpu()),
+            DeviceChoice::Gpu => "gpu",
+            DeviceChoice::Named(name) => name,
+        };
+        #[cfg(feature = "gpu")]
+        return match gpu::open(choice).await {
+            Ok(opened) => Ok(Self::on_gpu(opened, false)),
+            Err(refused) => {
+                let mut reason = refused.reason;
+                for adapter in &refused.passed_over {
+                    reason.push_str(&format!("; {adapter}"));
+                }
+                Err(Error::NoGpu { wanted: wanted.to_owned(), reason })
+            }
+        };
+        #[cfg(not(feature = "gpu"))]
+        Err(Error::NoGpu { wanted: wanted.to_owned(), reason: "built without the feature `gpu`".to_owned() })
+    }
+
+    fn on_cpu(reason: String, passed_over: Vec<PassedOver>) -> Self {
+        Self(Arc::new(Inner {
+            place: Place::Cpu,
+            reason,
+            passed_over,
+            settings: Settings::default(),
+            #[cfg(feature = "gpu")]
+            may_fall_back: false,
+            #[cfg(feature = "gpu")]
+            costs: None,
+        }))
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
+        let gpu::Opened { gpu, reason, passed_over } = opened;
+        let (place, settings) = (Place::Gpu(gpu), Settings::default());
+        Self(Arc::new(Inner { place, reason, passed_over, settings, may_fall_back, costs: None }))
+    }
+
+    /// The adapter's name, or `CPU`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.0.place {
+            Place::Cpu => "CPU",
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// `vulkan`, `metal`, `dx12`, `gl`, `webgpu` or `cpu`.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        match &self.0.place {
+            Place::Cpu => "cpu",
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => gpu.backend(),
+        }
+    }
+
+    /// Whether the operations run on a GPU, software adapters included.
+    #[must_use]
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self.0.place, Place::Cpu)
+    }
+
+    /// Why this device was chosen.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.0.reason
+    }
+
+    /// The adapters that were looked at and not taken, each with its reason.
+    #[must_use]
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.0.passed_over
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.0.place
+    }
+
+    /// Does a checked job, here or on the CPU.
+    pub(crate) async fn run(&self, job: Job<'_>, waiting: Waiting) -> Result<Ran, Error> {
+        let _ = waiting;
+        if job.rows() == 0 {
+            return Ok(Ran::default());
+        }
+        match &self.0.place {
+            Place::Cpu => cpu::run(job)?,
+            // Before the cost model: whether f64 is refused must not depend on the size of a call.
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) if job.dtype() == DType::F64 => {
+                let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
+                if !self.0.may_fall_back {
+                    return Err(error);
+                }
+                cpu::run(job)?;
+                return Ok(Ran { fell_back: Some(error.to_string()) });
+            }
+            #[cfg(feature = "gpu")]
+            Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job)?,
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => {
+                let mut job = job;
+                // The CPU may have to finish what a GPU has begun in place: what can be refused is refused now.
+                let ready = match &job.data {
+                    Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&job)?),
+                    _ => None,
+                };
+                match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
+                    Ok(note) => return Ok(Ran { fell_back: note }),
+                    Err(failed) if !self.0.may_fall_back => return Err(failed.error),
+                    Err(failed) => {
+                        let rest = job.after(failed.rows_done);
+                        match ready {
+                            Some(ready) => ready.finish(rest)?,
+                            None => cpu::run(rest)?,
+                        }
+                        return Ok(Ran { fell_back: Some(failed.error.to_string()) });
+                    }
+                }
+            }
+        }
+        Ok(Ran::default())
+    }
+
+    #[cfg(feature = "gpu")]
+    fn prefers_cpu(&self, job: &Job<'_>) -> bool {
+        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(job.op, job.shape))
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.0.settings
+    }
+
+    /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
+    #[must_use]
+    pub fn adapters() -> Vec<Adapter> {
+        block_on(async { Ok(Self::adapters_async().await) }).unwrap_or_default()
+    }
+
+    /// The async form of [`Device::adapters`].
+    pub async fn adapters_async() -> Vec<Adapter> {
+        #[cfg(feature = "gpu")]
+        return gpu::list().await;
+        #[cfg(not(feature = "gpu"))]
+        Vec::new()
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.place {
+            Place::Cpu => write!(f, "CPU: {}", self.reason())?,
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => write!(f, "{} ({}): {}", gpu.name(), gpu.backend(), self.reason())?,
+        }
+        for (nth, adapter) in self.passed_over().iter().enumerate() {
+            write!(f, "{}{adapter}", if nth == 0 { "; passed over: " } else { "; " })?;
+        }
+        Ok(())
+    }
+}

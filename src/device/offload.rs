@@ -1,0 +1,151 @@
+//! Which of GPU and CPU has a result back in host memory first.
+
+use crate::problem::transform::Curve;
+use crate::problem::dtype::Sealed;
+use crate::problem::operation::Op;
+use crate::problem::request::{Data, Given, Job, RowsOut};
+use crate::problem::waiting::{Instant, Waiting};
+use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
+
+/// A call takes so long, and so much longer for each row and for each byte of logits.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    seconds: f64,
+    seconds_per_row: f64,
+    seconds_per_byte: f64,
+}
+
+impl Cost {
+    fn of(self, rows: f64, classes: f64) -> f64 {
+        self.seconds + rows * (self.seconds_per_row + self.seconds_per_byte * 4.0 * classes)
+    }
+}
+
+/// What calls of each operation cost on the CPU and on a GPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Costs(Vec<(Op, &'static str, Cost, Cost)>);
+
+/// What is measured: a few rows, many, and as many elements in short rows.
+const SHAPES: [[usize; 2]; 3] = [[32, 1024], [1024, 1024], [65_536, 16]];
+const RUNS: usize = 3;
+
+impl Costs {
+    /// Runs every operation on both, data in host memory as it will be.
+    pub(crate) async fn measure(gpu: &Device, waiting: Waiting) -> Result<Self, Error> {
+        let operations = [
+            (Op::Softmax, "softmax"),
+            (Op::LogSoftmax, "log_softmax"),
+            (Op::LogSumExp, "log_sum_exp"),
+            (Op::Predict, "predict"),
+            (Op::CrossEntropy, "cross_entropy"),
+            (Op::CrossEntropyGrad, "cross_entropy_grad"),
+        ];
+        let cpu = Device::cpu();
+        let logits: Vec<f32> = (0..SHAPES[1][0] * SHAPES[1][1]).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
+        let mut out = vec![0.0; logits.len()];
+        let mut costs = Vec::new();
+        for (op, name) in operations {
+            let on_cpu = cost(&cpu, op, &logits, &mut out, waiting).await?;
+            costs.push((op, name, on_cpu, cost(gpu, op, &logits, &mut out, waiting).await?));
+        }
+        Ok(Self(costs))
+    }
+
+    pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
+        // What is not measured costs about what its like does.
+        let op = match op {
+            Op::CrossEntropyBackward => Op::CrossEntropyGrad,
+            Op::SoftmaxBackward | Op::LogSoftmaxBackward => Op::Softmax,
+            Op::TopK | Op::Sample => Op::Predict,
+            op => op,
+        };
+        let (rows, classes) = (shape.row_count() as f64, shape.classes() as f64);
+        self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
+    }
+
+    pub(crate) fn crossovers(&self) -> Vec<Crossover> {
+        let crossover = |&(_, operation, cpu, gpu): &(Op, &'static str, Cost, Cost)| {
+            // In rows of the width that is measured.
+            let width = (SHAPES[1][1] * 4) as f64;
+            let [cpu_byte, gpu_byte] = [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
+            let gain = cpu_byte - gpu_byte;
+            Crossover {
+                operation,
+                bytes: (gain > 0.0).then(|| ((gpu.seconds - cpu.seconds) / gain).max(0.0) as u64),
+                cpu_bytes_per_second: 1.0 / cpu_byte,
+                gpu_bytes_per_second: 1.0 / gpu_byte,
+            }
+        };
+        self.0.iter().map(crossover).collect()
+    }
+}
+
+/// Three points make a plane; of each the best run counts, for whatever disturbs a run makes it slower.
+async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting: Waiting) -> Result<Cost, Error> {
+    let mut best = [f64::INFINITY; 3];
+    let loss = CrossEntropy::default();
+    for ([rows, classes], best) in SHAPES.into_iter().zip(&mut best) {
+        let shape = Shape::rows(rows, classes);
+        let x = Logits::new(&logits[..rows * classes], shape)?;
+        let targets = vec![0_u32; rows];
+        let prepared = loss.prepare(shape, Targets::from(&targets))?;
+        let (mut values, mut predictions) = (vec![0.0; rows], vec![Prediction::default(); rows]);
+        // The first run compiles and allocates.
+        for run in 0..=RUNS {
+            let data = match op.spec().writes_elements {
+                true => {
+                    let output = f32::erase_mut(&mut out[..rows * classes]);
+                    Data::Write { input: x.elements(), stride: classes, output }
+                }
+                false => Data::Read { input: x.elements(), stride: classes },
+            };
+            let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
+            let rows_out = if op.predicts() {
+                RowsOut::Predictions(&mut predictions, 1)
+            } else if op.has_values() {
+                RowsOut::Values(f32::erase_mut(&mut values))
+            } else {
+                RowsOut::None
+            };
+            let start = Instant::now();
+            device.run(Job::new(op, x.view(), data, given, rows_out), waiting).await?;
+            if run > 0 {
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let [few, many, short] = best;
+    let [few_bytes, many_bytes, _] = SHAPES.map(|[rows, classes]| (rows * classes * 4) as f64);
+    // A disturbed machine may find many rows as fast as few; that none of the time is due to the bytes is not to be believed.
+    let most = many / many_bytes;
+    let seconds_per_byte = ((many - few) / (many_bytes - few_bytes)).clamp(most / 4.0, most);
+    // The same bytes in more rows.
+    let seconds_per_row = ((short - many) / (SHAPES[2][0] - SHAPES[1][0]) as f64).max(0.0);
+    Ok(Cost { seconds: (few - seconds_per_byte * few_bytes).max(0.0), seconds_per_row, seconds_per_byte })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_goes_where_it_is_done_first() {
+        // A GPU that starts 1 ms later, and does a byte in a quarter of the time; and one that does not.
+        let cpu = Cost { seconds: 1e-6, seconds_per_row: 1e-8, seconds_per_byte: 4e-10 };
+        let gpu = Cost { seconds: 1e-3, seconds_per_row: 1e-8, seconds_per_byte: 1e-10 };
+        let slow = Cost { seconds_per_byte: 5e-10, ..gpu };
+        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu), (Op::Predict, "predict", cpu, slow)]);
+        let [softmax, predict] = costs.crossovers().try_into().unwrap();
+        let bytes = softmax.bytes.unwrap();
+        assert_eq!((bytes, predict.bytes), (3_330_000, None));
+        // On either side of it.
+        let rows = bytes as usize / 4096;
+        assert!(costs.prefer_cpu(Op::Softmax, Shape::rows(rows, 1024)));
+        assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(rows + 1, 1024)));
+        assert!(costs.prefer_cpu(Op::Predict, Shape::rows(1 << 20, 1024)));
+        // Short rows that cost the CPU more each are sent sooner.
+        let cpu = Cost { seconds_per_row: 1e-7, ..cpu };
+        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu)]);
+        assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(20_000, 10)));
+    }
+}

@@ -1,0 +1,412 @@
+//! Data that stays where the device computes, from one call to the next.
+//!
+//! ```
+//! use logits::{CrossEntropy, Device, Logits};
+//!
+//! let device = Device::new();
+//! let x = device.upload(Logits::new(&[2.0_f32, 0.0, 1.0, /* next row */ 0.5, 3.0, 0.0], [2, 3])?)?;
+//! let targets = device.upload_targets(&CrossEntropy::default(), [2, 3], &[0, 2])?;
+//!
+//! let (loss, gradient) = x.cross_entropy_grad(&targets)?; // nothing has been read back yet
+//! let best = x.predict()?.read()?; // and now two predictions
+//! println!("class {}, loss {}", best[0].class, loss.read()?.loss);
+//! assert_eq!(gradient.read_rows(1..2)?.len(), 3); // only the row asked for
+//! # Ok::<(), logits::Error>(())
+//! ```
+
+mod calls;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::problem::transform::Curve;
+use crate::device::Place;
+use crate::problem::error::try_vec;
+#[cfg(feature = "gpu")]
+use crate::gpu::{Held, HeldTargets};
+use crate::problem::request::RowTarget;
+use crate::problem::logits::View;
+use crate::problem::loss::Totals;
+use crate::problem::limits::Settings;
+use crate::problem::waiting::{Waiting, block_on};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Shape, Targets};
+
+/// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a gradient. Cheap to clone, for
+/// clones share the memory, which nothing changes; whatever order handles are dropped in, the last one frees it.
+///
+/// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every handle made before.
+/// Upload again then; the device has been opened anew.
+#[derive(Clone, Debug)]
+pub struct Resident<T: Element = f32> {
+    memory: Memory<T>,
+    shape: Shape,
+    curve: Curve,
+    settings: Settings,
+}
+
+/// Values of rows on a device: log-sum-exps, losses, [`Prediction`]s.
+#[derive(Clone, Debug)]
+pub struct ResidentRows<T> {
+    memory: Memory<T>,
+    rows: usize,
+    each: usize,
+    /// The factor of values that are read: 1 / [`Totals::unit`] for losses, 1 for all else.
+    scale: f64,
+    settings: Settings,
+}
+
+/// A value of a row that can be read back: an [`Element`] or a [`Prediction`]. No other type implements it.
+pub trait RowValue: sealed::Scale + bytemuck::Pod + Default {}
+
+impl<T: sealed::Scale + bytemuck::Pod + Default> RowValue for T {}
+
+mod sealed {
+    pub trait Scale: Sized {
+        /// Multiplies each value by `factor`, where values are losses.
+        fn scale(values: &mut [Self], factor: f64);
+    }
+}
+
+impl<T: Element> sealed::Scale for T {
+    fn scale(values: &mut [Self], factor: f64) {
+        T::erase_mut(values).scale(factor);
+    }
+}
+
+impl sealed::Scale for Prediction {
+    fn scale(_: &mut [Self], _: f64) {}
+}
+
+/// Targets on a device, checked, with the options of the loss that they are for.
+#[derive(Clone, Debug)]
+pub struct ResidentTargets {
+    memory: TargetMemory,
+    shape: Shape,
+    totals: Totals,
+    loss: Arc<CrossEntropy>,
+    #[cfg(feature = "gpu")]
+    is_soft: bool,
+}
+
+/// A loss on a device.
+#[derive(Clone, Debug)]
+pub struct ResidentLoss<S = f32> {
+    per_row: ResidentRows<S>,
+    sum: Sum,
+    totals: Totals,
+    reduction: Reduction,
+}
+
+/// What a loss came to, without the losses of the rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ReducedLoss {
+    /// As [`Loss::loss`](crate::Loss::loss).
+    pub loss: f64,
+    /// As [`Loss::rows`](crate::Loss::rows).
+    pub rows: usize,
+    /// As [`Loss::counted_rows`](crate::Loss::counted_rows).
+    pub counted_rows: usize,
+    /// As [`Loss::perplexity`](crate::Loss::perplexity).
+    pub perplexity: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Memory<T> {
+    Cpu(Arc<Vec<T>>),
+    #[cfg(feature = "gpu")]
+    Gpu(Held),
+}
+
+#[cfg(feature = "gpu")]
+impl<T> Memory<T> {
+    fn empty() -> Self {
+        Self::Cpu(Arc::default())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum TargetMemory {
+    Classes(Arc<Vec<RowTarget>>),
+    Probabilities(Arc<Vec<f64>>),
+    #[cfg(feature = "gpu")]
+    Gpu(HeldTargets),
+}
+
+#[derive(Clone, Debug)]
+enum Sum {
+    Known(f64),
+    #[cfg(feature = "gpu")]
+    Gpu(Held),
+}
+
+impl Device {
+    /// Logits to the device, where they stay.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back;
+    /// [`Error::DType`] for f64 on a GPU.
+    pub fn upload<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
+        block_on(self.upload_waiting(x, Waiting::Here))
+    }
+
+    /// The async form of [`Device::upload`].
+    ///
+    /// # Errors
+    /// As [`Device::upload`].
+    pub async fn upload_async<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
+        self.upload_waiting(x, Waiting::Elsewhere).await
+    }
+
+    async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
+        let (View { shape, stride, curve }, settings) = (x.view(), self.settings());
+        let _ = waiting;
+        let memory = match self.place() {
+            Place::Cpu => {
+                let mut values = try_vec("the logits", shape.elements()?)?;
+                for (block, x) in values.chunks_exact_mut(shape.block().max(1)).zip(x.data().chunks(stride.max(1))) {
+                    block.copy_from_slice(&x[..shape.block()]);
+                }
+                Memory::Cpu(Arc::new(values))
+            }
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
+                return Err(Error::DType { dtype: T::DTYPE, adapter: gpu.name().to_owned() });
+            }
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
+        };
+        Ok(Resident { memory, shape, curve, settings })
+    }
+
+    /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
+    ///
+    /// # Errors
+    /// As [`Device::cross_entropy`] of the targets and the options, and as [`Device::upload`].
+    pub fn upload_targets<'t>(
+        &self,
+        loss: &CrossEntropy,
+        shape: impl Into<Shape>,
+        targets: impl Into<Targets<'t>>,
+    ) -> Result<ResidentTargets, Error> {
+        block_on(self.upload_targets_waiting(loss, shape.into(), targets.into(), Waiting::Here))
+    }
+
+    /// The async form of [`Device::upload_targets`].
+    ///
+    /// # Errors
+    /// As [`Device::upload_targets`].
+    pub async fn upload_targets_async<'t>(
+        &self,
+        loss: &CrossEntropy,
+        shape: impl Into<Shape>,
+        targets: impl Into<Targets<'t>>,
+    ) -> Result<ResidentTargets, Error> {
+        self.upload_targets_waiting(loss, shape.into(), targets.into(), Waiting::Elsewhere).await
+    }
+
+    async fn upload_targets_waiting(
+        &self,
+        loss: &CrossEntropy,
+        shape: Shape,
+        targets: Targets<'_>,
+        waiting: Waiting,
+    ) -> Result<ResidentTargets, Error> {
+        shape.elements()?;
+        let mut prepared = loss.prepare(shape, targets)?;
+        let totals = prepared.totals(0.0);
+        #[cfg(feature = "gpu")]
+        let is_soft = prepared.second.is_some();
+        let _ = waiting;
+        let memory = match (self.place(), prepared.second) {
+            (Place::Cpu, None) => TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows))),
+            (Place::Cpu, Some(values)) => {
+                let mut copy = try_vec("the targets", values.len())?;
+                copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
+                TargetMemory::Probabilities(Arc::new(copy))
+            }
+            #[cfg(feature = "gpu")]
+            (Place::Gpu(gpu), _) => {
+                let settings = self.settings();
+                TargetMemory::Gpu(
+                    gpu.upload_targets(shape, &prepared.given(Curve::default())?, settings, waiting).await?,
+                )
+            }
+        };
+        Ok(ResidentTargets {
+            memory,
+            shape,
+            totals,
+            loss: Arc::new(prepared.kept_loss()?),
+            #[cfg(feature = "gpu")]
+            is_soft,
+        })
+    }
+}
+
+impl<T: Element> Resident<T> {
+    /// The shape.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The same values, read by every operation as if divided by `temperature`: [`Logits::temperature`].
+    ///
+    /// # Errors
+    /// As [`Logits::temperature`].
+    pub fn temperature(&self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self.clone() })
+    }
+
+    /// The same values as a loss sees them: [`Logits::as_seen_by`].
+    ///
+    /// # Errors
+    /// As [`Logits::as_seen_by`].
+    pub fn as_seen_by(&self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { curve: loss.curve(self.curve)?, ..self.clone() })
+    }
+
+    /// Reads everything back, as it lies.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost.
+    pub fn read(&self) -> Result<Vec<T>, Error> {
+        block_on(self.read_waiting(0..self.shape.outer(), Waiting::Here))
+    }
+
+    /// The async form of [`Resident::read`].
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub async fn read_async(&self) -> Result<Vec<T>, Error> {
+        self.read_waiting(0..self.shape.outer(), Waiting::Elsewhere).await
+    }
+
+    /// Reads some rows back, or of a shape `[outer, classes, inner]` some blocks of `classes * inner`; those beyond the last
+    /// are left out.
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub fn read_rows(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
+        block_on(self.read_waiting(rows, Waiting::Here))
+    }
+
+    /// The async form of [`Resident::read_rows`].
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub async fn read_rows_async(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
+        self.read_waiting(rows, Waiting::Elsewhere).await
+    }
+
+    async fn read_waiting(&self, blocks: Range<usize>, waiting: Waiting) -> Result<Vec<T>, Error> {
+        let end = blocks.end.min(self.shape.outer());
+        let (start, inner) = (blocks.start.min(end), self.shape.inner());
+        self.memory.read(start * inner..end * inner, self.shape.classes(), self.settings, waiting).await
+    }
+}
+
+impl<T: RowValue> ResidentRows<T> {
+    /// How many rows there are.
+    #[must_use]
+    pub fn row_count(&self) -> usize {
+        self.rows
+    }
+
+    /// How many values there are of each.
+    #[must_use]
+    pub fn values_per_row(&self) -> usize {
+        self.each
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub fn read(&self) -> Result<Vec<T>, Error> {
+        block_on(self.read_waiting(Waiting::Here))
+    }
+
+    /// The async form of [`ResidentRows::read`].
+    ///
+    /// # Errors
+    /// As [`Resident::read`].
+    pub async fn read_async(&self) -> Result<Vec<T>, Error> {
+        self.read_waiting(Waiting::Elsewhere).await
+    }
+
+    async fn read_waiting(&self, waiting: Waiting) -> Result<Vec<T>, Error> {
+        let mut values = self.memory.read(0..self.rows, self.each, self.settings, waiting).await?;
+        if self.scale != 1.0 {
+            T::scale(&mut values, self.scale);
+        }
+        Ok(values)
+    }
+}
+
+impl ResidentTargets {
+    /// Rows whose target is not an ignored index.
+    #[must_use]
+    pub fn counted_rows(&self) -> usize {
+        self.totals.counted_rows
+    }
+}
+
+impl<S> ResidentLoss<S> {
+    /// The weighted loss of each row, where it is.
+    #[must_use]
+    pub fn per_row(&self) -> &ResidentRows<S> {
+        &self.per_row
+    }
+
+    /// Reads the reduced loss back: 32 bytes, not a row.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where the GPU fails or was lost.
+    pub fn read(&self) -> Result<ReducedLoss, Error> {
+        block_on(self.read_waiting(Waiting::Here))
+    }
+
+    /// The async form of [`ResidentLoss::read`].
+    ///
+    /// # Errors
+    /// As [`ResidentLoss::read`].
+    pub async fn read_async(&self) -> Result<ReducedLoss, Error> {
+        self.read_waiting(Waiting::Elsewhere).await
+    }
+
+    async fn read_waiting(&self, waiting: Waiting) -> Result<ReducedLoss, Error> {
+        let _ = waiting;
+        let sum = match &self.sum {
+            Sum::Known(sum) => *sum,
+            #[cfg(feature = "gpu")]
+            Sum::Gpu(summaries) => summaries.sum(self.per_row.settings, waiting).await?,
+        };
+        let totals = Totals { sum, ..self.totals };
+        let (loss, perplexity) = totals.reduce(self.reduction);
+        Ok(ReducedLoss { loss, rows: totals.rows, counted_rows: totals.counted_rows, perplexity })
+    }
+}
+
+impl<T: bytemuck::Pod + Default> Memory<T> {
+    async fn read(
+        &self,
+        rows: Range<usize>,
+        width: usize,
+        settings: Settings,
+        waiting: Waiting,
+    ) -> Result<Vec<T>, Error> {
+        let _ = (settings, waiting);
+        match self {
+            Self::Cpu(values) => {
+                let values = &values[rows.start * width..rows.end * width];
+                let mut copy = try_vec("the rows read back", values.len())?;
+                copy.copy_from_slice(values);
+                Ok(copy)
+            }
+            #[cfg(feature = "gpu")]
+            Self::Gpu(held) => held.read(rows, settings, waiting).await,
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Times one operation against a plain copy, on the same device in the same run. For the benchmarks; no part of the API.
+
+use std::borrow::Cow;
+use std::hint::black_box;
+use std::time::Duration;
+
+use crate::problem::transform::Curve;
+use crate::device::Place;
+use crate::problem::dtype::Sealed;
+use crate::problem::error::try_vec;
+#[cfg(feature = "gpu")]
+use crate::gpu::{Gpu, HeldGiven, HeldInputs, Timing};
+use crate::problem::operation::Op;
+use crate::plan::Traffic;
+use crate::problem::request::{Data, Given, Job, RowsOut};
+use crate::problem::logits::View;
+use crate::problem::loss::Prepared;
+use crate::ops::{check_k, draw_transform};
+use crate::problem::sampling::Draws;
+#[cfg(feature = "gpu")]
+use crate::problem::limits::Settings;
+use crate::problem::waiting::Instant;
+#[cfg(feature = "gpu")]
+use crate::problem::waiting::{Waiting, block_on};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Sampling, Targets, cpu};
+
+/// What can be timed. Every operation is given the logits as the loss sees them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Timed {
+    Softmax,
+    LogSoftmax,
+    LogSumExp,
+    /// From the probabilities of the logits. The logits themselves stand in for the gradient that it starts from.
+    SoftmaxBackward,
+    /// From the log-probabilities of the logits, and the logits as the gradient.
+    LogSoftmaxBackward,
+    CrossEntropy,
+    CrossEntropyGrad,
+    /// From the log-sum-exps of the logits.
+    CrossEntropyBackward,
+    Predict,
+    /// The given number of most likely classes of each row.
+    TopK(usize),
+    Sample(Sampling),
+}
+
+impl Timed {
+    fn op(self) -> Op {
+        match self {
+            Self::Softmax => Op::Softmax,
+            Self::LogSoftmax => Op::LogSoftmax,
+            Self::LogSumExp => Op::LogSumExp,
+            Self::SoftmaxBackward => Op::SoftmaxBackward,
+            Self::LogSoftmaxBackward => Op::LogSoftmaxBackward,
+            Self::CrossEntropy => Op::CrossEntropy,
+            Self::CrossEntropyGrad => Op::CrossEntropyGrad,
+            Self::CrossEntropyBackward => Op::CrossEntropyBackward,
+            Self::Predict => Op::Predict,
+            Self::TopK(_) => Op::TopK,
+            Self::Sample(_) => Op::Sample,
+        }
+    }
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// From submission to the end of waiting.
+    pub wall: Duration,
+    /// By the device's own timestamps, where it has them.
+    pub device: Option<Duration>,
+}
+
+impl Reading {
+    /// By the best clock that there is.
+    #[must_use]
+    pub fn best(self) -> Duration {
+        self.device.unwrap_or(self.wall)
+    }
+
+    fn since(start: Instant) -> Self {
+        Self { wall: start.elapsed(), device: None }
+    }
+}
+
+/// An operation with its inputs and results in the device's own memory, ready to be run again and again.
+pub struct Stopwatch<'a, T: Element = f32> {
+    bytes: u64,
+    #[cfg(feature = "gpu")]
+    settings: Settings,
+    runs: Runs<'a, T>,
+}
+
+enum Runs<'a, T: Element> {
+    OnCpu(Box<OnCpu<'a, T>>),
+    #[cfg(feature = "gpu")]
+    OnGpu(Timing),
+}
+
+/// An operation checked, with the options of its loss.
+struct Task<'a> {
+    op: Op,
+    prepared: Prepared<'a>,
+    curve: Curve,
+    draws: Draws,
+    k: usize,
+}
+
+impl<'a> Task<'a> {
+    fn new<T: Element>(
+        timed: Timed,
+        loss: &'a CrossEntropy,
+        x: &Logits<'_, T>,
+        targets: Targets<'a>,
+    ) -> Result<Self, Error> {
+        let op = timed.op();
+        let curve = draw_transform(op, loss.curve(x.view().curve)?)?;
+        if op.spec().forward.is_some() {
+            curve.without_cap("not set: what comes back through it is another step")?;
+        }
+        let prepared = loss.prepare(x.shape(), targets)?;
+        let mut task = Self { op, prepared, curve, draws: Draws::default(), k: 0 };
+        match timed {
+            Timed::TopK(k) => {
+                check_k(k, x.shape().classes())?;
+                task.k = k;
+            }
+            Timed::Sample(sampling) => task.draws = sampling.draws()?,
+            _ => {}
+        }
+        Ok(task)
+    }
+
+    fn given(&self) -> Given<'_> {
+        let given = Given { curve: self.curve, draws: self.draws, k: self.k, ..Given::default() };
+        if !self.op.has_targets() {
+            return given;
+        }
+        Given { scaling: self.prepared.scaling(), targets: &self.prepared.rows, second: self.prepared.second, ..given }
+    }
+}
+
+/// The inputs of a task, its results, and room for a copy, in host memory.
+struct OnCpu<'a, T: Element> {
+    task: Task<'a>,
+    /// What is read first: the logits, or what a backward starts from.
+    logits: Cow<'a, [T]>,
+    /// The gradient that a backward starts from.
+    upstream: Option<&'a [T]>,
+    log_sum_exps: Vec<T::Row>,
+    view: View,
+    elements: Vec<T>,
+    rows: Vec<T::Row>,
+    predictions: Vec<Prediction>,
+}
+
+impl<'a, T: Element> OnCpu<'a, T> {
+    fn new(device: &Device, task: Task<'a>, seen: Logits<'a, T>) -> Result<Self, Error> {
+        let (shape, op) = (seen.shape(), task.op);
+        let rows = shape.row_count();
+        let made = match op.spec().forward {
+            Some(Op::Softmax) => Some(device.softmax_vec(seen)?.values),
+            Some(_) => Some(device.log_softmax_vec(seen)?.values),
+            None => None,
+        };
+        let upstream = made.is_some().then(|| seen.data());
+        let log_sum_exps = match op {
+            Op::CrossEntropyBackward => device.log_sum_exp_vec(seen)?.values,
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            logits: made.map_or(Cow::Borrowed(seen.data()), Cow::Owned),
+            upstream,
+            log_sum_exps,
+            view: seen.view(),
+            elements: try_vec("the result", shape.elements()?)?,
+            rows: try_vec("the result", rows)?,
+            predictions: try_vec("predictions", rows * task.k.max(1))?,
+            task,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Error> {
+        let Self { task, logits, upstream, log_sum_exps, view, elements, rows, predictions } = self;
+        let (input, stride, op) = (T::erase(logits), view.stride, task.op);
+        let data = match op.spec().writes_elements {
+            true => Data::Write { input, stride, output: T::erase_mut(elements) },
+            false => Data::Read { input, stride },
+        };
+        let rows_out = if op.predicts() {
+            RowsOut::Predictions(predictions, task.k.max(1))
+        } else if op.has_values() {
+            RowsOut::Values(T::Row::erase_mut(rows))
+        } else {
+            RowsOut::None
+        };
+        let mut given = task.given();
+        given.second = upstream.map(T::erase).or(given.second);
+        if !log_sum_exps.is_empty() {
+            given.log_sum_exps = Some(T::Row::erase(log_sum_exps));
+        }
+        cpu::run(Job::new(op, *view, data, given, rows_out))?;
+        black_box((elements, rows, predictions));
+        Ok(())
+    }
+
+    fn second_bytes(&self) -> usize {
+        let soft = self.task.given().second.map_or(0, |values| values.len() * values.dtype().size());
+        self.upstream.map_or(soft, size_of_val)
+    }
+}
+
+impl<'a, T: Element> Stopwatch<'a, T> {
+    /// Moves the inputs to where the device works on them, and computes there what an operation starts from beside logits and
+    /// targets. The logits must be contiguous.
+    ///
+    /// # Errors
+    /// As the operation itself.
+    pub fn new(
+        device: &Device,
+        timed: Timed,
+        loss: &'a CrossEntropy,
+        x: Logits<'a, T>,
+        targets: Targets<'a>,
+    ) -> Result<Self, Error> {
+        let task = Task::new(timed, loss, &x, targets)?;
+        let writes = u64::from(task.op.spec().writes_elements);
+        let once = size_of_val(x.data()) as u64;
+        let (second, runs) = match device.place() {
+            Place::Cpu => {
+                let on_cpu = OnCpu::new(device, task, x.as_seen_by(loss)?)?;
+                (on_cpu.second_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
+            }
+            #[cfg(feature = "gpu")]
+            Place::Gpu(gpu) => {
+                let given = task.given();
+                let each = task.op.operand_bytes(T::DTYPE, given.second.is_some());
+                let timing = block_on(async {
+                    let upload = || upload(gpu, task.op, &x, &given, device.settings());
+                    let mut inputs = vec![upload().await?];
+                    for _ in 1..Timing::sets(&inputs[0], once) {
+                        inputs.push(upload().await?);
+                    }
+                    Timing::new(inputs, task.op, T::DTYPE, &given).await
+                })?;
+                (x.data().len() as u64 * each, Runs::OnGpu(timing))
+            }
+        };
+        Ok(Self {
+            bytes: once * (1 + writes) + second,
+            #[cfg(feature = "gpu")]
+            settings: device.settings(),
+            runs,
+        })
+    }
+
+    /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What one run moves, as the plan has it; the CPU has none.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        match &self.runs {
+            Runs::OnCpu(_) => None,
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => Some(timing.traffic()),
+        }
+    }
+
+    /// Keeps a hardware GPU busy for 0.3 s, and does nothing on other devices. A GPU raises its clock only under load, and lowers it
+    /// while the host is busy: without this an NVIDIA H200 took up to six times as long.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where the GPU fails.
+    pub fn warm_up(&mut self) -> Result<(), Error> {
+        #[cfg(feature = "gpu")]
+        if let Runs::OnGpu(timing) = &mut self.runs
+            && timing.is_hardware()
+        {
+            let (start, patience) = (Instant::now(), self.settings.patience);
+            while start.elapsed() < Duration::from_millis(300) {
+                timing.copy(patience)?;
+                timing.operation(patience)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One run of the operation, from command to finished result, without any transfer to or from the host.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where the GPU fails.
+    pub fn operation(&mut self) -> Result<Reading, Error> {
+        match &mut self.runs {
+            Runs::OnCpu(on_cpu) => {
+                let start = Instant::now();
+                on_cpu.run()?;
+                Ok(Reading::since(start))
+            }
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => timing.operation(self.settings.patience),
+        }
+    }
+
+    /// One plain copy of the logits in the device's own memory, on as many threads as the operation may use; on a hardware GPU by a
+    /// copy of buffers and by a shader, whichever was faster.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] where the GPU fails.
+    pub fn copy(&mut self) -> Result<Reading, Error> {
+        match &mut self.runs {
+            Runs::OnCpu(on_cpu) => {
+                let start = Instant::now();
+                copy_on_all_threads(&on_cpu.logits, &mut on_cpu.elements);
+                black_box(&on_cpu.elements);
+                Ok(Reading::since(start))
+            }
+            #[cfg(feature = "gpu")]
+            Runs::OnGpu(timing) => timing.copy(self.settings.patience),
+        }
+    }
+}
+
+/// Everything that one run on a GPU reads, in memory of its own.
+#[cfg(feature = "gpu")]
+async fn upload<T: Element>(
+    gpu: &Gpu,
+    op: Op,
+    x: &Logits<'_, T>,
+    given: &Given<'_>,
+    settings: Settings,
+) -> Result<HeldInputs, Error> {
+    let shape = x.shape();
+    let logits = gpu.upload(shape, (x.elements(), shape.block()), settings, Waiting::Here).await?;
+    let seen = Given { curve: given.curve, ..Given::default() };
+    let before = op.spec().forward.or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
+    let made = match before {
+        Some(before) => Some(logits.run(before, T::DTYPE, &seen, HeldGiven::default()).await?),
+        None => None,
+    };
+    let targets = match op.has_targets() {
+        true => Some(gpu.upload_targets(shape, given, settings, Waiting::Here).await?),
+        false => None,
+    };
+    let (elements, log_sum_exps) = made.map_or((None, None), |made| (made.elements, made.rows));
+    Ok(match elements {
+        Some(elements) => HeldInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps },
+        None => HeldInputs { logits, upstream: None, targets, log_sum_exps },
+    })
+}
+
+#[cfg(feature = "parallel")]
+fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
+    use rayon::prelude::*;
+    let threads = crate::cpu::thread_count();
+    if threads == 1 {
+        return to.copy_from_slice(from);
+    }
+    let part = from.len().div_ceil(threads).max(1);
+    to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+}
+
+#[cfg(not(feature = "parallel"))]
+fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
+    to.copy_from_slice(from);
+}

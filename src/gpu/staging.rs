@@ -1,0 +1,114 @@
+//! Arrays that go between host and device, by way of staging or straight where the device's memory can be mapped.
+
+use bytemuck::cast_slice_mut;
+use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
+
+use super::context::Open;
+use super::failure::Fault;
+use super::bind::Part;
+use super::wait::{Mapped, map};
+
+/// An array on the device, with what it takes to write it from the host, to read it back, or both.
+pub(super) struct Port {
+    buffer: Buffer,
+    bytes: u64,
+    is_written: bool,
+    is_read: bool,
+    /// None where the buffer itself is mapped.
+    staging_in: Option<Buffer>,
+    staging_out: Option<Buffer>,
+}
+
+impl Port {
+    /// Takes what is needed from the pool; `bytes` is not 0. Call within error scopes.
+    pub(super) fn new(open: &Open, bytes: u64, is_written: bool, is_read: bool) -> Result<Self, Fault> {
+        let take = |usage| open.pool.take(&open.device, usage, bytes);
+        let either = |is: bool, usage| if is { usage } else { BufferUsages::empty() };
+        let buffer = if open.maps_storage {
+            take(
+                BufferUsages::STORAGE
+                    | either(is_written, BufferUsages::MAP_WRITE)
+                    | either(is_read, BufferUsages::MAP_READ),
+            )
+        } else {
+            take(
+                BufferUsages::STORAGE
+                    | either(is_written, BufferUsages::COPY_DST)
+                    | either(is_read, BufferUsages::COPY_SRC),
+            )
+        }?;
+        let staged = |is: bool, usage| if is && !open.maps_storage { take(usage).map(Some) } else { Ok(None) };
+        Ok(Self {
+            buffer,
+            bytes,
+            is_written,
+            is_read,
+            staging_in: staged(is_written, BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC)?,
+            staging_out: staged(is_read, BufferUsages::MAP_READ | BufferUsages::COPY_DST)?,
+        })
+    }
+
+    pub(super) fn part(&self) -> Part<'_> {
+        Part::whole(&self.buffer, self.bytes)
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.is_read
+    }
+
+    pub(super) fn map_for_writing(&self) -> Option<Mapped> {
+        self.is_written.then(|| map(self.writable(), MapMode::Write, self.bytes))
+    }
+
+    /// Once that is mapped: what `write` writes is on its way.
+    pub(super) fn write(&self, write: impl FnOnce(WriteOnly<'_, [u8]>)) -> Result<(), Fault> {
+        let mut view =
+            self.writable().get_mapped_range_mut(..self.bytes).map_err(|error| Fault::new(error.to_string()))?;
+        write(view.slice(..));
+        drop(view);
+        self.writable().unmap();
+        Ok(())
+    }
+
+    pub(super) fn record_upload(&self, encoder: &mut CommandEncoder) {
+        if let Some(staging) = &self.staging_in {
+            encoder.copy_buffer_to_buffer(staging, 0, &self.buffer, 0, self.bytes);
+        }
+    }
+
+    pub(super) fn record_readback(&self, encoder: &mut CommandEncoder) {
+        if let Some(staging) = &self.staging_out {
+            encoder.copy_buffer_to_buffer(&self.buffer, 0, staging, 0, self.bytes);
+        }
+    }
+
+    pub(super) fn map_for_reading(&self) -> Option<Mapped> {
+        self.is_read.then(|| map(self.readable(), MapMode::Read, self.bytes))
+    }
+
+    /// Once that is mapped. Call `unmap` when the view is gone.
+    pub(super) fn view(&self) -> Result<wgpu::BufferView, Fault> {
+        self.readable().get_mapped_range(..self.bytes).map_err(|error| Fault::new(error.to_string()))
+    }
+
+    /// Unmaps what was read, and hands the buffers over.
+    pub(super) fn into_buffers(self) -> impl Iterator<Item = Buffer> {
+        if self.is_read {
+            self.readable().unmap();
+        }
+        [Some(self.buffer), self.staging_in, self.staging_out].into_iter().flatten()
+    }
+
+    fn writable(&self) -> &Buffer {
+        self.staging_in.as_ref().unwrap_or(&self.buffer)
+    }
+
+    fn readable(&self) -> &Buffer {
+        self.staging_out.as_ref().unwrap_or(&self.buffer)
+    }
+}
+
+/// Copies bytes over values.
+pub(super) fn read_into<T: bytemuck::Pod>(out: &mut [T], bytes: &[u8]) {
+    cast_slice_mut(out).copy_from_slice(bytes);
+}

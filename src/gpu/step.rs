@@ -1,0 +1,579 @@
+//! For engines with a wgpu device of their own: operations prepared once, and recorded into the caller's commands over
+//! the caller's buffers.
+
+use std::sync::Arc;
+
+use bytemuck::cast_slice;
+use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor};
+
+use super::context::{Gpu, Open};
+use super::failure::Fault;
+use super::bind::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
+use crate::problem::transform::Curve;
+use crate::problem::operation::Op;
+use crate::problem::request::{Given};
+use crate::ops::{check_k, draw_transform};
+use crate::plan::{Plan, Work};
+use crate::problem::waiting::block_on;
+use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
+
+/// What to prepare. A `&CrossEntropy` converts into [`Operation::CrossEntropyGrad`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Operation<'a> {
+    /// Probabilities, one an element: [`Device::softmax`](crate::Device::softmax).
+    Softmax,
+    /// Log-probabilities, one an element: [`Device::log_softmax`](crate::Device::log_softmax).
+    LogSoftmax,
+    /// One f32 a row: [`Device::log_sum_exp`](crate::Device::log_sum_exp). Next to 0, where its terms cancel, the error is
+    /// 2e-7 absolute instead of 1e-6 relative.
+    LogSumExp,
+    /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
+    Predict,
+    /// So many [`Prediction`](crate::Prediction)s a row: [`Device::top_k`](crate::Device::top_k).
+    TopK(usize),
+    /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
+    Sample(Sampling),
+    /// From probabilities in place of logits, and [`StepBuffers::upstream`]:
+    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
+    SoftmaxBackward,
+    /// The same from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
+    LogSoftmaxBackward,
+    /// The loss alone: [`Device::cross_entropy`](crate::Device::cross_entropy).
+    CrossEntropy(&'a CrossEntropy),
+    /// The loss and its gradient: [`Device::cross_entropy_grad`](crate::Device::cross_entropy_grad).
+    CrossEntropyGrad(&'a CrossEntropy),
+    /// The gradient from log-sum-exps in [`StepBuffers::rows`]:
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean weighs the targets anew.
+    CrossEntropyBackward(&'a CrossEntropy),
+    /// The loss alone, of targets that are probabilities: f32, of the shape of the logits and without gaps.
+    SoftCrossEntropy(&'a CrossEntropy),
+    /// The loss and its gradient, of targets that are probabilities.
+    SoftCrossEntropyGrad(&'a CrossEntropy),
+    /// The gradient from log-sum-exps, of targets that are probabilities.
+    SoftCrossEntropyBackward(&'a CrossEntropy),
+}
+
+/// How a step reads and writes elements, where that is not row after row as they are.
+///
+/// ```no_run
+/// # fn f(gpu: &logits::Gpu) -> Result<(), logits::Error> {
+/// use logits::{DType, Operation, StepLayout};
+/// // Rows of 50,257 classes, padded to 50,304, at a temperature of 0.7.
+/// let layout = StepLayout::default().row_stride(50_304).temperature(0.7)?;
+/// let step = gpu.prepare_with(Operation::TopK(8), [32, 50_257], DType::F16, layout)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepLayout {
+    row_stride: Option<usize>,
+    output_row_stride: Option<usize>,
+    curve: Curve,
+}
+
+impl StepLayout {
+    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]` from one block of
+    /// `classes * inner` to the next.
+    #[must_use]
+    pub fn row_stride(mut self, elements: usize) -> Self {
+        self.row_stride = Some(elements);
+        self
+    }
+
+    /// The same of the results, where they are not in place of the logits.
+    #[must_use]
+    pub fn output_row_stride(mut self, elements: usize) -> Self {
+        self.output_row_stride = Some(elements);
+        self
+    }
+
+    /// As [`Logits::temperature`](crate::Logits::temperature).
+    ///
+    /// # Errors
+    /// As [`Logits::temperature`](crate::Logits::temperature).
+    pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self })
+    }
+
+    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    ///
+    /// # Errors
+    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { curve: loss.curve(self.curve)?, ..self })
+    }
+
+    fn strides(&self, shape: Shape) -> Result<[u64; 2], Error> {
+        let (block, stride) = (shape.block(), |given: Option<usize>| given.unwrap_or(shape.block()));
+        let strides = [stride(self.row_stride), stride(self.output_row_stride)];
+        for stride in strides {
+            let elements = shape.outer().checked_mul(stride).filter(|&elements| elements <= isize::MAX as usize / 8);
+            if stride < block {
+                return Err(Error::RowStride { stride, classes: block });
+            }
+            elements.ok_or(Error::ShapeTooLarge { rows: shape.row_count(), classes: shape.classes() })?;
+        }
+        Ok(strides.map(|stride| stride as u64))
+    }
+}
+
+impl<'a> From<&'a CrossEntropy> for Operation<'a> {
+    fn from(loss: &'a CrossEntropy) -> Self {
+        Self::CrossEntropyGrad(loss)
+    }
+}
+
+/// An operation for a shape, with its pipelines compiled and its scratch sized: what costs time is done.
+///
+/// ```no_run
+/// # fn engine(device: logits::wgpu::Device, queue: logits::wgpu::Queue, x: logits::wgpu::Buffer, t: logits::wgpu::Buffer,
+/// #     gradient: logits::wgpu::Buffer, loss: logits::wgpu::Buffer) -> Result<(), logits::Error> {
+/// use logits::{CrossEntropy, DType, Gpu, StepBuffers};
+///
+/// let gpu = Gpu::from_wgpu(&device, &queue)?;
+/// let step = gpu.prepare(&CrossEntropy::default(), [8192, 32_000], DType::F32)?;
+/// let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(gradient.slice(..)).loss(loss.slice(..));
+/// let bound = step.bind(&buffers)?; // checked, bind groups made: once for these buffers
+///
+/// let mut encoder = device.create_command_encoder(&Default::default());
+/// bound.record(&mut encoder); // every step: no allocation, no submission, no wait
+/// queue.submit([encoder.finish()]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Step {
+    open: Arc<Open>,
+    plan: Plan,
+    work: Work,
+    scale: Scale,
+    weights: Option<(Buffer, u64)>,
+    /// Gradients of rows that are an option of the loss.
+    row_gradients: Option<(Buffer, u64)>,
+    is_soft: bool,
+    needs_loss: bool,
+}
+
+/// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a multiple of 4.
+///
+/// One buffer cannot be read and written by one step but in place, nor hold two written parts unless their offsets are
+/// multiples of the device's `min_storage_buffer_offset_alignment`.
+#[derive(Clone, Copy, Debug)]
+pub struct StepBuffers<'b> {
+    logits: BufferSlice<'b>,
+    in_place: bool,
+    targets: Option<BufferSlice<'b>>,
+    upstream: Option<BufferSlice<'b>>,
+    draw: Option<BufferSlice<'b>>,
+    output: Option<BufferSlice<'b>>,
+    rows: Option<BufferSlice<'b>>,
+    loss: Option<BufferSlice<'b>>,
+    scratch: Option<BufferSlice<'b>>,
+}
+
+impl<'b> StepBuffers<'b> {
+    /// Logits, of the shape, the type and the layout that the step was prepared for.
+    #[must_use]
+    pub fn new(logits: BufferSlice<'b>) -> Self {
+        let (targets, upstream, draw, output, rows, loss, scratch) = (None, None, None, None, None, None, None);
+        Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
+    }
+
+    /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and which it may do without;
+    /// or, for the backward of a softmax, one an element without gaps, of the type of the logits.
+    #[must_use]
+    pub fn upstream(mut self, upstream: BufferSlice<'b>) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Which draw it is, one `u32` that is added to [`Sampling::step`]: write it between runs, and one bound step draws anew
+    /// in each. A draw may do without.
+    #[must_use]
+    pub fn draw(mut self, draw: BufferSlice<'b>) -> Self {
+        self.draw = Some(draw);
+        self
+    }
+
+    /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was prepared for them. One that is neither a class nor the ignored index makes its row's
+    /// results NaN, and [`Summary::first_invalid_row`] names it: a GPU cannot refuse.
+    #[must_use]
+    pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
+        self.targets = Some(targets);
+        self
+    }
+
+    /// Where probabilities, log-probabilities or the gradient go, of the type of the logits.
+    #[must_use]
+    pub fn output(mut self, output: BufferSlice<'b>) -> Self {
+        (self.output, self.in_place) = (Some(output), false);
+        self
+    }
+
+    /// They go where the logits are.
+    #[must_use]
+    pub fn in_place(mut self) -> Self {
+        (self.output, self.in_place) = (None, true);
+        self
+    }
+
+    /// Where values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
+    /// [`Prediction`](crate::Prediction)s. A loss may do without. Where log-sum-exps are given, they are here.
+    #[must_use]
+    pub fn rows(mut self, rows: BufferSlice<'b>) -> Self {
+        self.rows = Some(rows);
+        self
+    }
+
+    /// Where the [`Summary`] of a loss goes, 32 bytes; not needed with [`Reduction::None`].
+    #[must_use]
+    pub fn loss(mut self, loss: BufferSlice<'b>) -> Self {
+        self.loss = Some(loss);
+        self
+    }
+
+    /// Scratch of yours, [`Step::scratch_bytes`] of it, at a multiple of 256 bytes. Steps that run one after the other may
+    /// share it. Without, [`Step::bind`] allocates it.
+    #[must_use]
+    pub fn scratch(mut self, scratch: BufferSlice<'b>) -> Self {
+        self.scratch = Some(scratch);
+        self
+    }
+}
+
+/// A step over buffers, to be recorded any number of times. It keeps the buffers alive.
+#[derive(Debug)]
+pub struct BoundStep {
+    dispatches: Vec<Dispatch>,
+}
+
+impl BoundStep {
+    /// Records the step as one compute pass. Nothing is allocated, submitted or waited for, beyond what wgpu keeps of
+    /// any command.
+    pub fn record(&self, encoder: &mut CommandEncoder) {
+        let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
+        self.record_in(&mut encoder.begin_compute_pass(&descriptor));
+    }
+
+    /// Records the step into a pass of yours. It sets the pipeline and bind group 0, and leaves them so.
+    pub fn record_in(&self, pass: &mut ComputePass<'_>) {
+        self.dispatches.iter().for_each(|dispatch| dispatch.record(pass));
+    }
+
+    /// How many dispatches that is.
+    #[must_use]
+    pub fn dispatches(&self) -> usize {
+        self.dispatches.len()
+    }
+}
+
+impl Gpu {
+    /// Compiles what the operation needs for a shape, and uploads class weights.
+    ///
+    /// # Errors
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`]; [`Error::Length`], [`Error::Weight`], [`Error::OptionValue`],
+    /// [`Error::UpstreamGradient`], [`Error::TopK`] or [`Error::IgnoredIndices`] of the options; [`Error::DType`] of f64;
+    /// [`Error::Gpu`] where the device cannot do it.
+    pub fn prepare<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<Step, Error> {
+        block_on(self.prepare_async(operation, shape, dtype))
+    }
+
+    /// The async form of [`Gpu::prepare`].
+    ///
+    /// # Errors
+    /// As [`Gpu::prepare`].
+    pub async fn prepare_async<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<Step, Error> {
+        self.prepare_with_async(operation, shape, dtype, StepLayout::default()).await
+    }
+
+    /// [`Gpu::prepare`] for rows that are not next to each other, or logits of another temperature.
+    ///
+    /// # Errors
+    /// As [`Gpu::prepare`], and [`Error::RowStride`].
+    pub fn prepare_with<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        layout: StepLayout,
+    ) -> Result<Step, Error> {
+        block_on(self.prepare_with_async(operation, shape, dtype, layout))
+    }
+
+    /// The async form of [`Gpu::prepare_with`].
+    ///
+    /// # Errors
+    /// As [`Gpu::prepare_with`].
+    pub async fn prepare_with_async<'a>(
+        &self,
+        operation: impl Into<Operation<'a>>,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        layout: StepLayout,
+    ) -> Result<Step, Error> {
+        use Operation::*;
+        let (shape, operation) = (shape.into(), operation.into());
+        shape.elements()?;
+        if dtype == DType::F64 {
+            return Err(Error::DType { dtype, adapter: self.name().to_owned() });
+        }
+        let mut given = Given { curve: layout.curve, ..Given::default() };
+        let (op, loss) = match operation {
+            Softmax => (Op::Softmax, None),
+            LogSoftmax => (Op::LogSoftmax, None),
+            LogSumExp => (Op::LogSumExp, None),
+            Predict => (Op::Predict, None),
+            TopK(k) => {
+                check_k(k, shape.classes())?;
+                given.k = k;
+                (Op::TopK, None)
+            }
+            Sample(sampling) => {
+                (given.draws, given.curve) = (sampling.draws()?, draw_transform(Op::Sample, layout.curve)?);
+                (Op::Sample, None)
+            }
+            SoftmaxBackward | LogSoftmaxBackward => {
+                layout.curve.without_cap("not set: what comes back through it is another step")?;
+                (if matches!(operation, SoftmaxBackward) { Op::SoftmaxBackward } else { Op::LogSoftmaxBackward }, None)
+            }
+            CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
+            CrossEntropyGrad(loss) | SoftCrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
+            CrossEntropyBackward(loss) | SoftCrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
+        };
+        let is_soft = matches!(operation, SoftCrossEntropy(_) | SoftCrossEntropyGrad(_) | SoftCrossEntropyBackward(_));
+        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
+        let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
+        let needs_loss = reduces && op != Op::CrossEntropyBackward;
+        let mut work = Work {
+            strides: layout.strides(shape)?,
+            size: dtype.size() as u64,
+            second: op.operand_bytes(dtype, is_soft),
+            predictions: given.k as u64,
+            weighted: loss.is_some_and(|loss| loss.weight.is_some()),
+            // A backward alone has a mean to divide by, too.
+            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            sum: needs_loss,
+            ..Work::dense(op, shape.row_count() as u64, shape.classes() as u64).in_blocks(shape.inner().max(1) as u64)
+        };
+        let mut ignored = Vec::new();
+        if let Some(loss) = loss {
+            loss.check(shape)?;
+            loss.check_weights_of_step(is_soft)?;
+            // Targets have 32 bits; an index that does not fit is met by none.
+            let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
+            ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
+            if ignored.len() > MOST_IGNORED {
+                return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
+            }
+            given.curve = loss.curve(layout.curve)?;
+            given.scaling = loss.scaling(shape.classes(), 1.0, 1);
+        }
+        work.heavy = given.is_heavy(op, work.second);
+        let scale = Scale::new(dtype, &given, is_soft, is_mean, &ignored);
+        let open = self.current().await?;
+        let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| open.error(Fault::new(why.to_string())))?;
+        let (weights, row_gradients) = open
+            .guarded(|| {
+                open.compile(&plan, work, scale);
+                open.probe();
+                let filled = |values: Option<&[f32]>| match values {
+                    Some(values) if !values.is_empty() => {
+                        let bytes = size_of_val(values) as u64;
+                        open.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
+                    }
+                    _ => Ok(None),
+                };
+                Ok((filled(given.scaling.weight)?, filled(given.scaling.row_gradients)?))
+            })
+            .await
+            .map_err(|fault| open.error(fault))?;
+        Ok(Step { open, plan, work, scale, weights, row_gradients, is_soft, needs_loss })
+    }
+}
+
+impl Step {
+    /// How much memory the step needs beside the buffers that it is given.
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        let weighed = if self.counts_aside() { Scratch::ALIGNMENT } else { 0 };
+        Scratch::bytes(self.plan.partial_bytes()) + self.losses_bytes() + weighed
+    }
+
+    /// Whether what the targets weigh is found out, and nobody asks for it.
+    fn counts_aside(&self) -> bool {
+        self.work.count && !self.work.sum
+    }
+
+    /// Losses that are summed stand somewhere, even if nobody asked for them.
+    fn losses_bytes(&self) -> u64 {
+        let sums = matches!(self.work.op, Op::CrossEntropy | Op::CrossEntropyGrad);
+        if sums { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+    }
+
+    /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
+    ///
+    /// # Errors
+    /// [`Error::BufferMissing`], [`Error::BufferSize`], [`Error::BufferUsage`], [`Error::BufferOffset`] or
+    /// [`Error::BufferOverlap`], naming the buffer; [`Error::Gpu`] for what only wgpu can tell, such as a buffer of another
+    /// device.
+    pub fn bind(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
+        block_on(self.bind_async(buffers))
+    }
+
+    /// The async form of [`Step::bind`].
+    ///
+    /// # Errors
+    /// As [`Step::bind`].
+    pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
+        let Work { op, rows, classes, inner, strides, size, .. } = self.work;
+        // Halves come in words.
+        let bytes = |stride: u64| match rows / inner {
+            0 => 0,
+            outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
+        };
+        let mut parts = Parts { alignment: u64::from(self.open.limits.offset_alignment), taken: Vec::new() };
+        let writes = op.spec().writes_elements;
+        let in_place = writes && buffers.in_place;
+        let logits = parts.take("logits", buffers.logits, bytes(strides[0]), in_place)?;
+        let (logits, elements) = match writes {
+            false => (Some(logits), None),
+            true if in_place => (None, Some(logits)),
+            true => {
+                let output = buffers.output.ok_or(Error::BufferMissing { what: "output" })?;
+                (Some(logits), Some(parts.take("output", output, bytes(strides[1]), true)?))
+            }
+        };
+        let (mut targets, mut summary, mut row_gradients) = (None, None, None);
+        let mut scale = self.scale;
+        if op.has_targets() {
+            let given = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
+            let values = if self.is_soft { rows * classes } else { rows };
+            targets = Some(parts.take("targets", given, values * 4, false)?);
+            row_gradients = self.row_gradients.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
+            if let Some(upstream) = buffers.upstream {
+                row_gradients = Some(parts.take("upstream", upstream, rows * 4, false)?);
+                scale = scale.with_row_gradients();
+            }
+        } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
+            targets = Some(parts.take("draw", draw, 4, false)?);
+            scale = scale.with_later_draws();
+        } else if self.work.second > 0 {
+            let given = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
+            let bytes = (rows * classes * self.work.second).next_multiple_of(4);
+            targets = Some(parts.take("upstream", given, bytes, false)?);
+        }
+        if self.needs_loss {
+            let bytes = size_of::<Summary>() as u64;
+            summary =
+                Some(parts.take("loss", buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?, bytes, true)?);
+        }
+        let row_bytes = rows * self.work.bytes_of_a_row();
+        let rows_out = match buffers.rows {
+            Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
+            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && self.work.bytes_of_a_row() > 0 => {
+                return Err(Error::BufferMissing { what: "rows" });
+            }
+            _ => None,
+        };
+        let given = match buffers.scratch {
+            None => None,
+            Some(slice) if !slice.offset().is_multiple_of(Scratch::ALIGNMENT) => {
+                let (offset, alignment) = (slice.offset(), Scratch::ALIGNMENT);
+                return Err(Error::BufferOffset { what: "scratch", offset, alignment });
+            }
+            Some(slice) => Some(parts.take("scratch", slice, self.scratch_bytes(), true)?),
+        };
+
+        let open = &self.open;
+        let counts = self.counts_aside();
+        let passes = self.plan.passes();
+        let dispatches = open
+            .guarded(|| {
+                let own;
+                let scratch = match given {
+                    Some(scratch) => scratch,
+                    None => {
+                        own = open.pool.take(&open.device, BufferUsages::STORAGE, self.scratch_bytes())?;
+                        Part::whole(&own, self.scratch_bytes())
+                    }
+                };
+                let (losses, rest) = scratch.split(self.losses_bytes());
+                let (weighed, rest) = rest.split(if counts { Scratch::ALIGNMENT } else { 0 });
+                let buffers = Buffers {
+                    first_row: 0,
+                    logits,
+                    targets,
+                    row_gradients,
+                    weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
+                    elements,
+                    rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
+                    summary: summary.or(counts.then_some(weighed)),
+                    scratch: Scratch { part: rest, partial_bytes: self.plan.partial_bytes() },
+                };
+                let params = Open::params_bytes(passes.len());
+                let params = open.pool.take(&open.device, Open::PARAMS_USAGE, params)?;
+                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, scale, &buffers, &params);
+                open.queue.write_buffer(&params, 0, &contents);
+                Ok(dispatches)
+            })
+            .await
+            .map_err(|fault| open.error(fault))?;
+        Ok(BoundStep { dispatches })
+    }
+}
+
+/// The parts of a step's buffers that were found to be as they must be, and which of them are written.
+struct Parts<'b> {
+    alignment: u64,
+    taken: Vec<(&'static str, Part<'b>, bool)>,
+}
+
+impl<'b> Parts<'b> {
+    fn take(
+        &mut self,
+        what: &'static str,
+        slice: BufferSlice<'b>,
+        needed: u64,
+        is_written: bool,
+    ) -> Result<Part<'b>, Error> {
+        let (buffer, offset, found) = (slice.buffer(), slice.offset(), slice.size());
+        if found < needed {
+            return Err(Error::BufferSize { what, needed, found });
+        }
+        if !buffer.usage().contains(BufferUsages::STORAGE) {
+            return Err(Error::BufferUsage { what, missing: "STORAGE" });
+        }
+        if !offset.is_multiple_of(4) {
+            return Err(Error::BufferOffset { what, offset, alignment: 4 });
+        }
+        let part = Part { buffer, offset, bytes: needed };
+        for &(other, taken, other_is_written) in &self.taken {
+            if taken.buffer != buffer || !(is_written || other_is_written) {
+                continue;
+            }
+            let apart = offset + needed <= taken.offset || taken.offset + taken.bytes <= offset;
+            if !(is_written && other_is_written && apart) {
+                return Err(Error::BufferOverlap { what, other });
+            }
+            for (what, offset) in [(what, offset), (other, taken.offset)] {
+                if !offset.is_multiple_of(self.alignment) {
+                    return Err(Error::BufferOffset { what, offset, alignment: self.alignment });
+                }
+            }
+        }
+        self.taken.push((what, part, is_written));
+        Ok(part)
+    }
+}

@@ -1,0 +1,17 @@
+//! The log-sum-exp of each row.
+
+use super::{Operand, RowOutput, Spec, Statistics};
+use crate::problem::operation::Op;
+
+/// Log sum_k exp(x_k).
+pub(super) const LOG_SUM_EXP: Spec = Spec {
+    name: "log_sum_exp",
+    writes_elements: false,
+    row_output: RowOutput::Values,
+    operand: Operand::None,
+    statistics: Statistics::Softmax,
+    rereads_row: false,
+    forward: None,
+    costs_like: Op::LogSumExp,
+    shader: include_str!("../../shaders/log_sum_exp.wgsl"),
+};

@@ -1,0 +1,112 @@
+//! The operations: one file each, with its [`Spec`], which says as plain data what an operation reads, writes and costs.
+//!
+//! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader.
+
+mod backward;
+mod cross_entropy;
+mod log_sum_exp;
+mod predict;
+mod sample;
+mod softmax;
+mod top_k;
+
+use crate::problem::dtype::DType;
+use crate::problem::operation::Op;
+
+pub(crate) use sample::draw_transform;
+pub(crate) use top_k::{MAX_K, check_k};
+
+/// What an operation reads, writes and costs.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // plans and shaders are a GPU's
+pub(crate) struct Spec {
+    /// The name of its method, and of `logits bench --ops`.
+    pub(crate) name: &'static str,
+    /// Whether it writes one value for each logit.
+    pub(crate) writes_elements: bool,
+    pub(crate) row_output: RowOutput,
+    pub(crate) operand: Operand,
+    pub(crate) statistics: Statistics,
+    /// Whether a row is read again, once its statistics are known, to select classes.
+    pub(crate) rereads_row: bool,
+    /// The operation whose result a backward starts from.
+    pub(crate) forward: Option<Op>,
+    /// The operation whose measured cost stands for this one's in the offload cost model.
+    pub(crate) costs_like: Op,
+    /// The WGSL of its last step.
+    pub(crate) shader: &'static str,
+}
+
+/// What is written for each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowOutput {
+    None,
+    /// One value: a log-sum-exp or a loss.
+    Values,
+    /// [`Prediction`](crate::Prediction)s.
+    Predictions,
+}
+
+/// What is read beside the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    None,
+    /// Classes, one a row, or probabilities of the shape of the logits.
+    Targets,
+    /// The gradient of the loss with respect to the forward's result.
+    UpstreamGradient,
+}
+
+/// What a row is reduced to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// The row maximum and the sum of exponentials.
+    Softmax,
+    /// The sum of the upstream gradient, for softmax times the probabilities.
+    GradientSum,
+    /// Nothing: the row's log-sum-exp was saved by a forward.
+    Saved,
+}
+
+impl Op {
+    /// What the operation reads, writes and costs.
+    pub(crate) fn spec(self) -> &'static Spec {
+        match self {
+            Self::Softmax => &softmax::SOFTMAX,
+            Self::LogSoftmax => &softmax::LOG_SOFTMAX,
+            Self::LogSumExp => &log_sum_exp::LOG_SUM_EXP,
+            Self::CrossEntropy => &cross_entropy::CROSS_ENTROPY,
+            Self::CrossEntropyGrad => &cross_entropy::CROSS_ENTROPY_GRAD,
+            Self::CrossEntropyBackward => &cross_entropy::CROSS_ENTROPY_BACKWARD,
+            Self::SoftmaxBackward => &backward::SOFTMAX_BACKWARD,
+            Self::LogSoftmaxBackward => &backward::LOG_SOFTMAX_BACKWARD,
+            Self::Predict => &predict::PREDICT,
+            Self::TopK => &top_k::TOP_K,
+            Self::Sample => &sample::SAMPLE,
+        }
+    }
+
+    pub(crate) fn has_targets(self) -> bool {
+        self.spec().operand == Operand::Targets
+    }
+
+    /// Whether it writes one value for each row.
+    pub(crate) fn has_values(self) -> bool {
+        self.spec().row_output == RowOutput::Values
+    }
+
+    /// Whether it writes predictions.
+    pub(crate) fn predicts(self) -> bool {
+        self.spec().row_output == RowOutput::Predictions
+    }
+
+    /// Bytes of an element of the operand that has the shape of the logits: soft targets are f32 on a GPU, an upstream gradient has the
+    /// type of the logits. 0 where there is none.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn operand_bytes(self, dtype: DType, has_soft_targets: bool) -> u64 {
+        match self.spec().operand {
+            Operand::UpstreamGradient => dtype.size() as u64,
+            Operand::Targets if has_soft_targets => 4,
+            Operand::Targets | Operand::None => 0,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The most likely class of each row.
+
+use super::{Operand, RowOutput, Spec, Statistics};
+use crate::problem::operation::Op;
+
+/// The most likely class of each row.
+pub(super) const PREDICT: Spec = Spec {
+    name: "predict",
+    writes_elements: false,
+    row_output: RowOutput::Predictions,
+    operand: Operand::None,
+    statistics: Statistics::Softmax,
+    rereads_row: false,
+    forward: None,
+    costs_like: Op::Predict,
+    shader: include_str!("../../shaders/predict.wgsl"),
+};

@@ -1,0 +1,31 @@
+//! Sampling from the softmax of each row.
+
+use super::{Operand, RowOutput, Spec, Statistics};
+use crate::Error;
+use crate::problem::operation::Op;
+use crate::problem::transform::Curve;
+
+/// A class drawn from the softmax of each row.
+pub(super) const SAMPLE: Spec = Spec {
+    name: "sample",
+    writes_elements: false,
+    row_output: RowOutput::Predictions,
+    operand: Operand::None,
+    statistics: Statistics::Softmax,
+    rereads_row: true,
+    forward: None,
+    costs_like: Op::Predict,
+    shader: include_str!("../../shaders/sample.wgsl"),
+};
+
+/// Returns the transform under which a class is drawn: a positive scale alone, for draws are defined to the bit.
+pub(crate) fn draw_transform(op: Op, curve: Curve) -> Result<Curve, Error> {
+    if op != Op::Sample {
+        return Ok(curve);
+    }
+    if curve.scale < 0.0 {
+        let (option, value) = ("scale of the logits", curve.scale as f32);
+        return Err(Error::OptionValue { option, value, range: "positive where a class is drawn" });
+    }
+    curve.without_cap("not set where a class is drawn: draw from the log-softmax, which is as good as the logits")
+}

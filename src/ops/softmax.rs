@@ -1,0 +1,30 @@
+//! Softmax and log-softmax.
+
+use super::{Operand, RowOutput, Spec, Statistics};
+use crate::problem::operation::Op;
+
+/// Softmax(x)_j = exp(x_j) / sum_k exp(x_k).
+pub(super) const SOFTMAX: Spec = Spec {
+    name: "softmax",
+    writes_elements: true,
+    row_output: RowOutput::None,
+    operand: Operand::None,
+    statistics: Statistics::Softmax,
+    rereads_row: false,
+    forward: None,
+    costs_like: Op::Softmax,
+    shader: include_str!("../../shaders/softmax.wgsl"),
+};
+
+/// Log softmax(x)_j = x_j - log sum_k exp(x_k).
+pub(super) const LOG_SOFTMAX: Spec = Spec {
+    name: "log_softmax",
+    writes_elements: true,
+    row_output: RowOutput::None,
+    operand: Operand::None,
+    statistics: Statistics::Softmax,
+    rereads_row: false,
+    forward: None,
+    costs_like: Op::LogSoftmax,
+    shader: include_str!("../../shaders/softmax.wgsl"),
+};

@@ -1,0 +1,596 @@
+//! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
+
+use crate::problem::transform::{Curve, check_magnitude};
+use crate::problem::dtype::Elements;
+use crate::problem::request::{Given, RowTarget, Scaling};
+use crate::problem::logits::check_length;
+use crate::problem::targets::Kind;
+use crate::problem::error::try_vec;
+use crate::{Element, Error, Prediction, Shape, Targets};
+
+/// How the losses of the rows become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Sum over the counted rows, divided by the sum of their targets' weights (their number, without weights).
+    /// NaN over no counted rows, with a gradient of zero.
+    #[default]
+    Mean,
+    /// Sum over the counted rows.
+    Sum,
+    /// Each row's loss by itself, in [`Loss::per_row`]; [`Loss::loss`] is then their sum, and so is what the gradient
+    /// belongs to.
+    None,
+}
+
+/// The cross-entropy of softmax, and its options; PyTorch's `cross_entropy` names and meaning.
+///
+/// With `y_j = softcap * tanh(logit_scale * x_j / softcap)` (`x_j` if neither is set) and `lse = log(sum_j exp(y_j))`, a row
+/// loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j + e / classes)` are its labels, of targets `t_j` (1 for
+/// the target class, else 0, or the probabilities given), class weights `w` (1 if not set) and a label smoothing `e` (0 if
+/// not set). A z-loss adds `z * lse^2`. For a reduction that gives that row the factor `s` its gradient is
+/// `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
+///
+/// All options combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
+/// [crate's page](crate#options-operations-types) has each with its source.
+///
+/// ```
+/// use logits::{CrossEntropy, Device, Logits, Reduction};
+/// let loss = CrossEntropy::default().ignore_index(-1).reduction(Reduction::Sum);
+/// let x = [2.0, 0.0, 0.0, /* next row */ 5.0, 1.0, 0.0];
+/// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [2, 3])?, &[0_i64, -1])?;
+/// assert_eq!(out.counted_rows, 1);
+/// assert!((out.loss - (1.0 + 2.0 * (-2.0_f64).exp()).ln()).abs() < 1e-7);
+/// # Ok::<(), logits::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossEntropy {
+    pub(crate) reduction: Reduction,
+    pub(crate) ignored: Vec<i64>,
+    pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) label_smoothing: f32,
+    pub(crate) z_loss: f32,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) logit_scale: f32,
+    pub(crate) upstream_gradient: f32,
+    pub(crate) upstream_gradients: Option<Vec<f32>>,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            ignored: vec![-100],
+            weight: None,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            softcap: None,
+            logit_scale: 1.0,
+            upstream_gradient: 1.0,
+            upstream_gradients: None,
+        }
+    }
+}
+
+impl CrossEntropy {
+    /// How the rows' losses become one number; [`Reduction::Mean`] if not set.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits, Reduction};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().reduction(Reduction::Sum);
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// assert!((out.loss - 2.0 * std::f64::consts::LN_2).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The target that marks a row as not counted: loss 0, gradient 0, left out of the mean; -100 if not set.
+    ///
+    /// As in PyTorch, the gradient of such a row is NaN where its softmax is (a NaN or `+inf` logit, or all `-inf`).
+    #[must_use]
+    pub fn ignore_index(mut self, index: i64) -> Self {
+        self.ignored = vec![index];
+        self
+    }
+
+    /// As [`CrossEntropy::ignore_index`], any of several: padding of more than one kind. With none every row counts.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().ignore_indices([-100, -1]);
+    /// assert_eq!(Device::cpu().cross_entropy(&loss, x, &[-1, 1])?.counted_rows, 1);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn ignore_indices(mut self, indices: impl Into<Vec<i64>>) -> Self {
+        self.ignored = indices.into();
+        self
+    }
+
+    /// One weight for each class, applied to the rows that have it as target; finite and not negative. Weights of any size have a
+    /// mean, subnormal ones too. A step (`Gpu::prepare`) whose reduction is a mean adds weights in f32 on the device: it refuses those
+    /// below 2^-64 and above 2^64, except 0, with [`Error::OptionValue`].
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().weight([3.0, 1.0]);
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// assert!((out.loss - std::f64::consts::LN_2).abs() < 1e-6); // a mean over 3 + 1
+    /// assert!((f64::from(out.per_row[0]) - 3.0 * std::f64::consts::LN_2).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// How much of each target is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
+    /// arXiv:1512.00567). As in PyTorch each class's share is weighted by that class's weight, and a mean still divides by
+    /// the weights of the targets alone. A logit of `-inf` then has an infinite loss whatever the target.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let loss = CrossEntropy::default().label_smoothing(0.2);
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&[2.0_f32, 0.0], [1, 2])?, &[0])?;
+    /// let log_sum_exp = (2.0_f64.exp() + 1.0).ln();
+    /// assert!((out.loss - (0.9 * (log_sum_exp - 2.0) + 0.1 * log_sum_exp)).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn label_smoothing(mut self, smoothing: f32) -> Self {
+        self.label_smoothing = smoothing;
+        self
+    }
+
+    /// How much the square of each counted row's log-sum-exp adds to the loss, which keeps logits from drifting (PaLM,
+    /// arXiv:2204.02311, used 1e-4); not negative, 0 if not set. Under a mean it is divided by the number of counted rows,
+    /// whatever they weigh; in [`Loss::per_row`] it is then scaled so that those still sum to the loss times the weight.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default().z_loss(0.1), x, &[0, 1])?;
+    /// assert!((out.loss - (std::f64::consts::LN_2 + 0.1 * std::f64::consts::LN_2.powi(2))).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn z_loss(mut self, factor: f32) -> Self {
+        self.z_loss = factor;
+        self
+    }
+
+    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x, of infinities too (Gemma 2,
+    /// arXiv:2408.00118). Between 1e-9 and 1e9.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (loss, x) = (CrossEntropy::default().softcap(30.0), [40.0, -10.0]);
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [1, 2])?, &[1])?;
+    /// let y = x.map(|x: f32| 30.0 * (f64::from(x) / 30.0).tanh());
+    /// assert!((out.loss - (1.0 + (y[0] - y[1]).exp()).ln()).abs() < 1e-5);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn softcap(mut self, cap: f32) -> Self {
+        self.softcap = Some(cap);
+        self
+    }
+
+    /// What every logit is multiplied by, before a soft cap; 1 if not set. Of a magnitude between 1e-9 and 1e9.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (loss, x) = (CrossEntropy::default().logit_scale(0.5), [4.0, 1.0]);
+    /// let (out, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, Logits::new(&x, [1, 2])?, &[0])?;
+    /// let other = 1.0 / (1.0 + 1.5_f64.exp());
+    /// assert!((out.loss + (1.0 - other).ln()).abs() < 1e-6);
+    /// assert!((f64::from(gradient[1]) - 0.5 * other).abs() < 1e-6); // through the scale
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn logit_scale(mut self, scale: f32) -> Self {
+        self.logit_scale = scale;
+        self
+    }
+
+    /// What each row's gradient is multiplied by beside that, one factor a row: the gradient of whatever is computed from
+    /// [`Loss::per_row`]. Finite.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits, Reduction};
+    /// let loss = CrossEntropy::default().reduction(Reduction::None).upstream_gradients([2.0, 0.0]);
+    /// let x = Logits::new(&[0.0, 0.0, 1.0, 5.0], [2, 2])?;
+    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// assert_eq!(gradient, [-1.0, 1.0, 0.0, 0.0]);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn upstream_gradients(mut self, factors: impl Into<Vec<f32>>) -> Self {
+        self.upstream_gradients = Some(factors.into());
+        self
+    }
+
+    /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
+    /// Finite; 1 if not set. It does not change the loss.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// // Two rows of two classes, equally likely: each loses ln 2.
+    /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
+    /// let loss = CrossEntropy::default().upstream_gradient(8.0);
+    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// assert_eq!(gradient, [-2.0, 2.0, 2.0, -2.0]);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn upstream_gradient(mut self, factor: f32) -> Self {
+        self.upstream_gradient = factor;
+        self
+    }
+
+    /// Checks the options against the shape.
+    pub(crate) fn check(&self, shape: Shape) -> Result<(), Error> {
+        let (option, value) = ("upstream_gradient", self.upstream_gradient);
+        if !value.is_finite() {
+            return Err(Error::OptionValue { option, value, range: "finite" });
+        }
+        let (option, value) = ("label_smoothing", self.label_smoothing);
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Error::OptionValue { option, value, range: "between 0 and 1" });
+        }
+        let (option, value) = ("z_loss", self.z_loss);
+        if !value.is_finite() || value < 0.0 {
+            return Err(Error::OptionValue { option, value, range: "finite and not negative" });
+        }
+        self.check_curve()?;
+        if let Some(factors) = &self.upstream_gradients {
+            check_length("upstream gradients", shape.row_count(), factors.len())?;
+            if let Some((row, &value)) = factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
+                return Err(Error::UpstreamGradient { row, value });
+            }
+        }
+        if let Some(weight) = &self.weight {
+            check_length("weights", shape.classes(), weight.len())?;
+            for (class, &value) in weight.iter().enumerate() {
+                if !value.is_finite() || value < 0.0 {
+                    return Err(Error::Weight { class, value });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the options come to for so many counted rows of so much weight together; both are 1 where a device finds out.
+    pub(crate) fn scaling(&self, classes: usize, total_weight: f64, counted_rows: usize) -> Scaling<'_> {
+        let is_mean = self.reduction == Reduction::Mean;
+        let divisor = if is_mean { total_weight } else { 1.0 };
+        let z_loss = f64::from(self.z_loss) * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
+        let factor = f64::from(self.upstream_gradient) / divisor;
+        let smoothing = f64::from(self.label_smoothing);
+        let weight = self.weight.as_deref();
+        let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
+        Scaling {
+            weight,
+            class_weight,
+            factor,
+            smoothing: smoothing / classes as f64,
+            hit: 1.0 - smoothing,
+            z_loss,
+            row_gradients: self.upstream_gradients.as_deref(),
+        }
+    }
+
+    /// What is made of logits of which that has been made.
+    pub(crate) fn curve(&self, of_logits: Curve) -> Result<Curve, Error> {
+        self.check_curve()?;
+        of_logits.then(self.logit_scale, self.softcap)
+    }
+
+    fn check_curve(&self) -> Result<(), Error> {
+        if let Some(cap) = self.softcap {
+            check_magnitude("softcap", cap, false)?;
+        }
+        check_magnitude("logit_scale", self.logit_scale, true)
+    }
+
+    /// Checks options and targets against the shape, and settles what each row is worth.
+    pub(crate) fn prepare<'a>(&'a self, shape: Shape, targets: Targets<'a>) -> Result<Prepared<'a>, Error> {
+        let (rows, classes) = (shape.row_count(), shape.classes());
+        let indices = match targets.0 {
+            Kind::Classes(indices) => indices,
+            Kind::Probabilities(values) => {
+                check_length("target probabilities", shape.elements()?, values.len())?;
+                self.check(shape)?;
+                check_probabilities(shape, values)?;
+                let (rows, counted_rows) = (Vec::new(), shape.row_count());
+                let (second, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
+                return Ok(Prepared {
+                    loss: self,
+                    shape,
+                    weight: None,
+                    rows,
+                    second,
+                    counted_rows,
+                    total_weight,
+                    unit,
+                });
+            }
+        };
+        check_length("targets", rows, indices.len())?;
+        self.check(shape)?;
+        let mut rows: Vec<RowTarget> = try_vec("targets", rows)?;
+        // Nearly always no index that is ignored could be a class.
+        let classes_ignored =
+            self.ignored.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
+        let mut counted_rows = 0;
+        indices.for_each(classes, |row, target, is_class| {
+            if (!is_class || classes_ignored) && self.ignored.iter().any(|&index| i128::from(index) == target) {
+                return Ok(());
+            }
+            if !is_class {
+                return Err(Error::TargetOutOfRange { row, target, classes, ignored: self.ignored.clone() });
+            }
+            counted_rows += 1;
+            // Shape::elements has seen that a class fits 32 bits.
+            rows[row].class = target as u32;
+            Ok(())
+        })?;
+        let mut total_weight = counted_rows as f64;
+        if let Some(weight) = &self.weight {
+            total_weight = 0.0;
+            for row in rows.iter_mut().filter(|row| !row.is_ignored()) {
+                row.weight = weight[row.class as usize];
+                total_weight += f64::from(row.weight);
+            }
+        }
+        let (mut weight, mut unit) = (None, 1.0);
+        if self.reduction == Reduction::Mean && total_weight > 0.0 {
+            unit = self.unit_of_mean(total_weight, counted_rows);
+        }
+        if unit != 1.0 {
+            weight = self.weight.as_deref().map(|weight| multiplied(weight, unit)).transpose()?;
+            rows.iter_mut().for_each(|row| row.weight = (f64::from(row.weight) * unit) as f32);
+            total_weight *= unit;
+        }
+        Ok(Prepared { loss: self, shape, weight, rows, second: None, counted_rows, total_weight, unit })
+    }
+
+    /// The power of two that weights are multiplied by under a mean over rows of so much weight; 1 for ordinary weights.
+    fn unit_of_mean(&self, total_weight: f64, counted_rows: usize) -> f64 {
+        let Some(weight) = &self.weight else { return 1.0 };
+        let of_all = || f64::from(weight.iter().copied().fold(0.0, f32::max));
+        // Label smoothing uses the weights of classes that are no row's target.
+        let largest = if self.label_smoothing > 0.0 { of_all() } else { total_weight };
+        weight_unit(total_weight, counted_rows as f64, self.upstream_gradient.into(), largest)
+    }
+
+    /// Copies the options, with weights multiplied by `unit`.
+    pub(crate) fn kept(&self, unit: f64) -> Result<Self, Error> {
+        let copy =
+            |values: &Option<Vec<f32>>, unit| values.as_deref().map(|values| multiplied(values, unit)).transpose();
+        let (weight, upstream_gradients) = (copy(&self.weight, unit)?, copy(&self.upstream_gradients, 1.0)?);
+        Ok(Self { ignored: self.ignored.clone(), weight, upstream_gradients, ..*self })
+    }
+
+    /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
+        // A mean over probabilities is one over rows.
+        let is_summed = self.reduction == Reduction::Mean && !is_soft;
+        let mut weights = self.weight.iter().flatten().filter(|_| is_summed);
+        match weights.find(|&&weight| weight != 0.0 && !(2.0_f32.powi(-64)..=2.0_f32.powi(64)).contains(&weight)) {
+            None => Ok(()),
+            Some(&value) => {
+                let range = "0 or between 2^-64 and 2^64 under a mean in a step, which adds them in f32";
+                Err(Error::OptionValue { option: "weight", value, range })
+            }
+        }
+    }
+}
+
+/// Returns the power of two that weights are multiplied by under a mean, and that the losses of rows are divided by afterwards: the one
+/// nearest to 1 with which neither `total` (what the counted rows weigh) nor `upstream / total` is near the ends of f32. Where there is none,
+/// the mean weight is brought near 1. `largest`, the largest weight that is used, keeps it from growing beyond f32.
+#[doc(hidden)]
+#[must_use]
+pub fn weight_unit(total: f64, counted_rows: f64, upstream: f64, largest: f64) -> f64 {
+    let of_mean = -(total / counted_rows).log2();
+    let total = total.log2();
+    let (mut least, mut most) = (-64.0 - total, 100.0 - total);
+    if upstream != 0.0 {
+        let factor = upstream.abs().log2() - total;
+        // Gradients are no normal numbers anyway where the factor is small for a mean weight of 1.
+        (least, most) = (least.max(factor - 100.0), most.min((factor + 120.0).max(of_mean)));
+    }
+    let (least, most) = (least.ceil(), most.floor());
+    let exponent = if least <= most { 0.0_f64.clamp(least, most) } else { of_mean.floor() };
+    // An f64 has no larger power of two than 2^1023.
+    exponent.min((100.0 - largest.log2().ceil()).max(0.0)).min(1023.0).exp2()
+}
+
+/// Multiplies weights by a power of two. Those that are used stay finite.
+fn multiplied(weight: &[f32], unit: f64) -> Result<Vec<f32>, Error> {
+    let mut scaled = try_vec("the weights", weight.len())?;
+    let times = |weight: f32| (f64::from(weight) * unit).min(f64::from(f32::MAX)) as f32;
+    scaled.iter_mut().zip(weight).for_each(|(to, &weight)| *to = times(weight));
+    Ok(scaled)
+}
+
+fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
+    fn first_bad<T: Element>(values: &[T]) -> Option<usize> {
+        values.iter().position(|&value| !(0.0..=f64::from(f32::MAX)).contains(&value.into()))
+    }
+    let bad = match values {
+        Elements::F32(values) => first_bad(values),
+        Elements::F16(values) => first_bad(values),
+        Elements::BF16(values) => first_bad(values),
+        Elements::F64(values) => first_bad(values),
+    };
+    let Some(at) = bad else { return Ok(()) };
+    let (outer, within) = (at / shape.block(), at % shape.block());
+    let (class, row) = (within / shape.inner(), outer * shape.inner() + within % shape.inner());
+    Err(Error::Probability { row, class, value: values.at(at) })
+}
+
+/// Options and targets after validation: what the kernels need of each row.
+pub(crate) struct Prepared<'a> {
+    loss: &'a CrossEntropy,
+    shape: Shape,
+    /// The class weights multiplied by `unit`, where that is not 1.
+    weight: Option<Vec<f32>>,
+    /// Empty where the targets are probabilities, which are then in `second`. Their weights are multiplied by `unit`.
+    pub(crate) rows: Vec<RowTarget>,
+    pub(crate) second: Option<Elements<'a>>,
+    counted_rows: usize,
+    /// The weights of the counted rows' targets together, multiplied by `unit`.
+    total_weight: f64,
+    /// The power of two that weights, and so the losses of rows, are multiplied by.
+    unit: f64,
+}
+
+impl Prepared<'_> {
+    pub(crate) fn scaling(&self) -> Scaling<'_> {
+        let scaling = self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows);
+        match &self.weight {
+            Some(weight) => Scaling { weight: Some(weight), class_weight: scaling.class_weight * self.unit, ..scaling },
+            None => scaling,
+        }
+    }
+
+    /// The options as [`Scaling`] has them, for later calls.
+    pub(crate) fn kept_loss(&self) -> Result<CrossEntropy, Error> {
+        self.loss.kept(self.unit)
+    }
+
+    /// What an operation is given, on logits of which that has been made.
+    pub(crate) fn given(&self, of_logits: Curve) -> Result<Given<'_>, Error> {
+        Ok(Given {
+            curve: self.loss.curve(of_logits)?,
+            scaling: self.scaling(),
+            targets: &self.rows,
+            second: self.second,
+            ..Given::default()
+        })
+    }
+
+    /// What the rows come to together, when their weighted losses come to `sum`.
+    pub(crate) fn totals(&self, sum: f64) -> Totals {
+        let (weight, counted_rows, unit) = (self.total_weight, self.counted_rows, self.unit);
+        Totals { sum, weight, unit, rows: self.shape.row_count(), counted_rows }
+    }
+
+    /// How often a row's target is among the `k` predictions of it.
+    pub(crate) fn accuracy(&self, top: &[Prediction], k: usize, fell_back: Option<String>) -> Accuracy {
+        let target = |row: usize| match self.second {
+            None => self.rows[row].class,
+            Some(values) => {
+                let (inner, classes) = (self.shape.inner(), self.shape.classes());
+                let start = row / inner * self.shape.block() + row % inner;
+                let best = (0..classes).map(|class| values.at(start + class * inner)).enumerate();
+                best.fold((0, f64::MIN), |best, (class, q)| if q > best.1 { (class, q) } else { best }).0 as u32
+            }
+        };
+        // An ignored target is no class that could have been predicted.
+        let hit = |(row, top): &(usize, &[Prediction])| {
+            let target = target(*row);
+            top.iter().any(|top| top.class == target)
+        };
+        let correct = top.chunks_exact(k).enumerate().filter(hit).count();
+        Accuracy { correct, counted_rows: self.counted_rows, fell_back }
+    }
+
+    /// Reduces the weighted losses of the rows, in float64 and in the same order everywhere, so that CPU and GPU share every
+    /// bit of this step.
+    pub(crate) fn reduce<S: Element>(&self, mut per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
+        // Eight sums, for none to wait for the one before it.
+        let mut sums = [0.0; 8];
+        let (eights, rest) = per_row.as_chunks::<8>();
+        for losses in eights.iter().map(|eight| &eight[..]).chain([rest]) {
+            sums.iter_mut().zip(losses).for_each(|(sum, &loss)| *sum += loss.into());
+        }
+        let sum = sums.iter().sum();
+        let totals = self.totals(sum);
+        let (loss, perplexity) = totals.reduce(self.loss.reduction);
+        totals.restore(&mut per_row);
+        let (rows, counted_rows) = (totals.rows, totals.counted_rows);
+        Loss { loss, rows, counted_rows, perplexity, per_row, fell_back }
+    }
+}
+
+/// What the losses of a batch came to together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    /// The losses of the rows together, multiplied by `unit`.
+    pub(crate) sum: f64,
+    /// The total weight of the counted rows, multiplied by `unit`.
+    pub(crate) weight: f64,
+    /// The power of two that a mean's weights are multiplied by; 1 for other reductions.
+    pub(crate) unit: f64,
+    pub(crate) rows: usize,
+    pub(crate) counted_rows: usize,
+}
+
+impl Totals {
+    /// The loss, and the perplexity.
+    pub(crate) fn reduce(&self, reduction: Reduction) -> (f64, f64) {
+        let mean = if self.weight == 0.0 { f64::NAN } else { self.sum / self.weight };
+        (if reduction == Reduction::Mean { mean } else { self.sum }, mean.exp())
+    }
+
+    /// Divides losses of rows by `unit`.
+    pub(crate) fn restore<S: Element>(&self, per_row: &mut [S]) {
+        if self.unit != 1.0 {
+            S::erase_mut(per_row).scale(1.0 / self.unit);
+        }
+    }
+}
+
+/// What a loss came to.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Loss<S = f32> {
+    /// The loss after the reduction, in nats.
+    pub loss: f64,
+    /// Rows given.
+    pub rows: usize,
+    /// Rows whose target was not an ignored index.
+    pub counted_rows: usize,
+    /// The weighted loss of each row, in nats; 0 for an ignored row.
+    pub per_row: Vec<S>,
+    /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
+    pub perplexity: f64,
+    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
+    /// all went as planned.
+    pub fell_back: Option<String>,
+}
+
+/// How often the most likely classes were right.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Accuracy {
+    /// Counted rows whose target was among them.
+    pub correct: usize,
+    /// Rows whose target was not an ignored index.
+    pub counted_rows: usize,
+    /// As [`Loss::fell_back`].
+    pub fell_back: Option<String>,
+}
+
+impl Accuracy {
+    /// Their share of the counted rows; NaN of none.
+    #[must_use]
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.counted_rows as f64
+    }
+}

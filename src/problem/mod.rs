@@ -1,0 +1,19 @@
+//! What a call is about, as plain data: shapes, types, views of logits, targets, options and their checks.
+//!
+//! Nothing here computes a row, and nothing knows of wgpu.
+
+pub(crate) mod adapter;
+pub(crate) mod dtype;
+pub(crate) mod error;
+pub(crate) mod limits;
+pub(crate) mod logits;
+pub(crate) mod loss;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+pub(crate) mod operation;
+pub(crate) mod request;
+pub(crate) mod sampling;
+pub(crate) mod shape;
+pub(crate) mod targets;
+pub(crate) mod transform;
+pub(crate) mod waiting;

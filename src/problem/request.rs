@@ -1,0 +1,251 @@
+//! One validated piece of work, as both paths take it: which operation, over which rows, into what.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::problem::operation::Op;
+use crate::problem::transform::Curve;
+use crate::problem::dtype::{Elements, ElementsMut};
+use crate::problem::logits::View;
+use crate::problem::sampling::Draws;
+use crate::{DType, Shape};
+
+/// What is known of a row's target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct RowTarget {
+    /// The target, or [`RowTarget::IGNORED`].
+    pub(crate) class: u32,
+    /// The weight of its class.
+    pub(crate) weight: f32,
+}
+
+impl RowTarget {
+    pub(crate) const IGNORED: u32 = u32::MAX;
+
+    pub(crate) fn is_ignored(self) -> bool {
+        self.class == Self::IGNORED
+    }
+}
+
+impl Default for RowTarget {
+    fn default() -> Self {
+        Self { class: Self::IGNORED, weight: 1.0 }
+    }
+}
+
+/// What the rows of a batch have in common: the options of the loss, worked out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scaling<'a> {
+    /// A weight for each class.
+    pub(crate) weight: Option<&'a [f32]>,
+    /// The sum of those, or the number of classes.
+    pub(crate) class_weight: f64,
+    /// What gradients are multiplied by; not finite for a mean over no weight.
+    pub(crate) factor: f64,
+    /// What the label of every class is: label smoothing, spread over the classes.
+    pub(crate) smoothing: f64,
+    /// What the target's own label is beside that.
+    pub(crate) hit: f64,
+    /// What the square of a row's log-sum-exp adds to its loss.
+    pub(crate) z_loss: f64,
+    /// What the gradient of each row is multiplied by beside that.
+    pub(crate) row_gradients: Option<&'a [f32]>,
+}
+
+impl Scaling<'_> {
+    /// Whether gradients of counted rows are NaN.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        !self.factor.is_finite()
+    }
+}
+
+/// A row's decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Prediction {
+    /// The class: of the largest logit, where nothing else is said; of equal ones the lowest. As in PyTorch's `argmax` a
+    /// NaN counts as largest. Under a soft cap, logits that the cap rounds to the same value keep their order.
+    pub class: u32,
+    /// Its probability under softmax; NaN where the row's softmax is.
+    pub probability: f32,
+}
+
+/// Where the elements are read and written. Strides are those of blocks of `classes * inner`.
+pub(crate) enum Data<'a> {
+    /// Read only; the result is so many values a row.
+    Read { input: Elements<'a>, stride: usize },
+    /// Read here, written there, without gaps.
+    Write { input: Elements<'a>, stride: usize, output: ElementsMut<'a> },
+    /// Written where it was read.
+    Over { data: ElementsMut<'a>, stride: usize },
+}
+
+impl Data<'_> {
+    /// The type of the logits.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Data::Read { input, .. } | Data::Write { input, .. } => input.dtype(),
+            Data::Over { data, .. } => data.dtype(),
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Data<'_> {
+    /// What is read, and how far apart its blocks start.
+    pub(crate) fn input(&self) -> (Elements<'_>, usize) {
+        match self {
+            Data::Read { input, stride } | Data::Write { input, stride, .. } => (*input, *stride),
+            Data::Over { data, stride } => (data.as_read(), *stride),
+        }
+    }
+}
+
+/// What there is of a row beside its elements.
+pub(crate) enum RowsOut<'a> {
+    None,
+    Values(ElementsMut<'a>),
+    /// So many predictions of each row.
+    Predictions(&'a mut [Prediction], usize),
+}
+
+impl<'a> RowsOut<'a> {
+    /// Of the first `rows` rows, and of the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        match self {
+            RowsOut::None => (RowsOut::None, RowsOut::None),
+            RowsOut::Values(values) => {
+                let (a, b) = values.split_at(rows);
+                (RowsOut::Values(a), RowsOut::Values(b))
+            }
+            RowsOut::Predictions(values, each) => {
+                let at = values.len().min(rows * each);
+                let (a, b) = values.split_at_mut(at);
+                (RowsOut::Predictions(a, each), RowsOut::Predictions(b, each))
+            }
+        }
+    }
+}
+
+/// What else an operation is given, of the whole batch that a job is a part of, without gaps.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    pub(crate) curve: Curve,
+    pub(crate) scaling: Scaling<'a>,
+    /// Targets that are classes, one a row; empty where there are none.
+    pub(crate) targets: &'a [RowTarget],
+    /// Of the shape of the logits: targets that are probabilities, or the gradient that a backward starts from.
+    pub(crate) second: Option<Elements<'a>>,
+    /// Log-sum-exps of the rows.
+    pub(crate) log_sum_exps: Option<Elements<'a>>,
+    /// How a sample is drawn.
+    pub(crate) draws: Draws,
+    /// How many classes `TopK` is to find.
+    pub(crate) k: usize,
+}
+
+#[cfg(feature = "gpu")]
+impl Given<'_> {
+    /// Whether an operation does much to each element: a curve, labels that are spread, or something that stands beside it.
+    pub(crate) fn is_heavy(&self, op: Op, second: u64) -> bool {
+        second > 0 || !self.curve.is_plain() || (op.has_targets() && self.scaling.smoothing > 0.0)
+    }
+}
+
+/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole jobs.
+pub(crate) struct Job<'a> {
+    pub(crate) op: Op,
+    pub(crate) shape: Shape,
+    pub(crate) data: Data<'a>,
+    pub(crate) given: Given<'a>,
+    /// Which row of the whole batch this job's first is.
+    pub(crate) first_row: usize,
+    /// How many of its first rows have been done already; fewer than a block has.
+    pub(crate) skip: usize,
+    pub(crate) rows_out: RowsOut<'a>,
+}
+
+impl<'a> Job<'a> {
+    /// A whole batch.
+    pub(crate) fn new(op: Op, view: View, data: Data<'a>, given: Given<'a>, rows_out: RowsOut<'a>) -> Self {
+        Self { op, shape: view.shape, data, given, first_row: 0, skip: 0, rows_out }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.shape.row_count()
+    }
+
+    #[cfg(any(feature = "gpu", feature = "parallel"))]
+    pub(crate) fn classes(&self) -> usize {
+        self.shape.classes()
+    }
+
+    /// The first `outer` blocks, or all if there are fewer, and the rest.
+    #[cfg(any(feature = "gpu", feature = "parallel"))]
+    pub(crate) fn split_at(self, outer: usize) -> (Job<'a>, Job<'a>) {
+        let Self { op, shape, data, given, first_row, skip, rows_out } = self;
+        let outer = outer.min(shape.outer());
+        let (block, inner) = (shape.block(), shape.inner());
+        // The last block need not reach to the end of its stride.
+        let cut = |length: usize, stride: usize| length.min(outer.saturating_mul(stride));
+        let (data, data_rest) = match data {
+            Data::Read { input, stride } => {
+                let (a, b) = input.split_at(cut(input.len(), stride));
+                (Data::Read { input: a, stride }, Data::Read { input: b, stride })
+            }
+            Data::Write { input, stride, output } => {
+                let (a, b) = input.split_at(cut(input.len(), stride));
+                let at = cut(output.len(), block);
+                let (out_a, out_b) = output.split_at(at);
+                (Data::Write { input: a, stride, output: out_a }, Data::Write { input: b, stride, output: out_b })
+            }
+            Data::Over { data, stride } => {
+                let at = cut(data.len(), stride);
+                let (a, b) = data.split_at(at);
+                (Data::Over { data: a, stride }, Data::Over { data: b, stride })
+            }
+        };
+        let rows = outer * inner;
+        let (rows_out, rows_rest) = rows_out.split_at(rows);
+        let shape_of = |outer| Shape::new(outer, shape.classes(), inner);
+        let rest = shape.outer() - outer;
+        (
+            Job { op, shape: shape_of(outer), data, given, first_row, skip: skip.min(rows), rows_out },
+            Job {
+                op,
+                shape: shape_of(rest),
+                data: data_rest,
+                given,
+                first_row: first_row + rows,
+                skip: skip.saturating_sub(rows),
+                rows_out: rows_rest,
+            },
+        )
+    }
+
+    /// What is left of it when so many rows are done.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn after(self, rows: usize) -> Job<'a> {
+        let inner = self.shape.inner().max(1);
+        let (_, rest) = self.split_at(rows / inner);
+        Job { skip: rows % inner, ..rest }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn dtype(&self) -> DType {
+        self.data.dtype()
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Job<'_> {
+    /// Where results of elements go, and how far apart its blocks start.
+    pub(crate) fn output(&mut self) -> Option<(ElementsMut<'_>, usize)> {
+        let block = self.shape.block();
+        match &mut self.data {
+            Data::Read { .. } => None,
+            Data::Write { output, .. } => Some((output.reborrow(), block)),
+            Data::Over { data, stride } => Some((data.reborrow(), *stride)),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Targets: the class that each row should have been, or how probable each class was to be.
+
+use crate::Element;
+use crate::problem::dtype::Elements;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An integer that can name a class.
+pub trait ClassIndex: sealed::Sealed + Copy {
+    #[doc(hidden)]
+    fn targets(values: &[Self]) -> Targets<'_>;
+}
+
+macro_rules! class_indices {
+    ($($integer:ty => $variant:ident),*) => {
+        /// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability an element.
+        ///
+        /// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is checked by the
+        /// operation, which knows their shape and the ignored index. Probabilities by [`Targets::probabilities`].
+        #[derive(Clone, Copy, Debug)]
+        pub struct Targets<'a>(pub(crate) Kind<'a>);
+
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Kind<'a> {
+            Classes(Indices<'a>),
+            Probabilities(Elements<'a>),
+        }
+
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Indices<'a> { $($variant(&'a [$integer])),* }
+
+        impl Indices<'_> {
+            pub(crate) fn len(&self) -> usize {
+                match self { $(Self::$variant(values) => values.len()),* }
+            }
+
+            /// Every target in order, widened so that no type's value is lost; and whether it is one of so many classes.
+            pub(crate) fn for_each<E>(
+                &self,
+                classes: usize,
+                mut visit: impl FnMut(usize, i128, bool) -> Result<(), E>,
+            ) -> Result<(), E> {
+                match self {
+                    $(Self::$variant(values) => {
+                        // What is negative becomes larger than any number of classes.
+                        let is_class = |value: $integer| (value as u64) < classes as u64;
+                        values.iter().enumerate().try_for_each(|(row, &value)| visit(row, value as i128, is_class(value)))
+                    })*
+                }
+            }
+        }
+
+        $(
+            impl sealed::Sealed for $integer {}
+            impl ClassIndex for $integer {
+                fn targets(values: &[Self]) -> Targets<'_> {
+                    Targets(Kind::Classes(Indices::$variant(values)))
+                }
+            }
+        )*
+    };
+}
+
+class_indices!(
+    u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64, usize => Usize, isize => Isize
+);
+
+impl<'a> Targets<'a> {
+    /// Probabilities of the shape of the logits: each class's share of the row. They must lie between 0 and the largest f32; that
+    /// those of a row sum to 1 is the caller's to see to, as in PyTorch.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits, Targets};
+    /// let (x, q) = ([2.0, 0.0, 1.0], [0.7, 0.1, 0.2]);
+    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default(), Logits::new(&x, [1, 3])?, Targets::probabilities(&q))?;
+    /// let log_sum_exp = (2.0_f64.exp() + 1.0 + 1.0_f64.exp()).ln();
+    /// assert!((out.loss - (log_sum_exp - 0.7 * 2.0 - 0.2 * 1.0)).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn probabilities<T: Element>(values: &'a [T]) -> Self {
+        Self(Kind::Probabilities(T::erase(values)))
+    }
+
+    /// How many rows have a target; of probabilities, how many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Kind::Classes(indices) => indices.len(),
+            Kind::Probabilities(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a, I: ClassIndex> From<&'a [I]> for Targets<'a> {
+    fn from(values: &'a [I]) -> Self {
+        I::targets(values)
+    }
+}
+
+impl<'a, I: ClassIndex, const N: usize> From<&'a [I; N]> for Targets<'a> {
+    fn from(values: &'a [I; N]) -> Self {
+        I::targets(values)
+    }
+}
+
+impl<'a, I: ClassIndex> From<&'a Vec<I>> for Targets<'a> {
+    fn from(values: &'a Vec<I>) -> Self {
+        I::targets(values)
+    }
+}
