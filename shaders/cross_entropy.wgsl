@@ -31,12 +31,12 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
         logit = label_logit(row, label);
         weight = weight_of(label);
     }
-    let own = params.hit * weight;
+    let own = params.on_value * weight;
     var shares = 0.0;
     if SOFT {
         shares = stats.labels;
     } else if SPREAD {
-        shares = params.smoothing * params.class_weight;
+        shares = params.off_value * params.class_weight;
     }
     let labels = own + shares;
     let log_sum = log1p_pair(stats.others);
@@ -113,7 +113,7 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if SPREAD {
         shift = scale;
         if !SOFT {
-            at_value += scale * params.smoothing * (params.class_weight - weight);
+            at_value += scale * params.off_value * (params.class_weight - weight);
         }
     }
     if CAPPED {

@@ -30,7 +30,7 @@ fn run(grid: Grid) {
     // One loop over all three, whose end no compiler knows, keeps what is compiled small.
     for (var i = 0u; i < 3u + params.zero; i += 1u) {
         let x = select(tile[row + max(i, 1u) - 1u], top, i == 0u);
-        let y = curve(x);
+        let y = transform(x);
         if i == 0u {
             top_y = y;
             continue;
@@ -42,7 +42,7 @@ fn run(grid: Grid) {
         } else {
             others = add_pairs(others, vec2<f32>(second, 0.0));
         }
-        below += params.smoothing * -(d.x + d.y);
+        below += params.off_value * -(d.x + d.y);
         gap = select(gap, d, i == 1u);
     }
     let log_sum = log1p_pair(others);
@@ -54,7 +54,7 @@ fn run(grid: Grid) {
     rows_out[place + 1u] = near;
     rows_out[place + 2u] = bitcast<u32>(total.x);
     rows_out[place + 3u] = bitcast<u32>(total.y);
-    rows_out[place + 4u] = bitcast<u32>(params.hit * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
+    rows_out[place + 4u] = bitcast<u32>(params.on_value * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
     rows_out[place + 5u] = select(bitcast<u32>(below), 0x7f800000u, is_infinite_or_nan(bitcast<u32>(below)));
     rows_out[place + 6u] = word_of(vec2<f32>(-p, p));
 }

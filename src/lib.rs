@@ -113,7 +113,7 @@ pub use half;
 #[doc(hidden)]
 pub use plan::Traffic;
 pub use plan::Tuning;
-pub use problem::adapter::{Adapter, Crossover, DeviceChoice, PassedOver};
+pub use problem::adapter::{Adapter, Crossover, DeviceChoice, RejectedAdapter};
 pub use problem::dtype::{DType, Element};
 pub use problem::error::Error;
 pub use problem::logits::{Logits, LogitsMut};

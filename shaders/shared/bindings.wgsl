@@ -9,8 +9,8 @@ const NONE: u32 = 0xffffffffu;
 // units of a row each of them holds at a time; a unit is what 16 bytes hold.
 override LANES: u32 = 256u;
 
-// So many threads take what lies next to each other; those after them are some way on, each gang in a stretch of its own.
-override GANG: u32 = 1u;
+// So many threads take what lies next to each other; those after them are some way on, each stripe in a stretch of its own.
+override STRIPE: u32 = 1u;
 
 // Threads that can always exchange values without a barrier; 1 where there are no subgroups.
 override SUBGROUP: u32 = 1u;
@@ -61,12 +61,12 @@ struct Params {
     // What every gradient is multiplied by.
     factor: f32,
     // Of smoothed labels: what the target's own label is, what each class's is beside that, and the sum of all weights.
-    hit: f32,
-    smoothing: f32,
+    on_value: f32,
+    off_value: f32,
     class_weight: f32,
     // What the square of a row's log-sum-exp adds to its loss.
     z_loss: f32,
-    // Of the curve, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
+    // Of the logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
     // the same over the cap; the cap, and the |x| at which the tanh is 1 for good; and what makes x descend with y ascending,
     // a sign bit or nothing.
     scale: f32,

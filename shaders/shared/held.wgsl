@@ -4,7 +4,7 @@
 var<private> held: array<Unit, UNITS>;
 
 fn class_of(start: u32, nth: u32) -> u32 {
-    return start + ((lane / GANG * UNITS + nth) * GANG + lane % GANG) * UNIT;
+    return start + ((lane / STRIPE * UNITS + nth) * STRIPE + lane % STRIPE) * UNIT;
 }
 
 fn hold(start: u32, end: u32) {

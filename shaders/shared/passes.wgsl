@@ -102,9 +102,9 @@ fn labels_of(j: u32, part: u32) -> vec4<f32> {
 }
 
 fn label_of(j: u32) -> f32 {
-    var label = params.smoothing;
+    var label = params.off_value;
     if SOFT {
-        label += params.hit * bitcast<f32>(targets[second_in + j * class_step()]);
+        label += params.on_value * bitcast<f32>(targets[second_in + j * class_step()]);
     }
     return weight_of(j) * label;
 }

@@ -13,10 +13,10 @@ fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients
         }
     }
     let share = share_of(start + head, end);
-    for (var j = share.first + lane % GANG * UNIT; j < share.end; j += GANG * UNITS * UNIT) {
+    for (var j = share.first + lane % STRIPE * UNIT; j < share.end; j += STRIPE * UNITS * UNIT) {
         let units = take_units(j, share);
         for (var i = 0u; i < UNITS; i += 1u) {
-            let at = j + i * GANG * UNIT;
+            let at = j + i * STRIPE * UNIT;
             give_unit(at, share.end, element_unit(at, units[i], false, coefficients));
         }
     }

@@ -75,8 +75,8 @@ fn give_unit(j: u32, end: u32, unit: Unit) {
     }
 }
 
-// The classes of a stretch that a thread's gang takes: from `first`, where the gang's first unit is, to `end`. The thread's own
-// units are at the distance of a gang.
+// The classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is, to `end`. The thread's own
+// units are at the distance of a stripe.
 struct Share {
     first: u32,
     end: u32,
@@ -85,15 +85,15 @@ struct Share {
 fn share_of(start: u32, end: u32) -> Share {
     let units = (end - start + UNIT - 1u) / UNIT;
     let rounds = (units + LANES - 1u) / LANES;
-    let first = start + lane / GANG * (rounds * GANG * UNIT);
-    return Share(first, min(first + rounds * GANG * UNIT, end));
+    let first = start + lane / STRIPE * (rounds * STRIPE * UNIT);
+    return Share(first, min(first + rounds * STRIPE * UNIT, end));
 }
 
 // So many units that are on their way at once.
 fn take_units(j: u32, share: Share) -> array<Unit, UNITS> {
     var units: array<Unit, UNITS>;
     for (var i = 0u; i < UNITS; i += 1u) {
-        units[i] = read_classes(j + i * GANG * UNIT, share.first, share.end);
+        units[i] = read_classes(j + i * STRIPE * UNIT, share.first, share.end);
     }
     return units;
 }

@@ -13,8 +13,8 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
     let simd = simd_level()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if as_json {
-        let passed_over: Vec<_> = device
-            .passed_over()
+        let rejected_adapters: Vec<_> = device
+            .rejected_adapters()
             .iter()
             .map(|adapter| json!({"name": adapter.name, "backend": adapter.backend, "reason": adapter.reason}))
             .collect();
@@ -38,7 +38,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
             "device": device.name(),
             "backend": device.backend(),
             "reason": device.reason(),
-            "passed_over": passed_over,
+            "rejected_adapters": rejected_adapters,
             "adapters": adapters,
             "cpu_threads": threads,
             "cpu_simd": simd,
@@ -50,7 +50,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
         format!("logits {}", env!("CARGO_PKG_VERSION")),
         format!("used by default: {} ({}): {}", device.name(), device.backend(), device.reason()),
     ];
-    lines.extend(device.passed_over().iter().map(|adapter| format!("    passed over: {adapter}")));
+    lines.extend(device.rejected_adapters().iter().map(|adapter| format!("    passed over: {adapter}")));
     lines.push(format!("\ndevices\n    CPU (cpu): {threads} threads, {simd}"));
     lines.extend(
         adapters

@@ -30,14 +30,14 @@ pub(crate) use threads::count as thread_count;
 #[cfg(feature = "gpu")]
 pub(crate) use threads::for_each;
 
-use crate::problem::transform::Curve;
-use crate::problem::request::{RowTarget, Scaling};
+use crate::problem::request::{LossCoefficients, RowTarget};
+use crate::problem::transform::Transform;
 use rows::ROWS;
 
 /// What up to 32 rows are given beside their logits.
-struct Given<'g, W> {
-    curve: Curve,
-    scaling: Scaling<'g>,
+struct RowOperands<'g, W> {
+    transform: Transform,
+    coefficients: LossCoefficients<'g>,
     targets: [RowTarget; ROWS],
     /// What the gradient of each is multiplied by.
     gradients: [f64; ROWS],
@@ -47,7 +47,7 @@ struct Given<'g, W> {
     beside: &'g [W],
 }
 
-impl<W: Copy> Given<'_, W> {
+impl<W: Copy> RowOperands<'_, W> {
     fn has_beside(&self) -> bool {
         !self.beside.is_empty()
     }

@@ -1,21 +1,21 @@
-//! From a job to rows: over threads, and whatever the type and the layout, to where up to sixteen at a time are computed.
+//! From a request to rows: over threads, and whatever the type and the layout, to where up to sixteen at a time are computed.
 //!
 //! Rows are independent, so threads take halves of the batch until a half is small; no bit of a row depends on where
 //! those cuts fall. Where there are fewer rows than threads, these share a row.
 
-use super::strided::Planes;
-use super::transform::{Curved, Kind, Plain};
+use super::RowOperands;
+use super::lines::{self, Drain, LINE, Stage};
+use super::ops::{backward, cross_entropy, log_sum_exp, predict, sample, softmax};
+use super::rows::{Abreast, Across, Held, ROWS, Rows, SHORT, turn, turn_back};
 use super::scratch::{Reserve, Scratch};
 use super::simd::{Exp, Isa, LANES, Level, Number, Real, Vector, at_level, level, prefetch};
-use super::lines::{self, Drain, LINE, Stage};
-use super::rows::{Abreast, Across, Held, ROWS, Rows, SHORT, turn, turn_back};
+use super::strided::Planes;
 #[cfg(feature = "parallel")]
 use super::threads;
-use super::Given;
-use super::ops::{backward, cross_entropy, log_sum_exp, predict, sample, softmax};
+use super::transform::{Curved, Kind, Plain};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::operation::Op;
-use crate::problem::request::{self, Data, Job, RowsOut};
+use crate::problem::request::{self, Data, Request, RowsOut};
 use crate::{Element, Error, Prediction, Shape};
 
 /// Work below this many elements stays on the calling thread: waking another costs some 10 microseconds, in which one
@@ -37,17 +37,17 @@ pub(super) const GROUP: usize = 16384;
 /// The most elements of strided rows that are gathered at a time, unless one row alone has more.
 pub(super) const HUGE: usize = 1 << 24;
 
-/// Finishes a whole job, on the threads of the current rayon pool where the feature `parallel` is on.
+/// Finishes a whole request, on the threads of the current rayon pool where the feature `parallel` is on.
 ///
 /// # Errors
 /// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks; [`Error::OutOfMemory`] where a row
 /// that cannot be computed in place finds no memory to be computed in. Nothing is written then.
-pub(crate) fn run(job: Job<'_>) -> Result<(), Error> {
-    let how = How::of(&job)?;
-    run_with(job, how)
+pub(crate) fn run(request: Request<'_>) -> Result<(), Error> {
+    let how = How::of(&request)?;
+    run_with(request, how)
 }
 
-/// Memory that is set aside before a GPU starts on a job in place, so that the CPU can finish the job without finding more.
+/// Memory that is set aside before a GPU starts on a request in place, so that the CPU can finish the request without finding more.
 #[cfg(feature = "gpu")]
 pub(crate) struct Ready(Reserve);
 
@@ -57,20 +57,20 @@ impl Ready {
     ///
     /// # Errors
     /// [`Error::SimdLevel`] and [`Error::OutOfMemory`], as from [`run`].
-    pub(crate) fn new(job: &Job<'_>) -> Result<Self, Error> {
+    pub(crate) fn new(request: &Request<'_>) -> Result<Self, Error> {
         // `finish` must not meet a bad `LOGITS_SIMD` after the GPU has written results.
         level()?;
-        Reserve::new(job).map(Self)
+        Reserve::new(request).map(Self)
     }
 
-    /// Finishes what is left of the job.
-    pub(crate) fn finish(&self, job: Job<'_>) -> Result<(), Error> {
-        let how = How::of(&job)?;
-        run_parts(job, how, Some(&self.0))
+    /// Finishes what is left of the request.
+    pub(crate) fn finish(&self, request: Request<'_>) -> Result<(), Error> {
+        let how = How::of(&request)?;
+        run_parts(request, how, Some(&self.0))
     }
 }
 
-/// What the parts of a job have in common.
+/// What the parts of a request have in common.
 #[derive(Clone, Copy)]
 pub(super) struct How {
     pub(super) level: Level,
@@ -84,18 +84,18 @@ pub(super) struct How {
 }
 
 impl How {
-    fn of(job: &Job<'_>) -> Result<Self, Error> {
-        let streams = match &job.data {
+    fn of(request: &Request<'_>) -> Result<Self, Error> {
+        let streams = match &request.data {
             Data::Write { output, .. } => output.bytes_len() >= LARGE,
             Data::Read { .. } | Data::Over { .. } => false,
         };
         #[cfg(feature = "parallel")]
-        let elements = job.rows() * job.classes();
+        let elements = request.rows() * request.classes();
         #[cfg(feature = "parallel")]
         let threads = if elements > SMALL { threads::count() } else { 1 };
         #[cfg(feature = "parallel")]
         let (is_shared, grain) = if threads > 1 {
-            (job.classes() >= SHARED && job.rows() < threads, (elements / (SHARES * threads)).max(SMALL))
+            (request.classes() >= SHARED && request.rows() < threads, (elements / (SHARES * threads)).max(SMALL))
         } else {
             (false, usize::MAX)
         };
@@ -106,29 +106,29 @@ impl How {
 }
 
 /// As [`run`], told how.
-pub(super) fn run_with(job: Job<'_>, how: How) -> Result<(), Error> {
-    // The only part of a job takes its memory before it writes; of several the last may find none.
-    let (rows, is_large) = (job.rows(), job.rows() * job.shape.classes() > how.grain);
-    let is_divided = rows > 1 && (is_large || job.shape.outer() > 1 && job.shape.inner() > 1);
-    let reserve = if is_divided { Some(Reserve::new(&job)?) } else { None };
-    run_parts(job, how, reserve.as_ref())
+pub(super) fn run_with(request: Request<'_>, how: How) -> Result<(), Error> {
+    // The only part of a request takes its memory before it writes; of several the last may find none.
+    let (rows, is_large) = (request.rows(), request.rows() * request.shape.classes() > how.grain);
+    let is_divided = rows > 1 && (is_large || request.shape.outer() > 1 && request.shape.inner() > 1);
+    let reserve = if is_divided { Some(Reserve::new(&request)?) } else { None };
+    run_parts(request, how, reserve.as_ref())
 }
 
-fn run_parts(job: Job<'_>, how: How, reserve: Option<&Reserve>) -> Result<(), Error> {
+fn run_parts(request: Request<'_>, how: How, reserve: Option<&Reserve>) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
-    if job.shape.outer() > 1 && job.rows() * job.classes() > how.grain {
-        let half = job.shape.outer() / 2;
+    if request.shape.outer() > 1 && request.rows() * request.classes() > how.grain {
+        let half = request.shape.outer() / 2;
         // As many as go together where that does not leave a thread without.
         let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
-        let (a, b) = job.split_at(half);
+        let (a, b) = request.split_at(half);
         let (a, b) = rayon::join(|| run_parts(a, how, reserve), || run_parts(b, how, reserve));
         return a.and(b);
     }
-    if job.rows() <= job.skip {
+    if request.rows() <= request.skip {
         return Ok(());
     }
-    let Job { op, shape, data, given, first_row, skip, rows_out } = job;
-    let part = Part { op, shape, given, first_row, skip, how, reserve };
+    let Request { op, shape, data, operands, first_row, skip, rows_out } = request;
+    let part = Part { op, shape, operands, first_row, skip, how, reserve };
     let (input, output, in_stride, out_stride) = match data {
         Data::Read { input, stride } => (Some(input), None, stride, 0),
         Data::Write { input, stride, output } => (Some(input), Some(output), stride, shape.block()),
@@ -139,13 +139,13 @@ fn run_parts(job: Job<'_>, how: How, reserve: Option<&Reserve>) -> Result<(), Er
             match (input, output) {
                 $(
                     (Some(Elements::$variant(x)), None) => {
-                        part.curved(Place { input: Some((x, in_stride)), output: None }, rows_out)
+                        part.transformed(Place { input: Some((x, in_stride)), output: None }, rows_out)
                     }
                     (Some(Elements::$variant(x)), Some(ElementsMut::$variant(out))) => {
-                        part.curved(Place { input: Some((x, in_stride)), output: Some((out, out_stride)) }, rows_out)
+                        part.transformed(Place { input: Some((x, in_stride)), output: Some((out, out_stride)) }, rows_out)
                     }
                     (None, Some(ElementsMut::$variant(out))) => {
-                        part.curved(Place { input: None, output: Some((out, out_stride)) }, rows_out)
+                        part.transformed(Place { input: None, output: Some((out, out_stride)) }, rows_out)
                     }
                 )*
                 _ => {
@@ -186,12 +186,12 @@ impl<T> Place<'_, T> {
     }
 }
 
-/// What a part of a job is, without its data.
+/// What a part of a request is, without its data.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) op: Op,
     pub(super) shape: Shape,
-    pub(super) given: request::Given<'a>,
+    pub(super) operands: request::Operands<'a>,
     pub(super) first_row: usize,
     pub(super) skip: usize,
     pub(super) how: How,
@@ -199,11 +199,11 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn curved<T: Number<Wide: Exp>>(self, place: Place<'_, T>, rows_out: RowsOut<'_>) -> Result<(), Error> {
-        if self.given.curve.is_plain() {
+    fn transformed<T: Number<Wide: Exp>>(self, place: Place<'_, T>, rows_out: RowsOut<'_>) -> Result<(), Error> {
+        if self.operands.transform.is_identity() {
             self.laid_out(Plain, place, rows_out)
         } else {
-            self.laid_out(Curved(self.given.curve), place, rows_out)
+            self.laid_out(Curved(self.operands.transform), place, rows_out)
         }
     }
 
@@ -279,8 +279,8 @@ impl<'a> Part<'a> {
                 let How { streams, is_shared, .. } = self.how;
                 let (streams, held) = (streams && !is_staged, &mut scratch.held);
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
-                let given = self.given(isa, at, count, &mut scratch.beside);
-                self.operate(&mut rows, &given, &mut rows_out, at);
+                let operands = self.operands(isa, at, count, &mut scratch.beside);
+                self.operate(&mut rows, &operands, &mut rows_out, at);
                 rows.drain.left()
             };
             if let Some(stage) = &mut stage {
@@ -365,21 +365,21 @@ impl<'a> Part<'a> {
     /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets, gradients, log-sum-exps, and soft targets
     /// or upstream gradients, which are copied into `beside`.
     #[inline(always)]
-    pub(super) fn given<'s, I: Isa, W: Real>(
+    pub(super) fn operands<'s, I: Isa, W: Real>(
         &self,
         isa: I,
         at: usize,
         count: usize,
         beside: &'s mut [W],
-    ) -> Given<'s, W>
+    ) -> RowOperands<'s, W>
     where
         'a: 's,
     {
-        let request::Given { curve, scaling, targets, log_sum_exps, second, .. } = self.given;
+        let request::Operands { transform, coefficients, targets, log_sum_exps, .. } = self.operands;
         let first = self.first_row + at;
-        let mut given = Given {
-            curve,
-            scaling,
+        let mut operands = RowOperands {
+            transform,
+            coefficients,
             targets: [Default::default(); ROWS],
             gradients: [1.0; ROWS],
             log_sum_exps: [W::ZERO; ROWS],
@@ -387,21 +387,21 @@ impl<'a> Part<'a> {
             beside: &[],
         };
         if let Some(targets) = targets.get(first..first + count) {
-            given.targets[..count].copy_from_slice(targets);
+            operands.targets[..count].copy_from_slice(targets);
         }
-        if let Some(gradients) = scaling.row_gradients {
-            given.gradients.iter_mut().zip(&gradients[first..]).for_each(|(to, &from)| *to = f64::from(from));
+        if let Some(gradients) = coefficients.row_upstream {
+            operands.gradients.iter_mut().zip(&gradients[first..]).for_each(|(to, &from)| *to = f64::from(from));
         }
         if let Some(values) = log_sum_exps {
-            given.log_sum_exps[..count]
+            operands.log_sum_exps[..count]
                 .iter_mut()
                 .enumerate()
                 .for_each(|(row, to)| *to = W::of(values.at(first + row)));
         }
-        let Some(values) = second else { return given };
-        let beside = &mut beside[..count * given.classes];
+        let Some(values) = self.operands.elementwise() else { return operands };
+        let beside = &mut beside[..count * operands.classes];
         self.copy_rows(isa, values, first, beside);
-        Given { beside, ..given }
+        RowOperands { beside, ..operands }
     }
 
     /// Copies the rows of `values` from the row `first` of the batch on. Not inlined: all callers of [`Part::given`] share one copy.
@@ -442,13 +442,13 @@ impl<'a> Part<'a> {
         out_at: usize,
     ) -> usize {
         let Scratch { tiles, beside, .. } = scratch;
-        let given = self.given(isa, at, count, beside);
+        let operands = self.operands(isa, at, count, beside);
         let whole = self.shape.classes() * LANES;
         let [[a, b], [c, d]] = tiles.halves();
         let logits = [a[..whole].as_chunks().0, b[..whole].as_chunks().0];
         let results = [c[..whole].as_chunks_mut().0, d[..whole].as_chunks_mut().0];
         let mut rows = Abreast { isa, kind, count, logits, results, drain };
-        self.operate(&mut rows, &given, rows_out, out_at);
+        self.operate(&mut rows, &operands, rows_out, out_at);
         rows.drain.left()
     }
 
@@ -457,7 +457,7 @@ impl<'a> Part<'a> {
     pub(super) fn operate<R: Rows>(
         &self,
         rows: &mut R,
-        given: &Given<'_, R::W>,
+        operands: &RowOperands<'_, R::W>,
         rows_out: &mut RowsOut<'_>,
         at: usize,
     ) {
@@ -474,11 +474,13 @@ impl<'a> Part<'a> {
         match self.op {
             Op::Softmax => apart!(softmax::rows(rows)),
             Op::LogSoftmax => apart!(softmax::log_rows(rows)),
-            Op::CrossEntropy => put(rows_out, at, rows.count(), apart!(cross_entropy::rows(rows, given))),
-            Op::CrossEntropyGrad => put(rows_out, at, rows.count(), apart!(cross_entropy::gradient_rows(rows, given))),
-            Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, given)),
-            Op::SoftmaxBackward => apart!(backward::rows(rows, given)),
-            Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, given)),
+            Op::CrossEntropy => put(rows_out, at, rows.count(), apart!(cross_entropy::rows(rows, operands))),
+            Op::CrossEntropyGrad => {
+                put(rows_out, at, rows.count(), apart!(cross_entropy::gradient_rows(rows, operands)))
+            }
+            Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, operands)),
+            Op::SoftmaxBackward => apart!(backward::rows(rows, operands)),
+            Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, operands)),
             Op::LogSumExp => put(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows))),
             Op::Predict => {
                 let predictions = apart!(predict::rows(rows));
@@ -506,7 +508,7 @@ impl<'a> Part<'a> {
         let RowsOut::Predictions(out, each) = rows_out else { return };
         let out: &mut [Prediction] = &mut out[at * *each..][..*each];
         let classes = x.len();
-        let (draws, scale, index) = (&self.given.draws, self.given.curve.scale, self.first_row + index);
+        let (draws, scale, index) = (&self.operands.draws, self.operands.transform.scale, self.first_row + index);
         macro_rules! look {
             ($rows:expr) => {
                 match (self.op, out) {

@@ -1,17 +1,17 @@
-//! Memory that rows are computed in. Each part of a job has its own; where the system gives none, the parts take turns with a reserve
+//! Memory that rows are computed in. Each part of a request has its own; where the system gives none, the parts take turns with a reserve
 //! that was set aside before anything was written.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::rows::{Held, ROWS, SHORT, Tiles, pieces_of};
 use super::run::Part;
 use super::simd::Real;
-use super::rows::{Held, ROWS, SHORT, Tiles, pieces_of};
 use crate::problem::error::try_reserve;
 use crate::problem::operation::Op;
-use crate::problem::request::{self, Job};
+use crate::problem::request::{self, Request};
 use crate::{DType, Error, Shape};
 
-/// The memory of a part of a job.
+/// The memory of a part of a request.
 #[derive(Default)]
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
@@ -34,13 +34,13 @@ struct Lengths {
 
 impl Lengths {
     /// Returns what `at_once` rows that are computed together need, and `gathered` rows that are brought together first.
-    fn new(op: Op, shape: Shape, given: &request::Given<'_>, gathered: usize, at_once: usize) -> Self {
+    fn new(op: Op, shape: Shape, operands: &request::Operands<'_>, gathered: usize, at_once: usize) -> Self {
         let classes = shape.classes();
         let is_short = classes <= SHORT;
         let at_once = if op.spec().rereads_row { 1 } else { at_once };
         Self {
             rows: gathered.saturating_mul(classes),
-            beside: if given.second.is_some() { at_once * classes } else { 0 },
+            beside: if operands.elementwise().is_some() { at_once * classes } else { 0 },
             pieces: if is_short { 0 } else { at_once * pieces_of(classes) },
             tile_classes: if is_short { classes } else { 0 },
         }
@@ -78,17 +78,17 @@ pub(crate) enum Reserve {
 }
 
 impl Reserve {
-    pub(super) fn new(job: &Job<'_>) -> Result<Self, Error> {
-        let gathered = usize::from(job.shape.inner() > 1 || job.op.spec().rereads_row);
-        let lengths = Lengths::new(job.op, job.shape, &job.given, gathered, least(job.shape));
-        Ok(match job.data.dtype() {
+    pub(super) fn new(request: &Request<'_>) -> Result<Self, Error> {
+        let gathered = usize::from(request.shape.inner() > 1 || request.op.spec().rereads_row);
+        let lengths = Lengths::new(request.op, request.shape, &request.operands, gathered, least(request.shape));
+        Ok(match request.data.dtype() {
             DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),
             _ => Self::Single(Mutex::new(Scratch::reserve(lengths)?)),
         })
     }
 }
 
-/// The scratch of a part: its own, or the job's reserve while the part holds it.
+/// The scratch of a part: its own, or the request's reserve while the part holds it.
 pub(super) enum Source<'r, W> {
     Own(Scratch<W>),
     Reserve(MutexGuard<'r, Scratch<W>>),
@@ -106,10 +106,10 @@ impl<W> Source<'_, W> {
 impl<'a> Part<'a> {
     /// Takes memory for the rows that are computed together, and for `gathered` rows that are brought together first. Returns it with the
     /// number of rows that may be computed together. Where the system refuses, that is the least number and at most one row is gathered. The
-    /// memory is then the job's reserve, and the part no longer shares a row among threads; or, in a job of one part, memory of its own.
+    /// memory is then the request's reserve, and the part no longer shares a row among threads; or, in a request of one part, memory of its own.
     pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<(Source<'a, W>, usize), Error> {
         let (group, least_group) = (self.group(), least(self.shape));
-        let lengths = |gathered, at_once| Lengths::new(self.op, self.shape, &self.given, gathered, at_once);
+        let lengths = |gathered, at_once| Lengths::new(self.op, self.shape, &self.operands, gathered, at_once);
         let least = lengths(gathered.min(1), least_group);
         let lengths = lengths(gathered, group.min(self.shape.row_count()));
         if let Ok(mut scratch) = Scratch::reserve(lengths) {

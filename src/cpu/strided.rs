@@ -4,11 +4,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::transform::Kind;
-use super::run::{HUGE, Part};
-use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::lines::Drain;
 use super::rows::{Across, ROWS, SHORT, gather, scatter, turn};
+use super::run::{HUGE, Part};
+use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
+use super::transform::Kind;
 use crate::Error;
 use crate::problem::request::RowsOut;
 
@@ -169,14 +169,14 @@ impl Part<'_> {
                     }
                     continue;
                 }
-                let given = self.given(isa, index + row, count, &mut scratch.beside);
+                let operands = self.operands(isa, index + row, count, &mut scratch.beside);
                 let (input, output) = match self.op.spec().writes_elements {
                     true => (None, Some((x, classes))),
                     false => (Some((&*x, classes)), None),
                 };
                 let (streams, drain, is_shared, held) = (false, Drain::default(), false, &mut scratch.held);
                 let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
-                self.operate(&mut rows, &given, &mut rows_out, at + row);
+                self.operate(&mut rows, &operands, &mut rows_out, at + row);
             }
             let Some(planes) = &mut planes else { continue };
             for (column, class) in squares(width) {

@@ -6,10 +6,10 @@ use half::{bf16, f16};
 
 use super::run::{How, run_with};
 use super::simd::{Level, available};
-use crate::problem::transform::Curve;
 use crate::problem::dtype::Sealed;
 use crate::problem::operation::Op;
-use crate::problem::request::{Data, Given, Job, RowsOut};
+use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::transform::Transform;
 use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
 
 /// Around the widths of vectors, blocks and pieces, and where a row changes from one way to another.
@@ -47,24 +47,24 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
 }
 
 /// What comes of an operation: elements, or a value a row.
-fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, given: Given<'_>, how: How, in_place: bool) -> Vec<f64> {
+fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, operands: Operands<'_>, how: How, in_place: bool) -> Vec<f64> {
     let block = shape.block();
     let mut elements = if in_place { x.to_vec() } else { vec![T::default(); x.len()] };
     let mut values = vec![T::Row::default(); shape.row_count()];
-    let mut predictions = vec![Prediction::default(); shape.row_count() * given.k.max(1)];
+    let mut predictions = vec![Prediction::default(); shape.row_count() * operands.k.max(1)];
     let data = match (op.spec().writes_elements, in_place) {
         (false, _) => Data::Read { input: T::erase(x), stride: block },
         (true, false) => Data::Write { input: T::erase(x), stride: block, output: T::erase_mut(&mut elements) },
         (true, true) => Data::Over { data: T::erase_mut(&mut elements), stride: block },
     };
     let rows_out = if op.predicts() {
-        RowsOut::Predictions(&mut predictions, given.k.max(1))
+        RowsOut::Predictions(&mut predictions, operands.k.max(1))
     } else if op.has_values() {
         RowsOut::Values(T::Row::erase_mut(&mut values))
     } else {
         RowsOut::None
     };
-    run_with(Job { op, shape, data, given, first_row: 0, skip: 0, rows_out }, how).unwrap();
+    run_with(Request { op, shape, data, operands, first_row: 0, skip: 0, rows_out }, how).unwrap();
     let elements = elements.into_iter().map(Into::into).filter(|_| op.spec().writes_elements);
     let predictions = predictions.iter().flat_map(|p| [f64::from(p.class), p.probability.into()]);
     elements.chain(values.into_iter().map(Into::into)).chain(predictions).collect()
@@ -102,9 +102,9 @@ const OPS: [Op; 9] = [
     Op::TopK,
 ];
 
-/// Calls a check with every operation, width, curve and loss, over rows of every kind; where rows are short over as many as are
+/// Calls a check with every operation, width, logit transform and loss, over rows of every kind; where rows are short over as many as are
 /// computed together, and some more.
-fn every_case(check: impl Fn(Op, Shape, Given<'_>, &str)) {
+fn every_case(check: impl Fn(Op, Shape, Operands<'_>, &str)) {
     for classes in CLASSES {
         let rows = if classes > 500 { 15 } else { 35 };
         let targets: Vec<i64> =
@@ -113,15 +113,16 @@ fn every_case(check: impl Fn(Op, Shape, Given<'_>, &str)) {
         let upstream: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
         for (nth, loss) in losses(classes).iter().enumerate() {
             let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
-            for curve in [Curve::default(), Curve { scale: -0.7, softcap: Some(30.0) }] {
+            for transform in [Transform::default(), Transform { scale: -0.7, softcap: Some(30.0) }] {
                 for op in OPS.into_iter().filter(|op| nth == 0 || op.has_targets()) {
-                    let mut given = if op.has_targets() { prepared.given(curve).unwrap() } else { Given::default() };
-                    (given.curve, given.k) = (curve, if op == Op::TopK { classes.min(3) } else { 1 });
+                    let mut operands =
+                        if op.has_targets() { prepared.operands(transform).unwrap() } else { Operands::default() };
+                    (operands.transform, operands.k) = (transform, if op == Op::TopK { classes.min(3) } else { 1 });
                     if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) {
-                        given.second = Some(f32::erase(&upstream));
-                        given.curve.softcap = None;
+                        operands.upstream_gradient = Some(f32::erase(&upstream));
+                        operands.transform.softcap = None;
                     }
-                    check(op, shape, given, &format!("{op:?} of {classes} classes, {curve:?}"));
+                    check(op, shape, operands, &format!("{op:?} of {classes} classes, {transform:?}"));
                 }
             }
         }
@@ -139,7 +140,7 @@ fn levels_are_right() {
                 let spread = if (classes + inner) % 2 == 0 { 1.0 } else { 4.7 };
                 let x: Vec<f32> = noise(rows * classes).map(|x| (x * spread) as f32).collect();
                 let shape = Shape::new(outer, classes, inner);
-                let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
                 for row in 0..rows {
                     let place = |class: usize| (row / inner * classes + class) * inner + row % inner;
                     let sum: f64 = (0..classes).map(|class| f64::from(x[place(class)]).exp()).sum();
@@ -170,13 +171,13 @@ fn pieces_may_be_of_nothing() {
                     let shape = Shape::rows(1, classes);
                     let sum: f64 = x[there.clone()].iter().map(|&x| (f64::from(x) - shift).exp()).sum();
                     for in_place in [false, true] {
-                        let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), in_place);
+                        let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), in_place);
                         for class in 0..classes {
                             let wanted = (f64::from(x[class]) - shift).exp() / sum;
                             assert!((p[class] - wanted).abs() <= 2e-6 * wanted, "{level:?}: {} for {wanted}", p[class]);
                         }
                     }
-                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Given::default(), how(level), false);
+                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Operands::default(), how(level), false);
                     let wanted = shift + sum.ln();
                     assert!(
                         (log_sum_exp[0] / wanted - 1.0).abs() <= 1e-6,
@@ -203,7 +204,7 @@ fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
                 let sum: f64 = x.iter().map(|&x| exp(x)).sum();
                 let what = format!("{level:?}, {classes} classes, {depth} below {top}");
                 let shape = Shape::rows(1, classes);
-                let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
                 for (class, (&p, &x)) in p.iter().zip(&x).enumerate() {
                     let wanted = exp(x) / sum;
                     let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
@@ -212,8 +213,8 @@ fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
                 for factor in [1e-35, 1e-33, 1.0, 1e30] {
                     let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor);
                     let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
-                    let given = prepared.given(Curve::default()).unwrap();
-                    let gradient = outcome(Op::CrossEntropyGrad, &x, shape, given, how(level), false);
+                    let operands = prepared.operands(Transform::default()).unwrap();
+                    let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, how(level), false);
                     for (class, (&g, &x)) in gradient.iter().zip(&x).enumerate().skip(1) {
                         let wanted = f64::from(factor) * exp(x) / sum;
                         let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
@@ -239,9 +240,9 @@ fn the_gradient_of_nothing_is_nothing() {
             x.iter_mut().skip(4).step_by(7).for_each(|x| *x -= 130.0);
             let shape = Shape::rows(1, classes);
             let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
-            let given = prepared.given(Curve::default()).unwrap();
+            let operands = prepared.operands(Transform::default()).unwrap();
             for x in [x.clone(), x.iter().map(|x| x + 1e4).collect()] {
-                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, given, how(level), false);
+                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, how(level), false);
                 for (class, x) in x.iter().enumerate() {
                     let is_nothing = *x == f32::NEG_INFINITY;
                     assert!(!is_nothing || gradient[class] == 0.0, "{level:?}: {} of {class}", gradient[class]);
@@ -256,11 +257,11 @@ fn the_gradient_of_nothing_is_nothing() {
 fn levels_agree() {
     let levels = available();
     println!("{levels:?}");
-    every_case(|op, shape, given, what| {
+    every_case(|op, shape, operands, what| {
         let x = logits(shape.outer(), shape.classes());
-        let wanted = outcome(op, &x, shape, given, how(levels[0]), false);
+        let wanted = outcome(op, &x, shape, operands, how(levels[0]), false);
         for &level in &levels[1..] {
-            let found = outcome(op, &x, shape, given, how(level), false);
+            let found = outcome(op, &x, shape, operands, how(level), false);
             if level.name() != "portable" {
                 assert_same(&found, &wanted, &format!("{level:?}: {what}"));
                 continue;
@@ -279,15 +280,15 @@ fn levels_agree() {
 #[test]
 fn results_go_in_place_and_past_the_caches_alike() {
     for level in available() {
-        every_case(|op, shape, given, what| {
+        every_case(|op, shape, operands, what| {
             if !op.spec().writes_elements {
                 return;
             }
             let x = logits(shape.outer(), shape.classes());
-            let wanted = outcome(op, &x, shape, given, how(level), false);
-            let streamed = outcome(op, &x, shape, given, How { streams: true, ..how(level) }, false);
+            let wanted = outcome(op, &x, shape, operands, how(level), false);
+            let streamed = outcome(op, &x, shape, operands, How { streams: true, ..how(level) }, false);
             assert_same(&streamed, &wanted, &format!("{level:?}, streamed: {what}"));
-            let in_place = outcome(op, &x, shape, given, how(level), true);
+            let in_place = outcome(op, &x, shape, operands, how(level), true);
             assert_same(&in_place, &wanted, &format!("{level:?}, in place: {what}"));
         });
     }
@@ -301,11 +302,11 @@ fn other_types_go_past_the_caches_alike() {
             for classes in [3, 10, 33, 100, 1000, 5000, 20_001] {
                 let shape = Shape::rows(35, classes);
                 let x: Vec<T> = logits(35, classes).into_iter().map(&of).collect();
-                let wanted = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                let wanted = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
                 let how = How { streams: true, ..how(level) };
-                let found = outcome(Op::Softmax, &x, shape, Given::default(), how, false);
+                let found = outcome(Op::Softmax, &x, shape, Operands::default(), how, false);
                 assert_same(&found, &wanted, &format!("{level:?} {} of {classes}", T::DTYPE));
-                let found = outcome(Op::Softmax, &x, shape, Given::default(), self::how(level), true);
+                let found = outcome(Op::Softmax, &x, shape, Operands::default(), self::how(level), true);
                 assert_same(&found, &wanted, &format!("{level:?} {} of {classes}, in place", T::DTYPE));
             }
         }
@@ -328,12 +329,15 @@ fn threads_share_a_row_alike() {
                 let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
                 let ops = [Op::Softmax, Op::LogSoftmax, Op::CrossEntropy, Op::CrossEntropyGrad, Op::TopK];
                 for op in ops.into_iter().filter(|op| nth == 0 || op.has_targets()) {
-                    let given =
-                        if op.has_targets() { prepared.given(Curve::default()).unwrap() } else { Given::default() };
-                    let given = Given { k: 1, ..given };
+                    let operands = if op.has_targets() {
+                        prepared.operands(Transform::default()).unwrap()
+                    } else {
+                        Operands::default()
+                    };
+                    let operands = Operands { k: 1, ..operands };
                     for in_place in [false, true] {
-                        let wanted = outcome(op, &x, shape, given, how(level), in_place);
-                        let found = outcome(op, &x, shape, given, How { is_shared: true, ..how(level) }, in_place);
+                        let wanted = outcome(op, &x, shape, operands, how(level), in_place);
+                        let found = outcome(op, &x, shape, operands, How { is_shared: true, ..how(level) }, in_place);
                         assert_same(&found, &wanted, &format!("{level:?}: {op:?} of {classes}"));
                     }
                 }
@@ -354,9 +358,10 @@ fn a_nan_anywhere_is_seen() {
                 for &nan in here {
                     let mut x: Vec<f32> = noise(classes).map(|x| x as f32).collect();
                     x[place] = f32::from_bits(nan);
-                    let p = outcome(Op::Softmax, &x, shape, Given::default(), how(level), false);
+                    let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
                     assert!(p[..classes].iter().all(|p| p.is_nan()), "{level:?}: {nan:x} at {place} of {classes}");
-                    let best = outcome(Op::Predict, &x, shape, Given { k: 1, ..Given::default() }, how(level), false);
+                    let best =
+                        outcome(Op::Predict, &x, shape, Operands { k: 1, ..Operands::default() }, how(level), false);
                     assert_eq!(best[best.len() - 2], place as f64, "{level:?}: {nan:x} at {place} of {classes}");
                 }
             }

@@ -1,9 +1,9 @@
 //! What is made of a logit before anything else, as the inner loops are specialised by it: nothing, or a scale and a soft
-//! cap. Twin of `shaders/shared/curve.wgsl`.
+//! cap. Twin of `shaders/shared/transform.wgsl`.
 
-use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, tanh};
 use super::rows::ROWS;
-use crate::problem::transform::Curve;
+use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, tanh};
+use crate::problem::transform::Transform;
 
 /// y(x), which is monotonic in x up to the sign of the scale.
 pub(super) trait Kind: Copy + Send + Sync {
@@ -159,7 +159,7 @@ impl Kind for Plain {
 
 /// In f64, for a product rounded to f32 would be off by much of a logit of 80.
 #[derive(Clone, Copy)]
-pub(super) struct Curved(pub(super) Curve);
+pub(super) struct Curved(pub(super) Transform);
 
 impl Kind for Curved {
     const PLAIN: bool = false;

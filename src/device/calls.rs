@@ -1,11 +1,11 @@
 //! The operations of a device over memory of the host, each in a blocking and an async form.
 
+use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, ElementsMut, Sealed};
 use crate::problem::error::try_vec;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Given, Job, RowsOut};
 use crate::problem::logits::{View, check_length};
-use crate::ops::{check_k, draw_transform};
+use crate::problem::operation::Op;
+use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
     Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, Ran, Sampling, Targets,
@@ -167,7 +167,7 @@ operations! {
     log_sum_exp / log_sum_exp_async [T: Element] (x: Logits<'_, T>, out: &mut [T::Row]) -> Ran,
         |device, waiting| {
             let out = T::Row::erase_mut(out);
-            device.reduce_rows(Op::LogSumExp, x, out.len(), RowsOut::Values(out), Given::default(), waiting)
+            device.reduce_rows(Op::LogSumExp, x, out.len(), RowsOut::Values(out), Operands::default(), waiting)
         };
 
     /// [`Device::log_sum_exp`] into a new `Vec`.
@@ -178,7 +178,7 @@ operations! {
         |device, waiting| async move {
             let mut values: Vec<T::Row> = try_vec("log-sum-exps", x.shape().row_count())?;
             let (rows, out) = (values.len(), RowsOut::Values(T::Row::erase_mut(&mut values)));
-            let ran = device.reduce_rows(Op::LogSumExp, x, rows, out, Given::default(), waiting).await?;
+            let ran = device.reduce_rows(Op::LogSumExp, x, rows, out, Operands::default(), waiting).await?;
             Ok(Output { values, fell_back: ran.fell_back })
         };
 
@@ -188,7 +188,7 @@ operations! {
     /// As [`Device::softmax`].
     predict / predict_async [T: Element] (x: Logits<'_, T>, out: &mut [Prediction]) -> Ran,
         |device, waiting| {
-            device.reduce_rows(Op::Predict, x, out.len(), RowsOut::Predictions(out, 1), Given::default(), waiting)
+            device.reduce_rows(Op::Predict, x, out.len(), RowsOut::Predictions(out, 1), Operands::default(), waiting)
         };
 
     /// [`Device::predict`] into a new `Vec`.
@@ -197,7 +197,7 @@ operations! {
     /// As [`Device::softmax`].
     predict_vec / predict_vec_async [T: Element] (x: Logits<'_, T>) -> Output<Prediction>,
         |device, waiting| async move {
-            device.new_predictions(Op::Predict, x, 1, Given::default(), waiting).await
+            device.new_predictions(Op::Predict, x, 1, Operands::default(), waiting).await
         };
 
     /// The `k` most likely classes of each row and their probabilities, most likely first, into `out` of `k` values a row;
@@ -218,8 +218,8 @@ operations! {
     top_k / top_k_async [T: Element] (x: Logits<'_, T>, k: usize, out: &mut [Prediction]) -> Ran,
         |device, waiting| async move {
             check_k(k, x.shape().classes())?;
-            let given = Given { k, ..Given::default() };
-            device.reduce_rows(Op::TopK, x, out.len(), RowsOut::Predictions(out, k), given, waiting).await
+            let operands = Operands { k, ..Operands::default() };
+            device.reduce_rows(Op::TopK, x, out.len(), RowsOut::Predictions(out, k), operands, waiting).await
         };
 
     /// [`Device::top_k`] into a new `Vec`.
@@ -229,7 +229,7 @@ operations! {
     top_k_vec / top_k_vec_async [T: Element] (x: Logits<'_, T>, k: usize) -> Output<Prediction>,
         |device, waiting| async move {
             check_k(k, x.shape().classes())?;
-            device.new_predictions(Op::TopK, x, k, Given { k, ..Given::default() }, waiting).await
+            device.new_predictions(Op::TopK, x, k, Operands { k, ..Operands::default() }, waiting).await
         };
 
     /// A class of each row drawn at random from its softmax, and its probability there, into `out` of a value a row; of
@@ -240,8 +240,8 @@ operations! {
     /// As [`Device::softmax`], and [`Error::OptionValue`].
     sample / sample_async [T: Element] (sampling: &Sampling, x: Logits<'_, T>, out: &mut [Prediction]) -> Ran,
         |device, waiting| async move {
-            let given = Given { draws: sampling.draws()?, ..Given::default() };
-            device.reduce_rows(Op::Sample, x, out.len(), RowsOut::Predictions(out, 1), given, waiting).await
+            let operands = Operands { draws: sampling.draws()?, ..Operands::default() };
+            device.reduce_rows(Op::Sample, x, out.len(), RowsOut::Predictions(out, 1), operands, waiting).await
         };
 
     /// [`Device::sample`] into a new `Vec`.
@@ -250,8 +250,8 @@ operations! {
     /// As [`Device::sample`].
     sample_vec / sample_vec_async [T: Element] (sampling: &Sampling, x: Logits<'_, T>) -> Output<Prediction>,
         |device, waiting| async move {
-            let given = Given { draws: sampling.draws()?, ..Given::default() };
-            device.new_predictions(Op::Sample, x, 1, given, waiting).await
+            let operands = Operands { draws: sampling.draws()?, ..Operands::default() };
+            device.new_predictions(Op::Sample, x, 1, operands, waiting).await
         };
 
     /// How many of the counted rows have their target among the `k` most likely classes; of targets that are probabilities,
@@ -277,7 +277,7 @@ operations! {
                 let prepared = loss.prepare(x.shape(), targets)?;
                 let op = if k == 1 { Op::Predict } else { Op::TopK };
                 let x = x.as_seen_by(loss)?;
-                let top = device.new_predictions(op, x, k, Given { k, ..Given::default() }, waiting).await?;
+                let top = device.new_predictions(op, x, k, Operands { k, ..Operands::default() }, waiting).await?;
                 Ok(prepared.accuracy(&top.values, k, top.fell_back))
             }
         };
@@ -401,7 +401,7 @@ impl Device {
         let prepared = loss.prepare(view.shape, targets)?;
         let mut per_row: Vec<T::Row> = try_vec("losses", view.shape.row_count())?;
         let out = RowsOut::Values(T::Row::erase_mut(&mut per_row));
-        let ran = self.run(Job::new(op, view, data, prepared.given(view.curve)?, out), waiting).await?;
+        let ran = self.run(Request::new(op, view, data, prepared.operands(view.transform)?, out), waiting).await?;
         Ok(prepared.reduce(per_row, ran.fell_back))
     }
 
@@ -417,8 +417,8 @@ impl Device {
         let data = data?;
         let prepared = loss.prepare(view.shape, targets)?;
         check_length("log-sum-exps", view.shape.row_count(), log_sum_exps.len())?;
-        let given = Given { log_sum_exps: Some(log_sum_exps), ..prepared.given(view.curve)? };
-        self.run(Job::new(Op::CrossEntropyBackward, view, data, given, RowsOut::None), waiting).await
+        let operands = Operands { log_sum_exps: Some(log_sum_exps), ..prepared.operands(view.transform)? };
+        self.run(Request::new(Op::CrossEntropyBackward, view, data, operands, RowsOut::None), waiting).await
     }
 
     async fn backward(
@@ -431,9 +431,9 @@ impl Device {
     ) -> Result<Ran, Error> {
         let data = data?;
         check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
-        let curve = view.curve.without_cap("not set: what comes back through it is another step")?;
-        let given = Given { curve, second: Some(upstream), ..Given::default() };
-        self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
+        let transform = view.transform.without_cap("not set: what comes back through it is another step")?;
+        let operands = Operands { transform, upstream_gradient: Some(upstream), ..Operands::default() };
+        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
     }
 
     async fn reduce_rows<T: Element>(
@@ -442,13 +442,13 @@ impl Device {
         x: Logits<'_, T>,
         length: usize,
         out: RowsOut<'_>,
-        given: Given<'_>,
+        operands: Operands<'_>,
         waiting: Waiting,
     ) -> Result<Ran, Error> {
         let view = x.view();
-        check_length("out", view.shape.row_count().saturating_mul(given.k.max(1)), length)?;
-        let given = Given { curve: draw_transform(op, view.curve)?, ..given };
-        self.run(Job::new(op, view, read(x), given, out), waiting).await
+        check_length("out", view.shape.row_count().saturating_mul(operands.k.max(1)), length)?;
+        let operands = Operands { transform: draw_transform(op, view.transform)?, ..operands };
+        self.run(Request::new(op, view, read(x), operands, out), waiting).await
     }
 
     async fn new_predictions<T: Element>(
@@ -456,12 +456,12 @@ impl Device {
         op: Op,
         x: Logits<'_, T>,
         each: usize,
-        given: Given<'_>,
+        operands: Operands<'_>,
         waiting: Waiting,
     ) -> Result<Output<Prediction>, Error> {
         let mut values = try_vec("predictions", x.shape().row_count().saturating_mul(each))?;
         let (length, out) = (values.len(), RowsOut::Predictions(&mut values, each));
-        let ran = self.reduce_rows(op, x, length, out, given, waiting).await?;
+        let ran = self.reduce_rows(op, x, length, out, operands, waiting).await?;
         Ok(Output { values, fell_back: ran.fell_back })
     }
 
@@ -473,8 +473,8 @@ impl Device {
         waiting: Waiting,
     ) -> Result<Ran, Error> {
         let (view, data) = (x.view(), write(x, out)?);
-        let given = Given { curve: view.curve, ..Given::default() };
-        self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
+        let operands = Operands { transform: view.transform, ..Operands::default() };
+        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
     }
 
     async fn new_elements<T: Element>(&self, op: Op, x: Logits<'_, T>, waiting: Waiting) -> Result<Output<T>, Error> {
@@ -490,8 +490,8 @@ impl Device {
         waiting: Waiting,
     ) -> Result<Ran, Error> {
         let (view, data) = (x.view(), over(x));
-        let given = Given { curve: view.curve, ..Given::default() };
-        self.run(Job::new(op, view, data, given, RowsOut::None), waiting).await
+        let operands = Operands { transform: view.transform, ..Operands::default() };
+        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
     }
 }
 

@@ -14,15 +14,15 @@ use std::time::Duration;
 #[cfg(feature = "gpu")]
 use crate::DType;
 #[cfg(feature = "gpu")]
+use crate::device::offload::Costs;
+#[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
+use crate::problem::limits::Settings;
 #[cfg(feature = "gpu")]
 use crate::problem::request::Data;
-use crate::problem::request::Job;
-#[cfg(feature = "gpu")]
-use crate::device::offload::Costs;
-use crate::problem::limits::Settings;
+use crate::problem::request::Request;
 use crate::problem::waiting::{Waiting, block_on};
-use crate::{Adapter, Crossover, DeviceChoice, Error, PassedOver, Tuning, cpu};
+use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Tuning, cpu};
 
 /// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in a browser, where wgpu's types stay on
 /// the thread that made them.
@@ -40,7 +40,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     place: Place,
     reason: String,
-    passed_over: Vec<PassedOver>,
+    rejected_adapters: Vec<RejectedAdapter>,
     settings: Settings,
     #[cfg(feature = "gpu")]
     may_fall_back: bool,
@@ -85,7 +85,7 @@ impl Device {
     /// A hardware GPU if there is one, else the CPU; never fails.
     ///
     /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and `WGPU_ADAPTER_NAME` takes only
-    /// adapters whose name holds that text. Software adapters (llvmpipe, SwiftShader, WARP) are passed over unless so
+    /// adapters whose name holds that text. Software adapters (llvmpipe, SwiftShader, WARP) are rejected unless so
     /// named, for the CPU path is faster than they are.
     #[must_use]
     pub fn new() -> Self {
@@ -101,7 +101,7 @@ impl Device {
         #[cfg(feature = "gpu")]
         return match gpu::open(&DeviceChoice::Auto).await {
             Ok(opened) => Self::on_gpu(opened, true),
-            Err(refused) => Self::on_cpu(refused.reason, refused.passed_over),
+            Err(refused) => Self::on_cpu(refused.reason, refused.rejected_adapters),
         };
         #[cfg(not(feature = "gpu"))]
         Self::new()
@@ -170,7 +170,7 @@ impl Device {
     #[must_use]
     pub fn on(gpu: &Gpu) -> Self {
         let opened =
-            gpu::Opened { gpu: gpu.clone(), reason: "given by the caller".to_owned(), passed_over: Vec::new() };
+            gpu::Opened { gpu: gpu.clone(), reason: "given by the caller".to_owned(), rejected_adapters: Vec::new() };
         Self::on_gpu(opened, false)
     }
 
@@ -225,7 +225,7 @@ impl Device {
     /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        self.with(|inner| inner.settings.patience = timeout)
+        self.with(|inner| inner.settings.timeout = timeout)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -272,7 +272,7 @@ impl Device {
             Ok(opened) => Ok(Self::on_gpu(opened, false)),
             Err(refused) => {
                 let mut reason = refused.reason;
-                for adapter in &refused.passed_over {
+                for adapter in &refused.rejected_adapters {
                     reason.push_str(&format!("; {adapter}"));
                 }
                 Err(Error::NoGpu { wanted: wanted.to_owned(), reason })
@@ -282,11 +282,11 @@ impl Device {
         Err(Error::NoGpu { wanted: wanted.to_owned(), reason: "built without the feature `gpu`".to_owned() })
     }
 
-    fn on_cpu(reason: String, passed_over: Vec<PassedOver>) -> Self {
+    fn on_cpu(reason: String, rejected_adapters: Vec<RejectedAdapter>) -> Self {
         Self(Arc::new(Inner {
             place: Place::Cpu,
             reason,
-            passed_over,
+            rejected_adapters,
             settings: Settings::default(),
             #[cfg(feature = "gpu")]
             may_fall_back: false,
@@ -297,9 +297,9 @@ impl Device {
 
     #[cfg(feature = "gpu")]
     pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
-        let gpu::Opened { gpu, reason, passed_over } = opened;
+        let gpu::Opened { gpu, reason, rejected_adapters } = opened;
         let (place, settings) = (Place::Gpu(gpu), Settings::default());
-        Self(Arc::new(Inner { place, reason, passed_over, settings, may_fall_back, costs: None }))
+        Self(Arc::new(Inner { place, reason, rejected_adapters, settings, may_fall_back, costs: None }))
     }
 
     /// The adapter's name, or `CPU`.
@@ -336,47 +336,47 @@ impl Device {
 
     /// The adapters that were looked at and not taken, each with its reason.
     #[must_use]
-    pub fn passed_over(&self) -> &[PassedOver] {
-        &self.0.passed_over
+    pub fn rejected_adapters(&self) -> &[RejectedAdapter] {
+        &self.0.rejected_adapters
     }
 
     pub(crate) fn place(&self) -> &Place {
         &self.0.place
     }
 
-    /// Does a checked job, here or on the CPU.
-    pub(crate) async fn run(&self, job: Job<'_>, waiting: Waiting) -> Result<Ran, Error> {
+    /// Does a checked request, here or on the CPU.
+    pub(crate) async fn run(&self, request: Request<'_>, waiting: Waiting) -> Result<Ran, Error> {
         let _ = waiting;
-        if job.rows() == 0 {
+        if request.rows() == 0 {
             return Ok(Ran::default());
         }
         match &self.0.place {
-            Place::Cpu => cpu::run(job)?,
+            Place::Cpu => cpu::run(request)?,
             // Before the cost model: whether f64 is refused must not depend on the size of a call.
             #[cfg(feature = "gpu")]
-            Place::Gpu(gpu) if job.dtype() == DType::F64 => {
+            Place::Gpu(gpu) if request.dtype() == DType::F64 => {
                 let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
                 if !self.0.may_fall_back {
                     return Err(error);
                 }
-                cpu::run(job)?;
+                cpu::run(request)?;
                 return Ok(Ran { fell_back: Some(error.to_string()) });
             }
             #[cfg(feature = "gpu")]
-            Place::Gpu(_) if self.prefers_cpu(&job) => cpu::run(job)?,
+            Place::Gpu(_) if self.prefers_cpu(&request) => cpu::run(request)?,
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
-                let mut job = job;
+                let mut request = request;
                 // The CPU may have to finish what a GPU has begun in place: what can be refused is refused now.
-                let ready = match &job.data {
-                    Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&job)?),
+                let ready = match &request.data {
+                    Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&request)?),
                     _ => None,
                 };
-                match gpu.run(&mut job, !self.0.may_fall_back, self.0.settings, waiting).await {
+                match gpu.run(&mut request, !self.0.may_fall_back, self.0.settings, waiting).await {
                     Ok(note) => return Ok(Ran { fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),
                     Err(failed) => {
-                        let rest = job.after(failed.rows_done);
+                        let rest = request.after(failed.rows_done);
                         match ready {
                             Some(ready) => ready.finish(rest)?,
                             None => cpu::run(rest)?,
@@ -390,8 +390,8 @@ impl Device {
     }
 
     #[cfg(feature = "gpu")]
-    fn prefers_cpu(&self, job: &Job<'_>) -> bool {
-        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(job.op, job.shape))
+    fn prefers_cpu(&self, request: &Request<'_>) -> bool {
+        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(request.op, request.shape))
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -420,7 +420,7 @@ impl fmt::Display for Device {
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => write!(f, "{} ({}): {}", gpu.name(), gpu.backend(), self.reason())?,
         }
-        for (nth, adapter) in self.passed_over().iter().enumerate() {
+        for (nth, adapter) in self.rejected_adapters().iter().enumerate() {
             write!(f, "{}{adapter}", if nth == 0 { "; passed over: " } else { "; " })?;
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! Which of GPU and CPU has a result back in host memory first.
 
-use crate::problem::transform::Curve;
 use crate::problem::dtype::Sealed;
 use crate::problem::operation::Op;
-use crate::problem::request::{Data, Given, Job, RowsOut};
+use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::transform::Transform;
 use crate::problem::waiting::{Instant, Waiting};
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 
@@ -23,7 +23,7 @@ impl Cost {
 
 /// What calls of each operation cost on the CPU and on a GPU.
 #[derive(Clone, Debug)]
-pub(crate) struct Costs(Vec<(Op, &'static str, Cost, Cost)>);
+pub(crate) struct Costs(Vec<(Op, Cost, Cost)>);
 
 /// What is measured: a few rows, many, and as many elements in short rows.
 const SHAPES: [[usize; 2]; 3] = [[32, 1024], [1024, 1024], [65_536, 16]];
@@ -32,45 +32,31 @@ const RUNS: usize = 3;
 impl Costs {
     /// Runs every operation on both, data in host memory as it will be.
     pub(crate) async fn measure(gpu: &Device, waiting: Waiting) -> Result<Self, Error> {
-        let operations = [
-            (Op::Softmax, "softmax"),
-            (Op::LogSoftmax, "log_softmax"),
-            (Op::LogSumExp, "log_sum_exp"),
-            (Op::Predict, "predict"),
-            (Op::CrossEntropy, "cross_entropy"),
-            (Op::CrossEntropyGrad, "cross_entropy_grad"),
-        ];
         let cpu = Device::cpu();
         let logits: Vec<f32> = (0..SHAPES[1][0] * SHAPES[1][1]).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
         let mut out = vec![0.0; logits.len()];
         let mut costs = Vec::new();
-        for (op, name) in operations {
+        for op in Op::ALL.into_iter().filter(|&op| op.spec().costs_like == op) {
             let on_cpu = cost(&cpu, op, &logits, &mut out, waiting).await?;
-            costs.push((op, name, on_cpu, cost(gpu, op, &logits, &mut out, waiting).await?));
+            costs.push((op, on_cpu, cost(gpu, op, &logits, &mut out, waiting).await?));
         }
         Ok(Self(costs))
     }
 
     pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
-        // What is not measured costs about what its like does.
-        let op = match op {
-            Op::CrossEntropyBackward => Op::CrossEntropyGrad,
-            Op::SoftmaxBackward | Op::LogSoftmaxBackward => Op::Softmax,
-            Op::TopK | Op::Sample => Op::Predict,
-            op => op,
-        };
+        let op = op.spec().costs_like;
         let (rows, classes) = (shape.row_count() as f64, shape.classes() as f64);
-        self.0.iter().any(|&(of, _, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
+        self.0.iter().any(|&(of, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
     }
 
     pub(crate) fn crossovers(&self) -> Vec<Crossover> {
-        let crossover = |&(_, operation, cpu, gpu): &(Op, &'static str, Cost, Cost)| {
+        let crossover = |&(op, cpu, gpu): &(Op, Cost, Cost)| {
             // In rows of the width that is measured.
             let width = (SHAPES[1][1] * 4) as f64;
             let [cpu_byte, gpu_byte] = [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
             let gain = cpu_byte - gpu_byte;
             Crossover {
-                operation,
+                operation: op.spec().name,
                 bytes: (gain > 0.0).then(|| ((gpu.seconds - cpu.seconds) / gain).max(0.0) as u64),
                 cpu_bytes_per_second: 1.0 / cpu_byte,
                 gpu_bytes_per_second: 1.0 / gpu_byte,
@@ -99,7 +85,8 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
                 }
                 false => Data::Read { input: x.elements(), stride: classes },
             };
-            let given = if op.has_targets() { prepared.given(Curve::default())? } else { Given::default() };
+            let operands =
+                if op.has_targets() { prepared.operands(Transform::default())? } else { Operands::default() };
             let rows_out = if op.predicts() {
                 RowsOut::Predictions(&mut predictions, 1)
             } else if op.has_values() {
@@ -108,7 +95,7 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
                 RowsOut::None
             };
             let start = Instant::now();
-            device.run(Job::new(op, x.view(), data, given, rows_out), waiting).await?;
+            device.run(Request::new(op, x.view(), data, operands, rows_out), waiting).await?;
             if run > 0 {
                 *best = best.min(start.elapsed().as_secs_f64());
             }
@@ -134,7 +121,7 @@ mod tests {
         let cpu = Cost { seconds: 1e-6, seconds_per_row: 1e-8, seconds_per_byte: 4e-10 };
         let gpu = Cost { seconds: 1e-3, seconds_per_row: 1e-8, seconds_per_byte: 1e-10 };
         let slow = Cost { seconds_per_byte: 5e-10, ..gpu };
-        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu), (Op::Predict, "predict", cpu, slow)]);
+        let costs = Costs(vec![(Op::Softmax, cpu, gpu), (Op::Predict, cpu, slow)]);
         let [softmax, predict] = costs.crossovers().try_into().unwrap();
         let bytes = softmax.bytes.unwrap();
         assert_eq!((bytes, predict.bytes), (3_330_000, None));
@@ -145,7 +132,7 @@ mod tests {
         assert!(costs.prefer_cpu(Op::Predict, Shape::rows(1 << 20, 1024)));
         // Short rows that cost the CPU more each are sent sooner.
         let cpu = Cost { seconds_per_row: 1e-7, ..cpu };
-        let costs = Costs(vec![(Op::Softmax, "softmax", cpu, gpu)]);
+        let costs = Costs(vec![(Op::Softmax, cpu, gpu)]);
         assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(20_000, 10)));
     }
 }

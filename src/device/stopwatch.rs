@@ -4,21 +4,21 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Duration;
 
-use crate::problem::transform::Curve;
 use crate::device::Place;
+#[cfg(feature = "gpu")]
+use crate::gpu::{DeviceInputs, DeviceOperands, Gpu, Timing};
+use crate::ops::{check_k, draw_transform};
+use crate::plan::Traffic;
 use crate::problem::dtype::Sealed;
 use crate::problem::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::{Gpu, HeldGiven, HeldInputs, Timing};
-use crate::problem::operation::Op;
-use crate::plan::Traffic;
-use crate::problem::request::{Data, Given, Job, RowsOut};
+use crate::problem::limits::Settings;
 use crate::problem::logits::View;
 use crate::problem::loss::Prepared;
-use crate::ops::{check_k, draw_transform};
+use crate::problem::operation::Op;
+use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::sampling::Draws;
-#[cfg(feature = "gpu")]
-use crate::problem::limits::Settings;
+use crate::problem::transform::Transform;
 use crate::problem::waiting::Instant;
 #[cfg(feature = "gpu")]
 use crate::problem::waiting::{Waiting, block_on};
@@ -102,7 +102,7 @@ enum Runs<'a, T: Element> {
 struct Task<'a> {
     op: Op,
     prepared: Prepared<'a>,
-    curve: Curve,
+    transform: Transform,
     draws: Draws,
     k: usize,
 }
@@ -115,12 +115,12 @@ impl<'a> Task<'a> {
         targets: Targets<'a>,
     ) -> Result<Self, Error> {
         let op = timed.op();
-        let curve = draw_transform(op, loss.curve(x.view().curve)?)?;
+        let transform = draw_transform(op, loss.transform(x.view().transform)?)?;
         if op.spec().forward.is_some() {
-            curve.without_cap("not set: what comes back through it is another step")?;
+            transform.without_cap("not set: what comes back through it is another step")?;
         }
         let prepared = loss.prepare(x.shape(), targets)?;
-        let mut task = Self { op, prepared, curve, draws: Draws::default(), k: 0 };
+        let mut task = Self { op, prepared, transform, draws: Draws::default(), k: 0 };
         match timed {
             Timed::TopK(k) => {
                 check_k(k, x.shape().classes())?;
@@ -132,12 +132,17 @@ impl<'a> Task<'a> {
         Ok(task)
     }
 
-    fn given(&self) -> Given<'_> {
-        let given = Given { curve: self.curve, draws: self.draws, k: self.k, ..Given::default() };
+    fn operands(&self) -> Operands<'_> {
+        let operands = Operands { transform: self.transform, draws: self.draws, k: self.k, ..Operands::default() };
         if !self.op.has_targets() {
-            return given;
+            return operands;
         }
-        Given { scaling: self.prepared.scaling(), targets: &self.prepared.rows, second: self.prepared.second, ..given }
+        Operands {
+            coefficients: self.prepared.coefficients(),
+            targets: &self.prepared.rows,
+            soft_targets: self.prepared.soft_targets,
+            ..operands
+        }
     }
 }
 
@@ -195,18 +200,18 @@ impl<'a, T: Element> OnCpu<'a, T> {
         } else {
             RowsOut::None
         };
-        let mut given = task.given();
-        given.second = upstream.map(T::erase).or(given.second);
+        let mut operands = task.operands();
+        operands.upstream_gradient = upstream.map(T::erase);
         if !log_sum_exps.is_empty() {
-            given.log_sum_exps = Some(T::Row::erase(log_sum_exps));
+            operands.log_sum_exps = Some(T::Row::erase(log_sum_exps));
         }
-        cpu::run(Job::new(op, *view, data, given, rows_out))?;
+        cpu::run(Request::new(op, *view, data, operands, rows_out))?;
         black_box((elements, rows, predictions));
         Ok(())
     }
 
     fn second_bytes(&self) -> usize {
-        let soft = self.task.given().second.map_or(0, |values| values.len() * values.dtype().size());
+        let soft = self.task.operands().soft_targets.map_or(0, |values| values.len() * values.dtype().size());
         self.upstream.map_or(soft, size_of_val)
     }
 }
@@ -227,28 +232,28 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         let task = Task::new(timed, loss, &x, targets)?;
         let writes = u64::from(task.op.spec().writes_elements);
         let once = size_of_val(x.data()) as u64;
-        let (second, runs) = match device.place() {
+        let (operand, runs) = match device.place() {
             Place::Cpu => {
                 let on_cpu = OnCpu::new(device, task, x.as_seen_by(loss)?)?;
                 (on_cpu.second_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
             }
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
-                let given = task.given();
-                let each = task.op.operand_bytes(T::DTYPE, given.second.is_some());
+                let operands = task.operands();
+                let each = task.op.operand_bytes(T::DTYPE, operands.soft_targets.is_some());
                 let timing = block_on(async {
-                    let upload = || upload(gpu, task.op, &x, &given, device.settings());
+                    let upload = || upload(gpu, task.op, &x, &operands, device.settings());
                     let mut inputs = vec![upload().await?];
                     for _ in 1..Timing::sets(&inputs[0], once) {
                         inputs.push(upload().await?);
                     }
-                    Timing::new(inputs, task.op, T::DTYPE, &given).await
+                    Timing::new(inputs, task.op, T::DTYPE, &operands).await
                 })?;
                 (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
         };
         Ok(Self {
-            bytes: once * (1 + writes) + second,
+            bytes: once * (1 + writes) + operand,
             #[cfg(feature = "gpu")]
             settings: device.settings(),
             runs,
@@ -281,10 +286,10 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         if let Runs::OnGpu(timing) = &mut self.runs
             && timing.is_hardware()
         {
-            let (start, patience) = (Instant::now(), self.settings.patience);
+            let (start, timeout) = (Instant::now(), self.settings.timeout);
             while start.elapsed() < Duration::from_millis(300) {
-                timing.copy(patience)?;
-                timing.operation(patience)?;
+                timing.copy(timeout)?;
+                timing.operation(timeout)?;
             }
         }
         Ok(())
@@ -302,7 +307,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 Ok(Reading::since(start))
             }
             #[cfg(feature = "gpu")]
-            Runs::OnGpu(timing) => timing.operation(self.settings.patience),
+            Runs::OnGpu(timing) => timing.operation(self.settings.timeout),
         }
     }
 
@@ -320,7 +325,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 Ok(Reading::since(start))
             }
             #[cfg(feature = "gpu")]
-            Runs::OnGpu(timing) => timing.copy(self.settings.patience),
+            Runs::OnGpu(timing) => timing.copy(self.settings.timeout),
         }
     }
 }
@@ -331,25 +336,25 @@ async fn upload<T: Element>(
     gpu: &Gpu,
     op: Op,
     x: &Logits<'_, T>,
-    given: &Given<'_>,
+    operands: &Operands<'_>,
     settings: Settings,
-) -> Result<HeldInputs, Error> {
+) -> Result<DeviceInputs, Error> {
     let shape = x.shape();
     let logits = gpu.upload(shape, (x.elements(), shape.block()), settings, Waiting::Here).await?;
-    let seen = Given { curve: given.curve, ..Given::default() };
+    let seen = Operands { transform: operands.transform, ..Operands::default() };
     let before = op.spec().forward.or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
     let made = match before {
-        Some(before) => Some(logits.run(before, T::DTYPE, &seen, HeldGiven::default()).await?),
+        Some(before) => Some(logits.run(before, T::DTYPE, &seen, DeviceOperands::default()).await?),
         None => None,
     };
     let targets = match op.has_targets() {
-        true => Some(gpu.upload_targets(shape, given, settings, Waiting::Here).await?),
+        true => Some(gpu.upload_targets(shape, operands, settings, Waiting::Here).await?),
         false => None,
     };
     let (elements, log_sum_exps) = made.map_or((None, None), |made| (made.elements, made.rows));
     Ok(match elements {
-        Some(elements) => HeldInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps },
-        None => HeldInputs { logits, upstream: None, targets, log_sum_exps },
+        Some(elements) => DeviceInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps },
+        None => DeviceInputs { logits, upstream: None, targets, log_sum_exps },
     })
 }
 

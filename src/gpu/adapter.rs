@@ -4,21 +4,21 @@ use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 
 use super::Gpu;
 use super::pipelines::STORAGE_BUFFERS;
-use crate::plan::{Plan, WORKGROUP};
 use crate::plan::tuning::Vendor;
-use crate::{DeviceChoice, PassedOver};
+use crate::plan::{Plan, WORKGROUP};
+use crate::{DeviceChoice, RejectedAdapter};
 
 /// A GPU, and how it came to be chosen.
 pub(crate) struct Opened {
     pub(crate) gpu: Gpu,
     pub(crate) reason: String,
-    pub(crate) passed_over: Vec<PassedOver>,
+    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
 }
 
 /// No GPU, and why not.
 pub(crate) struct Refused {
     pub(crate) reason: String,
-    pub(crate) passed_over: Vec<PassedOver>,
+    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
 }
 
 /// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a unit.
@@ -27,7 +27,7 @@ pub(super) const WORKGROUP_BYTES: u32 = WORKGROUP * 8 + 16;
 /// The best adapter that `choice` allows and that opens.
 pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     let named = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
-    let mut passed_over = Vec::new();
+    let mut rejected_adapters = Vec::new();
     for adapter in adapters().await {
         let info = about(adapter.get_info());
         let reason = match judge(choice, named.as_deref(), &info) {
@@ -39,22 +39,22 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
                 let (name, backend) = (info.name.clone(), backend_name(info.backend));
                 match opened {
                     Ok((gpu, note)) => {
-                        passed_over.extend(note.map(|reason| PassedOver { name, backend, reason }));
-                        return Ok(Opened { gpu, reason, passed_over });
+                        rejected_adapters.extend(note.map(|reason| RejectedAdapter { name, backend, reason }));
+                        return Ok(Opened { gpu, reason, rejected_adapters });
                     }
                     // A device asked for by name never becomes another one, such as the same GPU through another API.
                     Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
-                        passed_over.push(PassedOver { name, backend, reason });
-                        return Err(Refused { reason: "what was named cannot be used".to_owned(), passed_over });
+                        rejected_adapters.push(RejectedAdapter { name, backend, reason });
+                        return Err(Refused { reason: "what was named cannot be used".to_owned(), rejected_adapters });
                     }
                     Err(why) => why,
                 }
             }
             Err(why) => why,
         };
-        passed_over.push(PassedOver { name: info.name, backend: backend_name(info.backend), reason });
+        rejected_adapters.push(RejectedAdapter { name: info.name, backend: backend_name(info.backend), reason });
     }
-    let mut reason = match (passed_over.len(), choice) {
+    let mut reason = match (rejected_adapters.len(), choice) {
         (0, _) => "wgpu found no adapter".to_owned(),
         (_, DeviceChoice::Auto) => "no hardware GPU".to_owned(),
         _ => "no adapter fits".to_owned(),
@@ -65,7 +65,7 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     if let Some(name) = named {
         reason.push_str(&format!(" with WGPU_ADAPTER_NAME={name}"));
     }
-    Err(Refused { reason, passed_over })
+    Err(Refused { reason, rejected_adapters })
 }
 
 /// Every adapter, best first.

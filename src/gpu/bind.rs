@@ -7,13 +7,13 @@ use wgpu::{
     ComputePass, ComputePipeline,
 };
 
-use super::context::Open;
-use super::failure::Fault;
-use super::pipelines::{CurveKind, Fit, Kernel, Labels};
+use super::context::GpuContext;
+use super::failure::GpuError;
+use super::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::DType;
+use crate::plan::{Access, Entry, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
 use crate::problem::operation::Op;
-use crate::problem::request::{Given, RowTarget};
-use crate::plan::{Access, Entry, Kind, Pass, Plan, Regime, UNIT_BYTES, WORKGROUP, Work};
+use crate::problem::request::{Operands, RowTarget};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
@@ -41,8 +41,8 @@ pub(super) struct Params {
     pub(super) ignored_count: u32,
     pub(super) flags: u32,
     pub(super) factor: f32,
-    pub(super) hit: f32,
-    pub(super) smoothing: f32,
+    pub(super) on_value: f32,
+    pub(super) off_value: f32,
     pub(super) class_weight: f32,
     pub(super) z_loss: f32,
     pub(super) scale: f32,
@@ -111,7 +111,7 @@ pub(super) struct Buffers<'b> {
     pub(super) logits: Option<Part<'b>>,
     /// Classes, one a row, or what there is beside the logits of their shape.
     pub(super) targets: Option<Part<'b>>,
-    pub(super) row_gradients: Option<Part<'b>>,
+    pub(super) row_upstream: Option<Part<'b>>,
     pub(super) weights: Option<Part<'b>>,
     pub(super) elements: Option<Part<'b>>,
     pub(super) rows_out: Option<Part<'b>>,
@@ -154,7 +154,7 @@ pub(super) struct Scale {
     params: Params,
     dtype: DType,
     labels: Labels,
-    curve: CurveKind,
+    transform: TransformKind,
 }
 
 impl Scale {
@@ -168,42 +168,48 @@ impl Scale {
     const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_GRADIENTS;
 
     /// Of targets that the host has checked and weighed.
-    pub(super) fn given(dtype: DType, given: &Given<'_>) -> Self {
-        Self::new(dtype, given, given.second.is_some(), false, &[RowTarget::IGNORED])
+    pub(super) fn operands(dtype: DType, operands: &Operands<'_>) -> Self {
+        Self::new(dtype, operands, operands.soft_targets.is_some(), false, &[RowTarget::IGNORED])
     }
 
     /// Of targets that the device weighs itself where there is a mean, with those that are not counted.
-    pub(super) fn new(dtype: DType, given: &Given<'_>, is_soft: bool, is_mean: bool, not_counted: &[u32]) -> Self {
-        let Given { scaling, curve, draws, k, .. } = given;
+    pub(super) fn new(
+        dtype: DType,
+        operands: &Operands<'_>,
+        is_soft: bool,
+        is_mean: bool,
+        not_counted: &[u32],
+    ) -> Self {
+        let Operands { coefficients, transform, draws, k, .. } = operands;
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let mut ignored = [[0; 4]; MOST_IGNORED / 4];
         ignored.as_flattened_mut().iter_mut().zip(not_counted).for_each(|(ignored, &label)| *ignored = label);
         let pair = |value: f64| (value as f32, (value - f64::from(value as f32)) as f32);
-        let (scale, scale_low) = pair(curve.scale.abs());
-        let softcap = curve.softcap.unwrap_or(1.0);
+        let (scale, scale_low) = pair(transform.scale.abs());
+        let softcap = transform.softcap.unwrap_or(1.0);
         let (cap, cap_low) = pair(softcap);
-        let (ratio, ratio_low) = pair(curve.scale.abs() / softcap);
+        let (ratio, ratio_low) = pair(transform.scale.abs() / softcap);
         let params = Params {
             ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
-            flags: flag(scaling.weight.is_some(), Self::WEIGHTED)
+            flags: flag(coefficients.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
-                | flag(scaling.is_poisoned(), Self::POISONED)
-                | flag(scaling.row_gradients.is_some(), Self::ROW_GRADIENTS),
-            factor: if scaling.is_poisoned() { 0.0 } else { scaling.factor as f32 },
-            hit: scaling.hit as f32,
-            smoothing: scaling.smoothing as f32,
-            class_weight: scaling.class_weight as f32,
-            z_loss: scaling.z_loss as f32,
+                | flag(coefficients.has_nan_gradient(), Self::POISONED)
+                | flag(coefficients.row_upstream.is_some(), Self::ROW_GRADIENTS),
+            factor: if coefficients.has_nan_gradient() { 0.0 } else { coefficients.factor as f32 },
+            on_value: coefficients.on_value as f32,
+            off_value: coefficients.off_value as f32,
+            class_weight: coefficients.class_weight as f32,
+            z_loss: coefficients.z_loss as f32,
             scale,
             scale_low,
-            signed_scale: curve.scale as f32,
+            signed_scale: transform.scale as f32,
             ratio,
             ratio_low,
             cap,
             cap_low,
             // The tanh of 40 is 1, and exp(-80) a number still.
             cap_limit: (40.0 / f64::from(ratio)).min(f64::from(f32::MAX)) as f32,
-            flip: if curve.scale < 0.0 { 1 << 31 } else { 0 },
+            flip: if transform.scale < 0.0 { 1 << 31 } else { 0 },
             k: *k as u32,
             draw_seed: draws.seed,
             draw_step: draws.step,
@@ -216,15 +222,15 @@ impl Scale {
         };
         let labels = match is_soft {
             true => Labels::Soft,
-            false if params.smoothing > 0.0 => Labels::Smoothed,
+            false if params.off_value > 0.0 => Labels::Smoothed,
             false => Labels::Classes,
         };
-        let curve = match curve.softcap {
-            Some(_) => CurveKind::Capped,
-            None if curve.is_plain() => CurveKind::Plain,
-            None => CurveKind::Scaled,
+        let transform = match transform.softcap {
+            Some(_) => TransformKind::Capped,
+            None if transform.is_identity() => TransformKind::Plain,
+            None => TransformKind::Scaled,
         };
-        Self { params, dtype, labels, curve }
+        Self { params, dtype, labels, transform }
     }
 
     /// The parameters that are the same in every pass.
@@ -245,26 +251,33 @@ impl Scale {
     }
 
     /// The kernel of an operation under these options, over elements that start where they do in what is bound.
-    pub(super) fn kernel(&self, plan: &Plan, work: &Work, pass: &Pass, in_place: bool, starts: Starts) -> Kernel {
-        let &Self { params, dtype, labels, curve } = self;
-        let op = work.op;
+    pub(super) fn kernel(
+        &self,
+        plan: &Plan,
+        problem: &KernelProblem,
+        pass: &Pass,
+        in_place: bool,
+        starts: Starts,
+    ) -> Kernel {
+        let &Self { params, dtype, labels, transform } = self;
+        let op = problem.op;
         // The derivative of a backward's scale is a factor like any other.
-        let curve = if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) { CurveKind::Plain } else { curve };
+        let transform = if op.spec().forward.is_some() { TransformKind::Plain } else { transform };
         let labels = if op.has_targets() { labels } else { Labels::Classes };
         let z_loss = op.has_targets() && params.z_loss > 0.0;
-        let (regime, access) = (plan.regime, plan.access());
-        let fit = starts.fit(work, regime, access, pass.rows.end - pass.rows.start);
+        let (strategy, access) = (plan.strategy, plan.access());
+        let fit = starts.fit(problem, strategy, access, pass.rows.end - pass.rows.start);
         // One thread a row: what is left of its last unit is not even looked at.
-        let classes = if regime.kind == Kind::Rows && regime.lanes == 1 { work.classes as u32 } else { 0 };
+        let classes = if strategy.kind == Kind::Rows && strategy.lanes == 1 { problem.classes as u32 } else { 0 };
         Kernel {
             op,
-            regime,
+            strategy,
             dtype,
             in_place,
-            planes: work.inner > 1,
+            planes: problem.inner > 1,
             access,
             units: plan.units(pass.entry),
-            gang: plan.gang(),
+            stripe: plan.stripe(),
             fit,
             classes,
             segment: plan.segment_classes(),
@@ -272,7 +285,7 @@ impl Scale {
             flags: if op.has_targets() { params.flags & Self::MADE_FOR } else { 0 },
             labels,
             z_loss,
-            curve,
+            transform,
         }
     }
 }
@@ -299,34 +312,34 @@ impl Starts {
 }
 
 impl Starts {
-    fn fit(self, work: &Work, regime: Regime, access: Access, rows: u64) -> Fit {
-        let unit = UNIT_BYTES / work.size;
+    fn fit(self, problem: &KernelProblem, strategy: Strategy, access: Access, rows: u64) -> Fit {
+        let unit = UNIT_BYTES / problem.size;
         let at_multiples_of = |count: u64| {
             let mut starts = self.places.iter().map(|&place| u64::from(place));
             match access {
                 // The rows of a workgroup together.
                 Access::Staged { .. } => {
-                    let group = u64::from(WORKGROUP / regime.lanes) * work.classes;
+                    let group = u64::from(WORKGROUP / strategy.lanes) * problem.classes;
                     starts.all(|start| start.is_multiple_of(count)) && (group.is_multiple_of(count))
                 }
-                _ if work.inner > 1 => false,
+                _ if problem.inner > 1 => false,
                 _ => {
-                    let strides = work.strides.iter().all(|stride| rows <= 1 || stride.is_multiple_of(count));
+                    let strides = problem.strides.iter().all(|stride| rows <= 1 || stride.is_multiple_of(count));
                     starts.all(|start| start.is_multiple_of(count)) && strides
                 }
             }
         };
         let aligned = at_multiples_of(unit);
         // The last word must not be shared with what follows either.
-        let ends = if matches!(access, Access::Staged { .. }) { rows * work.classes } else { work.classes };
-        let even = work.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
-        let is_held = regime.kind == Kind::Rows;
+        let ends = if matches!(access, Access::Staged { .. }) { rows * problem.classes } else { problem.classes };
+        let even = problem.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
+        let is_held = strategy.kind == Kind::Rows;
         // Where rows share units, workgroups do.
-        let may_share = self.writes_parts || !work.op.spec().writes_elements;
+        let may_share = self.writes_parts || !problem.op.spec().writes_elements;
         Fit {
-            wide: self.is_wide && even && work.inner == 1 && (aligned || (!is_held && may_share)),
+            wide: self.is_wide && even && problem.inner == 1 && (aligned || (!is_held && may_share)),
             aligned,
-            whole: work.classes.is_multiple_of(unit) && (is_held || aligned),
+            whole: problem.classes.is_multiple_of(unit) && (is_held || aligned),
             even,
         }
     }
@@ -357,14 +370,14 @@ struct Place<'b> {
     is_wide: bool,
 }
 
-impl Open {
+impl GpuContext {
     /// Compiles every pipeline of a plan, in both variants where there are two. Call within error scopes.
-    pub(super) fn compile(&self, plan: &Plan, work: Work, scale: Scale) {
+    pub(super) fn compile(&self, plan: &Plan, problem: KernelProblem, scale: Scale) {
         for in_place in [false, true] {
-            if work.op.spec().writes_elements || !in_place {
-                let work = if in_place { work.in_place() } else { work };
+            if problem.op.spec().writes_elements || !in_place {
+                let problem = if in_place { problem.in_place() } else { problem };
                 for pass in plan.passes() {
-                    let kernel = scale.kernel(plan, &work, &pass, in_place, self.starts());
+                    let kernel = scale.kernel(plan, &problem, &pass, in_place, self.starts());
                     self.kernels.pipeline(&self.device, kernel, pass.entry);
                 }
             }
@@ -385,7 +398,7 @@ impl Open {
     }
 
     /// A new buffer with these contents. Call within error scopes.
-    pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, Fault> {
+    pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, GpuError> {
         let buffer = self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
         self.queue.write_buffer(&buffer, 0, contents);
         Ok(buffer)
@@ -407,23 +420,23 @@ impl Open {
     pub(super) fn bind(
         &self,
         plan: &Plan,
-        work: Work,
+        problem: KernelProblem,
         passes: &[Pass],
         scale: Scale,
         buffers: &Buffers<'_>,
         params: &Buffer,
     ) -> (Vec<Dispatch>, Vec<u8>) {
-        let in_place = buffers.logits.is_none() && work.op.spec().writes_elements;
-        let work = if in_place { work.in_place() } else { work };
+        let in_place = buffers.logits.is_none() && problem.op.spec().writes_elements;
+        let problem = if in_place { problem.in_place() } else { problem };
         let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
         let dispatches = passes
             .iter()
             .zip(contents.chunks_exact_mut(Self::SLOT as usize))
             .zip(0..)
             .map(|((pass, slot), nth)| {
-                let entries = self.place(plan, work, pass, scale, buffers, (params, nth * Self::SLOT));
+                let entries = self.place(plan, problem, pass, scale, buffers, (params, nth * Self::SLOT));
                 let (entries, mut values, starts) = entries;
-                let kernel = scale.kernel(plan, &work, pass, in_place, starts);
+                let kernel = scale.kernel(plan, &problem, pass, in_place, starts);
                 values.first_row = values.first_row.wrapping_add(buffers.first_row as u32);
                 slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
                 let group = self.device.create_bind_group(&BindGroupDescriptor {
@@ -449,7 +462,7 @@ impl Open {
     fn place<'b>(
         &self,
         plan: &Plan,
-        work: Work,
+        problem: KernelProblem,
         pass: &Pass,
         scale: Scale,
         buffers: &Buffers<'b>,
@@ -467,19 +480,19 @@ impl Open {
             _ => unused(buffers.scratch.spare(nth)),
         };
         let everything = |part: Option<Part<'b>>| 0..part.map_or(0, |part| part.bytes);
-        let row_bytes = work.bytes_of_a_row();
+        let row_bytes = problem.bytes_of_a_row();
 
-        let [in_stride, out_stride] = work.strides;
+        let [in_stride, out_stride] = problem.strides;
         let in_place = buffers.logits.is_none();
-        let logits = read(buffers.logits, &pass.elements(work.inner, in_stride), work.size);
-        let elements = written(buffers.elements, &pass.elements(work.inner, out_stride), work.size, 0);
-        let targets = match work.second {
+        let logits = read(buffers.logits, &pass.elements(problem.inner, in_stride), problem.size);
+        let elements = written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
+        let targets = match problem.operand_bytes {
             // A counter, which is the same for all rows.
-            0 if work.op == Op::Sample => read(buffers.targets, &(0..1), 4),
+            0 if problem.op == Op::Sample => read(buffers.targets, &(0..1), 4),
             0 => read(buffers.targets, &pass.rows, 4),
-            size => read(buffers.targets, &pass.elements(work.inner, work.classes * work.inner), size),
+            size => read(buffers.targets, &pass.elements(problem.inner, problem.classes * problem.inner), size),
         };
-        let row_gradients = read(buffers.row_gradients, &pass.rows, 4);
+        let row_upstream = read(buffers.row_upstream, &pass.rows, 4);
         let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
         let weights = read(buffers.weights, &everything(buffers.weights), 1);
         let partials = buffers.scratch.partials();
@@ -488,8 +501,8 @@ impl Open {
 
         let values = Params {
             rows: (pass.rows.end - pass.rows.start) as u32,
-            classes: work.classes as u32,
-            inner: work.inner as u32,
+            classes: problem.classes as u32,
+            inner: problem.inner as u32,
             logits_stride: in_stride as u32,
             elements_stride: out_stride as u32,
             segments: plan.segments(),
@@ -499,24 +512,24 @@ impl Open {
             elements_at: elements.at,
             targets_at: targets.at,
             rows_out_at: rows_out.at,
-            gradients_at: row_gradients.at,
+            gradients_at: row_upstream.at,
             first_group: Plan::first_group(pass),
             first_row: pass.rows.start as u32,
             groups: match pass.entry {
-                Entry::TotalTargets if work.second > 0 => 0,
+                Entry::TotalTargets if problem.operand_bytes > 0 => 0,
                 Entry::TotalTargets | Entry::TotalLosses => plan.row_groups(),
                 _ => 0,
             },
-            soft_rows: if work.second > 0 { work.rows as u32 } else { 0 },
+            soft_rows: if problem.operand_bytes > 0 { problem.rows as u32 } else { 0 },
             ..scale.params
         };
         let is_wide = logits.is_wide && elements.is_wide;
         let starts = Starts { places: [values.logits_at, elements.at], is_wide, ..self.starts() };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage =
-            [logits, targets, weights, elements, rows_out, partials, summary, row_gradients].map(|place| place.binding);
-        let [logits, targets, weights, elements, rows_out, partials, summary, row_gradients] = storage;
-        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_gradients], values, starts)
+            [logits, targets, weights, elements, rows_out, partials, summary, row_upstream].map(|place| place.binding);
+        let [logits, targets, weights, elements, rows_out, partials, summary, row_upstream] = storage;
+        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_upstream], values, starts)
     }
 
     /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole units where there are.

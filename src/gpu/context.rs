@@ -8,14 +8,14 @@ use std::time::Duration;
 use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
 use super::adapter::{self, backend_name};
-use super::pool::Pool;
-use super::failure::{Fault, one_line, survive};
+use super::failure::{GpuError, one_line, survive};
 use super::pipelines::Kernels;
+use super::pool::Pool;
 use super::self_test;
 use super::wait::Poller;
 use crate::Error;
-use crate::plan::{Limits, UNIT_BYTES};
 use crate::plan::tuning::Tuning;
+use crate::plan::{Limits, UNIT_BYTES};
 
 /// A wgpu device of yours, made ready for the kernels; cheap to clone.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Gpu(Arc<Shared>);
 
 struct Shared {
     /// Replaced by a new one when it is lost.
-    open: Mutex<Arc<Open>>,
+    context: Mutex<Arc<GpuContext>>,
     name: String,
     backend: &'static str,
     /// The caller's device is not ours to open again.
@@ -35,7 +35,7 @@ struct Shared {
 }
 
 /// One wgpu device and what was made with it.
-pub(super) struct Open {
+pub(super) struct GpuContext {
     pub(super) device: Device,
     pub(super) queue: Arc<GuardedQueue>,
     pub(super) limits: Limits,
@@ -125,19 +125,20 @@ impl Gpu {
             return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
         }
         let faults = Arc::default();
-        let open = Open::new(device.clone(), GuardedQueue::new(device, queue.clone(), &faults, false), &info, faults);
-        let (open, name) = (Mutex::new(Arc::new(open)), info.name);
-        Ok(Self(Arc::new(Shared { open, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
+        let context =
+            GpuContext::new(device.clone(), GuardedQueue::new(device, queue.clone(), &faults, false), &info, faults);
+        let (context, name) = (Mutex::new(Arc::new(context)), info.name);
+        Ok(Self(Arc::new(Shared { context, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
     }
 
     /// An adapter that passes the self-test, and what that found if its subgroups are not used.
     pub(super) async fn open(adapter: &Adapter) -> Result<(Self, Option<String>), String> {
         let info = adapter::about(adapter.get_info());
         let backend = backend_name(info.backend);
-        let open = Mutex::new(Arc::new(Open::request(adapter).await?));
+        let context = Mutex::new(Arc::new(GpuContext::request(adapter).await?));
         let name = info.name.clone();
         let mut gpu =
-            Self(Arc::new(Shared { open, name, backend, is_borrowed: false, tuning: None, uses_subgroups: true }));
+            Self(Arc::new(Shared { context, name, backend, is_borrowed: false, tuning: None, uses_subgroups: true }));
         let note = self_test::judge(&mut gpu, &info).await.map_err(|unfit| unfit.reason)?;
         Ok((gpu, note))
     }
@@ -177,7 +178,7 @@ impl Gpu {
     /// How kernels are shaped.
     #[must_use]
     pub fn tuning(&self) -> Tuning {
-        lock(&self.0.open).limits.tuning
+        lock(&self.0.context).limits.tuning
     }
 
     /// The same wgpu device with kernels of another shape. Resident data and steps stay with the `Gpu` that made them.
@@ -196,30 +197,31 @@ impl Gpu {
 
     /// Whether kernels use subgroups.
     pub(super) fn has_subgroups(&self) -> bool {
-        lock(&self.0.open).kernels.subgroup > 1
+        lock(&self.0.context).kernels.subgroup > 1
     }
 
     fn shaped(&self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
-        let Open { device, queue, faults, .. } = &*lock(&self.0.open).clone();
+        let GpuContext { device, queue, faults, .. } = &*lock(&self.0.context).clone();
         let info = adapter::about(device.adapter_info());
-        let open = Open::new(device.clone(), queue.clone(), &info, faults.clone()).shaped(tuning, uses_subgroups);
-        let open = Mutex::new(Arc::new(open));
+        let context =
+            GpuContext::new(device.clone(), queue.clone(), &info, faults.clone()).shaped(tuning, uses_subgroups);
+        let context = Mutex::new(Arc::new(context));
         let Shared { ref name, backend, is_borrowed, .. } = *self.0;
-        Self(Arc::new(Shared { open, name: name.clone(), backend, is_borrowed, tuning, uses_subgroups }))
+        Self(Arc::new(Shared { context, name: name.clone(), backend, is_borrowed, tuning, uses_subgroups }))
     }
 
     /// The device as it is now, opened anew where the last one was lost.
-    pub(super) async fn current(&self) -> Result<Arc<Open>, Error> {
-        let open = lock(&self.0.open).clone();
-        open.check_process().map_err(|fault| open.error(fault))?;
+    pub(super) async fn current(&self) -> Result<Arc<GpuContext>, Error> {
+        let context = lock(&self.0.context).clone();
+        context.check_process().map_err(|error| context.error(error))?;
         // wgpu reports what happened since the last call when it is polled. Polling a lost device may panic every time.
-        let polled = if open.lost().is_none() { open.poller.poll() } else { Ok(()) };
-        let Some(reason) = open.lost() else {
-            polled.map_err(|fault| open.error(fault))?;
-            return Ok(open);
+        let polled = if context.lost().is_none() { context.poller.poll() } else { Ok(()) };
+        let Some(reason) = context.lost() else {
+            polled.map_err(|error| context.error(error))?;
+            return Ok(context);
         };
         if self.0.is_borrowed {
-            return Err(open.error(Fault::new(reason)));
+            return Err(context.error(GpuError::new(reason)));
         }
         let adapters = adapter::adapters().await;
         let same = adapters.iter().find(|adapter| {
@@ -227,14 +229,14 @@ impl Gpu {
             info.name == self.0.name && backend_name(info.backend) == self.0.backend
         });
         let again = match same {
-            Some(adapter) => Open::request(adapter).await,
+            Some(adapter) => GpuContext::request(adapter).await,
             None => Err("its adapter is gone".to_owned()),
         };
         match again {
             Ok(again) => {
-                let mut now = lock(&self.0.open);
+                let mut now = lock(&self.0.context);
                 // Another thread may have been first; what it has begun stays on the same device as what follows.
-                if Arc::ptr_eq(&now, &open) || now.lost().is_some() {
+                if Arc::ptr_eq(&now, &context) || now.lost().is_some() {
                     *now = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
                 }
                 Ok(now.clone())
@@ -249,18 +251,18 @@ impl Gpu {
 
 #[cfg(test)]
 impl Gpu {
-    pub(super) fn now(&self) -> Arc<Open> {
-        lock(&self.0.open).clone()
+    pub(super) fn now(&self) -> Arc<GpuContext> {
+        lock(&self.0.context).clone()
     }
 
     /// The same adapter with other properties, chosen before anybody uses it.
-    pub(super) fn altered(&self, change: impl FnOnce(&mut Open)) {
-        let mut open = lock(&self.0.open);
-        change(Arc::get_mut(&mut open).unwrap());
+    pub(super) fn altered(&self, change: impl FnOnce(&mut GpuContext)) {
+        let mut context = lock(&self.0.context);
+        change(Arc::get_mut(&mut context).unwrap());
     }
 }
 
-impl Open {
+impl GpuContext {
     async fn request(adapter: &Adapter) -> Result<Self, String> {
         let info = adapter::about(adapter.get_info());
         let mut features = Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
@@ -274,7 +276,7 @@ impl Open {
             ..Default::default()
         };
         // wgpu opens it in this call. Where the driver has no memory for one of its layouts, dropping the others panics.
-        let opening = survive(|| adapter.request_device(&descriptor)).map_err(|fault| fault.reason)?;
+        let opening = survive(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
         let (device, queue) = opening.await.map_err(|error| one_line(&error))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
@@ -337,29 +339,29 @@ impl Open {
     }
 
     /// If it is lost, that is the reason of everything else, of a panic in wgpu's poll too.
-    pub(super) fn error(&self, fault: Fault) -> Error {
-        Error::Gpu { adapter: self.name.clone(), reason: self.lost().unwrap_or(fault.reason) }
+    pub(super) fn error(&self, error: GpuError) -> Error {
+        Error::Gpu { adapter: self.name.clone(), reason: self.lost().unwrap_or(error.reason) }
     }
 
-    fn check_process(&self) -> Result<(), Fault> {
+    fn check_process(&self) -> Result<(), GpuError> {
         if self.process == process() {
             return Ok(());
         }
-        Err(Fault::new("this process was forked from the one that opened it, and has none of the driver's threads"))
+        Err(GpuError::new("this process was forked from the one that opened it, and has none of the driver's threads"))
     }
 
     /// Does the work with every error of wgpu caught on the way.
-    pub(super) async fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) async fn guarded<T>(&self, problem: impl FnOnce() -> Result<T, GpuError>) -> Result<T, GpuError> {
         self.check_process()?;
         if let Some(lost) = self.lost() {
-            return Err(Fault::new(lost));
+            return Err(GpuError::new(lost));
         }
         // Scopes belong to a thread, so all are popped before this future waits.
         let (result, popped) = {
             let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));
             // wgpu calls back whoever shares the device, from a submission too.
-            let result = survive(work).and_then(|result| result);
+            let result = survive(problem).and_then(|result| result);
             let [validation, memory, internal] = scopes;
             // They are a stack.
             let internal = internal.pop();
@@ -370,20 +372,20 @@ impl Open {
         let (validation, memory, internal) = popped;
         // A driver that refuses a pipeline is an internal error; that the pipeline is then used is an error of validation.
         let caught = [memory.await, internal.await, validation.await].into_iter().flatten().next();
-        let caught = caught.map(|error| Fault {
+        let caught = caught.map(|error| GpuError {
             reason: one_line(&error),
             out_of_memory: matches!(error, wgpu::Error::OutOfMemory { .. }),
         });
-        let Some(fault) = caught.or_else(|| lock(&self.faults).stray.take().map(Fault::new)) else {
+        let Some(error) = caught.or_else(|| lock(&self.faults).stray.take().map(GpuError::new)) else {
             return match self.lost() {
-                Some(lost) => Err(Fault::new(lost)),
+                Some(lost) => Err(GpuError::new(lost)),
                 None => result,
             };
         };
         self.kernels.forget();
         // wgpu reports a lost device when it is polled, which may panic. If it is lost, that is the reason of everything else.
         drop(self.poller.poll());
-        Err(self.lost().map_or(fault, Fault::new))
+        Err(self.lost().map_or(error, GpuError::new))
     }
 }
 
@@ -402,7 +404,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-impl fmt::Debug for Open {
+impl fmt::Debug for GpuContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Open").field("name", &self.name).finish_non_exhaustive()
     }

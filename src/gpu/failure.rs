@@ -4,24 +4,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Why a device did not do what it was told.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct GpuError {
     pub(super) reason: String,
     /// Less at a time may fit.
     pub(super) out_of_memory: bool,
 }
 
-impl Fault {
+impl GpuError {
     pub(super) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), out_of_memory: false }
     }
 }
 
 /// A panic in the work becomes a fault: of somebody's callback, or of wgpu where it expects no error of a driver.
-pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
+pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Fault::new(format!("a panic while the GPU was used: {text}"))
+        GpuError::new(format!("a panic while the GPU was used: {text}"))
     })
 }
 

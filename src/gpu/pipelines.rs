@@ -8,8 +8,9 @@ use wgpu::{
 };
 
 use crate::DType;
+use crate::ops::Statistics;
+use crate::plan::{Access, Entry, Kind, Strategy};
 use crate::problem::operation::Op;
-use crate::plan::{Access, Entry, Kind, Regime};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 pub(super) const BINDINGS: [BufferBindingType; 9] = [
@@ -30,7 +31,7 @@ pub(super) const STORAGE_BUFFERS: u32 = BINDINGS.len() as u32 - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Kernel {
     pub(super) op: Op,
-    pub(super) regime: Regime,
+    pub(super) strategy: Strategy,
     pub(super) dtype: DType,
     pub(super) in_place: bool,
     /// Whether the classes of a row are apart.
@@ -39,7 +40,7 @@ pub(super) struct Kernel {
     /// Units that a thread has at a time.
     pub(super) units: u32,
     /// Threads that take what lies next to each other.
-    pub(super) gang: u32,
+    pub(super) stripe: u32,
     pub(super) fit: Fit,
     /// The classes, where a kernel is made for their number; else 0.
     pub(super) classes: u32,
@@ -51,7 +52,7 @@ pub(super) struct Kernel {
     pub(super) flags: u32,
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
-    pub(super) curve: CurveKind,
+    pub(super) transform: TransformKind,
 }
 
 /// How rows fall on the units and words of what is bound; everything `false` is always true enough.
@@ -80,7 +81,7 @@ pub(super) enum Labels {
 
 /// What is made of logits before anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum CurveKind {
+pub(super) enum TransformKind {
     Plain,
     Scaled,
     Capped,
@@ -273,17 +274,17 @@ pub(super) fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'s
         ("SPREAD", is_loss && kernel.labels != Labels::Classes),
         ("SOFT", is_loss && kernel.labels == Labels::Soft),
         ("Z_LOSS", kernel.z_loss),
-        ("SCALED", kernel.curve == CurveKind::Scaled),
-        ("CAPPED", kernel.curve == CurveKind::Capped),
+        ("SCALED", kernel.transform == TransformKind::Scaled),
+        ("CAPPED", kernel.transform == TransformKind::Capped),
         ("BF16", kernel.dtype == DType::BF16),
         ("LOG", matches!(kernel.op, Op::LogSoftmax | Op::LogSoftmaxBackward)),
         ("GRADIENT", matches!(kernel.op, Op::CrossEntropyGrad | Op::CrossEntropyBackward)),
-        ("KNOWN", kernel.op == Op::CrossEntropyBackward),
+        ("KNOWN", kernel.op.spec().statistics == Statistics::Saved),
     ];
-    constants.push(("LANES", kernel.regime.lanes.into()));
-    constants.push(("GANG", kernel.gang.into()));
+    constants.push(("LANES", kernel.strategy.lanes.into()));
+    constants.push(("STRIPE", kernel.stripe.into()));
     constants.push(("CLASSES", kernel.classes.into()));
-    if kernel.regime.kind == Kind::Split {
+    if kernel.strategy.kind == Kind::Split {
         constants.push(("SEGMENT", kernel.segment.into()));
     }
     constants.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, 1.0)));
@@ -308,7 +309,7 @@ pub(super) fn self_test_source(subgroups: bool) -> String {
         shader!("elements/half.wgsl"),
         if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
         shader!("shared/math.wgsl"),
-        shader!("shared/curve.wgsl"),
+        shader!("shared/transform.wgsl"),
         shader!("shared/reduce.wgsl"),
         shader!("self_test.wgsl"),
     ]
@@ -339,33 +340,25 @@ pub(super) fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
         lanes,
         run.as_str(),
         shader!("shared/math.wgsl"),
-        shader!("shared/curve.wgsl"),
+        shader!("shared/transform.wgsl"),
         shader!("shared/reduce.wgsl"),
     ];
     if is_total(entry) {
         parts.push(shader!("totals.wgsl"));
         return parts.join("\n");
     }
-    let is_sum = matches!(kernel.op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
+    let is_sum = kernel.op.spec().statistics == Statistics::GradientSum;
     parts.push(shader!("shared/rows.wgsl"));
-    parts.extend::<&[&str]>(match kernel.regime.kind {
-        Kind::Rows => &[shader!("shared/held.wgsl"), shader!("regimes/rows.wgsl")],
-        Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("regimes/stream.wgsl")],
-        Kind::Split => &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("regimes/split.wgsl")],
+    parts.extend::<&[&str]>(match kernel.strategy.kind {
+        Kind::Rows => &[shader!("shared/held.wgsl"), shader!("strategies/rows.wgsl")],
+        Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("strategies/stream.wgsl")],
+        Kind::Split => &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("strategies/split.wgsl")],
     });
-    if kernel.regime.kind == Kind::Stream && !is_sum {
+    if kernel.strategy.kind == Kind::Stream && !is_sum {
         parts.push(shader!("shared/online.wgsl"));
     }
     parts.push(if is_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") });
-    parts.push(match kernel.op {
-        Op::Softmax | Op::LogSoftmax => shader!("softmax.wgsl"),
-        Op::LogSumExp => shader!("log_sum_exp.wgsl"),
-        Op::CrossEntropy | Op::CrossEntropyGrad | Op::CrossEntropyBackward => shader!("cross_entropy.wgsl"),
-        Op::SoftmaxBackward | Op::LogSoftmaxBackward => shader!("backward.wgsl"),
-        Op::Predict => shader!("predict.wgsl"),
-        Op::TopK => shader!("top_k.wgsl"),
-        Op::Sample => shader!("sample.wgsl"),
-    });
+    parts.push(kernel.op.spec().shader);
     if !kernel.op.spec().rereads_row {
         parts.push(shader!("shared/no_pick.wgsl"));
     }

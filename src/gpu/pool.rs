@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use wgpu::{Buffer, BufferUsages, Device};
 
-use super::failure::Fault;
+use super::failure::GpuError;
 
 #[derive(Default)]
 pub(super) struct Pool {
@@ -62,7 +62,7 @@ impl Sabotage {
 impl Pool {
     /// A buffer of at least `bytes` bytes and exactly these usages; its contents are whatever was left there. Call within
     /// error scopes.
-    pub(super) fn take(&self, device: &Device, usage: BufferUsages, bytes: u64) -> Result<Buffer, Fault> {
+    pub(super) fn take(&self, device: &Device, usage: BufferUsages, bytes: u64) -> Result<Buffer, GpuError> {
         // Sizes are rounded so that batches of slightly different length share buffers.
         let size = bytes.max(256).next_multiple_of(if bytes <= 1 << 20 { 4096 } else { 1 << 20 });
         let fits = |buffer: &Buffer| buffer.usage() == usage && buffer.size() >= bytes && buffer.size() <= 2 * size;
@@ -75,14 +75,14 @@ impl Pool {
         }
         #[cfg(test)]
         if self.sabotage.lock().is_ok_and(|mut sabotage| sabotage.refuses(device, bytes)) {
-            return Err(Fault { reason: format!("no memory for {bytes} bytes"), out_of_memory: true });
+            return Err(GpuError { reason: format!("no memory for {bytes} bytes"), out_of_memory: true });
         }
         // A little past the limit of the adapter is past it.
         let most = device.limits().max_buffer_size;
         let size = if size > most { bytes.next_multiple_of(4) } else { size };
         if size > most {
             let reason = format!("a buffer of {size} bytes is beyond the {most} bytes that it allows");
-            return Err(Fault { reason, out_of_memory: true });
+            return Err(GpuError { reason, out_of_memory: true });
         }
         let label = Some("logits");
         let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });

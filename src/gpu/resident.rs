@@ -6,18 +6,18 @@ use std::sync::Arc;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode};
 
-use super::context::{Gpu, Open};
-use super::failure::Fault;
 use super::bind::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
 use super::chunks::runs;
+use super::context::{Gpu, GpuContext};
+use super::failure::GpuError;
 use super::wait::{map, submitted};
-use crate::problem::waiting::Waiting;
+use crate::plan::{KernelProblem, Plan};
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
-use crate::problem::operation::Op;
-use crate::problem::request::{Given};
-use crate::plan::{Plan, Work};
 use crate::problem::limits::Settings;
+use crate::problem::operation::Op;
+use crate::problem::request::Operands;
+use crate::problem::waiting::Waiting;
 use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes of a summary, in a buffer of several.
@@ -27,8 +27,8 @@ const PIECE: u64 = 32 << 20;
 
 /// Rows on the device, in as many buffers as it takes.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(super) open: Arc<Open>,
+pub(crate) struct DeviceArray {
+    pub(super) context: Arc<GpuContext>,
     pub(super) shape: Shape,
     pub(super) row_bytes: u64,
     /// Whether there are values of rows, in their order, and not one of each class.
@@ -41,47 +41,47 @@ pub(crate) struct Held {
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     pub(super) rows: Range<usize>,
-    pub(super) memory: Arc<Lent>,
+    pub(super) memory: Arc<PooledBuffer>,
 }
 
 /// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next comes later in the queue.
 #[derive(Debug)]
-pub(super) struct Lent {
-    open: Arc<Open>,
+pub(super) struct PooledBuffer {
+    context: Arc<GpuContext>,
     pub(super) buffer: Buffer,
     /// Bytes of idle buffers that the pool may keep.
     keep: u64,
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        self.open.pool.give([self.buffer.clone()], self.keep);
+        self.context.pool.give([self.buffer.clone()], self.keep);
     }
 }
 
 /// Targets on the device.
 #[derive(Clone, Debug)]
-pub(crate) struct HeldTargets {
+pub(crate) struct DeviceTargets {
     /// One a row, or of the shape of the logits.
-    labels: Held,
-    row_gradients: Option<Held>,
+    labels: DeviceArray,
+    row_upstream: Option<DeviceArray>,
     weights: Option<(Buffer, u64)>,
 }
 
 /// What an operation over resident logits is given, beside what the host knows of it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct HeldGiven<'h> {
-    pub(crate) targets: Option<&'h HeldTargets>,
+pub(crate) struct DeviceOperands<'h> {
+    pub(crate) targets: Option<&'h DeviceTargets>,
     /// The gradient that a backward starts from.
-    pub(crate) upstream: Option<&'h Held>,
-    pub(crate) log_sum_exps: Option<&'h Held>,
+    pub(crate) upstream: Option<&'h DeviceArray>,
+    pub(crate) log_sum_exps: Option<&'h DeviceArray>,
 }
 
 /// What an operation leaves.
 pub(crate) struct Results {
-    pub(crate) elements: Option<Held>,
-    pub(crate) rows: Option<Held>,
-    pub(crate) summaries: Option<Held>,
+    pub(crate) elements: Option<DeviceArray>,
+    pub(crate) rows: Option<DeviceArray>,
+    pub(crate) summaries: Option<DeviceArray>,
 }
 
 /// A function from rows to bytes.
@@ -95,7 +95,7 @@ impl Gpu {
         (input, stride): (Elements<'_>, usize),
         settings: Settings,
         waiting: Waiting,
-    ) -> Result<Held, Error> {
+    ) -> Result<DeviceArray, Error> {
         let size = input.dtype().size();
         let mut rows_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
             for (start, length) in runs(shape, stride, rows, 0..shape.classes()) {
@@ -114,16 +114,16 @@ impl Gpu {
         settings: Settings,
         waiting: Waiting,
         bytes: Bytes<'_>,
-    ) -> Result<Held, Error> {
+    ) -> Result<DeviceArray, Error> {
         let mut tries = 2;
         loop {
-            let open = self.current().await?;
-            let held = match open.hold(shape, row_bytes, of_rows, settings.half()).await {
+            let context = self.current().await?;
+            let held = match context.hold(shape, row_bytes, of_rows, settings.half()).await {
                 Ok(held) => held.fill(settings, waiting, bytes).await.map(|()| held),
                 Err(error) => Err(error),
             };
             tries -= 1;
-            if held.is_ok() || tries == 0 || open.lost().is_none() {
+            if held.is_ok() || tries == 0 || context.lost().is_none() {
                 return held;
             }
         }
@@ -133,14 +133,16 @@ impl Gpu {
     pub(crate) async fn upload_targets(
         &self,
         shape: Shape,
-        given: &Given<'_>,
+        operands: &Operands<'_>,
         settings: Settings,
         waiting: Waiting,
-    ) -> Result<HeldTargets, Error> {
-        let labels = match given.second {
+    ) -> Result<DeviceTargets, Error> {
+        let labels = match operands.soft_targets {
             None => {
                 let mut labels_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
-                    given.targets[rows].iter().for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
+                    operands.targets[rows]
+                        .iter()
+                        .for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
                 };
                 self.hold_filled(shape, 4, true, settings, waiting, &mut labels_of).await?
             }
@@ -154,7 +156,7 @@ impl Gpu {
                 self.hold_filled(shape, shape.classes() as u64 * 4, false, settings, waiting, &mut values_of).await?
             }
         };
-        let row_gradients = match given.scaling.row_gradients {
+        let row_upstream = match operands.coefficients.row_upstream {
             Some(gradients) => {
                 let mut gradients_of =
                     |rows: Range<usize>, bytes: &mut Vec<u8>| bytes.extend_from_slice(cast_slice(&gradients[rows]));
@@ -162,19 +164,19 @@ impl Gpu {
             }
             None => None,
         };
-        let open = &labels.open;
-        let weights = match given.scaling.weight {
+        let context = &labels.context;
+        let weights = match operands.coefficients.weight {
             Some(weight) => {
-                let filled = open.guarded(|| open.filled(BufferUsages::STORAGE, cast_slice(weight))).await;
-                Some((filled.map_err(|fault| open.error(fault))?, size_of_val(weight) as u64))
+                let filled = context.guarded(|| context.filled(BufferUsages::STORAGE, cast_slice(weight))).await;
+                Some((filled.map_err(|error| context.error(error))?, size_of_val(weight) as u64))
             }
             None => None,
         };
-        Ok(HeldTargets { labels, row_gradients, weights })
+        Ok(DeviceTargets { labels, row_upstream, weights })
     }
 }
 
-impl Open {
+impl GpuContext {
     /// Memory for rows of so many bytes, in the chunks that rows of that shape come in. When it is given back the pool keeps `keep` bytes.
     pub(super) async fn hold(
         self: &Arc<Self>,
@@ -182,7 +184,7 @@ impl Open {
         row_bytes: u64,
         of_rows: bool,
         keep: u64,
-    ) -> Result<Held, Error> {
+    ) -> Result<DeviceArray, Error> {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
         // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
         // rows lie across each other, in a binding.
@@ -191,7 +193,7 @@ impl Open {
         let most = (limit - u64::from(self.limits.offset_alignment)) / (classes as u64 * 8).max(row_bytes);
         if most == 0 && rows > 0 {
             return Err(
-                self.error(Fault::new(format!("a row of {classes} classes is beyond a buffer of {limit} bytes")))
+                self.error(GpuError::new(format!("a row of {classes} classes is beyond a buffer of {limit} bytes")))
             );
         }
         let most = most.min(1 << 30);
@@ -205,17 +207,18 @@ impl Open {
         };
         let taken = match self.guarded(take).await {
             // Idle buffers of the pool may hold the missing memory: free them and try once more.
-            Err(fault) if fault.out_of_memory => {
+            Err(error) if error.out_of_memory => {
                 self.pool.clear();
                 self.guarded(take).await
             }
             taken => taken,
         };
-        // Buffers become `Lent` only after the error scopes are clean: dropping a `Lent` returns its buffer to the pool, where an invalid one
+        // Buffers become `PooledBuffer` only after the error scopes are clean: dropping a `PooledBuffer` returns its buffer to the pool, where an invalid one
         // must not get.
-        let lend = |(rows, buffer)| Chunk { rows, memory: Arc::new(Lent { open: self.clone(), buffer, keep }) };
-        let chunks = taken.map_err(|fault| self.error(fault))?.into_iter().map(lend).collect();
-        Ok(Held { open: self.clone(), shape, row_bytes, of_rows, keep, chunks })
+        let lend =
+            |(rows, buffer)| Chunk { rows, memory: Arc::new(PooledBuffer { context: self.clone(), buffer, keep }) };
+        let chunks = taken.map_err(|error| self.error(error))?.into_iter().map(lend).collect();
+        Ok(DeviceArray { context: self.clone(), shape, row_bytes, of_rows, keep, chunks })
     }
 }
 
@@ -226,7 +229,7 @@ pub(super) struct Bound {
     pub(super) traffic: Traffic,
 }
 
-impl Held {
+impl DeviceArray {
     /// How rows of a chunk lie: in blocks of so many.
     fn inner(&self, chunk: &Chunk) -> usize {
         self.shape.inner().min(chunk.rows.len().max(1))
@@ -234,7 +237,7 @@ impl Held {
 
     /// Writes every row, a piece at a time and no more than two on their way.
     async fn fill(&self, settings: Settings, waiting: Waiting, bytes: Bytes<'_>) -> Result<(), Error> {
-        let open = &self.open;
+        let context = &self.context;
         let mut contents = Vec::new();
         let mut before = None;
         for chunk in &self.chunks {
@@ -248,17 +251,17 @@ impl Held {
                 bytes(start..chunk.rows.end.min(start + at_once), &mut contents);
                 contents.resize(contents.len().next_multiple_of(4), 0);
                 let offset = (start - chunk.rows.start) as u64 * self.row_bytes;
-                let submission = open
+                let submission = context
                     .guarded(|| {
-                        open.queue.write_buffer(&chunk.memory.buffer, offset, &contents);
-                        let submission = open.queue.submit([]);
-                        Ok((submission, submitted(&open.queue)))
+                        context.queue.write_buffer(&chunk.memory.buffer, offset, &contents);
+                        let submission = context.queue.submit([]);
+                        Ok((submission, submitted(&context.queue)))
                     })
                     .await
-                    .map_err(|fault| open.error(fault))?;
+                    .map_err(|error| context.error(error))?;
                 if let Some((before, done)) = before.replace(submission) {
-                    let settled = open.poller.settle(Some(before), done, settings.patience, waiting);
-                    settled.await.map_err(|fault| open.error(fault))?;
+                    let settled = context.poller.settle(Some(before), done, settings.timeout, waiting);
+                    settled.await.map_err(|error| context.error(error))?;
                 }
             }
         }
@@ -274,22 +277,22 @@ impl Held {
         waiting: Waiting,
         into: &mut [u8],
     ) -> Result<(), Error> {
-        let open = &self.open;
+        let context = &self.context;
         let mut done = 0;
         for start in bytes.clone().step_by(PIECE as usize) {
             // Copies are of words.
             let (from, end) = (start - start % 4, bytes.end.min(start + PIECE));
             let length = (end - from).next_multiple_of(4);
-            let staged = open.read_back(&chunk.memory.buffer, from, length, settings, waiting).await;
-            let staged = staged.map_err(|fault| open.error(fault))?;
+            let staged = context.read_back(&chunk.memory.buffer, from, length, settings, waiting).await;
+            let staged = staged.map_err(|error| context.error(error))?;
             let view = staged.get_mapped_range(..length);
-            let view = view.map_err(|error| open.error(Fault::new(error.to_string())))?;
+            let view = view.map_err(|error| context.error(GpuError::new(error.to_string())))?;
             let (skipped, count) = ((start - from) as usize, (end - start) as usize);
             into[done..done + count].copy_from_slice(&view[skipped..skipped + count]);
             done += count;
             drop(view);
             staged.unmap();
-            open.pool.give([staged], settings.half());
+            context.pool.give([staged], settings.half());
         }
         Ok(())
     }
@@ -337,62 +340,62 @@ impl Held {
         &self,
         op: Op,
         dtype: DType,
-        given: &Given<'_>,
-        held: HeldGiven<'_>,
+        operands: &Operands<'_>,
+        held: DeviceOperands<'_>,
     ) -> Result<Results, Error> {
-        let open = &self.open;
+        let context = &self.context;
         let others = [held.targets.map(|targets| &targets.labels), held.upstream, held.log_sum_exps];
-        if others.into_iter().flatten().any(|other| !Arc::ptr_eq(open, &other.open)) {
+        if others.into_iter().flatten().any(|other| !Arc::ptr_eq(context, &other.context)) {
             return Err(Error::ResidentElsewhere);
         }
-        let work = self.work(op, dtype, given, 0, 1);
+        let problem = self.problem(op, dtype, operands, 0, 1);
         let elements = if op.spec().writes_elements {
-            Some(open.hold(self.shape, self.row_bytes, false, self.keep).await?)
+            Some(context.hold(self.shape, self.row_bytes, false, self.keep).await?)
         } else {
             None
         };
-        let row_bytes = work.bytes_of_a_row();
+        let row_bytes = problem.bytes_of_a_row();
         let rows_out = match held.log_sum_exps {
             Some(_) => None,
-            None if row_bytes > 0 => Some(open.hold(self.shape, row_bytes, true, self.keep).await?),
+            None if row_bytes > 0 => Some(context.hold(self.shape, row_bytes, true, self.keep).await?),
             None => None,
         };
         let sums = op.has_targets() && op.has_values();
-        let summaries = if sums { Some(open.summaries(self.chunks.len(), self.keep).await?) } else { None };
+        let summaries = if sums { Some(context.summaries(self.chunks.len(), self.keep).await?) } else { None };
         let results = Results { elements, rows: rows_out, summaries };
-        let done = open
+        let done = context
             .guarded(|| {
-                let mut encoder = open.device.create_command_encoder(&Default::default());
+                let mut encoder = context.device.create_command_encoder(&Default::default());
                 let mut aside = Vec::new();
                 {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
                         let Bound { dispatches, buffers, .. } =
-                            self.bind_chunk(nth, op, dtype, given, held, &results)?;
+                            self.bind_chunk(nth, op, dtype, operands, held, &results)?;
                         dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
                         aside.extend(buffers);
                     }
                 }
-                open.queue.submit([encoder.finish()]);
+                context.queue.submit([encoder.finish()]);
                 Ok(aside)
             })
             .await;
-        open.pool.give(done.map_err(|fault| open.error(fault))?, self.keep);
+        context.pool.give(done.map_err(|error| context.error(error))?, self.keep);
         Ok(results)
     }
 
     /// What a plan is to know of some rows.
-    fn work(&self, op: Op, dtype: DType, given: &Given<'_>, rows: usize, inner: usize) -> Work {
-        let second = op.operand_bytes(dtype, given.second.is_some());
-        Work {
+    fn problem(&self, op: Op, dtype: DType, operands: &Operands<'_>, rows: usize, inner: usize) -> KernelProblem {
+        let operand_bytes = op.operand_bytes(dtype, operands.soft_targets.is_some());
+        KernelProblem {
             size: dtype.size() as u64,
-            second,
-            heavy: given.is_heavy(op, second),
-            predictions: given.k as u64,
-            weighted: given.scaling.weight.is_some(),
+            operand_bytes,
+            heavy: operands.is_heavy(op, operand_bytes),
+            predictions: operands.k as u64,
+            weighted: operands.coefficients.weight.is_some(),
             sum: op.has_targets() && op.has_values(),
-            ..Work::dense(op, rows as u64, self.shape.classes() as u64).in_blocks(inner as u64)
+            ..KernelProblem::dense(op, rows as u64, self.shape.classes() as u64).in_blocks(inner as u64)
         }
     }
 
@@ -402,20 +405,21 @@ impl Held {
         nth: usize,
         op: Op,
         dtype: DType,
-        given: &Given<'_>,
-        held: HeldGiven<'_>,
+        operands: &Operands<'_>,
+        held: DeviceOperands<'_>,
         results: &Results,
-    ) -> Result<Bound, Fault> {
-        let open = &self.open;
+    ) -> Result<Bound, GpuError> {
+        let context = &self.context;
         let chunk = &self.chunks[nth];
-        let work = self.work(op, dtype, given, chunk.rows.len(), self.inner(chunk));
-        let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));
-        let plan = plan.map_err(|why| Fault::new(why.to_string()))?;
+        let problem = self.problem(op, dtype, operands, chunk.rows.len(), self.inner(chunk));
+        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| GpuError::new(why.to_string()))?;
         let passes = plan.passes();
         let partial_bytes = plan.partial_bytes();
-        let scratch = open.pool.take(&open.device, BufferUsages::STORAGE, Scratch::bytes(partial_bytes))?;
-        let params = open.pool.take(&open.device, Open::PARAMS_USAGE, Open::params_bytes(passes.len()))?;
-        fn part(held: &Held, nth: usize) -> Part<'_> {
+        let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, Scratch::bytes(partial_bytes))?;
+        let params =
+            context.pool.take(&context.device, GpuContext::PARAMS_USAGE, GpuContext::params_bytes(passes.len()))?;
+        fn part(held: &DeviceArray, nth: usize) -> Part<'_> {
             let Chunk { rows, memory } = &held.chunks[nth];
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
@@ -424,9 +428,9 @@ impl Held {
             first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
             targets: labels.or(held.upstream).map(|held| part(held, nth)),
-            row_gradients: held
+            row_upstream: held
                 .targets
-                .and_then(|targets| targets.row_gradients.as_ref())
+                .and_then(|targets| targets.row_upstream.as_ref())
                 .map(|gradients| part(gradients, nth)),
             weights: held
                 .targets
@@ -441,10 +445,10 @@ impl Held {
             }),
             scratch: Scratch { part: Part::whole(&scratch, Scratch::bytes(partial_bytes)), partial_bytes },
         };
-        let scale = Scale::given(dtype, given);
-        let (dispatches, contents) = open.bind(&plan, work, &passes, scale, &bound, &params);
-        open.queue.write_buffer(&params, 0, &contents);
-        let traffic = plan.traffic(!given.curve.is_plain());
+        let scale = Scale::operands(dtype, operands);
+        let (dispatches, contents) = context.bind(&plan, problem, &passes, scale, &bound, &params);
+        context.queue.write_buffer(&params, 0, &contents);
+        let traffic = plan.traffic(!operands.transform.is_identity());
         Ok(Bound { dispatches, buffers: [scratch, params], traffic })
     }
 
@@ -460,8 +464,8 @@ impl Held {
     }
 }
 
-impl Open {
-    async fn summaries(self: &Arc<Self>, count: usize, keep: u64) -> Result<Held, Error> {
+impl GpuContext {
+    async fn summaries(self: &Arc<Self>, count: usize, keep: u64) -> Result<DeviceArray, Error> {
         self.hold(Shape::rows(count, 1), SUMMARY_SLOT, true, keep).await
     }
 
@@ -473,7 +477,7 @@ impl Open {
         bytes: u64,
         settings: Settings,
         waiting: Waiting,
-    ) -> Result<Buffer, Fault> {
+    ) -> Result<Buffer, GpuError> {
         let (staged, submission, mapped) = self
             .guarded(|| {
                 let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
@@ -485,7 +489,7 @@ impl Open {
                 Ok((staged, submission, mapped))
             })
             .await?;
-        self.poller.settle(Some(submission), vec![mapped], settings.patience, waiting).await?;
+        self.poller.settle(Some(submission), vec![mapped], settings.timeout, waiting).await?;
         Ok(staged)
     }
 }

@@ -15,15 +15,15 @@ use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
 use half::f16;
 use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
 
-use super::context::{Gpu, Open};
-use super::failure::Fault;
-use super::staging::Port;
 use super::bind::Scale;
-use crate::problem::waiting::Waiting;
-use crate::problem::transform::Curve;
-use crate::problem::request::{Given, Scaling};
+use super::context::{Gpu, GpuContext};
+use super::failure::GpuError;
+use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
 use crate::problem::limits::Settings;
+use crate::problem::request::{LossCoefficients, Operands};
+use crate::problem::transform::Transform;
+use crate::problem::waiting::Waiting;
 use crate::{DType, Error};
 
 /// The verdict on an adapter: `None` if all is right, the reason if its subgroups are not used, or why it is rejected.
@@ -43,9 +43,9 @@ impl Unfit {
     }
 }
 
-impl From<Fault> for Unfit {
-    fn from(fault: Fault) -> Self {
-        Self { reason: format!("the self-test failed: {}", fault.reason), is_wrong: false }
+impl From<GpuError> for Unfit {
+    fn from(error: GpuError) -> Self {
+        Self { reason: format!("the self-test failed: {}", error.reason), is_wrong: false }
     }
 }
 
@@ -97,10 +97,10 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
 
 /// Tests a GPU. Natively it waits on this thread, for a driver is asked for a device there as well.
 pub(super) async fn run(gpu: &Gpu) -> Result<(), Unfit> {
-    let open = gpu.current().await?;
+    let context = gpu.current().await?;
     let rows = rows();
-    let threads = compute(&open, &rows).await?;
-    check_threads(&threads, open.kernels.subgroup)?;
+    let threads = compute(&context, &rows).await?;
+    check_threads(&threads, context.kernels.subgroup)?;
     check_rows(&threads, &rows)
 }
 
@@ -121,35 +121,35 @@ fn rows() -> Vec<[f32; 2]> {
 }
 
 /// Runs the self-test's kernel; returns the words of each thread.
-async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
-    let settings = Settings { patience: Duration::from_secs(30), ..Settings::default() };
+async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>, GpuError> {
+    let settings = Settings { timeout: Duration::from_secs(30), ..Settings::default() };
     // A browser's thread must not wait.
     let waiting = if cfg!(target_arch = "wasm32") { Waiting::Elsewhere } else { Waiting::Here };
     let halves: Vec<f16> = rows.as_flattened().iter().map(|&x| f16::from_f32(x)).collect();
-    let given = Given {
-        curve: Curve { scale: 1.0, softcap: Some(CAP) },
-        scaling: Scaling { hit: HIT, smoothing: SMOOTHING, ..Scaling::default() },
-        ..Given::default()
+    let operands = Operands {
+        transform: Transform { scale: 1.0, softcap: Some(CAP) },
+        coefficients: LossCoefficients { on_value: HIT, off_value: SMOOTHING, ..LossCoefficients::default() },
+        ..Operands::default()
     };
-    let params = Scale::given(DType::F16, &given).params();
+    let params = Scale::operands(DType::F16, &operands).params();
     let results = size_of::<Thread>() * WORKGROUP as usize;
-    let (port, mapped) = open
+    let (port, mapped) = context
         .guarded(|| {
-            let port = Port::new(open, results as u64, true, true)?;
+            let port = StagedArray::new(context, results as u64, true, true)?;
             let mapped = port.map_for_writing().into_iter().collect();
             Ok((port, mapped))
         })
         .await?;
-    open.poller.settle(None, mapped, settings.patience, waiting).await?;
-    let (submission, mapped) = open
+    context.poller.settle(None, mapped, settings.timeout, waiting).await?;
+    let (submission, mapped) = context
         .guarded(|| {
             // No width is 0, so a place that no thread writes is seen.
             port.write(|mut view| view.copy_from_slice(&vec![0; results]))?;
-            let params = open.filled(BufferUsages::UNIFORM, bytes_of(&params))?;
-            let logits = open.filled(BufferUsages::STORAGE, cast_slice(&halves))?;
-            let pipeline = open.kernels.self_test(&open.device);
+            let params = context.filled(BufferUsages::UNIFORM, bytes_of(&params))?;
+            let logits = context.filled(BufferUsages::STORAGE, cast_slice(&halves))?;
+            let pipeline = context.kernels.self_test(&context.device);
             let part = port.part();
-            let group = open.device.create_bind_group(&BindGroupDescriptor {
+            let group = context.device.create_bind_group(&BindGroupDescriptor {
                 label: Some("logits self-test"),
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &[
@@ -158,7 +158,8 @@ async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
                     BindGroupEntry { binding: 5, resource: part.buffer.as_entire_binding() },
                 ],
             });
-            let mut encoder = open.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
+            let mut encoder =
+                context.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
             port.record_upload(&mut encoder);
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -167,13 +168,13 @@ async fn compute(open: &Open, rows: &[[f32; 2]]) -> Result<Vec<Thread>, Fault> {
                 pass.dispatch_workgroups(1, 1, 1);
             }
             port.record_readback(&mut encoder);
-            let submission = open.queue.submit([encoder.finish()]);
+            let submission = context.queue.submit([encoder.finish()]);
             Ok((submission, port.map_for_reading().into_iter().collect()))
         })
         .await?;
-    open.poller.settle(Some(submission), mapped, settings.patience, waiting).await?;
-    let threads = open.guarded(|| Ok(pod_collect_to_vec(&port.view()?))).await?;
-    open.pool.give(port.into_buffers(), settings.half());
+    context.poller.settle(Some(submission), mapped, settings.timeout, waiting).await?;
+    let threads = context.guarded(|| Ok(pod_collect_to_vec(&port.view()?))).await?;
+    context.pool.give(port.into_buffers(), settings.half());
     Ok(threads)
 }
 

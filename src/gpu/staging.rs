@@ -3,13 +3,13 @@
 use bytemuck::cast_slice_mut;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
 
-use super::context::Open;
-use super::failure::Fault;
 use super::bind::Part;
+use super::context::GpuContext;
+use super::failure::GpuError;
 use super::wait::{Mapped, map};
 
 /// An array on the device, with what it takes to write it from the host, to read it back, or both.
-pub(super) struct Port {
+pub(super) struct StagedArray {
     buffer: Buffer,
     bytes: u64,
     is_written: bool,
@@ -19,12 +19,12 @@ pub(super) struct Port {
     staging_out: Option<Buffer>,
 }
 
-impl Port {
+impl StagedArray {
     /// Takes what is needed from the pool; `bytes` is not 0. Call within error scopes.
-    pub(super) fn new(open: &Open, bytes: u64, is_written: bool, is_read: bool) -> Result<Self, Fault> {
-        let take = |usage| open.pool.take(&open.device, usage, bytes);
+    pub(super) fn new(context: &GpuContext, bytes: u64, is_written: bool, is_read: bool) -> Result<Self, GpuError> {
+        let take = |usage| context.pool.take(&context.device, usage, bytes);
         let either = |is: bool, usage| if is { usage } else { BufferUsages::empty() };
-        let buffer = if open.maps_storage {
+        let buffer = if context.maps_storage {
             take(
                 BufferUsages::STORAGE
                     | either(is_written, BufferUsages::MAP_WRITE)
@@ -37,7 +37,7 @@ impl Port {
                     | either(is_read, BufferUsages::COPY_SRC),
             )
         }?;
-        let staged = |is: bool, usage| if is && !open.maps_storage { take(usage).map(Some) } else { Ok(None) };
+        let staged = |is: bool, usage| if is && !context.maps_storage { take(usage).map(Some) } else { Ok(None) };
         Ok(Self {
             buffer,
             bytes,
@@ -61,9 +61,9 @@ impl Port {
     }
 
     /// Once that is mapped: what `write` writes is on its way.
-    pub(super) fn write(&self, write: impl FnOnce(WriteOnly<'_, [u8]>)) -> Result<(), Fault> {
+    pub(super) fn write(&self, write: impl FnOnce(WriteOnly<'_, [u8]>)) -> Result<(), GpuError> {
         let mut view =
-            self.writable().get_mapped_range_mut(..self.bytes).map_err(|error| Fault::new(error.to_string()))?;
+            self.writable().get_mapped_range_mut(..self.bytes).map_err(|error| GpuError::new(error.to_string()))?;
         write(view.slice(..));
         drop(view);
         self.writable().unmap();
@@ -87,8 +87,8 @@ impl Port {
     }
 
     /// Once that is mapped. Call `unmap` when the view is gone.
-    pub(super) fn view(&self) -> Result<wgpu::BufferView, Fault> {
-        self.readable().get_mapped_range(..self.bytes).map_err(|error| Fault::new(error.to_string()))
+    pub(super) fn view(&self) -> Result<wgpu::BufferView, GpuError> {
+        self.readable().get_mapped_range(..self.bytes).map_err(|error| GpuError::new(error.to_string()))
     }
 
     /// Unmaps what was read, and hands the buffers over.

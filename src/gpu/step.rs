@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor};
 
-use super::context::{Gpu, Open};
-use super::failure::Fault;
 use super::bind::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
-use crate::problem::transform::Curve;
-use crate::problem::operation::Op;
-use crate::problem::request::{Given};
+use super::context::{Gpu, GpuContext};
+use super::failure::GpuError;
 use crate::ops::{check_k, draw_transform};
-use crate::plan::{Plan, Work};
+use crate::plan::{KernelProblem, Plan};
+use crate::problem::operation::Op;
+use crate::problem::request::Operands;
+use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
 
@@ -69,7 +69,7 @@ pub enum Operation<'a> {
 pub struct StepLayout {
     row_stride: Option<usize>,
     output_row_stride: Option<usize>,
-    curve: Curve,
+    transform: Transform,
 }
 
 impl StepLayout {
@@ -93,7 +93,7 @@ impl StepLayout {
     /// # Errors
     /// As [`Logits::temperature`](crate::Logits::temperature).
     pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
-        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self })
+        Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
     }
 
     /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
@@ -101,11 +101,11 @@ impl StepLayout {
     /// # Errors
     /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
     pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
-        Ok(Self { curve: loss.curve(self.curve)?, ..self })
+        Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
 
     fn strides(&self, shape: Shape) -> Result<[u64; 2], Error> {
-        let (block, stride) = (shape.block(), |given: Option<usize>| given.unwrap_or(shape.block()));
+        let (block, stride) = (shape.block(), |operands: Option<usize>| operands.unwrap_or(shape.block()));
         let strides = [stride(self.row_stride), stride(self.output_row_stride)];
         for stride in strides {
             let elements = shape.outer().checked_mul(stride).filter(|&elements| elements <= isize::MAX as usize / 8);
@@ -144,13 +144,13 @@ impl<'a> From<&'a CrossEntropy> for Operation<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Step {
-    open: Arc<Open>,
+    context: Arc<GpuContext>,
     plan: Plan,
-    work: Work,
+    problem: KernelProblem,
     scale: Scale,
     weights: Option<(Buffer, u64)>,
     /// Gradients of rows that are an option of the loss.
-    row_gradients: Option<(Buffer, u64)>,
+    row_upstream: Option<(Buffer, u64)>,
     is_soft: bool,
     needs_loss: bool,
 }
@@ -328,7 +328,7 @@ impl Gpu {
         if dtype == DType::F64 {
             return Err(Error::DType { dtype, adapter: self.name().to_owned() });
         }
-        let mut given = Given { curve: layout.curve, ..Given::default() };
+        let mut operands = Operands { transform: layout.transform, ..Operands::default() };
         let (op, loss) = match operation {
             Softmax => (Op::Softmax, None),
             LogSoftmax => (Op::LogSoftmax, None),
@@ -336,15 +336,16 @@ impl Gpu {
             Predict => (Op::Predict, None),
             TopK(k) => {
                 check_k(k, shape.classes())?;
-                given.k = k;
+                operands.k = k;
                 (Op::TopK, None)
             }
             Sample(sampling) => {
-                (given.draws, given.curve) = (sampling.draws()?, draw_transform(Op::Sample, layout.curve)?);
+                (operands.draws, operands.transform) =
+                    (sampling.draws()?, draw_transform(Op::Sample, layout.transform)?);
                 (Op::Sample, None)
             }
             SoftmaxBackward | LogSoftmaxBackward => {
-                layout.curve.without_cap("not set: what comes back through it is another step")?;
+                layout.transform.without_cap("not set: what comes back through it is another step")?;
                 (if matches!(operation, SoftmaxBackward) { Op::SoftmaxBackward } else { Op::LogSoftmaxBackward }, None)
             }
             CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
@@ -355,16 +356,17 @@ impl Gpu {
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
         let needs_loss = reduces && op != Op::CrossEntropyBackward;
-        let mut work = Work {
+        let mut problem = KernelProblem {
             strides: layout.strides(shape)?,
             size: dtype.size() as u64,
-            second: op.operand_bytes(dtype, is_soft),
-            predictions: given.k as u64,
+            operand_bytes: op.operand_bytes(dtype, is_soft),
+            predictions: operands.k as u64,
             weighted: loss.is_some_and(|loss| loss.weight.is_some()),
             // A backward alone has a mean to divide by, too.
             count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
             sum: needs_loss,
-            ..Work::dense(op, shape.row_count() as u64, shape.classes() as u64).in_blocks(shape.inner().max(1) as u64)
+            ..KernelProblem::dense(op, shape.row_count() as u64, shape.classes() as u64)
+                .in_blocks(shape.inner().max(1) as u64)
         };
         let mut ignored = Vec::new();
         if let Some(loss) = loss {
@@ -376,30 +378,30 @@ impl Gpu {
             if ignored.len() > MOST_IGNORED {
                 return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
             }
-            given.curve = loss.curve(layout.curve)?;
-            given.scaling = loss.scaling(shape.classes(), 1.0, 1);
+            operands.transform = loss.transform(layout.transform)?;
+            operands.coefficients = loss.coefficients(shape.classes(), 1.0, 1);
         }
-        work.heavy = given.is_heavy(op, work.second);
-        let scale = Scale::new(dtype, &given, is_soft, is_mean, &ignored);
-        let open = self.current().await?;
-        let plan = Plan::new(work, open.limits).and_then(|plan| plan.check_whole().map(|()| plan));
-        let plan = plan.map_err(|why| open.error(Fault::new(why.to_string())))?;
-        let (weights, row_gradients) = open
+        problem.heavy = operands.is_heavy(op, problem.operand_bytes);
+        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &ignored);
+        let context = self.current().await?;
+        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| context.error(GpuError::new(why.to_string())))?;
+        let (weights, row_upstream) = context
             .guarded(|| {
-                open.compile(&plan, work, scale);
-                open.probe();
+                context.compile(&plan, problem, scale);
+                context.probe();
                 let filled = |values: Option<&[f32]>| match values {
                     Some(values) if !values.is_empty() => {
                         let bytes = size_of_val(values) as u64;
-                        open.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
+                        context.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
                     }
                     _ => Ok(None),
                 };
-                Ok((filled(given.scaling.weight)?, filled(given.scaling.row_gradients)?))
+                Ok((filled(operands.coefficients.weight)?, filled(operands.coefficients.row_upstream)?))
             })
             .await
-            .map_err(|fault| open.error(fault))?;
-        Ok(Step { open, plan, work, scale, weights, row_gradients, is_soft, needs_loss })
+            .map_err(|error| context.error(error))?;
+        Ok(Step { context, plan, problem, scale, weights, row_upstream, is_soft, needs_loss })
     }
 }
 
@@ -413,13 +415,13 @@ impl Step {
 
     /// Whether what the targets weigh is found out, and nobody asks for it.
     fn counts_aside(&self) -> bool {
-        self.work.count && !self.work.sum
+        self.problem.count && !self.problem.sum
     }
 
     /// Losses that are summed stand somewhere, even if nobody asked for them.
     fn losses_bytes(&self) -> u64 {
-        let sums = matches!(self.work.op, Op::CrossEntropy | Op::CrossEntropyGrad);
-        if sums { (self.work.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+        let sums = matches!(self.problem.op, Op::CrossEntropy | Op::CrossEntropyGrad);
+        if sums { (self.problem.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -437,13 +439,13 @@ impl Step {
     /// # Errors
     /// As [`Step::bind`].
     pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
-        let Work { op, rows, classes, inner, strides, size, .. } = self.work;
+        let KernelProblem { op, rows, classes, inner, strides, size, .. } = self.problem;
         // Halves come in words.
         let bytes = |stride: u64| match rows / inner {
             0 => 0,
             outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
         };
-        let mut parts = Parts { alignment: u64::from(self.open.limits.offset_alignment), taken: Vec::new() };
+        let mut parts = Parts { alignment: u64::from(self.context.limits.offset_alignment), taken: Vec::new() };
         let writes = op.spec().writes_elements;
         let in_place = writes && buffers.in_place;
         let logits = parts.take("logits", buffers.logits, bytes(strides[0]), in_place)?;
@@ -455,39 +457,39 @@ impl Step {
                 (Some(logits), Some(parts.take("output", output, bytes(strides[1]), true)?))
             }
         };
-        let (mut targets, mut summary, mut row_gradients) = (None, None, None);
+        let (mut targets, mut summary, mut row_upstream) = (None, None, None);
         let mut scale = self.scale;
         if op.has_targets() {
-            let given = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
+            let operands = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
             let values = if self.is_soft { rows * classes } else { rows };
-            targets = Some(parts.take("targets", given, values * 4, false)?);
-            row_gradients = self.row_gradients.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
+            targets = Some(parts.take("targets", operands, values * 4, false)?);
+            row_upstream = self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
             if let Some(upstream) = buffers.upstream {
-                row_gradients = Some(parts.take("upstream", upstream, rows * 4, false)?);
+                row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
                 scale = scale.with_row_gradients();
             }
         } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
             targets = Some(parts.take("draw", draw, 4, false)?);
             scale = scale.with_later_draws();
-        } else if self.work.second > 0 {
-            let given = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
-            let bytes = (rows * classes * self.work.second).next_multiple_of(4);
-            targets = Some(parts.take("upstream", given, bytes, false)?);
+        } else if self.problem.operand_bytes > 0 {
+            let operands = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
+            let bytes = (rows * classes * self.problem.operand_bytes).next_multiple_of(4);
+            targets = Some(parts.take("upstream", operands, bytes, false)?);
         }
         if self.needs_loss {
             let bytes = size_of::<Summary>() as u64;
             summary =
                 Some(parts.take("loss", buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?, bytes, true)?);
         }
-        let row_bytes = rows * self.work.bytes_of_a_row();
+        let row_bytes = rows * self.problem.bytes_of_a_row();
         let rows_out = match buffers.rows {
             Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
-            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && self.work.bytes_of_a_row() > 0 => {
+            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && self.problem.bytes_of_a_row() > 0 => {
                 return Err(Error::BufferMissing { what: "rows" });
             }
             _ => None,
         };
-        let given = match buffers.scratch {
+        let operands = match buffers.scratch {
             None => None,
             Some(slice) if !slice.offset().is_multiple_of(Scratch::ALIGNMENT) => {
                 let (offset, alignment) = (slice.offset(), Scratch::ALIGNMENT);
@@ -496,16 +498,16 @@ impl Step {
             Some(slice) => Some(parts.take("scratch", slice, self.scratch_bytes(), true)?),
         };
 
-        let open = &self.open;
+        let context = &self.context;
         let counts = self.counts_aside();
         let passes = self.plan.passes();
-        let dispatches = open
+        let dispatches = context
             .guarded(|| {
                 let own;
-                let scratch = match given {
+                let scratch = match operands {
                     Some(scratch) => scratch,
                     None => {
-                        own = open.pool.take(&open.device, BufferUsages::STORAGE, self.scratch_bytes())?;
+                        own = context.pool.take(&context.device, BufferUsages::STORAGE, self.scratch_bytes())?;
                         Part::whole(&own, self.scratch_bytes())
                     }
                 };
@@ -515,21 +517,21 @@ impl Step {
                     first_row: 0,
                     logits,
                     targets,
-                    row_gradients,
+                    row_upstream,
                     weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements,
                     rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
                     summary: summary.or(counts.then_some(weighed)),
                     scratch: Scratch { part: rest, partial_bytes: self.plan.partial_bytes() },
                 };
-                let params = Open::params_bytes(passes.len());
-                let params = open.pool.take(&open.device, Open::PARAMS_USAGE, params)?;
-                let (dispatches, contents) = open.bind(&self.plan, self.work, &passes, scale, &buffers, &params);
-                open.queue.write_buffer(&params, 0, &contents);
+                let params = GpuContext::params_bytes(passes.len());
+                let params = context.pool.take(&context.device, GpuContext::PARAMS_USAGE, params)?;
+                let (dispatches, contents) = context.bind(&self.plan, self.problem, &passes, scale, &buffers, &params);
+                context.queue.write_buffer(&params, 0, &contents);
                 Ok(dispatches)
             })
             .await
-            .map_err(|fault| open.error(fault))?;
+            .map_err(|error| context.error(error))?;
         Ok(BoundStep { dispatches })
     }
 }

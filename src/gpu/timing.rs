@@ -9,13 +9,13 @@ use wgpu::{
 };
 
 use super::adapter::is_software;
-use super::context::Open;
-use super::failure::Fault;
 use super::bind::Dispatch;
-use super::resident::{Held, HeldGiven, HeldTargets, Results};
-use crate::problem::operation::Op;
-use crate::problem::request::{Given};
+use super::context::GpuContext;
+use super::failure::GpuError;
+use super::resident::{DeviceArray, DeviceOperands, DeviceTargets, Results};
 use crate::device::stopwatch::Reading;
+use crate::problem::operation::Op;
+use crate::problem::request::Operands;
 use crate::problem::waiting::Instant;
 use crate::{DType, Error, Traffic};
 
@@ -25,27 +25,27 @@ const COLD: u64 = 256 << 20;
 const MOST_SETS: u64 = 64;
 
 /// Everything that one run reads.
-pub(crate) struct HeldInputs {
+pub(crate) struct DeviceInputs {
     /// The logits, or what a backward starts from.
-    pub(crate) logits: Held,
-    pub(crate) targets: Option<HeldTargets>,
+    pub(crate) logits: DeviceArray,
+    pub(crate) targets: Option<DeviceTargets>,
     /// The gradient that a backward starts from.
-    pub(crate) upstream: Option<Held>,
-    pub(crate) log_sum_exps: Option<Held>,
+    pub(crate) upstream: Option<DeviceArray>,
+    pub(crate) log_sum_exps: Option<DeviceArray>,
 }
 
-impl HeldInputs {
-    fn given(&self) -> HeldGiven<'_> {
+impl DeviceInputs {
+    fn operands(&self) -> DeviceOperands<'_> {
         let Self { targets, upstream, log_sum_exps, .. } = self;
-        HeldGiven { targets: targets.as_ref(), upstream: upstream.as_ref(), log_sum_exps: log_sum_exps.as_ref() }
+        DeviceOperands { targets: targets.as_ref(), upstream: upstream.as_ref(), log_sum_exps: log_sum_exps.as_ref() }
     }
 }
 
 /// Everything that one run reads and writes.
 struct Set {
     /// Kept alive as a whole, as the results are.
-    inputs: HeldInputs,
-    copies: Held,
+    inputs: DeviceInputs,
+    copies: DeviceArray,
     /// Kept alive, for they are what the dispatches write.
     _results: Results,
     dispatches: Vec<Dispatch>,
@@ -54,7 +54,7 @@ struct Set {
 impl Set {
     /// Each part of the logits, where its copy goes, and its bytes.
     fn chunks(&self) -> impl Iterator<Item = (&Buffer, &Buffer, u64)> {
-        let Held { chunks, row_bytes, .. } = &self.inputs.logits;
+        let DeviceArray { chunks, row_bytes, .. } = &self.inputs.logits;
         chunks.iter().zip(&self.copies.chunks).map(move |(from, to)| {
             let bytes = (from.rows.len() as u64 * row_bytes).next_multiple_of(4);
             (&from.memory.buffer, &to.memory.buffer, bytes)
@@ -109,33 +109,38 @@ struct Clock {
 impl Timing {
     /// The number of copies of the inputs that runs rotate through, so that a run does not find its logits (`bytes` bytes) in a
     /// cache. At most [`MOST_SETS`]; 1 on a software adapter, where the CPU path does not rotate either.
-    pub(crate) fn sets(inputs: &HeldInputs, bytes: u64) -> u64 {
-        let is_software = is_software(&inputs.logits.open.device.adapter_info());
+    pub(crate) fn sets(inputs: &DeviceInputs, bytes: u64) -> u64 {
+        let is_software = is_software(&inputs.logits.context.device.adapter_info());
         if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
     }
 
     /// An operation over inputs that are taken in turn.
-    pub(crate) async fn new(inputs: Vec<HeldInputs>, op: Op, dtype: DType, given: &Given<'_>) -> Result<Self, Error> {
+    pub(crate) async fn new(
+        inputs: Vec<DeviceInputs>,
+        op: Op,
+        dtype: DType,
+        operands: &Operands<'_>,
+    ) -> Result<Self, Error> {
         let traffic = Traffic { needed: 0, moved: 0 };
         let mut timing = Self { sets: Vec::new(), next: 0, traffic, clock: None, copier: None };
         for inputs in inputs {
-            let (logits, held) = (&inputs.logits, inputs.given());
-            let open = logits.open.clone();
-            let results = logits.run(op, dtype, given, held).await?;
-            let copies = open.hold(logits.shape, logits.row_bytes, false, logits.keep).await?;
-            let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, given, held, &results));
-            let bound = open.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
+            let (logits, held) = (&inputs.logits, inputs.operands());
+            let context = logits.context.clone();
+            let results = logits.run(op, dtype, operands, held).await?;
+            let copies = context.hold(logits.shape, logits.row_bytes, false, logits.keep).await?;
+            let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, operands, held, &results));
+            let bound = context.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
             let mut dispatches = Vec::new();
             let mut traffic = Traffic { needed: 0, moved: 0 };
-            for chunk in bound.map_err(|fault| open.error(fault))? {
+            for chunk in bound.map_err(|error| context.error(error))? {
                 dispatches.extend(chunk.dispatches);
                 traffic.needed += chunk.traffic.needed;
                 traffic.moved += chunk.traffic.moved;
             }
             timing.traffic = traffic;
             if timing.sets.is_empty() {
-                timing.clock = open.clock().await?;
-                timing.copier = open.copier().await?;
+                timing.clock = context.clock().await?;
+                timing.copier = context.copier().await?;
             }
             timing.sets.push(Set { inputs, copies, _results: results, dispatches });
         }
@@ -153,8 +158,8 @@ impl Timing {
     }
 
     /// Runs the operation over the next input, and waits.
-    pub(crate) fn operation(&mut self, patience: Duration) -> Result<Reading, Error> {
-        self.timed(patience, |set, encoder| {
+    pub(crate) fn operation(&mut self, timeout: Duration) -> Result<Reading, Error> {
+        self.timed(timeout, |set, encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             set.dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
         })
@@ -162,15 +167,15 @@ impl Timing {
 
     /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too. Returns the faster of the two, for a
     /// driver may copy buffers at a fraction of the speed of its memory.
-    pub(crate) fn copy(&mut self, patience: Duration) -> Result<Reading, Error> {
-        let by_buffers = self.timed(patience, |set, encoder| {
+    pub(crate) fn copy(&mut self, timeout: Duration) -> Result<Reading, Error> {
+        let by_buffers = self.timed(timeout, |set, encoder| {
             for (from, to, bytes) in set.chunks() {
                 encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
             }
         })?;
         let Some(copier) = self.copier.clone() else { return Ok(by_buffers) };
-        let by_shader = self.timed(patience, |set, encoder| {
-            let Open { device, limits, .. } = &*set.inputs.logits.open;
+        let by_shader = self.timed(timeout, |set, encoder| {
+            let GpuContext { device, limits, .. } = &*set.inputs.logits.context;
             // What one binding holds, at offsets where another may start.
             let most = limits.binding_bytes - limits.binding_bytes % u64::from(limits.offset_alignment);
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -199,10 +204,10 @@ impl Timing {
         Ok(if by_shader.best() < by_buffers.best() { by_shader } else { by_buffers })
     }
 
-    fn timed(&mut self, patience: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
+    fn timed(&mut self, timeout: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
         let set = &self.sets[self.next];
-        let open = &set.inputs.logits.open;
-        let mut encoder = open.device.create_command_encoder(&Default::default());
+        let context = &set.inputs.logits.context;
+        let mut encoder = context.device.create_command_encoder(&Default::default());
         if let Some(clock) = &self.clock {
             encoder.write_timestamp(&clock.queries, 0);
         }
@@ -213,15 +218,16 @@ impl Timing {
             encoder.copy_buffer_to_buffer(&clock.resolved, 0, &clock.read, 0, 16);
         }
         let commands = encoder.finish();
-        let wait = |of| open.poller.wait_here(of, patience).map_err(|fault| open.error(fault));
+        let wait = |of| context.poller.wait_here(of, timeout).map_err(|error| context.error(error));
         let start = Instant::now();
-        wait(Some(open.queue.submit([commands])))?;
+        wait(Some(context.queue.submit([commands])))?;
         let wall = start.elapsed();
         let mut device = None;
         if let Some(clock) = &self.clock {
             clock.read.map_async(MapMode::Read, .., |_| {});
             wait(None)?;
-            let bytes = clock.read.get_mapped_range(..).map_err(|error| open.error(Fault::new(error.to_string())))?;
+            let bytes =
+                clock.read.get_mapped_range(..).map_err(|error| context.error(GpuError::new(error.to_string())))?;
             let ticks: [u64; 2] = bytemuck::pod_read_unaligned(&bytes[..16]);
             drop(bytes);
             clock.read.unmap();
@@ -234,7 +240,7 @@ impl Timing {
     }
 }
 
-impl Open {
+impl GpuContext {
     async fn copier(&self) -> Result<Option<ComputePipeline>, Error> {
         if is_software(&self.device.adapter_info()) {
             return Ok(None);
@@ -252,7 +258,7 @@ impl Open {
                 cache: None,
             }))
         });
-        made.await.map(Some).map_err(|fault| self.error(fault))
+        made.await.map(Some).map_err(|error| self.error(error))
     }
 
     /// None where the adapter has no timestamps between the commands of an encoder.
@@ -274,6 +280,6 @@ impl Open {
                 period: self.queue.get_timestamp_period(),
             })
         });
-        made.await.map(Some).map_err(|fault| self.error(fault))
+        made.await.map(Some).map_err(|error| self.error(error))
     }
 }

@@ -8,9 +8,9 @@ use std::{pin::Pin, task::Poll};
 use futures_channel::oneshot;
 use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex};
 
-use super::failure::{Fault, survive};
-use crate::problem::waiting::Waiting;
+use super::failure::{GpuError, survive};
 use crate::problem::waiting::Instant;
+use crate::problem::waiting::Waiting;
 
 /// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
 /// seen that nobody wants to know any more.
@@ -53,7 +53,7 @@ impl Poller {
     }
 
     /// Does not wait: whatever has happened is told.
-    pub(super) fn poll(&self) -> Result<(), Fault> {
+    pub(super) fn poll(&self) -> Result<(), GpuError> {
         poll(&self.device, PollType::Poll).map(drop)
     }
 
@@ -62,53 +62,53 @@ impl Poller {
         &self,
         submission: Option<SubmissionIndex>,
         mapped: Vec<Mapped>,
-        patience: Duration,
+        timeout: Duration,
         waiting: Waiting,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), GpuError> {
         let since = Instant::now();
         if submission.is_some() {
-            self.wait(submission, patience, waiting).await?;
+            self.wait(submission, timeout, waiting).await?;
         } else {
             self.poll()?;
         }
         for mut receiver in mapped {
             let answer = match receiver.try_recv() {
                 // Polling has called back, unless another thread is about to.
-                Ok(None) if waiting == Waiting::Here => self.spin(&mut receiver, patience)?,
+                Ok(None) if waiting == Waiting::Here => self.spin(&mut receiver, timeout)?,
                 Ok(None) => {
-                    self.wait(None, patience, waiting).await?;
-                    within(patience.saturating_sub(since.elapsed()), receiver).await?
+                    self.wait(None, timeout, waiting).await?;
+                    within(timeout.saturating_sub(since.elapsed()), receiver).await?
                 }
                 Ok(answer) => answer,
                 Err(oneshot::Canceled) => None,
             };
             match answer {
                 Some(Ok(())) => {}
-                Some(Err(error)) => return Err(Fault::new(error.to_string())),
-                None => return Err(Fault::new("results were never mapped")),
+                Some(Err(error)) => return Err(GpuError::new(error.to_string())),
+                None => return Err(GpuError::new("results were never mapped")),
             }
         }
         Ok(())
     }
 
-    async fn wait(&self, of: Option<SubmissionIndex>, patience: Duration, waiting: Waiting) -> Result<(), Fault> {
+    async fn wait(&self, of: Option<SubmissionIndex>, timeout: Duration, waiting: Waiting) -> Result<(), GpuError> {
         match waiting {
-            Waiting::Here => self.wait_here(of, patience),
-            Waiting::Elsewhere => self.elsewhere.wait(&self.device, of, patience).await,
+            Waiting::Here => self.wait_here(of, timeout),
+            Waiting::Elsewhere => self.elsewhere.wait(&self.device, of, timeout).await,
         }
     }
 
     /// Blocks until a submission is done, or all that there are.
-    pub(super) fn wait_here(&self, of: Option<SubmissionIndex>, patience: Duration) -> Result<(), Fault> {
-        wait_in_slices(Instant::now(), patience, || true, |slice| poll_for(&self.device, of.clone(), slice))
+    pub(super) fn wait_here(&self, of: Option<SubmissionIndex>, timeout: Duration) -> Result<(), GpuError> {
+        wait_in_slices(Instant::now(), timeout, || true, |slice| poll_for(&self.device, of.clone(), slice))
     }
 
-    fn spin(&self, receiver: &mut Mapped, patience: Duration) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
+    fn spin(&self, receiver: &mut Mapped, timeout: Duration) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
         let since = Instant::now();
         loop {
             self.poll()?;
             match receiver.try_recv() {
-                Ok(None) if since.elapsed() < patience => thread::yield_now(),
+                Ok(None) if since.elapsed() < timeout => thread::yield_now(),
                 Ok(answer) => return Ok(answer),
                 Err(oneshot::Canceled) => return Ok(None),
             }
@@ -118,21 +118,21 @@ impl Poller {
 
 /// Returns the answer of a mapping whose submission has been waited for, or `None` where its sender is gone.
 #[cfg(not(target_arch = "wasm32"))]
-async fn within(_: Duration, receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
+async fn within(_: Duration, receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
     // It has come: the submission was waited for.
     Ok(receiver.await.ok())
 }
 
-/// Waits up to `patience` for the answer of a mapping: a browser has no other wait.
+/// Waits up to `timeout` for the answer of a mapping: a browser has no other wait.
 #[cfg(target_arch = "wasm32")]
-async fn within(patience: Duration, mut receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, Fault> {
+async fn within(timeout: Duration, mut receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
     // A browser's timers count 31 bits of milliseconds.
-    let mut timer = gloo_timers::future::TimeoutFuture::new(patience.as_millis().min(i32::MAX as u128) as u32);
+    let mut timer = gloo_timers::future::TimeoutFuture::new(timeout.as_millis().min(i32::MAX as u128) as u32);
     std::future::poll_fn(|context| {
         if let Poll::Ready(answer) = Pin::new(&mut receiver).poll(context) {
             return Poll::Ready(Ok(answer.ok()));
         }
-        Pin::new(&mut timer).poll(context).map(|()| Err(Fault::new(LATE)))
+        Pin::new(&mut timer).poll(context).map(|()| Err(GpuError::new(LATE)))
     })
     .await
 }
@@ -144,7 +144,7 @@ struct Elsewhere;
 
 #[cfg(target_arch = "wasm32")]
 impl Elsewhere {
-    async fn wait(&self, _: &Device, _: Option<SubmissionIndex>, _: Duration) -> Result<(), Fault> {
+    async fn wait(&self, _: &Device, _: Option<SubmissionIndex>, _: Duration) -> Result<(), GpuError> {
         Ok(())
     }
 }
@@ -181,17 +181,17 @@ impl Drop for Elsewhere {
 struct Request {
     of: Option<SubmissionIndex>,
     since: Instant,
-    patience: Duration,
-    done: oneshot::Sender<Result<(), Fault>>,
+    timeout: Duration,
+    done: oneshot::Sender<Result<(), GpuError>>,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Request {
     fn answer(self, device: &Device) {
-        let Self { of, since, patience, done } = self;
+        let Self { of, since, timeout, done } = self;
         if !done.is_canceled() {
             let poll = |slice| poll_for(device, of.clone(), slice);
-            let waited = wait_in_slices(since, patience, || !done.is_canceled(), poll);
+            let waited = wait_in_slices(since, timeout, || !done.is_canceled(), poll);
             drop(done.send(waited));
         }
     }
@@ -199,13 +199,13 @@ impl Request {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Elsewhere {
-    async fn wait(&self, device: &Device, of: Option<SubmissionIndex>, patience: Duration) -> Result<(), Fault> {
+    async fn wait(&self, device: &Device, of: Option<SubmissionIndex>, timeout: Duration) -> Result<(), GpuError> {
         let (done, answer) = oneshot::channel();
-        self.ask(device, Request { of, since: Instant::now(), patience, done })?;
-        answer.await.map_err(|_| Fault::new("nobody waits for the GPU any more"))?
+        self.ask(device, Request { of, since: Instant::now(), timeout, done })?;
+        answer.await.map_err(|_| GpuError::new("nobody waits for the GPU any more"))?
     }
 
-    fn ask(&self, device: &Device, request: Request) -> Result<(), Fault> {
+    fn ask(&self, device: &Device, request: Request) -> Result<(), GpuError> {
         let mut waiter = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let request = match &*waiter {
             // Sent, unless the thread has ended.
@@ -223,7 +223,7 @@ impl Elsewhere {
                 // A waker may panic; that is its caller's affair.
                 receiver.into_iter().for_each(|request| drop(survive(|| request.answer(&device))));
             })
-            .map_err(|error| Fault::new(format!("no thread to wait for the GPU: {error}")))?;
+            .map_err(|error| GpuError::new(format!("no thread to wait for the GPU: {error}")))?;
         // The thread has just started, and ends when nothing can be sent any more.
         drop(requests.send(request));
         *waiter = Some(Waiter { requests, thread, process: super::context::process() });
@@ -234,18 +234,18 @@ impl Elsewhere {
 /// Waits until `poll` says that it is done. `poll` is told how long to wait at most, and may return earlier.
 fn wait_in_slices(
     since: Instant,
-    patience: Duration,
+    timeout: Duration,
     is_wanted: impl Fn() -> bool,
-    mut poll: impl FnMut(Duration) -> Result<bool, Fault>,
-) -> Result<(), Fault> {
+    mut poll: impl FnMut(Duration) -> Result<bool, GpuError>,
+) -> Result<(), GpuError> {
     loop {
-        let left = patience.saturating_sub(since.elapsed());
+        let left = timeout.saturating_sub(since.elapsed());
         let start = Instant::now();
         if poll(left.min(SLICE))? {
             return Ok(());
         }
         if left.is_zero() || !is_wanted() {
-            return Err(Fault::new(LATE));
+            return Err(GpuError::new(LATE));
         }
         // A driver that cannot wait says so at once.
         if start.elapsed() < Duration::from_millis(1) {
@@ -255,16 +255,16 @@ fn wait_in_slices(
 }
 
 /// Waits for so long at most, and says whether it is done.
-fn poll_for(device: &Device, submission_index: Option<SubmissionIndex>, time: Duration) -> Result<bool, Fault> {
+fn poll_for(device: &Device, submission_index: Option<SubmissionIndex>, time: Duration) -> Result<bool, GpuError> {
     poll(device, PollType::Wait { submission_index, timeout: Some(time) })
 }
 
 /// Callbacks run in here, those of a caller who shares the device too.
-fn poll(device: &Device, how: PollType) -> Result<bool, Fault> {
+fn poll(device: &Device, how: PollType) -> Result<bool, GpuError> {
     match survive(|| device.poll(how))? {
         Ok(_) => Ok(true),
         Err(PollError::Timeout) => Ok(false),
-        Err(error) => Err(Fault::new(error.to_string())),
+        Err(error) => Err(GpuError::new(error.to_string())),
     }
 }
 

@@ -110,3 +110,26 @@ impl Op {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// A variant that `Op::ALL` lacks would make the count of names differ from the largest discriminant.
+    #[test]
+    fn the_table_of_operations_is_whole() {
+        let names: HashSet<&str> = Op::ALL.iter().map(|op| op.spec().name).collect();
+        assert_eq!(names.len(), Op::ALL.len(), "two operations with one name, or one listed twice");
+        assert_eq!(Op::ALL.iter().map(|&op| op as usize).max(), Some(Op::ALL.len() - 1));
+        for op in Op::ALL {
+            let spec = op.spec();
+            // The cost model measures the operation whose cost stands for others, so that must be its own.
+            assert_eq!(spec.costs_like.spec().costs_like, spec.costs_like, "{}", spec.name);
+            assert!(spec.writes_elements || spec.row_output != RowOutput::None, "{} writes nothing", spec.name);
+            assert_eq!(spec.forward.is_some(), spec.operand == Operand::UpstreamGradient, "{}", spec.name);
+            assert!(!spec.shader.is_empty(), "{}", spec.name);
+        }
+    }
+}

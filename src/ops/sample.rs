@@ -3,7 +3,7 @@
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::Error;
 use crate::problem::operation::Op;
-use crate::problem::transform::Curve;
+use crate::problem::transform::Transform;
 
 /// A class drawn from the softmax of each row.
 pub(super) const SAMPLE: Spec = Spec {
@@ -19,13 +19,13 @@ pub(super) const SAMPLE: Spec = Spec {
 };
 
 /// Returns the transform under which a class is drawn: a positive scale alone, for draws are defined to the bit.
-pub(crate) fn draw_transform(op: Op, curve: Curve) -> Result<Curve, Error> {
+pub(crate) fn draw_transform(op: Op, transform: Transform) -> Result<Transform, Error> {
     if op != Op::Sample {
-        return Ok(curve);
+        return Ok(transform);
     }
-    if curve.scale < 0.0 {
-        let (option, value) = ("scale of the logits", curve.scale as f32);
+    if transform.scale < 0.0 {
+        let (option, value) = ("scale of the logits", transform.scale as f32);
         return Err(Error::OptionValue { option, value, range: "positive where a class is drawn" });
     }
-    curve.without_cap("not set where a class is drawn: draw from the log-softmax, which is as good as the logits")
+    transform.without_cap("not set where a class is drawn: draw from the log-softmax, which is as good as the logits")
 }

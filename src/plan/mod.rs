@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 
+use crate::ops::Statistics;
 use crate::problem::operation::Op;
 
 mod strategy;
 mod traffic;
 pub(crate) mod tuning;
 
-pub(crate) use strategy::{Access, Kind, Regime};
+pub(crate) use strategy::{Access, Kind, Strategy};
 pub use traffic::Traffic;
 pub use tuning::Tuning;
 
@@ -81,7 +82,7 @@ impl Entry {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Work {
+pub(crate) struct KernelProblem {
     pub(crate) op: Op,
     pub(crate) rows: u64,
     pub(crate) classes: u64,
@@ -93,10 +94,10 @@ pub(crate) struct Work {
     pub(crate) size: u64,
     /// Bytes of an element of what else there is of the shape of the logits, if anything: targets that are probabilities, or
     /// the gradient that a backward starts from.
-    pub(crate) second: u64,
+    pub(crate) operand_bytes: u64,
     /// How many predictions there are of a row, at most.
     pub(crate) predictions: u64,
-    /// Whether much is done to each element: a curve, or labels that are spread over the classes.
+    /// Whether much is done to each element: a logit transform, or labels that are spread over the classes.
     pub(crate) heavy: bool,
     /// Whether classes have weights.
     pub(crate) weighted: bool,
@@ -106,7 +107,7 @@ pub(crate) struct Work {
     pub(crate) sum: bool,
 }
 
-impl Work {
+impl KernelProblem {
     /// Rows without gaps, of f32.
     pub(crate) fn dense(op: Op, rows: u64, classes: u64) -> Self {
         Self {
@@ -116,7 +117,7 @@ impl Work {
             inner: 1,
             strides: [classes; 2],
             size: 4,
-            second: 0,
+            operand_bytes: 0,
             predictions: 1,
             heavy: false,
             weighted: false,
@@ -149,8 +150,8 @@ impl Work {
     pub(crate) fn bytes_of_a_row(&self) -> u64 {
         match self.op {
             op if op.predicts() => self.most_row_bytes(),
-            // The log-sum-exp that it starts from.
-            Op::CrossEntropyBackward => 4,
+            // The log-sum-exp that a forward saved.
+            op if op.spec().statistics == Statistics::Saved => 4,
             op if op.has_values() => 4,
             _ => 0,
         }
@@ -165,7 +166,7 @@ pub(crate) struct Pass {
     pub(crate) rows: Range<u64>,
     /// The classes of those that it reads or writes, if any.
     pub(crate) classes: Range<u64>,
-    /// Segments of each row that it takes, in the split regime.
+    /// Segments of each row that it takes, in the split strategy.
     pub(crate) segments: Range<u32>,
     pub(crate) groups: [u32; 3],
 }
@@ -197,9 +198,9 @@ pub(crate) struct Batch {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    work: Work,
+    problem: KernelProblem,
     limits: Limits,
-    pub(crate) regime: Regime,
+    pub(crate) strategy: Strategy,
     /// Rows of one pass; at least 1, and whole blocks or less than one.
     rows_per_pass: u64,
     /// Segments of one pass; fewer than a row has where a binding cannot hold a row.
@@ -226,9 +227,9 @@ impl Plan {
     pub(crate) const LEAST_BINDING: u64 = 1 << 20;
 
     /// `work` has at least one class.
-    pub(crate) fn new(work: Work, limits: Limits) -> Result<Self, Unplannable> {
-        let Work { rows, classes, inner, .. } = work;
-        let regime = Regime::of(&work, &limits);
+    pub(crate) fn new(problem: KernelProblem, limits: Limits) -> Result<Self, Unplannable> {
+        let KernelProblem { rows, classes, inner, .. } = problem;
+        let strategy = Strategy::of(&problem, &limits);
         let part = limits.part_bytes.min(limits.binding_bytes);
         if part < Self::LEAST_BINDING {
             return Err(Unplannable::Binding(part, Self::LEAST_BINDING));
@@ -236,29 +237,29 @@ impl Plan {
         if classes > CLASSES {
             return Err(Unplannable::Classes(classes));
         }
-        if work.weighted && classes * 4 > limits.binding_bytes {
+        if problem.weighted && classes * 4 > limits.binding_bytes {
             return Err(Unplannable::Weights(classes * 4, limits.binding_bytes));
         }
-        let is_split = regime.kind == Kind::Split;
-        let segment = regime.segment(work.size);
+        let is_split = strategy.kind == Kind::Split;
+        let segment = strategy.segment(problem.size);
         let segments = if is_split { classes.div_ceil(segment) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
-        let size = work.size.max(work.second);
+        let size = problem.size.max(problem.operand_bytes);
         let elements = ((part - alignment) / size).min(PASS_ELEMENTS);
         let groups = u64::from(limits.workgroups_per_dimension).pow(2).min(u64::from(u32::MAX));
         let partials = reach / PARTIAL_BYTES;
         if segments + ROW_ENTRIES > partials {
             return Err(Unplannable::Classes(classes));
         }
-        if (work.count || work.sum) && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX)) {
+        if (problem.count || problem.sum) && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX)) {
             return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
         }
         // Of a row with its share of the gaps.
-        let stride = (work.strides[0].max(work.strides[1])).div_ceil(inner.max(1)).max(1);
+        let stride = (problem.strides[0].max(problem.strides[1])).div_ceil(inner.max(1)).max(1);
         let mut rows_per_pass = (elements / stride)
-            .min(reach / work.most_row_bytes())
+            .min(reach / problem.most_row_bytes())
             .min(groups / segments)
             .min(if is_split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
             .clamp(1, rows.max(1));
@@ -272,7 +273,7 @@ impl Plan {
         if !whole && !is_split {
             return Err(Unplannable::Classes(classes));
         }
-        Ok(Self { work, limits, regime, rows_per_pass, segments_per_pass })
+        Ok(Self { problem, limits, strategy, rows_per_pass, segments_per_pass })
     }
 
     /// Rows of the largest parts that blocks of so many rows are cut into for buffers of so many rows: whole blocks, or parts
@@ -284,16 +285,16 @@ impl Plan {
     }
 
     fn is_split(&self) -> bool {
-        self.regime.kind == Kind::Split
+        self.strategy.kind == Kind::Split
     }
 
-    /// Classes of a segment, in the split regime.
+    /// Classes of a segment, in the split strategy.
     fn segment(&self) -> u64 {
-        self.regime.segment(self.work.size)
+        self.strategy.segment(self.problem.size)
     }
 
     fn segments_per_row(&self) -> u64 {
-        if self.is_split() { self.work.classes.div_ceil(self.segment()) } else { 1 }
+        if self.is_split() { self.problem.classes.div_ceil(self.segment()) } else { 1 }
     }
 
     /// Whether a row is cut into several passes.
@@ -308,7 +309,7 @@ impl Plan {
 
     /// Groups of rows whose targets are counted, or losses summed.
     pub(crate) fn row_groups(&self) -> u32 {
-        self.work.rows.div_ceil(GROUP_ROWS) as u32
+        self.problem.rows.div_ceil(GROUP_ROWS) as u32
     }
 
     /// The first such group of a pass.
@@ -319,30 +320,30 @@ impl Plan {
     /// Bytes of the statistics that passes leave for each other.
     pub(crate) fn partial_bytes(&self) -> u64 {
         let split = if self.is_split() { self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES) } else { 0 };
-        let groups = if self.work.count || self.work.sum { self.work.rows.div_ceil(GROUP_ROWS) } else { 0 };
+        let groups = if self.problem.count || self.problem.sum { self.problem.rows.div_ceil(GROUP_ROWS) } else { 0 };
         split.max(groups) * PARTIAL_BYTES
     }
 
     /// Whether a block is cut into several passes, which then need buffers of their own.
     pub(crate) fn cuts_blocks(&self) -> bool {
-        self.work.inner > 1 && (self.rows_per_pass < self.work.inner.min(self.work.rows) || self.cuts_rows())
+        self.problem.inner > 1 && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
     }
 
     /// What keeps a plan from running over buffers that hold the whole batch.
     pub(crate) fn check_whole(&self) -> Result<(), Unplannable> {
-        if self.cuts_blocks() { Err(Unplannable::Block(self.work.inner, self.work.classes)) } else { Ok(()) }
+        if self.cuts_blocks() { Err(Unplannable::Block(self.problem.inner, self.problem.classes)) } else { Ok(()) }
     }
 
     /// Every dispatch in order, over buffers that hold the whole batch.
     pub(crate) fn passes(&self) -> Vec<Pass> {
-        let Work { rows, count, sum, .. } = self.work;
+        let KernelProblem { rows, count, sum, .. } = self.problem;
         let mut passes = Vec::new();
         if rows == 0 && !(count || sum) {
             return passes;
         }
         if count {
             // Of probabilities every row counts.
-            if self.work.second == 0 {
+            if self.problem.operand_bytes == 0 {
                 self.over_groups(Entry::CountTargets, &mut passes);
             }
             passes.push(self.pass(Entry::TotalTargets, 0..0, 0..0, 1));
@@ -359,13 +360,13 @@ impl Plan {
 
     /// The parts in which a batch in host memory goes through the device.
     pub(crate) fn batches(&self) -> impl Iterator<Item = Batch> + use<> {
-        let (plan, work, cuts_rows) = (*self, self.work, self.cuts_rows());
-        Self::row_pieces(work.rows, work.inner, self.rows_per_pass).flat_map(move |rows| {
+        let (plan, problem, cuts_rows) = (*self, self.problem, self.cuts_rows());
+        Self::row_pieces(problem.rows, problem.inner, self.rows_per_pass).flat_map(move |rows| {
             let count = rows.end - rows.start;
             let mut passes = Vec::new();
             plan.main_passes(0..count, &mut passes);
-            let writes = work.op.spec().writes_elements;
-            let (classes, inner) = (work.classes, work.inner.min(count));
+            let writes = problem.op.spec().writes_elements;
+            let (classes, inner) = (problem.classes, problem.inner.min(count));
             if !cuts_rows {
                 let classes = 0..classes;
                 return vec![Batch { rows, classes, inner, passes, writes_elements: writes, writes_rows: true }];
@@ -385,12 +386,12 @@ impl Plan {
 
     fn main_passes(&self, rows: Range<u64>, passes: &mut Vec<Pass>) {
         let count = rows.end - rows.start;
-        let whole = 0..self.work.classes;
+        let whole = 0..self.problem.classes;
         let segments = self.segments_per_row();
-        let at_once = u64::from(WORKGROUP / self.regime.lanes);
-        match self.regime.kind {
+        let at_once = u64::from(WORKGROUP / self.strategy.lanes);
+        match self.strategy.kind {
             Kind::Rows | Kind::Stream => {
-                let entry = if self.regime.kind == Kind::Rows { Entry::HoldRows } else { Entry::StreamRows };
+                let entry = if self.strategy.kind == Kind::Rows { Entry::HoldRows } else { Entry::StreamRows };
                 passes.push(Pass { classes: whole, ..self.pass(entry, rows, 0..1, count.div_ceil(at_once)) });
             }
             Kind::Split => {
@@ -403,7 +404,7 @@ impl Plan {
                 };
                 passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
                 passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count.div_ceil(at_once)));
-                if self.work.op.spec().writes_elements {
+                if self.problem.op.spec().writes_elements {
                     let writes = pieces(0..segments, self.segments_per_pass);
                     passes.extend(writes.map(|piece| part(Entry::SplitWrite, piece)));
                 }
@@ -416,7 +417,7 @@ impl Plan {
         let reach = self.limits.binding_bytes - u64::from(self.limits.offset_alignment);
         let groups = u64::from(self.limits.workgroups_per_dimension).pow(2);
         let most = (reach / PREDICTION_BYTES / GROUP_ROWS).min(groups) * GROUP_ROWS;
-        passes.extend(pieces(0..self.work.rows, most).map(|rows| {
+        passes.extend(pieces(0..self.problem.rows, most).map(|rows| {
             let groups = (rows.end - rows.start).div_ceil(GROUP_ROWS);
             self.pass(entry, rows, 0..0, groups.div_ceil((WORKGROUP / self.long_lanes()).into()))
         }));

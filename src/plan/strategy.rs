@@ -1,6 +1,6 @@
 //! Which kernels run a row, and how its threads get at it.
 
-use super::{Entry, Limits, Plan, UNIT_BYTES, WORKGROUP, Work};
+use super::{Entry, KernelProblem, Limits, Plan, UNIT_BYTES, WORKGROUP};
 use crate::plan::tuning::Tuning;
 
 /// Widest row that one workgroup reads again from a cache.
@@ -14,7 +14,7 @@ const LINE_BYTES: u64 = 128;
 
 /// How a row is spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Regime {
+pub(crate) struct Strategy {
     pub(crate) kind: Kind,
     /// Threads that share a row, or a segment of one: a power of two up to those of a workgroup, which takes as many as it has
     /// threads for.
@@ -36,7 +36,7 @@ pub(crate) enum Kind {
 /// Elements of workgroup memory are rounded up to a multiple of this (1 KiB), within the limit.
 const TILE_STEP: u64 = 256;
 
-/// How the rows regime gets at its rows.
+/// How the rows strategy gets at its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
     /// Each thread for itself.
@@ -47,10 +47,10 @@ pub(crate) enum Access {
     Columns,
 }
 
-impl Regime {
+impl Strategy {
     /// By the classes and the adapter alone.
-    pub(super) fn of(work: &Work, limits: &Limits) -> Self {
-        let &Work { op, classes, size, heavy, .. } = work;
+    pub(super) fn of(problem: &KernelProblem, limits: &Limits) -> Self {
+        let &KernelProblem { op, classes, size, heavy, .. } = problem;
         let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } = limits.tuning;
         let unit = UNIT_BYTES / size;
         let units = classes.div_ceil(unit);
@@ -107,8 +107,8 @@ impl Regime {
 
 impl Plan {
     /// Threads that take what lies next to each other; those after them have a stretch of their own.
-    pub(crate) fn gang(&self) -> u32 {
-        self.limits.tuning.subgroup.min(self.regime.lanes)
+    pub(crate) fn stripe(&self) -> u32 {
+        self.limits.tuning.subgroup.min(self.strategy.lanes)
     }
 
     /// Threads that sum over a group of rows.
@@ -124,26 +124,26 @@ impl Plan {
     /// Units that a thread has at a time in a pass.
     pub(crate) fn units(&self, entry: Entry) -> u32 {
         if entry == Entry::SplitWrite {
-            return Regime::in_flight(self.limits.tuning.stream_units, self.work.size).min(self.regime.units);
+            return Strategy::in_flight(self.limits.tuning.stream_units, self.problem.size).min(self.strategy.units);
         }
-        self.regime.units
+        self.strategy.units
     }
 
-    /// How the rows regime gets at its rows; a row's bits are the same either way.
+    /// How the rows strategy gets at its rows; a row's bits are the same either way.
     pub(crate) fn access(&self) -> Access {
-        let Work { classes, inner, size, .. } = self.work;
-        let lanes = u64::from(self.regime.lanes);
-        if self.regime.kind != Kind::Rows || !self.limits.tuning.coalesces {
+        let KernelProblem { classes, inner, size, .. } = self.problem;
+        let lanes = u64::from(self.strategy.lanes);
+        if self.strategy.kind != Kind::Rows || !self.limits.tuning.coalesces {
             return Access::Direct;
         }
         if inner > 1 {
             return if lanes < WORKGROUP.into() { Access::Columns } else { Access::Direct };
         }
         let unit = UNIT_BYTES / size;
-        let elements = Regime::tile(classes, lanes, unit);
+        let elements = Strategy::tile(classes, lanes, unit);
         // Threads of a row that reach over a line of a cache together need no help.
         let is_short = lanes * UNIT_BYTES < LINE_BYTES || !classes.is_multiple_of(unit);
-        if self.work.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
+        if self.problem.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
             // Few sizes make few pipelines, whatever numbers of classes a process meets.
             let most = self.limits.tile_bytes / UNIT_BYTES * 4;
             return Access::Staged { elements: elements.next_multiple_of(TILE_STEP).min(most) as u32 };

@@ -78,15 +78,15 @@ const SHAPES: [(u64, u64); 31] = [
 
 const OPS: [Op; 4] = [Op::Softmax, Op::Predict, Op::CrossEntropy, Op::CrossEntropyGrad];
 
-fn plans() -> impl Iterator<Item = (String, Work, Limits, Plan)> {
+fn plans() -> impl Iterator<Item = (String, KernelProblem, Limits, Plan)> {
     adapters().into_iter().flat_map(|(name, limits)| {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
                 let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-                let work = Work { count: total, sum: total, ..Work::dense(op, rows, classes) };
+                let problem = KernelProblem { count: total, sum: total, ..KernelProblem::dense(op, rows, classes) };
                 let what = format!("{op:?} {rows}x{classes} on {name}");
-                let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
-                (what, work, limits, plan)
+                let plan = Plan::new(problem, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
+                (what, problem, limits, plan)
             })
         })
     })
@@ -107,19 +107,19 @@ fn is_main(entry: Entry) -> bool {
 
 #[test]
 fn every_element_is_covered_exactly_once() {
-    for (what, work, _, plan) in plans() {
+    for (what, problem, _, plan) in plans() {
         let passes = plan.passes();
         let of = |entry| passes.iter().filter(move |pass| pass.entry == entry);
-        let elements = work.rows * work.classes;
+        let elements = problem.rows * problem.classes;
         cover(
             &what,
-            passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, work.classes)),
+            passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, problem.classes)),
             elements,
         );
         if plan.is_split() {
-            cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), work.rows);
-            if work.op.spec().writes_elements {
-                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, work.classes)), elements);
+            cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), problem.rows);
+            if problem.op.spec().writes_elements {
+                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, problem.classes)), elements);
             }
         }
         // What is written later must have been reduced and joined before.
@@ -131,8 +131,8 @@ fn every_element_is_covered_exactly_once() {
         let of_rows = |start| passes.iter().filter(move |pass| pass.rows.start == start && pass.segments.end > 0);
         assert!(of_rows(0).map(order).is_sorted(), "{what}");
         for (first, last) in [(Entry::CountTargets, Entry::TotalTargets), (Entry::SumLosses, Entry::TotalLosses)] {
-            if work.count {
-                cover(&what, of(first).map(|pass| pass.rows.clone()), work.rows);
+            if problem.count {
+                cover(&what, of(first).map(|pass| pass.rows.clone()), problem.rows);
                 assert!(of(first).all(|pass| pass.rows.start.is_multiple_of(GROUP_ROWS)), "{what}");
                 assert_eq!(of(last).count(), 1);
             }
@@ -146,7 +146,7 @@ fn workgroups_reach_every_element() {
         for pass in plan.passes() {
             let rows = pass.rows.end - pass.rows.start;
             let segments = u64::from(pass.segments.end - pass.segments.start);
-            let lanes = u64::from(plan.regime.lanes);
+            let lanes = u64::from(plan.strategy.lanes);
             let needed = match pass.entry {
                 Entry::HoldRows | Entry::StreamRows | Entry::SplitJoin => (rows * lanes).div_ceil(WORKGROUP.into()),
                 Entry::SplitReduce | Entry::SplitWrite => {
@@ -171,11 +171,11 @@ fn workgroups_reach_every_element() {
 
 #[test]
 fn no_limit_is_crossed() {
-    for (what, work, limits, plan) in plans() {
+    for (what, problem, limits, plan) in plans() {
         let slack = u64::from(limits.offset_alignment) - 1;
         assert!(plan.partial_bytes() <= limits.binding_bytes, "{what}");
         for pass in plan.passes() {
-            let Range { start, end } = pass.elements(1, work.classes);
+            let Range { start, end } = pass.elements(1, problem.classes);
             let elements = end - start;
             // A binding may have to start before what is meant, wherever the caller's buffer starts.
             assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
@@ -196,17 +196,17 @@ fn no_limit_is_crossed() {
 /// The parts that go through the device one by one hold every element once, and are no larger than they may be.
 #[test]
 fn batches_hold_every_element_once() {
-    for (what, work, limits, _) in plans().filter(|(_, work, ..)| work.rows * work.classes <= 1 << 32) {
+    for (what, problem, limits, _) in plans().filter(|(_, problem, ..)| problem.rows * problem.classes <= 1 << 32) {
         for part in [Plan::LEAST_BINDING, 8 << 20, 85 << 20] {
-            let work = Work { count: false, sum: false, ..work };
+            let problem = KernelProblem { count: false, sum: false, ..problem };
             let part = part.min(limits.binding_bytes);
-            let plan = Plan::new(work, Limits { part_bytes: part, ..limits }).unwrap();
+            let plan = Plan::new(problem, Limits { part_bytes: part, ..limits }).unwrap();
             let flat = |batch: &Batch| {
                 let (rows, classes) = (&batch.rows, &batch.classes);
                 if rows.end - rows.start > 1 {
-                    assert_eq!(*classes, 0..work.classes);
+                    assert_eq!(*classes, 0..problem.classes);
                 }
-                rows.start * work.classes + classes.start..(rows.end - 1) * work.classes + classes.end
+                rows.start * problem.classes + classes.start..(rows.end - 1) * problem.classes + classes.end
             };
             let mut elements = Vec::new();
             let mut rows = Vec::new();
@@ -221,7 +221,7 @@ fn batches_hold_every_element_once() {
                     "{what}: {batch:?}"
                 );
                 if batch.writes_elements
-                    || (!work.op.spec().writes_elements && batch.passes.iter().any(|p| is_main(p.entry)))
+                    || (!problem.op.spec().writes_elements && batch.passes.iter().any(|p| is_main(p.entry)))
                 {
                     elements.push(flat(&batch));
                 }
@@ -229,8 +229,8 @@ fn batches_hold_every_element_once() {
                     rows.push(batch.rows.clone());
                 }
             }
-            cover(&what, elements, work.rows * work.classes);
-            cover(&what, rows, work.rows);
+            cover(&what, elements, problem.rows * problem.classes);
+            cover(&what, rows, problem.rows);
         }
     }
 }
@@ -238,7 +238,7 @@ fn batches_hold_every_element_once() {
 #[test]
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
-        let of = |rows, limits| Plan::new(Work::dense(Op::Softmax, rows, classes), limits).unwrap().regime;
+        let of = |rows, limits| Plan::new(KernelProblem::dense(Op::Softmax, rows, classes), limits).unwrap().strategy;
         for (_, limits) in adapters() {
             assert_eq!(of(rows, limits), of(1, limits));
         }
@@ -247,19 +247,19 @@ fn the_kernel_depends_on_the_classes_alone() {
 
 #[test]
 fn what_has_no_plan_is_told_with_both_numbers() {
-    let work = Work { count: true, sum: true, ..Work::dense(Op::CrossEntropy, 1, 10) };
+    let problem = KernelProblem { count: true, sum: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 10) };
     let webgpu = adapters()[9].1;
-    let refused = |work, limits| Plan::new(work, limits).unwrap_err().to_string();
+    let refused = |problem, limits| Plan::new(problem, limits).unwrap_err().to_string();
     let small = Limits { binding_bytes: 4096, ..webgpu };
-    assert_eq!(refused(work, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
-    let wide = Work::dense(Op::CrossEntropy, 1, CLASSES + 1);
+    assert_eq!(refused(problem, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
+    let wide = KernelProblem::dense(Op::CrossEntropy, 1, CLASSES + 1);
     assert_eq!(refused(wide, webgpu), "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index");
-    let weighted = Work { weighted: true, ..Work::dense(Op::CrossEntropy, 1, 1 << 26) };
+    let weighted = KernelProblem { weighted: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 1 << 26) };
     assert_eq!(
         refused(weighted, webgpu),
         "268435456 bytes of class weights are beyond the 134217728 that it can bind at once"
     );
-    let long = Work { rows: 1 << 33, ..work };
+    let long = KernelProblem { rows: 1 << 33, ..problem };
     assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294967295 whose statistics it can bind at once");
 }
 
@@ -277,12 +277,12 @@ fn blocks_are_covered_whole_or_in_columns() {
             (2, 140_000, 40_000),
             (1, 2, 1 << 30),
         ] {
-            for (size, second) in [(4, 0), (2, 0), (2, 4)] {
+            for (size, operand_bytes) in [(4, 0), (2, 0), (2, 4)] {
                 let rows = outer * inner;
-                let dense = Work::dense(Op::CrossEntropyGrad, rows, classes).in_blocks(inner);
-                let work = Work { size, second, ..dense };
+                let dense = KernelProblem::dense(Op::CrossEntropyGrad, rows, classes).in_blocks(inner);
+                let problem = KernelProblem { size, operand_bytes, ..dense };
                 let what = format!("[{outer}, {classes}, {inner}] of {size} bytes on {name}");
-                let plan = Plan::new(work, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
+                let plan = Plan::new(problem, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
                 let (mut reached, mut in_columns) = (0, false);
                 for batch in plan.batches() {
                     let (count, held) = (batch.rows.end - batch.rows.start, batch.classes.end - batch.classes.start);
@@ -290,7 +290,7 @@ fn blocks_are_covered_whole_or_in_columns() {
                     let is_columns = batch.inner == count && batch.rows.start / inner == (batch.rows.end - 1) / inner;
                     assert!(is_whole || is_columns, "{what}: {batch:?}");
                     assert!(held == classes || count == 1, "{what}: {batch:?}");
-                    assert!(count * held * size.max(second) <= limits.binding_bytes, "{what}: {batch:?}");
+                    assert!(count * held * size.max(operand_bytes) <= limits.binding_bytes, "{what}: {batch:?}");
                     in_columns |= !is_whole;
                     if batch.classes.end == classes && batch.writes_elements {
                         assert_eq!(batch.rows.start, reached, "{what}");
@@ -307,16 +307,16 @@ fn blocks_are_covered_whole_or_in_columns() {
 /// A row that registers hold is read once; a longer one twice where something is written; what stands beside elements is small.
 #[test]
 fn kernels_move_little_more_than_they_must() {
-    let reads_and_writes = |op, classes, curved: bool| {
+    let reads_and_writes = |op, classes, transformed: bool| {
         let rows = (1 << 24) / classes;
         adapters().map(|(name, limits)| {
-            let work = Work::dense(op, rows, classes);
-            let plan = Plan::new(work, limits).unwrap();
-            let traffic = plan.traffic(curved);
+            let problem = KernelProblem::dense(op, rows, classes);
+            let plan = Plan::new(problem, limits).unwrap();
+            let traffic = plan.traffic(transformed);
             let bytes = rows * classes * 4;
             let whole = traffic.moved as f64 / bytes as f64;
             assert!(traffic.moved >= traffic.needed, "{op:?} {classes} on {name}");
-            (plan.regime.kind, whole, traffic.moved as f64 / traffic.needed as f64)
+            (plan.strategy.kind, whole, traffic.moved as f64 / traffic.needed as f64)
         })
     };
     for (classes, kind) in [(100, Kind::Rows), (1000, Kind::Rows), (8192, Kind::Rows), (32_000, Kind::Stream)] {
@@ -330,7 +330,7 @@ fn kernels_move_little_more_than_they_must() {
             }
         }
     }
-    // The segments' statistics are next to nothing; a curve takes one more reading of what is not held.
+    // The segments' statistics are next to nothing; a logit transform takes one more reading of what is not held.
     for (_, whole, _) in reads_and_writes(Op::Softmax, 262_144, false) {
         assert!(whole > 3.0 && whole < 3.4, "{whole}");
     }
@@ -345,9 +345,10 @@ fn lanes_and_units_hold_a_row() {
     for (name, limits) in adapters() {
         for size in [2, 4] {
             for classes in (1..=300).chain([999, 1000, 1001, 1024, 2047, 2048, 2049, 4096, 5001, 8191, 8192]) {
-                let plan = Plan::new(Work { size, ..Work::dense(Op::Softmax, 100, classes) }, limits).unwrap();
-                let Regime { kind, lanes, units } = plan.regime;
-                let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.regime);
+                let plan = Plan::new(KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) }, limits)
+                    .unwrap();
+                let Strategy { kind, lanes, units } = plan.strategy;
+                let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.strategy);
                 assert!(lanes.is_power_of_two() && lanes <= WORKGROUP, "{what}");
                 if kind != Kind::Rows {
                     // Only what workgroup memory could not stage.
@@ -377,9 +378,10 @@ fn kernels_are_few_for_many_numbers_of_classes() {
     for (name, limits) in adapters() {
         for size in [2, 4] {
             let shapes = (1..=20_000).map(|classes| {
-                let plan = Plan::new(Work { size, ..Work::dense(Op::Softmax, 100, classes) }, limits).unwrap();
+                let plan = Plan::new(KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) }, limits)
+                    .unwrap();
                 // Kernels of one thread a row are made for its classes.
-                (plan.regime, plan.access(), if plan.regime.lanes == 1 { classes } else { 0 })
+                (plan.strategy, plan.access(), if plan.strategy.lanes == 1 { classes } else { 0 })
             });
             let kernels = shapes.collect::<HashSet<_>>().len();
             assert!(kernels <= 200, "{kernels} of {size} bytes on {name}");

@@ -1,7 +1,7 @@
 //! How many bytes the kernels of a plan move, beside how many they must.
 
-use super::{GROUP_ROWS, Kind, PARTIAL_BYTES, Plan, ROW_ENTRIES, Work};
-use crate::problem::operation::Op;
+use super::{GROUP_ROWS, KernelProblem, Kind, PARTIAL_BYTES, Plan, ROW_ENTRIES};
+use crate::ops::Statistics;
 
 /// Bytes between a GPU's memory, its caches included, and the registers of its kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,29 +15,28 @@ pub struct Traffic {
 
 impl Plan {
     /// What all passes together move. `curved` where logits are scaled or capped first.
-    pub(crate) fn traffic(&self, curved: bool) -> Traffic {
-        let Work { op, rows, classes, size, second, .. } = self.work;
+    pub(crate) fn traffic(&self, transformed: bool) -> Traffic {
+        let KernelProblem { op, rows, classes, size, operand_bytes, .. } = self.problem;
         let elements = rows * classes;
         let writes = u64::from(op.spec().writes_elements);
-        let target = if op.has_targets() && second == 0 { 4 } else { 0 };
-        let of_rows = rows * (target + self.work.bytes_of_a_row());
-        let needed = elements * (size * (1 + writes) + second) + of_rows;
+        let target = if op.has_targets() && operand_bytes == 0 { 4 } else { 0 };
+        let of_rows = rows * (target + self.problem.bytes_of_a_row());
+        let needed = elements * (size * (1 + writes) + operand_bytes) + of_rows;
 
         // How often logits are read, and what stands beside them.
-        let is_known = op == Op::CrossEntropyBackward;
-        let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
-        let first = match self.regime.kind {
+        let statistics = op.spec().statistics;
+        let first = match self.strategy.kind {
             Kind::Rows | Kind::Split => 1,
-            Kind::Stream if is_known => u64::from(second > 0),
-            Kind::Stream if is_sum => 1,
-            // Under a curve, and where classes are asked for, the largest logit is looked for before.
-            Kind::Stream => 1 + u64::from(curved || op.predicts()),
+            Kind::Stream if statistics == Statistics::Saved => u64::from(operand_bytes > 0),
+            Kind::Stream if statistics == Statistics::GradientSum => 1,
+            // Under a logit transform, and where classes are asked for, the largest logit is looked for before.
+            Kind::Stream => 1 + u64::from(transformed || op.predicts()),
         };
-        let again = if self.regime.kind == Kind::Rows { 0 } else { writes };
+        let again = if self.strategy.kind == Kind::Rows { 0 } else { writes };
         let reads = first + again;
         // Each class is asked for what stands beside it when sums are made, and when elements are.
-        let second_reads = if second > 0 { 1 + writes } else { 0 };
-        let mut moved = elements * (size * (reads + writes) + second * second_reads) + of_rows;
+        let operand_reads = if operand_bytes > 0 { 1 + writes } else { 0 };
+        let mut moved = elements * (size * (reads + writes) + operand_bytes * operand_reads) + of_rows;
         // The label's own logit.
         if target > 0 {
             moved += rows * size;
@@ -47,10 +46,10 @@ impl Plan {
             let entries = rows * ROW_ENTRIES;
             moved += PARTIAL_BYTES * (3 * segments + entries + writes * 2 * segments);
         }
-        if self.work.count {
+        if self.problem.count {
             moved += rows * target + 2 * PARTIAL_BYTES * rows.div_ceil(GROUP_ROWS);
         }
-        if self.work.sum {
+        if self.problem.sum {
             moved += rows * 4 + 2 * PARTIAL_BYTES * rows.div_ceil(GROUP_ROWS);
         }
         Traffic { needed, moved }

@@ -49,7 +49,7 @@ pub struct Adapter {
 /// An adapter that was looked at and not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PassedOver {
+pub struct RejectedAdapter {
     /// The adapter's name.
     pub name: String,
     /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
@@ -58,7 +58,7 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-impl fmt::Display for PassedOver {
+impl fmt::Display for RejectedAdapter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.name, self.backend, self.reason)
     }

@@ -8,12 +8,12 @@ pub(crate) struct Settings {
     /// Bytes of device memory that a call over host memory and what is kept for the next take together.
     pub(crate) memory_budget: u64,
     /// How long a submission may take before the GPU counts as hung.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_budget: 512 << 20, patience: Duration::from_secs(300) }
+        Self { memory_budget: 512 << 20, timeout: Duration::from_secs(300) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Borrowed views of a batch of logits.
 
-use crate::problem::transform::Curve;
 use crate::problem::dtype::{Elements, ElementsMut};
+use crate::problem::transform::Transform;
 use crate::{CrossEntropy, Element, Error, Shape};
 
 /// A borrowed, read-only batch of logits of shape `[rows, classes]` or `[outer, classes, inner]`.
@@ -10,7 +10,7 @@ pub struct Logits<'a, T: Element = f32> {
     data: &'a [T],
     shape: Shape,
     stride: usize,
-    curve: Curve,
+    transform: Transform,
 }
 
 /// A batch of logits that an operation may overwrite with its result.
@@ -19,7 +19,7 @@ pub struct LogitsMut<'a, T: Element = f32> {
     data: &'a mut [T],
     shape: Shape,
     stride: usize,
-    curve: Curve,
+    transform: Transform,
 }
 
 /// How rows are read: where they are, and what is made of them first.
@@ -27,7 +27,7 @@ pub struct LogitsMut<'a, T: Element = f32> {
 pub(crate) struct View {
     pub(crate) shape: Shape,
     pub(crate) stride: usize,
-    pub(crate) curve: Curve,
+    pub(crate) transform: Transform,
 }
 
 macro_rules! views {
@@ -40,7 +40,7 @@ macro_rules! views {
             pub fn new(data: $data, shape: impl Into<Shape>) -> Result<Self, Error> {
                 let shape = shape.into();
                 check_length("logits", shape.elements()?, data.len())?;
-                Ok(Self { data, shape, stride: shape.block(), curve: Curve::default() })
+                Ok(Self { data, shape, stride: shape.block(), transform: Transform::default() })
             }
 
             /// Rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`, blocks
@@ -52,7 +52,7 @@ macro_rules! views {
             pub fn with_row_stride(data: $data, shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
                 let shape = shape.into();
                 check_strided(data.len(), shape, row_stride)?;
-                Ok(Self { data, shape, stride: row_stride, curve: Curve::default() })
+                Ok(Self { data, shape, stride: row_stride, transform: Transform::default() })
             }
 
             /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
@@ -69,7 +69,7 @@ macro_rules! views {
             /// # Errors
             /// [`Error::OptionValue`] where it is not between 1e-9 and 1e9, or all scales together not between 1e-18 and 1e18.
             pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
-                Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self })
+                Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
             }
 
             /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale), and under its
@@ -89,7 +89,7 @@ macro_rules! views {
             /// # Errors
             /// [`Error::OptionValue`] where these options are out of range, or a cap is set already.
             pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
-                Ok(Self { curve: loss.curve(self.curve)?, ..self })
+                Ok(Self { transform: loss.transform(self.transform)?, ..self })
             }
 
             /// The shape given.
@@ -99,7 +99,7 @@ macro_rules! views {
             }
 
             pub(crate) fn view(&self) -> View {
-                View { shape: self.shape, stride: self.stride, curve: self.curve }
+                View { shape: self.shape, stride: self.stride, transform: self.transform }
             }
         }
     )*};

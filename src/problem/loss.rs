@@ -1,11 +1,11 @@
 //! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
 
-use crate::problem::transform::{Curve, check_magnitude};
 use crate::problem::dtype::Elements;
-use crate::problem::request::{Given, RowTarget, Scaling};
-use crate::problem::logits::check_length;
-use crate::problem::targets::Kind;
 use crate::problem::error::try_vec;
+use crate::problem::logits::check_length;
+use crate::problem::request::{LossCoefficients, Operands, RowTarget};
+use crate::problem::targets::Kind;
+use crate::problem::transform::{Transform, check_magnitude};
 use crate::{Element, Error, Prediction, Shape, Targets};
 
 /// How the losses of the rows become one number.
@@ -272,7 +272,7 @@ impl CrossEntropy {
     }
 
     /// What the options come to for so many counted rows of so much weight together; both are 1 where a device finds out.
-    pub(crate) fn scaling(&self, classes: usize, total_weight: f64, counted_rows: usize) -> Scaling<'_> {
+    pub(crate) fn coefficients(&self, classes: usize, total_weight: f64, counted_rows: usize) -> LossCoefficients<'_> {
         let is_mean = self.reduction == Reduction::Mean;
         let divisor = if is_mean { total_weight } else { 1.0 };
         let z_loss = f64::from(self.z_loss) * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
@@ -280,19 +280,19 @@ impl CrossEntropy {
         let smoothing = f64::from(self.label_smoothing);
         let weight = self.weight.as_deref();
         let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
-        Scaling {
+        LossCoefficients {
             weight,
             class_weight,
             factor,
-            smoothing: smoothing / classes as f64,
-            hit: 1.0 - smoothing,
+            off_value: smoothing / classes as f64,
+            on_value: 1.0 - smoothing,
             z_loss,
-            row_gradients: self.upstream_gradients.as_deref(),
+            row_upstream: self.upstream_gradients.as_deref(),
         }
     }
 
     /// What is made of logits of which that has been made.
-    pub(crate) fn curve(&self, of_logits: Curve) -> Result<Curve, Error> {
+    pub(crate) fn transform(&self, of_logits: Transform) -> Result<Transform, Error> {
         self.check_curve()?;
         of_logits.then(self.logit_scale, self.softcap)
     }
@@ -314,13 +314,13 @@ impl CrossEntropy {
                 self.check(shape)?;
                 check_probabilities(shape, values)?;
                 let (rows, counted_rows) = (Vec::new(), shape.row_count());
-                let (second, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
+                let (soft_targets, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
                 return Ok(Prepared {
                     loss: self,
                     shape,
                     weight: None,
                     rows,
-                    second,
+                    soft_targets,
                     counted_rows,
                     total_weight,
                     unit,
@@ -363,7 +363,7 @@ impl CrossEntropy {
             rows.iter_mut().for_each(|row| row.weight = (f64::from(row.weight) * unit) as f32);
             total_weight *= unit;
         }
-        Ok(Prepared { loss: self, shape, weight, rows, second: None, counted_rows, total_weight, unit })
+        Ok(Prepared { loss: self, shape, weight, rows, soft_targets: None, counted_rows, total_weight, unit })
     }
 
     /// The power of two that weights are multiplied by under a mean over rows of so much weight; 1 for ordinary weights.
@@ -449,9 +449,9 @@ pub(crate) struct Prepared<'a> {
     shape: Shape,
     /// The class weights multiplied by `unit`, where that is not 1.
     weight: Option<Vec<f32>>,
-    /// Empty where the targets are probabilities, which are then in `second`. Their weights are multiplied by `unit`.
+    /// Empty where the targets are probabilities, which are then in `soft_targets`. Their weights are multiplied by `unit`.
     pub(crate) rows: Vec<RowTarget>,
-    pub(crate) second: Option<Elements<'a>>,
+    pub(crate) soft_targets: Option<Elements<'a>>,
     counted_rows: usize,
     /// The weights of the counted rows' targets together, multiplied by `unit`.
     total_weight: f64,
@@ -460,27 +460,31 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    pub(crate) fn scaling(&self) -> Scaling<'_> {
-        let scaling = self.loss.scaling(self.shape.classes(), self.total_weight, self.counted_rows);
+    pub(crate) fn coefficients(&self) -> LossCoefficients<'_> {
+        let coefficients = self.loss.coefficients(self.shape.classes(), self.total_weight, self.counted_rows);
         match &self.weight {
-            Some(weight) => Scaling { weight: Some(weight), class_weight: scaling.class_weight * self.unit, ..scaling },
-            None => scaling,
+            Some(weight) => LossCoefficients {
+                weight: Some(weight),
+                class_weight: coefficients.class_weight * self.unit,
+                ..coefficients
+            },
+            None => coefficients,
         }
     }
 
-    /// The options as [`Scaling`] has them, for later calls.
+    /// The options as [`LossCoefficients`] has them, for later calls.
     pub(crate) fn kept_loss(&self) -> Result<CrossEntropy, Error> {
         self.loss.kept(self.unit)
     }
 
     /// What an operation is given, on logits of which that has been made.
-    pub(crate) fn given(&self, of_logits: Curve) -> Result<Given<'_>, Error> {
-        Ok(Given {
-            curve: self.loss.curve(of_logits)?,
-            scaling: self.scaling(),
+    pub(crate) fn operands(&self, of_logits: Transform) -> Result<Operands<'_>, Error> {
+        Ok(Operands {
+            transform: self.loss.transform(of_logits)?,
+            coefficients: self.coefficients(),
             targets: &self.rows,
-            second: self.second,
-            ..Given::default()
+            soft_targets: self.soft_targets,
+            ..Operands::default()
         })
     }
 
@@ -492,7 +496,7 @@ impl Prepared<'_> {
 
     /// How often a row's target is among the `k` predictions of it.
     pub(crate) fn accuracy(&self, top: &[Prediction], k: usize, fell_back: Option<String>) -> Accuracy {
-        let target = |row: usize| match self.second {
+        let target = |row: usize| match self.soft_targets {
             None => self.rows[row].class,
             Some(values) => {
                 let (inner, classes) = (self.shape.inner(), self.shape.classes());

@@ -20,3 +20,21 @@ pub(crate) enum Op {
     TopK,
     Sample,
 }
+
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the offload cost model walks them
+impl Op {
+    /// Every operation.
+    pub(crate) const ALL: [Op; 11] = [
+        Op::Softmax,
+        Op::LogSoftmax,
+        Op::LogSumExp,
+        Op::Predict,
+        Op::CrossEntropy,
+        Op::CrossEntropyGrad,
+        Op::CrossEntropyBackward,
+        Op::SoftmaxBackward,
+        Op::LogSoftmaxBackward,
+        Op::TopK,
+        Op::Sample,
+    ];
+}

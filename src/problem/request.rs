@@ -2,11 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::problem::operation::Op;
-use crate::problem::transform::Curve;
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::logits::View;
+use crate::problem::operation::Op;
 use crate::problem::sampling::Draws;
+use crate::problem::transform::Transform;
 use crate::{DType, Shape};
 
 /// What is known of a row's target.
@@ -34,7 +34,7 @@ impl Default for RowTarget {
 
 /// What the rows of a batch have in common: the options of the loss, worked out.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Scaling<'a> {
+pub(crate) struct LossCoefficients<'a> {
     /// A weight for each class.
     pub(crate) weight: Option<&'a [f32]>,
     /// The sum of those, or the number of classes.
@@ -42,19 +42,19 @@ pub(crate) struct Scaling<'a> {
     /// What gradients are multiplied by; not finite for a mean over no weight.
     pub(crate) factor: f64,
     /// What the label of every class is: label smoothing, spread over the classes.
-    pub(crate) smoothing: f64,
+    pub(crate) off_value: f64,
     /// What the target's own label is beside that.
-    pub(crate) hit: f64,
+    pub(crate) on_value: f64,
     /// What the square of a row's log-sum-exp adds to its loss.
     pub(crate) z_loss: f64,
     /// What the gradient of each row is multiplied by beside that.
-    pub(crate) row_gradients: Option<&'a [f32]>,
+    pub(crate) row_upstream: Option<&'a [f32]>,
 }
 
-impl Scaling<'_> {
+impl LossCoefficients<'_> {
     /// Whether gradients of counted rows are NaN.
     #[cfg(feature = "gpu")]
-    pub(crate) fn is_poisoned(&self) -> bool {
+    pub(crate) fn has_nan_gradient(&self) -> bool {
         !self.factor.is_finite()
     }
 }
@@ -127,15 +127,17 @@ impl<'a> RowsOut<'a> {
     }
 }
 
-/// What else an operation is given, of the whole batch that a job is a part of, without gaps.
+/// What else an operation is given, of the whole batch that a request is a part of, without gaps.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Given<'a> {
-    pub(crate) curve: Curve,
-    pub(crate) scaling: Scaling<'a>,
+pub(crate) struct Operands<'a> {
+    pub(crate) transform: Transform,
+    pub(crate) coefficients: LossCoefficients<'a>,
     /// Targets that are classes, one a row; empty where there are none.
     pub(crate) targets: &'a [RowTarget],
-    /// Of the shape of the logits: targets that are probabilities, or the gradient that a backward starts from.
-    pub(crate) second: Option<Elements<'a>>,
+    /// Targets that are probabilities, of the shape of the logits.
+    pub(crate) soft_targets: Option<Elements<'a>>,
+    /// The gradient that a backward starts from, of the shape of the logits.
+    pub(crate) upstream_gradient: Option<Elements<'a>>,
     /// Log-sum-exps of the rows.
     pub(crate) log_sum_exps: Option<Elements<'a>>,
     /// How a sample is drawn.
@@ -144,31 +146,38 @@ pub(crate) struct Given<'a> {
     pub(crate) k: usize,
 }
 
-#[cfg(feature = "gpu")]
-impl Given<'_> {
-    /// Whether an operation does much to each element: a curve, labels that are spread, or something that stands beside it.
-    pub(crate) fn is_heavy(&self, op: Op, second: u64) -> bool {
-        second > 0 || !self.curve.is_plain() || (op.has_targets() && self.scaling.smoothing > 0.0)
+impl<'a> Operands<'a> {
+    /// The operand that has the shape of the logits: no operation has two.
+    pub(crate) fn elementwise(&self) -> Option<Elements<'a>> {
+        self.soft_targets.or(self.upstream_gradient)
     }
 }
 
-/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole jobs.
-pub(crate) struct Job<'a> {
+#[cfg(feature = "gpu")]
+impl Operands<'_> {
+    /// Whether an operation does much to each element: a logit transform, labels that are spread, or something that stands beside it.
+    pub(crate) fn is_heavy(&self, op: Op, operand_bytes: u64) -> bool {
+        operand_bytes > 0 || !self.transform.is_identity() || (op.has_targets() && self.coefficients.off_value > 0.0)
+    }
+}
+
+/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole requests.
+pub(crate) struct Request<'a> {
     pub(crate) op: Op,
     pub(crate) shape: Shape,
     pub(crate) data: Data<'a>,
-    pub(crate) given: Given<'a>,
-    /// Which row of the whole batch this job's first is.
+    pub(crate) operands: Operands<'a>,
+    /// Which row of the whole batch this request's first is.
     pub(crate) first_row: usize,
     /// How many of its first rows have been done already; fewer than a block has.
     pub(crate) skip: usize,
     pub(crate) rows_out: RowsOut<'a>,
 }
 
-impl<'a> Job<'a> {
+impl<'a> Request<'a> {
     /// A whole batch.
-    pub(crate) fn new(op: Op, view: View, data: Data<'a>, given: Given<'a>, rows_out: RowsOut<'a>) -> Self {
-        Self { op, shape: view.shape, data, given, first_row: 0, skip: 0, rows_out }
+    pub(crate) fn new(op: Op, view: View, data: Data<'a>, operands: Operands<'a>, rows_out: RowsOut<'a>) -> Self {
+        Self { op, shape: view.shape, data, operands, first_row: 0, skip: 0, rows_out }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -182,8 +191,8 @@ impl<'a> Job<'a> {
 
     /// The first `outer` blocks, or all if there are fewer, and the rest.
     #[cfg(any(feature = "gpu", feature = "parallel"))]
-    pub(crate) fn split_at(self, outer: usize) -> (Job<'a>, Job<'a>) {
-        let Self { op, shape, data, given, first_row, skip, rows_out } = self;
+    pub(crate) fn split_at(self, outer: usize) -> (Request<'a>, Request<'a>) {
+        let Self { op, shape, data, operands, first_row, skip, rows_out } = self;
         let outer = outer.min(shape.outer());
         let (block, inner) = (shape.block(), shape.inner());
         // The last block need not reach to the end of its stride.
@@ -210,12 +219,12 @@ impl<'a> Job<'a> {
         let shape_of = |outer| Shape::new(outer, shape.classes(), inner);
         let rest = shape.outer() - outer;
         (
-            Job { op, shape: shape_of(outer), data, given, first_row, skip: skip.min(rows), rows_out },
-            Job {
+            Request { op, shape: shape_of(outer), data, operands, first_row, skip: skip.min(rows), rows_out },
+            Request {
                 op,
                 shape: shape_of(rest),
                 data: data_rest,
-                given,
+                operands,
                 first_row: first_row + rows,
                 skip: skip.saturating_sub(rows),
                 rows_out: rows_rest,
@@ -225,10 +234,10 @@ impl<'a> Job<'a> {
 
     /// What is left of it when so many rows are done.
     #[cfg(feature = "gpu")]
-    pub(crate) fn after(self, rows: usize) -> Job<'a> {
+    pub(crate) fn after(self, rows: usize) -> Request<'a> {
         let inner = self.shape.inner().max(1);
         let (_, rest) = self.split_at(rows / inner);
-        Job { skip: rows % inner, ..rest }
+        Request { skip: rows % inner, ..rest }
     }
 
     #[cfg(feature = "gpu")]
@@ -238,7 +247,7 @@ impl<'a> Job<'a> {
 }
 
 #[cfg(feature = "gpu")]
-impl Job<'_> {
+impl Request<'_> {
     /// Where results of elements go, and how far apart its blocks start.
     pub(crate) fn output(&mut self) -> Option<(ElementsMut<'_>, usize)> {
         let block = self.shape.block();

@@ -4,18 +4,18 @@ use crate::Error;
 
 /// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without a cap `scale * x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Curve {
+pub(crate) struct Transform {
     pub(crate) scale: f64,
     pub(crate) softcap: Option<f64>,
 }
 
-impl Default for Curve {
+impl Default for Transform {
     fn default() -> Self {
         Self { scale: 1.0, softcap: None }
     }
 }
 
-impl Curve {
+impl Transform {
     /// The same, divided by a temperature.
     pub(crate) fn at_temperature(self, temperature: f32) -> Result<Self, Error> {
         check_magnitude("temperature", temperature, false)?;
@@ -56,7 +56,7 @@ impl Curve {
         }
     }
 
-    pub(crate) fn is_plain(&self) -> bool {
+    pub(crate) fn is_identity(&self) -> bool {
         *self == Self::default()
     }
 }

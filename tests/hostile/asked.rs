@@ -1,8 +1,8 @@
 //! Which kernels are run: operations, options, types, and ways to spread rows over threads.
 
-use crate::job::Op;
 use crate::plan::Kind;
-use crate::tuning::Tuning;
+use crate::plan::tuning::Tuning;
+use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction, Sampling, tier};
 
 /// How rows are spread over threads.
@@ -49,7 +49,7 @@ impl Spread {
     /// Rows and classes: two workgroups, or every kind of row.
     pub fn shape(self, op: Op, is_heavy: bool) -> (usize, usize) {
         match self {
-            Self::Alone if is_heavy || op.looks_again() => (300, 7),
+            Self::Alone if is_heavy || op.spec().rereads_row => (300, 7),
             Self::Alone => (300, 18),
             Self::Staged => (60, 50),
             Self::Streamed => (30, 9001),
@@ -151,7 +151,7 @@ fn of_loss(op: Op) -> Vec<Asked> {
     all
 }
 
-/// What is asked of each regime but the first in the default tier.
+/// What is asked of each strategy but the first in the default tier.
 fn by_default(spread: Spread) -> Vec<Asked> {
     let plain = Asked::new(Op::CrossEntropyGrad, "");
     let smoothed = Asked::new(Op::CrossEntropyGrad, "smoothing").with(|loss| loss.label_smoothing(0.1));
@@ -190,7 +190,8 @@ pub fn all_asked() -> Vec<Asked> {
         let mut asked = by_default(spread);
         if tier::is_full() {
             // Whoever looks again never splits; of the others, rows are long enough for one option to do.
-            let fits = |asked: &Asked| spread != Spread::Split || (asked.option.is_empty() && !asked.op.looks_again());
+            let fits =
+                |asked: &Asked| spread != Spread::Split || (asked.option.is_empty() && !asked.op.spec().rereads_row);
             let is_new =
                 |new: &Asked| !by_default(spread).iter().any(|old| (old.op, old.option) == (new.op, new.option));
             let more = others.into_iter().flat_map(of_logits).chain(losses.into_iter().flat_map(of_loss));

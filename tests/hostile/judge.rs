@@ -1,6 +1,6 @@
 //! What a batch must come to, in float64 straight from the definitions, and how far off a kernel is.
 
-use crate::job::Op;
+use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction};
 
 const LEAST: f64 = f32::MIN_POSITIVE as f64;
@@ -18,7 +18,7 @@ pub struct Batch {
     /// None where a row is not counted.
     pub targets: Vec<Option<usize>>,
     /// Probabilities that are targets, or the gradient that a backward starts from.
-    pub second: Option<Vec<Vec<f64>>>,
+    pub elementwise: Option<Vec<Vec<f64>>>,
     /// Log-sum-exps that a backward starts from.
     pub known: Vec<f32>,
     /// Classes that the CPU draws.
@@ -88,7 +88,7 @@ fn relative_of(terms: usize, got: f64, wanted: f64) -> f64 {
     if (got - wanted).abs() <= lost { 0.0 } else { relative(got, wanted) }
 }
 
-/// A row after its curve.
+/// A row after its logit transform.
 struct Seen {
     y: Vec<f64>,
     slope: Vec<f64>,
@@ -205,7 +205,7 @@ impl Batch {
 
     fn judge_predictions(&self, row: usize, seen: &Seen, found: &Found, verdict: &mut Verdict) {
         let (x, kind) = (&self.rows[row], self.kinds[row]);
-        // NaN is largest, and a curve does not change the order but by its sign.
+        // NaN is largest, and a logit transform does not change the order but by its sign.
         let key = |j: usize| {
             if x[j].is_nan() { f64::INFINITY } else { x[j].clamp(-MOST * 2.0, MOST * 2.0) * self.scale.signum() }
         };
@@ -225,7 +225,7 @@ impl Batch {
     }
 
     fn judge_backward(&self, row: usize, found: &Found, verdict: &mut Verdict) {
-        let Some(upstream) = &self.second else { return };
+        let Some(upstream) = &self.elementwise else { return };
         let (y, g) = (&self.rows[row], &upstream[row]);
         let is_log = self.op == Op::LogSoftmaxBackward;
         let sum: f64 = y.iter().zip(g).map(|(y, g)| if is_log { *g } else { y * g }).sum();
@@ -250,7 +250,7 @@ impl Batch {
 
     /// What a mean divides by, and what it multiplies a z-loss by.
     fn divisors(&self) -> (f64, f64) {
-        let is_soft = self.second.is_some();
+        let is_soft = self.elementwise.is_some();
         let counted: Vec<_> = self.targets.iter().filter(|target| is_soft || target.is_some()).collect();
         let weight = counted
             .iter()
@@ -265,19 +265,19 @@ impl Batch {
     /// Returns the loss that the row should have.
     fn judge_loss(&self, row: usize, seen: &Seen, divisors: (f64, f64), found: &Found, verdict: &mut Verdict) -> f64 {
         let (x, kind, classes) = (&self.rows[row], self.kinds[row], seen.y.len());
-        let (smoothing, z_loss) = (f64::from(self.loss.label_smoothing), f64::from(self.loss.z_loss) * divisors.1);
+        let (off_value, z_loss) = (f64::from(self.loss.label_smoothing), f64::from(self.loss.z_loss) * divisors.1);
         let target = self.targets[row];
-        let is_counted = self.second.is_some() || target.is_some();
+        let is_counted = self.elementwise.is_some() || target.is_some();
         let label = |j: usize| {
-            let own = match &self.second {
-                Some(second) => second[row][j],
+            let own = match &self.elementwise {
+                Some(elementwise) => elementwise[row][j],
                 None => f64::from(u8::from(target == Some(j))),
             };
-            self.weight(j) * ((1.0 - smoothing) * own + smoothing / classes as f64)
+            self.weight(j) * ((1.0 - off_value) * own + off_value / classes as f64)
         };
         let labels: Vec<f64> = (0..classes).map(label).collect();
         // What has no label takes no part, but where probabilities say so.
-        let takes_part = |j: usize| labels[j] != 0.0 || self.second.is_some();
+        let takes_part = |j: usize| labels[j] != 0.0 || self.elementwise.is_some();
         let log_sum_exp = seen.log_sum_exp();
         let terms = (0..classes).filter(|&j| takes_part(j)).map(|j| labels[j] * -seen.log_probability(j));
         let loss = if is_counted { terms.sum::<f64>() + z_loss * log_sum_exp * log_sum_exp } else { 0.0 };
@@ -291,20 +291,20 @@ impl Batch {
         if self.op == Op::CrossEntropy {
             return loss;
         }
-        let given = if is_known { self.known[row].into() } else { log_sum_exp };
+        let operands = if is_known { self.known[row].into() } else { log_sum_exp };
         // A log-sum-exp that is no number is that of a row without a softmax.
         let is_bad = if is_known { !self.known[row].is_finite() } else { seen.is_bad };
         let factor = f64::from(self.loss.upstream_gradient) / divisors.0
             * self.loss.upstream_gradients.as_ref().map_or(1.0, |factors| f64::from(factors[row]));
         let sum: f64 = labels.iter().sum();
-        let unit = (factor * (sum + (2.0 * z_loss * given).abs()) * self.scale).abs();
+        let unit = (factor * (sum + (2.0 * z_loss * operands).abs()) * self.scale).abs();
         // A log-sum-exp as f32 is not enough to tell probabilities by where its last digit is more than they differ by.
-        let is_vague = is_known && self.scale.abs() != 1.0 && given.abs() > 1e7;
+        let is_vague = is_known && self.scale.abs() != 1.0 && operands.abs() > 1e7;
         for (j, &label) in labels.iter().enumerate() {
-            let log = if is_known { seen.y[j] - given } else { seen.log_probability(j) };
+            let log = if is_known { seen.y[j] - operands } else { seen.log_probability(j) };
             let wanted = match is_counted {
                 _ if is_bad => f64::NAN,
-                true => factor * (log.exp() * (sum + 2.0 * z_loss * given) - label) * seen.slope[j],
+                true => factor * (log.exp() * (sum + 2.0 * z_loss * operands) - label) * seen.slope[j],
                 false => 0.0,
             };
             let got = found.elements[row * classes + j];

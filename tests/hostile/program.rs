@@ -111,7 +111,7 @@ impl Workshop {
 const AT_ONCE: usize = 20;
 
 /// Does so many pieces of work, as many at a time as there are cores.
-fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
+fn side_by_side(count: usize, problem: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(count) {
@@ -121,7 +121,7 @@ fn side_by_side(count: usize, work: impl Fn(usize) + Sync) {
                     if nth >= count {
                         break;
                     }
-                    work(nth);
+                    problem(nth);
                 }
             });
         }

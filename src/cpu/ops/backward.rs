@@ -1,37 +1,37 @@
 //! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) * sum_k g_k, from their
 //! results. Twin of `shaders/backward.wgsl`.
 
-use crate::cpu::Given;
-use crate::cpu::simd::{Exp, Real};
+use crate::cpu::RowOperands;
 use crate::cpu::rows::Rows;
+use crate::cpu::simd::{Exp, Real};
 
 /// From probabilities.
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
-    let scale = given.curve.scale;
+pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
+    let scale = operands.transform.scale;
     let dots = rows.sums(
         #[inline(always)]
-        |row, class, p| given.beside(row, class).into() * p.into(),
+        |row, class, p| operands.beside(row, class).into() * p.into(),
     );
     rows.map(
         #[inline(always)]
-        |row, class, p| R::W::of(p.into() * (given.beside(row, class).into() - dots[row]) * scale),
+        |row, class, p| R::W::of(p.into() * (operands.beside(row, class).into() - dots[row]) * scale),
     );
 }
 
 /// From log-probabilities.
 #[inline(always)]
-pub(in crate::cpu) fn log_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
-    let scale = given.curve.scale;
+pub(in crate::cpu) fn log_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
+    let scale = operands.transform.scale;
     let sums = rows.sums(
         #[inline(always)]
-        |row, class, _| given.beside(row, class).into(),
+        |row, class, _| operands.beside(row, class).into(),
     );
     rows.map(
         #[inline(always)]
         |row, class, l| {
             let p: f64 = R::W::exp_wide(l.into()).into();
-            R::W::of((given.beside(row, class).into() - p * sums[row]) * scale)
+            R::W::of((operands.beside(row, class).into() - p * sums[row]) * scale)
         },
     );
 }

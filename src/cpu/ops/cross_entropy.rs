@@ -1,31 +1,31 @@
 //! loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
 //! the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
 
-use crate::cpu::Given;
-use crate::cpu::transform::Kind;
-use crate::cpu::simd::{Exp, Isa, Real};
+use crate::cpu::RowOperands;
 use crate::cpu::rows::{Logs, ROWS, Rows, Stats};
+use crate::cpu::simd::{Exp, Isa, Real};
+use crate::cpu::transform::Kind;
 
-impl<W: Real> Given<'_, W> {
+impl<W: Real> RowOperands<'_, W> {
     /// Whether labels are not all of one class.
     #[inline(always)]
     fn is_spread(&self) -> bool {
-        self.has_beside() || self.scaling.smoothing > 0.0
+        self.has_beside() || self.coefficients.off_value > 0.0
     }
 
     /// The label of a class; where the target is a class, without what it has beside its share.
     #[inline(always)]
     fn share(&self, row: usize, class: usize) -> f64 {
-        let weight = self.scaling.weight.map_or(1.0, |weight| f64::from(weight[class]));
-        let own = if self.has_beside() { self.scaling.hit * self.beside(row, class).into() } else { 0.0 };
-        weight * (own + self.scaling.smoothing)
+        let weight = self.coefficients.weight.map_or(1.0, |weight| f64::from(weight[class]));
+        let own = if self.has_beside() { self.coefficients.on_value * self.beside(row, class).into() } else { 0.0 };
+        weight * (own + self.coefficients.off_value)
     }
 
     /// The sum of those.
     #[inline(always)]
     fn shares<R: Rows<W = W>>(&self, rows: &R) -> [f64; ROWS] {
         if !self.has_beside() {
-            return [self.scaling.smoothing * self.scaling.class_weight; ROWS];
+            return [self.coefficients.off_value * self.coefficients.class_weight; ROWS];
         }
         rows.sums(
             #[inline(always)]
@@ -47,18 +47,18 @@ struct Targets {
 
 impl Targets {
     #[inline(always)]
-    fn new<W: Real>(given: &Given<'_, W>) -> Self {
-        let (hit, has_classes) = (given.scaling.hit, !given.has_beside());
-        let factor = if given.scaling.factor.is_finite() { given.scaling.factor } else { f64::NAN };
+    fn new<W: Real>(operands: &RowOperands<'_, W>) -> Self {
+        let (on_value, has_classes) = (operands.coefficients.on_value, !operands.has_beside());
+        let factor = if operands.coefficients.factor.is_finite() { operands.coefficients.factor } else { f64::NAN };
         let (mut is_ignored, mut classes) = ([false; ROWS], [0; ROWS]);
         let (mut own, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
-        for (row, target) in given.targets.iter().enumerate() {
+        for (row, target) in operands.targets.iter().enumerate() {
             let ignored = has_classes & target.is_ignored();
             let has_class = has_classes & !target.is_ignored();
             is_ignored[row] = ignored;
             classes[row] = if has_class { target.class as usize } else { 0 };
-            own[row] = if has_class { hit * f64::from(target.weight) } else { 0.0 };
-            factors[row] = if ignored { 0.0 } else { factor * given.gradients[row] };
+            own[row] = if has_class { on_value * f64::from(target.weight) } else { 0.0 };
+            factors[row] = if ignored { 0.0 } else { factor * operands.gradients[row] };
         }
         Self { is_ignored, classes, own, factors }
     }
@@ -80,15 +80,20 @@ struct Measured<W> {
 
 /// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and [`gradient_rows`] share one copy.
 #[inline(never)]
-fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats: &Stats<R::W>) -> Measured<R::W> {
+fn measure<R: Rows>(
+    rows: &R,
+    operands: &RowOperands<'_, R::W>,
+    targets: &Targets,
+    stats: &Stats<R::W>,
+) -> Measured<R::W> {
     rows.isa().vectorize(
         #[inline(always)]
         || {
-            let (kind, scaling) = (rows.kind(), given.scaling);
+            let (kind, coefficients) = (rows.kind(), operands.coefficients);
             let logs = stats.logs(kind);
             let logits = rows.pick(&targets.classes);
             let mut losses = [0.0; ROWS];
-            if given.has_beside() {
+            if operands.has_beside() {
                 for row in 0..ROWS {
                     losses[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
                 }
@@ -99,11 +104,11 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats:
                 }
             }
             let mut shares = [0.0; ROWS];
-            if given.is_spread() {
-                shares = given.shares(rows);
+            if operands.is_spread() {
+                shares = operands.shares(rows);
                 let below = rows.sums(
                     #[inline(always)]
-                    |row, class, x| given.share(row, class) * (logs.tops[row] - kind.value(x)),
+                    |row, class, x| operands.share(row, class) * (logs.tops[row] - kind.value(x)),
                 );
                 for row in 0..ROWS {
                     if shares[row] > 0.0 || !(below[row] == 0.0) {
@@ -111,9 +116,9 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats:
                     }
                 }
             }
-            if scaling.z_loss > 0.0 {
+            if coefficients.z_loss > 0.0 {
                 for row in 0..ROWS {
-                    losses[row] += scaling.z_loss * logs.whole(row) * logs.whole(row);
+                    losses[row] += coefficients.z_loss * logs.whole(row) * logs.whole(row);
                 }
             }
             let mut rounded = [R::W::ZERO; ROWS];
@@ -126,34 +131,34 @@ fn measure<R: Rows>(rows: &R, given: &Given<'_, R::W>, targets: &Targets, stats:
 }
 
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
-    let targets = Targets::new(given);
+pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) -> [R::W; ROWS] {
+    let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(false);
-    measure(rows, given, &targets, &stats).losses
+    measure(rows, operands, &targets, &stats).losses
 }
 
 /// Replaces the logits by the gradient, and returns the losses.
 #[inline(always)]
-pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) -> [R::W; ROWS] {
+pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) -> [R::W; ROWS] {
     let kind = rows.kind();
-    let targets = Targets::new(given);
+    let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
         ignore(rows);
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
-    let Measured { logits, logs, shares, losses } = measure(rows, given, &targets, &stats);
+    let Measured { logits, logs, shares, losses } = measure(rows, operands, &targets, &stats);
     let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
         labels[row] = targets.factors[row] * (targets.own[row] + shares[row]);
     }
-    if given.scaling.z_loss > 0.0 {
+    if operands.coefficients.z_loss > 0.0 {
         for row in 0..ROWS {
             // The derivative of the z-loss is a multiple of the probabilities.
-            z[row] = 2.0 * targets.factors[row] * given.scaling.z_loss * logs.whole(row);
+            z[row] = 2.0 * targets.factors[row] * operands.coefficients.z_loss * logs.whole(row);
         }
     }
     for row in 0..ROWS {
@@ -162,28 +167,28 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::
         let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
         multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
     }
-    if R::K::PLAIN && !given.is_spread() {
+    if R::K::PLAIN && !operands.is_spread() {
         rows.scale(&stats, &multiples);
     } else {
         rows.map_with(
             &stats,
             #[inline(always)]
             |row, class, x, e| {
-                let share = if given.is_spread() { targets.factors[row] * given.share(row, class) } else { 0.0 };
+                let share = if operands.is_spread() { targets.factors[row] * operands.share(row, class) } else { 0.0 };
                 // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is negative.
                 R::W::of((e.into() * multiples[row] - share) * kind.slope(x) + 0.0)
             },
         );
     }
-    if given.has_beside() {
+    if operands.has_beside() {
         return losses;
     }
     let terms = rows.terms(&stats, &logits);
     // What the others' shares add.
     let mut added = [0.0; ROWS];
-    if given.is_spread() {
+    if operands.is_spread() {
         for row in 0..rows.count() {
-            added[row] = targets.factors[row] * (shares[row] - given.share(row, targets.classes[row]));
+            added[row] = targets.factors[row] * (shares[row] - operands.share(row, targets.classes[row]));
         }
     }
     let mut values = [R::W::ZERO; ROWS];
@@ -212,14 +217,14 @@ fn ignore<R: Rows>(rows: &mut R) {
 
 /// Replaces the logits by the gradient, from log-sum-exps that are known.
 #[inline(always)]
-pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::W>) {
-    let (kind, scaling) = (rows.kind(), given.scaling);
-    let targets = Targets::new(given);
-    let shares = if given.is_spread() { given.shares(rows) } else { [0.0; ROWS] };
+pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
+    let (kind, coefficients) = (rows.kind(), operands.coefficients);
+    let targets = Targets::new(operands);
+    let shares = if operands.is_spread() { operands.shares(rows) } else { [0.0; ROWS] };
     let (mut factors, mut multiples, mut known) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
-        known[row] = given.log_sum_exps[row].into();
-        let z = if scaling.z_loss > 0.0 { 2.0 * scaling.z_loss * known[row] } else { 0.0 };
+        known[row] = operands.log_sum_exps[row].into();
+        let z = if coefficients.z_loss > 0.0 { 2.0 * coefficients.z_loss * known[row] } else { 0.0 };
         factors[row] = if known[row].is_finite() { targets.factors[row] } else { f64::NAN };
         multiples[row] = targets.own[row] + shares[row] + z;
     }
@@ -228,7 +233,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, given: &Given<'_, R::
         |row, class, x| {
             let p: f64 = R::W::exp_wide(kind.value(x) - known[row]).into();
             let own = if class == targets.classes[row] { targets.own[row] } else { 0.0 };
-            let share = if given.is_spread() { given.share(row, class) } else { 0.0 };
+            let share = if operands.is_spread() { operands.share(row, class) } else { 0.0 };
             let value = factors[row] * (multiples[row] * p - (own + share)) * kind.slope(x);
             // The gradient of a row that does not count is 0 whatever its logits.
             R::W::of(if factors[row] == 0.0 { 0.0 } else { value })

@@ -1,12 +1,12 @@
 //! log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
 
+use crate::cpu::rows::{ROWS, Rows};
+use crate::cpu::simd::Real;
 use crate::cpu::transform::Kind;
 #[cfg(feature = "gpu")]
 use crate::cpu::transform::{Curved, Plain};
-use crate::cpu::simd::Real;
-use crate::cpu::rows::{ROWS, Rows};
 #[cfg(feature = "gpu")]
-use crate::problem::transform::Curve;
+use crate::problem::transform::Transform;
 
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
@@ -31,12 +31,12 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
 
 /// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
 #[cfg(feature = "gpu")]
-pub(crate) fn exact(x: &[f32], curve: &Curve) -> f32 {
+pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<K: Kind>(kind: K, x: &[f32]) -> f64 {
         let top = x.iter().map(|&x| kind.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
         if !top.is_finite() { top } else { exact_about(x.iter().map(|&x| kind.value(x)), top) }
     }
-    (if curve.is_plain() { of(Plain, x) } else { of(Curved(*curve), x) }) as f32
+    (if transform.is_identity() { of(Plain, x) } else { of(Curved(*transform), x) }) as f32
 }
 
 fn exact_about(values: impl Iterator<Item = f64>, top: f64) -> f64 {

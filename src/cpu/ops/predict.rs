@@ -1,9 +1,9 @@
 //! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl` and `shaders/top_k.wgsl`.
 
-use crate::cpu::transform::Kind;
-use crate::cpu::simd::Real;
-use crate::cpu::rows::{ROWS, Rows, Stats};
 use crate::Prediction;
+use crate::cpu::rows::{ROWS, Rows, Stats};
+use crate::cpu::simd::Real;
+use crate::cpu::transform::Kind;
 use crate::ops::MAX_K;
 
 #[inline(always)]

@@ -2,9 +2,9 @@
 //! multiplications of f32, rounded each, and whole numbers.
 
 use super::predict;
-use crate::cpu::simd::Real;
-use crate::cpu::rows::{ROWS, Rows};
 use crate::Prediction;
+use crate::cpu::rows::{ROWS, Rows};
+use crate::cpu::simd::Real;
 use crate::problem::sampling::{Draws, threefry};
 
 /// Of the first row, whose logits are `x` too, and which has that place in the batch.

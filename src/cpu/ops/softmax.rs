@@ -1,8 +1,8 @@
 //! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
 
-use crate::cpu::transform::Kind;
-use crate::cpu::simd::Real;
 use crate::cpu::rows::{ROWS, Rows};
+use crate::cpu::simd::Real;
+use crate::cpu::transform::Kind;
 
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) {

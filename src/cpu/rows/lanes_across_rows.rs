@@ -6,9 +6,9 @@
 
 use super::{ROWS, Rows, Stats, split_factor};
 use crate::Error;
-use crate::cpu::transform::{About, Anchors, Kind};
-use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::lines::{Drain, LINE};
+use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::transform::{About, Anchors, Kind};
 use crate::problem::error::try_reserve;
 
 /// Memory of a thread for tiles on their way.

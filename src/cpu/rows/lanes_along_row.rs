@@ -8,10 +8,10 @@ use super::read::BLOCK;
 use super::write::{Place, splat_factors, two};
 use super::{ROWS, Rows, Stats};
 use crate::Error;
-use crate::cpu::transform::{About, Kind};
-use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
 use crate::cpu::lines::Drain;
+use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
 use crate::cpu::threads;
+use crate::cpu::transform::{About, Kind};
 use crate::problem::error::{try_reserve, try_vec};
 
 /// Elements of a piece at most.

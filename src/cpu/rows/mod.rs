@@ -13,8 +13,8 @@ mod write;
 pub(super) use lanes_across_rows::{Abreast, Tiles, gather, scatter, turn, turn_back};
 pub(super) use lanes_along_row::{Across, Held, pieces_of};
 
-use super::transform::{About, Anchors, Kind};
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
+use super::transform::{About, Anchors, Kind};
 
 /// Rows that are computed at a time: two vectors of them, for one alone would wait for itself.
 pub(super) const ROWS: usize = 2 * LANES;

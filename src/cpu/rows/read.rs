@@ -3,10 +3,10 @@
 use super::lanes_across_rows::folded;
 use super::lanes_along_row::{Across, HELD, Held, Piece};
 use super::{ROWS, Stats};
-use crate::cpu::transform::{About, Anchors, Kind};
-use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 use crate::cpu::lines::{Drain, LINE};
+use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 use crate::cpu::threads;
+use crate::cpu::transform::{About, Anchors, Kind};
 
 /// Vectors that are added as a tree before f64 is brought in, and their elements.
 const TREE: usize = 8;

@@ -3,10 +3,10 @@
 use super::lanes_along_row::{Across, Held};
 use super::read::BLOCK;
 use super::{ROWS, split_factor};
-use crate::cpu::transform::{About, Kind};
-use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::lines::LINE;
+use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::threads;
+use crate::cpu::transform::{About, Kind};
 
 /// A piece of a row.
 #[derive(Clone, Copy)]

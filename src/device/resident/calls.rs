@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::{Memory, Resident, ResidentLoss, ResidentRows, ResidentTargets, Sum, TargetMemory};
-use crate::problem::transform::Curve;
+#[cfg(feature = "gpu")]
+use crate::gpu::DeviceOperands;
+use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
-#[cfg(feature = "gpu")]
-use crate::gpu::HeldGiven;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Given, Job, RowsOut};
 use crate::problem::logits::{View, check_length};
-use crate::ops::{check_k, draw_transform};
+use crate::problem::operation::Op;
+use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{Element, Error, Prediction, Sampling, cpu};
 
@@ -168,7 +168,7 @@ impl<T: Element> Resident<T> {
             let (expected, found) = (self.shape.elements()?, upstream.shape.elements()?);
             return Err(Error::Length { what: "upstream gradients", expected, found });
         }
-        self.curve.without_cap("not set: what comes back through it is another step")?;
+        self.transform.without_cap("not set: what comes back through it is another step")?;
         Ok(self.of(self.run(op, Beside { upstream: Some(upstream), ..Beside::default() }).await?.elements))
     }
 
@@ -180,46 +180,46 @@ impl<T: Element> Resident<T> {
             let (what, expected, found) = if rows.1 == rows.2 { classes } else { rows };
             return Err(Error::Length { what, expected, found });
         }
-        let mut given = Given { curve: draw_transform(op, self.curve)?, k, ..Given::default() };
+        let mut operands = Operands { transform: draw_transform(op, self.transform)?, k, ..Operands::default() };
         if let Some(sampling) = sampling {
-            given.draws = sampling.draws()?;
+            operands.draws = sampling.draws()?;
         }
         if let Some(targets) = targets {
             let ResidentTargets { loss, totals, .. } = targets;
-            given.curve = loss.curve(self.curve)?;
-            given.scaling = loss.scaling(self.shape.classes(), totals.weight, totals.counted_rows);
+            operands.transform = loss.transform(self.transform)?;
+            operands.coefficients = loss.coefficients(self.shape.classes(), totals.weight, totals.counted_rows);
         }
         match &self.memory {
             Memory::Cpu(logits) => {
                 match targets.map(|targets| &targets.memory) {
                     None => {}
-                    Some(TargetMemory::Classes(targets)) => given.targets = targets,
-                    Some(TargetMemory::Probabilities(values)) => given.second = Some(Elements::F64(values)),
+                    Some(TargetMemory::Classes(targets)) => operands.targets = targets,
+                    Some(TargetMemory::Probabilities(values)) => operands.soft_targets = Some(Elements::F64(values)),
                     #[cfg(feature = "gpu")]
                     Some(TargetMemory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match upstream.map(|upstream| &upstream.memory) {
                     None => {}
-                    Some(Memory::Cpu(values)) => given.second = Some(T::erase(values)),
+                    Some(Memory::Cpu(values)) => operands.upstream_gradient = Some(T::erase(values)),
                     #[cfg(feature = "gpu")]
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match log_sum_exps.map(|values| &values.memory) {
                     None => {}
-                    Some(Memory::Cpu(values)) => given.log_sum_exps = Some(T::Row::erase(values)),
+                    Some(Memory::Cpu(values)) => operands.log_sum_exps = Some(T::Row::erase(values)),
                     #[cfg(feature = "gpu")]
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
-                self.run_on_cpu(op, logits, given)
+                self.run_on_cpu(op, logits, operands)
             }
             #[cfg(feature = "gpu")]
             Memory::Gpu(held) => {
-                let mut beside = HeldGiven::default();
+                let mut beside = DeviceOperands::default();
                 if let Some(targets) = targets {
                     let TargetMemory::Gpu(of_targets) = &targets.memory else { return Err(Error::ResidentElsewhere) };
                     beside.targets = Some(of_targets);
                     if targets.is_soft {
-                        given.second = Some(Elements::F32(&[]));
+                        operands.soft_targets = Some(Elements::F32(&[]));
                     }
                 }
                 if let Some(upstream) = upstream {
@@ -230,13 +230,13 @@ impl<T: Element> Resident<T> {
                     let Memory::Gpu(of_rows) = &values.memory else { return Err(Error::ResidentElsewhere) };
                     beside.log_sum_exps = Some(of_rows);
                 }
-                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &given, beside).await?))
+                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &operands, beside).await?))
             }
         }
     }
 
-    fn run_on_cpu(&self, op: Op, logits: &[T], given: Given<'_>) -> Result<Outcome<T>, Error> {
-        let (shape, rows, each) = (self.shape, self.shape.row_count(), given.k.max(1));
+    fn run_on_cpu(&self, op: Op, logits: &[T], operands: Operands<'_>) -> Result<Outcome<T>, Error> {
+        let (shape, rows, each) = (self.shape, self.shape.row_count(), operands.k.max(1));
         let mut elements = try_vec("the result", if op.spec().writes_elements { logits.len() } else { 0 })?;
         let mut values: Vec<T::Row> = try_vec("the result", if op.has_values() { rows } else { 0 })?;
         let mut predictions = try_vec("predictions", if op.predicts() { rows * each } else { 0 })?;
@@ -253,8 +253,8 @@ impl<T: Element> Resident<T> {
             } else {
                 RowsOut::None
             };
-            let view = View { shape, stride, curve: self.curve };
-            cpu::run(Job::new(op, view, data, given, rows_out))?;
+            let view = View { shape, stride, transform: self.transform };
+            cpu::run(Request::new(op, view, data, operands, rows_out))?;
         }
         let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + loss.into()));
         Ok(Outcome {
@@ -267,7 +267,7 @@ impl<T: Element> Resident<T> {
 
     /// A result of the same shape; what is made of these logits is at no temperature.
     fn of(&self, memory: Memory<T>) -> Self {
-        Self { memory, shape: self.shape, curve: Curve::default(), settings: self.settings }
+        Self { memory, shape: self.shape, transform: Transform::default(), settings: self.settings }
     }
 
     fn rows<S>(&self, memory: Memory<S>, each: usize) -> ResidentRows<S> {

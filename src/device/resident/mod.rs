@@ -19,15 +19,15 @@ mod calls;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::problem::transform::Curve;
 use crate::device::Place;
-use crate::problem::error::try_vec;
 #[cfg(feature = "gpu")]
-use crate::gpu::{Held, HeldTargets};
-use crate::problem::request::RowTarget;
+use crate::gpu::{DeviceArray, DeviceTargets};
+use crate::problem::error::try_vec;
+use crate::problem::limits::Settings;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
-use crate::problem::limits::Settings;
+use crate::problem::request::RowTarget;
+use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Shape, Targets};
 
@@ -40,7 +40,7 @@ use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction,
 pub struct Resident<T: Element = f32> {
     memory: Memory<T>,
     shape: Shape,
-    curve: Curve,
+    transform: Transform,
     settings: Settings,
 }
 
@@ -115,7 +115,7 @@ pub struct ReducedLoss {
 enum Memory<T> {
     Cpu(Arc<Vec<T>>),
     #[cfg(feature = "gpu")]
-    Gpu(Held),
+    Gpu(DeviceArray),
 }
 
 #[cfg(feature = "gpu")]
@@ -130,14 +130,14 @@ enum TargetMemory {
     Classes(Arc<Vec<RowTarget>>),
     Probabilities(Arc<Vec<f64>>),
     #[cfg(feature = "gpu")]
-    Gpu(HeldTargets),
+    Gpu(DeviceTargets),
 }
 
 #[derive(Clone, Debug)]
 enum Sum {
     Known(f64),
     #[cfg(feature = "gpu")]
-    Gpu(Held),
+    Gpu(DeviceArray),
 }
 
 impl Device {
@@ -159,7 +159,7 @@ impl Device {
     }
 
     async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
-        let (View { shape, stride, curve }, settings) = (x.view(), self.settings());
+        let (View { shape, stride, transform }, settings) = (x.view(), self.settings());
         let _ = waiting;
         let memory = match self.place() {
             Place::Cpu => {
@@ -176,7 +176,7 @@ impl Device {
             #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
         };
-        Ok(Resident { memory, shape, curve, settings })
+        Ok(Resident { memory, shape, transform, settings })
     }
 
     /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
@@ -216,9 +216,9 @@ impl Device {
         let mut prepared = loss.prepare(shape, targets)?;
         let totals = prepared.totals(0.0);
         #[cfg(feature = "gpu")]
-        let is_soft = prepared.second.is_some();
+        let is_soft = prepared.soft_targets.is_some();
         let _ = waiting;
-        let memory = match (self.place(), prepared.second) {
+        let memory = match (self.place(), prepared.soft_targets) {
             (Place::Cpu, None) => TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows))),
             (Place::Cpu, Some(values)) => {
                 let mut copy = try_vec("the targets", values.len())?;
@@ -229,7 +229,7 @@ impl Device {
             (Place::Gpu(gpu), _) => {
                 let settings = self.settings();
                 TargetMemory::Gpu(
-                    gpu.upload_targets(shape, &prepared.given(Curve::default())?, settings, waiting).await?,
+                    gpu.upload_targets(shape, &prepared.operands(Transform::default())?, settings, waiting).await?,
                 )
             }
         };
@@ -256,7 +256,7 @@ impl<T: Element> Resident<T> {
     /// # Errors
     /// As [`Logits::temperature`].
     pub fn temperature(&self, temperature: f32) -> Result<Self, Error> {
-        Ok(Self { curve: self.curve.at_temperature(temperature)?, ..self.clone() })
+        Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self.clone() })
     }
 
     /// The same values as a loss sees them: [`Logits::as_seen_by`].
@@ -264,7 +264,7 @@ impl<T: Element> Resident<T> {
     /// # Errors
     /// As [`Logits::as_seen_by`].
     pub fn as_seen_by(&self, loss: &CrossEntropy) -> Result<Self, Error> {
-        Ok(Self { curve: loss.curve(self.curve)?, ..self.clone() })
+        Ok(Self { transform: loss.transform(self.transform)?, ..self.clone() })
     }
 
     /// Reads everything back, as it lies.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use half::f16;
 
 use super::*;
+use crate::gpu::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::gpu::pool::{Sabotage, destroy};
-use crate::gpu::pipelines::{CurveKind, Fit, Kernel, Labels};
+use crate::plan::{Access, Entry, Kind, Strategy};
 use crate::problem::operation::Op;
-use crate::plan::{Access, Entry, Kind, Regime};
 use crate::{DType, Targets};
 
 /// What a fault is, and where the answer comes from.
@@ -37,27 +37,27 @@ const FAULTS: [Fault; 5] = [
         name: "validation error",
         injected: "a pipeline without entry point",
         inject: |gpu| {
-            let open = gpu.now();
+            let context = gpu.now();
             for in_place in [false, true] {
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
-                    regime: Regime { kind: Kind::Stream, lanes: open.limits.tuning.long_lanes, units: 4 },
+                    strategy: Strategy { kind: Kind::Stream, lanes: context.limits.tuning.long_lanes, units: 4 },
                     dtype: DType::F32,
                     in_place,
                     planes: false,
                     access: Access::Direct,
                     units: 4,
-                    gang: open.limits.tuning.subgroup,
+                    stripe: context.limits.tuning.subgroup,
                     fit: Fit { wide: true, aligned: true, whole: true, even: true },
                     classes: 0,
                     segment: 0,
-                    long_lanes: open.limits.tuning.long_lanes,
+                    long_lanes: context.limits.tuning.long_lanes,
                     flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,
-                    curve: CurveKind::Plain,
+                    transform: TransformKind::Plain,
                 };
-                open.kernels.spoil(&open.device, kernel, Entry::StreamRows);
+                context.kernels.spoil(&context.device, kernel, Entry::StreamRows);
             }
         },
         reason: "ipeline",
@@ -76,9 +76,9 @@ const FAULTS: [Fault; 5] = [
         name: "panic in a callback",
         injected: "on_submitted_work_done of the caller",
         inject: |gpu| {
-            let open = gpu.now();
-            open.queue.submit([]);
-            open.queue.on_submitted_work_done(|| panic!("the caller's own"));
+            let context = gpu.now();
+            context.queue.submit([]);
+            context.queue.on_submitted_work_done(|| panic!("the caller's own"));
         },
         reason: "the caller's own",
         settings: |device| device,
@@ -277,7 +277,7 @@ fn a_refused_buffer_is_not_used_again() {
 #[test]
 fn a_forked_process_does_not_use_the_gpu() {
     for gpu in gpus() {
-        gpu.altered(|open| open.process += 1);
+        gpu.altered(|context| context.process += 1);
         let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
         let error = device(&gpu, false).softmax_vec(x).unwrap_err();
         assert!(error.to_string().contains("forked"), "{error}");

@@ -30,12 +30,12 @@ use self::judge::{Batch, Found, Verdict};
 use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, specialized};
-use crate::problem::transform::Curve;
-use crate::gpu::pipelines::{constants, source};
 use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::gpu::pipelines::{constants, source};
+use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
-use crate::problem::request::{Given, RowTarget};
-use crate::plan::{Entry, Limits, Plan, Work};
+use crate::problem::request::{Operands, RowTarget};
+use crate::problem::transform::Transform;
 use crate::{DType, Device, Logits, Reduction, tier};
 
 /// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds of rows, and why.
@@ -130,38 +130,40 @@ impl Case {
         let Asked { op, dtype, ref loss, is_soft, spread, .. } = *asked;
         let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
         let is_mean = loss.reduction == Reduction::Mean;
-        let curve = Curve::default().at_temperature(asked.temperature).unwrap();
-        let curve = loss.curve(curve).unwrap();
-        let second = op.operand_bytes(dtype, is_soft);
+        let transform = Transform::default().at_temperature(asked.temperature).unwrap();
+        let transform = loss.transform(transform).unwrap();
+        let operand_bytes = op.operand_bytes(dtype, is_soft);
         let k = if op == Op::TopK { 5 } else { 1 };
         let draws = if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
-        let is_heavy = Given { curve, scaling: loss.scaling(7, 1.0, 1), ..Given::default() }.is_heavy(op, second);
+        let is_heavy = Operands { transform, coefficients: loss.coefficients(7, 1.0, 1), ..Operands::default() }
+            .is_heavy(op, operand_bytes);
         let (count, classes) = spread.shape(op, is_heavy);
         let mut loss = loss.clone();
         loss.weight = loss.weight.map(|weight| (0..classes).map(|class| weight[class % weight.len()]).collect());
         loss.upstream_gradients = loss.upstream_gradients.map(|factors| factors[..count].to_vec());
 
-        let given = Given { curve, scaling: loss.scaling(classes, 1.0, 1), k, draws, ..Given::default() };
-        let work = Work {
+        let operands =
+            Operands { transform, coefficients: loss.coefficients(classes, 1.0, 1), k, draws, ..Operands::default() };
+        let problem = KernelProblem {
             size: dtype.size() as u64,
-            second,
+            operand_bytes,
             predictions: k as u64,
             heavy: is_heavy,
             weighted: loss.weight.is_some(),
             count: is_mean,
             sum: is_mean,
-            ..Work::dense(op, count as u64, classes as u64)
+            ..KernelProblem::dense(op, count as u64, classes as u64)
         };
         let (_, limits) = crate::plan::tests::adapters()[4];
-        let plan = Plan::new(work, Limits { tuning: spread.tuning(), ..limits }).unwrap();
-        assert_eq!(plan.regime.kind, spread.kind(), "{}", asked.name());
-        assert!(spread != Spread::Alone || plan.regime.lanes == 1, "{}", asked.name());
+        let plan = Plan::new(problem, Limits { tuning: spread.tuning(), ..limits }).unwrap();
+        assert_eq!(plan.strategy.kind, spread.kind(), "{}", asked.name());
+        assert!(spread != Spread::Alone || plan.strategy.lanes == 1, "{}", asked.name());
 
-        let scale = Scale::new(dtype, &given, is_soft, is_mean, &[RowTarget::IGNORED]);
+        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &[RowTarget::IGNORED]);
         let starts = Starts::of_each_kind()[0];
         let passes = plan.passes().into_iter().map(|pass| {
             assert_eq!(pass.rows.start, 0);
-            let kernel = scale.kernel(&plan, &work, &pass, false, starts);
+            let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
             let number = texts.number(source(kernel, pass.entry, false), &constants(kernel, pass.entry, 1));
             let mut params = scale.params();
             params.rows = pass.rows.end as u32;
@@ -170,9 +172,10 @@ impl Case {
             params.segments = plan.segments();
             (params.first_segment, params.pass_segments) = (pass.segments.start, pass.segments.len() as u32);
             params.first_group = Plan::first_group(&pass);
-            let needs_groups = pass.entry == Entry::TotalLosses || (pass.entry == Entry::TotalTargets && second == 0);
+            let needs_groups =
+                pass.entry == Entry::TotalLosses || (pass.entry == Entry::TotalTargets && operand_bytes == 0);
             params.groups = if needs_groups { plan.row_groups() } else { 0 };
-            params.soft_rows = if second > 0 { count as u32 } else { 0 };
+            params.soft_rows = if operand_bytes > 0 { count as u32 } else { 0 };
             (number, pass.groups, params)
         });
         let passes = passes.collect();
@@ -182,11 +185,11 @@ impl Case {
             op,
             dtype,
             loss: loss.clone(),
-            scale: curve.scale,
+            scale: transform.scale,
             rows: Vec::new(),
             kinds: rows.iter().map(|row| row.kind).collect(),
             targets: rows.iter().map(|row| row.target).collect(),
-            second: None,
+            elementwise: None,
             known: Vec::new(),
             draws: Vec::new(),
             k,
@@ -198,7 +201,7 @@ impl Case {
             for (row, output) in rows.iter_mut().zip(batch.outputs(op == Op::LogSoftmaxBackward)) {
                 row.x = output.into_iter().map(|value| value as f32).collect();
             }
-            batch.scale = curve.scale;
+            batch.scale = transform.scale;
         }
         let (logits, read) = narrowed(dtype, rows.iter().flat_map(|row| row.x.iter().copied()));
         batch.rows = read.chunks(classes).map(<[f64]>::to_vec).collect();
@@ -232,14 +235,14 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
     if asked.is_soft {
         let mut share = || if random.unit() < 0.05 { 0.0 } else { 2.0 * random.unit() / classes as f32 };
         let (bytes, read) = narrowed(DType::F32, (0..rows.len() * classes).map(|_| share()));
-        batch.second = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
+        batch.elementwise = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
         return bytes;
     }
     if asked.op.spec().forward.is_some() {
         let sizes = [1.0, 1e4, 1e-3, 1e30];
         let values = (0..rows.len()).flat_map(|row| vec![sizes[row % 4]; classes]).map(|size| random.within(size));
         let (bytes, read) = narrowed(asked.dtype, values);
-        batch.second = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
+        batch.elementwise = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
         return bytes;
     }
     let class = |row: &Row| row.target.map_or(RowTarget::IGNORED, |class| class as u32);

@@ -11,7 +11,7 @@ fn subgroups_do_not_change_a_bit() {
             skip(&format!("{} ({}) has no subgroups", with.name(), with.backend()));
             continue;
         }
-        without.altered(|open| open.kernels = Kernels::new(&open.device, 1));
+        without.altered(|context| context.kernels = Kernels::new(&context.device, 1));
         let (with, without) = (device(with, false), device(&without, false));
         for (nth, shape) in shapes_of(0, 1, [[2, 140_000], [3, 5000], [5, 2048], [9, 300], [50, 9], [300, 1]]) {
             let logits = wide_logits(shape[0] * shape[1]);
@@ -54,12 +54,12 @@ fn the_size_of_subgroups_does_not_change_a_bit() {
     let Some(plain) = gpus().into_iter().next() else { return };
     let mut sizes = vec![(4, 4), (32, 8), (64, 64), (16, 16), (128, 128)];
     sizes.truncate(if tier::is_full() { usize::MAX } else { 3 });
-    plain.altered(|open| open.kernels = Kernels::new(&open.device, 1));
+    plain.altered(|context| context.kernels = Kernels::new(&context.device, 1));
     for (nth, (width, least)) in sizes.into_iter().enumerate() {
         let sized = gpus().swap_remove(0);
-        sized.altered(|open| {
-            open.kernels = Kernels::new(&open.device, least);
-            open.kernels.edit = Some(as_if_of(width));
+        sized.altered(|context| {
+            context.kernels = Kernels::new(&context.device, least);
+            context.kernels.edit = Some(as_if_of(width));
         });
         let (sized, plain) = (device(&sized, false), device(&plain, false));
         for (_, shape) in shapes_of(nth, 2, [[2, 140_000], [9, 300]]) {
@@ -78,9 +78,9 @@ fn parts_do_not_change_a_bit() {
     let first = gpus();
     for (adapter, (whole, pieces)) in first.iter().zip(gpus()).enumerate() {
         // A handful of rows at a time, in a grid of a few workgroups a line; and a row of 600,000 in three parts.
-        pieces.altered(|open| {
-            open.limits.binding_bytes = Plan::LEAST_BINDING;
-            open.limits.workgroups_per_dimension = 30;
+        pieces.altered(|context| {
+            context.limits.binding_bytes = Plan::LEAST_BINDING;
+            context.limits.workgroups_per_dimension = 30;
         });
         let (whole, pieces) = (device(whole, false), device(&pieces, false));
         for (nth, shape) in
@@ -100,7 +100,7 @@ fn staging_does_not_change_a_bit() {
     }
     let adapters = maps.len();
     for (adapter, (mapped, staged)) in maps.into_iter().enumerate() {
-        staged.altered(|open| open.maps_storage = false);
+        staged.altered(|context| context.maps_storage = false);
         let (mapped, staged) = (device(&mapped, false), device(&staged, false));
         for (nth, shape) in shapes_of(adapter, adapters, [[2, 140_000], [50, 900], [3, 5], [1, 1]]) {
             let logits = wide_logits(shape[0] * shape[1]);
@@ -128,7 +128,7 @@ fn a_small_budget_does_not_change_a_bit() {
 fn a_call_stays_within_its_budget() {
     const BUDGET: isize = 48 << 20;
     for gpu in gpus() {
-        gpu.altered(|open| open.maps_storage = false);
+        gpu.altered(|context| context.maps_storage = false);
         let memory = || gpu.now().device.get_internal_counters().hal.buffer_memory.read();
         let before = memory();
         if before == 0 {

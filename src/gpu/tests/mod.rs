@@ -18,8 +18,8 @@ use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reductio
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
-    let open = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
-    let opened: Vec<_> = adapters.iter().filter_map(open).collect();
+    let context = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
+    let opened: Vec<_> = adapters.iter().filter_map(context).collect();
     if opened.is_empty() {
         skip("no adapter");
         assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1");
@@ -42,7 +42,7 @@ fn shapes_of<S, const N: usize>(nth: usize, count: usize, shapes: [S; N]) -> imp
 }
 
 fn device(gpu: &Gpu, may_fall_back: bool) -> Device {
-    Device::on_gpu(Opened { gpu: gpu.clone(), reason: String::new(), passed_over: Vec::new() }, may_fall_back)
+    Device::on_gpu(Opened { gpu: gpu.clone(), reason: String::new(), rejected_adapters: Vec::new() }, may_fall_back)
 }
 
 fn logits(count: usize) -> Vec<f32> {

@@ -67,7 +67,7 @@ fn what_is_broken_is_not_used() {
             BROKEN.set(None);
             let told = if of_subgroups {
                 let device = opened.unwrap();
-                let told = device.passed_over().last().unwrap().reason.clone();
+                let told = device.rejected_adapters().last().unwrap().reason.clone();
                 assert!(told.contains("used without subgroups"), "{told}");
                 // The kernels that are broken are not used.
                 let p = device.softmax_vec(Logits::new(&[1.0_f32; 1000], [1, 1000]).unwrap()).unwrap();
@@ -100,9 +100,9 @@ fn a_broken_gpu_is_not_chosen() {
 fn a_device_of_the_caller_is_tested_when_asked() {
     for gpu in first_gpus() {
         let own = |edit| {
-            let open = gpu.now();
+            let context = gpu.now();
             BROKEN.set(edit);
-            let own = Gpu::from_wgpu(&open.device, &open.queue).unwrap();
+            let own = Gpu::from_wgpu(&context.device, &context.queue).unwrap();
             BROKEN.set(None);
             own
         };

@@ -15,7 +15,7 @@ fn like_hardware(gpu: &Gpu) -> Gpu {
 #[test]
 fn the_compilers_checks_do_not_change_a_bit() {
     for (bare, checked) in first_gpus().iter().zip(gpus()) {
-        checked.altered(|open| open.kernels.checks = ShaderRuntimeChecks::checked());
+        checked.altered(|context| context.kernels.checks = ShaderRuntimeChecks::checked());
         let pairs = [(bare.clone(), checked.clone()), (like_hardware(bare), like_hardware_checked(&checked))];
         for (tuning, (bare, checked)) in pairs.into_iter().enumerate() {
             let (bare, checked) = (device(&bare, false), device(&checked, false));
@@ -29,7 +29,7 @@ fn the_compilers_checks_do_not_change_a_bit() {
 
 fn like_hardware_checked(gpu: &Gpu) -> Gpu {
     let tuned = like_hardware(gpu);
-    tuned.altered(|open| open.kernels.checks = ShaderRuntimeChecks::checked());
+    tuned.altered(|context| context.kernels.checks = ShaderRuntimeChecks::checked());
     tuned
 }
 
@@ -55,7 +55,7 @@ fn workgroup_memory_does_not_change_a_bit() {
     let adapters = gpus.len();
     for (adapter, gpu) in gpus.into_iter().enumerate() {
         let (staged, direct) = (like_hardware(&gpu), like_hardware(&gpu));
-        direct.altered(|open| open.limits.tile_bytes = 0);
+        direct.altered(|context| context.limits.tile_bytes = 0);
         let (staged, direct) = (device(&staged, false), device(&direct, false));
         for (nth, shape) in shapes_of(adapter, adapters, [[1000, 4], [777, 8], [500, 12], [301, 16], [100, 64]]) {
             let logits = wide_logits(shape[0] * shape[1]);

@@ -15,12 +15,12 @@ use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, specialized};
-use crate::problem::transform::Curve;
-use crate::gpu::pipelines::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
 use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::gpu::pipelines::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
+use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
-use crate::problem::request::{Given};
-use crate::plan::{Entry, Limits, Plan, Work};
+use crate::problem::request::Operands;
+use crate::problem::transform::Transform;
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
 
@@ -117,25 +117,33 @@ fn of_shape(
 ) {
     // What is not for rows is two KiB at the most.
     let memory = limits.tile_bytes + 2048;
-    let curve = loss.curve(Curve::default()).unwrap();
-    let given = Given { curve, scaling: loss.scaling(classes as usize, 1.0, 1), ..Given::default() };
+    let transform = loss.transform(Transform::default()).unwrap();
+    let operands =
+        Operands { transform, coefficients: loss.coefficients(classes as usize, 1.0, 1), ..Operands::default() };
     let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
     let size = if dtype == DType::F32 { 4 } else { 2 };
-    let second = if is_sum { size } else { 4 * u64::from(is_soft) };
-    let (heavy, counts) = (given.is_heavy(op, second), op.has_targets() && op != Op::CrossEntropyBackward);
-    let work = Work { size, second, heavy, count: counts, sum: counts, ..Work::dense(op, 700, classes) };
-    let strided = Work { strides: [classes + 3, classes + 5], ..work };
-    let blocks = Work { rows: 740, ..work }.in_blocks(37);
+    let operand_bytes = if is_sum { size } else { 4 * u64::from(is_soft) };
+    let (heavy, counts) = (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
+    let problem = KernelProblem {
+        size,
+        operand_bytes,
+        heavy,
+        count: counts,
+        sum: counts,
+        ..KernelProblem::dense(op, 700, classes)
+    };
+    let strided = KernelProblem { strides: [classes + 3, classes + 5], ..problem };
+    let blocks = KernelProblem { rows: 740, ..problem }.in_blocks(37);
     // The device weighs targets itself for a mean.
-    let scale = Scale::new(dtype, &given, is_soft, loss.reduction == Reduction::Mean, &[]);
-    for (work, in_place) in [(work, false), (strided, false), (blocks, false), (work, true)] {
+    let scale = Scale::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
+    for (problem, in_place) in [(problem, false), (strided, false), (blocks, false), (problem, true)] {
         if in_place && !op.spec().writes_elements {
             continue;
         }
-        let Ok(plan) = Plan::new(work, limits) else { continue };
+        let Ok(plan) = Plan::new(problem, limits) else { continue };
         for starts in starts.clone() {
             for pass in plan.passes() {
-                let kernel = scale.kernel(&plan, &work, &pass, in_place, starts);
+                let kernel = scale.kernel(&plan, &problem, &pass, in_place, starts);
                 for subgroup in [1, limits.tuning.subgroup] {
                     variants.insert(Variant::new(kernel, pass.entry, subgroup, memory));
                 }
@@ -233,10 +241,10 @@ fn translate(
     let (module, info) = specialized((module, info), constants);
     check_memory(&module, &info, variant);
 
-    let is_plain = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
+    let is_identity = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
     // DXC's, and where there are no subgroups FXC's.
     let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
-    for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_plain)) {
+    for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_identity)) {
         keep(ending, hlsl_of(&module, &info, shader_model).as_bytes());
     }
 
@@ -248,7 +256,7 @@ fn translate(
     keep("spv", bytemuck::cast_slice(&words));
 
     // wgpu has no subgroups of GL.
-    if !is_plain {
+    if !is_identity {
         return;
     }
     let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
@@ -320,8 +328,8 @@ fn check_layouts(module: &Module) {
         ignored_count,
         flags,
         factor,
-        hit,
-        smoothing,
+        on_value,
+        off_value,
         class_weight,
         z_loss,
         scale,

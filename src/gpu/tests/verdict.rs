@@ -15,16 +15,16 @@ use naga::{Module, ShaderStage};
 
 use super::targets::{ENTRY, hlsl_of, parsed, specialized};
 use super::variants::OPS;
-use crate::problem::transform::Curve;
-use crate::gpu::pipelines::{constants, source};
 use crate::gpu::bind::{Scale, Starts};
+use crate::gpu::pipelines::{constants, source};
+use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
 use crate::problem::operation::Op;
-use crate::problem::request::{Given};
-use crate::plan::{Access, Entry, Limits, Plan, UNIT_BYTES, Work};
+use crate::problem::request::Operands;
+use crate::problem::transform::Transform;
 use crate::{CrossEntropy, DType, Reduction};
 
 const CLASSES: [u64; 8] = [10, 100, 1000, 4096, 8192, 32_000, 128_256, 262_144];
-/// One width for each regime, which is enough for a loss with options.
+/// One width for each strategy, which is enough for a loss with options.
 const FEW_CLASSES: [u64; 3] = [1000, 32_000, 262_144];
 /// Threads of the least subgroup of RDNA3, whatever the plan is made for.
 const LEAST_SUBGROUP: u32 = 32;
@@ -130,16 +130,25 @@ struct Kernels {
 
 impl Kernels {
     fn add(&mut self, op: Op, (name, loss): (&str, &CrossEntropy), dtype: DType, classes: u64, limits: Limits) {
-        let curve = loss.curve(Curve::default()).unwrap();
-        let given = Given { curve, scaling: loss.scaling(classes as usize, 1.0, 1), ..Given::default() };
-        let (size, second) = (dtype.size() as u64, op.operand_bytes(dtype, false));
-        let (heavy, totals) = (given.is_heavy(op, second), op.has_targets() && op != Op::CrossEntropyBackward);
-        let work = Work { size, second, heavy, count: totals, sum: totals, ..Work::dense(op, 700, classes) };
-        let plan = Plan::new(work, limits).unwrap();
-        let scale = Scale::new(dtype, &given, false, false, &[]);
+        let transform = loss.transform(Transform::default()).unwrap();
+        let operands =
+            Operands { transform, coefficients: loss.coefficients(classes as usize, 1.0, 1), ..Operands::default() };
+        let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, false));
+        let (heavy, totals) =
+            (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
+        let problem = KernelProblem {
+            size,
+            operand_bytes,
+            heavy,
+            count: totals,
+            sum: totals,
+            ..KernelProblem::dense(op, 700, classes)
+        };
+        let plan = Plan::new(problem, limits).unwrap();
+        let scale = Scale::new(dtype, &operands, false, false, &[]);
         let [starts, ..] = Starts::of_each_kind();
         for pass in plan.passes() {
-            let kernel = scale.kernel(&plan, &work, &pass, false, starts);
+            let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
             let constants = constants(kernel, pass.entry, LEAST_SUBGROUP);
             let constants = constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             let text = source(kernel, pass.entry, true);
@@ -149,7 +158,7 @@ impl Kernels {
             let key = (threads, pass.entry.name(), words(&module, &info));
             let uses = self.uses.entry(key).or_insert_with(|| {
                 let access = if matches!(kernel.access, Access::Staged { .. }) { "staged" } else { "direct" };
-                let (lanes, units) = (kernel.regime.lanes, kernel.units);
+                let (lanes, units) = (kernel.strategy.lanes, kernel.units);
                 let (shape, held) = match pass.entry {
                     Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce | Entry::SplitWrite => {
                         (format!("{lanes}x{units}-{access}"), u64::from(units) * UNIT_BYTES / size)

@@ -1,12 +1,12 @@
 // What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
-// off by much. Twin of `src/cpu/curve.rs`.
+// off by much. Twin of `src/cpu/logit transform.rs`.
 
 override SCALED: bool = false;
 override CAPPED: bool = false;
 // Whether the row is seen from its log-sum-exp, which is known, and not from its largest logit.
 override KNOWN: bool = false;
 
-// The largest logit of the row, and its y; and what exponentials are taken from where there is no curve.
+// The largest logit of the row, and its y; and what exponentials are taken from where there is no logit transform.
 var<private> top_x: f32;
 var<private> top_y: vec2<f32>;
 var<private> reference: Reference;
@@ -42,7 +42,7 @@ fn tanh_of(magnitude: f32) -> Tanh {
     return Tanh(divide_pairs(-e.minus_one, whole), e.exp.x);
 }
 
-fn curve(x: f32) -> vec2<f32> {
+fn transform(x: f32) -> vec2<f32> {
     if CAPPED {
         let y = multiply_pairs(vec2<f32>(params.cap, params.cap_low), tanh_of(abs(x)).value);
         return select(y, -y, bitcast<i32>(x) < 0);
@@ -67,7 +67,7 @@ fn slope(x: f32) -> f32 {
 
 fn see_from(top: f32) {
     top_x = top;
-    top_y = curve(top);
+    top_y = transform(top);
     if !CURVED {
         reference = reference_at(top);
     }
@@ -84,7 +84,7 @@ fn see_from_y(top: f32) {
 // y - y of the top, and what rounding that difference lost.
 fn distance(x: f32) -> vec2<f32> {
     if CAPPED || KNOWN {
-        let d = add_pairs(curve(x), -top_y);
+        let d = add_pairs(transform(x), -top_y);
         if KNOWN {
             // Large high parts may have cancelled, so that the low part is the larger one. An infinity has none.
             return select(two_sum(d.x, d.y), vec2<f32>(d.x, 0.0), is_infinite_or_nan(bitcast<u32>(d.x)));

@@ -10,15 +10,15 @@ fn label_logit(row: u32, label: u32) -> f32 {
 
 fn reduce_row(grid: Grid) -> Stats {
     let share = share_of(0u, params.classes);
-    let first = share.first + lane % GANG * UNIT;
-    let stride = GANG * UNITS * UNIT;
+    let first = share.first + lane % STRIPE * UNIT;
+    let stride = STRIPE * UNITS * UNIT;
     var stats = Stats();
     if PEAKS && !ONLINE && !KNOWN {
         begin_peak();
         for (var j = first; j < share.end; j += stride) {
             let units = take_units(j, share);
             for (var i = 0u; i < UNITS; i += 1u) {
-                let at = j + i * GANG * UNIT;
+                let at = j + i * STRIPE * UNIT;
                 see_unit(at, masked(at, share.end, units[i]));
             }
         }
@@ -36,14 +36,14 @@ fn reduce_row(grid: Grid) -> Stats {
         if ONLINE {
             begin_peak();
             for (var i = 0u; i < UNITS; i += 1u) {
-                let at = j + i * GANG * UNIT;
+                let at = j + i * STRIPE * UNIT;
                 units[i] = masked(at, share.end, units[i]);
                 see_unit(at, units[i]);
             }
             rise();
         }
         for (var i = 0u; i < UNITS; i += 1u) {
-            let at = j + i * GANG * UNIT;
+            let at = j + i * STRIPE * UNIT;
             add_unit(at, share.end, masked(at, share.end, units[i]));
         }
     }
