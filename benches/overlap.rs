@@ -44,10 +44,10 @@ fn measure(device: &Device) {
     let read_back = median(|| drop(resident.read().unwrap()));
     let in_turn = median(|| {
         for (x, out) in values.chunks(PART * classes).zip(out.chunks_mut(PART * classes)) {
-            device.softmax(Logits::new(x, [PART, classes]).unwrap(), out).unwrap();
+            device.softmax(Logits::new(x, [PART, classes]).unwrap()).write_to(out).unwrap();
         }
     });
-    let together = median(|| drop(device.softmax(x, &mut out).unwrap()));
+    let together = median(|| drop(device.softmax(x).write_to(&mut out).unwrap()));
 
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
     println!("{} ({}), softmax of {rows}x{classes}, {} MiB", device.name(), device.backend(), (rows * classes) >> 18);

@@ -150,7 +150,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ours = values(&|pass| bound.record_in(pass))?;
     for simple in [Device::on(&gpu), Device::cpu()] {
         let x = Logits::new(&x, [rows, CLASSES])?;
-        let (_, gradient) = simple.cross_entropy_grad_vec(&loss, x, &targets[..rows])?;
+        let (_, gradient) = simple.cross_entropy(&loss, x, &targets[..rows]).with_gradient_vec()?;
         let far = gradient.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("gradients are those of the simple API on {} within {far:.1e}", simple.name());
         assert!(far <= 1e-6 / rows as f32, "gradients differ");

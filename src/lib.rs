@@ -8,7 +8,7 @@
 //! let x = Logits::new(&activations, [2, 2])?;
 //!
 //! let mut gradient = [0.0; 4];
-//! let out = device.cross_entropy_grad(&CrossEntropy::default(), x, &[0, 1], &mut gradient)?;
+//! let out = device.cross_entropy(&CrossEntropy::default(), x, &[0, 1]).with_gradient(&mut gradient)?;
 //! println!("{device}: loss {} over {} rows", out.loss, out.counted_rows);
 //! assert!((out.per_row[0] - 2.061_153_6e-9).abs() < 1e-15); // a confident row keeps its loss
 //! # Ok::<(), logits::Error>(())
@@ -102,10 +102,12 @@ mod problem;
 mod tier;
 
 pub use cpu::simd_level;
-pub use device::resident::{ReducedLoss, Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
+pub use device::calls::{ElementsCall, LogitsSource, LossCall, RowsCall};
+pub use device::resident::calls::ResidentCall;
+pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
 #[doc(hidden)]
 pub use device::stopwatch::{Reading, Stopwatch, Timed};
-pub use device::{Device, Output, Ran};
+pub use device::{Device, Output};
 #[cfg(feature = "gpu")]
 pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
 /// The `half` that this crate is built with: `f16` and `bf16`.

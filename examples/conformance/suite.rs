@@ -226,13 +226,13 @@ impl Suite<'_> {
         };
         let log_probability = |row: usize, class: usize| (y[row][class] - sums[row].0) - sums[row].1;
 
-        let out = device.softmax_vec_async(x).await.map(|out| (out.values, out.fell_back));
+        let out = device.softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("softmax", option, shape, out, |p| {
             elements(&p, &|row, class| log_probability(row, class).exp(), 2e-6)
         });
-        let out = device.log_softmax_vec_async(x).await.map(|out| (out.values, out.fell_back));
+        let out = device.log_softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("log_softmax", option, shape, out, |p| elements(&p, &log_probability, 1e-6));
-        let out = device.log_sum_exp_vec_async(x).await.map(|out| (out.values, out.fell_back));
+        let out = device.log_sum_exp(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("log_sum_exp", option, shape, out, |values| {
             let of = |(&(top, sum, is_regular), &got): (&(f64, f64, bool), &T::Row)| {
                 // Of rows without a softmax, the battery of `logits check` knows which of NaN and infinities it is.
@@ -247,7 +247,7 @@ impl Suite<'_> {
             let p = if is_right { log_probability(row, class).exp() } else { f64::NAN };
             if is_right { off(found.probability, p, 2e-6 * p) } else { f64::INFINITY }
         };
-        let out = device.predict_vec_async(x).await.map(|out| (out.values, out.fell_back));
+        let out = device.predict(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("predict", option, shape, out, |found| {
             let of = |(row, found): (usize, &Prediction)| {
                 if sums[row].2 { of_prediction(row, found, sums[row].0) } else { 0.0 }
@@ -255,7 +255,7 @@ impl Suite<'_> {
             found.iter().enumerate().map(of).fold(0.0, f64::max)
         });
         let k = classes.min(5);
-        let out = device.top_k_vec_async(x, k).await.map(|out| (out.values, out.fell_back));
+        let out = device.top_k(x, k).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("top_k", option, shape, out, |found| {
             let mut worst = 0.0_f64;
             for (row, found) in found.chunks(k).enumerate().filter(|&(row, _)| sums[row].2) {
@@ -276,8 +276,8 @@ impl Suite<'_> {
             ("sample, top_k", Sampling::new(8).top_k(3)),
             ("sample, top_p", Sampling::new(9).top_p(0.8)),
         ] {
-            let out = device.sample_vec_async(&sampling, x).await.map(|out| (out.values, out.fell_back));
-            let twin = self.cpu.sample_vec_async(&sampling, x).await.map(|out| out.values);
+            let out = device.sample(&sampling, x).to_vec_async().await.map(|out| (out.values, out.fell_back));
+            let twin = self.cpu.sample(&sampling, x).to_vec_async().await.map(|out| out.values);
             self.judge::<T, _>(name, option, shape, out, |found| {
                 let classes = |found: &[Prediction]| found.iter().map(|found| found.class).collect::<Vec<_>>();
                 // A draw is the same on every device.
@@ -309,14 +309,14 @@ impl Suite<'_> {
             worst
         };
         let out = match Logits::new(&shares.values, shape) {
-            Ok(p) => device.softmax_backward_vec_async(p, &upstream.values).await,
+            Ok(p) => device.softmax_backward(p, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
         self.judge::<T, _>("softmax_backward", "", shape, out.map(|out| (out.values, out.fell_back)), |out| {
             judged(&out, &shares, &|p, g, sum, class| (p[class] * (g[class] - sum), 1.0))
         });
         let out = match Logits::new(&logs.values, shape) {
-            Ok(l) => device.log_softmax_backward_vec_async(l, &upstream.values).await,
+            Ok(l) => device.log_softmax_backward(l, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
         self.judge::<T, _>("log_softmax_backward", "", shape, out.map(|out| (out.values, out.fell_back)), |out| {
@@ -401,22 +401,22 @@ impl Suite<'_> {
                 Err(error) => return self.note::<T>("logits", option, f64::INFINITY, error.to_string()),
             };
             let device = self.device;
-            let out = device.cross_entropy_async(&loss, x, given()).await;
+            let out = device.cross_entropy(&loss, x, given()).loss_async().await;
             let out = out.map(|out| ((out.loss, out.per_row), out.fell_back));
             self.judge::<T, _>("cross_entropy", option, shape, out, |(loss, per_row)| reduced(loss, &per_row));
-            let out = device.cross_entropy_grad_vec_async(&loss, x, given()).await;
+            let out = device.cross_entropy(&loss, x, given()).with_gradient_vec_async().await;
             let out = out.map(|(out, gradient)| ((out.loss, out.per_row, gradient), out.fell_back));
             self.judge::<T, _>("cross_entropy_grad", option, shape, out, |(loss, per_row, gradient)| {
                 reduced(loss, &per_row).max(gradients(&gradient, &|_| 0.0))
             });
             // From log-sum-exps as f32 has them: of those of 300, 3e-5 remain uncertain.
             let saved: Result<Vec<T::Row>, Error> = match x.as_seen_by(&loss) {
-                Ok(x) => self.cpu.log_sum_exp_vec_async(x).await.map(|out| out.values),
+                Ok(x) => self.cpu.log_sum_exp(x).to_vec_async().await.map(|out| out.values),
                 Err(error) => Err(error),
             };
             let (out, known) = match saved {
                 Ok(saved) => {
-                    let out = device.cross_entropy_backward_vec_async(&loss, x, given(), &saved).await;
+                    let out = device.cross_entropy_backward(&loss, x, given(), &saved).to_vec_async().await;
                     (out.map(|out| (out.values, out.fell_back)), saved)
                 }
                 Err(error) => (Err(error), Vec::new()),

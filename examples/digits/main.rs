@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (hidden, mut logits) = network.forward(&images);
             // The loss, and its gradient over the logits: one fused step.
             let x = LogitsMut::new(&mut logits, [batch.len(), CLASSES])?;
-            let out = device.cross_entropy_grad_in_place(&loss, x, &labels)?;
+            let out = device.cross_entropy(&loss, x, &labels).with_gradient_in_place()?;
             sum += out.loss * out.counted_rows as f64;
             network.step(&images, &hidden, &logits, rate);
         }
@@ -66,9 +66,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let labels: Vec<u32> = test.iter().map(label).collect();
     let (_, logits) = network.forward(&images);
     let x = Logits::new(&logits, [test.len(), CLASSES])?;
-    let predictions = device.predict_vec(x)?.values;
+    let predictions = device.predict(x).to_vec()?.values;
     let right = predictions.iter().zip(&labels).filter(|(prediction, label)| prediction.class == **label).count();
-    let held_out = device.cross_entropy(&loss, x, &labels)?.loss;
+    let held_out = device.cross_entropy(&loss, x, &labels).loss()?.loss;
     println!("held out: accuracy {:.2} %, loss {held_out:.4}", 100.0 * right as f64 / test.len() as f64);
 
     // The same gradients once more on a GPU, software if need be, and on the CPU.
@@ -76,8 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     match gpu {
         Err(error) => println!("GPU against CPU: {error}"),
         Ok(gpu) => {
-            let (_, on_gpu) = gpu.cross_entropy_grad_vec(&loss, x, &labels)?;
-            let (_, on_cpu) = Device::cpu().cross_entropy_grad_vec(&loss, x, &labels)?;
+            let (_, on_gpu) = gpu.cross_entropy(&loss, x, &labels).with_gradient_vec()?;
+            let (_, on_cpu) = Device::cpu().cross_entropy(&loss, x, &labels).with_gradient_vec()?;
             let largest = on_gpu.iter().zip(&on_cpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             println!("GPU against CPU: gradients of {} differ by at most {largest:.1e}", gpu.name());
         }

@@ -70,7 +70,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     let loss = options.loss();
     let untouched = vec![narrow(7.0); dense.len()];
     let mut gradient = untouched.clone();
-    let out = match device.cross_entropy_grad(&loss, x, given(), &mut gradient) {
+    let out = match device.cross_entropy(&loss, x, given()).with_gradient(&mut gradient) {
         Ok(out) => out,
         Err(error) => {
             let is_bad = !(0.0..=1.0).contains(&options.label_smoothing)
@@ -83,13 +83,13 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
             return Ok(());
         }
     };
-    let loss_alone = device.cross_entropy(&loss, x, given()).expect("as with its gradient");
+    let loss_alone = device.cross_entropy(&loss, x, given()).loss().expect("as with its gradient");
     let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     assert!(same(loss_alone.loss, out.loss), "{} and {} of {shape:?}, {options:?}", loss_alone.loss, out.loss);
 
     let mut in_place = dense.clone();
     let over = LogitsMut::new(&mut in_place, shape).expect("as before");
-    device.cross_entropy_grad_in_place(&loss, over, given()).expect("as before");
+    device.cross_entropy(&loss, over, given()).with_gradient_in_place().expect("as before");
     assert!(
         in_place.iter().zip(&gradient).all(|(&a, &b)| same(a.into(), b.into())),
         "in place, {shape:?}, {options:?}"

@@ -38,10 +38,10 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     };
     let y = |row: usize| -> Vec<f64> { batch.row(row).iter().map(|x| x / f64::from(temperature)).collect() };
 
-    let p = device.softmax_vec(x).expect("softmax").values;
-    let log_p = device.log_softmax_vec(x).expect("log-softmax").values;
-    let log_sum_exps = device.log_sum_exp_vec(x).expect("log-sum-exp").values;
-    let best = device.predict_vec(x).expect("predictions").values;
+    let p = device.softmax(x).to_vec().expect("softmax").values;
+    let log_p = device.log_softmax(x).to_vec().expect("log-softmax").values;
+    let log_sum_exps = device.log_sum_exp(x).to_vec().expect("log-sum-exp").values;
+    let best = device.predict(x).to_vec().expect("predictions").values;
     for row in 0..shape.row_count() {
         let y = y(row);
         let (top, log_sum) = log_sum_exp(&y);
@@ -69,7 +69,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
 
     let mut in_place = batch.values.clone();
     let over = LogitsMut::with_row_stride(&mut in_place, shape, batch.stride).and_then(|x| x.temperature(temperature));
-    device.softmax_in_place(over.expect("as before")).expect("softmax in place");
+    device.softmax(over.expect("as before")).in_place().expect("softmax in place");
     let again = Batch { shape, stride: batch.stride, values: in_place };
     assert_eq!(bits(&again.dense()), bits(&p), "in place, {shape:?}");
     for (block, was) in again.values.chunks(batch.stride).zip(batch.values.chunks(batch.stride)) {
@@ -77,7 +77,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     }
 
     let k = usize::from(u.arbitrary::<u8>()?);
-    match device.top_k_vec(x, k) {
+    match device.top_k(x, k).to_vec() {
         Ok(top) => {
             for (row, top) in top.values.chunks(k.max(1)).enumerate() {
                 let mut sorted = y(row);
@@ -95,9 +95,9 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     }
 
     let sampling = Sampling::new(u.arbitrary()?)
-        .top_k(usize::from(u.arbitrary::<u8>()?))
+        .top_k(usize::from(u.arbitrary::<u8>()?)).run()
         .top_p(f32::from(u.arbitrary::<u8>()?) / 200.0);
-    if let Ok(drawn) = device.sample_vec(&sampling, x) {
+    if let Ok(drawn) = device.sample(&sampling, x).to_vec() {
         for (row, drawn) in drawn.values.iter().enumerate() {
             let y = y(row);
             assert!((drawn.class as usize) < classes);
@@ -109,7 +109,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     let seed = u.arbitrary()?;
     let upstream: Vec<T> = (0..p.len()).map(|at| narrow(noise(seed, at))).collect();
     let out =
-        device.softmax_backward_vec(Logits::new(&p, shape).expect("as before"), &upstream).expect("gradients").values;
+        device.softmax_backward(Logits::new(&p, shape).expect("as before"), &upstream).to_vec().expect("gradients").values;
     for row in 0..shape.row_count() {
         let of = |values: &[T]| -> Vec<f64> {
             (0..classes).map(|class| values[batch.place(batch.block(), row, class)].into()).collect()

@@ -1,497 +1,535 @@
-//! The operations of a device over memory of the host, each in a blocking and an async form.
+//! The operations of a device over memory of the host.
+//!
+//! A method such as [`Device::softmax`] only describes a call. The call runs when its destination is named: a new `Vec`, memory of the
+//! caller, or the logits themselves. Each destination has a blocking and an async form, written once for all operations.
+
+use std::marker::PhantomData;
 
 use crate::ops::{check_k, draw_transform};
-use crate::problem::dtype::{Elements, ElementsMut, Sealed};
+use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
 use crate::problem::operation::Op;
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
-    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, Ran, Sampling, Targets,
+    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, RowValue, Sampling,
+    Targets,
 };
 
-/// An operation in both its forms: declared once, so that neither can differ.
-macro_rules! operations {
-    ($(
-        $(#[$doc:meta])*
-        $name:ident / $name_async:ident [$($generic:tt)*] ($($argument:ident: $ty:ty),* $(,)?) -> $result:ty,
-        |$device:ident, $waiting:ident| $body:expr;
-    )*) => {
-        impl Device {$(
-            $(#[$doc])*
-            pub fn $name<$($generic)*>(&self, $($argument: $ty),*) -> Result<$result, Error> {
-                let ($device, $waiting) = (self, Waiting::Here);
-                block_on($body)
-            }
-
-            #[doc = concat!("The async form of [`Device::", stringify!($name), "`].")]
-            ///
-            /// # Errors
-            #[doc = concat!("As [`Device::", stringify!($name), "`].")]
-            pub async fn $name_async<$($generic)*>(&self, $($argument: $ty),*) -> Result<$result, Error> {
-                let ($device, $waiting) = (self, Waiting::Elsewhere);
-                $body.await
-            }
-        )*}
-    };
+/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may take the place of. No other type implements it.
+pub trait LogitsSource: sealed::Source {
+    /// The type of the logits.
+    type Element: Element;
 }
 
-operations! {
-    /// softmax(x)_j = exp(x_j) / sum_k exp(x_k) of each row, into `out` of as many values as the logits have, in their order.
+impl<T: Element> LogitsSource for Logits<'_, T> {
+    type Element = T;
+}
+
+impl<T: Element> LogitsSource for LogitsMut<'_, T> {
+    type Element = T;
+}
+
+mod sealed {
+    pub trait Source {}
+    impl<T: crate::Element> Source for crate::Logits<'_, T> {}
+    impl<T: crate::Element> Source for crate::LogitsMut<'_, T> {}
+}
+
+/// What a call reads beside the logits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inputs<'c> {
+    /// The loss and its targets.
+    loss: Option<(&'c CrossEntropy, Targets<'c>)>,
+    upstream: Option<Elements<'c>>,
+    log_sum_exps: Option<Elements<'c>>,
+    sampling: Option<&'c Sampling>,
+    k: Option<usize>,
+}
+
+impl Inputs<'_> {
+    /// Predictions of each row.
+    fn predictions_per_row(&self) -> usize {
+        self.k.unwrap_or(1)
+    }
+
+    /// Checks the options that do not depend on where the result goes.
+    fn check(&self, classes: usize) -> Result<(), Error> {
+        if let Some(k) = self.k {
+            check_k(k, classes)?;
+        }
+        self.sampling.map_or(Ok(()), |sampling| sampling.draws().map(drop))
+    }
+
+    /// Validates the inputs against the logits, then runs the operation.
+    async fn run(
+        &self,
+        device: &Device,
+        op: Op,
+        view: View,
+        (data, rows_out): (Data<'_>, RowsOut<'_>),
+        waiting: Waiting,
+    ) -> Result<Output<()>, Error> {
+        let prepared;
+        let mut operands = Operands { k: self.k.unwrap_or(0), ..Operands::default() };
+        if let Some((loss, targets)) = self.loss {
+            prepared = loss.prepare(view.shape, targets)?;
+            operands = prepared.operands(view.transform)?;
+            if let Some(values) = self.log_sum_exps {
+                check_length("log-sum-exps", view.shape.row_count(), values.len())?;
+                operands.log_sum_exps = Some(values);
+            }
+        } else if let Some(upstream) = self.upstream {
+            check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
+            operands.transform = view.transform.without_cap("not set: the gradient of a cap is another step")?;
+            operands.upstream_gradient = Some(upstream);
+        } else {
+            operands.transform = draw_transform(op, view.transform)?;
+            if let Some(sampling) = self.sampling {
+                operands.draws = sampling.draws()?;
+            }
+        }
+        device.run(Request::new(op, view, data, operands, rows_out), waiting).await
+    }
+}
+
+/// A call whose result is one value for each logit, in their order. It does nothing until a destination is named.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a call does nothing until its destination is named"]
+pub struct ElementsCall<'c, X> {
+    device: &'c Device,
+    op: Op,
+    x: X,
+    inputs: Inputs<'c>,
+}
+
+impl<T: Element> ElementsCall<'_, Logits<'_, T>> {
+    /// Runs the call and returns the result in a new `Vec`.
     ///
     /// # Errors
-    /// [`Error::Length`] where `out` has another length; [`Error::DType`] for f64 on an explicitly chosen GPU, and
-    /// [`Error::Gpu`] where that fails; [`Error::OutOfMemory`].
-    softmax / softmax_async [T: Element] (x: Logits<'_, T>, out: &mut [T]) -> Ran,
-        |device, waiting| device.write_elements(Op::Softmax, x, out, waiting);
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`]; and the errors of
+    /// the operation.
+    pub fn to_vec(self) -> Result<Output<Vec<T>>, Error> {
+        block_on(self.vec(Waiting::Here))
+    }
 
-    /// [`Device::softmax`] into a new `Vec`.
+    /// The async form of [`ElementsCall::to_vec`].
     ///
     /// # Errors
-    /// As [`Device::softmax`].
-    softmax_vec / softmax_vec_async [T: Element] (x: Logits<'_, T>) -> Output<T>,
-        |device, waiting| device.new_elements(Op::Softmax, x, waiting);
+    /// As [`ElementsCall::to_vec`].
+    pub async fn to_vec_async(self) -> Result<Output<Vec<T>>, Error> {
+        self.vec(Waiting::Elsewhere).await
+    }
 
-    /// [`Device::softmax`] over the logits themselves.
+    /// Runs the call and writes the result into `out`, which has as many values as the logits.
     ///
     /// # Errors
-    /// As [`Device::softmax`]; after any error the logits are intact.
-    softmax_in_place / softmax_in_place_async [T: Element] (x: LogitsMut<'_, T>) -> Ran,
-        |device, waiting| device.overwrite_elements(Op::Softmax, x, waiting);
+    /// As [`ElementsCall::to_vec`], and [`Error::Length`] where `out` has another length.
+    pub fn write_to(self, out: &mut [T]) -> Result<Output<()>, Error> {
+        block_on(self.write(out, Waiting::Here))
+    }
 
-    /// log softmax(x)_j = x_j - log sum_k exp(x_k) of each row, into `out` of as many values as the logits have, in their order.
+    /// The async form of [`ElementsCall::write_to`].
     ///
     /// # Errors
-    /// [`Error::Length`] where `out` has another length; [`Error::DType`] for f64 on an explicitly chosen GPU, and
-    /// [`Error::Gpu`] where that fails; [`Error::OutOfMemory`].
-    log_softmax / log_softmax_async [T: Element] (x: Logits<'_, T>, out: &mut [T]) -> Ran,
-        |device, waiting| device.write_elements(Op::LogSoftmax, x, out, waiting);
+    /// As [`ElementsCall::write_to`].
+    pub async fn write_to_async(self, out: &mut [T]) -> Result<Output<()>, Error> {
+        self.write(out, Waiting::Elsewhere).await
+    }
 
-    /// [`Device::log_softmax`] into a new `Vec`.
+    async fn vec(self, waiting: Waiting) -> Result<Output<Vec<T>>, Error> {
+        let mut values = try_vec("the result", self.x.shape().elements()?)?;
+        let Output { fell_back, .. } = self.write(&mut values, waiting).await?;
+        Ok(Output { values, fell_back })
+    }
+
+    async fn write(self, out: &mut [T], waiting: Waiting) -> Result<Output<()>, Error> {
+        let Self { device, op, x, inputs } = self;
+        inputs.run(device, op, x.view(), (write(x, out)?, RowsOut::None), waiting).await
+    }
+}
+
+impl<T: Element> ElementsCall<'_, LogitsMut<'_, T>> {
+    /// Runs the call and writes the result over the logits. After any error the logits are intact.
     ///
     /// # Errors
-    /// As [`Device::log_softmax`].
-    log_softmax_vec / log_softmax_vec_async [T: Element] (x: Logits<'_, T>) -> Output<T>,
-        |device, waiting| device.new_elements(Op::LogSoftmax, x, waiting);
+    /// As [`ElementsCall::to_vec`].
+    pub fn in_place(self) -> Result<Output<()>, Error> {
+        block_on(self.overwrite(Waiting::Here))
+    }
 
-    /// [`Device::log_softmax`] over the logits themselves.
+    /// The async form of [`ElementsCall::in_place`].
     ///
     /// # Errors
-    /// As [`Device::log_softmax`]; after any error the logits are intact.
-    log_softmax_in_place / log_softmax_in_place_async [T: Element] (x: LogitsMut<'_, T>) -> Ran,
-        |device, waiting| device.overwrite_elements(Op::LogSoftmax, x, waiting);
+    /// As [`ElementsCall::in_place`].
+    pub async fn in_place_async(self) -> Result<Output<()>, Error> {
+        self.overwrite(Waiting::Elsewhere).await
+    }
 
-    /// The backward of [`Device::softmax`]: `y_j * (g_j - sum_k g_k * y_k)` of each row, from its result `y` and
-    /// the gradient `g` of what was made of that, both of the shape of `y`, into `out`. A [temperature](Logits::temperature) of
-    /// `y` is the one that its softmax was taken at.
+    async fn overwrite(self, waiting: Waiting) -> Result<Output<()>, Error> {
+        let Self { device, op, x, inputs } = self;
+        let view = x.view();
+        inputs.run(device, op, view, (overwrite(x), RowsOut::None), waiting).await
+    }
+}
+
+/// A call whose result is one value `R` for each row, or `k` of them. It does nothing until a destination is named.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a call does nothing until its destination is named"]
+pub struct RowsCall<'c, T: Element, R> {
+    device: &'c Device,
+    op: Op,
+    x: Logits<'c, T>,
+    inputs: Inputs<'c>,
+    value: PhantomData<R>,
+}
+
+impl<T: Element, R: RowValue> RowsCall<'_, T, R> {
+    /// Runs the call and returns the values of the rows in a new `Vec`.
+    ///
+    /// # Errors
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`]; and the errors of
+    /// the operation.
+    pub fn to_vec(self) -> Result<Output<Vec<R>>, Error> {
+        block_on(self.vec(Waiting::Here))
+    }
+
+    /// The async form of [`RowsCall::to_vec`].
+    ///
+    /// # Errors
+    /// As [`RowsCall::to_vec`].
+    pub async fn to_vec_async(self) -> Result<Output<Vec<R>>, Error> {
+        self.vec(Waiting::Elsewhere).await
+    }
+
+    /// Runs the call and writes the values of the rows into `out`.
+    ///
+    /// # Errors
+    /// As [`RowsCall::to_vec`], and [`Error::Length`] where `out` has another length.
+    pub fn write_to(self, out: &mut [R]) -> Result<Output<()>, Error> {
+        block_on(self.write(out, Waiting::Here))
+    }
+
+    /// The async form of [`RowsCall::write_to`].
+    ///
+    /// # Errors
+    /// As [`RowsCall::write_to`].
+    pub async fn write_to_async(self, out: &mut [R]) -> Result<Output<()>, Error> {
+        self.write(out, Waiting::Elsewhere).await
+    }
+
+    fn length(&self) -> usize {
+        self.x.shape().row_count().saturating_mul(self.inputs.predictions_per_row())
+    }
+
+    async fn vec(self, waiting: Waiting) -> Result<Output<Vec<R>>, Error> {
+        self.inputs.check(self.x.shape().classes())?;
+        let mut values = try_vec("the result", self.length())?;
+        let Output { fell_back, .. } = self.write(&mut values, waiting).await?;
+        Ok(Output { values, fell_back })
+    }
+
+    async fn write(self, out: &mut [R], waiting: Waiting) -> Result<Output<()>, Error> {
+        self.inputs.check(self.x.shape().classes())?;
+        check_length("out", self.length(), out.len())?;
+        let Self { device, op, x, inputs, .. } = self;
+        let out = R::rows_out(out, inputs.predictions_per_row());
+        inputs.run(device, op, x.view(), (read(x), out), waiting).await
+    }
+}
+
+/// A loss of logits and targets, alone or with its gradient. It does nothing until one of its methods is called.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a call does nothing until one of its methods is called"]
+pub struct LossCall<'c, X> {
+    device: &'c Device,
+    loss: &'c CrossEntropy,
+    x: X,
+    targets: Targets<'c>,
+}
+
+impl<T: Element> LossCall<'_, Logits<'_, T>> {
+    /// Computes the loss alone.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Probability`], [`Error::Weight`], [`Error::UpstreamGradient`] or
+    /// [`Error::OptionValue`] before any work; [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
+    /// [`Error::OutOfMemory`].
+    pub fn loss(self) -> Result<Loss<T::Row>, Error> {
+        block_on(self.alone(Waiting::Here))
+    }
+
+    /// The async form of [`LossCall::loss`].
+    ///
+    /// # Errors
+    /// As [`LossCall::loss`].
+    pub async fn loss_async(self) -> Result<Loss<T::Row>, Error> {
+        self.alone(Waiting::Elsewhere).await
+    }
+
+    /// Computes the loss and, in the same step, its gradient with respect to the logits, which goes into `gradient` of as many values, in
+    /// their order.
+    ///
+    /// # Errors
+    /// As [`LossCall::loss`]; nothing is written before everything has been checked.
+    pub fn with_gradient(self, gradient: &mut [T]) -> Result<Loss<T::Row>, Error> {
+        block_on(self.into_gradient(gradient, Waiting::Here))
+    }
+
+    /// The async form of [`LossCall::with_gradient`].
+    ///
+    /// # Errors
+    /// As [`LossCall::with_gradient`].
+    pub async fn with_gradient_async(self, gradient: &mut [T]) -> Result<Loss<T::Row>, Error> {
+        self.into_gradient(gradient, Waiting::Elsewhere).await
+    }
+
+    /// [`LossCall::with_gradient`] into a new `Vec`.
+    ///
+    /// # Errors
+    /// As [`LossCall::with_gradient`].
+    pub fn with_gradient_vec(self) -> Result<(Loss<T::Row>, Vec<T>), Error> {
+        block_on(self.gradient_vec(Waiting::Here))
+    }
+
+    /// The async form of [`LossCall::with_gradient_vec`].
+    ///
+    /// # Errors
+    /// As [`LossCall::with_gradient_vec`].
+    pub async fn with_gradient_vec_async(self) -> Result<(Loss<T::Row>, Vec<T>), Error> {
+        self.gradient_vec(Waiting::Elsewhere).await
+    }
+
+    /// Counts the rows whose target is among the `k` most likely classes; a target that is a distribution counts as its most probable
+    /// class. Options of the loss say which rows are ignored.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (device, loss) = (Device::cpu(), CrossEntropy::default());
+    /// let x = Logits::new(&[1.0, 3.0, 2.0, 0.0, 5.0, 4.0], [2, 3])?;
+    /// let call = device.cross_entropy(&loss, x, &[2, 1]);
+    /// assert_eq!((call.accuracy(1)?.accuracy(), call.accuracy(2)?.accuracy()), (0.5, 1.0));
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`LossCall::loss`], and [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
+    pub fn accuracy(self, k: usize) -> Result<Accuracy, Error> {
+        block_on(self.count(k, Waiting::Here))
+    }
+
+    /// The async form of [`LossCall::accuracy`].
+    ///
+    /// # Errors
+    /// As [`LossCall::accuracy`].
+    pub async fn accuracy_async(self, k: usize) -> Result<Accuracy, Error> {
+        self.count(k, Waiting::Elsewhere).await
+    }
+
+    async fn alone(self, waiting: Waiting) -> Result<Loss<T::Row>, Error> {
+        let data = read(self.x);
+        self.run(Op::CrossEntropy, self.x.view(), data, waiting).await
+    }
+
+    async fn into_gradient(self, gradient: &mut [T], waiting: Waiting) -> Result<Loss<T::Row>, Error> {
+        let data = write(self.x, gradient)?;
+        self.run(Op::CrossEntropyGrad, self.x.view(), data, waiting).await
+    }
+
+    async fn gradient_vec(self, waiting: Waiting) -> Result<(Loss<T::Row>, Vec<T>), Error> {
+        let mut gradient = try_vec("the gradient", self.x.shape().elements()?)?;
+        let loss = self.into_gradient(&mut gradient, waiting).await?;
+        Ok((loss, gradient))
+    }
+
+    async fn count(self, k: usize, waiting: Waiting) -> Result<Accuracy, Error> {
+        let Self { device, loss, x, targets } = self;
+        check_k(k, x.shape().classes())?;
+        let prepared = loss.prepare(x.shape(), targets)?;
+        let x = x.as_seen_by(loss)?;
+        let top = if k == 1 { device.predict(x) } else { device.top_k(x, k) };
+        let Output { values, fell_back } = top.vec(waiting).await?;
+        Ok(prepared.accuracy(&values, k, fell_back))
+    }
+}
+
+impl<T: Element> LossCall<'_, LogitsMut<'_, T>> {
+    /// Computes the loss and its gradient, and writes the gradient over the logits. After any error the logits are intact.
+    ///
+    /// # Errors
+    /// As [`LossCall::with_gradient`].
+    pub fn with_gradient_in_place(self) -> Result<Loss<T::Row>, Error> {
+        block_on(self.overwrite(Waiting::Here))
+    }
+
+    /// The async form of [`LossCall::with_gradient_in_place`].
+    ///
+    /// # Errors
+    /// As [`LossCall::with_gradient_in_place`].
+    pub async fn with_gradient_in_place_async(self) -> Result<Loss<T::Row>, Error> {
+        self.overwrite(Waiting::Elsewhere).await
+    }
+
+    async fn overwrite(self, waiting: Waiting) -> Result<Loss<T::Row>, Error> {
+        let Self { device, loss, x, targets } = self;
+        let view = x.view();
+        let data = overwrite(x);
+        LossCall { device, loss, x: (), targets }.run(Op::CrossEntropyGrad, view, data, waiting).await
+    }
+}
+
+impl<X> LossCall<'_, X> {
+    async fn run<S: Element>(&self, op: Op, view: View, data: Data<'_>, waiting: Waiting) -> Result<Loss<S>, Error> {
+        let prepared = self.loss.prepare(view.shape, self.targets)?;
+        let mut per_row: Vec<S> = try_vec("losses", view.shape.row_count())?;
+        let out = RowsOut::Values(S::erase_mut(&mut per_row));
+        let request = Request::new(op, view, data, prepared.operands(view.transform)?, out);
+        let Output { fell_back, .. } = self.device.run(request, waiting).await?;
+        Ok(prepared.reduce(per_row, fell_back))
+    }
+}
+
+impl Device {
+    /// softmax(x)_j = exp(x_j) / sum_k exp(x_k) of each row.
+    ///
+    /// ```
+    /// use logits::{Device, Logits};
+    /// let p = Device::cpu().softmax(Logits::new(&[0.0_f32, 3.0_f32.ln()], [1, 2])?).to_vec()?.values;
+    /// assert!((p[0] - 0.25).abs() < 1e-6 && (p[1] - 0.75).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    pub fn softmax<X: LogitsSource>(&self, x: X) -> ElementsCall<'_, X> {
+        ElementsCall { device: self, op: Op::Softmax, x, inputs: Inputs::default() }
+    }
+
+    /// log softmax(x)_j = x_j - log sum_k exp(x_k) of each row.
+    pub fn log_softmax<X: LogitsSource>(&self, x: X) -> ElementsCall<'_, X> {
+        ElementsCall { device: self, op: Op::LogSoftmax, x, inputs: Inputs::default() }
+    }
+
+    /// The backward of [`Device::softmax`]: `y_j * (g_j - sum_k g_k * y_k)` of each row, from its result `y` and the gradient `g` =
+    /// `upstream` of the loss with respect to `y`, both of the shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its
+    /// softmax was taken at.
     ///
     /// ```
     /// use logits::{Device, Logits};
     /// let y = [0.25, 0.75];
-    /// let dx = Device::cpu().softmax_backward_vec(Logits::new(&y, [1, 2])?, &[1.0, 0.0])?.values;
+    /// let dx = Device::cpu().softmax_backward(Logits::new(&y, [1, 2])?, &[1.0, 0.0]).to_vec()?.values;
     /// assert_eq!(dx, [0.1875, -0.1875]);
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// # Errors
-    /// As [`Device::softmax`], and [`Error::Length`] where `upstream` has another length.
-    softmax_backward / softmax_backward_async [T: Element] (y: Logits<'_, T>, upstream: &[T], out: &mut [T]) -> Ran,
-        |device, waiting| device.backward(Op::SoftmaxBackward, y.view(), write(y, out), T::erase(upstream), waiting);
+    /// Running the call fails with [`Error::Length`] where `upstream` has another length, and with [`Error::OptionValue`] where a cap is set.
+    pub fn softmax_backward<'c, X: LogitsSource>(&'c self, y: X, upstream: &'c [X::Element]) -> ElementsCall<'c, X> {
+        let inputs = Inputs { upstream: Some(X::Element::erase(upstream)), ..Inputs::default() };
+        ElementsCall { device: self, op: Op::SoftmaxBackward, x: y, inputs }
+    }
 
-    /// [`Device::softmax_backward`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_backward`].
-    softmax_backward_vec / softmax_backward_vec_async [T: Element] (y: Logits<'_, T>, upstream: &[T]) -> Output<T>,
-        |device, waiting| async move {
-            let mut values = try_vec("the gradient", y.shape().elements()?)?;
-            let data = write(y, &mut values);
-            let ran = device.backward(Op::SoftmaxBackward, y.view(), data, T::erase(upstream), waiting).await?;
-            Ok(Output { values, fell_back: ran.fell_back })
-        };
-
-    /// [`Device::softmax_backward`] over the result that it starts from.
-    ///
-    /// # Errors
-    /// As [`Device::softmax_backward`]; after any error `y` is intact.
-    softmax_backward_in_place / softmax_backward_in_place_async [T: Element] (y: LogitsMut<'_, T>, upstream: &[T]) -> Ran,
-        |device, waiting| {
-            let view = y.view();
-            device.backward(Op::SoftmaxBackward, view, Ok(over(y)), T::erase(upstream), waiting)
-        };
-
-    /// The backward of [`Device::log_softmax`]: `g_j - exp(y_j) * sum_k g_k` of each row, from its result `y` and
-    /// the gradient `g` of what was made of that, both of the shape of `y`, into `out`. A [temperature](Logits::temperature) of
-    /// `y` is the one that its softmax was taken at.
+    /// The backward of [`Device::log_softmax`]: `g_j - exp(y_j) * sum_k g_k` of each row, from its result `y` and the gradient `g` =
+    /// `upstream` of the loss with respect to `y`, both of the shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its
+    /// softmax was taken at.
     ///
     /// ```
     /// use logits::{Device, Logits};
     /// let y = [0.25_f32.ln(), 0.75_f32.ln()];
-    /// let dx = Device::cpu().log_softmax_backward_vec(Logits::new(&y, [1, 2])?, &[1.0, 0.0])?.values;
+    /// let dx = Device::cpu().log_softmax_backward(Logits::new(&y, [1, 2])?, &[1.0, 0.0]).to_vec()?.values;
     /// assert!((dx[0] - 0.75).abs() < 1e-6 && (dx[1] + 0.75).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// # Errors
-    /// As [`Device::softmax`], and [`Error::Length`] where `upstream` has another length.
-    log_softmax_backward / log_softmax_backward_async [T: Element] (y: Logits<'_, T>, upstream: &[T], out: &mut [T]) -> Ran,
-        |device, waiting| device.backward(Op::LogSoftmaxBackward, y.view(), write(y, out), T::erase(upstream), waiting);
+    /// Running the call fails as that of [`Device::softmax_backward`].
+    pub fn log_softmax_backward<'c, X: LogitsSource>(
+        &'c self,
+        y: X,
+        upstream: &'c [X::Element],
+    ) -> ElementsCall<'c, X> {
+        let inputs = Inputs { upstream: Some(X::Element::erase(upstream)), ..Inputs::default() };
+        ElementsCall { device: self, op: Op::LogSoftmaxBackward, x: y, inputs }
+    }
 
-    /// [`Device::log_softmax_backward`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::log_softmax_backward`].
-    log_softmax_backward_vec / log_softmax_backward_vec_async [T: Element] (y: Logits<'_, T>, upstream: &[T]) -> Output<T>,
-        |device, waiting| async move {
-            let mut values = try_vec("the gradient", y.shape().elements()?)?;
-            let data = write(y, &mut values);
-            let ran = device.backward(Op::LogSoftmaxBackward, y.view(), data, T::erase(upstream), waiting).await?;
-            Ok(Output { values, fell_back: ran.fell_back })
-        };
+    /// log sum_k exp(x_k) of each row; f64 for f64 logits, else f32.
+    pub fn log_sum_exp<'c, T: Element>(&'c self, x: Logits<'c, T>) -> RowsCall<'c, T, T::Row> {
+        RowsCall { device: self, op: Op::LogSumExp, x, inputs: Inputs::default(), value: PhantomData }
+    }
 
-    /// [`Device::log_softmax_backward`] over the result that it starts from.
-    ///
-    /// # Errors
-    /// As [`Device::log_softmax_backward`]; after any error `y` is intact.
-    log_softmax_backward_in_place / log_softmax_backward_in_place_async [T: Element] (y: LogitsMut<'_, T>, upstream: &[T]) -> Ran,
-        |device, waiting| {
-            let view = y.view();
-            device.backward(Op::LogSoftmaxBackward, view, Ok(over(y)), T::erase(upstream), waiting)
-        };
+    /// The most likely class of each row and its probability; of equally likely classes the lowest.
+    pub fn predict<'c, T: Element>(&'c self, x: Logits<'c, T>) -> RowsCall<'c, T, Prediction> {
+        RowsCall { device: self, op: Op::Predict, x, inputs: Inputs::default(), value: PhantomData }
+    }
 
-    /// log sum_j exp(x_j) of each row, into `out` of a value a row.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    log_sum_exp / log_sum_exp_async [T: Element] (x: Logits<'_, T>, out: &mut [T::Row]) -> Ran,
-        |device, waiting| {
-            let out = T::Row::erase_mut(out);
-            device.reduce_rows(Op::LogSumExp, x, out.len(), RowsOut::Values(out), Operands::default(), waiting)
-        };
-
-    /// [`Device::log_sum_exp`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    log_sum_exp_vec / log_sum_exp_vec_async [T: Element] (x: Logits<'_, T>) -> Output<T::Row>,
-        |device, waiting| async move {
-            let mut values: Vec<T::Row> = try_vec("log-sum-exps", x.shape().row_count())?;
-            let (rows, out) = (values.len(), RowsOut::Values(T::Row::erase_mut(&mut values)));
-            let ran = device.reduce_rows(Op::LogSumExp, x, rows, out, Operands::default(), waiting).await?;
-            Ok(Output { values, fell_back: ran.fell_back })
-        };
-
-    /// The most likely class of each row and its probability, into `out` of a value a row; ties go to the lowest class.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    predict / predict_async [T: Element] (x: Logits<'_, T>, out: &mut [Prediction]) -> Ran,
-        |device, waiting| {
-            device.reduce_rows(Op::Predict, x, out.len(), RowsOut::Predictions(out, 1), Operands::default(), waiting)
-        };
-
-    /// [`Device::predict`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::softmax`].
-    predict_vec / predict_vec_async [T: Element] (x: Logits<'_, T>) -> Output<Prediction>,
-        |device, waiting| async move {
-            device.new_predictions(Op::Predict, x, 1, Operands::default(), waiting).await
-        };
-
-    /// The `k` most likely classes of each row and their probabilities, most likely first, into `out` of `k` values a row;
-    /// of equally likely ones the lower class comes first. Probabilities of the other classes are never written anywhere
-    /// (Milakov and Gimelshein 2018, arXiv:1805.02867). In a row whose softmax is NaN all probabilities are, and NaNs come
-    /// first.
+    /// The `k` most likely classes of each row and their probabilities, most likely first; of equally likely classes the lower comes first.
+    /// Probabilities of the other classes are never written anywhere (Milakov and Gimelshein 2018, arXiv:1805.02867). In a row whose
+    /// softmax is NaN all probabilities are NaN, and NaN logits come first.
     ///
     /// ```
     /// use logits::{Device, Logits};
     /// let x = [1.0, 3.0, 3.0, -2.0];
-    /// let top = Device::cpu().top_k_vec(Logits::new(&x, [1, 4])?, 3)?.values;
+    /// let top = Device::cpu().top_k(Logits::new(&x, [1, 4])?, 3).to_vec()?.values;
     /// assert_eq!(top.iter().map(|top| top.class).collect::<Vec<_>>(), [1, 2, 0]);
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// # Errors
-    /// As [`Device::softmax`], and [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
-    top_k / top_k_async [T: Element] (x: Logits<'_, T>, k: usize, out: &mut [Prediction]) -> Ran,
-        |device, waiting| async move {
-            check_k(k, x.shape().classes())?;
-            let operands = Operands { k, ..Operands::default() };
-            device.reduce_rows(Op::TopK, x, out.len(), RowsOut::Predictions(out, k), operands, waiting).await
-        };
+    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
+    pub fn top_k<'c, T: Element>(&'c self, x: Logits<'c, T>, k: usize) -> RowsCall<'c, T, Prediction> {
+        let inputs = Inputs { k: Some(k), ..Inputs::default() };
+        RowsCall { device: self, op: Op::TopK, x, inputs, value: PhantomData }
+    }
 
-    /// [`Device::top_k`] into a new `Vec`.
+    /// A class of each row drawn at random from its softmax, and its probability there. Logits under a cap are refused: draw from their
+    /// log-softmax. In a row whose softmax is NaN the probability is NaN, and the class is that of [`Device::predict`].
     ///
-    /// # Errors
-    /// As [`Device::top_k`].
-    top_k_vec / top_k_vec_async [T: Element] (x: Logits<'_, T>, k: usize) -> Output<Prediction>,
-        |device, waiting| async move {
-            check_k(k, x.shape().classes())?;
-            device.new_predictions(Op::TopK, x, k, Operands { k, ..Operands::default() }, waiting).await
-        };
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range.
+    pub fn sample<'c, T: Element>(&'c self, sampling: &'c Sampling, x: Logits<'c, T>) -> RowsCall<'c, T, Prediction> {
+        let inputs = Inputs { sampling: Some(sampling), ..Inputs::default() };
+        RowsCall { device: self, op: Op::Sample, x, inputs, value: PhantomData }
+    }
 
-    /// A class of each row drawn at random from its softmax, and its probability there, into `out` of a value a row; of
-    /// logits under a cap, which it refuses, draw from the log-softmax. In a
-    /// row whose softmax is NaN the probability is, and the class is that of [`Device::predict`].
-    ///
-    /// # Errors
-    /// As [`Device::softmax`], and [`Error::OptionValue`].
-    sample / sample_async [T: Element] (sampling: &Sampling, x: Logits<'_, T>, out: &mut [Prediction]) -> Ran,
-        |device, waiting| async move {
-            let operands = Operands { draws: sampling.draws()?, ..Operands::default() };
-            device.reduce_rows(Op::Sample, x, out.len(), RowsOut::Predictions(out, 1), operands, waiting).await
-        };
-
-    /// [`Device::sample`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::sample`].
-    sample_vec / sample_vec_async [T: Element] (sampling: &Sampling, x: Logits<'_, T>) -> Output<Prediction>,
-        |device, waiting| async move {
-            let operands = Operands { draws: sampling.draws()?, ..Operands::default() };
-            device.new_predictions(Op::Sample, x, 1, operands, waiting).await
-        };
-
-    /// How many of the counted rows have their target among the `k` most likely classes; of targets that are probabilities,
-    /// the most probable class. What is ignored is an option of the loss.
+    /// The cross-entropy of logits and targets; the equation stands at [`CrossEntropy`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
-    /// let x = Logits::new(&[1.0, 3.0, 2.0, 0.0, 5.0, 4.0], [2, 3])?;
-    /// let of = |k| Device::cpu().accuracy(&CrossEntropy::default(), x, &[2, 1], k);
-    /// assert_eq!((of(1)?.accuracy(), of(2)?.accuracy()), (0.5, 1.0));
+    /// let (device, loss) = (Device::cpu(), CrossEntropy::default());
+    /// let x = Logits::new(&[0.0_f32, 3.0_f32.ln()], [1, 2])?;
+    /// let (loss, gradient) = device.cross_entropy(&loss, x, &[0]).with_gradient_vec()?;
+    /// assert!((loss.loss - 4.0_f64.ln()).abs() < 1e-6 && (gradient[0] + 0.75).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy`] and [`Device::top_k`].
-    accuracy / accuracy_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>, k: usize,
-    ) -> Accuracy,
-        |device, waiting| {
-            let targets = targets.into();
-            async move {
-                check_k(k, x.shape().classes())?;
-                let prepared = loss.prepare(x.shape(), targets)?;
-                let op = if k == 1 { Op::Predict } else { Op::TopK };
-                let x = x.as_seen_by(loss)?;
-                let top = device.new_predictions(op, x, k, Operands { k, ..Operands::default() }, waiting).await?;
-                Ok(prepared.accuracy(&top.values, k, top.fell_back))
-            }
-        };
+    pub fn cross_entropy<'c, X: LogitsSource>(
+        &'c self,
+        loss: &'c CrossEntropy,
+        x: X,
+        targets: impl Into<Targets<'c>>,
+    ) -> LossCall<'c, X> {
+        LossCall { device: self, loss, x, targets: targets.into() }
+    }
 
-    /// The loss alone; the equation stands at [`CrossEntropy`].
-    ///
-    /// # Errors
-    /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Probability`], [`Error::Weight`],
-    /// [`Error::UpstreamGradient`] or [`Error::OptionValue`] before any work; else as [`Device::softmax`].
-    cross_entropy / cross_entropy_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>,
-    ) -> Loss<T::Row>,
-        |device, waiting| device.loss::<T>(loss, Op::CrossEntropy, x.view(), Ok(read(x)), targets.into(), waiting);
-
-    /// The loss and, in the same step, its gradient with respect to the logits, into `gradient` of as many values, in their
-    /// order.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy`]; nothing is written before everything has been checked.
-    cross_entropy_grad / cross_entropy_grad_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>, gradient: &mut [T],
-    ) -> Loss<T::Row>,
-        |device, waiting| {
-            device.loss::<T>(loss, Op::CrossEntropyGrad, x.view(), write(x, gradient), targets.into(), waiting)
-        };
-
-    /// [`Device::cross_entropy_grad`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_grad`].
-    cross_entropy_grad_vec / cross_entropy_grad_vec_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>,
-    ) -> (Loss<T::Row>, Vec<T>),
-        |device, waiting| {
-            let targets = targets.into();
-            async move {
-                let mut gradient = try_vec("the gradient", x.shape().elements()?)?;
-                let data = write(x, &mut gradient);
-                let loss = device.loss::<T>(loss, Op::CrossEntropyGrad, x.view(), data, targets, waiting).await?;
-                Ok((loss, gradient))
-            }
-        };
-
-    /// [`Device::cross_entropy_grad`] with the gradient written over the logits.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_grad`]; after any error the logits are intact.
-    cross_entropy_grad_in_place / cross_entropy_grad_in_place_async ['t, T: Element] (
-        loss: &CrossEntropy, x: LogitsMut<'_, T>, targets: impl Into<Targets<'t>>,
-    ) -> Loss<T::Row>,
-        |device, waiting| {
-            let view = x.view();
-            device.loss::<T>(loss, Op::CrossEntropyGrad, view, Ok(over(x)), targets.into(), waiting)
-        };
-
-    /// The gradient of a loss from the log-sum-exps of its rows, such as a forward has saved, without reducing the rows
-    /// again: those of logits [as the loss sees them](Logits::as_seen_by). It is no better than they are: an f32 log-sum-exp of
-    /// 20 leaves probabilities with a relative error of 1e-6.
+    /// The gradient of a loss from the log-sum-exps of its rows, such as a forward has saved, without reducing the rows again. They are those
+    /// of the logits [as the loss sees them](Logits::as_seen_by). The gradient is as accurate as they are: an f32 log-sum-exp of 20 leaves
+    /// probabilities with a relative error of 1e-6.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let (device, loss) = (Device::cpu(), CrossEntropy::default());
     /// let x = Logits::new(&[1.0_f32, 3.0, 2.0, 0.0], [2, 2])?;
-    /// let saved = device.log_sum_exp_vec(x)?.values;
-    /// let gradient = device.cross_entropy_backward_vec(&loss, x, &[0, 1], &saved)?.values;
-    /// let (_, fused) = device.cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// let saved = device.log_sum_exp(x).to_vec()?.values;
+    /// let gradient = device.cross_entropy_backward(&loss, x, &[0, 1], &saved).to_vec()?.values;
+    /// let (_, fused) = device.cross_entropy(&loss, x, &[0, 1]).with_gradient_vec()?;
     /// assert!(gradient.iter().zip(&fused).all(|(a, b)| (a - b).abs() < 1e-6));
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// # Errors
-    /// As [`Device::cross_entropy_grad`], and [`Error::Length`] where there is not one log-sum-exp a row.
-    cross_entropy_backward / cross_entropy_backward_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>, log_sum_exps: &[T::Row], out: &mut [T],
-    ) -> Ran,
-        |device, waiting| {
-            device.loss_backward(loss, x.view(), write(x, out), targets.into(), T::Row::erase(log_sum_exps), waiting)
-        };
-
-    /// [`Device::cross_entropy_backward`] into a new `Vec`.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_backward`].
-    cross_entropy_backward_vec / cross_entropy_backward_vec_async ['t, T: Element] (
-        loss: &CrossEntropy, x: Logits<'_, T>, targets: impl Into<Targets<'t>>, log_sum_exps: &[T::Row],
-    ) -> Output<T>,
-        |device, waiting| {
-            let (targets, saved) = (targets.into(), T::Row::erase(log_sum_exps));
-            async move {
-                let mut values = try_vec("the gradient", x.shape().elements()?)?;
-                let data = write(x, &mut values);
-                let ran = device.loss_backward(loss, x.view(), data, targets, saved, waiting).await?;
-                Ok(Output { values, fell_back: ran.fell_back })
-            }
-        };
-
-    /// [`Device::cross_entropy_backward`] with the gradient written over the logits.
-    ///
-    /// # Errors
-    /// As [`Device::cross_entropy_backward`]; after any error the logits are intact.
-    cross_entropy_backward_in_place / cross_entropy_backward_in_place_async ['t, T: Element] (
-        loss: &CrossEntropy, x: LogitsMut<'_, T>, targets: impl Into<Targets<'t>>, log_sum_exps: &[T::Row],
-    ) -> Ran,
-        |device, waiting| {
-            let view = x.view();
-            device.loss_backward(loss, view, Ok(over(x)), targets.into(), T::Row::erase(log_sum_exps), waiting)
-        };
-}
-
-impl Device {
-    async fn loss<T: Element>(
-        &self,
-        loss: &CrossEntropy,
-        op: Op,
-        view: View,
-        data: Result<Data<'_>, Error>,
-        targets: Targets<'_>,
-        waiting: Waiting,
-    ) -> Result<Loss<T::Row>, Error> {
-        let data = data?;
-        let prepared = loss.prepare(view.shape, targets)?;
-        let mut per_row: Vec<T::Row> = try_vec("losses", view.shape.row_count())?;
-        let out = RowsOut::Values(T::Row::erase_mut(&mut per_row));
-        let ran = self.run(Request::new(op, view, data, prepared.operands(view.transform)?, out), waiting).await?;
-        Ok(prepared.reduce(per_row, ran.fell_back))
-    }
-
-    async fn loss_backward(
-        &self,
-        loss: &CrossEntropy,
-        view: View,
-        data: Result<Data<'_>, Error>,
-        targets: Targets<'_>,
-        log_sum_exps: Elements<'_>,
-        waiting: Waiting,
-    ) -> Result<Ran, Error> {
-        let data = data?;
-        let prepared = loss.prepare(view.shape, targets)?;
-        check_length("log-sum-exps", view.shape.row_count(), log_sum_exps.len())?;
-        let operands = Operands { log_sum_exps: Some(log_sum_exps), ..prepared.operands(view.transform)? };
-        self.run(Request::new(Op::CrossEntropyBackward, view, data, operands, RowsOut::None), waiting).await
-    }
-
-    async fn backward(
-        &self,
-        op: Op,
-        view: View,
-        data: Result<Data<'_>, Error>,
-        upstream: Elements<'_>,
-        waiting: Waiting,
-    ) -> Result<Ran, Error> {
-        let data = data?;
-        check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
-        let transform = view.transform.without_cap("not set: what comes back through it is another step")?;
-        let operands = Operands { transform, upstream_gradient: Some(upstream), ..Operands::default() };
-        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
-    }
-
-    async fn reduce_rows<T: Element>(
-        &self,
-        op: Op,
-        x: Logits<'_, T>,
-        length: usize,
-        out: RowsOut<'_>,
-        operands: Operands<'_>,
-        waiting: Waiting,
-    ) -> Result<Ran, Error> {
-        let view = x.view();
-        check_length("out", view.shape.row_count().saturating_mul(operands.k.max(1)), length)?;
-        let operands = Operands { transform: draw_transform(op, view.transform)?, ..operands };
-        self.run(Request::new(op, view, read(x), operands, out), waiting).await
-    }
-
-    async fn new_predictions<T: Element>(
-        &self,
-        op: Op,
-        x: Logits<'_, T>,
-        each: usize,
-        operands: Operands<'_>,
-        waiting: Waiting,
-    ) -> Result<Output<Prediction>, Error> {
-        let mut values = try_vec("predictions", x.shape().row_count().saturating_mul(each))?;
-        let (length, out) = (values.len(), RowsOut::Predictions(&mut values, each));
-        let ran = self.reduce_rows(op, x, length, out, operands, waiting).await?;
-        Ok(Output { values, fell_back: ran.fell_back })
-    }
-
-    async fn write_elements<T: Element>(
-        &self,
-        op: Op,
-        x: Logits<'_, T>,
-        out: &mut [T],
-        waiting: Waiting,
-    ) -> Result<Ran, Error> {
-        let (view, data) = (x.view(), write(x, out)?);
-        let operands = Operands { transform: view.transform, ..Operands::default() };
-        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
-    }
-
-    async fn new_elements<T: Element>(&self, op: Op, x: Logits<'_, T>, waiting: Waiting) -> Result<Output<T>, Error> {
-        let mut values = try_vec("the result", x.shape().elements()?)?;
-        let ran = self.write_elements(op, x, &mut values, waiting).await?;
-        Ok(Output { values, fell_back: ran.fell_back })
-    }
-
-    async fn overwrite_elements<T: Element>(
-        &self,
-        op: Op,
-        x: LogitsMut<'_, T>,
-        waiting: Waiting,
-    ) -> Result<Ran, Error> {
-        let (view, data) = (x.view(), over(x));
-        let operands = Operands { transform: view.transform, ..Operands::default() };
-        self.run(Request::new(op, view, data, operands, RowsOut::None), waiting).await
+    /// Running the call fails as [`LossCall::loss`], and with [`Error::Length`] where there is not one log-sum-exp a row.
+    pub fn cross_entropy_backward<'c, X: LogitsSource>(
+        &'c self,
+        loss: &'c CrossEntropy,
+        x: X,
+        targets: impl Into<Targets<'c>>,
+        log_sum_exps: &'c [<X::Element as Element>::Row],
+    ) -> ElementsCall<'c, X> {
+        let log_sum_exps = Some(<X::Element as Element>::Row::erase(log_sum_exps));
+        let inputs = Inputs { loss: Some((loss, targets.into())), log_sum_exps, ..Inputs::default() };
+        ElementsCall { device: self, op: Op::CrossEntropyBackward, x, inputs }
     }
 }
 
@@ -501,11 +539,10 @@ fn read<T: Element>(x: Logits<'_, T>) -> Data<'_> {
 
 fn write<'a, T: Element>(x: Logits<'a, T>, output: &'a mut [T]) -> Result<Data<'a>, Error> {
     check_length("out", x.shape().elements()?, output.len())?;
-    let output: ElementsMut<'a> = T::erase_mut(output);
-    Ok(Data::Write { input: x.elements(), stride: x.view().stride, output })
+    Ok(Data::Write { input: x.elements(), stride: x.view().stride, output: T::erase_mut(output) })
 }
 
-fn over<T: Element>(x: LogitsMut<'_, T>) -> Data<'_> {
+fn overwrite<T: Element>(x: LogitsMut<'_, T>) -> Data<'_> {
     let stride = x.view().stride;
     Data::Over { data: x.into_elements(), stride }
 }

@@ -1,6 +1,6 @@
 //! The front door: a device, chosen once and explained, and the operations on it.
 
-mod calls;
+pub(crate) mod calls;
 #[cfg(feature = "gpu")]
 mod offload;
 pub(crate) mod resident;
@@ -31,7 +31,7 @@ use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Tuning, cp
 /// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead. Either way the next call works: a lost GPU
 /// is opened again.
 ///
-/// Every operation that waits for a GPU has an async form, `_async`, which does not block the thread that polls it; what
+/// Every call that waits for a GPU has an async form, `_async`, which does not block the thread that polls it; what
 /// the CPU computes is computed in that poll.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<Inner>);
@@ -56,22 +56,14 @@ pub(crate) enum Place {
     Gpu(Gpu),
 }
 
-/// How a call that writes into the caller's memory went.
+/// The result of a call, and how it went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Ran {
-    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
-    /// all went as planned.
-    pub fell_back: Option<String>,
-}
-
-/// The result of a call that allocates it.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Output<T> {
-    /// The values, row after row.
-    pub values: Vec<T>,
-    /// As in [`Ran`].
+pub struct Output<V> {
+    /// The values, row after row; `()` where the call wrote them into the caller's memory.
+    pub values: V,
+    /// Why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller chunks than planned; `None` where all went as
+    /// planned.
     pub fell_back: Option<String>,
 }
 
@@ -345,10 +337,10 @@ impl Device {
     }
 
     /// Does a checked request, here or on the CPU.
-    pub(crate) async fn run(&self, request: Request<'_>, waiting: Waiting) -> Result<Ran, Error> {
+    pub(crate) async fn run(&self, request: Request<'_>, waiting: Waiting) -> Result<Output<()>, Error> {
         let _ = waiting;
         if request.rows() == 0 {
-            return Ok(Ran::default());
+            return Ok(Output::default());
         }
         match &self.0.place {
             Place::Cpu => cpu::run(request)?,
@@ -360,7 +352,7 @@ impl Device {
                     return Err(error);
                 }
                 cpu::run(request)?;
-                return Ok(Ran { fell_back: Some(error.to_string()) });
+                return Ok(Output { values: (), fell_back: Some(error.to_string()) });
             }
             #[cfg(feature = "gpu")]
             Place::Gpu(_) if self.prefers_cpu(&request) => cpu::run(request)?,
@@ -373,7 +365,7 @@ impl Device {
                     _ => None,
                 };
                 match gpu.run(&mut request, !self.0.may_fall_back, self.0.settings, waiting).await {
-                    Ok(note) => return Ok(Ran { fell_back: note }),
+                    Ok(note) => return Ok(Output { values: (), fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),
                     Err(failed) => {
                         let rest = request.after(failed.rows_done);
@@ -381,12 +373,12 @@ impl Device {
                             Some(ready) => ready.finish(rest)?,
                             None => cpu::run(rest)?,
                         }
-                        return Ok(Ran { fell_back: Some(failed.error.to_string()) });
+                        return Ok(Output { values: (), fell_back: Some(failed.error.to_string()) });
                     }
                 }
             }
         }
-        Ok(Ran::default())
+        Ok(Output::default())
     }
 
     #[cfg(feature = "gpu")]

@@ -165,13 +165,13 @@ impl<'a, T: Element> OnCpu<'a, T> {
         let (shape, op) = (seen.shape(), task.op);
         let rows = shape.row_count();
         let made = match op.spec().forward {
-            Some(Op::Softmax) => Some(device.softmax_vec(seen)?.values),
-            Some(_) => Some(device.log_softmax_vec(seen)?.values),
+            Some(Op::Softmax) => Some(device.softmax(seen).to_vec()?.values),
+            Some(_) => Some(device.log_softmax(seen).to_vec()?.values),
             None => None,
         };
         let upstream = made.is_some().then(|| seen.data());
         let log_sum_exps = match op {
-            Op::CrossEntropyBackward => device.log_sum_exp_vec(seen)?.values,
+            Op::CrossEntropyBackward => device.log_sum_exp(seen).to_vec()?.values,
             _ => Vec::new(),
         };
         Ok(Self {

@@ -61,7 +61,7 @@ macro_rules! views {
             /// ```
             /// use logits::{Device, Logits};
             /// let x = Logits::new(&[2.0_f32, 0.0], [1, 2])?.temperature(2.0)?;
-            /// let p = Device::cpu().softmax_vec(x)?.values;
+            /// let p = Device::cpu().softmax(x).to_vec()?.values;
             /// assert!((p[0] - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
             /// # Ok::<(), logits::Error>(())
             /// ```
@@ -80,7 +80,7 @@ macro_rules! views {
             /// ```
             /// use logits::{CrossEntropy, Device, Logits};
             /// let (loss, x) = (CrossEntropy::default().softcap(2.0), [9.0_f32, 0.0]);
-            /// let p = Device::cpu().softmax_vec(Logits::new(&x, [1, 2])?.as_seen_by(&loss)?)?.values;
+            /// let p = Device::cpu().softmax(Logits::new(&x, [1, 2])?.as_seen_by(&loss)?).to_vec()?.values;
             /// let y = 2.0 * (9.0_f64 / 2.0).tanh();
             /// assert!((f64::from(p[0]) - 1.0 / (1.0 + (-y).exp())).abs() < 1e-6);
             /// # Ok::<(), logits::Error>(())

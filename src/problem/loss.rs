@@ -37,7 +37,7 @@ pub enum Reduction {
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
 /// let loss = CrossEntropy::default().ignore_index(-1).reduction(Reduction::Sum);
 /// let x = [2.0, 0.0, 0.0, /* next row */ 5.0, 1.0, 0.0];
-/// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [2, 3])?, &[0_i64, -1])?;
+/// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [2, 3])?, &[0_i64, -1]).loss()?;
 /// assert_eq!(out.counted_rows, 1);
 /// assert!((out.loss - (1.0 + 2.0 * (-2.0_f64).exp()).ln()).abs() < 1e-7);
 /// # Ok::<(), logits::Error>(())
@@ -79,7 +79,7 @@ impl CrossEntropy {
     /// // Two rows of two classes, equally likely: each loses ln 2.
     /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
     /// let loss = CrossEntropy::default().reduction(Reduction::Sum);
-    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1]).loss()?;
     /// assert!((out.loss - 2.0 * std::f64::consts::LN_2).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
     /// ```
@@ -105,7 +105,7 @@ impl CrossEntropy {
     /// // Two rows of two classes, equally likely: each loses ln 2.
     /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
     /// let loss = CrossEntropy::default().ignore_indices([-100, -1]);
-    /// assert_eq!(Device::cpu().cross_entropy(&loss, x, &[-1, 1])?.counted_rows, 1);
+    /// assert_eq!(Device::cpu().cross_entropy(&loss, x, &[-1, 1]).loss()?.counted_rows, 1);
     /// # Ok::<(), logits::Error>(())
     /// ```
     #[must_use]
@@ -123,7 +123,7 @@ impl CrossEntropy {
     /// // Two rows of two classes, equally likely: each loses ln 2.
     /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
     /// let loss = CrossEntropy::default().weight([3.0, 1.0]);
-    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1])?;
+    /// let out = Device::cpu().cross_entropy(&loss, x, &[0, 1]).loss()?;
     /// assert!((out.loss - std::f64::consts::LN_2).abs() < 1e-6); // a mean over 3 + 1
     /// assert!((f64::from(out.per_row[0]) - 3.0 * std::f64::consts::LN_2).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
@@ -141,7 +141,7 @@ impl CrossEntropy {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let loss = CrossEntropy::default().label_smoothing(0.2);
-    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&[2.0_f32, 0.0], [1, 2])?, &[0])?;
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&[2.0_f32, 0.0], [1, 2])?, &[0]).loss()?;
     /// let log_sum_exp = (2.0_f64.exp() + 1.0).ln();
     /// assert!((out.loss - (0.9 * (log_sum_exp - 2.0) + 0.1 * log_sum_exp)).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
@@ -160,7 +160,7 @@ impl CrossEntropy {
     /// use logits::{CrossEntropy, Device, Logits};
     /// // Two rows of two classes, equally likely: each loses ln 2.
     /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
-    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default().z_loss(0.1), x, &[0, 1])?;
+    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default().z_loss(0.1), x, &[0, 1]).loss()?;
     /// assert!((out.loss - (std::f64::consts::LN_2 + 0.1 * std::f64::consts::LN_2.powi(2))).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
     /// ```
@@ -176,7 +176,7 @@ impl CrossEntropy {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let (loss, x) = (CrossEntropy::default().softcap(30.0), [40.0, -10.0]);
-    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [1, 2])?, &[1])?;
+    /// let out = Device::cpu().cross_entropy(&loss, Logits::new(&x, [1, 2])?, &[1]).loss()?;
     /// let y = x.map(|x: f32| 30.0 * (f64::from(x) / 30.0).tanh());
     /// assert!((out.loss - (1.0 + (y[0] - y[1]).exp()).ln()).abs() < 1e-5);
     /// # Ok::<(), logits::Error>(())
@@ -192,7 +192,7 @@ impl CrossEntropy {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let (loss, x) = (CrossEntropy::default().logit_scale(0.5), [4.0, 1.0]);
-    /// let (out, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, Logits::new(&x, [1, 2])?, &[0])?;
+    /// let (out, gradient) = Device::cpu().cross_entropy(&loss, Logits::new(&x, [1, 2])?, &[0]).with_gradient_vec()?;
     /// let other = 1.0 / (1.0 + 1.5_f64.exp());
     /// assert!((out.loss + (1.0 - other).ln()).abs() < 1e-6);
     /// assert!((f64::from(gradient[1]) - 0.5 * other).abs() < 1e-6); // through the scale
@@ -211,7 +211,7 @@ impl CrossEntropy {
     /// use logits::{CrossEntropy, Device, Logits, Reduction};
     /// let loss = CrossEntropy::default().reduction(Reduction::None).upstream_gradients([2.0, 0.0]);
     /// let x = Logits::new(&[0.0, 0.0, 1.0, 5.0], [2, 2])?;
-    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// let (_, gradient) = Device::cpu().cross_entropy(&loss, x, &[0, 1]).with_gradient_vec()?;
     /// assert_eq!(gradient, [-1.0, 1.0, 0.0, 0.0]);
     /// # Ok::<(), logits::Error>(())
     /// ```
@@ -229,7 +229,7 @@ impl CrossEntropy {
     /// // Two rows of two classes, equally likely: each loses ln 2.
     /// let x = Logits::new(&[0.0_f32; 4], [2, 2])?;
     /// let loss = CrossEntropy::default().upstream_gradient(8.0);
-    /// let (_, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, x, &[0, 1])?;
+    /// let (_, gradient) = Device::cpu().cross_entropy(&loss, x, &[0, 1]).with_gradient_vec()?;
     /// assert_eq!(gradient, [-2.0, 2.0, 2.0, -2.0]);
     /// # Ok::<(), logits::Error>(())
     /// ```
@@ -532,8 +532,8 @@ impl Prepared<'_> {
     }
 }
 
-/// What the losses of a batch came to together.
-#[derive(Clone, Copy, Debug)]
+/// The sum of the losses of a batch, and what it is divided by.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     /// The losses of the rows together, multiplied by `unit`.
     pub(crate) sum: f64,
@@ -570,7 +570,8 @@ pub struct Loss<S = f32> {
     pub rows: usize,
     /// Rows whose target was not an ignored index.
     pub counted_rows: usize,
-    /// The weighted loss of each row, in nats; 0 for an ignored row.
+    /// The weighted loss of each row, in nats; 0 for an ignored row. Empty where [`ResidentLoss::read`](crate::ResidentLoss::read) left the
+    /// rows on the device.
     pub per_row: Vec<S>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
     pub perplexity: f64,

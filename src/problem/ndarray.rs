@@ -6,7 +6,7 @@
 //!
 //! let activations = array![[0.5_f32, 2.0, -1.0], [1.5, 0.0, 0.3]];
 //! let x = Logits::try_from(activations.view())?;
-//! assert_eq!(Device::cpu().predict_vec(x)?.values[0].class, 1);
+//! assert_eq!(Device::cpu().predict(x).to_vec()?.values[0].class, 1);
 //! // Classes by rows, in memory as it is.
 //! let x = Logits::try_from(activations.t())?;
 //! assert_eq!((x.shape().row_count(), x.shape().classes()), (3, 2));

@@ -102,7 +102,7 @@ impl Data<'_> {
 }
 
 /// What there is of a row beside its elements.
-pub(crate) enum RowsOut<'a> {
+pub enum RowsOut<'a> {
     None,
     Values(ElementsMut<'a>),
     /// So many predictions of each row.

@@ -74,7 +74,7 @@ impl<'a> Targets<'a> {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Targets};
     /// let (x, q) = ([2.0, 0.0, 1.0], [0.7, 0.1, 0.2]);
-    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default(), Logits::new(&x, [1, 3])?, Targets::probabilities(&q))?;
+    /// let out = Device::cpu().cross_entropy(&CrossEntropy::default(), Logits::new(&x, [1, 3])?, Targets::probabilities(&q)).loss()?;
     /// let log_sum_exp = (2.0_f64.exp() + 1.0 + 1.0_f64.exp()).ln();
     /// assert!((out.loss - (log_sum_exp - 0.7 * 2.0 - 0.2 * 1.0)).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())

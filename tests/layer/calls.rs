@@ -87,25 +87,27 @@ impl Call {
         };
         Ok(match self.operation {
             Operation::Softmax => {
-                let out = device.softmax_vec(Logits::new(x, self.shape)?)?;
+                let out = device.softmax(Logits::new(x, self.shape)?).to_vec()?;
                 (out.values, out.fell_back)
             }
             Operation::SoftmaxInPlace => {
-                let ran = device.softmax_in_place(LogitsMut::new(x, self.shape)?)?;
+                let ran = device.softmax(LogitsMut::new(x, self.shape)?).in_place()?;
                 (x.to_vec(), ran.fell_back)
             }
             Operation::Gradient => {
-                let (loss, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(x, self.shape)?, targets)?;
+                let (loss, gradient) =
+                    device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets).with_gradient_vec()?;
                 with_losses(gradient, loss)
             }
             Operation::GradientInPlace => {
-                let loss = device.cross_entropy_grad_in_place(&loss, LogitsMut::new(x, self.shape)?, targets)?;
+                let loss =
+                    device.cross_entropy(&loss, LogitsMut::new(x, self.shape)?, targets).with_gradient_in_place()?;
                 with_losses(x.to_vec(), loss)
             }
             Operation::Loss => {
-                with_losses(Vec::new(), device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets)?)
+                with_losses(Vec::new(), device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets).loss()?)
             }
-            Operation::Resident => (device.upload(Logits::new(x, self.shape)?)?.softmax()?.read()?, None),
+            Operation::Resident => (device.upload(Logits::new(x, self.shape)?)?.softmax().run()?.read()?, None),
         })
     }
 }

@@ -127,18 +127,26 @@ fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: imp
         let name = |call: &str| format!("{call} of {dtype} {sizes:?}");
         let found = [
             check(&name("softmax in place"), &x, |data| {
-                device.softmax_in_place(LogitsMut::new(data, shape)?).map(|_| Vec::new())
+                device.softmax(LogitsMut::new(data, shape)?).in_place().map(|_| Vec::new())
             }),
             check(&name("gradient in place"), &x, |data| {
-                device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, &classes).map(|_| Vec::new())
+                device
+                    .cross_entropy(&loss, LogitsMut::new(data, shape)?, &classes)
+                    .with_gradient_in_place()
+                    .map(|_| Vec::new())
             }),
             check(&name("gradient of soft targets in place"), &x, |data| {
                 let targets = Targets::probabilities(&soft);
-                device.cross_entropy_grad_in_place(&loss, LogitsMut::new(data, shape)?, targets).map(|_| Vec::new())
+                device
+                    .cross_entropy(&loss, LogitsMut::new(data, shape)?, targets)
+                    .with_gradient_in_place()
+                    .map(|_| Vec::new())
             }),
-            check(&name("log-softmax"), &x, |data| Ok(device.log_softmax_vec(Logits::new(data, shape)?)?.values)),
-            check(&name("resident softmax"), &x, |data| device.upload(Logits::new(data, shape)?)?.softmax()?.read()),
-            check(&name("top 3"), &x, |data| device.top_k_vec(Logits::new(data, shape)?, 3).map(|_| Vec::new())),
+            check(&name("log-softmax"), &x, |data| Ok(device.log_softmax(Logits::new(data, shape)?).to_vec()?.values)),
+            check(&name("resident softmax"), &x, |data| {
+                device.upload(Logits::new(data, shape)?)?.softmax().run()?.read()
+            }),
+            check(&name("top 3"), &x, |data| device.top_k(Logits::new(data, shape)?, 3).to_vec().map(|_| Vec::new())),
         ];
         found.iter().for_each(|[refusals, errors]| counts = [counts[0] + refusals, counts[1] + errors]);
     }

@@ -104,27 +104,27 @@ type Case<T> = (&'static str, fn(&Device, &Inputs<T>) -> Hash);
 
 fn cases<T: Element>() -> Vec<Case<T>> {
     vec![
-        ("softmax", |device, of| Hash::new().add(&device.softmax_vec(of.logits()).unwrap().values)),
-        ("log_softmax", |device, of| Hash::new().add(&device.log_softmax_vec(of.logits()).unwrap().values)),
-        ("log_sum_exp", |device, of| Hash::new().add(&device.log_sum_exp_vec(of.logits()).unwrap().values)),
+        ("softmax", |device, of| Hash::new().add(&device.softmax(of.logits()).to_vec().unwrap().values)),
+        ("log_softmax", |device, of| Hash::new().add(&device.log_softmax(of.logits()).to_vec().unwrap().values)),
+        ("log_sum_exp", |device, of| Hash::new().add(&device.log_sum_exp(of.logits()).to_vec().unwrap().values)),
         ("softmax, temperature", |device, of| {
-            Hash::new().add(&device.softmax_vec(of.logits().temperature(0.7).unwrap()).unwrap().values)
+            Hash::new().add(&device.softmax(of.logits().temperature(0.7).unwrap()).to_vec().unwrap().values)
         }),
         ("softmax_backward", |device, of| {
             let y = Logits::new(&of.soft, of.shape).unwrap();
-            Hash::new().add(&device.softmax_backward_vec(y, &of.upstream).unwrap().values)
+            Hash::new().add(&device.softmax_backward(y, &of.upstream).to_vec().unwrap().values)
         }),
         ("log_softmax_backward", |device, of| {
-            Hash::new().add(&device.log_softmax_backward_vec(of.logits(), &of.upstream).unwrap().values)
+            Hash::new().add(&device.log_softmax_backward(of.logits(), &of.upstream).to_vec().unwrap().values)
         }),
-        ("predict", |device, of| Hash::new().predictions(&device.predict_vec(of.logits()).unwrap().values)),
-        ("top_k", |device, of| Hash::new().predictions(&device.top_k_vec(of.logits(), 3).unwrap().values)),
+        ("predict", |device, of| Hash::new().predictions(&device.predict(of.logits()).to_vec().unwrap().values)),
+        ("top_k", |device, of| Hash::new().predictions(&device.top_k(of.logits(), 3).to_vec().unwrap().values)),
         ("sample", |device, of| {
-            Hash::new().predictions(&device.sample_vec(&Sampling::new(7), of.logits()).unwrap().values)
+            Hash::new().predictions(&device.sample(&Sampling::new(7), of.logits()).to_vec().unwrap().values)
         }),
         ("sample, top_k and top_p", |device, of| {
             let sampling = Sampling::new(7).step(1).top_k(40).top_p(0.8);
-            Hash::new().predictions(&device.sample_vec(&sampling, of.logits()).unwrap().values)
+            Hash::new().predictions(&device.sample(&sampling, of.logits()).to_vec().unwrap().values)
         }),
         ("cross_entropy", |device, of| alone(device, of, CrossEntropy::default())),
         ("cross_entropy_grad", |device, of| fused(device, of, CrossEntropy::default())),
@@ -140,25 +140,27 @@ fn cases<T: Element>() -> Vec<Case<T>> {
         }),
         ("cross_entropy_grad, probabilities", |device, of| {
             let (loss, gradient) = device
-                .cross_entropy_grad_vec(&CrossEntropy::default(), of.logits(), Targets::probabilities(&of.soft))
+                .cross_entropy(&CrossEntropy::default(), of.logits(), Targets::probabilities(&of.soft))
+                .with_gradient_vec()
                 .unwrap();
             Hash::new().add(&loss.per_row).add(&gradient)
         }),
         ("cross_entropy_backward", |device, of| {
-            let saved: Vec<T::Row> = device.log_sum_exp_vec(of.logits()).unwrap().values;
+            let saved: Vec<T::Row> = device.log_sum_exp(of.logits()).to_vec().unwrap().values;
             let loss = CrossEntropy::default().label_smoothing(0.1);
-            Hash::new().add(&device.cross_entropy_backward_vec(&loss, of.logits(), &of.targets, &saved).unwrap().values)
+            Hash::new()
+                .add(&device.cross_entropy_backward(&loss, of.logits(), &of.targets, &saved).to_vec().unwrap().values)
         }),
     ]
 }
 
 /// The losses of rows. How they are summed is not among the bits that stay.
 fn alone<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Hash {
-    Hash::new().add(&device.cross_entropy(&loss, of.logits(), &of.targets).unwrap().per_row)
+    Hash::new().add(&device.cross_entropy(&loss, of.logits(), &of.targets).loss().unwrap().per_row)
 }
 
 fn fused<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Hash {
-    let (loss, gradient) = device.cross_entropy_grad_vec(&loss, of.logits(), &of.targets).unwrap();
+    let (loss, gradient) = device.cross_entropy(&loss, of.logits(), &of.targets).with_gradient_vec().unwrap();
     Hash::new().add(&loss.per_row).add(&gradient)
 }
 

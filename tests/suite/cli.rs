@@ -53,7 +53,8 @@ fn loss_is_that_of_the_library() {
 
         let device = Device::cpu();
         let logits = Logits::new(&files.logits, [5, 4]).unwrap();
-        let (out, gradient) = device.cross_entropy_grad_vec(&CrossEntropy::default(), logits, &files.targets).unwrap();
+        let (out, gradient) =
+            device.cross_entropy(&CrossEntropy::default(), logits, &files.targets).with_gradient_vec().unwrap();
         let close = |got: &[f32], wanted: &[f32]| {
             assert_eq!(got.len(), wanted.len());
             for (got, wanted) in got.iter().zip(wanted) {
@@ -67,8 +68,8 @@ fn loss_is_that_of_the_library() {
         let (shape, values) = read(&files.path("g.npy"));
         assert_eq!(shape, [5, 4]);
         close(&values, &gradient);
-        close(&read(&files.path("p.npy")).1, &device.softmax_vec(logits).unwrap().values);
-        close(&read(&files.path("l.npy")).1, &device.log_softmax_vec(logits).unwrap().values);
+        close(&read(&files.path("p.npy")).1, &device.softmax(logits).to_vec().unwrap().values);
+        close(&read(&files.path("l.npy")).1, &device.log_softmax(logits).to_vec().unwrap().values);
         let (shape, values) = read(&files.path("r.npy"));
         assert_eq!(shape, [5]);
         close(&values, &out.per_row);
@@ -96,7 +97,7 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let logits = Logits::new(&files.logits, [5, 4]).unwrap();
     let loss = CrossEntropy::default().label_smoothing(0.1).z_loss(0.01);
-    let (wanted, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, logits, &files.targets).unwrap();
+    let (wanted, gradient) = Device::cpu().cross_entropy(&loss, logits, &files.targets).with_gradient_vec().unwrap();
     approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), wanted.loss, max_relative = 1e-6);
     for (got, wanted) in read(&files.path("g.npy")).1.iter().zip(&gradient) {
         approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
@@ -210,10 +211,10 @@ fn any_rank_and_every_option() {
             CrossEntropy::default().weight(weight).label_smoothing(0.1).z_loss(0.01).softcap(2.5).logit_scale(-0.75);
         let view = Logits::new(&x, [n, classes, inner]).unwrap();
         let targets = Targets::probabilities(&q);
-        let (out, gradient) = Device::cpu().cross_entropy_grad_vec(&loss, view, targets).unwrap();
+        let (out, gradient) = Device::cpu().cross_entropy(&loss, view, targets).with_gradient_vec().unwrap();
         approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), out.loss, max_relative = 1e-6);
         assert_eq!(json["rows"].as_u64().unwrap() as usize, n * inner);
-        let accuracy = |k| Device::cpu().accuracy(&loss, view, targets, k).unwrap().accuracy();
+        let accuracy = |k| Device::cpu().cross_entropy(&loss, view, targets).accuracy(k).unwrap().accuracy();
         assert_eq!(json["accuracy"].as_f64().unwrap(), accuracy(1));
         assert_eq!(json["top_k_accuracy"].as_f64().unwrap(), accuracy(2));
         let (shape, got) = read(Path::new(&g));
@@ -221,7 +222,7 @@ fn any_rank_and_every_option() {
         let scale = 1.0 / (n * inner) as f32;
         let off = |got: &f32, wanted: &f32| (got - wanted).abs() > 2e-6 * scale;
         assert!(!got.iter().zip(&gradient).any(|(got, wanted)| off(got, wanted)), "{dimensions:?}");
-        let wanted = Device::cpu().softmax_vec(view.as_seen_by(&loss).unwrap()).unwrap().values;
+        let wanted = Device::cpu().softmax(view.as_seen_by(&loss).unwrap()).to_vec().unwrap().values;
         assert!(read(Path::new(&p)).1.iter().zip(&wanted).all(|(got, wanted)| (got - wanted).abs() <= 1e-6));
     }
 }

@@ -39,7 +39,7 @@ fn sorted(x: &[f64]) -> Vec<usize> {
 }
 
 fn check_top<T: Element>(device: &Device, x: &[T], shape: Shape, k: usize) {
-    let top = device.top_k_vec(Logits::new(x, shape).unwrap(), k).unwrap();
+    let top = device.top_k(Logits::new(x, shape).unwrap(), k).to_vec().unwrap();
     assert_eq!(top.fell_back, None);
     for (row, top) in top.values.chunks(k).enumerate() {
         let (inner, classes) = (shape.inner(), shape.classes());
@@ -92,7 +92,7 @@ fn top_k_is_a_full_sort() {
         check_top(&device, &logits(4, 2500), Shape::new(1, 2500, 4), 7);
         for (k, classes) in [(0, 5), (6, 5), (65, 100)] {
             let x = logits(1, classes);
-            let refused = device.top_k_vec(Logits::new(&x, [1, classes]).unwrap(), k);
+            let refused = device.top_k(Logits::new(&x, [1, classes]).unwrap(), k).to_vec();
             assert_eq!(refused, Err(Error::TopK { k, classes, most: 64 }));
         }
     }
@@ -104,12 +104,12 @@ fn accuracy_counts_what_counts() {
     for device in common::devices() {
         let x = Logits::new(&x, [3, 3]).unwrap();
         let loss = CrossEntropy::default().ignore_index(-1);
-        let first = device.accuracy(&loss, x, &[1, 2, -1], 1).unwrap();
+        let first = device.cross_entropy(&loss, x, &[1, 2, -1]).accuracy(1).unwrap();
         assert_eq!((first.correct, first.counted_rows, first.accuracy()), (1, 2, 0.5));
-        assert_eq!(device.accuracy(&loss, x, &[1, 2, -1], 2).unwrap().correct, 2);
+        assert_eq!(device.cross_entropy(&loss, x, &[1, 2, -1]).accuracy(2).unwrap().correct, 2);
         let soft = [0.1_f32, 0.8, 0.1, 0.5, 0.3, 0.2, 0.9, 0.0, 0.1];
-        assert_eq!(device.accuracy(&loss, x, Targets::probabilities(&soft), 1).unwrap().correct, 2);
-        assert!(device.accuracy(&loss, x, &[-1, -1, -1], 1).unwrap().accuracy().is_nan());
+        assert_eq!(device.cross_entropy(&loss, x, Targets::probabilities(&soft)).accuracy(1).unwrap().correct, 2);
+        assert!(device.cross_entropy(&loss, x, &[-1, -1, -1]).accuracy(1).unwrap().accuracy().is_nan());
     }
 }
 
@@ -139,12 +139,12 @@ fn a_seed_draws_the_same_on_every_device() {
                     continue;
                 }
                 let x = Logits::new(&x, [rows, classes]).unwrap().temperature(temperature).unwrap();
-                let here = Device::cpu().sample_vec(&sampling, x).unwrap().values;
+                let here = Device::cpu().sample(&sampling, x).to_vec().unwrap().values;
                 for device in common::gpus() {
                     if common::share(&device) == Share::Values && (choice + turn) % 3 > 0 {
                         continue;
                     }
-                    let there = device.sample_vec(&sampling, x).unwrap().values;
+                    let there = device.sample(&sampling, x).to_vec().unwrap().values;
                     for (row, (here, there)) in here.iter().zip(&there).enumerate() {
                         assert_eq!(here.class, there.class, "{rows}x{classes}, row {row}, {sampling:?} on {device}");
                         let error = (here.probability - there.probability).abs() / here.probability;
@@ -155,7 +155,7 @@ fn a_seed_draws_the_same_on_every_device() {
                         continue;
                     }
                     // In parts of a megabyte.
-                    let parts = device.clone().with_memory_budget(1).sample_vec(&sampling, x).unwrap();
+                    let parts = device.clone().with_memory_budget(1).sample(&sampling, x).to_vec().unwrap();
                     assert_eq!((parts.values, parts.fell_back), (there, None), "{rows}x{classes} in parts on {device}");
                 }
             }
@@ -169,13 +169,14 @@ fn a_row_without_a_softmax_draws_its_prediction() {
     let x = logits(21, 30);
     for device in common::devices() {
         let x = Logits::new(&x, [21, 30]).unwrap();
-        let (drawn, best) = (device.sample_vec(&Sampling::new(3), x).unwrap(), device.predict_vec(x).unwrap());
+        let (drawn, best) =
+            (device.sample(&Sampling::new(3), x).to_vec().unwrap(), device.predict(x).to_vec().unwrap());
         for (row, (drawn, best)) in drawn.values.iter().zip(&best.values).enumerate() {
             assert_eq!(drawn.probability.is_nan(), best.probability.is_nan(), "row {row} on {device}");
             assert!(!drawn.probability.is_nan() || drawn.class == best.class, "row {row} on {device}");
         }
         for sampling in [Sampling::new(1).top_k(0), Sampling::new(1).top_p(0.0), Sampling::new(1).top_p(f32::NAN)] {
-            assert!(matches!(device.sample_vec(&sampling, x), Err(Error::OptionValue { .. })));
+            assert!(matches!(device.sample(&sampling, x).to_vec(), Err(Error::OptionValue { .. })));
         }
     }
 }
@@ -223,7 +224,7 @@ fn draws_follow_the_softmax() {
             let mut out = vec![Prediction::default(); rows];
             for step in 0..10 {
                 let x = Logits::new(&x, [rows, CLASSES]).unwrap().temperature(temperature).unwrap();
-                device.sample(&sampling.step(step), x, &mut out).unwrap();
+                device.sample(&sampling.step(step), x).write_to(&mut out).unwrap();
                 out.iter().for_each(|drawn| counts[drawn.class as usize] += 1);
             }
             let deviations = deviations(&counts, &p);

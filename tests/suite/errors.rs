@@ -30,12 +30,15 @@ fn results_of_another_length() {
         let x = Logits::new(&[0.0_f32; 6], [2, 3]).unwrap();
         let wrong = |expected, found| Err(Error::Length { what: "out", expected, found });
         let mut out = [UNTOUCHED; 5];
-        assert_eq!(device.softmax(x, &mut out), wrong(6, 5));
-        assert_eq!(device.log_softmax(x, &mut out), wrong(6, 5));
-        assert_eq!(device.log_sum_exp(x, &mut out), wrong(2, 5));
-        assert_eq!(device.predict(x, &mut [Prediction::default(); 1]), wrong(2, 1));
+        assert_eq!(device.softmax(x).write_to(&mut out), wrong(6, 5));
+        assert_eq!(device.log_softmax(x).write_to(&mut out), wrong(6, 5));
+        assert_eq!(device.log_sum_exp(x).write_to(&mut out), wrong(2, 5));
+        assert_eq!(device.predict(x).write_to(&mut [Prediction::default(); 1]), wrong(2, 1));
         let loss = CrossEntropy::default();
-        assert_eq!(device.cross_entropy_grad(&loss, x, &[0, 1], &mut out).map(|_| ()), wrong(6, 5).map(|_| ()));
+        assert_eq!(
+            device.cross_entropy(&loss, x, &[0, 1]).with_gradient(&mut out).map(|_| ()),
+            wrong(6, 5).map(|_| ())
+        );
         assert_eq!(out, [UNTOUCHED; 5]);
     }
 }
@@ -47,10 +50,10 @@ fn targets_and_options() {
         let mut gradient = [UNTOUCHED; 6];
         let mut refused = |loss: &CrossEntropy, targets: &[i64], error: Error| {
             let x = Logits::new(&logits, [2, 3]).unwrap();
-            assert_eq!(device.cross_entropy(loss, x, targets).unwrap_err(), error);
-            assert_eq!(device.cross_entropy_grad(loss, x, targets, &mut gradient).unwrap_err(), error);
+            assert_eq!(device.cross_entropy(loss, x, targets).loss().unwrap_err(), error);
+            assert_eq!(device.cross_entropy(loss, x, targets).with_gradient(&mut gradient).unwrap_err(), error);
             let x = LogitsMut::new(&mut logits, [2, 3]).unwrap();
-            assert_eq!(device.cross_entropy_grad_in_place(loss, x, targets).unwrap_err(), error);
+            assert_eq!(device.cross_entropy(loss, x, targets).with_gradient_in_place().unwrap_err(), error);
             assert_eq!((logits, gradient), ([UNTOUCHED; 6], [UNTOUCHED; 6]));
         };
         let loss = CrossEntropy::default();
@@ -78,11 +81,11 @@ fn targets_and_options() {
         refused(&loss.clone().weight([1.0, 2.0, -1.0]), &[0, 0], Error::Weight { class: 2, value: -1.0 });
         let not_a_number = loss.clone().weight([1.0, f32::NAN, 1.0]);
         let x = Logits::new(&logits, [2, 3]).unwrap();
-        let error = device.cross_entropy(&not_a_number, x, &[0, 0]).unwrap_err();
+        let error = device.cross_entropy(&not_a_number, x, &[0, 0]).loss().unwrap_err();
         assert!(matches!(error, Error::Weight { class: 1, value } if value.is_nan()));
         assert_eq!(error.to_string(), "the weight of class 1 is NaN; weights must be finite and not negative");
         let beyond = Targets::probabilities(&[0.5, 0.5, 0.0, 0.0, 1e300, 0.0]);
-        let error = device.cross_entropy(&loss, x, beyond).unwrap_err();
+        let error = device.cross_entropy(&loss, x, beyond).loss().unwrap_err();
         assert_eq!(error, Error::Probability { row: 1, class: 1, value: 1e300 });
     }
 }
@@ -95,7 +98,7 @@ fn an_ignored_row_has_the_same_zeros_everywhere() {
         let logits: Vec<f32> = (0..2 * classes as u16).map(|x| f32::from(x % 7)).collect();
         for loss in [plain.clone(), plain.clone().label_smoothing(0.1), plain.clone().softcap(2.0)] {
             let x = Logits::new(&logits, [2, classes]).unwrap();
-            let gradient = Device::cpu().cross_entropy_grad_vec(&loss, x, &[-100, 0]).unwrap().1;
+            let gradient = Device::cpu().cross_entropy(&loss, x, &[-100, 0]).with_gradient_vec().unwrap().1;
             assert!(gradient[..classes].iter().all(|x| x.to_bits() == 0), "{classes} classes, {loss:?}");
         }
     }
@@ -107,15 +110,15 @@ fn targets_of_every_integer_type() {
     let loss = CrossEntropy::default();
     let logits = [0.5, -1.0, 2.0];
     let x = Logits::new(&logits, [1, 3]).unwrap();
-    let wanted = device.cross_entropy(&loss, x, &[2_usize]).unwrap();
+    let wanted = device.cross_entropy(&loss, x, &[2_usize]).loss().unwrap();
     macro_rules! same {
         ($($integer:ty),*) => {$(
-            assert_eq!(device.cross_entropy(&loss, x, &[2 as $integer]).unwrap(), wanted);
-            assert_eq!(device.cross_entropy(&loss, x, &vec![2 as $integer]).unwrap(), wanted);
+            assert_eq!(device.cross_entropy(&loss, x, &[2 as $integer]).loss().unwrap(), wanted);
+            assert_eq!(device.cross_entropy(&loss, x, &vec![2 as $integer]).loss().unwrap(), wanted);
         )*};
     }
     same!(u8, i8, u16, i16, u32, i32, u64, i64, usize, isize);
-    let error = device.cross_entropy(&loss, x, &[u64::MAX]).unwrap_err();
+    let error = device.cross_entropy(&loss, x, &[u64::MAX]).loss().unwrap_err();
     let target = i128::from(u64::MAX);
     assert_eq!(error, Error::TargetOutOfRange { row: 0, target, classes: 3, ignored: vec![-100] });
 }
@@ -128,12 +131,12 @@ fn several_indices_are_ignored() {
         let targets = [0_i64, -1, 2, i64::MIN, 1];
         let several = CrossEntropy::default().ignore_indices([-1, i64::MIN, 2]);
         let one = CrossEntropy::default();
-        let (got, gradient) = device.cross_entropy_grad_vec(&several, x, &targets).unwrap();
-        let (wanted, same) = device.cross_entropy_grad_vec(&one, x, &[0_i64, -100, -100, -100, 1]).unwrap();
+        let (got, gradient) = device.cross_entropy(&several, x, &targets).with_gradient_vec().unwrap();
+        let (wanted, same) = device.cross_entropy(&one, x, &[0_i64, -100, -100, -100, 1]).with_gradient_vec().unwrap();
         assert_eq!((got, gradient), (wanted, same));
         // Without an ignored index, -100 is out of range like any other target.
         let none = CrossEntropy::default().ignore_indices([]);
-        let error = device.cross_entropy(&none, x, &[0_i64, 1, 2, -100, 1]).unwrap_err();
+        let error = device.cross_entropy(&none, x, &[0_i64, 1, 2, -100, 1]).loss().unwrap_err();
         let message = "target -100 of row 3 is neither a class in 0..3 nor among the ignored []";
         assert_eq!(error.to_string(), message);
     }
@@ -143,13 +146,13 @@ fn several_indices_are_ignored() {
 fn empty_batches() {
     for device in common::devices() {
         let x = Logits::<f32>::new(&[], [0, 3]).unwrap();
-        assert!(device.softmax_vec(x).unwrap().values.is_empty());
-        assert!(device.predict_vec(x).unwrap().values.is_empty());
+        assert!(device.softmax(x).to_vec().unwrap().values.is_empty());
+        assert!(device.predict(x).to_vec().unwrap().values.is_empty());
         let none: [i64; 0] = [];
-        let mean = device.cross_entropy(&CrossEntropy::default(), x, &none).unwrap();
+        let mean = device.cross_entropy(&CrossEntropy::default(), x, &none).loss().unwrap();
         assert!(mean.loss.is_nan() && mean.counted_rows == 0);
         let sum = CrossEntropy::default().reduction(Reduction::Sum);
-        assert_eq!(device.cross_entropy_grad(&sum, x, &none, &mut []).unwrap().loss, 0.0);
+        assert_eq!(device.cross_entropy(&sum, x, &none).with_gradient(&mut []).unwrap().loss, 0.0);
     }
 }
 
@@ -178,7 +181,7 @@ fn devices_explain_themselves() {
 fn a_confident_row_keeps_its_loss() {
     for device in common::devices() {
         let x = Logits::new(&[20.0_f32, 0.0], [1, 2]).unwrap();
-        let (out, gradient) = device.cross_entropy_grad_vec(&CrossEntropy::default(), x, &[0]).unwrap();
+        let (out, gradient) = device.cross_entropy(&CrossEntropy::default(), x, &[0]).with_gradient_vec().unwrap();
         let wanted = (-20.0_f64).exp().ln_1p();
         approx::assert_relative_eq!(out.loss, wanted, max_relative = 1e-6);
         approx::assert_relative_eq!(f64::from(gradient[0]), -wanted, max_relative = 1e-6);

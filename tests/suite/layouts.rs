@@ -56,33 +56,33 @@ fn results<T: Element>(
 ) -> Vec<u64> {
     let (rows, classes, block) = (shape.row_count(), shape.classes(), (shape.classes() * shape.inner()));
     let x = Logits::with_row_stride(data, shape, block + gap).unwrap().temperature(temperature).unwrap();
-    let elements = |output: Output<T>| {
+    let elements = |output: Output<Vec<T>>| {
         assert_eq!(output.fell_back, None);
         bits(&transposed(&output.values, shape))
     };
-    let predictions = |output: Output<Prediction>| {
+    let predictions = |output: Output<Vec<Prediction>>| {
         let bits = |p: &Prediction| u64::from(p.class) << 32 | u64::from(p.probability.to_bits());
         output.values.iter().map(bits).collect()
     };
     match operation {
-        0 => elements(device.softmax_vec(x).unwrap()),
-        1 => elements(device.log_softmax_vec(x).unwrap()),
-        2 => bits(&device.log_sum_exp_vec(x).unwrap().values),
-        3 => predictions(device.predict_vec(x).unwrap()),
-        4 => predictions(device.top_k_vec(x, classes.min(3)).unwrap()),
-        5 => predictions(device.sample_vec(&Sampling::new(4), x).unwrap()),
+        0 => elements(device.softmax(x).to_vec().unwrap()),
+        1 => elements(device.log_softmax(x).to_vec().unwrap()),
+        2 => bits(&device.log_sum_exp(x).to_vec().unwrap().values),
+        3 => predictions(device.predict(x).to_vec().unwrap()),
+        4 => predictions(device.top_k(x, classes.min(3)).to_vec().unwrap()),
+        5 => predictions(device.sample(&Sampling::new(4), x).to_vec().unwrap()),
         6 => {
             let loss = CrossEntropy::default().label_smoothing(0.1);
             let loss = if temperature == 1.0 { loss } else { loss.softcap(20.0) };
             let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
-            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            let (out, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
             [vec![out.loss.to_bits()], bits(&out.per_row), bits(&transposed(&gradient, shape))].concat()
         }
         _ => {
             let mut data = data.to_vec();
             let x =
                 LogitsMut::with_row_stride(&mut data, shape, block + gap).unwrap().temperature(temperature).unwrap();
-            device.softmax_in_place(x).unwrap();
+            device.softmax(x).in_place().unwrap();
             assert!(data.chunks(block + gap).all(|part| part[block..].iter().all(|&x| x.into().is_nan())));
             let dense: Vec<T> = data.chunks(block + gap).flat_map(|part| part[..block].to_vec()).collect();
             bits(&transposed(&dense, shape))
@@ -146,12 +146,12 @@ fn a_block_beyond_the_budget_goes_through_in_columns() {
     let dense = transposed(&x, shape);
     for device in common::gpus() {
         let small = device.clone().with_memory_budget(16 << 20);
-        let got = small.softmax_vec(Logits::new(&x, shape).unwrap()).unwrap();
+        let got = small.softmax(Logits::new(&x, shape).unwrap()).to_vec().unwrap();
         assert_eq!(got.fell_back, None);
-        let wanted = device.softmax_vec(Logits::new(&dense, [shape.row_count(), 700]).unwrap()).unwrap().values;
+        let wanted = device.softmax(Logits::new(&dense, [shape.row_count(), 700]).unwrap()).to_vec().unwrap().values;
         assert_eq!(bits(&transposed(&got.values, shape)), bits(&wanted), "{device}");
         let mut in_place = x.clone();
-        small.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        small.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
         assert_eq!(bits(&in_place), bits(&got.values), "{device}");
     }
 }
@@ -166,17 +166,17 @@ fn backward<T: Element>(device: &Device, shape: Shape, log: bool, narrow: fn(f64
     let wide = |values: &[T]| transposed(values, shape).iter().map(|&x| x.into()).collect::<Vec<f64>>();
     let g = wide(&upstream);
     let forward = Device::cpu();
-    let y = if log { forward.log_softmax_vec(view) } else { forward.softmax_vec(view) }.unwrap().values;
+    let y = if log { forward.log_softmax(view).to_vec() } else { forward.softmax(view).to_vec() }.unwrap().values;
     let view = Logits::new(&y, shape).unwrap().temperature(temperature).unwrap();
     let got = match log {
-        false => device.softmax_backward_vec(view, &upstream),
-        true => device.log_softmax_backward_vec(view, &upstream),
+        false => device.softmax_backward(view, &upstream).to_vec(),
+        true => device.log_softmax_backward(view, &upstream).to_vec(),
     };
     let mut in_place = y.clone();
     let over = LogitsMut::new(&mut in_place, shape).unwrap().temperature(temperature).unwrap();
     match log {
-        false => device.softmax_backward_in_place(over, &upstream),
-        true => device.log_softmax_backward_in_place(over, &upstream),
+        false => device.softmax_backward(over, &upstream).in_place(),
+        true => device.log_softmax_backward(over, &upstream).in_place(),
     }
     .unwrap();
     let got = got.unwrap().values;
@@ -240,17 +240,18 @@ fn saved_log_sum_exps_make_the_same_gradient() {
             for (_, (loss, is_soft, seen)) in common::in_turn(&device, nth, 4, losses) {
                 let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes) };
                 let view = Logits::new(&x, shape).unwrap();
-                let (_, wanted) = device.cross_entropy_grad_vec(&loss, view, targets).unwrap();
+                let (_, wanted) = device.cross_entropy(&loss, view, targets).with_gradient_vec().unwrap();
                 // The saved log-sum-exps are those of the transformed logits; the CPU path computes them in f64.
                 let seen: Vec<f64> = x.iter().map(|&x| seen(f64::from(x))).collect();
                 let saved: Vec<f32> = Device::cpu()
-                    .log_sum_exp_vec(Logits::new(&seen, shape).unwrap())
+                    .log_sum_exp(Logits::new(&seen, shape).unwrap())
+                    .to_vec()
                     .unwrap()
                     .values
                     .iter()
                     .map(|&x| x as f32)
                     .collect();
-                let got = device.cross_entropy_backward_vec(&loss, view, targets, &saved).unwrap().values;
+                let got = device.cross_entropy_backward(&loss, view, targets, &saved).to_vec().unwrap().values;
                 let largest = wanted.iter().fold(0.0_f32, |a, &b| a.max(b.abs()));
                 for (at, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
                     // As exact as a log-sum-exp of up to 15 in f32.
@@ -259,21 +260,18 @@ fn saved_log_sum_exps_make_the_same_gradient() {
                 }
                 let mut in_place = x.clone();
                 let over = LogitsMut::new(&mut in_place, shape).unwrap();
-                device.cross_entropy_backward_in_place(&loss, over, targets, &saved).unwrap();
+                device.cross_entropy_backward(&loss, over, targets, &saved).in_place().unwrap();
                 assert_eq!(bits(&in_place), bits(&got));
 
                 let resident = device.upload(view).unwrap();
                 let on_device = device.upload_targets(&loss, shape, targets).unwrap();
-                let (_, gradient) = resident.cross_entropy_grad(&on_device).unwrap();
+                let (_, gradient) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
                 assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted), "{shape:?} resident on {device}");
             }
         }
-        let short = device.cross_entropy_backward_vec(
-            &CrossEntropy::default(),
-            Logits::new(&[1.0_f32], [1, 1]).unwrap(),
-            &[0],
-            &[],
-        );
+        let short = device
+            .cross_entropy_backward(&CrossEntropy::default(), Logits::new(&[1.0_f32], [1, 1]).unwrap(), &[0], &[])
+            .to_vec();
         assert!(matches!(short, Err(Error::Length { .. })));
     }
 }
@@ -291,22 +289,26 @@ fn resident_is_the_same<T: Element>(device: &Device, first: usize, narrow: fn(f6
         assert_eq!(bits(&resident.read().unwrap()), bits(&x), "{place}");
         let last = resident.read_rows(shape.outer() - 1..shape.outer()).unwrap();
         assert_eq!(bits(&last), bits(&x[x.len() - classes * shape.inner()..]), "{place}");
-        let softmax = resident.softmax().unwrap();
-        assert_eq!(bits(&softmax.read().unwrap()), bits(&device.softmax_vec(view).unwrap().values), "{place}");
+        let softmax = resident.softmax().run().unwrap();
+        assert_eq!(bits(&softmax.read().unwrap()), bits(&device.softmax(view).to_vec().unwrap().values), "{place}");
         let k = classes.min(4);
-        assert_eq!(resident.top_k(k).unwrap().read().unwrap(), device.top_k_vec(view, k).unwrap().values, "{place}");
+        assert_eq!(
+            resident.top_k(k).run().unwrap().read().unwrap(),
+            device.top_k(view, k).to_vec().unwrap().values,
+            "{place}"
+        );
         let sampling = Sampling::new(8).top_p(0.9);
-        let drawn = device.sample_vec(&sampling, view).unwrap().values;
-        assert_eq!(resident.sample(&sampling).unwrap().read().unwrap(), drawn, "{place}");
-        let dx = softmax.softmax_backward(&resident).unwrap().read().unwrap();
+        let drawn = device.sample(&sampling, view).to_vec().unwrap().values;
+        assert_eq!(resident.sample(&sampling).run().unwrap().read().unwrap(), drawn, "{place}");
+        let dx = softmax.softmax_backward(&resident).run().unwrap().read().unwrap();
         let p = softmax.read().unwrap();
-        let wanted = device.softmax_backward_vec(Logits::new(&p, shape).unwrap(), &x).unwrap().values;
+        let wanted = device.softmax_backward(Logits::new(&p, shape).unwrap(), &x).to_vec().unwrap().values;
         assert_eq!(bits(&dx), bits(&wanted), "{place}");
         let targets: Vec<usize> = (0..rows).map(|row| row % classes).collect();
         let loss = CrossEntropy::default().softcap(9.0).upstream_gradients(vec![0.5; rows]);
         let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
-        let (got, gradient) = resident.cross_entropy_grad(&on_device).unwrap();
-        let (wanted, wanted_gradient) = device.cross_entropy_grad_vec(&loss, view, &targets).unwrap();
+        let (got, gradient) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
+        let (wanted, wanted_gradient) = device.cross_entropy(&loss, view, &targets).with_gradient_vec().unwrap();
         assert_eq!(bits(&gradient.read().unwrap()), bits(&wanted_gradient), "{place}");
         approx::assert_relative_eq!(got.read().unwrap().loss, wanted.loss, max_relative = 1e-6);
     }
@@ -331,7 +333,7 @@ fn bad_options_are_told_before_anything_is_written() {
         let x = Logits::new(&[1.0_f32, 2.0, 3.0, 4.0], [2, 2]).unwrap();
         let mut out = [7.0; 4];
         let mut refused = |loss: CrossEntropy, targets: Targets<'_>| {
-            let error = device.cross_entropy_grad(&loss, x, targets, &mut out).unwrap_err();
+            let error = device.cross_entropy(&loss, x, targets).with_gradient(&mut out).unwrap_err();
             assert_eq!(out, [7.0; 4]);
             error.to_string()
         };
@@ -363,7 +365,7 @@ fn a_cap_makes_numbers_of_infinities() {
         let x = rows.as_flattened();
         let view = Logits::new(x, [3, 3]).unwrap();
         let loss = CrossEntropy::default().softcap(2.0).reduction(logits::Reduction::Sum);
-        let (out, gradient) = device.cross_entropy_grad_vec(&loss, view, &[0, 2, 1]).unwrap();
+        let (out, gradient) = device.cross_entropy(&loss, view, &[0, 2, 1]).with_gradient_vec().unwrap();
         let y = [cap, cap * 0.5_f64.tanh(), -cap];
         let exact = y.iter().map(|y| (y - cap).exp()).sum::<f64>().ln();
         assert!((f64::from(out.per_row[0]) - exact).abs() < 1e-6 * exact, "{device}: {out:?}");
@@ -383,7 +385,7 @@ fn arrays_are_batches() {
     let array = Array4::from_shape_fn((2, 3, 4, 5), |(n, c, h, w)| (n + 2 * c + 3 * h + 5 * w) as f32 * 0.1);
     let x = Logits::try_from(array.view()).unwrap();
     assert_eq!(x.shape(), Shape::new(2, 3, 20));
-    let p = Device::cpu().softmax_vec(x).unwrap().values;
+    let p = Device::cpu().softmax(x).to_vec().unwrap().values;
     let wanted = 1.0 / (0..3).map(|c| (c as f32 * 0.2).exp()).sum::<f32>();
     assert!((p[0] - wanted).abs() < 1e-6);
     let mut matrix = Array2::from_shape_fn((4, 3), |(row, class)| (row * class) as f32);
@@ -392,6 +394,6 @@ fn arrays_are_batches() {
     assert_eq!((x.shape().row_count(), x.shape().classes()), (3, 4));
     let gaps = Logits::try_from(matrix.slice(s![.., ..2]));
     assert!(matches!(gaps.map(drop), Err(Error::Strides { .. })));
-    Device::cpu().softmax_in_place(LogitsMut::try_from(matrix.view_mut()).unwrap()).unwrap();
+    Device::cpu().softmax(LogitsMut::try_from(matrix.view_mut()).unwrap()).in_place().unwrap();
     assert!(matrix.rows().into_iter().all(|row| (row.sum() - 1.0).abs() < 1e-6));
 }

@@ -79,7 +79,7 @@ fn every_combination_agrees_with_pytorch() {
                 row_gradients: is("by_rows").then(|| narrow(&numbers(&given["row_gradients"]))),
             };
             let x = Logits::new(&logits, shape).unwrap();
-            let (out, gradient) = device.cross_entropy_grad_vec(&options.loss(), x, targets).unwrap();
+            let (out, gradient) = device.cross_entropy(&options.loss(), x, targets).with_gradient_vec().unwrap();
             assert_eq!(out.fell_back, None);
             let error = relative(out.loss, case["loss"].as_f64().unwrap());
             worst.loss = worst.loss.max(error);
@@ -238,7 +238,7 @@ fn compare<T: Element>(
     let wanted = batch.expected(options, *is_soft, logits);
     let (loss, targets) = (options.loss(), batch.targets(*is_soft));
     let x = Logits::new(logits, batch.shape).unwrap();
-    let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, targets).unwrap();
+    let (out, gradient) = device.cross_entropy(&loss, x, targets).with_gradient_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let error = if wanted.loss.is_nan() && out.loss.is_nan() { 0.0 } else { relative(out.loss, wanted.loss) };
     worst.loss = worst.loss.max(error);
@@ -252,13 +252,13 @@ fn compare<T: Element>(
     // the second in odd ones.
     let both = common::share(device) == Share::All;
     if both || worst.combinations.is_multiple_of(2) {
-        let alone = device.cross_entropy(&loss, x, targets).unwrap();
+        let alone = device.cross_entropy(&loss, x, targets).loss().unwrap();
         assert_eq!(alone.loss.to_bits(), out.loss.to_bits(), "{}: loss alone", what());
     }
     if both || worst.combinations % 2 == 1 {
         let mut in_place = logits.to_vec();
         let x = LogitsMut::new(&mut in_place, batch.shape).unwrap();
-        device.cross_entropy_grad_in_place(&loss, x, targets).unwrap();
+        device.cross_entropy(&loss, x, targets).with_gradient_in_place().unwrap();
         assert_eq!(bits(&in_place), bits(&gradient), "{}: in place", what());
     }
     worst.combinations += 1;
@@ -484,7 +484,7 @@ fn doubles_are_doubles_on_the_cpu_and_refused_on_a_gpu() {
     }
     worst.print("f64", &Device::cpu());
     for device in common::gpus() {
-        let refused = device.softmax_vec(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap());
+        let refused = device.softmax(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap()).to_vec();
         assert!(matches!(refused, Err(logits::Error::DType { .. })), "{refused:?}");
     }
 }

@@ -34,15 +34,15 @@ fn forks_alone() {
         let logits = vec![0.5_f32; 300 * 1000];
         let x = Logits::new(&logits, [300, 1000]).unwrap();
         // The GPU has worked, the CPU's threads run, and so does the one that waits for the GPU.
-        let wanted = Device::cpu().softmax_vec(x).unwrap();
-        pollster::block_on(device.softmax_vec_async(x)).unwrap();
+        let wanted = Device::cpu().softmax(x).to_vec().unwrap();
+        pollster::block_on(device.softmax(x).to_vec_async()).unwrap();
         let resident = device.upload(x).unwrap();
         let child = fork();
         assert!(child >= 0, "no fork");
         if child == 0 {
-            let is_refused = matches!(device.softmax_vec(x), Err(Error::Gpu { reason, .. }) if reason.contains("forked"))
-                && matches!(resident.softmax().map(drop), Err(Error::Gpu { .. }));
-            let is_computed = Device::cpu().softmax_vec(x).is_ok_and(|out| out == wanted);
+            let is_refused = matches!(device.softmax(x).to_vec(), Err(Error::Gpu { reason, .. }) if reason.contains("forked"))
+                && matches!(resident.softmax().run().map(drop), Err(Error::Gpu { .. }));
+            let is_computed = Device::cpu().softmax(x).to_vec().is_ok_and(|out| out == wanted);
             // Neither may hang.
             drop((resident, device));
             _exit(if is_refused && is_computed { 0 } else { 1 + i32::from(is_refused) });

@@ -40,8 +40,8 @@ proptest! {
         let x = Logits::new(&logits, [rows, classes]).unwrap();
         let loss = CrossEntropy::default().reduction(Reduction::Sum).label_smoothing(smoothing);
         for device in devices(classes) {
-            let softmax = device.softmax_vec(x).unwrap().values;
-            let (_, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            let softmax = device.softmax(x).to_vec().unwrap().values;
+            let (_, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
             for (p, g) in softmax.chunks(classes).zip(gradient.chunks(classes)) {
                 let sum: f64 = p.iter().map(|&p| f64::from(p)).sum();
                 prop_assert!(abs_diff_eq!(sum, 1.0, epsilon = 1e-6), "{sum} on {device}");
@@ -57,8 +57,8 @@ proptest! {
         let grid: Vec<f32> = logits.iter().map(|x| (x * 16.0).round() / 16.0).collect();
         let moved: Vec<f32> = grid.iter().map(|x| x + shift as f32).collect();
         for device in devices(classes) {
-            let one = device.softmax_vec(Logits::new(&grid, [rows, classes]).unwrap()).unwrap().values;
-            let other = device.softmax_vec(Logits::new(&moved, [rows, classes]).unwrap()).unwrap().values;
+            let one = device.softmax(Logits::new(&grid, [rows, classes]).unwrap()).to_vec().unwrap().values;
+            let other = device.softmax(Logits::new(&moved, [rows, classes]).unwrap()).to_vec().unwrap().values;
             for (one, other) in one.iter().zip(&other) {
                 prop_assert!(relative_eq!(one, other, epsilon = f32::MIN_POSITIVE, max_relative = 1e-6), "{one} {other} on {device}");
             }
@@ -71,9 +71,9 @@ proptest! {
         let turned_targets: Vec<usize> = targets.iter().map(|target| classes - 1 - target).collect();
         let loss = CrossEntropy::default();
         for device in devices(classes) {
-            let (a, x) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let (a, x) = device.cross_entropy(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).with_gradient_vec().unwrap();
             let (b, y) =
-                device.cross_entropy_grad_vec(&loss, Logits::new(&turned, [rows, classes]).unwrap(), &turned_targets).unwrap();
+                device.cross_entropy(&loss, Logits::new(&turned, [rows, classes]).unwrap(), &turned_targets).with_gradient_vec().unwrap();
             prop_assert!(relative_eq!(a.loss, b.loss, max_relative = 1e-6), "{} {} on {device}", a.loss, b.loss);
             for (x, y) in x.chunks(classes).zip(y.chunks(classes)) {
                 for (x, y) in x.iter().zip(y.iter().rev()) {
@@ -94,12 +94,12 @@ proptest! {
         let loss = CrossEntropy::default().upstream_gradient(2.0).label_smoothing(smoothing).z_loss(1e-3);
         let step = 1.0 / 64.0;
         for device in devices(4) {
-            let (_, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [3, 4]).unwrap(), &targets).unwrap();
+            let (_, gradient) = device.cross_entropy(&loss, Logits::new(&logits, [3, 4]).unwrap(), &targets).with_gradient_vec().unwrap();
             let moved = |by: f32| {
                 let mut moved = logits.clone();
                 moved[at] += by;
                 let run = f64::from(moved[at]);
-                (device.cross_entropy(&loss, Logits::new(&moved, [3, 4]).unwrap(), &targets).unwrap().loss, run)
+                (device.cross_entropy(&loss, Logits::new(&moved, [3, 4]).unwrap(), &targets).loss().unwrap().loss, run)
             };
             let ((up, to), (down, from)) = (moved(step), moved(-step));
             let slope = 2.0 * (up - down) / (to - from);
@@ -115,9 +115,9 @@ proptest! {
     fn a_row_has_the_same_bits_wherever_it_stands((rows, classes, logits, targets) in batches()) {
         let loss = CrossEntropy::default().reduction(Reduction::Sum);
         for device in devices(classes) {
-            let (out, gradient) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let (out, gradient) = device.cross_entropy(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).with_gradient_vec().unwrap();
             let last = &logits[(rows - 1) * classes..];
-            let (alone, row) = device.cross_entropy_grad_vec(&loss, Logits::new(last, [1, classes]).unwrap(), &targets[rows - 1..]).unwrap();
+            let (alone, row) = device.cross_entropy(&loss, Logits::new(last, [1, classes]).unwrap(), &targets[rows - 1..]).with_gradient_vec().unwrap();
             prop_assert_eq!(bits(&row), bits(&gradient[(rows - 1) * classes..]), "{}", device);
             prop_assert_eq!(bits(&alone.per_row), bits(&out.per_row[rows - 1..]), "{}", device);
         }
@@ -133,15 +133,15 @@ proptest! {
         }
         let loss = CrossEntropy::default();
         for device in devices(classes) {
-            let (out, wanted) = device.cross_entropy_grad_vec(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).unwrap();
+            let (out, wanted) = device.cross_entropy(&loss, Logits::new(&logits, [rows, classes]).unwrap(), &targets).with_gradient_vec().unwrap();
             let x = Logits::with_row_stride(&padded, [rows, classes], stride).unwrap();
-            let (strided, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            let (strided, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
             prop_assert_eq!(bits(&gradient), bits(&wanted), "{}", device);
             prop_assert_eq!(out.loss.to_bits(), strided.loss.to_bits());
 
             let mut in_place = padded.clone();
             let x = LogitsMut::with_row_stride(&mut in_place, [rows, classes], stride).unwrap();
-            device.cross_entropy_grad_in_place(&loss, x, &targets).unwrap();
+            device.cross_entropy(&loss, x, &targets).with_gradient_in_place().unwrap();
             for (row, wanted) in in_place.chunks(stride).zip(wanted.chunks(classes)) {
                 prop_assert_eq!(bits(&row[..classes]), bits(wanted), "{}", device);
                 prop_assert!(row[classes..].iter().all(|x| x.is_nan()));

@@ -57,13 +57,13 @@ fn compare(device: &Device, case: &Value) {
     let tiny = f64::from(f32::MIN_POSITIVE);
     // PyTorch itself rounds 1 + x in float64 before it takes a logarithm.
     let rounding = 1e-15;
-    let softmax = device.softmax_vec(x).unwrap().values;
+    let softmax = device.softmax(x).to_vec().unwrap().values;
     close(&format!("softmax of {name}"), &softmax, &numbers(&case["softmax"]), 2e-6, tiny);
-    let log_softmax = device.log_softmax_vec(x).unwrap().values;
+    let log_softmax = device.log_softmax(x).to_vec().unwrap().values;
     close(&format!("log_softmax of {name}"), &log_softmax, &numbers(&case["log_softmax"]), 1e-6, rounding);
-    let log_sum_exp = device.log_sum_exp_vec(x).unwrap().values;
+    let log_sum_exp = device.log_sum_exp(x).to_vec().unwrap().values;
     close(&format!("log_sum_exp of {name}"), &log_sum_exp, &numbers(&case["log_sum_exp"]), 1e-6, rounding);
-    let classes: Vec<i64> = device.predict_vec(x).unwrap().values.iter().map(|p| i64::from(p.class)).collect();
+    let classes: Vec<i64> = device.predict(x).to_vec().unwrap().values.iter().map(|p| i64::from(p.class)).collect();
     assert_eq!(classes, integers(&case["argmax"]), "argmax of {name}");
 
     let targets = integers(&case["targets"]);
@@ -77,7 +77,7 @@ fn compare(device: &Device, case: &Value) {
         if !case["weight"].is_null() {
             loss = loss.weight(numbers(&case["weight"]).iter().map(|&w| w as f32).collect::<Vec<_>>());
         }
-        let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+        let (out, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
         let scale = if reduction == Reduction::Mean { 1.0 / out.counted_rows.max(1) as f64 } else { 1.0 };
         let got: Vec<f32> = if reduction == Reduction::None { out.per_row.clone() } else { vec![out.loss as f32] };
         close(&format!("loss of {name}"), &got, &numbers(&wanted["loss"]), 1e-6, rounding);
@@ -86,14 +86,17 @@ fn compare(device: &Device, case: &Value) {
         // In the default tier a GPU checks the loss alone under a mean and the gradient in place under a sum.
         let takes = |turn| common::share(device) == Share::All || reduction == turn;
         if takes(Reduction::Mean) {
-            let alone = device.cross_entropy(&loss, x, &targets).unwrap();
+            let alone = device.cross_entropy(&loss, x, &targets).loss().unwrap();
             assert_eq!(alone.loss.to_bits(), out.loss.to_bits(), "loss alone of {name}");
         }
         if !takes(Reduction::Sum) {
             continue;
         }
         let mut in_place = logits.clone();
-        device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, shape).unwrap(), &targets).unwrap();
+        device
+            .cross_entropy(&loss, LogitsMut::new(&mut in_place, shape).unwrap(), &targets)
+            .with_gradient_in_place()
+            .unwrap();
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&in_place), bits(&gradient), "in place, {name}");
     }

@@ -89,8 +89,8 @@ fn extreme_rows_agree_with_float64() {
             let Expected { per_row, gradients, scale, .. } = expected(&[wide], &[Labels::Class(target)], &options);
             let x = Logits::new(&row, [1, row.len()]).unwrap();
             let loss = options.loss();
-            let alone = device.cross_entropy(&loss, x, &[target]).unwrap().per_row[0];
-            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &[target]).unwrap();
+            let alone = device.cross_entropy(&loss, x, &[target]).loss().unwrap().per_row[0];
+            let (out, gradient) = device.cross_entropy(&loss, x, &[target]).with_gradient_vec().unwrap();
             for got in [alone, out.per_row[0]].map(f64::from) {
                 let error = (got / per_row[0] - 1.0).abs();
                 assert!(error <= 1e-6, "{name} on {device}: loss {got:e} for {:e}", per_row[0]);
@@ -110,7 +110,7 @@ fn probabilities_across_256_are_right() {
         for Case { name, row, .. } in cases().into_iter().take(2) {
             let top = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
             let sum: f64 = row.iter().map(|&x| (f64::from(x) - top).exp()).sum();
-            let got = device.softmax_vec(Logits::new(&row, [1, row.len()]).unwrap()).unwrap().values;
+            let got = device.softmax(Logits::new(&row, [1, row.len()]).unwrap()).to_vec().unwrap().values;
             for (class, (&p, &x)) in got.iter().zip(&row).enumerate() {
                 let wanted = (f64::from(x) - top).exp() / sum;
                 let error = (f64::from(p) / wanted - 1.0).abs();
@@ -130,7 +130,7 @@ fn probabilities_under_a_large_cap_are_right() {
     let loss = CrossEntropy::default().softcap(cap);
     for device in common::devices() {
         let x = Logits::new(&row, [1, row.len()]).unwrap().as_seen_by(&loss).unwrap();
-        let got = device.softmax_vec(x).unwrap().values;
+        let got = device.softmax(x).to_vec().unwrap().values;
         for (class, (&p, &each)) in got.iter().zip(&y).enumerate() {
             let wanted = (each - y[0]).exp() / sum;
             let error = (f64::from(p) / wanted - 1.0).abs();
@@ -145,9 +145,9 @@ fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
     let (row, loss) = ([1.0, f32::NEG_INFINITY, -0.5, 3.0], CrossEntropy::default().reduction(Reduction::Sum));
     for device in common::devices() {
         let x = Logits::new(&row, [1, 4]).unwrap().temperature(2.0).unwrap();
-        let known = Device::cpu().log_sum_exp_vec(x).unwrap().values;
-        let got = device.cross_entropy_backward_vec(&loss, x, &[0], &known).unwrap().values;
-        let wanted = Device::cpu().cross_entropy_backward_vec(&loss, x, &[0], &known).unwrap().values;
+        let known = Device::cpu().log_sum_exp(x).to_vec().unwrap().values;
+        let got = device.cross_entropy_backward(&loss, x, &[0], &known).to_vec().unwrap().values;
+        let wanted = Device::cpu().cross_entropy_backward(&loss, x, &[0], &known).to_vec().unwrap().values;
         assert_eq!(got[1], 0.0, "{device}: {got:?}");
         let is_near = got.iter().zip(&wanted).all(|(a, b)| (a - b).abs() <= 1e-6);
         assert!(is_near, "{device}: {got:?} for {wanted:?}");
@@ -159,7 +159,7 @@ fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
 fn a_nan_makes_nan_of_its_row_alone_on_the_way_back() {
     let backward = |device: &Device, log: bool, y: &[f32], g: &[f32]| {
         let y = Logits::new(y, [3, 5]).unwrap();
-        let out = if log { device.log_softmax_backward_vec(y, g) } else { device.softmax_backward_vec(y, g) };
+        let out = if log { device.log_softmax_backward(y, g).to_vec() } else { device.softmax_backward(y, g).to_vec() };
         out.unwrap().values
     };
     for device in common::devices() {

@@ -33,13 +33,22 @@ fn resident_results_are_those_of_the_simple_api() {
             let resident = device.upload(x).unwrap();
             let place = format!("{shape:?} on {device}");
             assert_eq!(resident.read().unwrap(), logits, "{place}");
-            assert_eq!(resident.softmax().unwrap().read().unwrap(), device.softmax_vec(x).unwrap().values, "{place}");
-            let wanted = device.log_softmax_vec(x).unwrap().values;
-            assert_eq!(resident.log_softmax().unwrap().read().unwrap(), wanted, "{place}");
-            assert_eq!(resident.predict().unwrap().read().unwrap(), device.predict_vec(x).unwrap().values, "{place}");
-            let log_sum_exps = resident.log_sum_exp().unwrap();
+            assert_eq!(
+                resident.softmax().run().unwrap().read().unwrap(),
+                device.softmax(x).to_vec().unwrap().values,
+                "{place}"
+            );
+            let wanted = device.log_softmax(x).to_vec().unwrap().values;
+            assert_eq!(resident.log_softmax().run().unwrap().read().unwrap(), wanted, "{place}");
+            assert_eq!(
+                resident.predict().run().unwrap().read().unwrap(),
+                device.predict(x).to_vec().unwrap().values,
+                "{place}"
+            );
+            let log_sum_exps = resident.log_sum_exp().run().unwrap();
             assert_eq!(log_sum_exps.row_count(), shape[0]);
-            for (got, wanted) in log_sum_exps.read().unwrap().iter().zip(device.log_sum_exp_vec(x).unwrap().values) {
+            for (got, wanted) in log_sum_exps.read().unwrap().iter().zip(device.log_sum_exp(x).to_vec().unwrap().values)
+            {
                 approx::assert_relative_eq!(*got, wanted, max_relative = 1e-6, epsilon = 2e-7);
             }
             let losses = [
@@ -50,9 +59,9 @@ fn resident_results_are_those_of_the_simple_api() {
             ];
             for (_, loss) in common::in_turn(&device, nth / 3 + 1, 4, losses) {
                 let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
-                let (wanted, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
-                let (got, theirs) = resident.cross_entropy_grad(&on_device).unwrap();
-                let alone = resident.cross_entropy(&on_device).unwrap();
+                let (wanted, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+                let (got, theirs) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
+                let alone = resident.cross_entropy(&on_device).run().unwrap();
                 let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&theirs.read().unwrap()), bits(&gradient), "{place}");
                 for got in [got, alone] {
@@ -82,7 +91,7 @@ fn log_sum_exps_next_to_0_are_within_what_is_said() {
             let noise = logits(rows * classes);
             let x: Vec<f32> = noise.iter().map(|x| x * 1e-3 - (classes as f32).ln()).collect();
             let resident = device.upload(Logits::new(&x, [rows, classes]).unwrap()).unwrap();
-            for (got, x) in resident.log_sum_exp().unwrap().read().unwrap().iter().zip(x.chunks(classes)) {
+            for (got, x) in resident.log_sum_exp().run().unwrap().read().unwrap().iter().zip(x.chunks(classes)) {
                 let exact = x.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
                 assert!(exact.abs() < 0.05, "{exact} is not next to 0");
                 worst = worst.max((f64::from(*got) - exact).abs());
@@ -106,7 +115,7 @@ fn only_the_rows_asked_for_come_back() {
         assert_eq!(clone.read_rows(49..60).unwrap(), logits[441..]);
         assert!(clone.read_rows(60..70).unwrap().is_empty() && clone.read_rows(3..3).unwrap().is_empty());
         // The handle outlives the device that it came from.
-        let softmax = clone.softmax().unwrap();
+        let softmax = clone.softmax().run().unwrap();
         drop((clone, device));
         assert_eq!(softmax.read_rows(1..2).unwrap().len(), 9);
     }
@@ -126,17 +135,17 @@ fn resident_things_that_do_not_fit_are_refused() {
         );
         let others = device.upload_targets(&loss, [3, 3], &[0, 1, 2]).unwrap();
         assert_eq!(
-            resident.cross_entropy(&others).map(drop),
+            resident.cross_entropy(&others).run().map(drop),
             Err(Error::Length { what: "targets", expected: 2, found: 3 })
         );
         let wider = device.upload_targets(&loss, [2, 4], &[0, 3]).unwrap();
         assert_eq!(
-            resident.cross_entropy(&wider).map(drop),
+            resident.cross_entropy(&wider).run().map(drop),
             Err(Error::Length { what: "classes of the targets", expected: 3, found: 4 })
         );
         if device.is_gpu() {
             let elsewhere = Device::cpu().upload_targets(&loss, [2, 3], &[0, 1]).unwrap();
-            assert_eq!(resident.cross_entropy(&elsewhere).map(drop), Err(Error::ResidentElsewhere));
+            assert_eq!(resident.cross_entropy(&elsewhere).run().map(drop), Err(Error::ResidentElsewhere));
         }
     }
 }
@@ -153,37 +162,41 @@ fn async_forms_are_the_blocking_ones() {
         let x = Logits::new(&logits, shape).unwrap();
         let targets = targets(shape);
         let loss = CrossEntropy::default();
-        assert_eq!(sendable(device.softmax_vec_async(x)), device.softmax_vec(x));
-        assert_eq!(sendable(device.log_softmax_vec_async(x)), device.log_softmax_vec(x));
-        assert_eq!(sendable(device.log_sum_exp_vec_async(x)), device.log_sum_exp_vec(x));
-        assert_eq!(sendable(device.predict_vec_async(x)), device.predict_vec(x));
-        assert_eq!(sendable(device.cross_entropy_async(&loss, x, &targets)), device.cross_entropy(&loss, x, &targets));
-        let wanted = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
-        assert_eq!(sendable(device.cross_entropy_grad_vec_async(&loss, x, &targets)).unwrap(), wanted);
+        assert_eq!(sendable(device.softmax(x).to_vec_async()), device.softmax(x).to_vec());
+        assert_eq!(sendable(device.log_softmax(x).to_vec_async()), device.log_softmax(x).to_vec());
+        assert_eq!(sendable(device.log_sum_exp(x).to_vec_async()), device.log_sum_exp(x).to_vec());
+        assert_eq!(sendable(device.predict(x).to_vec_async()), device.predict(x).to_vec());
+        assert_eq!(
+            sendable(device.cross_entropy(&loss, x, &targets).loss_async()),
+            device.cross_entropy(&loss, x, &targets).loss()
+        );
+        let wanted = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+        assert_eq!(sendable(device.cross_entropy(&loss, x, &targets).with_gradient_vec_async()).unwrap(), wanted);
         let mut gradient = vec![f32::NAN; 70_000];
-        sendable(device.cross_entropy_grad_async(&loss, x, &targets, &mut gradient)).unwrap();
+        sendable(device.cross_entropy(&loss, x, &targets).with_gradient_async(&mut gradient)).unwrap();
         assert_eq!(gradient, wanted.1);
         let mut over = logits.clone();
         let in_place = LogitsMut::new(&mut over, shape).unwrap();
-        sendable(device.cross_entropy_grad_in_place_async(&loss, in_place, &targets)).unwrap();
+        sendable(device.cross_entropy(&loss, in_place, &targets).with_gradient_in_place_async()).unwrap();
         assert_eq!(over, wanted.1);
         let mut over = logits.clone();
-        sendable(device.softmax_in_place_async(LogitsMut::new(&mut over, shape).unwrap())).unwrap();
-        assert_eq!(over, device.softmax_vec(x).unwrap().values);
+        sendable(device.softmax(LogitsMut::new(&mut over, shape).unwrap()).in_place_async()).unwrap();
+        assert_eq!(over, device.softmax(x).to_vec().unwrap().values);
 
         let resident = sendable(device.upload_async(x)).unwrap();
         let on_device = sendable(device.upload_targets_async(&loss, shape, &targets)).unwrap();
-        let (out, theirs): (ResidentLoss, Resident) = sendable(resident.cross_entropy_grad_async(&on_device)).unwrap();
+        let (out, theirs): (ResidentLoss, Resident) =
+            sendable(resident.cross_entropy_with_gradient(&on_device).run_async()).unwrap();
         assert_eq!(sendable(theirs.read_async()).unwrap(), wanted.1);
         assert_eq!(sendable(out.per_row().read_async()).unwrap(), wanted.0.per_row);
         approx::assert_relative_eq!(sendable(out.read_async()).unwrap().loss, wanted.0.loss, max_relative = 1e-6);
 
         // Many at once on one thread: each is woken when it is its turn.
-        let all = block_on(futures_util::future::join_all((0..8).map(|_| device.softmax_vec_async(x))));
-        assert!(all.iter().all(|out| *out == device.softmax_vec(x)));
+        let all = block_on(futures_util::future::join_all((0..8).map(|_| device.softmax(x).to_vec_async())));
+        assert!(all.iter().all(|out| *out == device.softmax(x).to_vec()));
         // One that is dropped half-way harms nobody.
-        drop(futures_util::FutureExt::now_or_never(device.softmax_vec_async(x)));
-        assert_eq!(device.softmax_vec(x).unwrap().fell_back, None);
+        drop(futures_util::FutureExt::now_or_never(device.softmax(x).to_vec_async()));
+        assert_eq!(device.softmax(x).to_vec().unwrap().fell_back, None);
     }
 }
 
@@ -203,12 +216,12 @@ fn eight_threads_share_a_device() {
                         let x = Logits::new(&logits, shape).unwrap();
                         let targets = targets(shape);
                         let loss = CrossEntropy::default().reduction(Reduction::Sum);
-                        let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &targets).unwrap();
-                        let (got, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                        let wanted = Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+                        let (got, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                         assert_eq!(got.fell_back, None);
                         let resident = device.upload(x).unwrap();
                         let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
-                        let (also, theirs) = resident.cross_entropy_grad(&on_device).unwrap();
+                        let (also, theirs) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
                         let handles: (Resident, Resident) =
                             if thread % 2 == 0 { (resident, theirs.clone()) } else { (theirs.clone(), resident) };
                         drop(handles);
@@ -242,13 +255,13 @@ fn placement_is_measured() {
         }
         let logits = logits(1000);
         let x = Logits::new(&logits, [10, 100]).unwrap();
-        let (here, there) = (placed.softmax_vec(x).unwrap(), Device::cpu().softmax_vec(x).unwrap());
+        let (here, there) = (placed.softmax(x).to_vec().unwrap(), Device::cpu().softmax(x).to_vec().unwrap());
         assert_eq!(here.fell_back, None);
         for (a, b) in here.values.iter().zip(&there.values) {
             approx::assert_relative_eq!(a, b, max_relative = 2e-6);
         }
         // So few that they would be the CPU's.
-        let refused = placed.softmax_vec(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap());
+        let refused = placed.softmax(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap()).to_vec();
         assert!(matches!(refused, Err(logits::Error::DType { .. })), "{refused:?}");
     }
 }

@@ -58,8 +58,8 @@ fn weights_of_any_size_are_right() {
             let what = format!("weights {:?}, {} on {device}", options.weight, options.brief());
             let resident = device.upload(x).unwrap();
             let targets = device.upload_targets(&loss, [4, 3], &TARGETS).unwrap();
-            let (on_device, its_gradient) = resident.cross_entropy_grad(&targets).unwrap();
-            let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &TARGETS).unwrap();
+            let (on_device, its_gradient) = resident.cross_entropy_with_gradient(&targets).run().unwrap();
+            let (out, gradient) = device.cross_entropy(&loss, x, &TARGETS).with_gradient_vec().unwrap();
             let reads = [
                 (out.loss, out.per_row, gradient),
                 (on_device.read().unwrap().loss, on_device.per_row().read().unwrap(), its_gradient.read().unwrap()),
@@ -89,13 +89,13 @@ fn halves_and_f64_are_weighted_too() {
     let tiny = with(f32::from_bits(1 << 10));
     for device in common::devices() {
         let x = Logits::new(&halves, [4, 3]).unwrap();
-        let wanted = device.cross_entropy_grad_vec(&with(1.0), x, &TARGETS).unwrap();
-        let got = device.cross_entropy_grad_vec(&tiny, x, &TARGETS).unwrap();
+        let wanted = device.cross_entropy(&with(1.0), x, &TARGETS).with_gradient_vec().unwrap();
+        let got = device.cross_entropy(&tiny, x, &TARGETS).with_gradient_vec().unwrap();
         assert_eq!((got.0.loss, got.1), (wanted.0.loss, wanted.1), "{device}");
         if !device.is_gpu() {
             let x = Logits::new(&wide, [4, 3]).unwrap();
-            let wanted = device.cross_entropy(&with(1.0), x, &TARGETS).unwrap().loss;
-            assert_eq!(device.cross_entropy(&tiny, x, &TARGETS).unwrap().loss, wanted);
+            let wanted = device.cross_entropy(&with(1.0), x, &TARGETS).loss().unwrap().loss;
+            assert_eq!(device.cross_entropy(&tiny, x, &TARGETS).loss().unwrap().loss, wanted);
         }
     }
 }

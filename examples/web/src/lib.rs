@@ -44,7 +44,7 @@ impl Place {
     /// What becomes of a call that would have to wait, as a page must not: its error, or nothing where nobody had to.
     pub fn blocking(&self) -> Option<String> {
         let x = Logits::new(&[0.0_f32, 1.0], [1, 2]);
-        x.and_then(|x| self.0.softmax_vec(x)).err().map(|error| error.to_string())
+        x.and_then(|x| self.0.softmax(x).to_vec()).err().map(|error| error.to_string())
     }
 
     /// Returns the error of a call whose timeout is zero; nothing where the CPU does it.
@@ -52,7 +52,7 @@ impl Place {
         let hurried = self.0.clone().with_timeout(std::time::Duration::ZERO);
         let logits = vec![0.5_f32; 1 << 22];
         let x = Logits::new(&logits, [1 << 12, 1 << 10]).ok()?;
-        hurried.softmax_vec_async(x).await.err().map(|error| error.to_string())
+        hurried.softmax(x).to_vec_async().await.err().map(|error| error.to_string())
     }
 
     /// Uploads more than is on its way at once, and returns the last value that comes back.
@@ -155,12 +155,12 @@ impl Batch {
         let loss = CrossEntropy::default().logit_scale(1.0 / temperature);
         let cooled = x.temperature(temperature)?;
         let start = Instant::now();
-        let softmax = device.softmax_vec_async(cooled).await?;
+        let softmax = device.softmax(cooled).to_vec_async().await?;
         let softmax_at = start.elapsed();
-        let (out, gradient) = device.cross_entropy_grad_vec_async(&loss, x, &self.targets).await?;
+        let (out, gradient) = device.cross_entropy(&loss, x, &self.targets).with_gradient_vec_async().await?;
         let loss_at = start.elapsed();
         let k = self.classes.min(5);
-        let best = device.top_k_vec_async(cooled, k).await?;
+        let best = device.top_k(cooled, k).to_vec_async().await?;
         let end = start.elapsed();
         let hits = best.values.chunks(k).zip(&self.targets).filter(|(best, target)| best[0].class == **target).count();
         Ok(Results {

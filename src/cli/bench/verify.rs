@@ -25,31 +25,31 @@ pub(super) fn compute<T: Element<Row = f32>>(
     let seen = x.as_seen_by(loss)?;
     let (mut start, mut elements, mut rows, mut predictions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     match timed {
-        Timed::Softmax => elements = device.softmax_vec(seen)?.values,
-        Timed::LogSoftmax => elements = device.log_softmax_vec(seen)?.values,
-        Timed::LogSumExp => rows = device.log_sum_exp_vec(seen)?.values,
+        Timed::Softmax => elements = device.softmax(seen).to_vec()?.values,
+        Timed::LogSoftmax => elements = device.log_softmax(seen).to_vec()?.values,
+        Timed::LogSumExp => rows = device.log_sum_exp(seen).to_vec()?.values,
         Timed::SoftmaxBackward => {
-            start = device.softmax_vec(seen)?.values;
+            start = device.softmax(seen).to_vec()?.values;
             let y = Logits::new(&start, inputs.shape)?.as_seen_by(loss)?;
-            elements = device.softmax_backward_vec(y, upstream)?.values;
+            elements = device.softmax_backward(y, upstream).to_vec()?.values;
         }
         Timed::LogSoftmaxBackward => {
-            start = device.log_softmax_vec(seen)?.values;
+            start = device.log_softmax(seen).to_vec()?.values;
             let y = Logits::new(&start, inputs.shape)?.as_seen_by(loss)?;
-            elements = device.log_softmax_backward_vec(y, upstream)?.values;
+            elements = device.log_softmax_backward(y, upstream).to_vec()?.values;
         }
-        Timed::CrossEntropy => rows = device.cross_entropy(loss, x, targets)?.per_row,
+        Timed::CrossEntropy => rows = device.cross_entropy(loss, x, targets).loss()?.per_row,
         Timed::CrossEntropyGrad => {
-            let (loss, gradient) = device.cross_entropy_grad_vec(loss, x, targets)?;
+            let (loss, gradient) = device.cross_entropy(loss, x, targets).with_gradient_vec()?;
             (rows, elements) = (loss.per_row, gradient);
         }
         Timed::CrossEntropyBackward => {
-            let log_sum_exps = device.log_sum_exp_vec(seen)?.values;
-            elements = device.cross_entropy_backward_vec(loss, x, targets, &log_sum_exps)?.values;
+            let log_sum_exps = device.log_sum_exp(seen).to_vec()?.values;
+            elements = device.cross_entropy_backward(loss, x, targets, &log_sum_exps).to_vec()?.values;
         }
-        Timed::Predict => predictions = device.predict_vec(seen)?.values,
-        Timed::TopK(k) => predictions = device.top_k_vec(seen, k)?.values,
-        Timed::Sample(sampling) => predictions = device.sample_vec(&sampling, seen)?.values,
+        Timed::Predict => predictions = device.predict(seen).to_vec()?.values,
+        Timed::TopK(k) => predictions = device.top_k(seen, k).to_vec()?.values,
+        Timed::Sample(sampling) => predictions = device.sample(&sampling, seen).to_vec()?.values,
     }
     Ok(Results { start, elements, rows, predictions })
 }

@@ -272,13 +272,13 @@ struct Results {
 impl Results {
     fn of(device: &Device, case: &Case) -> Result<Self, Error> {
         let x = Logits::new(&case.logits, [case.rows, case.classes])?;
-        let softmax = device.softmax_vec(x)?;
-        let log_softmax = device.log_softmax_vec(x)?;
-        let log_sum_exp = device.log_sum_exp_vec(x)?;
-        let predictions = device.predict_vec(x)?;
-        let (loss, gradient) = device.cross_entropy_grad_vec(&case.loss(), x, &case.targets)?;
+        let softmax = device.softmax(x).to_vec()?;
+        let log_softmax = device.log_softmax(x).to_vec()?;
+        let log_sum_exp = device.log_sum_exp(x).to_vec()?;
+        let predictions = device.predict(x).to_vec()?;
+        let (loss, gradient) = device.cross_entropy(&case.loss(), x, &case.targets).with_gradient_vec()?;
         // The loss alone is another kernel that must come to the same.
-        let alone = device.cross_entropy(&case.loss(), x, &case.targets)?;
+        let alone = device.cross_entropy(&case.loss(), x, &case.targets).loss()?;
         let agree = same_bits(&alone.per_row, &loss.per_row);
         let fell_back = [softmax.fell_back, log_softmax.fell_back, log_sum_exp.fell_back, predictions.fell_back];
         Ok(Self {

@@ -93,9 +93,9 @@ where
         };
 
         let view = Logits::new(x, shape)?;
-        let accuracy = device.accuracy(loss, view, targets, 1)?;
+        let accuracy = device.cross_entropy(loss, view, targets).accuracy(1)?;
         let top_k = match self.top_k {
-            Some(k) if k > 1 => device.accuracy(loss, view, targets, k)?,
+            Some(k) if k > 1 => device.cross_entropy(loss, view, targets).accuracy(k)?,
             _ => accuracy.clone(),
         };
         results.correct += accuracy.correct as u64;
@@ -108,18 +108,18 @@ where
             resize(probabilities, "the probabilities of a batch", elements)?;
         }
         if let Some(file) = &mut outputs.probs {
-            results.note(device.softmax(seen, probabilities)?.fell_back);
+            results.note(device.softmax(seen).write_to(probabilities)?.fell_back);
             file.write(&of_logits(false), probabilities)?;
         }
         if let Some(file) = &mut outputs.log_probs {
-            results.note(device.log_softmax(seen, probabilities)?.fell_back);
+            results.note(device.log_softmax(seen).write_to(probabilities)?.fell_back);
             file.write(&of_logits(false), probabilities)?;
         }
         let mut out = match &mut outputs.grad {
-            None => device.cross_entropy(loss, view, targets)?,
+            None => device.cross_entropy(loss, view, targets).loss()?,
             // The gradient comes last: it overwrites the logits.
             Some(file) => {
-                let out = device.cross_entropy_grad_in_place(loss, LogitsMut::new(x, shape)?, targets)?;
+                let out = device.cross_entropy(loss, LogitsMut::new(x, shape)?, targets).with_gradient_in_place()?;
                 file.write(&of_logits(false), x)?;
                 out
             }

@@ -110,9 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     problem.elements().map_err(|error| logits.error(error))?;
     // The library checks the options as given, on a batch of no rows.
     let nothing = Logits::<f32>::new(&[], [0, problem.classes()])?;
-    Device::cpu().cross_entropy(&options.loss(), nothing, &[0_i64; 0])?;
+    Device::cpu().cross_entropy(&options.loss(), nothing, &[0_i64; 0]).loss()?;
     if let Some(k) = options.top_k {
-        Device::cpu().top_k_vec(nothing, k)?;
+        Device::cpu().top_k(nothing, k).to_vec()?;
     }
     let outputs = create_outputs(options, &shape)?;
     let weight = options.weight.as_deref().map(|path| read_weight(path, problem.classes())).transpose()?;

@@ -9,178 +9,198 @@ use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
+use crate::problem::loss::Totals;
 use crate::problem::operation::Op;
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
-use crate::{Element, Error, Prediction, Sampling, cpu};
+use crate::{Element, Error, Prediction, Reduction, Sampling, cpu};
 
-/// What an operation leaves; empty what it has not.
+/// Where the results of an operation are; each is empty where the operation has no such result.
 struct Outcome<T: Element> {
     elements: Memory<T>,
     values: Memory<T::Row>,
     predictions: Memory<Prediction>,
     sum: Sum,
+    /// How the losses of the rows are reduced.
+    totals: Totals,
+    reduction: Reduction,
 }
 
-/// What an operation is given beside the logits.
-#[derive(Clone, Copy)]
-struct Beside<'b, T: Element> {
-    targets: Option<&'b ResidentTargets>,
-    upstream: Option<&'b Resident<T>>,
-    log_sum_exps: Option<&'b ResidentRows<T::Row>>,
-    k: usize,
-    sampling: Option<&'b Sampling>,
+/// What a call reads beside the logits.
+#[derive(Clone, Copy, Debug)]
+struct Inputs<'c, T: Element> {
+    targets: Option<&'c ResidentTargets>,
+    upstream: Option<&'c Resident<T>>,
+    log_sum_exps: Option<&'c ResidentRows<T::Row>>,
+    k: Option<usize>,
+    sampling: Option<&'c Sampling>,
 }
 
-impl<T: Element> Default for Beside<'_, T> {
+impl<T: Element> Default for Inputs<'_, T> {
     fn default() -> Self {
-        Self { targets: None, upstream: None, log_sum_exps: None, k: 0, sampling: None }
+        Self { targets: None, upstream: None, log_sum_exps: None, k: None, sampling: None }
     }
 }
 
-/// An operation in both its forms. None waits; the async ones are for where nothing may.
-macro_rules! operations {
-    ($(
-        $(#[$doc:meta])*
-        $name:ident / $name_async:ident($($argument:ident: $ty:ty),*) -> $result:ty, |$x:ident| $body:expr;
-    )*) => {
-        impl<T: Element> Resident<T> {$(
-            $(#[$doc])*
-            pub fn $name(&self, $($argument: $ty),*) -> Result<$result, Error> {
-                block_on(self.$name_async($($argument),*))
-            }
-
-            #[doc = concat!("The async form of [`Resident::", stringify!($name), "`].")]
-            ///
-            /// # Errors
-            #[doc = concat!("As [`Resident::", stringify!($name), "`].")]
-            pub async fn $name_async(&self, $($argument: $ty),*) -> Result<$result, Error> {
-                let $x = self;
-                $body
-            }
-        )*}
-    };
+/// An operation over resident logits, whose result `R` is resident too. It does nothing until it is run.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a call does nothing until it is run"]
+pub struct ResidentCall<'c, T: Element, R> {
+    x: &'c Resident<T>,
+    op: Op,
+    inputs: Inputs<'c, T>,
+    result: fn(&Resident<T>, &Inputs<'_, T>, Outcome<T>) -> R,
 }
 
-operations! {
-    /// Probabilities, as [`Device::softmax`](crate::Device::softmax).
+impl<T: Element, R> ResidentCall<'_, T, R> {
+    /// Hands the operation to the device. On a GPU this neither waits for the result nor reads it back.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost.
-    softmax / softmax_async() -> Resident<T>, |x| Ok(x.of(x.run(Op::Softmax, Beside::default()).await?.elements));
+    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost; [`Error::ResidentElsewhere`] where the inputs are on different
+    /// devices; and the errors of the operation.
+    pub fn run(self) -> Result<R, Error> {
+        block_on(self.run_async())
+    }
 
-    /// Log-probabilities, as [`Device::log_softmax`](crate::Device::log_softmax).
+    /// The async form of [`ResidentCall::run`].
     ///
     /// # Errors
-    /// As [`Resident::softmax`].
-    log_softmax / log_softmax_async() -> Resident<T>,
-        |x| Ok(x.of(x.run(Op::LogSoftmax, Beside::default()).await?.elements));
-
-    /// From probabilities, as [`Device::softmax_backward`](crate::Device::softmax_backward).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`], and [`Error::Length`] where the gradient is of another shape.
-    softmax_backward / softmax_backward_async(upstream: &Resident<T>) -> Resident<T>,
-        |x| x.backward(Op::SoftmaxBackward, upstream).await;
-
-    /// From log-probabilities, as [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax_backward`].
-    log_softmax_backward / log_softmax_backward_async(upstream: &Resident<T>) -> Resident<T>,
-        |x| x.backward(Op::LogSoftmaxBackward, upstream).await;
-
-    /// Log-sum-exps, as [`Device::log_sum_exp`](crate::Device::log_sum_exp); but next to 0, where its terms cancel, the error on a GPU is 2e-7
-    /// absolute instead of 1e-6 relative.
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`].
-    log_sum_exp / log_sum_exp_async() -> ResidentRows<T::Row>,
-        |x| Ok(x.rows(x.run(Op::LogSumExp, Beside::default()).await?.values, 1));
-
-    /// Decisions, as [`Device::predict`](crate::Device::predict).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`].
-    predict / predict_async() -> ResidentRows<Prediction>,
-        |x| Ok(x.rows(x.run(Op::Predict, Beside::default()).await?.predictions, 1));
-
-    /// The `k` most likely classes of each row, as [`Device::top_k`](crate::Device::top_k).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`], and [`Error::TopK`].
-    top_k / top_k_async(k: usize) -> ResidentRows<Prediction>,
-        |x| {
-            check_k(k, x.shape.classes())?;
-            Ok(x.rows(x.run(Op::TopK, Beside { k, ..Beside::default() }).await?.predictions, k))
-        };
-
-    /// A class drawn of each row, as [`Device::sample`](crate::Device::sample).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`], and [`Error::OptionValue`].
-    sample / sample_async(sampling: &Sampling) -> ResidentRows<Prediction>,
-        |x| {
-            let beside = Beside { sampling: Some(sampling), ..Beside::default() };
-            Ok(x.rows(x.run(Op::Sample, beside).await?.predictions, 1))
-        };
-
-    /// The loss alone, as [`Device::cross_entropy`](crate::Device::cross_entropy).
-    ///
-    /// # Errors
-    /// As [`Resident::softmax`], and [`Error::Length`] where the targets are of another shape.
-    cross_entropy / cross_entropy_async(targets: &ResidentTargets) -> ResidentLoss<T::Row>,
-        |x| {
-            let beside = Beside { targets: Some(targets), ..Beside::default() };
-            let Outcome { values, sum, .. } = x.run(Op::CrossEntropy, beside).await?;
-            Ok(x.loss(targets, values, sum))
-        };
-
-    /// The loss and its gradient, as [`Device::cross_entropy_grad`](crate::Device::cross_entropy_grad).
-    ///
-    /// # Errors
-    /// As [`Resident::cross_entropy`].
-    cross_entropy_grad / cross_entropy_grad_async(targets: &ResidentTargets) -> (ResidentLoss<T::Row>, Resident<T>),
-        |x| {
-            let beside = Beside { targets: Some(targets), ..Beside::default() };
-            let Outcome { elements, values, sum, .. } = x.run(Op::CrossEntropyGrad, beside).await?;
-            Ok((x.loss(targets, values, sum), x.of(elements)))
-        };
-
-    /// The gradient from log-sum-exps, as [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward).
-    ///
-    /// # Errors
-    /// As [`Resident::cross_entropy`].
-    cross_entropy_backward / cross_entropy_backward_async(
-        targets: &ResidentTargets, log_sum_exps: &ResidentRows<T::Row>
-    ) -> Resident<T>,
-        |x| {
-            check_length("log-sum-exps", x.shape.row_count(), log_sum_exps.rows * log_sum_exps.each)?;
-            let beside = Beside { targets: Some(targets), log_sum_exps: Some(log_sum_exps), ..Beside::default() };
-            Ok(x.of(x.run(Op::CrossEntropyBackward, beside).await?.elements))
-        };
+    /// As [`ResidentCall::run`].
+    pub async fn run_async(self) -> Result<R, Error> {
+        let Self { x, op, inputs, result } = self;
+        Ok(result(x, &inputs, x.run(op, &inputs).await?))
+    }
 }
 
 impl<T: Element> Resident<T> {
-    async fn backward(&self, op: Op, upstream: &Self) -> Result<Self, Error> {
-        if upstream.shape != self.shape {
-            let (expected, found) = (self.shape.elements()?, upstream.shape.elements()?);
-            return Err(Error::Length { what: "upstream gradients", expected, found });
-        }
-        self.transform.without_cap("not set: what comes back through it is another step")?;
-        Ok(self.of(self.run(op, Beside { upstream: Some(upstream), ..Beside::default() }).await?.elements))
+    /// Probabilities: [`Device::softmax`](crate::Device::softmax).
+    pub fn softmax(&self) -> ResidentCall<'_, T, Self> {
+        self.elements_call(Op::Softmax, Inputs::default())
     }
 
-    async fn run(&self, op: Op, beside: Beside<'_, T>) -> Result<Outcome<T>, Error> {
-        let Beside { targets, upstream, log_sum_exps, k, sampling } = beside;
-        if let Some(ResidentTargets { shape, .. }) = targets.filter(|targets| targets.shape != self.shape) {
-            let rows = ("targets", self.shape.row_count(), shape.row_count());
-            let classes = ("classes of the targets", self.shape.classes(), shape.classes());
+    /// Log-probabilities: [`Device::log_softmax`](crate::Device::log_softmax).
+    pub fn log_softmax(&self) -> ResidentCall<'_, T, Self> {
+        self.elements_call(Op::LogSoftmax, Inputs::default())
+    }
+
+    /// The backward of softmax, from probabilities: [`Device::softmax_backward`](crate::Device::softmax_backward).
+    ///
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape.
+    pub fn softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
+        self.elements_call(Op::SoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
+    }
+
+    /// The backward of log-softmax, from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
+    ///
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape.
+    pub fn log_softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
+        self.elements_call(Op::LogSoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
+    }
+
+    /// Log-sum-exps: [`Device::log_sum_exp`](crate::Device::log_sum_exp). On a GPU the error within 0.5 of 0, where the terms of a
+    /// log-sum-exp cancel, is 2e-7 absolute instead of 1e-6 relative.
+    pub fn log_sum_exp(&self) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
+        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.values, 1);
+        ResidentCall { x: self, op: Op::LogSumExp, inputs: Inputs::default(), result }
+    }
+
+    /// The most likely class of each row: [`Device::predict`](crate::Device::predict).
+    pub fn predict(&self) -> ResidentCall<'_, T, ResidentRows<Prediction>> {
+        self.predictions_call(Op::Predict, Inputs::default())
+    }
+
+    /// The `k` most likely classes of each row: [`Device::top_k`](crate::Device::top_k).
+    ///
+    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
+    pub fn top_k(&self, k: usize) -> ResidentCall<'_, T, ResidentRows<Prediction>> {
+        self.predictions_call(Op::TopK, Inputs { k: Some(k), ..Inputs::default() })
+    }
+
+    /// A class drawn for each row: [`Device::sample`](crate::Device::sample).
+    ///
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range.
+    pub fn sample<'c>(&'c self, sampling: &'c Sampling) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
+        self.predictions_call(Op::Sample, Inputs { sampling: Some(sampling), ..Inputs::default() })
+    }
+
+    /// The loss alone: [`LossCall::loss`](crate::LossCall::loss).
+    ///
+    /// Running the call fails with [`Error::Length`] where the targets are of another shape.
+    pub fn cross_entropy<'c>(&'c self, targets: &'c ResidentTargets) -> ResidentCall<'c, T, ResidentLoss<T::Row>> {
+        let inputs = Inputs { targets: Some(targets), ..Inputs::default() };
+        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.loss(outcome).0;
+        ResidentCall { x: self, op: Op::CrossEntropy, inputs, result }
+    }
+
+    /// The loss and its gradient: [`LossCall::with_gradient`](crate::LossCall::with_gradient).
+    ///
+    /// Running the call fails with [`Error::Length`] where the targets are of another shape.
+    pub fn cross_entropy_with_gradient<'c>(
+        &'c self,
+        targets: &'c ResidentTargets,
+    ) -> ResidentCall<'c, T, (ResidentLoss<T::Row>, Self)> {
+        let inputs = Inputs { targets: Some(targets), ..Inputs::default() };
+        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| {
+            let (loss, gradient) = x.loss(outcome);
+            (loss, x.elements(gradient))
+        };
+        ResidentCall { x: self, op: Op::CrossEntropyGrad, inputs, result }
+    }
+
+    /// The gradient from saved log-sum-exps: [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward).
+    ///
+    /// Running the call fails with [`Error::Length`] where the targets are of another shape, or where there is not one log-sum-exp a row.
+    pub fn cross_entropy_backward<'c>(
+        &'c self,
+        targets: &'c ResidentTargets,
+        log_sum_exps: &'c ResidentRows<T::Row>,
+    ) -> ResidentCall<'c, T, Self> {
+        let inputs = Inputs { targets: Some(targets), log_sum_exps: Some(log_sum_exps), ..Inputs::default() };
+        self.elements_call(Op::CrossEntropyBackward, inputs)
+    }
+
+    fn elements_call<'c>(&'c self, op: Op, inputs: Inputs<'c, T>) -> ResidentCall<'c, T, Self> {
+        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.elements(outcome.elements);
+        ResidentCall { x: self, op, inputs, result }
+    }
+
+    fn predictions_call<'c>(&'c self, op: Op, inputs: Inputs<'c, T>) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
+        let result =
+            |x: &Self, inputs: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.predictions, inputs.k.unwrap_or(1));
+        ResidentCall { x: self, op, inputs, result }
+    }
+
+    /// Checks the inputs that do not depend on where they are.
+    fn check(&self, inputs: &Inputs<'_, T>) -> Result<(), Error> {
+        let shape = self.shape;
+        if let Some(k) = inputs.k {
+            check_k(k, shape.classes())?;
+        }
+        if let Some(upstream) = inputs.upstream {
+            if upstream.shape != shape {
+                let (expected, found) = (shape.elements()?, upstream.shape.elements()?);
+                return Err(Error::Length { what: "upstream gradients", expected, found });
+            }
+            self.transform.without_cap("not set: the gradient of a cap is another step")?;
+        }
+        if let Some(values) = inputs.log_sum_exps {
+            check_length("log-sum-exps", shape.row_count(), values.rows * values.each)?;
+        }
+        if let Some(targets) = inputs.targets.filter(|targets| targets.shape != shape) {
+            let rows = ("targets", shape.row_count(), targets.shape.row_count());
+            let classes = ("classes of the targets", shape.classes(), targets.shape.classes());
             let (what, expected, found) = if rows.1 == rows.2 { classes } else { rows };
             return Err(Error::Length { what, expected, found });
         }
-        let mut operands = Operands { transform: draw_transform(op, self.transform)?, k, ..Operands::default() };
+        Ok(())
+    }
+
+    async fn run(&self, op: Op, inputs: &Inputs<'_, T>) -> Result<Outcome<T>, Error> {
+        self.check(inputs)?;
+        let &Inputs { targets, upstream, log_sum_exps, k, sampling } = inputs;
+        let mut operands =
+            Operands { transform: draw_transform(op, self.transform)?, k: k.unwrap_or(0), ..Operands::default() };
         if let Some(sampling) = sampling {
             operands.draws = sampling.draws()?;
         }
@@ -189,7 +209,7 @@ impl<T: Element> Resident<T> {
             operands.transform = loss.transform(self.transform)?;
             operands.coefficients = loss.coefficients(self.shape.classes(), totals.weight, totals.counted_rows);
         }
-        match &self.memory {
+        let outcome = match &self.memory {
             Memory::Cpu(logits) => {
                 match targets.map(|targets| &targets.memory) {
                     None => {}
@@ -214,25 +234,32 @@ impl<T: Element> Resident<T> {
             }
             #[cfg(feature = "gpu")]
             Memory::Gpu(held) => {
-                let mut beside = DeviceOperands::default();
+                let mut on_gpu = DeviceOperands::default();
                 if let Some(targets) = targets {
                     let TargetMemory::Gpu(of_targets) = &targets.memory else { return Err(Error::ResidentElsewhere) };
-                    beside.targets = Some(of_targets);
+                    on_gpu.targets = Some(of_targets);
                     if targets.is_soft {
                         operands.soft_targets = Some(Elements::F32(&[]));
                     }
                 }
                 if let Some(upstream) = upstream {
                     let Memory::Gpu(of_upstream) = &upstream.memory else { return Err(Error::ResidentElsewhere) };
-                    beside.upstream = Some(of_upstream);
+                    on_gpu.upstream = Some(of_upstream);
                 }
                 if let Some(values) = log_sum_exps {
                     let Memory::Gpu(of_rows) = &values.memory else { return Err(Error::ResidentElsewhere) };
-                    beside.log_sum_exps = Some(of_rows);
+                    on_gpu.log_sum_exps = Some(of_rows);
                 }
-                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &operands, beside).await?))
+                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &operands, on_gpu).await?))
             }
-        }
+        };
+        let of_targets = |outcome| match targets {
+            Some(ResidentTargets { totals, loss, .. }) => {
+                Outcome { totals: *totals, reduction: loss.reduction, ..outcome }
+            }
+            None => outcome,
+        };
+        outcome.map(of_targets)
     }
 
     fn run_on_cpu(&self, op: Op, logits: &[T], operands: Operands<'_>) -> Result<Outcome<T>, Error> {
@@ -262,11 +289,13 @@ impl<T: Element> Resident<T> {
             values: Memory::Cpu(Arc::new(values)),
             predictions: Memory::Cpu(Arc::new(predictions)),
             sum,
+            totals: Totals::default(),
+            reduction: Reduction::default(),
         })
     }
 
-    /// A result of the same shape; what is made of these logits is at no temperature.
-    fn of(&self, memory: Memory<T>) -> Self {
+    /// Returns a result of the same shape, which has no temperature.
+    fn elements(&self, memory: Memory<T>) -> Self {
         Self { memory, shape: self.shape, transform: Transform::default(), settings: self.settings }
     }
 
@@ -274,10 +303,11 @@ impl<T: Element> Resident<T> {
         ResidentRows { memory, rows: self.shape.row_count(), each, scale: 1.0, settings: self.settings }
     }
 
-    fn loss(&self, targets: &ResidentTargets, per_row: Memory<T::Row>, sum: Sum) -> ResidentLoss<T::Row> {
-        let (totals, reduction) = (targets.totals, targets.loss.reduction);
-        let per_row = ResidentRows { scale: 1.0 / totals.unit, ..self.rows(per_row, 1) };
-        ResidentLoss { per_row, sum, totals, reduction }
+    /// Returns the loss, and where its gradient is.
+    fn loss(&self, outcome: Outcome<T>) -> (ResidentLoss<T::Row>, Memory<T>) {
+        let Outcome { elements, values, sum, totals, reduction, .. } = outcome;
+        let per_row = ResidentRows { scale: 1.0 / totals.unit, ..self.rows(values, 1) };
+        (ResidentLoss { per_row, sum, totals, reduction }, elements)
     }
 }
 
@@ -294,6 +324,8 @@ impl<T: Element> Outcome<T> {
             values,
             predictions,
             sum: results.summaries.map_or(Sum::Known(0.0), Sum::Gpu),
+            totals: Totals::default(),
+            reduction: Reduction::default(),
         }
     }
 }

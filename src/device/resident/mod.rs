@@ -7,14 +7,14 @@
 //! let x = device.upload(Logits::new(&[2.0_f32, 0.0, 1.0, /* next row */ 0.5, 3.0, 0.0], [2, 3])?)?;
 //! let targets = device.upload_targets(&CrossEntropy::default(), [2, 3], &[0, 2])?;
 //!
-//! let (loss, gradient) = x.cross_entropy_grad(&targets)?; // nothing has been read back yet
-//! let best = x.predict()?.read()?; // and now two predictions
+//! let (loss, gradient) = x.cross_entropy_with_gradient(&targets).run()?; // nothing has been read back yet
+//! let best = x.predict().run()?.read()?; // and now two predictions
 //! println!("class {}, loss {}", best[0].class, loss.read()?.loss);
 //! assert_eq!(gradient.read_rows(1..2)?.len(), 3); // only the row asked for
 //! # Ok::<(), logits::Error>(())
 //! ```
 
-mod calls;
+pub(crate) mod calls;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::Settings;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
-use crate::problem::request::RowTarget;
+use crate::problem::request::{RowTarget, RowsOut};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Reduction, Shape, Targets};
+use crate::{CrossEntropy, Device, Element, Error, Logits, Loss, Prediction, Reduction, Shape, Targets};
 
 /// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a gradient. Cheap to clone, for
 /// clones share the memory, which nothing changes; whatever order handles are dropped in, the last one frees it.
@@ -56,24 +56,37 @@ pub struct ResidentRows<T> {
 }
 
 /// A value of a row that can be read back: an [`Element`] or a [`Prediction`]. No other type implements it.
-pub trait RowValue: sealed::Scale + bytemuck::Pod + Default {}
+pub trait RowValue: sealed::RowValue + bytemuck::Pod + Default {}
 
-impl<T: sealed::Scale + bytemuck::Pod + Default> RowValue for T {}
+impl<T: sealed::RowValue + bytemuck::Pod + Default> RowValue for T {}
 
-mod sealed {
-    pub trait Scale: Sized {
+pub(crate) mod sealed {
+    use crate::problem::request::RowsOut;
+
+    pub trait RowValue: Sized {
+        /// Where a call writes values of this type, `per_row` of each row.
+        fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_>;
+
         /// Multiplies each value by `factor`, where values are losses.
         fn scale(values: &mut [Self], factor: f64);
     }
 }
 
-impl<T: Element> sealed::Scale for T {
+impl<T: Element> sealed::RowValue for T {
+    fn rows_out(values: &mut [Self], _: usize) -> RowsOut<'_> {
+        RowsOut::Values(T::erase_mut(values))
+    }
+
     fn scale(values: &mut [Self], factor: f64) {
         T::erase_mut(values).scale(factor);
     }
 }
 
-impl sealed::Scale for Prediction {
+impl sealed::RowValue for Prediction {
+    fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_> {
+        RowsOut::Predictions(values, per_row)
+    }
+
     fn scale(_: &mut [Self], _: f64) {}
 }
 
@@ -95,20 +108,6 @@ pub struct ResidentLoss<S = f32> {
     sum: Sum,
     totals: Totals,
     reduction: Reduction,
-}
-
-/// What a loss came to, without the losses of the rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ReducedLoss {
-    /// As [`Loss::loss`](crate::Loss::loss).
-    pub loss: f64,
-    /// As [`Loss::rows`](crate::Loss::rows).
-    pub rows: usize,
-    /// As [`Loss::counted_rows`](crate::Loss::counted_rows).
-    pub counted_rows: usize,
-    /// As [`Loss::perplexity`](crate::Loss::perplexity).
-    pub perplexity: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -360,11 +359,11 @@ impl<S> ResidentLoss<S> {
         &self.per_row
     }
 
-    /// Reads the reduced loss back: 32 bytes, not a row.
+    /// Reads the reduced loss back, 32 bytes; [`Loss::per_row`] stays empty.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails or was lost.
-    pub fn read(&self) -> Result<ReducedLoss, Error> {
+    pub fn read(&self) -> Result<Loss<S>, Error> {
         block_on(self.read_waiting(Waiting::Here))
     }
 
@@ -372,11 +371,11 @@ impl<S> ResidentLoss<S> {
     ///
     /// # Errors
     /// As [`ResidentLoss::read`].
-    pub async fn read_async(&self) -> Result<ReducedLoss, Error> {
+    pub async fn read_async(&self) -> Result<Loss<S>, Error> {
         self.read_waiting(Waiting::Elsewhere).await
     }
 
-    async fn read_waiting(&self, waiting: Waiting) -> Result<ReducedLoss, Error> {
+    async fn read_waiting(&self, waiting: Waiting) -> Result<Loss<S>, Error> {
         let _ = waiting;
         let sum = match &self.sum {
             Sum::Known(sum) => *sum,
@@ -385,7 +384,8 @@ impl<S> ResidentLoss<S> {
         };
         let totals = Totals { sum, ..self.totals };
         let (loss, perplexity) = totals.reduce(self.reduction);
-        Ok(ReducedLoss { loss, rows: totals.rows, counted_rows: totals.counted_rows, perplexity })
+        let (rows, counted_rows) = (totals.rows, totals.counted_rows);
+        Ok(Loss { loss, rows, counted_rows, perplexity, per_row: Vec::new(), fell_back: None })
     }
 }
 

@@ -112,10 +112,10 @@ fn every_fault_costs_nothing() {
             let targets = [1, 2, 3];
             let loss = CrossEntropy::default();
             let x = Logits::new(&logits, shape).unwrap();
-            let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+            let wanted = Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
             // Something has been done before, with buffers pooled and pipelines made.
             for gpu in [gpu, &strict] {
-                device(gpu, false).cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                device(gpu, false).cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                 gpu.now().pool.clear();
             }
 
@@ -123,7 +123,7 @@ fn every_fault_costs_nothing() {
             let falling = settings(device(gpu, true));
             let mut in_place = logits.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
-            let out = falling.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap();
+            let out = falling.cross_entropy(&loss, x_mut, &targets).with_gradient_in_place().unwrap();
             let Some(why) = out.fell_back else {
                 assert!(name == "poll times out" && gpu.tuning().coalesces, "{name} on {falling} went unnoticed");
                 skip("the GPU has done each part by the time that it is waited for, so nothing times out");
@@ -139,14 +139,14 @@ fn every_fault_costs_nothing() {
             let explicit = settings(device(&strict, false));
             let mut in_place = logits.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
-            let error = explicit.cross_entropy_grad_in_place(&loss, x_mut, &targets).unwrap_err();
+            let error = explicit.cross_entropy(&loss, x_mut, &targets).with_gradient_in_place().unwrap_err();
             assert!(matches!(&error, Error::Gpu { reason: why, .. } if why.contains(reason)), "{name}: {error}");
             assert_eq!(in_place, logits, "{name} on {explicit}");
 
             // The next call is as good as any.
             for gpu in [gpu, &strict] {
                 sabotage(gpu, |sabotage| *sabotage = Sabotage::default());
-                let next = device(gpu, false).cross_entropy_grad_vec(&loss, x, &targets).unwrap();
+                let next = device(gpu, false).cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                 assert_eq!(next.0.fell_back, None);
                 approx::assert_relative_eq!(next.0.loss, wanted.0.loss, max_relative = 1e-6);
             }
@@ -165,18 +165,18 @@ fn memory_that_is_short_makes_parts_smaller() {
         let logits = logits(shape[0] * shape[1]);
         let x = Logits::new(&logits, shape).unwrap();
         let explicit = device(&gpu, false);
-        let wanted = explicit.softmax_vec(x).unwrap();
+        let wanted = explicit.softmax(x).to_vec().unwrap();
         assert_eq!(wanted.fell_back, None);
         gpu.now().pool.clear();
         sabotage(&gpu, |sabotage| sabotage.refuse_above = Some(3 << 20));
-        let out = explicit.softmax_vec(x).unwrap();
+        let out = explicit.softmax(x).to_vec().unwrap();
         assert_eq!(out.values, wanted.values);
         let why = out.fell_back.unwrap();
         assert!(why.contains("no memory for") && why.contains("in parts of"), "{why}");
 
         // In place, logits that are not done yet are still there when a part of them fails.
         let mut in_place = logits.clone();
-        explicit.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        explicit.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
         assert_eq!(in_place, wanted.values);
     }
 }
@@ -188,8 +188,8 @@ fn a_call_is_finished_from_where_it_broke() {
         let shape = [2000, 1000];
         let logits = logits(shape[0] * shape[1]);
         let x = Logits::new(&logits, shape).unwrap();
-        let on_gpu = device(falling, false).softmax_vec(x).unwrap().values;
-        let on_cpu = Device::cpu().softmax_vec(x).unwrap().values;
+        let on_gpu = device(falling, false).softmax(x).to_vec().unwrap().values;
+        let on_cpu = Device::cpu().softmax(x).to_vec().unwrap().values;
 
         // Parts of 1 MiB; the fourth finds no memory at all, nor do smaller ones.
         for gpu in [falling, &explicit] {
@@ -198,7 +198,7 @@ fn a_call_is_finished_from_where_it_broke() {
         }
         let mut in_place = logits.clone();
         let falling = device(falling, true).with_memory_budget(1);
-        let out = falling.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+        let out = falling.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
         assert!(out.fell_back.is_some());
         let from_gpu = in_place.chunks(1000).zip(on_gpu.chunks(1000)).take_while(|(a, b)| a == b).count();
         assert!(from_gpu > 0 && from_gpu < shape[0], "{from_gpu} rows");
@@ -206,7 +206,7 @@ fn a_call_is_finished_from_where_it_broke() {
 
         let mut in_place = logits.clone();
         let explicit = device(&explicit, false).with_memory_budget(1);
-        explicit.softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap_err();
+        explicit.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap_err();
         assert_eq!(in_place, logits);
     }
 }
@@ -221,14 +221,14 @@ fn a_second_part_that_fails_leaves_logits_in_place_intact() {
     for gpu in first_gpus() {
         let device = device(&gpu, false);
         let x = Logits::new(&halves, shape).unwrap();
-        let wanted = device.cross_entropy_grad_vec(&loss, x, targets).unwrap().1;
+        let wanted = device.cross_entropy(&loss, x, targets).with_gradient_vec().unwrap().1;
         let mut failed = 0;
         for allowed in 0..20 {
             gpu.now().pool.clear();
             sabotage(&gpu, |sabotage| *sabotage = Sabotage { refuse_after: Some(allowed), ..Sabotage::default() });
             let mut in_place = halves.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
-            match device.cross_entropy_grad_in_place(&loss, x_mut, targets) {
+            match device.cross_entropy(&loss, x_mut, targets).with_gradient_in_place() {
                 Ok(_) => assert!(in_place == wanted, "{allowed} allocations"),
                 Err(error) => {
                     failed += 1;
@@ -245,14 +245,14 @@ fn a_second_part_that_fails_leaves_logits_in_place_intact() {
 fn rows_in_place_are_not_cut_where_memory_is_short() {
     let shape = [2, 700_001];
     let logits = logits(shape[0] * shape[1]);
-    let wanted = Device::cpu().softmax_vec(Logits::new(&logits, shape).unwrap()).unwrap().values;
+    let wanted = Device::cpu().softmax(Logits::new(&logits, shape).unwrap()).to_vec().unwrap().values;
     for gpu in first_gpus() {
         for allowed in 0..16 {
             gpu.now().pool.clear();
             let refuse = Sabotage { refuse_above: Some(2 << 20), refuse_after: Some(allowed), ..Sabotage::default() };
             sabotage(&gpu, |sabotage| *sabotage = refuse);
             let mut in_place = logits.clone();
-            device(&gpu, true).softmax_in_place(LogitsMut::new(&mut in_place, shape).unwrap()).unwrap();
+            device(&gpu, true).softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
             let near = |(a, b): &(&f32, &f32)| approx::relative_eq!(**a, **b, epsilon = 0.0, max_relative = 2e-6);
             let far = in_place.iter().zip(&wanted).find(|pair| !near(pair));
             assert_eq!(far, None, "{allowed} allocations");
@@ -279,11 +279,11 @@ fn a_forked_process_does_not_use_the_gpu() {
     for gpu in gpus() {
         gpu.altered(|context| context.process += 1);
         let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
-        let error = device(&gpu, false).softmax_vec(x).unwrap_err();
+        let error = device(&gpu, false).softmax(x).to_vec().unwrap_err();
         assert!(error.to_string().contains("forked"), "{error}");
-        let out = device(&gpu, true).softmax_vec(x).unwrap();
+        let out = device(&gpu, true).softmax(x).to_vec().unwrap();
         assert!(out.fell_back.is_some_and(|why| why.contains("forked")));
-        assert_eq!(out.values, Device::cpu().softmax_vec(x).unwrap().values);
+        assert_eq!(out.values, Device::cpu().softmax(x).to_vec().unwrap().values);
     }
 }
 
@@ -292,9 +292,9 @@ fn a_device_lost_before_a_call_is_opened_again() {
     for gpu in gpus() {
         let device = device(&gpu, false);
         let x = Logits::new(&[1.0_f32, 2.0, 3.0], [1, 3]).unwrap();
-        let before = device.softmax_vec(x).unwrap();
+        let before = device.softmax(x).to_vec().unwrap();
         destroy(&gpu.now().device);
-        assert_eq!(device.softmax_vec(x).unwrap(), before);
+        assert_eq!(device.softmax(x).to_vec().unwrap(), before);
     }
 }
 
@@ -306,10 +306,10 @@ fn resident_data_is_lost_with_its_device() {
         let before = device.upload(x).unwrap();
         let targets = device.upload_targets(&CrossEntropy::default(), [1, 3], &[0]).unwrap();
         destroy(&gpu.now().device);
-        assert!(matches!(before.softmax().map(drop), Err(Error::Gpu { .. })));
+        assert!(matches!(before.softmax().run().map(drop), Err(Error::Gpu { .. })));
         assert!(matches!(before.read(), Err(Error::Gpu { .. })));
         let after = device.upload(x).unwrap();
         assert_eq!(after.read().unwrap(), [1.0, 2.0, 3.0]);
-        assert_eq!(after.cross_entropy(&targets).map(drop), Err(Error::ResidentElsewhere));
+        assert_eq!(after.cross_entropy(&targets).run().map(drop), Err(Error::ResidentElsewhere));
     }
 }

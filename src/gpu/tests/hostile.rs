@@ -253,7 +253,7 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
 fn draws_of(asked: &Asked, rows: &[Row]) -> Vec<u32> {
     let x: Vec<f32> = rows.iter().flat_map(|row| row.x.iter().copied()).collect();
     let x = Logits::new(&x, [rows.len(), rows[0].x.len()]).unwrap().temperature(asked.temperature).unwrap();
-    let drawn = Device::cpu().sample_vec(&asked.sampling, x).unwrap().values;
+    let drawn = Device::cpu().sample(&asked.sampling, x).to_vec().unwrap().values;
     drawn.into_iter().map(|drawn| drawn.class).collect()
 }
 

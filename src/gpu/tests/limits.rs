@@ -150,7 +150,7 @@ fn a_call_stays_within_its_budget() {
                     }
                     most
                 });
-                let out = device.cross_entropy_grad_vec(&CrossEntropy::default(), x, &targets).unwrap();
+                let out = device.cross_entropy(&CrossEntropy::default(), x, &targets).with_gradient_vec().unwrap();
                 is_done.store(true, std::sync::atomic::Ordering::Relaxed);
                 assert_eq!(out.0.fell_back, None);
                 watch.join().unwrap()
@@ -169,13 +169,13 @@ fn idle_buffers_are_bounded_and_used_again() {
         let device = device(&gpu, false);
         let logits = logits(4000);
         let x = Logits::new(&logits, [40, 100]).unwrap();
-        device.softmax_vec(x).unwrap();
+        device.softmax(x).to_vec().unwrap();
         let after_one = gpu.now().pool.idle();
         for _ in 0..50 {
-            device.softmax_vec(x).unwrap();
+            device.softmax(x).to_vec().unwrap();
         }
         assert_eq!(gpu.now().pool.idle(), after_one);
-        device.with_memory_budget(0).softmax_vec(x).unwrap();
+        device.with_memory_budget(0).softmax(x).to_vec().unwrap();
         assert_eq!(gpu.now().pool.idle(), (0, 0));
     }
 }
@@ -197,9 +197,9 @@ fn calls_leave_nothing() {
             let shape = [1 + call * 31 % 300, [3, 10, 40][call / 3 % 3]];
             let x = Logits::new(&logits[..shape[0] * shape[1]], shape).unwrap();
             match call % 3 {
-                0 => drop(device.softmax_vec(x).unwrap()),
-                1 => drop(device.predict_vec(x).unwrap()),
-                _ => drop(device.cross_entropy(&CrossEntropy::default(), x, &vec![0; shape[0]]).unwrap()),
+                0 => drop(device.softmax(x).to_vec().unwrap()),
+                1 => drop(device.predict(x).to_vec().unwrap()),
+                _ => drop(device.cross_entropy(&CrossEntropy::default(), x, &vec![0; shape[0]]).loss().unwrap()),
             }
             let now = counters();
             if call < calls / 3 {

@@ -78,21 +78,21 @@ fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result
     if takes(0) {
         let targets: Vec<usize> = (0..shape[0]).map(|row| row * 7919 % shape[1]).collect();
         let loss = CrossEntropy::default().reduction(Reduction::Sum);
-        let (out, gradient) = device.cross_entropy_grad_vec(&loss, x, &targets)?;
-        let alone = device.cross_entropy(&loss, x, &targets)?;
+        let (out, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec()?;
+        let alone = device.cross_entropy(&loss, x, &targets).loss()?;
         let mut in_place = logits.to_vec();
-        device.cross_entropy_grad_in_place(&loss, LogitsMut::new(&mut in_place, shape)?, &targets)?;
+        device.cross_entropy(&loss, LogitsMut::new(&mut in_place, shape)?, &targets).with_gradient_in_place()?;
         results.elements.extend([bits(&gradient), bits(&in_place)]);
         results.rows.extend([bits(&out.per_row), bits(&alone.per_row)]);
         results.loss = out.loss;
     }
     if takes(1) {
-        results.elements.push(bits(&device.softmax_vec(x)?.values));
-        results.predictions = device.predict_vec(x)?.values;
+        results.elements.push(bits(&device.softmax(x).to_vec()?.values));
+        results.predictions = device.predict(x).to_vec()?.values;
     }
     if takes(2) {
-        results.elements.push(bits(&device.log_softmax_vec(x)?.values));
-        results.rows.push(bits(&device.log_sum_exp_vec(x)?.values));
+        results.elements.push(bits(&device.log_softmax(x).to_vec()?.values));
+        results.rows.push(bits(&device.log_sum_exp(x).to_vec()?.values));
     }
     Ok(results)
 }

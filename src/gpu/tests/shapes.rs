@@ -46,7 +46,7 @@ fn workgroup_memory_does_not_change_a_bit() {
         for shape in in_turn([[1000, 8], [777, 16], [500, 24], [301, 40], [1, 64]], first, 4) {
             let x: Vec<T> = wide_logits(shape[0] * shape[1]).into_iter().map(narrow).collect();
             let x = Logits::new(&x, shape).unwrap();
-            let softmax = |device: &Device| device.softmax_vec(x).unwrap().values;
+            let softmax = |device: &Device| device.softmax(x).to_vec().unwrap().values;
             let (a, b) = (softmax(staged), softmax(direct));
             assert!(a == b && a.iter().all(|&p| p.into() >= 0.0), "{shape:?} of {} on {staged}", T::DTYPE);
         }
@@ -84,7 +84,7 @@ fn columns_do_not_change_a_bit() {
             let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
             let loss = CrossEntropy::default();
             let run = |x: &[T], shape: Shape| {
-                device.cross_entropy_grad_vec(&loss, Logits::new(x, shape).unwrap(), &targets).unwrap()
+                device.cross_entropy(&loss, Logits::new(x, shape).unwrap(), &targets).with_gradient_vec().unwrap()
             };
             let (alone, a) = run(&dense, Shape::rows(rows, classes));
             let (across, b) = run(&planes, Shape::new(outer, classes, inner));
@@ -113,7 +113,7 @@ fn odd_rows_are_right_on_hardware_too() {
         for classes in in_turn(widths, first, 6) {
             let rows = (3000 / classes).max(3);
             let x: Vec<T> = wide_logits(rows * classes).into_iter().map(narrow).collect();
-            let softmax = device.softmax_vec(Logits::new(&x, [rows, classes]).unwrap()).unwrap().values;
+            let softmax = device.softmax(Logits::new(&x, [rows, classes]).unwrap()).to_vec().unwrap().values;
             for (row, (x, p)) in x.chunks(classes).zip(softmax.chunks(classes)).enumerate() {
                 let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
                 let sum: f64 = x.iter().map(|x| x.exp()).sum();
@@ -159,7 +159,7 @@ fn a_tuning_that_makes_no_kernels_is_refused() {
             for (_, shape) in shapes_of(adapter, adapters, [[300, 10], [5, 2000], [2, 20_000], [1, 140_000]]) {
                 let logits = wide_logits(shape[0] * shape[1]);
                 let x = Logits::new(&logits, shape).unwrap();
-                let (a, b) = (tuned.softmax_vec(x).unwrap().values, plain.softmax_vec(x).unwrap().values);
+                let (a, b) = (tuned.softmax(x).to_vec().unwrap().values, plain.softmax(x).to_vec().unwrap().values);
                 let is_near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b + f32::MIN_POSITIVE;
                 assert!(a.iter().zip(&b).all(is_near), "{shape:?} with {tuning:?}");
             }

@@ -135,7 +135,7 @@ fn a_device_of_the_callers_that_is_gone_is_told() {
         let mut logits = vec![1.0_f32; 12];
         for _ in 0..2 {
             let in_place = logits::LogitsMut::new(&mut logits, [3, 4]).unwrap();
-            assert!(matches!(simple.softmax_in_place(in_place), Err(Error::Gpu { .. })));
+            assert!(matches!(simple.softmax(in_place).in_place(), Err(Error::Gpu { .. })));
             assert_eq!(logits, vec![1.0; 12]);
             let bound = step.bind(&StepBuffers::new(x.slice(..)).in_place());
             assert!(matches!(bound.map(drop), Err(Error::Gpu { .. })));

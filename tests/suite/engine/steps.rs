@@ -47,24 +47,24 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
     let takes = |operation: usize| step == 1 || first % 4 == operation;
     if takes(0) {
         engine.run(&prepare(engine, Operation::Softmax, shape), &StepBuffers::new(x).output(elements));
-        let wanted = simple.softmax_vec(view).unwrap().values;
+        let wanted = simple.softmax(view).to_vec().unwrap().values;
         assert_eq!(bits(&engine.read(elements)), bits(&wanted), "softmax of {place}");
     }
     if takes(1) {
         engine.run(&prepare(engine, Operation::LogSumExp, shape), &StepBuffers::new(x).rows(per_row));
-        let wanted = simple.log_sum_exp_vec(view).unwrap().values;
+        let wanted = simple.log_sum_exp(view).to_vec().unwrap().values;
         for (got, wanted) in engine.read::<f32>(per_row).iter().zip(&wanted) {
             assert!((got - wanted).abs() <= 2e-7 + 1e-6 * wanted.abs(), "{got} {wanted} in {place}");
         }
     }
     if takes(2) {
         engine.run(&prepare(engine, Operation::LogSoftmax, shape), &StepBuffers::new(x).output(elements));
-        let wanted = simple.log_softmax_vec(view).unwrap().values;
+        let wanted = simple.log_softmax(view).to_vec().unwrap().values;
         assert_eq!(bits(&engine.read(elements)), bits(&wanted), "log_softmax of {place}");
     }
     if takes(3) {
         engine.run(&prepare(engine, Operation::Predict, shape), &StepBuffers::new(x).rows(per_row));
-        let wanted = simple.predict_vec(view).unwrap().values;
+        let wanted = simple.predict(view).to_vec().unwrap().values;
         assert_eq!(engine.read::<Prediction>(per_row)[..rows], wanted, "predict of {place}");
     }
 
@@ -89,7 +89,7 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
             assert!(error.to_string().contains("class weights"), "{error}");
             continue;
         }
-        let (wanted, gradient) = simple.cross_entropy_grad_vec(&loss, view, &targets).unwrap();
+        let (wanted, gradient) = simple.cross_entropy(&loss, view, &targets).with_gradient_vec().unwrap();
         let summary = engine.poisoned(8);
         let whole = StepBuffers::new(x).targets(t).output(elements).rows(per_row).loss(summary.slice(..));
         engine.run(&prepare(engine, &loss, shape), &whole);
@@ -189,16 +189,16 @@ fn steps_of_every_type_and_layout() {
                 blocks.flat_map(|block_of| block_of[..block].to_vec()).collect::<Vec<f16>>()
             };
             let takes = |part: Part| tier::is_full() || parts.contains(&part);
-            let softmax = Device::cpu().softmax_vec(view).unwrap().values;
+            let softmax = Device::cpu().softmax(view).to_vec().unwrap().values;
             if takes(Softmax) {
                 engine.run(&prepare(Operation::Softmax), &StepBuffers::new(x_at).output(out.slice(..)));
-                assert_eq!(read(), simple.softmax_vec(view).unwrap().values, "softmax of {place}");
+                assert_eq!(read(), simple.softmax(view).to_vec().unwrap().values, "softmax of {place}");
             }
 
             if takes(TopK) {
                 let k = classes.min(3);
                 engine.run(&prepare(Operation::TopK(k)), &StepBuffers::new(x_at).rows(values.slice(..)));
-                let wanted = simple.top_k_vec(view, k).unwrap().values;
+                let wanted = simple.top_k(view, k).to_vec().unwrap().values;
                 assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows * k], wanted, "top k of {place}");
             }
             if takes(SoftmaxBackward) {
@@ -208,13 +208,13 @@ fn steps_of_every_type_and_layout() {
                 let (y, g) = (engine.buffer(0, &padded(softmax.clone())), engine.buffer(0, &padded(softmax.clone())));
                 engine.run(&backward, &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)));
                 let y_view = Logits::new(&softmax, shape).unwrap().temperature(0.8).unwrap();
-                let wanted = simple.softmax_backward_vec(y_view, &softmax).unwrap().values;
+                let wanted = simple.softmax_backward(y_view, &softmax).to_vec().unwrap().values;
                 assert_eq!(engine.read::<f16>(y.slice(..))[..wanted.len()], wanted, "backward of {place}");
             }
             if takes(Sample) {
                 let sampling = Sampling::new(3).top_k(5);
                 engine.run(&prepare(Operation::Sample(sampling)), &StepBuffers::new(x_at).rows(values.slice(..)));
-                let wanted = simple.sample_vec(&sampling, view).unwrap().values;
+                let wanted = simple.sample(&sampling, view).to_vec().unwrap().values;
                 assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draws of {place}");
                 // One bound step, whose draws a counter moves on.
                 let counter = engine.buffer(4, &[0_u32]);
@@ -227,7 +227,7 @@ fn steps_of_every_type_and_layout() {
                     bound.record(&mut encoder);
                     engine.queue.submit([encoder.finish()]);
                     let sampling = sampling.step(u64::from(u32::MAX) + u64::from(draw));
-                    let wanted = simple.sample_vec(&sampling, view).unwrap().values;
+                    let wanted = simple.sample(&sampling, view).to_vec().unwrap().values;
                     assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draw {draw} of {place}");
                 }
             }
@@ -247,7 +247,7 @@ fn steps_of_every_type_and_layout() {
                 let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes_of) };
                 let t = if is_soft { engine.buffer(4, &q) } else { engine.buffer(4, &classes_of) };
                 if takes(Gradient) {
-                    let (wanted, gradient) = simple.cross_entropy_grad_vec(&by_rows, view, targets).unwrap();
+                    let (wanted, gradient) = simple.cross_entropy(&by_rows, view, targets).with_gradient_vec().unwrap();
                     let operation = match is_soft {
                         true => Operation::SoftCrossEntropyGrad(&loss),
                         false => Operation::CrossEntropyGrad(&loss),
@@ -271,7 +271,7 @@ fn steps_of_every_type_and_layout() {
                     let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
                     engine.run(&step, &buffers.rows(saved.slice(..)));
                     let wanted =
-                        simple.cross_entropy_backward_vec(&loss, view, targets, &vec![3.0; rows]).unwrap().values;
+                        simple.cross_entropy_backward(&loss, view, targets, &vec![3.0; rows]).to_vec().unwrap().values;
                     assert_neighbours(&read(), &wanted, &format!("gradient from log-sum-exps of {place}"));
                 }
             }
@@ -308,13 +308,13 @@ fn a_row_beyond_a_binding_in_host_memory() {
     let x = Logits::new(&logits, [1, classes]).unwrap();
     let loss = CrossEntropy::default();
     let target = [classes - 7];
-    let wanted = Device::cpu().cross_entropy_grad_vec(&loss, x, &target).unwrap();
+    let wanted = Device::cpu().cross_entropy(&loss, x, &target).with_gradient_vec().unwrap();
     for engine in engines() {
         let device = Device::on(&engine.gpu);
         assert!(classes as u64 * 4 > engine.device.limits().max_storage_buffer_binding_size);
-        let best = device.predict_vec(x).unwrap().values[0];
+        let best = device.predict(x).to_vec().unwrap().values[0];
         assert_eq!(best.class as usize, classes - 1);
-        let (got, gradient) = device.cross_entropy_grad_vec(&loss, x, &target).unwrap();
+        let (got, gradient) = device.cross_entropy(&loss, x, &target).with_gradient_vec().unwrap();
         assert_eq!(got.fell_back, None);
         approx::assert_relative_eq!(got.loss, wanted.0.loss, max_relative = 1e-6);
         let far = gradient.iter().zip(&wanted.1).find(|(a, b)| (*a - *b).abs() > 1e-6 * b.abs().max(1e-12));
@@ -344,7 +344,7 @@ fn special_values_are_those_of_the_simple_api() {
                 {
                     let simple = Device::on(&engine.gpu);
                     let view = Logits::new(&row, [1, 3]).unwrap();
-                    let (wanted, gradient) = simple.cross_entropy_grad_vec(&loss, view, &[target]).unwrap();
+                    let (wanted, gradient) = simple.cross_entropy(&loss, view, &[target]).with_gradient_vec().unwrap();
                     let (x, t) = (engine.buffer(0, &row), engine.buffer(0, &[target]));
                     let (out, summary) = (engine.poisoned(3), engine.poisoned(8));
                     let step = engine.gpu.prepare(&loss, [1, 3], DType::F32).unwrap();

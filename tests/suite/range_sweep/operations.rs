@@ -49,7 +49,7 @@ fn place(row: &Row, class: usize) -> String {
 }
 
 fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let out = device.softmax_vec(logits(batch)).unwrap();
+    let out = device.softmax(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T>("probability", Bound::Relative(2e-6));
     // Rounded to halves they add up to 1 no longer.
@@ -67,7 +67,7 @@ fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, re
 }
 
 fn log_softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let out = device.log_softmax_vec(logits(batch)).unwrap();
+    let out = device.log_softmax(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T>("log-probability", Bound::Relative(1e-6));
     let lost = report.lost() * batch.classes as f64;
@@ -80,7 +80,7 @@ fn log_softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>
 }
 
 fn log_sum_exp<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let out = device.log_sum_exp_vec(logits(batch)).unwrap();
+    let out = device.log_sum_exp(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T::Row>("log-sum-exp", Bound::Relative(1e-6));
     by_rows(batch, &out.values, |row, _, found| {
@@ -88,7 +88,7 @@ fn log_sum_exp<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>
     });
     report.add::<T>(name, worst);
     // Nobody looks again at what stays on a GPU: within 0.5 of 0 it is right to 2e-7.
-    let out = device.upload(logits(batch)).unwrap().log_sum_exp().unwrap().read().unwrap();
+    let out = device.upload(logits(batch)).unwrap().log_sum_exp().run().unwrap().read().unwrap();
     let mut worst = Worst::new::<T::Row>("log-sum-exp of resident logits", Bound::Relative(1e-6));
     by_rows(batch, &out, |row, _, found| {
         let wanted = row.log_sum_exp();
@@ -121,8 +121,8 @@ fn backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, r
         let upstream: Vec<T> = upstream.into_iter().cycle().take(y.len()).collect();
         let x = Logits::new(&y, batch.shape()).unwrap();
         let out = match is_log {
-            true => device.log_softmax_backward_vec(x, &upstream),
-            false => device.softmax_backward_vec(x, &upstream),
+            true => device.log_softmax_backward(x, &upstream).to_vec(),
+            false => device.softmax_backward(x, &upstream).to_vec(),
         };
         let out = out.unwrap();
         assert_eq!(out.fell_back, None);
@@ -158,7 +158,7 @@ fn judge_losses<T: Element>(name: &'static str, batch: &Batch<T>, losses: &[T::R
 }
 
 fn cross_entropy<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let out = device.cross_entropy(&loss(1.0), logits(batch), &batch.targets).unwrap();
+    let out = device.cross_entropy(&loss(1.0), logits(batch), &batch.targets).loss().unwrap();
     assert_eq!(out.fell_back, None);
     judge_losses(name, batch, &out.per_row, report);
 }
@@ -168,9 +168,9 @@ fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &B
         let (out, gradient) = if name.ends_with("in_place") {
             let mut x = batch.x.clone();
             let logits = LogitsMut::new(&mut x, batch.shape()).unwrap();
-            (device.cross_entropy_grad_in_place(&loss(factor), logits, &batch.targets).unwrap(), x)
+            (device.cross_entropy(&loss(factor), logits, &batch.targets).with_gradient_in_place().unwrap(), x)
         } else {
-            device.cross_entropy_grad_vec(&loss(factor), logits(batch), &batch.targets).unwrap()
+            device.cross_entropy(&loss(factor), logits(batch), &batch.targets).with_gradient_vec().unwrap()
         };
         assert_eq!(out.fell_back, None);
         judge_losses(name, batch, &out.per_row, report);
@@ -201,7 +201,7 @@ fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &B
 fn cross_entropy_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
     let known: Vec<T::Row> = batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp())).collect();
     for &factor in batch.factors() {
-        let out = device.cross_entropy_backward_vec(&loss(factor), logits(batch), &batch.targets, &known).unwrap();
+        let out = device.cross_entropy_backward(&loss(factor), logits(batch), &batch.targets, &known).to_vec().unwrap();
         assert_eq!(out.fell_back, None);
         let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
         let factor = f64::from(factor);
@@ -242,14 +242,14 @@ fn judge_decisions<T: Element>(
 }
 
 fn predict<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let out = device.predict_vec(logits(batch)).unwrap();
+    let out = device.predict(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     judge_decisions(name, batch, &out.values, report, |row, _, found| found == [row.top as u32]);
 }
 
 fn top_k<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
     let k = TOP.min(batch.classes);
-    let out = device.top_k_vec(logits(batch), k).unwrap();
+    let out = device.top_k(logits(batch), k).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     judge_decisions(name, batch, &out.values, report, |row, _, found| {
         // The largest that is left, k times.
@@ -269,10 +269,13 @@ fn top_k<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, repo
 /// Checks that a GPU draws the class that the CPU draws, and the CPU the one with the largest sum of logit and noise.
 fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
     let sampling = Sampling::new(SEED.into());
-    let out = device.sample_vec(&sampling, logits(batch)).unwrap();
+    let out = device.sample(&sampling, logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
-    let cpu =
-        if device.is_gpu() { Device::cpu().sample_vec(&sampling, logits(batch)).unwrap().values } else { Vec::new() };
+    let cpu = if device.is_gpu() {
+        Device::cpu().sample(&sampling, logits(batch)).to_vec().unwrap().values
+    } else {
+        Vec::new()
+    };
     judge_decisions(name, batch, &out.values, report, |row, nth, found| {
         if let Some(cpu) = cpu.get(nth) {
             return found == [cpu.class];
