@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use logits::{CrossEntropy, Device, DeviceChoice, Logits, Stopwatch, Targets, Timed};
+use logits::{CrossEntropy, Device, DeviceChoice, Logits, Operation, Stopwatch, Targets};
 
 const SHAPE: [usize; 2] = [4096, 8192];
 /// Rows of a call that is too small to be cut.
@@ -37,7 +37,7 @@ fn measure(device: &Device) {
 
     let upload = median(|| drop(device.upload(x).unwrap().read_rows(0..1).unwrap()));
     let (loss, targets) = (CrossEntropy::default(), vec![0_u32; rows]);
-    let mut watch = Stopwatch::new(device, Timed::Softmax, &loss, x, Targets::from(&targets)).unwrap();
+    let mut watch = Stopwatch::new(device, Operation::Softmax, &loss, x, Targets::from(&targets)).unwrap();
     let compute = median(|| {
         watch.operation().unwrap();
     });

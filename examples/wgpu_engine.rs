@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .iter()
         .map(|&(first, rows)| {
             let buffers = StepBuffers::new(logits.slice(..)).in_place().loss(summary.slice(..));
-            let step = gpu.prepare(&loss, [rows, CLASSES], DType::F32)?;
+            let step = gpu.prepare(Operation::CrossEntropyGrad, [rows, CLASSES], DType::F32).loss(&loss).build()?;
             let bound = step.bind(&buffers.targets(target_buffer.slice(4 * first as u64..)))?;
             Ok((engine.bind(&logits, first, rows, 0.5), bound))
         })
@@ -158,7 +158,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Decisions on what was held out, which also stay on the device until they are asked for.
     let best = engine.buffer(size_of::<Prediction>() * test.len());
-    let step = gpu.prepare(Operation::Predict, [test.len(), CLASSES], DType::F32)?;
+    let step = gpu.prepare(Operation::Predict, [test.len(), CLASSES], DType::F32).build()?;
     let bound = step.bind(&StepBuffers::new(logits.slice(..)).rows(best.slice(..)))?;
     let own = engine.bind(&logits, train.len(), test.len(), 0.0);
     let mut encoder = device.create_command_encoder(&Default::default());

@@ -106,10 +106,10 @@ pub use device::calls::{ElementsCall, LogitsSource, LossCall, RowsCall};
 pub use device::resident::calls::ResidentCall;
 pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
 #[doc(hidden)]
-pub use device::stopwatch::{Reading, Stopwatch, Timed};
+pub use device::stopwatch::{Reading, Stopwatch};
 pub use device::{Device, Output};
 #[cfg(feature = "gpu")]
-pub use gpu::{BoundStep, Gpu, Operation, Step, StepBuffers, StepLayout, Summary};
+pub use gpu::{BoundStep, Gpu, Step, StepBuffers, StepBuilder, Summary};
 /// The `half` that this crate is built with: `f16` and `bf16`.
 pub use half;
 #[doc(hidden)]
@@ -122,6 +122,7 @@ pub use problem::logits::{Logits, LogitsMut};
 #[doc(hidden)]
 pub use problem::loss::weight_unit;
 pub use problem::loss::{Accuracy, CrossEntropy, Loss, Reduction};
+pub use problem::operation::Operation;
 pub use problem::request::Prediction;
 pub use problem::sampling::Sampling;
 pub use problem::shape::Shape;

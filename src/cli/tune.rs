@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use logits::{CrossEntropy, Device, Logits, Reading, Stopwatch, Targets, Timed, Tuning};
+use logits::{CrossEntropy, Device, Logits, Operation, Reading, Stopwatch, Targets, Tuning};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -126,7 +126,7 @@ fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliErr
         let mut targets = Vec::new();
         resize(&mut targets, "targets", rows)?;
         targets.fill_with(|| rng.random_range(0..classes as u32));
-        for timed in [Timed::Softmax, Timed::CrossEntropyGrad] {
+        for timed in [Operation::Softmax, Operation::CrossEntropyGrad] {
             let x = Logits::new(&logits, [rows, classes])?;
             let mut watch = Stopwatch::new(device, timed, &loss, x, Targets::from(&targets))?;
             watch.operation()?;

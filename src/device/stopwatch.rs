@@ -15,53 +15,14 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::Settings;
 use crate::problem::logits::View;
 use crate::problem::loss::Prepared;
-use crate::problem::operation::Op;
+use crate::problem::operation::{Op, Operation};
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::Instant;
 #[cfg(feature = "gpu")]
 use crate::problem::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Sampling, Targets, cpu};
-
-/// What can be timed. Every operation is given the logits as the loss sees them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(missing_docs)]
-pub enum Timed {
-    Softmax,
-    LogSoftmax,
-    LogSumExp,
-    /// From the probabilities of the logits. The logits themselves stand in for the gradient that it starts from.
-    SoftmaxBackward,
-    /// From the log-probabilities of the logits, and the logits as the gradient.
-    LogSoftmaxBackward,
-    CrossEntropy,
-    CrossEntropyGrad,
-    /// From the log-sum-exps of the logits.
-    CrossEntropyBackward,
-    Predict,
-    /// The given number of most likely classes of each row.
-    TopK(usize),
-    Sample(Sampling),
-}
-
-impl Timed {
-    fn op(self) -> Op {
-        match self {
-            Self::Softmax => Op::Softmax,
-            Self::LogSoftmax => Op::LogSoftmax,
-            Self::LogSumExp => Op::LogSumExp,
-            Self::SoftmaxBackward => Op::SoftmaxBackward,
-            Self::LogSoftmaxBackward => Op::LogSoftmaxBackward,
-            Self::CrossEntropy => Op::CrossEntropy,
-            Self::CrossEntropyGrad => Op::CrossEntropyGrad,
-            Self::CrossEntropyBackward => Op::CrossEntropyBackward,
-            Self::Predict => Op::Predict,
-            Self::TopK(_) => Op::TopK,
-            Self::Sample(_) => Op::Sample,
-        }
-    }
-}
+use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
 
 /// How long something took.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +45,8 @@ impl Reading {
     }
 }
 
-/// An operation with its inputs and results in the device's own memory, ready to be run again and again.
+/// An operation with its inputs and results in the device's own memory, ready to be run again and again. Every operation is given the logits
+/// as the loss sees them; a backward starts from the forward's result, and the logits stand in for its upstream gradient.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
     #[cfg(feature = "gpu")]
@@ -109,24 +71,24 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     fn new<T: Element>(
-        timed: Timed,
+        operation: Operation,
         loss: &'a CrossEntropy,
         x: &Logits<'_, T>,
         targets: Targets<'a>,
     ) -> Result<Self, Error> {
-        let op = timed.op();
+        let op = operation.op();
         let transform = draw_transform(op, loss.transform(x.view().transform)?)?;
         if op.spec().forward.is_some() {
             transform.without_cap("not set: what comes back through it is another step")?;
         }
         let prepared = loss.prepare(x.shape(), targets)?;
         let mut task = Self { op, prepared, transform, draws: Draws::default(), k: 0 };
-        match timed {
-            Timed::TopK(k) => {
+        match operation {
+            Operation::TopK(k) => {
                 check_k(k, x.shape().classes())?;
                 task.k = k;
             }
-            Timed::Sample(sampling) => task.draws = sampling.draws()?,
+            Operation::Sample(sampling) => task.draws = sampling.draws()?,
             _ => {}
         }
         Ok(task)
@@ -224,12 +186,12 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     /// As the operation itself.
     pub fn new(
         device: &Device,
-        timed: Timed,
+        operation: Operation,
         loss: &'a CrossEntropy,
         x: Logits<'a, T>,
         targets: Targets<'a>,
     ) -> Result<Self, Error> {
-        let task = Task::new(timed, loss, &x, targets)?;
+        let task = Task::new(operation, loss, &x, targets)?;
         let writes = u64::from(task.op.spec().writes_elements);
         let once = size_of_val(x.data()) as u64;
         let (operand, runs) = match device.place() {

@@ -20,5 +20,5 @@ pub(crate) use adapter::{Opened, list, open};
 pub use bind::Summary;
 pub use context::Gpu;
 pub(crate) use resident::{DeviceArray, DeviceOperands, DeviceTargets, Results};
-pub use step::{BoundStep, Operation, Step, StepBuffers, StepLayout};
+pub use step::{BoundStep, Step, StepBuffers, StepBuilder};
 pub(crate) use timing::{DeviceInputs, Timing};

@@ -11,84 +11,63 @@ use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use crate::ops::{check_k, draw_transform};
 use crate::plan::{KernelProblem, Plan};
-use crate::problem::operation::Op;
+use crate::problem::operation::{Op, Operation};
 use crate::problem::request::Operands;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
-use crate::{CrossEntropy, DType, Error, Reduction, Sampling, Shape};
+use crate::{CrossEntropy, DType, Error, Reduction, Shape};
 
-/// What to prepare. A `&CrossEntropy` converts into [`Operation::CrossEntropyGrad`].
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Operation<'a> {
-    /// Probabilities, one an element: [`Device::softmax`](crate::Device::softmax).
-    Softmax,
-    /// Log-probabilities, one an element: [`Device::log_softmax`](crate::Device::log_softmax).
-    LogSoftmax,
-    /// One f32 a row: [`Device::log_sum_exp`](crate::Device::log_sum_exp). Next to 0, where its terms cancel, the error is
-    /// 2e-7 absolute instead of 1e-6 relative.
-    LogSumExp,
-    /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
-    Predict,
-    /// So many [`Prediction`](crate::Prediction)s a row: [`Device::top_k`](crate::Device::top_k).
-    TopK(usize),
-    /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
-    Sample(Sampling),
-    /// From probabilities in place of logits, and [`StepBuffers::upstream`]:
-    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
-    SoftmaxBackward,
-    /// The same from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
-    LogSoftmaxBackward,
-    /// The loss alone: [`Device::cross_entropy`](crate::Device::cross_entropy).
-    CrossEntropy(&'a CrossEntropy),
-    /// The loss and its gradient: [`Device::cross_entropy_grad`](crate::Device::cross_entropy_grad).
-    CrossEntropyGrad(&'a CrossEntropy),
-    /// The gradient from log-sum-exps in [`StepBuffers::rows`]:
-    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean weighs the targets anew.
-    CrossEntropyBackward(&'a CrossEntropy),
-    /// The loss alone, of targets that are probabilities: f32, of the shape of the logits and without gaps.
-    SoftCrossEntropy(&'a CrossEntropy),
-    /// The loss and its gradient, of targets that are probabilities.
-    SoftCrossEntropyGrad(&'a CrossEntropy),
-    /// The gradient from log-sum-exps, of targets that are probabilities.
-    SoftCrossEntropyBackward(&'a CrossEntropy),
-}
-
-/// How a step reads and writes elements, where that is not row after row as they are.
+/// A step to be prepared: an operation, the options of its loss, and the layout of its elements. [`StepBuilder::build`] prepares it.
 ///
 /// ```no_run
 /// # fn f(gpu: &logits::Gpu) -> Result<(), logits::Error> {
-/// use logits::{DType, Operation, StepLayout};
+/// use logits::{DType, Operation};
 /// // Rows of 50,257 classes, padded to 50,304, at a temperature of 0.7.
-/// let layout = StepLayout::default().row_stride(50_304).temperature(0.7)?;
-/// let step = gpu.prepare_with(Operation::TopK(8), [32, 50_257], DType::F16, layout)?;
+/// let step = gpu.prepare(Operation::TopK(8), [32, 50_257], DType::F16).row_stride(50_304).temperature(0.7)?.build()?;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepLayout {
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a step is not prepared until it is built"]
+pub struct StepBuilder<'g> {
+    gpu: &'g Gpu,
+    operation: Operation,
+    shape: Shape,
+    dtype: DType,
+    loss: Option<&'g CrossEntropy>,
+    has_soft_targets: bool,
     row_stride: Option<usize>,
     output_row_stride: Option<usize>,
     transform: Transform,
 }
 
-impl StepLayout {
-    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]` from one block of
-    /// `classes * inner` to the next.
-    #[must_use]
+impl<'g> StepBuilder<'g> {
+    /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without targets do not use them.
+    pub fn loss(mut self, loss: &'g CrossEntropy) -> Self {
+        self.loss = Some(loss);
+        self
+    }
+
+    /// Targets that are probabilities: f32, of the shape of the logits and without gaps.
+    pub fn soft_targets(mut self) -> Self {
+        self.has_soft_targets = true;
+        self
+    }
+
+    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]` from one block of `classes * inner` to the
+    /// next.
     pub fn row_stride(mut self, elements: usize) -> Self {
         self.row_stride = Some(elements);
         self
     }
 
-    /// The same of the results, where they are not in place of the logits.
-    #[must_use]
+    /// Elements from one row of the results to the next, where they are not in place of the logits.
     pub fn output_row_stride(mut self, elements: usize) -> Self {
         self.output_row_stride = Some(elements);
         self
     }
 
-    /// As [`Logits::temperature`](crate::Logits::temperature).
+    /// Divides the logits by `temperature`: [`Logits::temperature`](crate::Logits::temperature).
     ///
     /// # Errors
     /// As [`Logits::temperature`](crate::Logits::temperature).
@@ -96,7 +75,7 @@ impl StepLayout {
         Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
     }
 
-    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    /// Reads the logits as a loss sees them: [`Logits::as_seen_by`](crate::Logits::as_seen_by).
     ///
     /// # Errors
     /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
@@ -104,9 +83,96 @@ impl StepLayout {
         Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
 
-    fn strides(&self, shape: Shape) -> Result<[u64; 2], Error> {
-        let (block, stride) = (shape.block(), |operands: Option<usize>| operands.unwrap_or(shape.block()));
-        let strides = [stride(self.row_stride), stride(self.output_row_stride)];
+    /// Compiles what the operation needs for the shape, and uploads class weights.
+    ///
+    /// # Errors
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`], [`Error::Weight`],
+    /// [`Error::OptionValue`], [`Error::UpstreamGradient`], [`Error::TopK`] or [`Error::IgnoredIndices`] of the options; [`Error::DType`]
+    /// of f64; [`Error::Gpu`] where the device cannot do it.
+    pub fn build(self) -> Result<Step, Error> {
+        block_on(self.build_async())
+    }
+
+    /// The async form of [`StepBuilder::build`].
+    ///
+    /// # Errors
+    /// As [`StepBuilder::build`].
+    pub async fn build_async(self) -> Result<Step, Error> {
+        let Self { gpu, operation, shape, dtype, .. } = self;
+        shape.elements()?;
+        if dtype == DType::F64 {
+            return Err(Error::DType { dtype, adapter: gpu.name().to_owned() });
+        }
+        let op = operation.op();
+        let mut operands = Operands { transform: draw_transform(op, self.transform)?, ..Operands::default() };
+        match operation {
+            Operation::TopK(k) => {
+                check_k(k, shape.classes())?;
+                operands.k = k;
+            }
+            Operation::Sample(sampling) => operands.draws = sampling.draws()?,
+            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => {
+                self.transform.without_cap("not set: the gradient of a cap is another step")?;
+            }
+            _ => {}
+        }
+        let default_loss = CrossEntropy::default();
+        let loss = op.has_targets().then(|| self.loss.unwrap_or(&default_loss));
+        let is_soft = self.has_soft_targets && loss.is_some();
+        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
+        let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
+        let needs_loss = reduces && op != Op::CrossEntropyBackward;
+        let mut problem = KernelProblem {
+            strides: self.strides()?,
+            size: dtype.size() as u64,
+            operand_bytes: op.operand_bytes(dtype, is_soft),
+            predictions: operands.k as u64,
+            weighted: loss.is_some_and(|loss| loss.weight.is_some()),
+            // A backward alone has a mean to divide by, too.
+            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            sum: needs_loss,
+            ..KernelProblem::dense(op, shape.row_count() as u64, shape.classes() as u64)
+                .in_blocks(shape.inner().max(1) as u64)
+        };
+        let mut ignored = Vec::new();
+        if let Some(loss) = loss {
+            loss.check(shape)?;
+            loss.check_weights_of_step(is_soft)?;
+            // Targets have 32 bits; an index that does not fit is met by none.
+            let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
+            ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
+            if ignored.len() > MOST_IGNORED {
+                return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
+            }
+            operands.transform = loss.transform(self.transform)?;
+            operands.coefficients = loss.coefficients(shape.classes(), 1.0, 1);
+        }
+        problem.heavy = operands.is_heavy(op, problem.operand_bytes);
+        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &ignored);
+        let context = gpu.current().await?;
+        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
+        let plan = plan.map_err(|why| context.error(GpuError::new(why.to_string())))?;
+        let (weights, row_upstream) = context
+            .guarded(|| {
+                context.compile(&plan, problem, scale);
+                context.probe();
+                let filled = |values: Option<&[f32]>| match values {
+                    Some(values) if !values.is_empty() => {
+                        let bytes = size_of_val(values) as u64;
+                        context.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
+                    }
+                    _ => Ok(None),
+                };
+                Ok((filled(operands.coefficients.weight)?, filled(operands.coefficients.row_upstream)?))
+            })
+            .await
+            .map_err(|error| context.error(error))?;
+        Ok(Step { context, plan, problem, scale, weights, row_upstream, is_soft, needs_loss })
+    }
+
+    fn strides(&self) -> Result<[u64; 2], Error> {
+        let (shape, block) = (self.shape, self.shape.block());
+        let strides = [self.row_stride.unwrap_or(block), self.output_row_stride.unwrap_or(block)];
         for stride in strides {
             let elements = shape.outer().checked_mul(stride).filter(|&elements| elements <= isize::MAX as usize / 8);
             if stride < block {
@@ -118,21 +184,15 @@ impl StepLayout {
     }
 }
 
-impl<'a> From<&'a CrossEntropy> for Operation<'a> {
-    fn from(loss: &'a CrossEntropy) -> Self {
-        Self::CrossEntropyGrad(loss)
-    }
-}
-
 /// An operation for a shape, with its pipelines compiled and its scratch sized: what costs time is done.
 ///
 /// ```no_run
 /// # fn engine(device: logits::wgpu::Device, queue: logits::wgpu::Queue, x: logits::wgpu::Buffer, t: logits::wgpu::Buffer,
 /// #     gradient: logits::wgpu::Buffer, loss: logits::wgpu::Buffer) -> Result<(), logits::Error> {
-/// use logits::{CrossEntropy, DType, Gpu, StepBuffers};
+/// use logits::{DType, Gpu, Operation, StepBuffers};
 ///
 /// let gpu = Gpu::from_wgpu(&device, &queue)?;
-/// let step = gpu.prepare(&CrossEntropy::default(), [8192, 32_000], DType::F32)?;
+/// let step = gpu.prepare(Operation::CrossEntropyGrad, [8192, 32_000], DType::F32).build()?;
 /// let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(gradient.slice(..)).loss(loss.slice(..));
 /// let bound = step.bind(&buffers)?; // checked, bind groups made: once for these buffers
 ///
@@ -269,139 +329,19 @@ impl BoundStep {
 }
 
 impl Gpu {
-    /// Compiles what the operation needs for a shape, and uploads class weights.
-    ///
-    /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`]; [`Error::Length`], [`Error::Weight`], [`Error::OptionValue`],
-    /// [`Error::UpstreamGradient`], [`Error::TopK`] or [`Error::IgnoredIndices`] of the options; [`Error::DType`] of f64;
-    /// [`Error::Gpu`] where the device cannot do it.
-    pub fn prepare<'a>(
-        &self,
-        operation: impl Into<Operation<'a>>,
-        shape: impl Into<Shape>,
-        dtype: DType,
-    ) -> Result<Step, Error> {
-        block_on(self.prepare_async(operation, shape, dtype))
-    }
-
-    /// The async form of [`Gpu::prepare`].
-    ///
-    /// # Errors
-    /// As [`Gpu::prepare`].
-    pub async fn prepare_async<'a>(
-        &self,
-        operation: impl Into<Operation<'a>>,
-        shape: impl Into<Shape>,
-        dtype: DType,
-    ) -> Result<Step, Error> {
-        self.prepare_with_async(operation, shape, dtype, StepLayout::default()).await
-    }
-
-    /// [`Gpu::prepare`] for rows that are not next to each other, or logits of another temperature.
-    ///
-    /// # Errors
-    /// As [`Gpu::prepare`], and [`Error::RowStride`].
-    pub fn prepare_with<'a>(
-        &self,
-        operation: impl Into<Operation<'a>>,
-        shape: impl Into<Shape>,
-        dtype: DType,
-        layout: StepLayout,
-    ) -> Result<Step, Error> {
-        block_on(self.prepare_with_async(operation, shape, dtype, layout))
-    }
-
-    /// The async form of [`Gpu::prepare_with`].
-    ///
-    /// # Errors
-    /// As [`Gpu::prepare_with`].
-    pub async fn prepare_with_async<'a>(
-        &self,
-        operation: impl Into<Operation<'a>>,
-        shape: impl Into<Shape>,
-        dtype: DType,
-        layout: StepLayout,
-    ) -> Result<Step, Error> {
-        use Operation::*;
-        let (shape, operation) = (shape.into(), operation.into());
-        shape.elements()?;
-        if dtype == DType::F64 {
-            return Err(Error::DType { dtype, adapter: self.name().to_owned() });
+    /// Describes a step: an operation over logits of a shape and type, to be recorded into command encoders.
+    pub fn prepare(&self, operation: Operation, shape: impl Into<Shape>, dtype: DType) -> StepBuilder<'_> {
+        StepBuilder {
+            gpu: self,
+            operation,
+            shape: shape.into(),
+            dtype,
+            loss: None,
+            has_soft_targets: false,
+            row_stride: None,
+            output_row_stride: None,
+            transform: Transform::default(),
         }
-        let mut operands = Operands { transform: layout.transform, ..Operands::default() };
-        let (op, loss) = match operation {
-            Softmax => (Op::Softmax, None),
-            LogSoftmax => (Op::LogSoftmax, None),
-            LogSumExp => (Op::LogSumExp, None),
-            Predict => (Op::Predict, None),
-            TopK(k) => {
-                check_k(k, shape.classes())?;
-                operands.k = k;
-                (Op::TopK, None)
-            }
-            Sample(sampling) => {
-                (operands.draws, operands.transform) =
-                    (sampling.draws()?, draw_transform(Op::Sample, layout.transform)?);
-                (Op::Sample, None)
-            }
-            SoftmaxBackward | LogSoftmaxBackward => {
-                layout.transform.without_cap("not set: what comes back through it is another step")?;
-                (if matches!(operation, SoftmaxBackward) { Op::SoftmaxBackward } else { Op::LogSoftmaxBackward }, None)
-            }
-            CrossEntropy(loss) | SoftCrossEntropy(loss) => (Op::CrossEntropy, Some(loss)),
-            CrossEntropyGrad(loss) | SoftCrossEntropyGrad(loss) => (Op::CrossEntropyGrad, Some(loss)),
-            CrossEntropyBackward(loss) | SoftCrossEntropyBackward(loss) => (Op::CrossEntropyBackward, Some(loss)),
-        };
-        let is_soft = matches!(operation, SoftCrossEntropy(_) | SoftCrossEntropyGrad(_) | SoftCrossEntropyBackward(_));
-        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
-        let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
-        let needs_loss = reduces && op != Op::CrossEntropyBackward;
-        let mut problem = KernelProblem {
-            strides: layout.strides(shape)?,
-            size: dtype.size() as u64,
-            operand_bytes: op.operand_bytes(dtype, is_soft),
-            predictions: operands.k as u64,
-            weighted: loss.is_some_and(|loss| loss.weight.is_some()),
-            // A backward alone has a mean to divide by, too.
-            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
-            sum: needs_loss,
-            ..KernelProblem::dense(op, shape.row_count() as u64, shape.classes() as u64)
-                .in_blocks(shape.inner().max(1) as u64)
-        };
-        let mut ignored = Vec::new();
-        if let Some(loss) = loss {
-            loss.check(shape)?;
-            loss.check_weights_of_step(is_soft)?;
-            // Targets have 32 bits; an index that does not fit is met by none.
-            let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
-            ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
-            if ignored.len() > MOST_IGNORED {
-                return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
-            }
-            operands.transform = loss.transform(layout.transform)?;
-            operands.coefficients = loss.coefficients(shape.classes(), 1.0, 1);
-        }
-        problem.heavy = operands.is_heavy(op, problem.operand_bytes);
-        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &ignored);
-        let context = self.current().await?;
-        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
-        let plan = plan.map_err(|why| context.error(GpuError::new(why.to_string())))?;
-        let (weights, row_upstream) = context
-            .guarded(|| {
-                context.compile(&plan, problem, scale);
-                context.probe();
-                let filled = |values: Option<&[f32]>| match values {
-                    Some(values) if !values.is_empty() => {
-                        let bytes = size_of_val(values) as u64;
-                        context.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
-                    }
-                    _ => Ok(None),
-                };
-                Ok((filled(operands.coefficients.weight)?, filled(operands.coefficients.row_upstream)?))
-            })
-            .await
-            .map_err(|error| context.error(error))?;
-        Ok(Step { context, plan, problem, scale, weights, row_upstream, is_soft, needs_loss })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{self, DeviceKind, Int, Tensor, TensorData, activation};
 use clap::Parser;
-use logits::{CrossEntropy, Device, DeviceChoice, Logits, Stopwatch, Targets, Timed};
+use logits::{CrossEntropy, Device, DeviceChoice, Logits, Stopwatch, Targets, Operation};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -48,9 +48,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let logits: Vec<f32> = (0..rows * classes).map(|_| rng.random_range(-5.0_f32..5.0)).collect();
         let targets: Vec<i32> = (0..rows).map(|_| rng.random_range(0..classes as i32)).collect();
         for (op, timed) in [
-            ("softmax", Timed::Softmax),
-            ("cross_entropy", Timed::CrossEntropy),
-            ("cross_entropy_grad", Timed::CrossEntropyGrad),
+            ("softmax", Operation::Softmax),
+            ("cross_entropy", Operation::CrossEntropy),
+            ("cross_entropy_grad", Operation::CrossEntropyGrad),
         ] {
             let mut watch =
                 Stopwatch::new(&device, timed, &loss, Logits::new(&logits, shape)?, Targets::from(&targets))?;

@@ -1,6 +1,6 @@
 //! The inputs of a timed operation: logits, targets and options, the same in every run.
 
-use logits::{CrossEntropy, Element, Error, Logits, Sampling, Shape, Targets, Timed};
+use logits::{CrossEntropy, Element, Error, Logits, Operation, Sampling, Shape, Targets};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -84,19 +84,19 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         if self.options.weight { weight(class).into() } else { 1.0 }
     }
 
-    pub(super) fn timed(&self, op: OpName) -> Timed {
+    pub(super) fn timed(&self, op: OpName) -> Operation {
         match op {
-            OpName::Softmax => Timed::Softmax,
-            OpName::LogSoftmax => Timed::LogSoftmax,
-            OpName::LogSumExp => Timed::LogSumExp,
-            OpName::SoftmaxBackward => Timed::SoftmaxBackward,
-            OpName::LogSoftmaxBackward => Timed::LogSoftmaxBackward,
-            OpName::CrossEntropy => Timed::CrossEntropy,
-            OpName::CrossEntropyGrad => Timed::CrossEntropyGrad,
-            OpName::CrossEntropyBackward => Timed::CrossEntropyBackward,
-            OpName::Predict => Timed::Predict,
-            OpName::TopK => Timed::TopK(self.options.k.unwrap_or(self.shape[1].min(5))),
-            OpName::Sample => Timed::Sample(self.sampling()),
+            OpName::Softmax => Operation::Softmax,
+            OpName::LogSoftmax => Operation::LogSoftmax,
+            OpName::LogSumExp => Operation::LogSumExp,
+            OpName::SoftmaxBackward => Operation::SoftmaxBackward,
+            OpName::LogSoftmaxBackward => Operation::LogSoftmaxBackward,
+            OpName::CrossEntropy => Operation::CrossEntropy,
+            OpName::CrossEntropyGrad => Operation::CrossEntropyGrad,
+            OpName::CrossEntropyBackward => Operation::CrossEntropyBackward,
+            OpName::Predict => Operation::Predict,
+            OpName::TopK => Operation::TopK(self.options.k.unwrap_or(self.shape[1].min(5))),
+            OpName::Sample => Operation::Sample(self.sampling()),
         }
     }
 

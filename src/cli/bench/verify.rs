@@ -1,6 +1,6 @@
 //! A fast wrong answer is worth nothing: a few rows of every operation against float64, before it is timed.
 
-use logits::{DType, Device, Element, Error, Logits, Prediction, Reduction, Timed};
+use logits::{DType, Device, Element, Error, Logits, Operation, Prediction, Reduction};
 
 use super::inputs::Inputs;
 
@@ -16,7 +16,7 @@ pub(super) struct Results<T> {
 /// Runs an operation once.
 pub(super) fn compute<T: Element<Row = f32>>(
     device: &Device,
-    timed: Timed,
+    timed: Operation,
     inputs: &Inputs<'_, T>,
 ) -> Result<Results<T>, Error> {
     // Of a mean over many rows a half type would keep few digits of the gradient.
@@ -25,31 +25,33 @@ pub(super) fn compute<T: Element<Row = f32>>(
     let seen = x.as_seen_by(loss)?;
     let (mut start, mut elements, mut rows, mut predictions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     match timed {
-        Timed::Softmax => elements = device.softmax(seen).to_vec()?.values,
-        Timed::LogSoftmax => elements = device.log_softmax(seen).to_vec()?.values,
-        Timed::LogSumExp => rows = device.log_sum_exp(seen).to_vec()?.values,
-        Timed::SoftmaxBackward => {
+        Operation::Softmax => elements = device.softmax(seen).to_vec()?.values,
+        Operation::LogSoftmax => elements = device.log_softmax(seen).to_vec()?.values,
+        Operation::LogSumExp => rows = device.log_sum_exp(seen).to_vec()?.values,
+        Operation::SoftmaxBackward => {
             start = device.softmax(seen).to_vec()?.values;
             let y = Logits::new(&start, inputs.shape)?.as_seen_by(loss)?;
             elements = device.softmax_backward(y, upstream).to_vec()?.values;
         }
-        Timed::LogSoftmaxBackward => {
+        Operation::LogSoftmaxBackward => {
             start = device.log_softmax(seen).to_vec()?.values;
             let y = Logits::new(&start, inputs.shape)?.as_seen_by(loss)?;
             elements = device.log_softmax_backward(y, upstream).to_vec()?.values;
         }
-        Timed::CrossEntropy => rows = device.cross_entropy(loss, x, targets).loss()?.per_row,
-        Timed::CrossEntropyGrad => {
+        Operation::CrossEntropy => rows = device.cross_entropy(loss, x, targets).loss()?.per_row,
+        Operation::CrossEntropyGrad => {
             let (loss, gradient) = device.cross_entropy(loss, x, targets).with_gradient_vec()?;
             (rows, elements) = (loss.per_row, gradient);
         }
-        Timed::CrossEntropyBackward => {
+        Operation::CrossEntropyBackward => {
             let log_sum_exps = device.log_sum_exp(seen).to_vec()?.values;
             elements = device.cross_entropy_backward(loss, x, targets, &log_sum_exps).to_vec()?.values;
         }
-        Timed::Predict => predictions = device.predict(seen).to_vec()?.values,
-        Timed::TopK(k) => predictions = device.top_k(seen, k).to_vec()?.values,
-        Timed::Sample(sampling) => predictions = device.sample(&sampling, seen).to_vec()?.values,
+        Operation::Predict => predictions = device.predict(seen).to_vec()?.values,
+        Operation::TopK(k) => predictions = device.top_k(seen, k).to_vec()?.values,
+        Operation::Sample(sampling) => predictions = device.sample(&sampling, seen).to_vec()?.values,
+        // An operation that this command does not know: `agrees` rejects it.
+        _ => {}
     }
     Ok(Results { start, elements, rows, predictions })
 }
@@ -57,7 +59,7 @@ pub(super) fn compute<T: Element<Row = f32>>(
 /// The first row that is wrong, of the first, the middle and the last.
 pub(super) fn first_wrong<T: Element<Row = f32>>(
     device: &Device,
-    timed: Timed,
+    timed: Operation,
     inputs: &Inputs<'_, T>,
 ) -> Result<Option<usize>, Error> {
     let results = compute(device, timed, inputs)?;
@@ -125,7 +127,7 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         self.inputs.weight(class) * share
     }
 
-    fn agrees(&self, timed: Timed, results: &Results<T>) -> bool {
+    fn agrees(&self, timed: Operation, results: &Results<T>) -> bool {
         let (row, classes) = (self.row, self.y.len());
         let elements = |exact: &dyn Fn(usize) -> Exact| {
             let found = results.elements[row * classes..][..classes].iter().enumerate();
@@ -133,24 +135,26 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         };
         let value = |exact: Exact| exact.is(results.rows[row].into(), DType::F32);
         match timed {
-            Timed::Softmax => elements(&|class| {
+            Operation::Softmax => elements(&|class| {
                 let p = self.probability(class);
                 Exact(p, p)
             }),
-            Timed::LogSoftmax => elements(&|class| {
+            Operation::LogSoftmax => elements(&|class| {
                 let log = self.y[class] - self.log_sum_exp;
                 Exact(log, log.abs().max(1.0))
             }),
-            Timed::LogSumExp => value(Exact(self.log_sum_exp, self.log_sum_exp.abs().max(1.0))),
-            Timed::SoftmaxBackward | Timed::LogSoftmaxBackward => {
-                elements(&self.backward(&results.start, timed == Timed::SoftmaxBackward))
+            Operation::LogSumExp => value(Exact(self.log_sum_exp, self.log_sum_exp.abs().max(1.0))),
+            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => {
+                elements(&self.backward(&results.start, timed == Operation::SoftmaxBackward))
             }
-            Timed::CrossEntropy => value(self.loss()),
-            Timed::CrossEntropyGrad => value(self.loss()) && elements(&self.gradient()),
-            Timed::CrossEntropyBackward => elements(&self.gradient()),
-            Timed::Predict => self.are_largest(&results.predictions[row..=row]),
-            Timed::TopK(k) => self.are_largest(&results.predictions[row * k..][..k]),
-            Timed::Sample(_) => self.may_be_drawn(&results.predictions[row]),
+            Operation::CrossEntropy => value(self.loss()),
+            Operation::CrossEntropyGrad => value(self.loss()) && elements(&self.gradient()),
+            Operation::CrossEntropyBackward => elements(&self.gradient()),
+            Operation::Predict => self.are_largest(&results.predictions[row..=row]),
+            Operation::TopK(k) => self.are_largest(&results.predictions[row * k..][..k]),
+            Operation::Sample(_) => self.may_be_drawn(&results.predictions[row]),
+            // An operation that this command does not know has no reference values.
+            _ => false,
         }
     }
 

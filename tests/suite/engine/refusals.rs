@@ -13,7 +13,7 @@ fn a_target_that_is_no_class_is_told() {
         let t = engine.buffer(0, &[0_i32, 3, 4, -7, 1]);
         let (out, rows, summary) = (engine.poisoned(20), engine.poisoned(5), engine.poisoned(8));
         let gradient = engine.poisoned(20);
-        let step = engine.gpu.prepare(&CrossEntropy::default(), [5, 4], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [5, 4], DType::F32).build().unwrap();
         let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(gradient.slice(..));
         engine.run(&step, &buffers.rows(rows.slice(..)).loss(summary.slice(..)));
         let summary: Summary = engine.read(summary.slice(..))[0];
@@ -23,13 +23,13 @@ fn a_target_that_is_no_class_is_told() {
         let none = CrossEntropy::default().ignore_index(1 << 40).reduction(Reduction::Sum);
         let minus_one = engine.buffer(0, &[0_i32, -1, 0, 0, 0]);
         let loss = engine.poisoned(8);
-        let step = engine.gpu.prepare(&none, [5, 4], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [5, 4], DType::F32).loss(&none).build().unwrap();
         let buffers = StepBuffers::new(x.slice(..)).targets(minus_one.slice(..)).output(out.slice(..));
         engine.run(&step, &buffers.loss(loss.slice(..)));
         assert_eq!(engine.read::<Summary>(loss.slice(..))[0].first_invalid_row, 1);
         // Several of them, a class and its neighbours; and as many as there may be.
         let several = CrossEntropy::default().ignore_indices([4, 1 << 40, -7, 3]).reduction(Reduction::Sum);
-        let step = engine.gpu.prepare(&several, [5, 4], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [5, 4], DType::F32).loss(&several).build().unwrap();
         let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
         engine.run(&step, &buffers.loss(loss.slice(..)));
         let found: Summary = engine.read(loss.slice(..))[0];
@@ -38,7 +38,7 @@ fn a_target_that_is_no_class_is_told() {
         assert!(gradient_of[4..16].iter().all(|&g| g == 0.0) && gradient_of[0] != 0.0);
         let prepare = |count: i64| {
             let many = CrossEntropy::default().ignore_indices((0..count).map(|index| -index).collect::<Vec<_>>());
-            engine.gpu.prepare(&many, [5, 4], DType::F32).map(drop)
+            engine.gpu.prepare(Operation::CrossEntropyGrad, [5, 4], DType::F32).loss(&many).build().map(drop)
         };
         assert_eq!(prepare(16), Ok(()));
         assert_eq!(prepare(17), Err(Error::IgnoredIndices { most: 16, found: 17 }));
@@ -53,7 +53,9 @@ fn a_target_that_is_no_class_is_told() {
 #[test]
 fn weights_that_a_step_cannot_add_are_refused() {
     for engine in engines() {
-        let prepare = |loss: &CrossEntropy| engine.gpu.prepare(loss, [4, 3], DType::F32).map(drop);
+        let prepare = |loss: &CrossEntropy| {
+            engine.gpu.prepare(Operation::CrossEntropyGrad, [4, 3], DType::F32).loss(loss).build().map(drop)
+        };
         for weight in [1e-39, 1e38] {
             let loss = CrossEntropy::default().weight([1.0, weight, 0.0]);
             let error = prepare(&loss).unwrap_err();
@@ -68,7 +70,7 @@ fn weights_that_a_step_cannot_add_are_refused() {
 fn buffers_that_do_not_do_are_refused() {
     for engine in engines() {
         let loss = CrossEntropy::default();
-        let step = engine.gpu.prepare(&loss, [4, 10], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [4, 10], DType::F32).loss(&loss).build().unwrap();
         let big = engine.poisoned(4096);
         let (x, t, g, l) = (engine.poisoned(40), engine.poisoned(4), engine.poisoned(40), engine.poisoned(8));
         let good = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
@@ -115,11 +117,14 @@ fn buffers_that_do_not_do_are_refused() {
         assert!(matches!(step.bind(&good.output(gone.slice(..))).map(drop), Err(Error::Gpu { .. })));
         assert!(step.bind(&good).is_ok());
 
-        let prepare = |shape: [usize; 2]| engine.gpu.prepare(&loss, shape, DType::F32).map(drop);
+        let prepare = |shape: [usize; 2]| {
+            engine.gpu.prepare(Operation::CrossEntropyGrad, shape, DType::F32).loss(&loss).build().map(drop)
+        };
         assert_eq!(prepare([3, 0]), Err(Error::ZeroClasses { rows: 3, classes: 0 }));
         assert!(matches!(prepare([usize::MAX, 2]), Err(Error::ShapeTooLarge { .. })));
         let weighted = CrossEntropy::default().weight([1.0, f32::NAN]);
-        let refused = engine.gpu.prepare(&weighted, [3, 2], DType::F32).map(drop);
+        let refused =
+            engine.gpu.prepare(Operation::CrossEntropyGrad, [3, 2], DType::F32).loss(&weighted).build().map(drop);
         assert!(matches!(refused, Err(Error::Weight { class: 1, .. })));
     }
 }
@@ -129,7 +134,7 @@ fn buffers_that_do_not_do_are_refused() {
 fn a_device_of_the_callers_that_is_gone_is_told() {
     for engine in new_engines(|_| {}) {
         let x = engine.poisoned(12);
-        let step = engine.gpu.prepare(Operation::Softmax, [3, 4], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::Softmax, [3, 4], DType::F32).build().unwrap();
         let simple = Device::on(&engine.gpu);
         engine.device.destroy();
         let mut logits = vec![1.0_f32; 12];
@@ -139,7 +144,7 @@ fn a_device_of_the_callers_that_is_gone_is_told() {
             assert_eq!(logits, vec![1.0; 12]);
             let bound = step.bind(&StepBuffers::new(x.slice(..)).in_place());
             assert!(matches!(bound.map(drop), Err(Error::Gpu { .. })));
-            let prepared = engine.gpu.prepare(Operation::Predict, [3, 4], DType::F32);
+            let prepared = engine.gpu.prepare(Operation::Predict, [3, 4], DType::F32).build();
             assert!(matches!(prepared.map(drop), Err(Error::Gpu { .. })));
         }
     }
@@ -164,7 +169,7 @@ fn recording_allocates_nothing_and_drops_in_any_order() {
         let x = engine.buffer(0, &logits);
         let t = engine.buffer(0, &[7_u32; 64]);
         let (g, l) = (engine.poisoned(6400), engine.poisoned(8));
-        let step = engine.gpu.prepare(&CrossEntropy::default(), [64, 100], DType::F32).unwrap();
+        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [64, 100], DType::F32).build().unwrap();
         let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(g.slice(..)).loss(l.slice(..));
         let bound = step.bind(&buffers).unwrap();
         let Engine { device, queue, gpu } = engine;

@@ -3,7 +3,7 @@
 use logits::half::f16;
 use logits::{
     CrossEntropy, DType, Device, Error, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step, StepBuffers,
-    StepLayout, Summary, Targets,
+    Summary, Targets,
 };
 
 use super::{Engine, engines, logits, new_engines};
@@ -40,8 +40,12 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
     let values = engine.poisoned(2 * rows + 3);
     let per_row = values.slice(12..);
     let place = format!("{shape:?} on {}", engine.gpu.name());
-    fn prepare<'a>(engine: &Engine, operation: impl Into<Operation<'a>>, shape: [usize; 2]) -> Step {
-        engine.gpu.prepare(operation, shape, DType::F32).unwrap()
+    fn prepare(engine: &Engine, operation: Operation, shape: [usize; 2]) -> Step {
+        engine.gpu.prepare(operation, shape, DType::F32).build().unwrap()
+    }
+
+    fn prepare_loss(engine: &Engine, loss: &CrossEntropy, shape: [usize; 2]) -> Step {
+        engine.gpu.prepare(Operation::CrossEntropyGrad, shape, DType::F32).loss(loss).build().unwrap()
     }
 
     let takes = |operation: usize| step == 1 || first % 4 == operation;
@@ -85,14 +89,20 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
     .step_by(step)
     {
         if is_weighted && classes as u64 * 4 > binding {
-            let error = engine.gpu.prepare(&loss, shape, DType::F32).map(drop).unwrap_err();
+            let error = engine
+                .gpu
+                .prepare(Operation::CrossEntropyGrad, shape, DType::F32)
+                .loss(&loss)
+                .build()
+                .map(drop)
+                .unwrap_err();
             assert!(error.to_string().contains("class weights"), "{error}");
             continue;
         }
         let (wanted, gradient) = simple.cross_entropy(&loss, view, &targets).with_gradient_vec().unwrap();
         let summary = engine.poisoned(8);
         let whole = StepBuffers::new(x).targets(t).output(elements).rows(per_row).loss(summary.slice(..));
-        engine.run(&prepare(engine, &loss, shape), &whole);
+        engine.run(&prepare_loss(engine, &loss, shape), &whole);
         let got: Vec<f32> = engine.read(elements);
         let scale = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
         for (got, wanted) in got.iter().zip(&gradient) {
@@ -109,7 +119,7 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
         // In place, without losses, in a pass and with scratch of the caller's.
         let over = engine.buffer(12, &logits);
         let summary = engine.poisoned(8);
-        let step = prepare(engine, &loss, shape);
+        let step = prepare_loss(engine, &loss, shape);
         let scratch = engine.poisoned(step.scratch_bytes() as usize / 4);
         let buffers = StepBuffers::new(over.slice(12..)).in_place().targets(t).loss(summary.slice(..));
         let bound = step.bind(&buffers.scratch(scratch.slice(..))).unwrap();
@@ -177,10 +187,15 @@ fn steps_of_every_type_and_layout() {
             let x_at = buffer.slice(4..);
             let out = engine.buffer(0, &padded(vec![f16::ONE; shape.outer() * (block + 1) + 1]));
             let values = engine.poisoned(rows * 8);
-            let layout =
-                StepLayout::default().row_stride(stride).output_row_stride(block + 1).temperature(0.8).unwrap();
-            let prepare =
-                |operation: Operation<'_>| engine.gpu.prepare_with(operation, shape, DType::F16, layout).unwrap();
+            let step = |operation| {
+                let step = engine.gpu.prepare(operation, shape, DType::F16);
+                step.row_stride(stride).output_row_stride(block + 1).temperature(0.8).unwrap()
+            };
+            let prepare = |operation| step(operation).build().unwrap();
+            let prepare_loss = |operation, loss: &CrossEntropy, is_soft| {
+                let step = step(operation).loss(loss);
+                if is_soft { step.soft_targets().build() } else { step.build() }.unwrap()
+            };
             // Results, and what lies between them.
             let read = || {
                 let all: Vec<f16> = engine.read(out.slice(..));
@@ -203,8 +218,8 @@ fn steps_of_every_type_and_layout() {
             }
             if takes(SoftmaxBackward) {
                 // From dense results of the same step.
-                let dense = StepLayout::default().temperature(0.8).unwrap();
-                let backward = engine.gpu.prepare_with(Operation::SoftmaxBackward, shape, DType::F16, dense).unwrap();
+                let backward = engine.gpu.prepare(Operation::SoftmaxBackward, shape, DType::F16);
+                let backward = backward.temperature(0.8).unwrap().build().unwrap();
                 let (y, g) = (engine.buffer(0, &padded(softmax.clone())), engine.buffer(0, &padded(softmax.clone())));
                 engine.run(&backward, &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)));
                 let y_view = Logits::new(&softmax, shape).unwrap().temperature(0.8).unwrap();
@@ -248,14 +263,10 @@ fn steps_of_every_type_and_layout() {
                 let t = if is_soft { engine.buffer(4, &q) } else { engine.buffer(4, &classes_of) };
                 if takes(Gradient) {
                     let (wanted, gradient) = simple.cross_entropy(&by_rows, view, targets).with_gradient_vec().unwrap();
-                    let operation = match is_soft {
-                        true => Operation::SoftCrossEntropyGrad(&loss),
-                        false => Operation::CrossEntropyGrad(&loss),
-                    };
                     let (upstream, summary) = (engine.buffer(0, &factors), engine.poisoned(8));
                     let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
                     let buffers = buffers.upstream(upstream.slice(..)).loss(summary.slice(..)).rows(values.slice(..));
-                    engine.run(&prepare(operation), &buffers);
+                    engine.run(&prepare_loss(Operation::CrossEntropyGrad, &loss, is_soft), &buffers);
                     let summary: Summary = engine.read(summary.slice(..))[0];
                     approx::assert_relative_eq!(f64::from(summary.loss), wanted.loss, max_relative = 1e-6);
                     assert_eq!(summary.counted_rows as usize, rows);
@@ -264,10 +275,7 @@ fn steps_of_every_type_and_layout() {
                 if takes(Backward) {
                     // Log-sum-exps stand where rows would go; any will do.
                     let saved = engine.buffer(0, &vec![3.0_f32; rows]);
-                    let step = prepare(match is_soft {
-                        true => Operation::SoftCrossEntropyBackward(&loss),
-                        false => Operation::CrossEntropyBackward(&loss),
-                    });
+                    let step = prepare_loss(Operation::CrossEntropyBackward, &loss, is_soft);
                     let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
                     engine.run(&step, &buffers.rows(saved.slice(..)));
                     let wanted =
@@ -276,10 +284,9 @@ fn steps_of_every_type_and_layout() {
                 }
             }
         }
-        let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F64).map(drop);
+        let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F64).build().map(drop);
         assert!(matches!(refused, Err(Error::DType { .. })));
-        let overlap = StepLayout::default().row_stride(2);
-        let refused = engine.gpu.prepare_with(Operation::Softmax, [2, 3], DType::F32, overlap).map(drop);
+        let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F32).row_stride(2).build().map(drop);
         assert_eq!(refused, Err(Error::RowStride { stride: 2, classes: 3 }));
     }
 }
@@ -347,7 +354,12 @@ fn special_values_are_those_of_the_simple_api() {
                     let (wanted, gradient) = simple.cross_entropy(&loss, view, &[target]).with_gradient_vec().unwrap();
                     let (x, t) = (engine.buffer(0, &row), engine.buffer(0, &[target]));
                     let (out, summary) = (engine.poisoned(3), engine.poisoned(8));
-                    let step = engine.gpu.prepare(&loss, [1, 3], DType::F32).unwrap();
+                    let step = engine
+                        .gpu
+                        .prepare(Operation::CrossEntropyGrad, [1, 3], DType::F32)
+                        .loss(&loss)
+                        .build()
+                        .unwrap();
                     let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
                     engine.run(&step, &buffers.loss(summary.slice(..)));
                     let got = f64::from(engine.read::<Summary>(summary.slice(..))[0].loss);
@@ -373,7 +385,7 @@ fn an_empty_batch_has_a_loss() {
             let loss = CrossEntropy::default().reduction(reduction);
             let spare = engine.poisoned(8);
             let (x, t) = (engine.poisoned(8), engine.poisoned(8));
-            let step = engine.gpu.prepare(&loss, [0, 3], DType::F32).unwrap();
+            let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [0, 3], DType::F32).loss(&loss).build().unwrap();
             let buffers = StepBuffers::new(x.slice(..)).in_place().targets(t.slice(..));
             engine.run(&step, &buffers.loss(spare.slice(..)));
             let summary: Summary = engine.read(spare.slice(..))[0];
