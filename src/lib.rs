@@ -88,10 +88,15 @@
 //!
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays, `cli` the binary `logits`.
 #![warn(missing_docs)]
+// Plans, and much of what a request knows, are for a GPU.
+#![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 
 mod cpu;
 mod device;
 #[cfg(feature = "gpu")]
+mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "gpu_absent.rs"]
 mod gpu;
 mod ops;
 mod plan;

@@ -19,15 +19,12 @@ mod tests;
 mod threads;
 mod transform;
 
-#[cfg(feature = "gpu")]
 pub(crate) use ops::log_sum_exp::exact as exact_log_sum_exp;
-#[cfg(feature = "gpu")]
 pub(crate) use run::Ready;
 pub(crate) use run::run;
 pub use simd::simd_level;
 #[cfg(feature = "parallel")]
 pub(crate) use threads::count as thread_count;
-#[cfg(feature = "gpu")]
 pub(crate) use threads::for_each;
 
 use crate::problem::request::{LossCoefficients, RowTarget};

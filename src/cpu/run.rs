@@ -48,10 +48,8 @@ pub(crate) fn run(request: Request<'_>) -> Result<(), Error> {
 }
 
 /// Memory that is set aside before a GPU starts on a request in place, so that the CPU can finish the request without finding more.
-#[cfg(feature = "gpu")]
 pub(crate) struct Ready(Reserve);
 
-#[cfg(feature = "gpu")]
 impl Ready {
     /// Sets aside the memory of one row, or of as many short rows as are computed together.
     ///

@@ -1,7 +1,6 @@
 //! The front door: a device, chosen once and explained, and the operations on it.
 
 pub(crate) mod calls;
-#[cfg(feature = "gpu")]
 mod offload;
 pub(crate) mod resident;
 pub(crate) mod stopwatch;
@@ -11,14 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "gpu")]
 use crate::DType;
-#[cfg(feature = "gpu")]
 use crate::device::offload::Costs;
-#[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
 use crate::problem::limits::Settings;
-#[cfg(feature = "gpu")]
 use crate::problem::request::Data;
 use crate::problem::request::Request;
 use crate::problem::waiting::{Waiting, block_on};
@@ -42,17 +37,14 @@ struct Inner {
     reason: String,
     rejected_adapters: Vec<RejectedAdapter>,
     settings: Settings,
-    #[cfg(feature = "gpu")]
     may_fall_back: bool,
     /// What a call costs here and on the CPU, where it is to be placed by that.
-    #[cfg(feature = "gpu")]
     costs: Option<Costs>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Cpu,
-    #[cfg(feature = "gpu")]
     Gpu(Gpu),
 }
 
@@ -81,22 +73,16 @@ impl Device {
     /// named, for the CPU path is faster than they are.
     #[must_use]
     pub fn new() -> Self {
-        #[cfg(feature = "gpu")]
-        return block_on(async { Ok(Self::new_async().await) })
-            .unwrap_or_else(|error| Self::on_cpu(error.to_string(), Vec::new()));
-        #[cfg(not(feature = "gpu"))]
-        Self::on_cpu("built without the feature `gpu`".to_owned(), Vec::new())
+        block_on(async { Ok(Self::new_async().await) })
+            .unwrap_or_else(|error| Self::on_cpu(error.to_string(), Vec::new()))
     }
 
     /// The async form of [`Device::new`].
     pub async fn new_async() -> Self {
-        #[cfg(feature = "gpu")]
-        return match gpu::open(&DeviceChoice::Auto).await {
+        match gpu::open(&DeviceChoice::Auto).await {
             Ok(opened) => Self::on_gpu(opened, true),
             Err(refused) => Self::on_cpu(refused.reason, refused.rejected_adapters),
-        };
-        #[cfg(not(feature = "gpu"))]
-        Self::new()
+        }
     }
 
     /// As [`Device::new`], but each call goes to whichever of GPU and CPU is expected to have the result back in host memory
@@ -135,8 +121,6 @@ impl Device {
     }
 
     async fn placed_waiting(self, waiting: Waiting) -> Result<Self, Error> {
-        let _ = waiting;
-        #[cfg(feature = "gpu")]
         if self.is_gpu() {
             // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
             let device = self.with(|inner| inner.costs = None);
@@ -150,7 +134,6 @@ impl Device {
     /// [`Device::fastest`]; empty on any other device.
     #[must_use]
     pub fn crossovers(&self) -> Vec<Crossover> {
-        #[cfg(feature = "gpu")]
         if let Some(costs) = &self.0.costs {
             return costs.crossovers();
         }
@@ -178,7 +161,6 @@ impl Device {
     pub fn tuning(&self) -> Option<Tuning> {
         match &self.0.place {
             Place::Cpu => None,
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => Some(gpu.tuning()),
         }
     }
@@ -190,7 +172,6 @@ impl Device {
     /// [`Error::Tuning`] where a number is none that kernels can be made with.
     pub fn with_tuning(self, tuning: Tuning) -> Result<Self, Error> {
         tuning.check()?;
-        #[cfg(feature = "gpu")]
         if let Place::Gpu(gpu) = &self.0.place {
             let tuned = gpu.with_tuning(tuning)?;
             return Ok(self.with(|inner| inner.place = Place::Gpu(tuned)));
@@ -259,8 +240,7 @@ impl Device {
             DeviceChoice::Gpu => "gpu",
             DeviceChoice::Named(name) => name,
         };
-        #[cfg(feature = "gpu")]
-        return match gpu::open(choice).await {
+        match gpu::open(choice).await {
             Ok(opened) => Ok(Self::on_gpu(opened, false)),
             Err(refused) => {
                 let mut reason = refused.reason;
@@ -269,9 +249,7 @@ impl Device {
                 }
                 Err(Error::NoGpu { wanted: wanted.to_owned(), reason })
             }
-        };
-        #[cfg(not(feature = "gpu"))]
-        Err(Error::NoGpu { wanted: wanted.to_owned(), reason: "built without the feature `gpu`".to_owned() })
+        }
     }
 
     fn on_cpu(reason: String, rejected_adapters: Vec<RejectedAdapter>) -> Self {
@@ -280,14 +258,11 @@ impl Device {
             reason,
             rejected_adapters,
             settings: Settings::default(),
-            #[cfg(feature = "gpu")]
             may_fall_back: false,
-            #[cfg(feature = "gpu")]
             costs: None,
         }))
     }
 
-    #[cfg(feature = "gpu")]
     pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
         let gpu::Opened { gpu, reason, rejected_adapters } = opened;
         let (place, settings) = (Place::Gpu(gpu), Settings::default());
@@ -299,7 +274,6 @@ impl Device {
     pub fn name(&self) -> &str {
         match &self.0.place {
             Place::Cpu => "CPU",
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => gpu.name(),
         }
     }
@@ -309,7 +283,6 @@ impl Device {
     pub fn backend(&self) -> &'static str {
         match &self.0.place {
             Place::Cpu => "cpu",
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => gpu.backend(),
         }
     }
@@ -338,14 +311,12 @@ impl Device {
 
     /// Does a checked request, here or on the CPU.
     pub(crate) async fn run(&self, request: Request<'_>, waiting: Waiting) -> Result<Output<()>, Error> {
-        let _ = waiting;
         if request.rows() == 0 {
             return Ok(Output::default());
         }
         match &self.0.place {
             Place::Cpu => cpu::run(request)?,
             // Before the cost model: whether f64 is refused must not depend on the size of a call.
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) if request.dtype() == DType::F64 => {
                 let error = Error::DType { dtype: DType::F64, adapter: gpu.name().to_owned() };
                 if !self.0.may_fall_back {
@@ -354,9 +325,7 @@ impl Device {
                 cpu::run(request)?;
                 return Ok(Output { values: (), fell_back: Some(error.to_string()) });
             }
-            #[cfg(feature = "gpu")]
             Place::Gpu(_) if self.prefers_cpu(&request) => cpu::run(request)?,
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let mut request = request;
                 // The CPU may have to finish what a GPU has begun in place: what can be refused is refused now.
@@ -381,7 +350,6 @@ impl Device {
         Ok(Output::default())
     }
 
-    #[cfg(feature = "gpu")]
     fn prefers_cpu(&self, request: &Request<'_>) -> bool {
         self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(request.op, request.shape))
     }
@@ -398,10 +366,7 @@ impl Device {
 
     /// The async form of [`Device::adapters`].
     pub async fn adapters_async() -> Vec<Adapter> {
-        #[cfg(feature = "gpu")]
-        return gpu::list().await;
-        #[cfg(not(feature = "gpu"))]
-        Vec::new()
+        gpu::list().await
     }
 }
 
@@ -409,7 +374,6 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.place {
             Place::Cpu => write!(f, "CPU: {}", self.reason())?,
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => write!(f, "{} ({}): {}", gpu.name(), gpu.backend(), self.reason())?,
         }
         for (nth, adapter) in self.rejected_adapters().iter().enumerate() {

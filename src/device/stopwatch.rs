@@ -5,13 +5,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use crate::device::Place;
-#[cfg(feature = "gpu")]
 use crate::gpu::{DeviceInputs, DeviceOperands, Gpu, Timing};
 use crate::ops::{check_k, draw_transform};
 use crate::plan::Traffic;
 use crate::problem::dtype::Sealed;
 use crate::problem::error::try_vec;
-#[cfg(feature = "gpu")]
 use crate::problem::limits::Settings;
 use crate::problem::logits::View;
 use crate::problem::loss::Prepared;
@@ -20,7 +18,6 @@ use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::Instant;
-#[cfg(feature = "gpu")]
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
 
@@ -49,14 +46,12 @@ impl Reading {
 /// as the loss sees them; a backward starts from the forward's result, and the logits stand in for its upstream gradient.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
-    #[cfg(feature = "gpu")]
     settings: Settings,
     runs: Runs<'a, T>,
 }
 
 enum Runs<'a, T: Element> {
     OnCpu(Box<OnCpu<'a, T>>),
-    #[cfg(feature = "gpu")]
     OnGpu(Timing),
 }
 
@@ -199,7 +194,6 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 let on_cpu = OnCpu::new(device, task, x.as_seen_by(loss)?)?;
                 (on_cpu.second_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
             }
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => {
                 let operands = task.operands();
                 let each = task.op.operand_bytes(T::DTYPE, operands.soft_targets.is_some());
@@ -214,12 +208,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
         };
-        Ok(Self {
-            bytes: once * (1 + writes) + operand,
-            #[cfg(feature = "gpu")]
-            settings: device.settings(),
-            runs,
-        })
+        Ok(Self { bytes: once * (1 + writes) + operand, settings: device.settings(), runs })
     }
 
     /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
@@ -233,7 +222,6 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     pub fn traffic(&self) -> Option<Traffic> {
         match &self.runs {
             Runs::OnCpu(_) => None,
-            #[cfg(feature = "gpu")]
             Runs::OnGpu(timing) => Some(timing.traffic()),
         }
     }
@@ -244,7 +232,6 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
     pub fn warm_up(&mut self) -> Result<(), Error> {
-        #[cfg(feature = "gpu")]
         if let Runs::OnGpu(timing) = &mut self.runs
             && timing.is_hardware()
         {
@@ -268,7 +255,6 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 on_cpu.run()?;
                 Ok(Reading::since(start))
             }
-            #[cfg(feature = "gpu")]
             Runs::OnGpu(timing) => timing.operation(self.settings.timeout),
         }
     }
@@ -286,14 +272,12 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 black_box(&on_cpu.elements);
                 Ok(Reading::since(start))
             }
-            #[cfg(feature = "gpu")]
             Runs::OnGpu(timing) => timing.copy(self.settings.timeout),
         }
     }
 }
 
 /// Everything that one run on a GPU reads, in memory of its own.
-#[cfg(feature = "gpu")]
 async fn upload<T: Element>(
     gpu: &Gpu,
     op: Op,

@@ -17,7 +17,6 @@ pub(crate) use sample::draw_transform;
 pub(crate) use top_k::{MAX_K, check_k};
 
 /// What an operation reads, writes and costs.
-#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // plans and shaders are a GPU's
 pub(crate) struct Spec {
     /// The name of its method, and of `logits bench --ops`.
     pub(crate) name: &'static str,
@@ -101,7 +100,6 @@ impl Op {
 
     /// Bytes of an element of the operand that has the shape of the logits: soft targets are f32 on a GPU, an upstream gradient has the
     /// type of the logits. 0 where there is none.
-    #[cfg(feature = "gpu")]
     pub(crate) fn operand_bytes(self, dtype: DType, has_soft_targets: bool) -> u64 {
         match self.spec().operand {
             Operand::UpstreamGradient => dtype.size() as u64,

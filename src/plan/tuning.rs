@@ -33,7 +33,6 @@ pub struct Tuning {
 }
 
 /// What the defaults of an adapter depend on beside its limits.
-#[cfg(feature = "gpu")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
     /// A CPU that acts as a GPU.
@@ -49,7 +48,6 @@ pub(crate) enum Vendor {
     Other,
 }
 
-#[cfg(feature = "gpu")]
 impl Tuning {
     /// From the largest size of the adapter's subgroups, or 1 where it has none, and who made it.
     pub(crate) fn new(subgroup: u32, vendor: Vendor) -> Self {
@@ -163,7 +161,7 @@ impl FromStr for Tuning {
     }
 }
 
-#[cfg(all(test, feature = "gpu"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -111,7 +111,6 @@ macro_rules! elements {
             }
 
             /// What is held from `start` on, `length` values of it.
-            #[cfg(feature = "gpu")]
             pub(crate) fn bytes(&self, start: usize, length: usize) -> &'a [u8] {
                 match self { $(Self::$variant(values) => bytemuck::cast_slice(&values[start..start + length])),* }
             }
@@ -121,7 +120,6 @@ macro_rules! elements {
                 match self { $(Self::$variant(values) => f64::from(values[place])),* }
             }
 
-            #[cfg(any(feature = "gpu", feature = "parallel"))]
             pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
                 match self { $(Self::$variant(values) => {
                     let (a, b) = values.split_at(at);
@@ -150,18 +148,15 @@ macro_rules! elements {
                 match self { $(Self::$variant(values) => size_of_val(*values)),* }
             }
 
-            #[cfg(feature = "gpu")]
             pub(crate) fn as_read(&self) -> Elements<'_> {
                 match self { $(Self::$variant(values) => Elements::$variant(values)),* }
             }
 
-            #[cfg(feature = "gpu")]
             pub(crate) fn reborrow(&mut self) -> ElementsMut<'_> {
                 match self { $(Self::$variant(values) => ElementsMut::$variant(values)),* }
             }
 
             /// What is held from `start` on, `length` values of it.
-            #[cfg(feature = "gpu")]
             pub(crate) fn bytes(&mut self, start: usize, length: usize) -> &mut [u8] {
                 match self { $(Self::$variant(values) => bytemuck::cast_slice_mut(&mut values[start..start + length])),* }
             }

@@ -17,7 +17,6 @@ impl Default for Settings {
     }
 }
 
-#[cfg(feature = "gpu")]
 impl Settings {
     /// What a call may use, and what may wait for the next: a call of other shapes finds nothing of use among the latter.
     pub(crate) fn half(self) -> u64 {

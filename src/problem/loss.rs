@@ -384,7 +384,6 @@ impl CrossEntropy {
     }
 
     /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
-    #[cfg(feature = "gpu")]
     pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
         // A mean over probabilities is one over rows.
         let is_summed = self.reduction == Reduction::Mean && !is_soft;

@@ -71,7 +71,6 @@ pub(crate) enum Op {
     Sample,
 }
 
-#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the offload cost model walks them
 impl Op {
     /// Every operation.
     pub(crate) const ALL: [Op; 11] = [

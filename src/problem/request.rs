@@ -53,7 +53,6 @@ pub(crate) struct LossCoefficients<'a> {
 
 impl LossCoefficients<'_> {
     /// Whether gradients of counted rows are NaN.
-    #[cfg(feature = "gpu")]
     pub(crate) fn has_nan_gradient(&self) -> bool {
         !self.factor.is_finite()
     }
@@ -90,7 +89,6 @@ impl Data<'_> {
     }
 }
 
-#[cfg(feature = "gpu")]
 impl Data<'_> {
     /// What is read, and how far apart its blocks start.
     pub(crate) fn input(&self) -> (Elements<'_>, usize) {
@@ -153,7 +151,6 @@ impl<'a> Operands<'a> {
     }
 }
 
-#[cfg(feature = "gpu")]
 impl Operands<'_> {
     /// Whether an operation does much to each element: a logit transform, labels that are spread, or something that stands beside it.
     pub(crate) fn is_heavy(&self, op: Op, operand_bytes: u64) -> bool {
@@ -184,13 +181,11 @@ impl<'a> Request<'a> {
         self.shape.row_count()
     }
 
-    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn classes(&self) -> usize {
         self.shape.classes()
     }
 
     /// The first `outer` blocks, or all if there are fewer, and the rest.
-    #[cfg(any(feature = "gpu", feature = "parallel"))]
     pub(crate) fn split_at(self, outer: usize) -> (Request<'a>, Request<'a>) {
         let Self { op, shape, data, operands, first_row, skip, rows_out } = self;
         let outer = outer.min(shape.outer());
@@ -233,20 +228,17 @@ impl<'a> Request<'a> {
     }
 
     /// What is left of it when so many rows are done.
-    #[cfg(feature = "gpu")]
     pub(crate) fn after(self, rows: usize) -> Request<'a> {
         let inner = self.shape.inner().max(1);
         let (_, rest) = self.split_at(rows / inner);
         Request { skip: rows % inner, ..rest }
     }
 
-    #[cfg(feature = "gpu")]
     pub(crate) fn dtype(&self) -> DType {
         self.data.dtype()
     }
 }
 
-#[cfg(feature = "gpu")]
 impl Request<'_> {
     /// Where results of elements go, and how far apart its blocks start.
     pub(crate) fn output(&mut self) -> Option<(ElementsMut<'_>, usize)> {

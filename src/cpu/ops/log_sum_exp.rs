@@ -3,9 +3,7 @@
 use crate::cpu::rows::{ROWS, Rows};
 use crate::cpu::simd::Real;
 use crate::cpu::transform::Kind;
-#[cfg(feature = "gpu")]
 use crate::cpu::transform::{Curved, Plain};
-#[cfg(feature = "gpu")]
 use crate::problem::transform::Transform;
 
 #[inline(always)]
@@ -30,7 +28,6 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
 }
 
 /// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
-#[cfg(feature = "gpu")]
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<K: Kind>(kind: K, x: &[f32]) -> f64 {
         let top = x.iter().map(|&x| kind.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Memory, Resident, ResidentLoss, ResidentRows, ResidentTargets, Sum, TargetMemory};
-#[cfg(feature = "gpu")]
 use crate::gpu::DeviceOperands;
 use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
@@ -215,24 +214,20 @@ impl<T: Element> Resident<T> {
                     None => {}
                     Some(TargetMemory::Classes(targets)) => operands.targets = targets,
                     Some(TargetMemory::Probabilities(values)) => operands.soft_targets = Some(Elements::F64(values)),
-                    #[cfg(feature = "gpu")]
                     Some(TargetMemory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match upstream.map(|upstream| &upstream.memory) {
                     None => {}
                     Some(Memory::Cpu(values)) => operands.upstream_gradient = Some(T::erase(values)),
-                    #[cfg(feature = "gpu")]
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match log_sum_exps.map(|values| &values.memory) {
                     None => {}
                     Some(Memory::Cpu(values)) => operands.log_sum_exps = Some(T::Row::erase(values)),
-                    #[cfg(feature = "gpu")]
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 self.run_on_cpu(op, logits, operands)
             }
-            #[cfg(feature = "gpu")]
             Memory::Gpu(held) => {
                 let mut on_gpu = DeviceOperands::default();
                 if let Some(targets) = targets {
@@ -311,7 +306,6 @@ impl<T: Element> Resident<T> {
     }
 }
 
-#[cfg(feature = "gpu")]
 impl<T: Element> Outcome<T> {
     fn on_gpu(op: Op, results: crate::gpu::Results) -> Self {
         let (values, predictions) = match results.rows {

@@ -20,7 +20,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::Place;
-#[cfg(feature = "gpu")]
 use crate::gpu::{DeviceArray, DeviceTargets};
 use crate::problem::error::try_vec;
 use crate::problem::limits::Settings;
@@ -97,7 +96,6 @@ pub struct ResidentTargets {
     shape: Shape,
     totals: Totals,
     loss: Arc<CrossEntropy>,
-    #[cfg(feature = "gpu")]
     is_soft: bool,
 }
 
@@ -113,11 +111,9 @@ pub struct ResidentLoss<S = f32> {
 #[derive(Clone, Debug)]
 enum Memory<T> {
     Cpu(Arc<Vec<T>>),
-    #[cfg(feature = "gpu")]
     Gpu(DeviceArray),
 }
 
-#[cfg(feature = "gpu")]
 impl<T> Memory<T> {
     fn empty() -> Self {
         Self::Cpu(Arc::default())
@@ -128,14 +124,12 @@ impl<T> Memory<T> {
 enum TargetMemory {
     Classes(Arc<Vec<RowTarget>>),
     Probabilities(Arc<Vec<f64>>),
-    #[cfg(feature = "gpu")]
     Gpu(DeviceTargets),
 }
 
 #[derive(Clone, Debug)]
 enum Sum {
     Known(f64),
-    #[cfg(feature = "gpu")]
     Gpu(DeviceArray),
 }
 
@@ -159,7 +153,6 @@ impl Device {
 
     async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
         let (View { shape, stride, transform }, settings) = (x.view(), self.settings());
-        let _ = waiting;
         let memory = match self.place() {
             Place::Cpu => {
                 let mut values = try_vec("the logits", shape.elements()?)?;
@@ -168,11 +161,9 @@ impl Device {
                 }
                 Memory::Cpu(Arc::new(values))
             }
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
                 return Err(Error::DType { dtype: T::DTYPE, adapter: gpu.name().to_owned() });
             }
-            #[cfg(feature = "gpu")]
             Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
         };
         Ok(Resident { memory, shape, transform, settings })
@@ -214,9 +205,7 @@ impl Device {
         shape.elements()?;
         let mut prepared = loss.prepare(shape, targets)?;
         let totals = prepared.totals(0.0);
-        #[cfg(feature = "gpu")]
         let is_soft = prepared.soft_targets.is_some();
-        let _ = waiting;
         let memory = match (self.place(), prepared.soft_targets) {
             (Place::Cpu, None) => TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows))),
             (Place::Cpu, Some(values)) => {
@@ -224,7 +213,6 @@ impl Device {
                 copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
                 TargetMemory::Probabilities(Arc::new(copy))
             }
-            #[cfg(feature = "gpu")]
             (Place::Gpu(gpu), _) => {
                 let settings = self.settings();
                 TargetMemory::Gpu(
@@ -232,14 +220,7 @@ impl Device {
                 )
             }
         };
-        Ok(ResidentTargets {
-            memory,
-            shape,
-            totals,
-            loss: Arc::new(prepared.kept_loss()?),
-            #[cfg(feature = "gpu")]
-            is_soft,
-        })
+        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(prepared.kept_loss()?), is_soft })
     }
 }
 
@@ -376,10 +357,8 @@ impl<S> ResidentLoss<S> {
     }
 
     async fn read_waiting(&self, waiting: Waiting) -> Result<Loss<S>, Error> {
-        let _ = waiting;
         let sum = match &self.sum {
             Sum::Known(sum) => *sum,
-            #[cfg(feature = "gpu")]
             Sum::Gpu(summaries) => summaries.sum(self.per_row.settings, waiting).await?,
         };
         let totals = Totals { sum, ..self.totals };
@@ -397,7 +376,6 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
         settings: Settings,
         waiting: Waiting,
     ) -> Result<Vec<T>, Error> {
-        let _ = (settings, waiting);
         match self {
             Self::Cpu(values) => {
                 let values = &values[rows.start * width..rows.end * width];
@@ -405,7 +383,6 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
                 copy.copy_from_slice(values);
                 Ok(copy)
             }
-            #[cfg(feature = "gpu")]
             Self::Gpu(held) => held.read(rows, settings, waiting).await,
         }
     }
