@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <vulkan/vulkan.h>
 
-// As BINDINGS of src/gpu/kernels.rs; the first is the uniform.
+// As BINDINGS of src/gpu/pipelines.rs; the first is the uniform.
 #define BINDINGS 9
 #define STATISTICS 64
 

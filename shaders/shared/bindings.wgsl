@@ -1,4 +1,4 @@
-// What every kernel is given. `src/gpu/kernels.rs` joins this with the other parts; the layout there is the same for
+// What every kernel is given. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
 // all of them, so that a binding has one meaning.
 
 const WORKGROUP: u32 = 256u;
