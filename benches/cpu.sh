@@ -5,7 +5,7 @@
 # threads as there are cores, of SHAPES and DTYPE where those are set. The machine must be quiet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --quiet --release --features cli
+cargo build --quiet --release --bin logits
 logits=${CARGO_TARGET_DIR:-target}/release/logits
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT

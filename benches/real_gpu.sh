@@ -11,7 +11,7 @@ device=${1:-gpu}
 folder=${2:-benches/results}
 python=${PYTHON:-python3}
 if [ -z "${LOGITS:-}" ]; then
-    cargo build --release --features cli
+    cargo build --release --bin logits
     LOGITS=target/release/logits
 fi
 mkdir -p "$folder"

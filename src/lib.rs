@@ -86,7 +86,7 @@
 //!
 //! # Features
 //!
-//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays, `cli` the binary `logits`.
+//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays. The binary `logits` is the package `logits-cli`.
 #![warn(missing_docs)]
 // Plans, and much of what a request knows, are for a GPU.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The errors of `logits loss` on the CPU at every SIMD level, and of PyTorch's f32, against float64 on the same logits:
 
-    cargo build --release --features cli && python3 benches/peers/errors.py target/release/logits
+    cargo build --release --bin logits && python3 benches/peers/errors.py target/release/logits
 
 prints a table: the worst relative error of a probability and of a row's loss, how far a row of probabilities is from 1, and the
 worst absolute error of a gradient of the sum, each over all rows.

@@ -1,6 +1,6 @@
 // The page in a real browser, against the native command line:
 //     node examples/web/test.mjs LOGITS_BINARY OUTPUT_FOLDER [MODULES_FOLDER [NUMBER]]
-// after `cargo build --features cli`, `examples/web/run --build` and `npm ci --prefix examples/web`; the output folder must exist. CHROMIUM names the browser. Its numbers are those of the native CPU path, within what both
+// after `cargo build --bin logits`, `examples/web/run --build` and `npm ci --prefix examples/web`; the output folder must exist. CHROMIUM names the browser. Its numbers are those of the native CPU path, within what both
 // promise of float64; each operation, option and type is within its bound; a picture of it is left in the folder; and of
 // modules in a folder, as `LOGITS_VARIANTS` leaves them, the browser's own WGSL compiler takes each. With NUMBER every
 // operation, option and type runs on WebGPU where it is even and in WebAssembly where it is odd, and the compiler gets

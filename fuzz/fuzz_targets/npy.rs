@@ -5,7 +5,7 @@
 
 /// The reader of the command line.
 #[allow(dead_code)]
-#[path = "../../src/cli/npy"]
+#[path = "../../crates/logits-cli/src/npy"]
 mod npy {
     pub(crate) mod header;
     pub(crate) mod reader;

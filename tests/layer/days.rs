@@ -8,7 +8,8 @@ use logits::{CrossEntropy, Device, Error, Logits};
 
 use crate::calls::Operation::{Gradient, GradientInPlace, Loss, Resident, Softmax, SoftmaxInPlace};
 use crate::calls::{Call, Operation};
-use crate::{DEVICE_LOST, FOREVER, Kind, Layer, OUT_OF_MEMORY, TIMEOUT, below_wgpu, tier};
+use crate::library::{DEVICE_LOST, FOREVER, Kind, OUT_OF_MEMORY, TIMEOUT};
+use crate::{Layer, below_wgpu, tier};
 
 /// What happens to a call.
 struct Fault {

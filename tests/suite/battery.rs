@@ -1,10 +1,10 @@
 //! The battery of `logits check`, on the CPU and on every adapter.
 
-#[path = "../../src/cli/check/cases.rs"]
+#[path = "../../crates/logits-cli/src/check/cases.rs"]
 mod cases;
-#[path = "../../src/cli/check/compare.rs"]
+#[path = "../../crates/logits-cli/src/check/compare.rs"]
 mod compare;
-#[path = "../../src/cli/check/oracle.rs"]
+#[path = "../../crates/logits-cli/src/check/oracle.rs"]
 mod oracle;
 
 use logits::Device;

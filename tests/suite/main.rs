@@ -4,8 +4,6 @@
 
 mod battery;
 mod bits;
-#[cfg(feature = "cli")]
-mod cli;
 mod common;
 mod covering;
 mod decisions;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{DEVICE_LOST, FOREVER, Kind, above_layer, found_or_skipped};
+use crate::layer::{DEVICE_LOST, FOREVER, Kind, above_layer, found_or_skipped};
 
 /// `logits info` says what there is, and what failed, where the best GPU is lost while it is measured.
 #[test]

@@ -1,10 +1,23 @@
 //! The binary `logits`, as other tools call it.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+#[allow(dead_code)] // the library's own tests use all of it
+#[path = "../../../../tests/suite/common.rs"]
+mod common;
+#[cfg(all(target_os = "linux", feature = "gpu"))]
+mod failing_gpu;
 mod files;
 mod hostile;
+#[cfg(all(target_os = "linux", feature = "gpu"))]
+#[allow(dead_code)]
+#[path = "../../../../tests/layer/library.rs"]
+mod layer;
 mod limits;
 mod npy;
 mod outputs;
+#[path = "../../../../tests/suite/tier.rs"]
+mod tier;
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +25,6 @@ use std::process::Command;
 use logits::{CrossEntropy, Device, Logits, Targets};
 use serde_json::Value;
 
-use crate::{common, tier};
 use files::{Files, npy_header, read, refused, run, write};
 
 #[test]

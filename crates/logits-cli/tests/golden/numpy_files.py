@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/numpy_files.json: .npy files of every kind that `logits loss` reads, as numpy writes them, for tests/suite/cli/npy.rs.
+"""Writes numpy_files.json beside itself: .npy files of every kind that `logits loss` reads, as numpy writes them, for ../command_line/npy.rs.
 
-    pip install numpy==2.4.6 && python3 tests/golden/numpy_files.py
+    pip install numpy==2.4.6 && python3 crates/logits-cli/tests/golden/numpy_files.py
 
 The logits [2, 3, 2, 2] are arange(24) * 7 % 11, the targets [2, 2, 2] are arange(8) % 3.
 """

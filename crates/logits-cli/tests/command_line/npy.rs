@@ -25,7 +25,7 @@ fn outputs(files: &Files, x: &str, y: &str) -> (Value, [Array; 3]) {
 
 #[test]
 fn every_kind_that_numpy_writes_is_read() {
-    let golden: Value = serde_json::from_str(include_str!("../../golden/numpy_files.json")).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("../golden/numpy_files.json")).unwrap();
     let cases = |key: &str| golden[key].as_array().unwrap().clone();
     let files = Files::new();
     let x: Vec<f32> = (0..24).map(|at| (at * 7 % 11) as f32).collect();
