@@ -18,9 +18,9 @@
 //!
 //! | your data | use |
 //! |---|---|
-//! | in host memory | the operations of [`Device`], blocking or `_async` |
-//! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`] |
-//! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare`, and `BoundStep::record` into your commands |
+//! | in host memory | the operations of [`Device`]: `device.softmax(x)` describes a call, and `.to_vec()`, `.write_to(&mut out)` or `.in_place()` runs it, each with an `_async` form |
+//! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`]: `x.softmax().run()` |
+//! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare(..).build()`, and `BoundStep::record` into your commands |
 //!
 //! # Options, operations, types
 //!
@@ -35,7 +35,7 @@
 //! | `log_sum_exp` | | `lse = log sum_j exp(y_j)` | all | PyTorch |
 //! | `Logits::temperature` | of any operation | `y = x / T` | all but `logits loss` | Hinton et al. 2015, arXiv:1503.02531 |
 //! | `CrossEntropy` | the loss | `sum_j q_j (lse - y_j)`, `q_j = w_j ((1 - e) t_j + e / classes)` | all | PyTorch |
-//! | `cross_entropy_grad` | and its gradient, in the same step | `s (p_j (sum_k q_k + 2 z lse) - q_j) dy_j/dx_j` | all | PyTorch's autograd; Liger |
+//! | `cross_entropy`, `with_gradient` | and its gradient, in the same step | `s (p_j (sum_k q_k + 2 z lse) - q_j) dy_j/dx_j` | all | PyTorch's autograd; Liger |
 //! | `reduction` | mean, sum, none | mean: over `sum w_t` of the counted rows; of probabilities, over the rows | all | PyTorch |
 //! | `ignore_index`, `ignore_indices` | targets that do not count | loss and gradient 0 | all; a step knows 16 | PyTorch; Burn's `pad_tokens` |
 //! | `weight` | of each class, of any size from 0 | `w_j` | all; a step with a mean takes 0 and 2^-64 to 2^64 | PyTorch |
