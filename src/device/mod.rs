@@ -377,7 +377,7 @@ impl fmt::Display for Device {
             Place::Gpu(gpu) => write!(f, "{} ({}): {}", gpu.name(), gpu.backend(), self.reason())?,
         }
         for (nth, adapter) in self.rejected_adapters().iter().enumerate() {
-            write!(f, "{}{adapter}", if nth == 0 { "; passed over: " } else { "; " })?;
+            write!(f, "{}{adapter}", if nth == 0 { "; rejected: " } else { "; " })?;
         }
         Ok(())
     }

@@ -168,7 +168,7 @@ impl Scale {
     const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_GRADIENTS;
 
     /// Of targets that the host has checked and weighed.
-    pub(super) fn operands(dtype: DType, operands: &Operands<'_>) -> Self {
+    pub(super) fn of_request(dtype: DType, operands: &Operands<'_>) -> Self {
         Self::new(dtype, operands, operands.soft_targets.is_some(), false, &[RowTarget::IGNORED])
     }
 

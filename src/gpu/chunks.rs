@@ -295,7 +295,7 @@ impl<'s> Stream<'s> {
         waiting: Waiting,
     ) -> Result<Self, GpuError> {
         let plan = context.plan(problem, part).map_err(|why| GpuError::new(why.to_string()))?;
-        let scale = Scale::operands(request.dtype(), &request.operands);
+        let scale = Scale::of_request(request.dtype(), &request.operands);
         let (weights, scratch) = context
             .guarded(|| {
                 let weights = match request.operands.coefficients.weight {

@@ -445,7 +445,7 @@ impl DeviceArray {
             }),
             scratch: Scratch { part: Part::whole(&scratch, Scratch::bytes(partial_bytes)), partial_bytes },
         };
-        let scale = Scale::operands(dtype, operands);
+        let scale = Scale::of_request(dtype, operands);
         let (dispatches, contents) = context.bind(&plan, problem, &passes, scale, &bound, &params);
         context.queue.write_buffer(&params, 0, &contents);
         let traffic = plan.traffic(!operands.transform.is_identity());

@@ -131,7 +131,7 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
         coefficients: LossCoefficients { on_value: HIT, off_value: SMOOTHING, ..LossCoefficients::default() },
         ..Operands::default()
     };
-    let params = Scale::operands(DType::F16, &operands).params();
+    let params = Scale::of_request(DType::F16, &operands).params();
     let results = size_of::<Thread>() * WORKGROUP as usize;
     let (port, mapped) = context
         .guarded(|| {

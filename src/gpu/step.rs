@@ -400,9 +400,9 @@ impl Step {
         let (mut targets, mut summary, mut row_upstream) = (None, None, None);
         let mut scale = self.scale;
         if op.has_targets() {
-            let operands = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
+            let slice = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
             let values = if self.is_soft { rows * classes } else { rows };
-            targets = Some(parts.take("targets", operands, values * 4, false)?);
+            targets = Some(parts.take("targets", slice, values * 4, false)?);
             row_upstream = self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
             if let Some(upstream) = buffers.upstream {
                 row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
@@ -412,9 +412,9 @@ impl Step {
             targets = Some(parts.take("draw", draw, 4, false)?);
             scale = scale.with_later_draws();
         } else if self.problem.operand_bytes > 0 {
-            let operands = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
+            let slice = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
             let bytes = (rows * classes * self.problem.operand_bytes).next_multiple_of(4);
-            targets = Some(parts.take("upstream", operands, bytes, false)?);
+            targets = Some(parts.take("upstream", slice, bytes, false)?);
         }
         if self.needs_loss {
             let bytes = size_of::<Summary>() as u64;
@@ -429,7 +429,7 @@ impl Step {
             }
             _ => None,
         };
-        let operands = match buffers.scratch {
+        let given_scratch = match buffers.scratch {
             None => None,
             Some(slice) if !slice.offset().is_multiple_of(Scratch::ALIGNMENT) => {
                 let (offset, alignment) = (slice.offset(), Scratch::ALIGNMENT);
@@ -444,7 +444,7 @@ impl Step {
         let dispatches = context
             .guarded(|| {
                 let own;
-                let scratch = match operands {
+                let scratch = match given_scratch {
                     Some(scratch) => scratch,
                     None => {
                         own = context.pool.take(&context.device, BufferUsages::STORAGE, self.scratch_bytes())?;

@@ -50,7 +50,7 @@ pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
         format!("logits {}", env!("CARGO_PKG_VERSION")),
         format!("used by default: {} ({}): {}", device.name(), device.backend(), device.reason()),
     ];
-    lines.extend(device.rejected_adapters().iter().map(|adapter| format!("    passed over: {adapter}")));
+    lines.extend(device.rejected_adapters().iter().map(|adapter| format!("    rejected: {adapter}")));
     lines.push(format!("\ndevices\n    CPU (cpu): {threads} threads, {simd}"));
     lines.extend(
         adapters

@@ -481,7 +481,7 @@ fn the_environment_is_heard() {
     if cfg!(feature = "gpu") {
         assert!(nothing["reason"].as_str().unwrap().contains("WGPU_BACKEND=no such backend"), "{nothing}");
     }
-    // A name takes an adapter that would be passed over otherwise, as software is.
+    // A name takes an adapter that would be rejected otherwise, as software is.
     for device in common::gpus() {
         let named = info("WGPU_ADAPTER_NAME", device.name());
         assert_eq!(named["device"], device.name());
