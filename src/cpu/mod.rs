@@ -1,12 +1,19 @@
 //! The CPU path: the fallback, and the twin of every kernel in `shaders/`.
 //!
-//! `run.rs`, with `strided.rs`, spreads rows over threads and brings them, whatever their type and layout, to where they are computed, up to
-//! 32 at a time; `rows/` has the passes over their classes, and `simd/` what those are made of; `ops/` has
-//! a file for each operation.
+//! A request goes through these files in turn:
+//!
+//! 1. `run.rs` splits it into tasks for the threads (`threads.rs`).
+//! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and instruction set (`simd/`).
+//! 3. `groups.rs` takes up to 32 rows at a time, of contiguous rows; `strided.rs` gathers strided rows. Both compute in
+//!    memory from `scratch.rs`; `lines.rs` writes results past the caches.
+//! 4. `ops/` runs the operation, one file for each family.
+//! 5. `rows/` has the loops over the classes of those rows, which `ops/` is written with.
 
 // Lanes and rows by their numbers are what compilers make vectors of.
 #![allow(clippy::needless_range_loop)]
 
+mod dispatch;
+mod groups;
 mod lines;
 mod ops;
 mod rows;
@@ -31,26 +38,27 @@ use crate::problem::request::{LossCoefficients, RowTarget};
 use crate::problem::transform::Transform;
 use rows::ROWS;
 
-/// What up to 32 rows are given beside their logits.
+/// What an operation is given beside the logits of up to 32 rows.
 struct RowOperands<'g, W> {
     transform: Transform,
     coefficients: LossCoefficients<'g>,
     targets: [RowTarget; ROWS],
-    /// What the gradient of each is multiplied by.
+    /// The factor of the gradient of each row.
     gradients: [f64; ROWS],
     log_sum_exps: [W; ROWS],
     classes: usize,
-    /// Of the shape of the rows: targets that are probabilities, or the gradient that a backward starts from.
-    beside: &'g [W],
+    /// The operand that has the shape of the rows, `[rows][classes]`: soft targets, or the upstream gradient of a
+    /// backward. Empty where the operation has none.
+    elementwise: &'g [W],
 }
 
 impl<W: Copy> RowOperands<'_, W> {
-    fn has_beside(&self) -> bool {
-        !self.beside.is_empty()
+    fn has_elementwise(&self) -> bool {
+        !self.elementwise.is_empty()
     }
 
     #[inline(always)]
-    fn beside(&self, row: usize, class: usize) -> W {
-        self.beside[row * self.classes + class]
+    fn elementwise(&self, row: usize, class: usize) -> W {
+        self.elementwise[row * self.classes + class]
     }
 }

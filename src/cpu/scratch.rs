@@ -1,63 +1,65 @@
-//! Memory that rows are computed in. Each part of a request has its own; where the system gives none, the parts take turns with a reserve
-//! that was set aside before anything was written.
+//! Allocates the memory that rows are computed in, the scratch.
+//!
+//! Each task has its own. Where the system gives none, tasks take turns with a reserve, which was set aside before
+//! anything was written.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::rows::{Held, ROWS, SHORT, Tiles, pieces_of};
-use super::run::Part;
+use super::dispatch::RowTask;
+use super::rows::{Held, ROWS, SHORT_ROW_CLASSES, Tiles, pieces_of};
 use super::simd::Real;
 use crate::problem::error::try_reserve;
 use crate::problem::operation::Op;
 use crate::problem::request::{self, Request};
 use crate::{DType, Error, Shape};
 
-/// The memory of a part of a request.
+/// The memory of a task.
 #[derive(Default)]
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
     pub(super) tiles: Tiles<W>,
-    /// Rows that are gathered from planes, or looked through again.
+    /// Rows that are gathered from strided rows, or that classes are selected from.
     pub(super) rows: Vec<W>,
-    /// Soft targets or upstream gradients of the rows that are computed together.
-    pub(super) beside: Vec<W>,
+    /// The elementwise operand (soft targets or the upstream gradient) of a group of rows.
+    pub(super) elementwise: Vec<W>,
 }
 
 /// The lengths of a [`Scratch`], in elements; `pieces` counts pieces of rows.
 #[derive(Clone, Copy)]
 struct Lengths {
     rows: usize,
-    beside: usize,
+    elementwise: usize,
     pieces: usize,
     /// The classes of rows that are computed in tiles, else 0.
     tile_classes: usize,
 }
 
 impl Lengths {
-    /// Returns what `at_once` rows that are computed together need, and `gathered` rows that are brought together first.
+    /// Returns what a group of `at_once` rows needs, and `gathered` rows that are gathered first.
     fn new(op: Op, shape: Shape, operands: &request::Operands<'_>, gathered: usize, at_once: usize) -> Self {
         let classes = shape.classes();
-        let is_short = classes <= SHORT;
+        let is_short = classes <= SHORT_ROW_CLASSES;
         let at_once = if op.spec().rereads_row { 1 } else { at_once };
         Self {
             rows: gathered.saturating_mul(classes),
-            beside: if operands.elementwise().is_some() { at_once * classes } else { 0 },
+            elementwise: if operands.elementwise().is_some() { at_once * classes } else { 0 },
             pieces: if is_short { 0 } else { at_once * pieces_of(classes) },
             tile_classes: if is_short { classes } else { 0 },
         }
     }
 }
 
-/// Returns the least number of rows that are computed together.
-fn least(shape: Shape) -> usize {
-    if shape.classes() <= SHORT { ROWS } else { 1 }
+/// Returns the least number of rows of a group.
+fn least_group(shape: Shape) -> usize {
+    if shape.classes() <= SHORT_ROW_CLASSES { ROWS } else { 1 }
 }
 
 impl<W: Real> Scratch<W> {
     fn reserve(lengths: Lengths) -> Result<Self, Error> {
-        let Lengths { rows, beside, pieces, tile_classes } = lengths;
+        let Lengths { rows, elementwise, pieces, tile_classes } = lengths;
         let mut scratch = Self::default();
         try_reserve("rows on their way", &mut scratch.rows, rows)?;
-        try_reserve("rows on their way", &mut scratch.beside, beside)?;
+        try_reserve("rows on their way", &mut scratch.elementwise, elementwise)?;
         scratch.held.reserve(pieces)?;
         scratch.tiles.reserve(tile_classes)?;
         Ok(scratch)
@@ -66,7 +68,7 @@ impl<W: Real> Scratch<W> {
     /// Allocates nothing where [`Scratch::reserve`] was called with lengths as large.
     fn resize(&mut self, lengths: Lengths) {
         self.rows.resize(lengths.rows, W::ZERO);
-        self.beside.resize(lengths.beside, W::ZERO);
+        self.elementwise.resize(lengths.elementwise, W::ZERO);
         self.tiles.resize(lengths.tile_classes);
     }
 }
@@ -80,7 +82,7 @@ pub(crate) enum Reserve {
 impl Reserve {
     pub(super) fn new(request: &Request<'_>) -> Result<Self, Error> {
         let gathered = usize::from(request.shape.inner() > 1 || request.op.spec().rereads_row);
-        let lengths = Lengths::new(request.op, request.shape, &request.operands, gathered, least(request.shape));
+        let lengths = Lengths::new(request.op, request.shape, &request.operands, gathered, least_group(request.shape));
         Ok(match request.data.dtype() {
             DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),
             _ => Self::Single(Mutex::new(Scratch::reserve(lengths)?)),
@@ -88,7 +90,7 @@ impl Reserve {
     }
 }
 
-/// The scratch of a part: its own, or the request's reserve while the part holds it.
+/// The scratch of a task: its own, or the request's reserve while the task holds it.
 pub(super) enum Source<'r, W> {
     Own(Scratch<W>),
     Reserve(MutexGuard<'r, Scratch<W>>),
@@ -103,12 +105,15 @@ impl<W> Source<'_, W> {
     }
 }
 
-impl<'a> Part<'a> {
-    /// Takes memory for the rows that are computed together, and for `gathered` rows that are brought together first. Returns it with the
-    /// number of rows that may be computed together. Where the system refuses, that is the least number and at most one row is gathered. The
-    /// memory is then the request's reserve, and the part no longer shares a row among threads; or, in a request of one part, memory of its own.
+impl<'a> RowTask<'a> {
+    /// Takes memory for a group of rows, and for `gathered` rows that are gathered first. Returns it with the number of
+    /// rows that a group may have.
+    ///
+    /// Where the system refuses, that is the least number, and at most one row is gathered. The memory is then the
+    /// request's reserve, and threads no longer share a row of this task; or, where the request is one task, memory of
+    /// its own.
     pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<(Source<'a, W>, usize), Error> {
-        let (group, least_group) = (self.group(), least(self.shape));
+        let (group, least_group) = (self.group_rows(), least_group(self.shape));
         let lengths = |gathered, at_once| Lengths::new(self.op, self.shape, &self.operands, gathered, at_once);
         let least = lengths(gathered.min(1), least_group);
         let lengths = lengths(gathered, group.min(self.shape.row_count()));
@@ -117,9 +122,9 @@ impl<'a> Part<'a> {
             return Ok((Source::Own(scratch), group));
         }
         let mut source = match self.reserve.and_then(W::reserve) {
-            // Whoever holds the reserve waits for no other part: it starts no work on other threads, which may be waiting for the reserve.
+            // A task that holds the reserve must not wait for other threads, which may be waiting for the reserve.
             Some(reserve) => {
-                self.how.is_shared = false;
+                self.schedule.threads_share_rows = false;
                 Source::Reserve(reserve.lock().unwrap_or_else(PoisonError::into_inner))
             }
             None => Source::Own(Scratch::reserve(least)?),

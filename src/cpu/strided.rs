@@ -1,192 +1,240 @@
-//! Rows that lie across each other: blocks of planes, each a class. A few columns at a time are brought to where they are
-//! computed, and back.
+//! Computes strided rows: rows whose classes are `inner` elements apart, as where the classes are not the last axis.
+//!
+//! A block has `inner` rows, and element `class * inner + row` is the logit of a class of a row. So the logits of one
+//! class of neighbouring rows, a *class slice*, lie side by side. A few rows at a time are gathered, computed, and
+//! scattered back:
+//!
+//! ```text
+//! for each batch of neighbouring rows:
+//!     short rows:  tile[class] = 16 elements of the class slice;  run the operation;  scatter the tile
+//!     other rows:  gathered rows = transposed 16 x 16 squares;  run the operation;  transpose and scatter
+//! ```
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::lines::Drain;
-use super::rows::{Across, ROWS, SHORT, gather, scatter, turn};
-use super::run::{HUGE, Part};
+use super::dispatch::{RowTask, Variant};
+use super::groups::Group;
+use super::lines::PendingLines;
+use super::rows::{LanesAlongRow, ROWS, SHORT_ROW_CLASSES, gather, scatter, transpose};
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
-use super::transform::Kind;
+use super::transform::LogitTransform;
 use crate::Error;
 use crate::problem::request::RowsOut;
 
-/// Elements of the rows that are gathered from planes at a time, whole vectors of rows at least, unless they are huge.
-const GATHERED: usize = 32 * 1024;
+/// The elements of the rows that are gathered at a time, but whole vectors of rows, unless those are more than
+/// `GATHER_LIMIT`.
+const GATHER_ELEMENTS: usize = 32 * 1024;
+/// The most elements that are gathered at a time, unless one row alone has more.
+const GATHER_LIMIT: usize = 1 << 24;
 
-/// Some columns of a block of planes, each a class: `width` from `start` on in each of `classes` planes, which are `inner` elements apart. Every
-/// column of a block belongs to one `Planes` at most, so threads may write columns of one block at the same time.
-pub(super) struct Planes<'a, T> {
+/// Some neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that are `inner` apart;
+/// `start` is the first element of the first one. Every row of a block belongs to one `StridedRows` at most, so threads
+/// may write rows of one block at the same time.
+pub(super) struct StridedRows<'a, T> {
     start: *mut T,
     inner: usize,
     classes: usize,
-    width: usize,
+    count: usize,
     block: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `Planes::new` takes the only borrow of the block, and `split_at` gives each column to one of two values, so no element is reachable
-// from two of them. Sending one is sending a `&mut [T]`, which needs `T: Send`.
-unsafe impl<T: Send> Send for Planes<'_, T> {}
+// SAFETY: `StridedRows::new` takes the only borrow of the block, and `split_at` gives each row to one of two values, so
+// no element is reachable from two of them. Sending one is sending a `&mut [T]`, which needs `T: Send`.
+unsafe impl<T: Send> Send for StridedRows<'_, T> {}
 
-impl<'a, T> Planes<'a, T> {
-    /// All columns of `block`, `inner` to a plane.
+impl<'a, T> StridedRows<'a, T> {
+    /// Returns all `inner` rows of `block`.
     pub(super) fn new(block: &'a mut [T], inner: usize) -> Self {
         let classes = block.len() / inner;
-        Self { start: block.as_mut_ptr(), inner, classes, width: inner, block: PhantomData }
+        Self { start: block.as_mut_ptr(), inner, classes, count: inner, block: PhantomData }
     }
 
-    /// The first `columns`, and the rest.
-    pub(super) fn split_at(self, columns: usize) -> (Self, Self) {
-        let Self { start, inner, classes, width, block } = self;
-        assert!(columns <= width);
-        let rest = Self { start: start.wrapping_add(columns), inner, classes, width: width - columns, block };
-        (Self { start, inner, classes, width: columns, block }, rest)
+    /// Returns the first `rows`, and the rest.
+    pub(super) fn split_at(self, rows: usize) -> (Self, Self) {
+        let Self { start, inner, classes, count, block } = self;
+        assert!(rows <= count);
+        let rest = Self { start: start.wrapping_add(rows), inner, classes, count: count - rows, block };
+        (Self { start, inner, classes, count: rows, block }, rest)
     }
 
-    fn plane(&self, class: usize) -> &[T] {
+    /// Returns the element of a class of each row.
+    fn class_slice(&self, class: usize) -> &[T] {
         assert!(class < self.classes);
-        // SAFETY: `start + class * inner` is in the plane of `class`, which exists, and `width` columns from there on are within that plane.
-        // They belong to this value alone, and `&self` lends them for reading.
-        unsafe { std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.width) }
+        // SAFETY: `start + class * inner` is the element of that class of the first row, which exists, and the `count`
+        // elements from there on are of the same class. They belong to this value alone, and `&self` lends them for
+        // reading.
+        unsafe { std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.count) }
     }
 
-    fn plane_mut(&mut self, class: usize) -> &mut [T] {
+    fn class_slice_mut(&mut self, class: usize) -> &mut [T] {
         assert!(class < self.classes);
-        // SAFETY: as in `plane`; `&mut self` lends them to one writer.
-        unsafe { std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.width) }
+        // SAFETY: as in `class_slice`; `&mut self` lends them to one writer.
+        unsafe { std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.count) }
     }
 }
 
-impl Part<'_> {
-    /// The rows of a block that is planes, each a class: some of the columns.
-    pub(super) fn columns<T: Number<Wide: Exp>, K: Kind>(
+/// A block of strided rows.
+pub(super) struct StridedBlock<'a, T> {
+    /// The place of the block in the task.
+    pub(super) outer: usize,
+    /// The logits of the whole block, unless they stand where the results go.
+    pub(super) input: Option<&'a [T]>,
+    /// Where the results go, of those rows that are to be computed.
+    pub(super) output: Option<StridedRows<'a, T>>,
+}
+
+impl RowTask<'_> {
+    /// Computes some of the rows of a block, on several threads where they are many.
+    pub(super) fn strided_rows<T: Number<Wide: Exp>, Y: LogitTransform>(
         self,
-        kind: K,
-        outer: usize,
-        input: Option<&[T]>,
-        planes: Option<Planes<'_, T>>,
-        columns: Range<usize>,
+        transform: Y,
+        block: StridedBlock<'_, T>,
+        rows: Range<usize>,
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         #[cfg(feature = "parallel")]
-        if columns.len() > LANES && columns.len() * self.shape.classes() > self.how.grain {
-            // Whole cache lines to each.
-            let half = (columns.len() / 2).next_multiple_of(LANES);
-            let middle = columns.start + half;
+        if rows.len() > LANES && rows.len() * self.shape.classes() > self.schedule.grain {
+            let StridedBlock { outer, input, output } = block;
+            // Each half has whole cache lines of each class.
+            let half = (rows.len() / 2).next_multiple_of(LANES);
+            let middle = rows.start + half;
             let (out_a, out_b) = rows_out.split_at(half);
-            let (planes_a, planes_b) = planes.map(|planes| planes.split_at(half)).unzip();
+            let (output_a, output_b) = output.map(|output| output.split_at(half)).unzip();
+            let block_a = StridedBlock { outer, input, output: output_a };
+            let block_b = StridedBlock { outer, input, output: output_b };
             let (a, b) = rayon::join(
-                || self.columns(kind, outer, input, planes_a, columns.start..middle, out_a),
-                || self.columns(kind, outer, input, planes_b, middle..columns.end, out_b),
+                || self.strided_rows(transform, block_a, rows.start..middle, out_a),
+                || self.strided_rows(transform, block_b, middle..rows.end, out_b),
             );
             return a.and(b);
         }
-        at_level!(self.how.level, isa => self.few_columns(isa, kind, outer, input, planes, columns, rows_out))
+        at_level!(
+            self.schedule.level,
+            isa => self.few_strided_rows(Variant { isa, transform }, block, rows, rows_out)
+        )
     }
 
-    #[allow(clippy::too_many_arguments)] // the same as of `columns`, and the level
+    /// Computes some of the rows of a block on this thread.
     #[inline(always)]
-    fn few_columns<I: Isa, T: Number<Wide: Exp>, K: Kind>(
+    fn few_strided_rows<I: Isa, T: Number<Wide: Exp>, Y: LogitTransform>(
         mut self,
-        isa: I,
-        kind: K,
-        outer: usize,
-        input: Option<&[T]>,
-        mut planes: Option<Planes<'_, T>>,
-        columns: Range<usize>,
+        variant: Variant<I, Y>,
+        block: StridedBlock<'_, T>,
+        rows: Range<usize>,
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
+        let Variant { isa, transform } = variant;
+        let StridedBlock { outer, input, mut output } = block;
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let is_short = classes <= SHORT && !self.op.spec().rereads_row;
-        let abreast = if is_short {
+        let is_short = classes <= SHORT_ROW_CLASSES && !self.op.spec().rereads_row;
+        let batch_rows = if is_short {
             ROWS
         } else {
-            // Whole cache lines, unless memory is short.
-            let whole = (GATHERED / classes).next_multiple_of(LANES);
-            whole.max(LANES.min(HUGE / classes)).clamp(1, columns.len())
+            // Whole cache lines of each class, unless that is too much memory.
+            let whole = (GATHER_ELEMENTS / classes).next_multiple_of(LANES);
+            whole.max(LANES.min(GATHER_LIMIT / classes)).clamp(1, rows.len())
         };
-        let (mut source, group) = self.scratch(if is_short { 0 } else { abreast })?;
+        let (mut source, group_rows) = self.scratch(if is_short { 0 } else { batch_rows })?;
         let scratch = source.get();
         // The scratch holds fewer rows where memory is short.
-        let abreast = if is_short { ROWS } else { scratch.rows.len() / classes };
-        for start in columns.clone().step_by(abreast) {
-            let width = abreast.min(columns.end - start);
-            let (at, index) = (start - columns.start, outer * inner + start);
-            let plane =
-                |planes: &Option<Planes<'_, T>>, class: usize, from: usize, length: usize, to: &mut [_; LANES]| match (
-                    input, planes,
-                ) {
-                    (Some(input), _) => gather(isa, &input[class * inner + start + from..][..length], to),
-                    (None, Some(planes)) => gather(isa, &planes.plane(class)[at + from..][..length], to),
-                    (None, None) => {}
+        let batch_rows = if is_short { ROWS } else { scratch.rows.len() / classes };
+        for start in rows.clone().step_by(batch_rows) {
+            let count = batch_rows.min(rows.end - start);
+            let (at, index) = (start - rows.start, outer * inner + start);
+            // Gathers the logits of a class of `length` rows, from row `from` of the batch on.
+            let gather_class =
+                |output: &Option<StridedRows<'_, T>>, class: usize, from: usize, length: usize, to: &mut [_; LANES]| {
+                    match (input, output) {
+                        (Some(input), _) => gather(isa, &input[class * inner + start + from..][..length], to),
+                        (None, Some(output)) => gather(isa, &output.class_slice(class)[at + from..][..length], to),
+                        (None, None) => {}
+                    }
                 };
             if is_short {
                 let [logits, _] = scratch.tiles.halves();
+                // tile[half][class][lane] = logit of the class of row 16 * half + lane
                 for (half, tile) in logits.into_iter().enumerate() {
-                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    let there = count.saturating_sub(half * LANES).min(LANES);
                     if there == 0 {
                         continue;
                     }
                     for (class, to) in tile.as_chunks_mut().0.iter_mut().take(classes).enumerate() {
-                        plane(&planes, class, half * LANES, there, to);
+                        gather_class(&output, class, half * LANES, there, to);
                     }
                 }
-                self.tile(isa, kind, scratch, Drain::default(), index, width, &mut rows_out, at);
-                let Some(planes) = &mut planes else { continue };
+                let group = Group { first: index, count, out_at: at };
+                self.run_tiles(variant, scratch, PendingLines::default(), group, &mut rows_out);
+                let Some(output) = &mut output else { continue };
                 let [_, results] = scratch.tiles.halves();
+                // result of the class of row 16 * half + lane = tile[half][class][lane]
                 for (half, tile) in results.into_iter().enumerate() {
-                    let there = width.saturating_sub(half * LANES).min(LANES);
+                    let there = count.saturating_sub(half * LANES).min(LANES);
                     for (class, from) in tile.as_chunks().0.iter().enumerate().take(classes) {
-                        let to = &mut planes.plane_mut(class)[at..][..width];
-                        scatter(isa, from, &mut to[width.min(half * LANES)..][..there]);
+                        let to = &mut output.class_slice_mut(class)[at..][..count];
+                        scatter(isa, from, &mut to[count.min(half * LANES)..][..there]);
                     }
                 }
                 continue;
             }
-            // Squares of sixteen classes and columns are turned around.
-            let squares = |width: usize| {
-                let columns = (0..width).step_by(LANES);
-                columns.flat_map(move |column| (0..classes).step_by(LANES).map(move |class| (column, class)))
+            // The squares of 16 rows and 16 classes, by their first row and class.
+            let squares = |count: usize| {
+                let rows = (0..count).step_by(LANES);
+                rows.flat_map(move |row| (0..classes).step_by(LANES).map(move |class| (row, class)))
             };
             let mut square = [[T::Wide::ZERO; LANES]; LANES];
             let mut other = square;
-            for (column, class) in squares(width) {
-                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
-                for (nth, to) in square.iter_mut().enumerate().take(down) {
-                    plane(&planes, class + nth, column, across, to);
+            // for each square: gathered[row + j][class + i] = logit of class + i of row + j
+            for (row, class) in squares(count) {
+                let (square_rows, square_classes) = (LANES.min(count - row), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(square_classes) {
+                    gather_class(&output, class + nth, row, square_rows, to);
                 }
-                turn_square(isa, &mut square, &mut other);
-                for (nth, from) in square.iter().enumerate().take(across) {
-                    scratch.rows[(column + nth) * classes + class..][..down].copy_from_slice(&from[..down]);
+                transpose_square(isa, &mut square, &mut other);
+                for (nth, from) in square.iter().enumerate().take(square_rows) {
+                    scratch.rows[(row + nth) * classes + class..][..square_classes]
+                        .copy_from_slice(&from[..square_classes]);
                 }
             }
-            for (nth, x) in scratch.rows[..width * classes].chunks_mut(group * classes).enumerate() {
-                let (row, count) = (nth * group, x.len() / classes);
+            for (nth, x) in scratch.rows[..count * classes].chunks_mut(group_rows * classes).enumerate() {
+                let (row, count) = (nth * group_rows, x.len() / classes);
                 if self.op.spec().rereads_row {
                     for (each, x) in x.chunks_mut(classes).enumerate() {
-                        self.look(isa, kind, x, &mut scratch.held, index + row + each, &mut rows_out, at + row + each);
+                        let row = row + each;
+                        self.select_classes(variant, x, &mut scratch.held, index + row, &mut rows_out, at + row);
                     }
                     continue;
                 }
-                let operands = self.operands(isa, index + row, count, &mut scratch.beside);
+                let operands = self.operands(isa, index + row, count, &mut scratch.elementwise);
                 let (input, output) = match self.op.spec().writes_elements {
                     true => (None, Some((x, classes))),
                     false => (Some((&*x, classes)), None),
                 };
-                let (streams, drain, is_shared, held) = (false, Drain::default(), false, &mut scratch.held);
-                let mut rows = Across { isa, kind, classes, count, input, output, streams, drain, is_shared, held };
-                self.operate(&mut rows, &operands, &mut rows_out, at + row);
+                let mut rows = LanesAlongRow {
+                    isa,
+                    transform,
+                    classes,
+                    count,
+                    input,
+                    output,
+                    streams: false,
+                    pending: PendingLines::default(),
+                    threads_share_rows: false,
+                    held: &mut scratch.held,
+                };
+                self.run_op(&mut rows, &operands, &mut rows_out, at + row);
             }
-            let Some(planes) = &mut planes else { continue };
-            for (column, class) in squares(width) {
-                let (across, down) = (LANES.min(width - column), LANES.min(classes - class));
-                for (nth, to) in square.iter_mut().enumerate().take(across) {
-                    to[..down].copy_from_slice(&scratch.rows[(column + nth) * classes + class..][..down]);
+            let Some(output) = &mut output else { continue };
+            // for each square: result of class + i of row + j = gathered[row + j][class + i]
+            for (row, class) in squares(count) {
+                let (square_rows, square_classes) = (LANES.min(count - row), LANES.min(classes - class));
+                for (nth, to) in square.iter_mut().enumerate().take(square_rows) {
+                    to[..square_classes]
+                        .copy_from_slice(&scratch.rows[(row + nth) * classes + class..][..square_classes]);
                 }
-                turn_square(isa, &mut square, &mut other);
-                for (nth, from) in square.iter().enumerate().take(down) {
-                    scatter(isa, from, &mut planes.plane_mut(class + nth)[at + column..][..across]);
+                transpose_square(isa, &mut square, &mut other);
+                for (nth, from) in square.iter().enumerate().take(square_classes) {
+                    scatter(isa, from, &mut output.class_slice_mut(class + nth)[at + row..][..square_rows]);
                 }
             }
         }
@@ -196,9 +244,9 @@ impl Part<'_> {
 
 /// Transposes `square`, with `other` as scratch. Not inlined: the way in and the way back share one copy.
 #[inline(never)]
-fn turn_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES], other: &mut [[W; LANES]; LANES]) {
+fn transpose_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES], other: &mut [[W; LANES]; LANES]) {
     isa.vectorize(
         #[inline(always)]
-        || turn(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES),
+        || transpose(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES),
     );
 }

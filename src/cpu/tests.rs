@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::run::{How, run_with};
+use super::run::{Schedule, run_with};
 use super::simd::{Level, available};
 use crate::problem::dtype::Sealed;
 use crate::problem::operation::Op;
@@ -47,7 +47,14 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
 }
 
 /// What comes of an operation: elements, or a value a row.
-fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, operands: Operands<'_>, how: How, in_place: bool) -> Vec<f64> {
+fn outcome<T: Element>(
+    op: Op,
+    x: &[T],
+    shape: Shape,
+    operands: Operands<'_>,
+    schedule: Schedule,
+    in_place: bool,
+) -> Vec<f64> {
     let block = shape.block();
     let mut elements = if in_place { x.to_vec() } else { vec![T::default(); x.len()] };
     let mut values = vec![T::Row::default(); shape.row_count()];
@@ -64,14 +71,14 @@ fn outcome<T: Element>(op: Op, x: &[T], shape: Shape, operands: Operands<'_>, ho
     } else {
         RowsOut::None
     };
-    run_with(Request { op, shape, data, operands, first_row: 0, skip: 0, rows_out }, how).unwrap();
+    run_with(Request { op, shape, data, operands, first_row: 0, skip: 0, rows_out }, schedule).unwrap();
     let elements = elements.into_iter().map(Into::into).filter(|_| op.spec().writes_elements);
     let predictions = predictions.iter().flat_map(|p| [f64::from(p.class), p.probability.into()]);
     elements.chain(values.into_iter().map(Into::into)).chain(predictions).collect()
 }
 
-fn how(level: Level) -> How {
-    How { level, streams: false, is_shared: false, grain: 10_000 }
+fn schedule(level: Level) -> Schedule {
+    Schedule { level, streams: false, threads_share_rows: false, grain: 10_000 }
 }
 
 /// The same bits, any NaN being like any other.
@@ -140,7 +147,7 @@ fn levels_are_right() {
                 let spread = if (classes + inner) % 2 == 0 { 1.0 } else { 4.7 };
                 let x: Vec<f32> = noise(rows * classes).map(|x| (x * spread) as f32).collect();
                 let shape = Shape::new(outer, classes, inner);
-                let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
+                let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                 for row in 0..rows {
                     let place = |class: usize| (row / inner * classes + class) * inner + row % inner;
                     let sum: f64 = (0..classes).map(|class| f64::from(x[place(class)]).exp()).sum();
@@ -171,13 +178,13 @@ fn pieces_may_be_of_nothing() {
                     let shape = Shape::rows(1, classes);
                     let sum: f64 = x[there.clone()].iter().map(|&x| (f64::from(x) - shift).exp()).sum();
                     for in_place in [false, true] {
-                        let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), in_place);
+                        let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), in_place);
                         for class in 0..classes {
                             let wanted = (f64::from(x[class]) - shift).exp() / sum;
                             assert!((p[class] - wanted).abs() <= 2e-6 * wanted, "{level:?}: {} for {wanted}", p[class]);
                         }
                     }
-                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Operands::default(), how(level), false);
+                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Operands::default(), schedule(level), false);
                     let wanted = shift + sum.ln();
                     assert!(
                         (log_sum_exp[0] / wanted - 1.0).abs() <= 1e-6,
@@ -204,7 +211,7 @@ fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
                 let sum: f64 = x.iter().map(|&x| exp(x)).sum();
                 let what = format!("{level:?}, {classes} classes, {depth} below {top}");
                 let shape = Shape::rows(1, classes);
-                let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
+                let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                 for (class, (&p, &x)) in p.iter().zip(&x).enumerate() {
                     let wanted = exp(x) / sum;
                     let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
@@ -214,7 +221,7 @@ fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
                     let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor);
                     let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
                     let operands = prepared.operands(Transform::default()).unwrap();
-                    let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, how(level), false);
+                    let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
                     for (class, (&g, &x)) in gradient.iter().zip(&x).enumerate().skip(1) {
                         let wanted = f64::from(factor) * exp(x) / sum;
                         let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
@@ -242,7 +249,7 @@ fn the_gradient_of_nothing_is_nothing() {
             let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
             let operands = prepared.operands(Transform::default()).unwrap();
             for x in [x.clone(), x.iter().map(|x| x + 1e4).collect()] {
-                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, how(level), false);
+                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
                 for (class, x) in x.iter().enumerate() {
                     let is_nothing = *x == f32::NEG_INFINITY;
                     assert!(!is_nothing || gradient[class] == 0.0, "{level:?}: {} of {class}", gradient[class]);
@@ -259,9 +266,9 @@ fn levels_agree() {
     println!("{levels:?}");
     every_case(|op, shape, operands, what| {
         let x = logits(shape.outer(), shape.classes());
-        let wanted = outcome(op, &x, shape, operands, how(levels[0]), false);
+        let wanted = outcome(op, &x, shape, operands, schedule(levels[0]), false);
         for &level in &levels[1..] {
-            let found = outcome(op, &x, shape, operands, how(level), false);
+            let found = outcome(op, &x, shape, operands, schedule(level), false);
             if level.name() != "portable" {
                 assert_same(&found, &wanted, &format!("{level:?}: {what}"));
                 continue;
@@ -285,10 +292,10 @@ fn results_go_in_place_and_past_the_caches_alike() {
                 return;
             }
             let x = logits(shape.outer(), shape.classes());
-            let wanted = outcome(op, &x, shape, operands, how(level), false);
-            let streamed = outcome(op, &x, shape, operands, How { streams: true, ..how(level) }, false);
+            let wanted = outcome(op, &x, shape, operands, schedule(level), false);
+            let streamed = outcome(op, &x, shape, operands, Schedule { streams: true, ..schedule(level) }, false);
             assert_same(&streamed, &wanted, &format!("{level:?}, streamed: {what}"));
-            let in_place = outcome(op, &x, shape, operands, how(level), true);
+            let in_place = outcome(op, &x, shape, operands, schedule(level), true);
             assert_same(&in_place, &wanted, &format!("{level:?}, in place: {what}"));
         });
     }
@@ -302,11 +309,11 @@ fn other_types_go_past_the_caches_alike() {
             for classes in [3, 10, 33, 100, 1000, 5000, 20_001] {
                 let shape = Shape::rows(35, classes);
                 let x: Vec<T> = logits(35, classes).into_iter().map(&of).collect();
-                let wanted = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
-                let how = How { streams: true, ..how(level) };
-                let found = outcome(Op::Softmax, &x, shape, Operands::default(), how, false);
+                let wanted = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
+                let schedule = Schedule { streams: true, ..schedule(level) };
+                let found = outcome(Op::Softmax, &x, shape, Operands::default(), schedule, false);
                 assert_same(&found, &wanted, &format!("{level:?} {} of {classes}", T::DTYPE));
-                let found = outcome(Op::Softmax, &x, shape, Operands::default(), self::how(level), true);
+                let found = outcome(Op::Softmax, &x, shape, Operands::default(), self::schedule(level), true);
                 assert_same(&found, &wanted, &format!("{level:?} {} of {classes}, in place", T::DTYPE));
             }
         }
@@ -336,8 +343,15 @@ fn threads_share_a_row_alike() {
                     };
                     let operands = Operands { k: 1, ..operands };
                     for in_place in [false, true] {
-                        let wanted = outcome(op, &x, shape, operands, how(level), in_place);
-                        let found = outcome(op, &x, shape, operands, How { is_shared: true, ..how(level) }, in_place);
+                        let wanted = outcome(op, &x, shape, operands, schedule(level), in_place);
+                        let found = outcome(
+                            op,
+                            &x,
+                            shape,
+                            operands,
+                            Schedule { threads_share_rows: true, ..schedule(level) },
+                            in_place,
+                        );
                         assert_same(&found, &wanted, &format!("{level:?}: {op:?} of {classes}"));
                     }
                 }
@@ -358,10 +372,16 @@ fn a_nan_anywhere_is_seen() {
                 for &nan in here {
                     let mut x: Vec<f32> = noise(classes).map(|x| x as f32).collect();
                     x[place] = f32::from_bits(nan);
-                    let p = outcome(Op::Softmax, &x, shape, Operands::default(), how(level), false);
+                    let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                     assert!(p[..classes].iter().all(|p| p.is_nan()), "{level:?}: {nan:x} at {place} of {classes}");
-                    let best =
-                        outcome(Op::Predict, &x, shape, Operands { k: 1, ..Operands::default() }, how(level), false);
+                    let best = outcome(
+                        Op::Predict,
+                        &x,
+                        shape,
+                        Operands { k: 1, ..Operands::default() },
+                        schedule(level),
+                        false,
+                    );
                     assert_eq!(best[best.len() - 2], place as f64, "{level:?}: {nan:x} at {place} of {classes}");
                 }
             }

@@ -2,122 +2,149 @@
 //! cap. Twin of `shaders/shared/transform.wgsl`.
 
 use super::rows::ROWS;
-use super::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, tanh};
+use super::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, tanh};
 use crate::problem::transform::Transform;
 
 /// y(x), which is monotonic in x up to the sign of the scale.
-pub(super) trait Kind: Copy + Send + Sync {
+pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Whether y(x) = x.
-    const PLAIN: bool;
+    const IS_IDENTITY: bool;
     /// x, or -x where the scale is negative.
-    fn in_order<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
+    fn orient<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
     /// What comes last in that order.
-    fn last<T: Number>(self) -> T;
+    fn lowest<T: Number>(self) -> T;
     /// Whether the softmax of a row of that largest logit in order has a value, if no logit is NaN.
     fn is_regular<W: Real>(self, max: W) -> bool;
     fn value<W: Real>(self, x: W) -> f64;
     /// The derivative of y.
-    fn slope<W: Real>(self, x: W) -> f64;
+    fn derivative<W: Real>(self, x: W) -> f64;
     /// Of a row whose largest logit in order is that.
-    fn anchor<W: Exp>(self, max: W) -> Anchor<W>;
+    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
     /// Of sixteen rows; what their exponentials are relative to is apart.
-    fn anchors<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]);
+    fn exp_bases<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]);
     /// exp(y(x) - unit) of several vectors.
-    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N];
+    fn exp<I: Isa, W: Exp, const N: usize>(
+        self,
+        isa: I,
+        x: [W::V<I>; N],
+        base_lanes: [&ExpBaseLanes<W, I>; N],
+    ) -> [W::V<I>; N];
 
     /// y of the largest logit in order.
     #[inline(always)]
-    fn top<W: Real>(self, max: W) -> f64 {
-        self.value(self.in_order_one(max))
+    fn value_of_max<W: Real>(self, max: W) -> f64 {
+        self.value(self.orient_one(max))
     }
 
     /// In order, and back.
     #[inline(always)]
-    fn in_order_one<W: Real>(self, x: W) -> W {
-        let last: W = self.last();
-        if last > W::ZERO { -x } else { x }
+    fn orient_one<W: Real>(self, x: W) -> W {
+        let lowest: W = self.lowest();
+        if lowest > W::ZERO { -x } else { x }
     }
 }
 
 /// Anchors of sixteen rows, or sixteen times that of one.
-pub(super) struct About<W: Real, I: Isa> {
-    anchor: Anchor<W::V<I>>,
-    units: [f64; LANES],
+pub(super) struct ExpBaseLanes<W: Real, I: Isa> {
+    base: ExpBase<W::V<I>>,
+    log_bases: [f64; LANES],
 }
 
-impl<W: Exp, I: Isa> About<W, I> {
+impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     #[inline(always)]
-    pub(super) fn of_row(isa: I, &Anchor { from, round, low, unit }: &Anchor<W>) -> Self {
+    pub(super) fn of_row(isa: I, &ExpBase { offset, rounding_bias, underflow, log_base }: &ExpBase<W>) -> Self {
         let all = |value: W| W::V::splat(isa, value);
-        Self { anchor: Anchor { from: all(from), round: all(round), low: all(low), unit }, units: [unit; LANES] }
+        Self {
+            base: ExpBase {
+                offset: all(offset),
+                rounding_bias: all(rounding_bias),
+                underflow: all(underflow),
+                log_base,
+            },
+            log_bases: [log_base; LANES],
+        }
     }
 
     #[inline(always)]
-    pub(super) fn of_rows(isa: I, rows: &Anchors<W>, half: usize) -> Self {
+    pub(super) fn of_rows(isa: I, rows: &RowExpBases<W>, half: usize) -> Self {
         macro_rules! load {
             ($part:ident) => {
                 W::V::load(isa, &rows.$part.as_chunks().0[half])
             };
         }
-        let (from, round, low) = (load!(from), load!(round), load!(low));
-        Self { anchor: Anchor { from, round, low, unit: 0.0 }, units: rows.units.as_chunks().0[half] }
+        let (offset, rounding_bias, underflow) = (load!(offset), load!(rounding_bias), load!(underflow));
+        Self {
+            base: ExpBase { offset, rounding_bias, underflow, log_base: 0.0 },
+            log_bases: rows.log_bases.as_chunks().0[half],
+        }
     }
 }
 
 /// Anchors of rows, each of their parts side by side.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Anchors<W> {
-    from: [W; ROWS],
-    round: [W; ROWS],
-    low: [W; ROWS],
-    units: [f64; ROWS],
+pub(super) struct RowExpBases<W> {
+    offset: [W; ROWS],
+    rounding_bias: [W; ROWS],
+    underflow: [W; ROWS],
+    log_bases: [f64; ROWS],
 }
 
-impl<W: Exp> Anchors<W> {
+impl<W: Exp> RowExpBases<W> {
     /// Of rows of those largest logits in order.
     #[inline(always)]
-    pub(super) fn new<I: Isa, K: Kind>(isa: I, kind: K, max: &[W; ROWS]) -> Self {
+    pub(super) fn new<I: Isa, Y: LogitTransform>(isa: I, transform: Y, max: &[W; ROWS]) -> Self {
         let zero = [W::ZERO; ROWS];
-        let mut rows = Self { from: zero, round: zero, low: zero, units: [0.0; ROWS] };
+        let mut rows = Self { offset: zero, rounding_bias: zero, underflow: zero, log_bases: [0.0; ROWS] };
         for (half, max) in max.as_chunks().0.iter().enumerate() {
-            let (Anchor { from, round, low, .. }, units) = kind.anchors(isa, max);
-            rows.from.as_chunks_mut().0[half] = from;
-            rows.round.as_chunks_mut().0[half] = round;
-            rows.low.as_chunks_mut().0[half] = low;
-            rows.units.as_chunks_mut().0[half] = units;
+            let (ExpBase { offset, rounding_bias, underflow, .. }, log_bases) = transform.exp_bases(isa, max);
+            rows.offset.as_chunks_mut().0[half] = offset;
+            rows.rounding_bias.as_chunks_mut().0[half] = rounding_bias;
+            rows.underflow.as_chunks_mut().0[half] = underflow;
+            rows.log_bases.as_chunks_mut().0[half] = log_bases;
         }
         rows
     }
 
     /// That of one for all.
     pub(super) fn all(&self, row: usize) -> Self {
-        let Anchor { from, round, low, unit } = self.at(row);
-        Self { from: [from; ROWS], round: [round; ROWS], low: [low; ROWS], units: [unit; ROWS] }
+        let ExpBase { offset, rounding_bias, underflow, log_base } = self.at(row);
+        Self {
+            offset: [offset; ROWS],
+            rounding_bias: [rounding_bias; ROWS],
+            underflow: [underflow; ROWS],
+            log_bases: [log_base; ROWS],
+        }
     }
 
-    pub(super) fn set(&mut self, row: usize, Anchor { from, round, low, unit }: Anchor<W>) {
-        (self.from[row], self.round[row], self.low[row], self.units[row]) = (from, round, low, unit);
+    pub(super) fn set(&mut self, row: usize, ExpBase { offset, rounding_bias, underflow, log_base }: ExpBase<W>) {
+        (self.offset[row], self.rounding_bias[row], self.underflow[row], self.log_bases[row]) =
+            (offset, rounding_bias, underflow, log_base);
     }
 
     #[inline(always)]
-    pub(super) fn at(&self, row: usize) -> Anchor<W> {
-        Anchor { from: self.from[row], round: self.round[row], low: self.low[row], unit: self.units[row] }
+    pub(super) fn at(&self, row: usize) -> ExpBase<W> {
+        ExpBase {
+            offset: self.offset[row],
+            rounding_bias: self.rounding_bias[row],
+            underflow: self.underflow[row],
+            log_base: self.log_bases[row],
+        }
     }
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Plain;
+pub(super) struct Identity;
 
-impl Kind for Plain {
-    const PLAIN: bool = true;
+impl LogitTransform for Identity {
+    const IS_IDENTITY: bool = true;
 
     #[inline(always)]
-    fn in_order<I: Isa, W: Real>(self, _: I, x: W::V<I>) -> W::V<I> {
+    fn orient<I: Isa, W: Real>(self, _: I, x: W::V<I>) -> W::V<I> {
         x
     }
 
     #[inline(always)]
-    fn last<T: Number>(self) -> T {
+    fn lowest<T: Number>(self) -> T {
         T::LOWEST
     }
 
@@ -133,44 +160,49 @@ impl Kind for Plain {
     }
 
     #[inline(always)]
-    fn slope<W: Real>(self, _: W) -> f64 {
+    fn derivative<W: Real>(self, _: W) -> f64 {
         1.0
     }
 
     #[inline(always)]
-    fn anchor<W: Exp>(self, max: W) -> Anchor<W> {
-        W::anchor(max)
+    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
+        W::exp_base(max)
     }
 
     #[inline(always)]
-    fn anchors<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
-        W::anchors(isa, max)
+    fn exp_bases<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
+        W::exp_bases(isa, max)
     }
 
     #[inline(always)]
-    fn exp<I: Isa, W: Exp, const N: usize>(self, isa: I, x: [W::V<I>; N], about: [&About<W, I>; N]) -> [W::V<I>; N] {
-        let mut anchors = [&about[0].anchor; N];
+    fn exp<I: Isa, W: Exp, const N: usize>(
+        self,
+        isa: I,
+        x: [W::V<I>; N],
+        base_lanes: [&ExpBaseLanes<W, I>; N],
+    ) -> [W::V<I>; N] {
+        let mut bases = [&base_lanes[0].base; N];
         for at in 1..N {
-            anchors[at] = &about[at].anchor;
+            bases[at] = &base_lanes[at].base;
         }
-        W::V::exp(isa, x, anchors)
+        W::V::exp(isa, x, bases)
     }
 }
 
 /// In f64, for a product rounded to f32 would be off by much of a logit of 80.
 #[derive(Clone, Copy)]
-pub(super) struct Curved(pub(super) Transform);
+pub(super) struct ScaledCapped(pub(super) Transform);
 
-impl Kind for Curved {
-    const PLAIN: bool = false;
+impl LogitTransform for ScaledCapped {
+    const IS_IDENTITY: bool = false;
 
     #[inline(always)]
-    fn in_order<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I> {
-        x * W::V::splat(isa, self.in_order_one(W::ONE))
+    fn orient<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I> {
+        x * W::V::splat(isa, self.orient_one(W::ONE))
     }
 
     #[inline(always)]
-    fn last<T: Number>(self) -> T {
+    fn lowest<T: Number>(self) -> T {
         if self.0.scale < 0.0 { T::HIGHEST } else { T::LOWEST }
     }
 
@@ -191,25 +223,25 @@ impl Kind for Curved {
     }
 
     #[inline(always)]
-    fn slope<W: Real>(self, x: W) -> f64 {
+    fn derivative<W: Real>(self, x: W) -> f64 {
         let x = self.0.scale * x.into();
         self.0.scale * self.0.softcap.map_or(1.0, |cap| tanh(x / cap).1)
     }
 
     #[inline(always)]
-    fn anchor<W: Exp>(self, max: W) -> Anchor<W> {
-        let top = self.top(max);
-        Anchor { unit: if top.is_finite() { top } else { 0.0 }, ..Anchor::default() }
+    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
+        let max_value = self.value_of_max(max);
+        ExpBase { log_base: if max_value.is_finite() { max_value } else { 0.0 }, ..ExpBase::default() }
     }
 
     #[inline(always)]
-    fn anchors<I: Isa, W: Exp>(self, _: I, max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
-        let units = each(
+    fn exp_bases<I: Isa, W: Exp>(self, _: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
+        let log_bases = each(
             *max,
             #[inline(always)]
-            |max| self.anchor(max).unit,
+            |max| self.exp_base(max).log_base,
         );
-        (Anchor::default(), units)
+        (ExpBase::default(), log_bases)
     }
 
     #[inline(always)]
@@ -217,12 +249,12 @@ impl Kind for Curved {
         self,
         isa: I,
         mut x: [W::V<I>; N],
-        about: [&About<W, I>; N],
+        base_lanes: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N] {
-        for (x, about) in x.iter_mut().zip(about) {
+        for (x, base_lanes) in x.iter_mut().zip(base_lanes) {
             let mut values = x.array();
-            for (value, unit) in values.iter_mut().zip(&about.units) {
-                *value = W::exp_wide(self.value(*value) - unit);
+            for (value, log_base) in values.iter_mut().zip(&base_lanes.log_bases) {
+                *value = W::exp_wide(self.value(*value) - log_base);
             }
             *x = W::V::load(isa, &values);
         }

@@ -11,11 +11,11 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::
     let scale = operands.transform.scale;
     let dots = rows.sums(
         #[inline(always)]
-        |row, class, p| operands.beside(row, class).into() * p.into(),
+        |row, class, p| operands.elementwise(row, class).into() * p.into(),
     );
     rows.map(
         #[inline(always)]
-        |row, class, p| R::W::of(p.into() * (operands.beside(row, class).into() - dots[row]) * scale),
+        |row, class, p| R::W::of(p.into() * (operands.elementwise(row, class).into() - dots[row]) * scale),
     );
 }
 
@@ -25,13 +25,13 @@ pub(in crate::cpu) fn log_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_,
     let scale = operands.transform.scale;
     let sums = rows.sums(
         #[inline(always)]
-        |row, class, _| operands.beside(row, class).into(),
+        |row, class, _| operands.elementwise(row, class).into(),
     );
     rows.map(
         #[inline(always)]
         |row, class, l| {
             let p: f64 = R::W::exp_wide(l.into()).into();
-            R::W::of((operands.beside(row, class).into() - p * sums[row]) * scale)
+            R::W::of((operands.elementwise(row, class).into() - p * sums[row]) * scale)
         },
     );
 }

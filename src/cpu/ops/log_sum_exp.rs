@@ -2,24 +2,28 @@
 
 use crate::cpu::rows::{ROWS, Rows};
 use crate::cpu::simd::Real;
-use crate::cpu::transform::Kind;
-use crate::cpu::transform::{Curved, Plain};
+use crate::cpu::transform::LogitTransform;
+use crate::cpu::transform::{Identity, ScaledCapped};
 use crate::problem::transform::Transform;
 
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
-    let (stats, kind) = (rows.reduce(false), rows.kind());
-    let logs = stats.logs(kind);
+    let (stats, transform) = (rows.reduce(false), rows.transform());
+    let lse = stats.log_sum_exps(transform);
     let mut values = [R::W::ZERO; ROWS];
     for row in 0..rows.count() {
-        let value = logs.whole(row);
+        let value = lse.total(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
             // -inf of nothing but -inf, +inf with a +inf, else NaN: as PyTorch.
-            if rows.first(row, |x| !x.is_number()).is_some() { f64::NAN } else { kind.top(stats.max[row]) }
-        } else if value.abs() < 0.32 * (1.0 - stats.top_share(row)) {
+            if rows.find_where(row, |x| !x.is_number()).is_some() {
+                f64::NAN
+            } else {
+                transform.value_of_max(stats.max[row])
+            }
+        } else if value.abs() < 0.32 * (1.0 - stats.max_probability(row)) {
             // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its slope
             // 1 - p of the largest; where max all but cancels it, that would be much of the little that is left.
-            exact_about((0..rows.classes()).map(|class| kind.value(rows.get(row, class))), logs.tops[row])
+            exact_with_max((0..rows.classes()).map(|class| transform.value(rows.get(row, class))), lse.max[row])
         } else {
             value
         });
@@ -29,21 +33,21 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
 
 /// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
-    fn of<K: Kind>(kind: K, x: &[f32]) -> f64 {
-        let top = x.iter().map(|&x| kind.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
-        if !top.is_finite() { top } else { exact_about(x.iter().map(|&x| kind.value(x)), top) }
+    fn of<Y: LogitTransform>(transform: Y, x: &[f32]) -> f64 {
+        let max = x.iter().map(|&x| transform.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
+        if !max.is_finite() { max } else { exact_with_max(x.iter().map(|&x| transform.value(x)), max) }
     }
-    (if transform.is_identity() { of(Plain, x) } else { of(Curved(*transform), x) }) as f32
+    (if transform.is_identity() { of(Identity, x) } else { of(ScaledCapped(*transform), x) }) as f32
 }
 
-fn exact_about(values: impl Iterator<Item = f64>, top: f64) -> f64 {
-    let (mut others, mut tops) = (0.0_f64, 0_u64);
+fn exact_with_max(values: impl Iterator<Item = f64>, max: f64) -> f64 {
+    let (mut rest_sum, mut times_max) = (0.0_f64, 0_u64);
     for y in values {
-        if y == top {
-            tops += 1;
+        if y == max {
+            times_max += 1;
         } else {
-            others += (y - top).exp();
+            rest_sum += (y - max).exp();
         }
     }
-    top + (others + tops.saturating_sub(1) as f64).ln_1p()
+    max + (rest_sum + times_max.saturating_sub(1) as f64).ln_1p()
 }

@@ -1,8 +1,138 @@
 //! The operations on up to 32 rows at a time, each the twin of its shader.
+//!
+//! [`RowTask::run_op`] runs the operation of a task on a group of rows; [`RowTask::select_classes`] runs the two
+//! operations that take one row at a time, top-k and sampling. Each file has one family of operations, written once over
+//! the trait [`Rows`].
 
-pub(super) mod backward;
-pub(super) mod cross_entropy;
+mod backward;
+mod cross_entropy;
 pub(super) mod log_sum_exp;
-pub(super) mod predict;
-pub(super) mod sample;
-pub(super) mod softmax;
+mod predict;
+mod sample;
+mod softmax;
+
+use super::RowOperands;
+use super::dispatch::{RowTask, Variant};
+use super::lines::PendingLines;
+use super::rows::{Held, LanesAcrossRows, LanesAlongRow, ROWS, Rows, SHORT_ROW_CLASSES};
+use super::simd::{Exp, Isa, LANES};
+use super::transform::LogitTransform;
+use crate::problem::dtype::ElementsMut;
+use crate::problem::operation::Op;
+use crate::problem::request::RowsOut;
+use crate::{Element, Prediction};
+
+impl RowTask<'_> {
+    /// Runs the operation on `rows`, and writes their values to `rows_out` from `at` on.
+    #[inline(never)]
+    pub(super) fn run_op<R: Rows>(
+        &self,
+        rows: &mut R,
+        operands: &RowOperands<'_, R::W>,
+        rows_out: &mut RowsOut<'_>,
+        at: usize,
+    ) {
+        let isa = rows.isa();
+        macro_rules! apart {
+            ($value:expr) => {
+                // Each operation is a function of its own, compiled for the same instruction set.
+                isa.vectorize(
+                    #[inline(always)]
+                    || $value,
+                )
+            };
+        }
+        match self.op {
+            Op::Softmax => apart!(softmax::rows(rows)),
+            Op::LogSoftmax => apart!(softmax::log_rows(rows)),
+            Op::CrossEntropy => write_values(rows_out, at, rows.count(), apart!(cross_entropy::rows(rows, operands))),
+            Op::CrossEntropyGrad => {
+                write_values(rows_out, at, rows.count(), apart!(cross_entropy::gradient_rows(rows, operands)))
+            }
+            Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, operands)),
+            Op::SoftmaxBackward => apart!(backward::rows(rows, operands)),
+            Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, operands)),
+            Op::LogSumExp => write_values(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows))),
+            Op::Predict => {
+                let predictions = apart!(predict::rows(rows));
+                if let RowsOut::Predictions(out, _) = rows_out {
+                    out[at..][..rows.count()].copy_from_slice(&predictions[..rows.count()]);
+                }
+            }
+            op @ (Op::TopK | Op::Sample) => debug_assert!(false, "{op:?} has a row to itself"),
+        }
+    }
+
+    /// Selects classes of one row: the `k` best ones, or one that is drawn. `x` is the row, `index` its place among the
+    /// rows of the task, and `at` the place of its predictions in `rows_out`.
+    #[inline(never)]
+    pub(super) fn select_classes<I: Isa, Y: LogitTransform, W: Exp>(
+        &self,
+        Variant { isa, transform }: Variant<I, Y>,
+        x: &[W],
+        held: &mut Held<W>,
+        index: usize,
+        rows_out: &mut RowsOut<'_>,
+        at: usize,
+    ) {
+        let RowsOut::Predictions(out, each) = rows_out else { return };
+        let out: &mut [Prediction] = &mut out[at * *each..][..*each];
+        let classes = x.len();
+        let (draws, scale) = (&self.operands.draws, self.operands.transform.scale);
+        let index = self.first_row + index;
+        macro_rules! select {
+            ($rows:expr) => {
+                match (self.op, out) {
+                    (Op::Sample, [out]) => *out = sample::row(&mut $rows, x, index, scale, draws),
+                    (_, out) => predict::top_row(&mut $rows, x, out),
+                }
+            };
+        }
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                if classes <= SHORT_ROW_CLASSES {
+                    let mut tiles = [[[W::ZERO; LANES]; SHORT_ROW_CLASSES]; 4];
+                    tiles[0].iter_mut().zip(x).for_each(|(to, &x)| to[0] = x);
+                    let [a, b, c, d] = &mut tiles;
+                    let logits = [&a[..classes], &b[..classes]];
+                    let results = [&mut c[..classes], &mut d[..classes]];
+                    let pending = PendingLines::default();
+                    select!(LanesAcrossRows { isa, transform, count: 1, logits, results, pending })
+                } else {
+                    let (input, threads_share_rows) = (Some((x, classes)), self.schedule.threads_share_rows);
+                    let (output, streams, pending) = (None, false, PendingLines::default());
+                    select!(LanesAlongRow {
+                        isa,
+                        transform,
+                        classes,
+                        count: 1,
+                        input,
+                        output,
+                        streams,
+                        pending,
+                        threads_share_rows,
+                        held
+                    })
+                }
+            },
+        );
+    }
+}
+
+/// Writes the values of `count` rows to `rows_out` from `at` on.
+#[inline(always)]
+fn write_values<W: Element>(rows_out: &mut RowsOut<'_>, at: usize, count: usize, values: [W; ROWS]) {
+    let values = &values[..count];
+    match rows_out {
+        RowsOut::Values(ElementsMut::F32(out)) => {
+            out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into() as f32);
+        }
+        RowsOut::Values(ElementsMut::F64(out)) => {
+            out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into());
+        }
+        RowsOut::Values(_) | RowsOut::None | RowsOut::Predictions(..) => {
+            debug_assert!(false, "nowhere to write a value")
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use crate::Prediction;
 use crate::cpu::rows::{ROWS, Rows, Stats};
 use crate::cpu::simd::Real;
-use crate::cpu::transform::Kind;
+use crate::cpu::transform::LogitTransform;
 use crate::ops::MAX_K;
 
 #[inline(always)]
@@ -20,27 +20,27 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
 #[inline(always)]
 pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
     // A NaN counts as largest.
-    let nan = if stats.is_regular(row) { None } else { rows.first(row, |x| !x.is_number()) };
-    let class = nan.or_else(|| rows.place(row, rows.kind().in_order_one(stats.max[row]))).unwrap_or(0);
-    Prediction { class: class as u32, probability: stats.top_share(row) as f32 }
+    let nan = if stats.is_regular(row) { None } else { rows.find_where(row, |x| !x.is_number()) };
+    let class = nan.or_else(|| rows.find(row, rows.transform().orient_one(stats.max[row]))).unwrap_or(0);
+    Prediction { class: class as u32, probability: stats.max_probability(row) as f32 }
 }
 
 /// The `out.len()` largest of the first row, which is no more than there are classes: in falling order, of equal ones the
 /// lower class first.
 #[inline(always)]
 pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
-    let kind = rows.kind();
+    let transform = rows.transform();
     // Found so far, best first. NaN counts as largest.
     let mut best = [(R::W::ZERO, 0); MAX_K];
     let (k, mut found) = (out.len().min(MAX_K), 0);
     let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
     for (nth, chunk) in x.chunks(ROWS).enumerate() {
         // Nearly always none is among them.
-        if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(kind.in_order_one(x), best[k - 1].0)) {
+        if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(transform.orient_one(x), best[k - 1].0)) {
             continue;
         }
         for (lane, &x) in chunk.iter().enumerate() {
-            let x = kind.in_order_one(x);
+            let x = transform.orient_one(x);
             if found == k && !is_above(x, best[k - 1].0) {
                 continue;
             }
@@ -57,11 +57,11 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
     let stats = rows.reduce(false);
     for (out, best) in out.chunks_mut(ROWS).zip(best.chunks(ROWS)) {
         let mut logits = [R::W::ZERO; ROWS];
-        logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = kind.in_order_one(x));
+        logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = transform.orient_one(x));
         // Of the first row all of them.
         let terms = rows.terms(&stats.of_row(0), &logits);
         for ((out, &(_, class)), term) in out.iter_mut().zip(best).zip(terms) {
-            *out = Prediction { class, probability: (term * stats.share(0)) as f32 };
+            *out = Prediction { class, probability: (term * stats.inverse_sum(0)) as f32 };
         }
     }
 }

@@ -17,12 +17,12 @@ pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale
     let max: f64 = stats.max[0].into();
     let scale = scale as f32;
     // Of f32 the difference is as if rounded once: in f64 it is exact wherever it is not hopeless.
-    let below = |x: R::W| (x.into() - max) as f32 * scale;
-    let lowest = cut(x, draws, below);
+    let difference = |x: R::W| (x.into() - max) as f32 * scale;
+    let lowest = lowest_key(x, draws, difference);
     let key = draws.key();
     let mut best = (f32::NEG_INFINITY, 0);
     for (class, &x) in x.iter().enumerate() {
-        let t = below(x);
+        let t = difference(x);
         if t == f32::NEG_INFINITY || key_of(t) < lowest {
             continue;
         }
@@ -34,30 +34,30 @@ pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale
     }
     let class = best.1;
     let terms = rows.terms(&stats, &[x[class]; ROWS]);
-    Prediction { class: class as u32, probability: (terms[0] * stats.share(0)) as f32 }
+    Prediction { class: class as u32, probability: (terms[0] * stats.inverse_sum(0)) as f32 }
 }
 
 /// The least key, of scaled differences from the maximum, that may be drawn.
-fn cut<W: Real>(x: &[W], draws: &Draws, below: impl Fn(W) -> f32) -> i32 {
+fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) -> i32 {
     let mut lowest = key_of(f32::MIN);
     if (draws.top_k as usize) < x.len() {
-        let count = |key| x.iter().filter(|&&x| key_of(below(x)) >= key).count();
-        lowest = last_where(lowest, |key| count(key) >= draws.top_k as usize);
+        let count = |key| x.iter().filter(|&&x| key_of(difference(x)) >= key).count();
+        lowest = largest_key_where(lowest, |key| count(key) >= draws.top_k as usize);
     }
     if draws.top_p < 1.0 {
         let mass = |key| {
-            let shares = x.iter().map(|&x| below(x)).filter(|&t| key_of(t) >= key).map(share);
-            coarse(shares.fold(0_u64, |sum, share| sum + u64::from(share)))
+            let weights = x.iter().map(|&x| difference(x)).filter(|&t| key_of(t) >= key).map(fixed_point_exp);
+            rounded_down(weights.fold(0_u64, |sum, weight| sum + u64::from(weight)))
         };
         let wanted = draws.top_p * mass(lowest);
-        lowest = last_where(lowest, |key| mass(key) >= wanted);
+        lowest = largest_key_where(lowest, |key| mass(key) >= wanted);
     }
     lowest
 }
 
 /// The largest key up to that of 0 for which something holds that holds for `lowest`, and for none above one for which it
 /// does not.
-fn last_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
+fn largest_key_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
     let (mut low, mut high) = (lowest, 0);
     while low < high {
         // Their difference is no i32.
@@ -75,7 +75,7 @@ fn key_of(x: f32) -> i32 {
 }
 
 /// exp(t) for t up to 0, in units of 2^-31.
-fn share(t: f32) -> u32 {
+fn fixed_point_exp(t: f32) -> u32 {
     let t = t.max(-40.0);
     let n = (t * std::f32::consts::LOG2_E).round_ties_even();
     let r = (t - n * 0.693_359_4) - n * -2.121_944_4e-4;
@@ -88,7 +88,7 @@ fn share(t: f32) -> u32 {
 }
 
 /// A large number by its first 24 digits.
-fn coarse(mass: u64) -> f32 {
+fn rounded_down(mass: u64) -> f32 {
     let excess = (64 - mass.leading_zeros()).saturating_sub(24);
     (mass >> excess) as f32 * f32::from_bits((excess + 127) << 23)
 }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cut_is_where_a_sort_would_make_it() {
+    fn the_lowest_key_is_where_a_sort_would_make_it() {
         let mut x: Vec<f32> = (0..997_u32).map(|n| ((n * 7919) % 1009) as f32 * 0.01).collect();
         x[5] = f32::NEG_INFINITY;
         let max = x.iter().copied().fold(f32::MIN, f32::max);
@@ -150,7 +150,7 @@ mod tests {
         let total: f64 = sorted.iter().map(|&x| f64::from(x - max).exp()).sum();
         for (top_k, top_p) in [(1, 1.0), (10, 1.0), (996, 1.0), (u32::MAX, 0.5), (u32::MAX, 0.999), (50, 0.3)] {
             let draws = Draws { top_k, top_p, ..Draws::default() };
-            let lowest = cut(&x, &draws, |x| x - max);
+            let lowest = lowest_key(&x, &draws, |x| x - max);
             let kept = x.iter().filter(|&&x| key_of(x - max) >= lowest).count();
             let mut wanted = sorted.len().min(top_k as usize);
             let mass = |count: usize| sorted[..count].iter().map(|&x| f64::from(x - max).exp()).sum::<f64>();

@@ -6,9 +6,9 @@
 
 use super::{ROWS, Rows, Stats, split_factor};
 use crate::Error;
-use crate::cpu::lines::{Drain, LINE};
+use crate::cpu::lines::{CACHE_LINE, PendingLines};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
-use crate::cpu::transform::{About, Anchors, Kind};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
 /// Memory of a thread for tiles on their way.
@@ -47,7 +47,7 @@ impl<W: Real> Tiles<W> {
 
 /// Turns `[16][classes]` in `a` into `[classes][16]`, which will be in `a` again; `b` is as long.
 #[inline(always)]
-pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
+pub(in crate::cpu) fn transpose<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
     interleave_twice(isa, a, b, classes);
     interleave_twice(isa, b, a, classes);
 }
@@ -55,7 +55,7 @@ pub(in crate::cpu) fn turn<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], cl
 /// Folds the lanes of sixteen rows: the first half of the rows interleaved with the second, four times. What becomes of
 /// each row stands in its lane.
 #[inline(always)]
-pub(in crate::cpu) fn folded<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
+pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
     let mut rows = rows;
     for half in [8, 4, 2, 1] {
         for at in 0..half {
@@ -86,7 +86,7 @@ fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: 
 
 /// The opposite.
 #[inline(always)]
-pub(in crate::cpu) fn turn_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
+pub(in crate::cpu) fn transpose_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
     deinterleave_twice(isa, a, b, classes);
     deinterleave_twice(isa, b, a, classes);
 }
@@ -129,17 +129,17 @@ pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES]
 }
 
 /// Up to 32 rows, the results of which will stand in other tiles. Two tiles follow each other, of sixteen rows each.
-pub(in crate::cpu) struct Abreast<'a, I, K, W> {
+pub(in crate::cpu) struct LanesAcrossRows<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
-    pub(in crate::cpu) kind: K,
+    pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) count: usize,
     pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
     pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
     /// What is written meanwhile.
-    pub(in crate::cpu) drain: Drain<'a>,
+    pub(in crate::cpu) pending: PendingLines<'a>,
 }
 
-impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
+impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
     #[inline(always)]
     fn load(&self, class: usize) -> [W::V<I>; 2] {
         [W::V::load(self.isa, &self.logits[0][class]), W::V::load(self.isa, &self.logits[1][class])]
@@ -147,12 +147,12 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
 
     #[inline(always)]
     fn largest(&self) -> [W; ROWS] {
-        let Self { isa, kind, .. } = *self;
+        let Self { isa, transform, .. } = *self;
         let mut best = [W::V::splat(isa, W::NEG_INFINITY); 2];
         for class in 0..self.classes() {
             let x = self.load(class);
             for half in 0..2 {
-                best[half] = kind.in_order::<I, W>(isa, x[half]).larger(best[half]);
+                best[half] = transform.orient::<I, W>(isa, x[half]).larger(best[half]);
             }
         }
         rows(best)
@@ -160,45 +160,45 @@ impl<I: Isa, K: Kind, W: Exp> Abreast<'_, I, K, W> {
 
     #[inline(always)]
     fn reduced(&mut self) -> Stats<W> {
-        let Self { isa, kind, .. } = *self;
+        let Self { isa, transform, .. } = *self;
         let max = self.largest();
-        let anchors = Anchors::new(isa, kind, &max);
-        let about = [About::of_rows(isa, &anchors, 0), About::of_rows(isa, &anchors, 1)];
-        let about = [&about[0], &about[1]];
-        let tops = each(
+        let bases = RowExpBases::new(isa, transform, &max);
+        let base_lanes = [ExpBaseLanes::of_rows(isa, &bases, 0), ExpBaseLanes::of_rows(isa, &bases, 1)];
+        let base_lanes = [&base_lanes[0], &base_lanes[1]];
+        let max_logits = each(
             max,
             #[inline(always)]
-            |max| kind.in_order_one(max),
+            |max| transform.orient_one(max),
         );
-        let (halves, _) = tops.as_chunks();
-        let tops = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
-        let top_terms = kind.exp(isa, tops, about);
+        let (halves, _) = max_logits.as_chunks();
+        let max_logits = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
+        let max_exps = transform.exp(isa, max_logits, base_lanes);
         let (zero, one) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, W::ONE));
         // No more than eight roundings of f32 in each.
         let (mut sums, mut counts) = ([[zero; 2]; 4], [zero; 2]);
         for class in 0..self.classes() {
             let x = self.load(class);
-            let e = kind.exp(isa, x, about);
+            let e = transform.exp(isa, x, base_lanes);
             let mut sum = sums[0];
             for half in 0..2 {
                 self.results[half][class] = e[half].array();
-                sum[half] = sum[half] + x[half].where_equal(tops[half], zero, e[half]);
-                counts[half] = counts[half] + x[half].where_equal(tops[half], one, zero);
+                sum[half] = sum[half] + x[half].where_equal(max_logits[half], zero, e[half]);
+                counts[half] = counts[half] + x[half].where_equal(max_logits[half], one, zero);
             }
             sums = [sums[1], sums[2], sums[3], sum];
-            self.drain.some(isa, size_of::<[W; ROWS]>() / LINE);
+            self.pending.write_some(isa, size_of::<[W; ROWS]>() / CACHE_LINE);
         }
         let mut sum = [zero; 2];
         for half in 0..2 {
             sum[half] = (sums[0][half] + sums[1][half]) + (sums[2][half] + sums[3][half]);
         }
-        let (sum, counts, terms) = (rows(sum), rows(counts), rows(top_terms));
-        let (mut others, mut top_terms) = ([0.0; ROWS], [0.0; ROWS]);
+        let (sum, counts, terms) = (rows(sum), rows(counts), rows(max_exps));
+        let (mut rest_sums, mut max_exps) = ([0.0; ROWS], [0.0; ROWS]);
         for row in 0..ROWS {
-            top_terms[row] = terms[row].into();
-            others[row] = sum[row].into() + (counts[row].into() - 1.0) * top_terms[row];
+            max_exps[row] = terms[row].into();
+            rest_sums[row] = sum[row].into() + (counts[row].into() - 1.0) * max_exps[row];
         }
-        Stats::new(kind, max, anchors, top_terms, others)
+        Stats::new(transform, max, bases, max_exps, rest_sums)
     }
 }
 
@@ -211,17 +211,17 @@ fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
     rows
 }
 
-impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
+impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
     type I = I;
     type W = W;
-    type K = K;
+    type Y = Y;
 
     fn isa(&self) -> I {
         self.isa
     }
 
-    fn kind(&self) -> K {
-        self.kind
+    fn transform(&self) -> Y {
+        self.transform
     }
 
     fn classes(&self) -> usize {
@@ -238,13 +238,13 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     }
 
     #[inline(always)]
-    fn first(&self, row: usize, holds: impl Fn(W) -> bool) -> Option<usize> {
+    fn find_where(&self, row: usize, holds: impl Fn(W) -> bool) -> Option<usize> {
         (0..self.classes()).find(|&class| holds(self.get(row, class)))
     }
 
     #[inline(always)]
-    fn place(&self, row: usize, logit: W) -> Option<usize> {
-        self.first(row, |x| x == logit)
+    fn find(&self, row: usize, logit: W) -> Option<usize> {
+        self.find_where(row, |x| x == logit)
     }
 
     #[inline(never)]
@@ -264,7 +264,7 @@ impl<I: Isa, K: Kind, W: Exp> Rows for Abreast<'_, I, K, W> {
     }
 
     fn terms(&self, stats: &Stats<W>, logits: &[W; ROWS]) -> [f64; ROWS] {
-        stats.terms(self.isa, self.kind, logits)
+        stats.terms(self.isa, self.transform, logits)
     }
 
     #[inline(always)]

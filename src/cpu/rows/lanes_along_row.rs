@@ -5,13 +5,13 @@
 //! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
 
 use super::read::BLOCK;
-use super::write::{Place, splat_factors, two};
+use super::write::{PieceStart, splat_factors, two};
 use super::{ROWS, Rows, Stats};
 use crate::Error;
-use crate::cpu::lines::Drain;
-use crate::cpu::simd::{Anchor, Exp, Isa, Number, Real, Vector, each};
+use crate::cpu::lines::PendingLines;
+use crate::cpu::simd::{Exp, ExpBase, Isa, Number, Real, Vector, each};
 use crate::cpu::threads;
-use crate::cpu::transform::{About, Kind};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 use crate::problem::error::{try_reserve, try_vec};
 
 /// Elements of a piece at most.
@@ -23,10 +23,10 @@ pub(super) const HELD: usize = 1 << 17;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Piece<W> {
     pub(super) max: W,
-    pub(super) anchor: Anchor<W>,
+    pub(super) base: ExpBase<W>,
     /// Of the largest logit.
-    pub(super) top_term: f64,
-    pub(super) others: f64,
+    pub(super) max_exp: f64,
+    pub(super) rest_sum: f64,
     /// The unit of the piece in that of the row.
     pub(super) ratio: f64,
 }
@@ -75,9 +75,9 @@ impl<W> Held<W> {
 }
 
 /// Up to 32 rows.
-pub(in crate::cpu) struct Across<'a, I, K, T: Number> {
+pub(in crate::cpu) struct LanesAlongRow<'a, I, Y, T: Number> {
     pub(in crate::cpu) isa: I,
-    pub(in crate::cpu) kind: K,
+    pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) classes: usize,
     pub(in crate::cpu) count: usize,
     /// The logits, unless they stand where results go, and from row to row.
@@ -86,13 +86,13 @@ pub(in crate::cpu) struct Across<'a, I, K, T: Number> {
     /// Whether results are written past the caches.
     pub(in crate::cpu) streams: bool,
     /// What is written meanwhile.
-    pub(in crate::cpu) drain: Drain<'a>,
+    pub(in crate::cpu) pending: PendingLines<'a>,
     /// Whether threads share the row.
-    pub(in crate::cpu) is_shared: bool,
+    pub(in crate::cpu) threads_share_rows: bool,
     pub(in crate::cpu) held: &'a mut Held<T::Wide>,
 }
 
-impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
+impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
@@ -116,20 +116,20 @@ where
     }
 }
 
-impl<I: Isa, K: Kind, T: Number> Rows for Across<'_, I, K, T>
+impl<I: Isa, Y: LogitTransform, T: Number> Rows for LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
     type I = I;
     type W = T::Wide;
-    type K = K;
+    type Y = Y;
 
     fn isa(&self) -> I {
         self.isa
     }
 
-    fn kind(&self) -> K {
-        self.kind
+    fn transform(&self) -> Y {
+        self.transform
     }
 
     fn classes(&self) -> usize {
@@ -146,12 +146,12 @@ where
     }
 
     #[inline(always)]
-    fn first(&self, row: usize, holds: impl Fn(T::Wide) -> bool) -> Option<usize> {
+    fn find_where(&self, row: usize, holds: impl Fn(T::Wide) -> bool) -> Option<usize> {
         self.row(row).iter().position(|x| holds(x.widen()))
     }
 
     #[inline(always)]
-    fn place(&self, row: usize, logit: T::Wide) -> Option<usize> {
+    fn find(&self, row: usize, logit: T::Wide) -> Option<usize> {
         let x = self.row(row);
         let (whole, rest) = x.split_at(x.len() - x.len() % BLOCK);
         self.position(whole, logit).or_else(|| Some(whole.len() + rest.iter().position(|x| x.widen() == logit)?))
@@ -174,7 +174,7 @@ where
     }
 
     fn terms(&self, stats: &Stats<T::Wide>, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
-        stats.terms(self.isa, self.kind, logits)
+        stats.terms(self.isa, self.transform, logits)
     }
 
     #[inline(always)]
@@ -182,7 +182,7 @@ where
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
             // Where memory is short, no row is shared.
-            if let (true, Ok(mut pieces)) = (self.is_shared, try_vec("sums of pieces", self.cut().pieces)) {
+            if let (true, Ok(mut pieces)) = (self.threads_share_rows, try_vec("sums of pieces", self.cut().pieces)) {
                 threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();
                 continue;
@@ -207,7 +207,7 @@ where
         let (isa, value) = (self.isa, &value);
         self.write(
             #[inline(always)]
-            |Place { row, class, .. }| {
+            |PieceStart { row, class, .. }| {
                 #[inline(always)]
                 move |at, x| {
                     let mut out = each(
@@ -230,20 +230,24 @@ where
 
     #[inline(always)]
     fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
-        let (isa, kind, classes, per_row, is_held) =
-            (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (isa, transform, classes, per_row, is_held) =
+            (self.isa, self.transform, self.classes, self.cut().pieces, self.is_held());
         let (held, value) = (std::mem::take(self.held), &value);
         let Held { exponentials, pieces } = &held;
         self.write(
             #[inline(always)]
-            |Place { row, class, piece }| {
+            |PieceStart { row, class, piece }| {
                 let piece = &pieces[row * per_row + piece];
                 let ratios = splat_factors::<I, T::Wide>(isa, 1.0, piece.ratio);
-                let about = About::of_row(isa, &piece.anchor);
+                let base_lanes = ExpBaseLanes::of_row(isa, &piece.base);
                 let held = if is_held { &exponentials[row * classes + class..] } else { &[] };
                 #[inline(always)]
                 move |at, x| {
-                    let e = if is_held { two::<I, T::Wide>(isa, &held[at..]) } else { kind.exp(isa, x, [&about; 2]) };
+                    let e = if is_held {
+                        two::<I, T::Wide>(isa, &held[at..])
+                    } else {
+                        transform.exp(isa, x, [&base_lanes; 2])
+                    };
                     let e = each(
                         e,
                         #[inline(always)]
@@ -281,7 +285,7 @@ where
     fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
         let Some((output, stride)) = &mut self.output else { return };
         // Stores past the caches must be complete before this one to the same row. Where threads share a row they have fenced already.
-        if self.streams && !self.is_shared {
+        if self.streams && !self.threads_share_rows {
             self.isa.fence();
         }
         for (row, (&value, &class)) in values.iter().zip(classes).enumerate().take(self.count) {

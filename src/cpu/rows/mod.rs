@@ -10,36 +10,36 @@ mod lanes_along_row;
 mod read;
 mod write;
 
-pub(super) use lanes_across_rows::{Abreast, Tiles, gather, scatter, turn, turn_back};
-pub(super) use lanes_along_row::{Across, Held, pieces_of};
+pub(super) use lanes_across_rows::{LanesAcrossRows, Tiles, gather, scatter, transpose, transpose_back};
+pub(super) use lanes_along_row::{Held, LanesAlongRow, pieces_of};
 
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
-use super::transform::{About, Anchors, Kind};
+use super::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
 /// Rows that are computed at a time: two vectors of them, for one alone would wait for itself.
 pub(super) const ROWS: usize = 2 * LANES;
 /// Rows of up to so many classes are computed side by side.
-pub(super) const SHORT: usize = 32;
+pub(super) const SHORT_ROW_CLASSES: usize = 32;
 
 /// Up to 32 rows. What a closure is given is the row among them, the class, and the logit.
 pub(super) trait Rows {
     /// The instruction set that these rows are computed with.
     type I: Isa;
     type W: Exp;
-    type K: Kind;
+    type Y: LogitTransform;
 
     /// The proof that this machine has it.
     fn isa(&self) -> Self::I;
-    fn kind(&self) -> Self::K;
+    fn transform(&self) -> Self::Y;
     fn classes(&self) -> usize;
     /// How many rows there are.
     fn count(&self) -> usize;
     /// A logit, as long as nothing has been written.
     fn get(&self, row: usize, class: usize) -> Self::W;
     /// The first class for which something holds.
-    fn first(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
+    fn find_where(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
     /// The first class of that logit.
-    fn place(&self, row: usize, logit: Self::W) -> Option<usize>;
+    fn find(&self, row: usize, logit: Self::W) -> Option<usize>;
     /// The largest logit of each row in order, NaN left out.
     fn maxima(&self) -> [Self::W; ROWS];
     /// The statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
@@ -81,62 +81,69 @@ pub(super) struct Stats<W> {
     /// The largest logits in order.
     pub(super) max: [W; ROWS],
     /// What exponentials are relative to.
-    anchors: Anchors<W>,
+    bases: RowExpBases<W>,
     /// The exponentials of the largest.
-    top_terms: [f64; ROWS],
-    others: [f64; ROWS],
+    max_exps: [f64; ROWS],
+    rest_sums: [f64; ROWS],
     /// What makes probabilities of exponentials; NaN where the softmax has no value.
-    shares: [f64; ROWS],
+    inverse_sums: [f64; ROWS],
 }
 
 /// log-sum-exps in two parts, for neither to lose what is little beside the other.
-pub(super) struct Logs {
+pub(super) struct LogSumExps {
     /// y of the largest logits; NaN where the softmax has no value.
-    pub(super) tops: [f64; ROWS],
+    pub(super) max: [f64; ROWS],
     /// log1p of the others relative to those.
-    pub(super) sums: [f64; ROWS],
+    pub(super) log1p_rest: [f64; ROWS],
 }
 
-impl Logs {
+impl LogSumExps {
     #[inline(always)]
-    pub(super) fn whole(&self, row: usize) -> f64 {
-        self.tops[row] + self.sums[row]
+    pub(super) fn total(&self, row: usize) -> f64 {
+        self.max[row] + self.log1p_rest[row]
     }
 }
 
 impl<W: Exp> Stats<W> {
     #[inline(always)]
-    fn new<K: Kind>(kind: K, max: [W; ROWS], anchors: Anchors<W>, top_terms: [f64; ROWS], others: [f64; ROWS]) -> Self {
-        let mut shares = [0.0; ROWS];
+    fn new<Y: LogitTransform>(
+        transform: Y,
+        max: [W; ROWS],
+        bases: RowExpBases<W>,
+        max_exps: [f64; ROWS],
+        rest_sums: [f64; ROWS],
+    ) -> Self {
+        let mut inverse_sums = [0.0; ROWS];
         for row in 0..ROWS {
             // NaN among the logits has come through to the sum.
-            let is_regular = kind.is_regular(max[row]);
-            shares[row] = if is_regular { 1.0 / (top_terms[row] + others[row]) } else { f64::NAN };
+            let is_regular = transform.is_regular(max[row]);
+            inverse_sums[row] = if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
         }
-        Self { max, anchors, top_terms, others, shares }
+        Self { max, bases, max_exps, rest_sums, inverse_sums }
     }
 
     #[inline(always)]
-    pub(super) fn logs<K: Kind>(&self, kind: K) -> Logs {
-        let (mut tops, mut sums) = ([0.0; ROWS], [0.0; ROWS]);
+    pub(super) fn log_sum_exps<Y: LogitTransform>(&self, transform: Y) -> LogSumExps {
+        let (mut max, mut log1p_rest) = ([0.0; ROWS], [0.0; ROWS]);
         for row in 0..ROWS {
-            tops[row] = if self.is_regular(row) { kind.top(self.max[row]) } else { f64::NAN };
-            sums[row] = log1p(self.others[row] / self.top_terms[row]);
+            max[row] = if self.is_regular(row) { transform.value_of_max(self.max[row]) } else { f64::NAN };
+            log1p_rest[row] = log1p(self.rest_sums[row] / self.max_exps[row]);
         }
-        Logs { tops, sums }
+        LogSumExps { max, log1p_rest }
     }
 
     /// exp(y - unit) of one logit of each row.
     #[inline(never)]
-    fn terms<I: Isa, K: Kind>(&self, isa: I, kind: K, logits: &[W; ROWS]) -> [f64; ROWS] {
+    fn terms<I: Isa, Y: LogitTransform>(&self, isa: I, transform: Y, logits: &[W; ROWS]) -> [f64; ROWS] {
         isa.vectorize(
             #[inline(always)]
             || {
                 let mut terms = [0.0; ROWS];
-                let about = [About::of_rows(isa, &self.anchors, 0), About::of_rows(isa, &self.anchors, 1)];
+                let base_lanes =
+                    [ExpBaseLanes::of_rows(isa, &self.bases, 0), ExpBaseLanes::of_rows(isa, &self.bases, 1)];
                 let (halves, _) = logits.as_chunks();
                 let x = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
-                let [a, b] = kind.exp(isa, x, [&about[0], &about[1]]);
+                let [a, b] = transform.exp(isa, x, [&base_lanes[0], &base_lanes[1]]);
                 for (to, from) in terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
                     *to = (*from).into();
                 }
@@ -149,34 +156,34 @@ impl<W: Exp> Stats<W> {
     pub(super) fn of_row(&self, row: usize) -> Self {
         Self {
             max: [self.max[row]; ROWS],
-            anchors: self.anchors.all(row),
-            top_terms: [self.top_terms[row]; ROWS],
-            others: [self.others[row]; ROWS],
-            shares: [self.shares[row]; ROWS],
+            bases: self.bases.all(row),
+            max_exps: [self.max_exps[row]; ROWS],
+            rest_sums: [self.rest_sums[row]; ROWS],
+            inverse_sums: [self.inverse_sums[row]; ROWS],
         }
     }
 
     #[inline(always)]
     pub(super) fn is_regular(&self, row: usize) -> bool {
-        !self.shares[row].is_nan()
+        !self.inverse_sums[row].is_nan()
     }
 
     /// What [`Rows::scale`] makes probabilities by; NaN where there are none.
     #[inline(always)]
-    pub(super) fn share(&self, row: usize) -> f64 {
-        self.shares[row]
+    pub(super) fn inverse_sum(&self, row: usize) -> f64 {
+        self.inverse_sums[row]
     }
 
     /// The probability of the largest logit.
     #[inline(always)]
-    pub(super) fn top_share(&self, row: usize) -> f64 {
-        self.top_terms[row] * self.shares[row]
+    pub(super) fn max_probability(&self, row: usize) -> f64 {
+        self.max_exps[row] * self.inverse_sums[row]
     }
 
     /// 1 - p of a logit, from the sum of the others and so without cancellation, of its exp(y - unit).
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
-        let others = self.others[row] + if is_top { 0.0 } else { self.top_terms[row] - term };
-        others * self.shares[row]
+        let rest_sums = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };
+        rest_sums * self.inverse_sums[row]
     }
 }

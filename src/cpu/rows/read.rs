@@ -1,30 +1,31 @@
 //! Across a row: what reads it. Its maximum, and its exponentials and their sum.
 
-use super::lanes_across_rows::folded;
-use super::lanes_along_row::{Across, HELD, Held, Piece};
+use super::lanes_across_rows::fold_transposed;
+use super::lanes_along_row::{HELD, Held, LanesAlongRow, Piece};
 use super::{ROWS, Stats};
-use crate::cpu::lines::{Drain, LINE};
-use crate::cpu::simd::{Anchor, Exp, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
+use crate::cpu::lines::{CACHE_LINE, PendingLines};
+use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
 use crate::cpu::threads;
-use crate::cpu::transform::{About, Anchors, Kind};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
 /// Vectors that are added as a tree before f64 is brought in, and their elements.
 const TREE: usize = 8;
 pub(super) const BLOCK: usize = TREE * LANES;
 
-impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
+impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
     #[inline(always)]
     fn piece(&self, x: &[T], held: &mut [T::Wide]) -> Piece<T::Wide> {
         let max = self.max(x);
-        let anchor = self.kind.anchor(max);
-        let about = About::of_row(self.isa, &anchor);
-        let [terms] = self.kind.exp(self.isa, [Vector::splat(self.isa, self.kind.in_order_one(max))], [&about]);
-        let top_term = terms.array()[0].into();
-        let others = self.others(x, &about, max, top_term, held, x.len(), &mut Drain::default());
-        Piece { max, anchor, top_term, others, ratio: 1.0 }
+        let base = self.transform.exp_base(max);
+        let base_lanes = ExpBaseLanes::of_row(self.isa, &base);
+        let [terms] =
+            self.transform.exp(self.isa, [Vector::splat(self.isa, self.transform.orient_one(max))], [&base_lanes]);
+        let max_exp = terms.array()[0].into();
+        let rest_sum = self.rest_sum(x, &base_lanes, max, max_exp, held, x.len(), &mut PendingLines::default());
+        Piece { max, base, max_exp, rest_sum, ratio: 1.0 }
     }
 
     /// The largest logit in order, NaN left out.
@@ -35,20 +36,20 @@ where
 
     #[inline(always)]
     fn max_of_lanes(&self, x: &[T]) -> <T::Wide as Real>::V<I> {
-        let Self { isa, kind, .. } = *self;
+        let Self { isa, transform, .. } = *self;
         let mut best = [<T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY); 4];
         let (vectors, rest) = x.as_chunks::<LANES>();
         let (fours, singles) = vectors.as_chunks::<4>();
         for four in fours {
             for (best, x) in best.iter_mut().zip(four) {
-                *best = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
+                *best = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
             }
         }
         for x in singles {
-            best[0] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
+            best[0] = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
         }
         if let (false, Some(x)) = (rest.is_empty(), x.last_chunk()) {
-            best[1] = kind.in_order::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
+            best[1] = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
         }
         best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
@@ -57,15 +58,15 @@ where
     /// its own, for what is the same for all to stay in registers.
     #[allow(clippy::too_many_arguments)] // all of them are about one piece
     #[inline(never)]
-    fn others(
+    fn rest_sum(
         &self,
         x: &[T],
-        about: &About<T::Wide, I>,
+        base_lanes: &ExpBaseLanes<T::Wide, I>,
         max: T::Wide,
-        top_term: f64,
+        max_exp: f64,
         held: &mut [T::Wide],
         ahead: usize,
-        drain: &mut Drain<'_>,
+        pending: &mut PendingLines<'_>,
     ) -> f64 {
         self.isa.vectorize(
             #[inline(always)]
@@ -73,14 +74,14 @@ where
                 let (blocks, _) = x.as_chunks::<BLOCK>();
                 let whole = blocks.len() * BLOCK;
                 let (sums, count) = if held.is_empty() {
-                    self.blocks(blocks.iter().map(|block| (block, None)), about, max, ahead, drain)
+                    self.block_sums(blocks.iter().map(|block| (block, None)), base_lanes, max, ahead, pending)
                 } else {
                     let (held, _) = held.as_chunks_mut::<LANES>();
                     let held = held.as_chunks_mut::<TREE>().0.iter_mut().map(Some);
-                    self.blocks(blocks.iter().zip(held), about, max, ahead, drain)
+                    self.block_sums(blocks.iter().zip(held), base_lanes, max, ahead, pending)
                 };
-                let (sum, times) = self.rest(x, whole, about, max, held, ahead);
-                (sums + sum.wide(self.isa)).total() + (f64::from(count + times) - 1.0) * top_term
+                let (sum, times) = self.tail_sums(x, whole, base_lanes, max, held, ahead);
+                (sums + sum.wide(self.isa)).total() + (f64::from(count + times) - 1.0) * max_exp
             },
         )
     }
@@ -88,17 +89,17 @@ where
     /// The sums, in lanes, of whole blocks. The largest is left out, however often it is there; that is counted.
     #[inline(always)]
     #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
-    fn blocks<'x>(
+    fn block_sums<'x>(
         &self,
         blocks: impl Iterator<Item = (&'x [T; BLOCK], Option<&'x mut [[T::Wide; LANES]; TREE]>)>,
-        about: &About<T::Wide, I>,
+        base_lanes: &ExpBaseLanes<T::Wide, I>,
         max: T::Wide,
         ahead: usize,
-        drain: &mut Drain<'_>,
+        pending: &mut PendingLines<'_>,
     ) -> (I::F64, u32) {
-        let Self { isa, kind, .. } = *self;
+        let Self { isa, transform, .. } = *self;
         let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
-        let top = Vector::splat(isa, kind.in_order_one(max));
+        let top = Vector::splat(isa, transform.orient_one(max));
         let (mut sums, mut count) = (I::F64::splat(isa, 0.0), 0);
         for (block, mut held) in blocks {
             let (pairs, _) = block.as_chunks::<{ 2 * LANES }>();
@@ -110,7 +111,7 @@ where
                     prefetch(pair[1].as_ptr().wrapping_add(ahead));
                 }
                 let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
-                let e = kind.exp(isa, x, [about; 2]);
+                let e = transform.exp(isa, x, [base_lanes; 2]);
                 if let Some(held) = &mut held {
                     (held[2 * at], held[2 * at + 1]) = (e[0].array(), e[1].array());
                 }
@@ -118,7 +119,7 @@ where
                 count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
             }
             sums = sums + ((tree[0] + tree[1]) + (tree[2] + tree[3])).wide(isa);
-            drain.some(isa, size_of::<[T; BLOCK]>() / LINE);
+            pending.write_some(isa, size_of::<[T; BLOCK]>() / CACHE_LINE);
         }
         (sums, count)
     }
@@ -126,19 +127,19 @@ where
     /// The sums, in lanes, of what comes from some place on. Of those the largest is left out, however often it is there;
     /// that is counted.
     #[inline(always)]
-    fn rest(
+    fn tail_sums(
         &self,
         x: &[T],
         start: usize,
-        about: &About<T::Wide, I>,
+        base_lanes: &ExpBaseLanes<T::Wide, I>,
         max: T::Wide,
         held: &mut [T::Wide],
         ahead: usize,
     ) -> (<T::Wide as Real>::V<I>, u32) {
-        let Self { isa, kind, .. } = *self;
+        let Self { isa, transform, .. } = *self;
         let holds = !held.is_empty();
         let all = |value| <T::Wide as Real>::V::splat(isa, value);
-        let (zero, top) = (all(T::Wide::ZERO), all(kind.in_order_one(max)));
+        let (zero, top) = (all(T::Wide::ZERO), all(transform.orient_one(max)));
         let (mut sum, mut count) = (zero, 0);
         let (vectors, last) = x[start..].as_chunks::<LANES>();
         let (pairs, single) = vectors.as_chunks::<2>();
@@ -146,7 +147,7 @@ where
             prefetch(pair[0].as_ptr().wrapping_add(ahead));
             prefetch(pair[1].as_ptr().wrapping_add(ahead));
             let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
-            let e = kind.exp(isa, x, [about; 2]);
+            let e = transform.exp(isa, x, [base_lanes; 2]);
             if holds {
                 let (held, _) = held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
                 (held[0], held[1]) = (e[0].array(), e[1].array());
@@ -157,7 +158,7 @@ where
         if let [x] = single {
             prefetch(x.as_ptr().wrapping_add(ahead));
             let x = T::load(isa, x);
-            let [e] = kind.exp(isa, [x], [about]);
+            let [e] = transform.exp(isa, [x], [base_lanes]);
             if holds {
                 held[start + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
             }
@@ -172,7 +173,7 @@ where
                 #[inline(always)]
                 |x| Vector::load(isa, x),
             );
-            let [e] = kind.exp(isa, [x], [about]);
+            let [e] = transform.exp(isa, [x], [base_lanes]);
             if let (true, Some(held)) = (holds, held.last_chunk_mut()) {
                 *held = e.array();
             }
@@ -241,7 +242,7 @@ where
         for row in 0..self.count {
             lanes[row] = self.max_of_lanes(self.row(row)).array();
         }
-        self.turned(
+        self.fold_lanes(
             &lanes,
             &mut maxima,
             #[inline(always)]
@@ -252,7 +253,7 @@ where
 
     /// Folds the lanes of each row.
     #[inline(always)]
-    fn turned(
+    fn fold_lanes(
         &self,
         lanes: &[[T::Wide; LANES]; ROWS],
         results: &mut [T::Wide; ROWS],
@@ -265,7 +266,7 @@ where
                     #[inline(always)]
                     |lanes| Vector::load(self.isa, &lanes),
                 );
-                *results = folded(lanes, &with).array();
+                *results = fold_transposed(lanes, &with).array();
             }
         }
     }
@@ -275,7 +276,7 @@ where
         let (count, classes, cut) = (self.count, self.classes, self.cut());
         let per_row = cut.pieces;
         let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
-        let holds = hold && !self.is_shared && count * classes <= HELD;
+        let holds = hold && !self.threads_share_rows && count * classes <= HELD;
         // Where memory is short, exponentials are computed again.
         let holds =
             holds && exponentials.try_reserve_exact((count * classes).saturating_sub(exponentials.len())).is_ok();
@@ -283,23 +284,23 @@ where
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
         let mut max = [T::Wide::NEG_INFINITY; ROWS];
-        let mut anchors = Anchors::default();
-        let (mut top_terms, mut others) = ([1.0; ROWS], [0.0; ROWS]);
-        let (isa, mut drain) = (self.isa, std::mem::take(&mut self.drain));
+        let mut bases = RowExpBases::default();
+        let (mut max_exps, mut rest_sums) = ([1.0; ROWS], [0.0; ROWS]);
+        let (isa, mut pending) = (self.isa, std::mem::take(&mut self.pending));
         if per_row == 1 {
             // Rows one step after the other, for none has to wait for its own.
             max = self.largest();
-            anchors = Anchors::new(self.isa, self.kind, &max);
-            let tops = each(
+            bases = RowExpBases::new(self.isa, self.transform, &max);
+            let max_logits = each(
                 max,
                 #[inline(always)]
-                |max| self.kind.in_order_one(max),
+                |max| self.transform.orient_one(max),
             );
-            let about = [About::of_rows(self.isa, &anchors, 0), About::of_rows(self.isa, &anchors, 1)];
-            let (halves, _) = tops.as_chunks();
-            let tops = [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
-            let [a, b] = self.kind.exp(self.isa, tops, [&about[0], &about[1]]);
-            for (to, from) in top_terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
+            let base_lanes = [ExpBaseLanes::of_rows(self.isa, &bases, 0), ExpBaseLanes::of_rows(self.isa, &bases, 1)];
+            let (halves, _) = max_logits.as_chunks();
+            let max_logits = [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
+            let [a, b] = self.transform.exp(self.isa, max_logits, [&base_lanes[0], &base_lanes[1]]);
+            for (to, from) in max_exps.iter_mut().zip([a.array(), b.array()].as_flattened()) {
                 *to = (*from).into();
             }
             let (mut lanes, mut counts) = ([[T::Wide::ZERO; LANES]; ROWS], [0.0; ROWS]);
@@ -307,34 +308,34 @@ where
                 let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
                 let (x, top, ahead) = (self.row(row), max[row], count * classes);
                 if classes < BLOCK {
-                    let about = About::of_row(self.isa, &anchors.at(row));
-                    let (sum, count) = self.rest(x, 0, &about, top, held, ahead);
+                    let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
+                    let (sum, count) = self.tail_sums(x, 0, &base_lanes, top, held, ahead);
                     (lanes[row], counts[row]) = (sum.array(), f64::from(count));
-                    drain.some(isa, classes * size_of::<T>() / LINE);
+                    pending.write_some(isa, classes * size_of::<T>() / CACHE_LINE);
                 } else {
-                    let about = About::of_row(self.isa, &anchors.at(row));
-                    others[row] = self.others(x, &about, top, top_terms[row], held, ahead, &mut drain);
+                    let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
+                    rest_sums[row] = self.rest_sum(x, &base_lanes, top, max_exps[row], held, ahead, &mut pending);
                 }
-                pieces[row] = Piece { max: max[row], anchor: anchors.at(row), ratio: 1.0, ..Piece::default() };
+                pieces[row] = Piece { max: max[row], base: bases.at(row), ratio: 1.0, ..Piece::default() };
             }
             if classes < BLOCK {
                 let mut sums = [T::Wide::ZERO; ROWS];
                 // Of f32 no more than eight roundings in lanes, and five here.
-                self.turned(
+                self.fold_lanes(
                     &lanes,
                     &mut sums,
                     #[inline(always)]
                     |a, b| a + b,
                 );
                 for row in 0..ROWS {
-                    others[row] = sums[row].into() + (counts[row] - 1.0) * top_terms[row];
+                    rest_sums[row] = sums[row].into() + (counts[row] - 1.0) * max_exps[row];
                 }
             }
         } else {
             for row in 0..count {
                 let x = self.row(row);
                 let pieces = &mut pieces[row * per_row..][..per_row];
-                if self.is_shared {
+                if self.threads_share_rows {
                     threads::for_each(pieces, &|nth, piece| {
                         *piece = isa.vectorize(
                             #[inline(always)]
@@ -349,35 +350,35 @@ where
                     }
                 }
                 let joined = join(pieces);
-                (max[row], top_terms[row], others[row]) = (joined.0, joined.2, joined.3);
-                anchors.set(row, joined.1);
+                (max[row], max_exps[row], rest_sums[row]) = (joined.0, joined.2, joined.3);
+                bases.set(row, joined.1);
             }
         }
-        self.drain = drain;
+        self.pending = pending;
         *self.held = Held { exponentials, pieces };
-        Stats::new(self.kind, max, anchors, top_terms, others)
+        Stats::new(self.transform, max, bases, max_exps, rest_sums)
     }
 }
 
 /// Of a row in pieces its maximum with its anchor and exponential, and the sum of the others relative to that unit.
-fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, Anchor<W>, f64, f64) {
+fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let mut top = 0;
     for nth in 1..pieces.len() {
         if pieces[nth].max > pieces[top].max {
             top = nth;
         }
     }
-    let Piece { max, anchor, top_term, .. } = pieces[top];
-    let mut others = 0.0;
+    let Piece { max, base, max_exp, .. } = pieces[top];
+    let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
         // A piece of nothing but -inf has no unit, but zeros in any.
-        let ratio = if piece.top_term == 0.0 { 1.0 } else { exp(piece.anchor.unit - anchor.unit) };
-        // What was left out of this piece is one of the others but where the row's maximum is.
-        let left_out = if nth == top { 0.0 } else { piece.top_term };
-        others += (piece.others + left_out) * ratio;
+        let ratio = if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
+        // What was left out of this piece is one of the rest_sum but where the row's maximum is.
+        let left_out = if nth == top { 0.0 } else { piece.max_exp };
+        rest_sum += (piece.rest_sum + left_out) * ratio;
         // Rounded, so that equal logits of two pieces come to the same, but not to nothing.
         let rounded: f64 = W::of(ratio).into();
         piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }
-    (max, anchor, top_term, others)
+    (max, base, max_exp, rest_sum)
 }

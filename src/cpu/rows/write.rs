@@ -1,30 +1,30 @@
 //! Across a row: what writes it, whether in place, apart, or past the caches.
 
-use super::lanes_along_row::{Across, Held};
+use super::lanes_along_row::{Held, LanesAlongRow};
 use super::read::BLOCK;
 use super::{ROWS, split_factor};
-use crate::cpu::lines::LINE;
+use crate::cpu::lines::CACHE_LINE;
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::threads;
-use crate::cpu::transform::{About, Kind};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
 /// A piece of a row.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct PieceStart {
     pub(super) row: usize,
     pub(super) piece: usize,
     /// Of its first element.
     pub(super) class: usize,
 }
 
-impl<I: Isa, K: Kind, T: Number> Across<'_, I, K, T>
+impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
     /// Writes the elements of each row, piece by piece: of two vectors of logits, what stands in their places. What is
     /// given makes a closure of each piece, with what is the same for all of it; that gets where in the piece they are.
     #[inline(always)]
-    pub(super) fn write<F>(&mut self, of_piece: impl Fn(Place) -> F + Sync)
+    pub(super) fn write<F>(&mut self, of_piece: impl Fn(PieceStart) -> F + Sync)
     where
         F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
     {
@@ -37,17 +37,17 @@ where
                 |(x, stride)| &x[row * stride..][..classes],
             );
             if classes < BLOCK {
-                write_piece(isa, input, rest, streams, &of_piece, Place { row, piece: 0, class: 0 });
+                write_piece(isa, input, rest, streams, &of_piece, PieceStart { row, piece: 0, class: 0 });
                 continue;
             }
             let write = |piece: usize, out: &mut [T]| {
                 let class = cut.at(piece);
                 let input = input.map(|x| &x[class..][..out.len()]);
-                write_piece(isa, input, out, streams, &of_piece, Place { row, piece, class });
+                write_piece(isa, input, out, streams, &of_piece, PieceStart { row, piece, class });
             };
             let mut pieces = Vec::new();
             // Where memory is short, no row is shared.
-            if self.is_shared && pieces.try_reserve_exact(cut.pieces).is_ok() {
+            if self.threads_share_rows && pieces.try_reserve_exact(cut.pieces).is_ok() {
                 for piece in 0..cut.pieces {
                     let (out, after) = rest.split_at_mut(cut.piece(piece).len());
                     (rest, _) = (after, pieces.push(out));
@@ -70,17 +70,17 @@ where
 
     #[inline(always)]
     pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
-        let (isa, kind, classes, per_row, is_held) =
-            (self.isa, self.kind, self.classes, self.cut().pieces, self.is_held());
+        let (isa, transform, classes, per_row, is_held) =
+            (self.isa, self.transform, self.classes, self.cut().pieces, self.is_held());
         let held = std::mem::take(self.held);
         let Held { exponentials, pieces } = &held;
         if is_held {
             self.write(
                 #[inline(always)]
-                |place| {
-                    let piece = &pieces[place.row * per_row + place.piece];
-                    let factors = splat_factors::<I, T::Wide>(isa, factors[place.row], piece.ratio);
-                    let held = &exponentials[place.row * classes + place.class..];
+                |start| {
+                    let piece = &pieces[start.row * per_row + start.piece];
+                    let factors = splat_factors::<I, T::Wide>(isa, factors[start.row], piece.ratio);
+                    let held = &exponentials[start.row * classes + start.class..];
                     #[inline(always)]
                     move |at, _| {
                         each(
@@ -94,14 +94,14 @@ where
         } else {
             self.write(
                 #[inline(always)]
-                |place| {
-                    let piece = &pieces[place.row * per_row + place.piece];
-                    let factors = splat_factors::<I, T::Wide>(isa, factors[place.row], piece.ratio);
-                    let about = About::of_row(isa, &piece.anchor);
+                |start| {
+                    let piece = &pieces[start.row * per_row + start.piece];
+                    let factors = splat_factors::<I, T::Wide>(isa, factors[start.row], piece.ratio);
+                    let base_lanes = ExpBaseLanes::of_row(isa, &piece.base);
                     #[inline(always)]
                     move |_, x| {
                         each(
-                            kind.exp(isa, x, [&about; 2]),
+                            transform.exp(isa, x, [&base_lanes; 2]),
                             #[inline(always)]
                             |e| e * factors[0] * factors[1],
                         )
@@ -134,14 +134,14 @@ fn write_piece<I: Isa, T: Number, F>(
     input: Option<&[T]>,
     out: &mut [T],
     streams: bool,
-    of_piece: &impl Fn(Place) -> F,
-    place: Place,
+    of_piece: &impl Fn(PieceStart) -> F,
+    start: PieceStart,
 ) where
     F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
 {
     isa.vectorize(
         #[inline(always)]
-        || written(isa, input, out, streams, of_piece(place)),
+        || written(isa, input, out, streams, of_piece(start)),
     );
 }
 
@@ -167,7 +167,7 @@ fn written<I: Isa, T: Number>(
     }
     let last = out.len() - PAIR;
     // Up to where whole lines begin.
-    let head = if streams { out.as_ptr().align_offset(LINE) } else { 0 };
+    let head = if streams { out.as_ptr().align_offset(CACHE_LINE) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
     // The last pair, and the first one where whole lines begin after it starts, overlap the pairs between them, so both are computed
     // before anything is written. The loop makes `values!` expand once for both.

@@ -35,15 +35,15 @@ const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
 /// What the exponentials of a row of plain logits stand relative to.
 #[derive(Clone, Copy, Default)]
-pub(in crate::cpu) struct Anchor<W> {
+pub(in crate::cpu) struct ExpBase<W> {
     /// What is subtracted of logits.
-    pub(in crate::cpu) from: W,
+    pub(in crate::cpu) offset: W,
     /// What is added to round to an integer and to have the power of two in the low bits.
-    pub(in crate::cpu) round: W,
+    pub(in crate::cpu) rounding_bias: W,
     /// What is no larger has the exponential 0.
-    pub(in crate::cpu) low: W,
+    pub(in crate::cpu) underflow: W,
     /// The logarithm of what the exponentials are multiples of.
-    pub(in crate::cpu) unit: f64,
+    pub(in crate::cpu) log_base: f64,
 }
 
 /// The exponential of each type.
@@ -57,11 +57,11 @@ pub(in crate::cpu) trait Exp: Real {
     const LARGEST: f64;
     const MIN_NORMAL: f64;
     /// For a row of that largest logit.
-    fn anchor(max: Self) -> Anchor<Self>;
+    fn exp_base(max: Self) -> ExpBase<Self>;
     /// For sixteen rows, the same; what their exponentials are relative to is apart.
     #[inline(always)]
-    fn anchors<I: Isa>(_: I, max: &[Self; LANES]) -> (Anchor<[Self; LANES]>, [f64; LANES]) {
-        each_anchor(max)
+    fn exp_bases<I: Isa>(_: I, max: &[Self; LANES]) -> (ExpBase<[Self; LANES]>, [f64; LANES]) {
+        exp_bases_one_by_one(max)
     }
     /// exp of a difference that is known in f64.
     fn exp_wide(difference: f64) -> Self;
@@ -69,14 +69,14 @@ pub(in crate::cpu) trait Exp: Real {
 
 /// One after the other.
 #[inline(never)]
-fn each_anchor<W: Exp>(max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
-    let (mut anchors, mut units) = (Anchor::<[W; LANES]>::default(), [0.0; LANES]);
+fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
+    let (mut bases, mut log_bases) = (ExpBase::<[W; LANES]>::default(), [0.0; LANES]);
     for lane in 0..LANES {
-        let Anchor { from, round, low, unit } = W::anchor(max[lane]);
-        (anchors.from[lane], anchors.round[lane], anchors.low[lane]) = (from, round, low);
-        units[lane] = unit;
+        let ExpBase { offset, rounding_bias, underflow, log_base } = W::exp_base(max[lane]);
+        (bases.offset[lane], bases.rounding_bias[lane], bases.underflow[lane]) = (offset, rounding_bias, underflow);
+        log_bases[lane] = log_base;
     }
-    (anchors, units)
+    (bases, log_bases)
 }
 
 /// exp(x - unit) of several values or vectors, step by step together: one alone would wait for itself. NaN of NaN.
@@ -84,7 +84,7 @@ fn each_anchor<W: Exp>(max: &[W; LANES]) -> (Anchor<[W; LANES]>, [f64; LANES]) {
 pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
     all: impl Fn(W) -> V,
     x: [V; N],
-    about: [&Anchor<V>; N],
+    bases: [&ExpBase<V>; N],
 ) -> [V; N] {
     macro_rules! each {
         ($at:ident => $value:expr) => {{
@@ -95,9 +95,9 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
             out
         }};
     }
-    let d = each!(k => (x[k] - about[k].from).at_least(about[k].low));
-    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), about[k].round));
-    let n = each!(k => shifted[k] - about[k].round);
+    let d = each!(k => (x[k] - bases[k].offset).at_least(bases[k].underflow));
+    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), bases[k].rounding_bias));
+    let n = each!(k => shifted[k] - bases[k].rounding_bias);
     // The first product is exact, and so is this difference.
     let high = each!(k => n[k].mul_add(all(W::LN2[0]), d[k]));
     let r = each!(k => n[k].mul_add(all(W::LN2[1]), high[k]));
@@ -124,31 +124,31 @@ impl Exp for f32 {
     const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
     #[inline(always)]
-    fn anchor(max: f32) -> Anchor<f32> {
+    fn exp_base(max: f32) -> ExpBase<f32> {
         let is_far = max.abs() >= FAR && max.is_finite();
-        let (from, near) = if is_far { (max, 0.0) } else { (0.0, max) };
+        let (offset, near) = if is_far { (max, 0.0) } else { (0.0, max) };
         // Of infinities and NaN nothing comes of it, but the exponential of -inf has to be 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let unit = f64::from(from) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
-        let low = (n + NOTHING as f32) * std::f32::consts::LN_2;
-        Anchor { from, round: (ROUND - NOTHING as f32) - n, low, unit }
+        let log_base = f64::from(offset) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
+        let underflow = (n + NOTHING as f32) * std::f32::consts::LN_2;
+        ExpBase { offset, rounding_bias: (ROUND - NOTHING as f32) - n, underflow, log_base }
     }
 
     #[inline(always)]
-    fn anchors<I: Isa>(isa: I, max: &[f32; LANES]) -> (Anchor<[f32; LANES]>, [f64; LANES]) {
+    fn exp_bases<I: Isa>(isa: I, max: &[f32; LANES]) -> (ExpBase<[f32; LANES]>, [f64; LANES]) {
         let all = |value| I::F32::splat(isa, value);
         let near = I::F32::load(isa, max);
         if near.larger(all(0.0) - near).largest() < FAR {
             // In the same steps, rounded alike.
             let n = (near * all(std::f32::consts::LOG2_E) + all(ROUND)) - all(ROUND);
-            let low = ((n + all(NOTHING as f32)) * all(std::f32::consts::LN_2)).array();
-            let round = (all(ROUND - NOTHING as f32) - n).array();
+            let underflow = ((n + all(NOTHING as f32)) * all(std::f32::consts::LN_2)).array();
+            let rounding_bias = (all(ROUND - NOTHING as f32) - n).array();
             let all = |value| I::F64::splat(isa, value);
-            let units = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
-            return (Anchor { from: [0.0; LANES], round, low, unit: 0.0 }, units.array());
+            let log_bases = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
+            return (ExpBase { offset: [0.0; LANES], rounding_bias, underflow, log_base: 0.0 }, log_bases.array());
         }
-        each_anchor(max)
+        exp_bases_one_by_one(max)
     }
 
     #[inline(always)]
@@ -170,11 +170,11 @@ impl Exp for f64 {
     const MIN_NORMAL: f64 = f64::MIN_POSITIVE;
 
     #[inline(always)]
-    fn anchor(max: f64) -> Anchor<f64> {
-        let from = if max.is_finite() { max } else { 0.0 };
-        let unit = from - f64::from(EXCESS_F64) * std::f64::consts::LN_2;
-        let low = f64::from(NOTHING_F64) * std::f64::consts::LN_2;
-        Anchor { from, round: ROUND_F64 - f64::from(NOTHING_F64), low, unit }
+    fn exp_base(max: f64) -> ExpBase<f64> {
+        let offset = if max.is_finite() { max } else { 0.0 };
+        let log_base = offset - f64::from(EXCESS_F64) * std::f64::consts::LN_2;
+        let underflow = f64::from(NOTHING_F64) * std::f64::consts::LN_2;
+        ExpBase { offset, rounding_bias: ROUND_F64 - f64::from(NOTHING_F64), underflow, log_base }
     }
 
     #[inline(always)]
@@ -284,16 +284,17 @@ mod tests {
     /// The worst error of exp over every f32 from -104 to 0, in units in the last place.
     #[inline(always)]
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
-        let Anchor { from, round, low, unit } = f32::anchor(0.0);
+        let ExpBase { offset, rounding_bias, underflow, log_base } = f32::exp_base(0.0);
         let all = |value| I::F32::splat(isa, value);
-        let about = Anchor { from: all(from), round: all(round), low: all(low), unit };
+        let bases =
+            ExpBase { offset: all(offset), rounding_bias: all(rounding_bias), underflow: all(underflow), log_base };
         let mut worst = [0.0_f64; LANES];
         for start in bits.step_by(LANES) {
             let mut x = [0.0; LANES];
             for lane in 0..LANES {
                 x[lane] = f32::from_bits(start + lane as u32);
             }
-            let [found] = I::F32::exp(isa, [I::F32::load(isa, &x)], [&about]);
+            let [found] = I::F32::exp(isa, [I::F32::load(isa, &x)], [&bases]);
             let found = (found * all(exponential_of_two(-EXCESS))).array();
             for lane in 0..LANES {
                 let wanted = exp(f64::from(x[lane]));

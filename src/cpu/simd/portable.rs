@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::exp::{Anchor, exp_of};
+use super::exp::{ExpBase, exp_of};
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Vector};
 
@@ -137,13 +137,18 @@ macro_rules! arrays {
 
             // Lane by lane through all of its steps, which is a loop that compilers understand.
             #[inline(always)]
-            fn exp<const N: usize>(_: Portable, x: [Self; N], about: [&Anchor<Self>; N]) -> [Self; N] {
+            fn exp<const N: usize>(_: Portable, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
                 let mut out = x;
-                for (out, about) in out.iter_mut().zip(about) {
+                for (out, base) in out.iter_mut().zip(bases) {
                     *out = each(|lane| {
-                        let Anchor { from, round, low, unit } = about;
-                        let about = Anchor { from: from.0[lane], round: round.0[lane], low: low.0[lane], unit: *unit };
-                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], [&about])[0]
+                        let ExpBase { offset, rounding_bias, underflow, log_base } = base;
+                        let base = ExpBase {
+                            offset: offset.0[lane],
+                            rounding_bias: rounding_bias.0[lane],
+                            underflow: underflow.0[lane],
+                            log_base: *log_base,
+                        };
+                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], [&base])[0]
                     });
                 }
                 out

@@ -3,7 +3,7 @@
 use std::ops::{Add, Mul, Sub};
 use std::sync::Mutex;
 
-use super::exp::{Anchor, Exp, exp_of};
+use super::exp::{Exp, ExpBase, exp_of};
 use super::isa::Isa;
 use super::memory::Number;
 use crate::Element;
@@ -132,12 +132,12 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
 
     /// exp(x - unit) of several vectors. NaN of NaN.
     #[inline(always)]
-    fn exp<const N: usize>(isa: I, x: [Self; N], about: [&Anchor<Self>; N]) -> [Self; N] {
+    fn exp<const N: usize>(isa: I, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
         exp_of::<Self::W, Self, N>(
             #[inline(always)]
             |value| Self::splat(isa, value),
             x,
-            about,
+            bases,
         )
     }
 }
