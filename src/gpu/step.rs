@@ -248,7 +248,7 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Which draw it is, one `u32` that is added to [`Sampling::step`]: write it between runs, and one bound step draws anew
+    /// Which draw it is, one `u32` that is added to [`Sampling::step`](crate::Sampling::step): write it between runs, and one bound step draws anew
     /// in each. A draw may do without.
     #[must_use]
     pub fn draw(mut self, draw: BufferSlice<'b>) -> Self {
