@@ -130,7 +130,7 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
         largest.array()[0]
     }
 
-    /// exp(x - unit) of several vectors. NaN of NaN.
+    /// Returns exp(x - log_base) of several vectors, NaN for NaN.
     #[inline(always)]
     fn exp<const N: usize>(isa: I, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
         exp_of::<Self::W, Self, N>(
