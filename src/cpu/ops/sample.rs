@@ -130,7 +130,7 @@ mod tests {
     fn noise_is_gumbel_s() {
         let mut worst = 0.0_f64;
         for bits in (0..=u32::MAX).step_by(4099).chain([1, 2, u32::MAX]) {
-            // What the bits stand for, without those that a mantissa drops.
+            // v is the number that the bits stand for, without those that a mantissa drops.
             let zeros = (bits | 1).leading_zeros();
             let v = f64::from(((bits | 1) << zeros) >> 8) * 2.0_f64.powi(-24 - zeros as i32);
             let exact = -(-(-v).ln_1p()).ln();

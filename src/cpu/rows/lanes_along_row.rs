@@ -24,7 +24,7 @@ use crate::problem::error::{try_reserve, try_vec};
 
 /// The most elements of a piece.
 pub(super) const PIECE: usize = 4096;
-/// Exponentials that are kept from one pass to the next, in elements: they share a core's second cache with the logits.
+/// The most exponentials that are held from one pass to the next: they share a core's second cache with the logits.
 pub(super) const HELD: usize = 1 << 17;
 
 /// A part of a row, reduced.
@@ -189,7 +189,7 @@ where
     fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
-            // Where memory is short, no row is shared.
+            // Where memory is short, threads do not share the row.
             if let (true, Ok(mut pieces)) = (self.threads_share_rows, try_vec("sums of pieces", self.cut().pieces)) {
                 threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();

@@ -393,7 +393,7 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     for (nth, piece) in pieces.iter_mut().enumerate() {
         // A piece of nothing but -inf has no base of its own, but is 0 relative to any.
         let ratio = if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
-        // What was left out of this piece is one of the rest_sum but where the row's maximum is.
+        // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the row.
         let left_out = if nth == top { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
         // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but not to 0.

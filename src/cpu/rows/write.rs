@@ -50,7 +50,7 @@ where
                 write_piece(isa, input, out, streams, &of_piece, PieceStart { row, piece, class });
             };
             let mut pieces = Vec::new();
-            // Where memory is short, no row is shared.
+            // Where memory is short, threads do not share the row.
             if self.threads_share_rows && pieces.try_reserve_exact(cut.pieces).is_ok() {
                 for piece in 0..cut.pieces {
                     let (out, after) = rest.split_at_mut(cut.piece(piece).len());

@@ -20,7 +20,7 @@ const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 /// ln 2 in two parts; the first has 9 bits, so that its product with the exponent is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
-/// The same of 32 bits.
+/// ln 2 in two parts for f64; the first has 32 bits.
 const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
@@ -278,7 +278,7 @@ pub(in crate::cpu) fn exp(d: f64) -> f64 {
 /// tanh(u), and its derivative, in f64.
 #[inline(always)]
 pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
-    // Of exp(-2 |u|), for which nothing overflows.
+    // tanh is computed from exp(-2 |u|), for which nothing overflows.
     let (minus_one, e) = expm1_and_exp(-2.0 * u.abs());
     let whole = 1.0 + e;
     ((-minus_one / whole).copysign(u), 4.0 * e / (whole * whole))
