@@ -20,7 +20,7 @@ use crate::problem::operation::Op;
 use crate::problem::request::{self, Data, Request, RowsOut};
 use crate::{Error, Shape};
 
-/// What one thread is to compute: a part of a request, without its data.
+/// A part of a request that one thread computes, without its data.
 #[derive(Clone, Copy)]
 pub(super) struct RowTask<'a> {
     pub(super) op: Op,

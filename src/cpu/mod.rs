@@ -38,7 +38,7 @@ use crate::problem::request::{LossCoefficients, RowTarget};
 use crate::problem::transform::Transform;
 use rows::ROWS;
 
-/// What an operation is given beside the logits of up to 32 rows.
+/// The operands of up to 32 rows: all that an operation is given beside their logits.
 struct RowOperands<'g, W> {
     transform: Transform,
     coefficients: LossCoefficients<'g>,

@@ -1,4 +1,4 @@
-//! The same answer at every SIMD level, wherever results go, and however many threads share a row.
+//! Tests that results are the same at every SIMD level, wherever they go, and however many threads share a row.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
@@ -46,7 +46,7 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
     x
 }
 
-/// What comes of an operation: elements, or a value a row.
+/// Returns the result of an operation: its elements, or its values of rows.
 fn outcome<T: Element>(
     op: Op,
     x: &[T],

@@ -1,28 +1,33 @@
-//! What is made of a logit before anything else, as the inner loops are specialised by it: nothing, or a scale and a soft
-//! cap. Twin of `shaders/shared/transform.wgsl`.
+//! The logit transform y(x), which every inner loop applies first: the identity, or a scale and a soft cap,
+//! y = softcap * tanh(scale * x / softcap). The inner loops are compiled for each of the two. Twin of
+//! `shaders/shared/transform.wgsl`.
+//!
+//! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`ExpBaseLanes`], [`RowExpBases`]), which
+//! say what the exponentials of a row are relative to, and last the two transforms.
 
 use super::rows::ROWS;
 use super::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, tanh};
 use crate::problem::transform::Transform;
 
-/// y(x), which is monotonic in x up to the sign of the scale.
+/// A logit transform y(x): it rises with x, or falls where the scale is negative.
 pub(super) trait LogitTransform: Copy + Send + Sync {
-    /// Whether y(x) = x.
+    /// Whether y(x) = x for all x.
     const IS_IDENTITY: bool;
-    /// x, or -x where the scale is negative.
+    /// Orients x: returns x, or -x where the scale is negative, so that y rises with it.
     fn orient<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
-    /// What comes last in that order.
+    /// Returns the logit that is below all others once it is oriented.
     fn lowest<T: Number>(self) -> T;
-    /// Whether the softmax of a row of that largest logit in order has a value, if no logit is NaN.
+    /// Returns whether the softmax of a row has a value if none of its logits is NaN; `max` is the largest oriented logit.
     fn is_regular<W: Real>(self, max: W) -> bool;
+    /// Returns y(x).
     fn value<W: Real>(self, x: W) -> f64;
-    /// The derivative of y.
+    /// Returns dy/dx.
     fn derivative<W: Real>(self, x: W) -> f64;
-    /// Of a row whose largest logit in order is that.
+    /// Returns the exponent base of a row whose largest oriented logit is `max`.
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
-    /// Of sixteen rows; what their exponentials are relative to is apart.
+    /// Returns the exponent bases of sixteen rows; their `log_base` is apart, in f64.
     fn exp_bases<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]);
-    /// exp(y(x) - unit) of several vectors.
+    /// Returns exp(y(x) - log_base) of several vectors.
     fn exp<I: Isa, W: Exp, const N: usize>(
         self,
         isa: I,
@@ -30,13 +35,13 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
         base_lanes: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N];
 
-    /// y of the largest logit in order.
+    /// Returns y of the largest oriented logit.
     #[inline(always)]
     fn value_of_max<W: Real>(self, max: W) -> f64 {
         self.value(self.orient_one(max))
     }
 
-    /// In order, and back.
+    /// Orients one logit, or undoes that.
     #[inline(always)]
     fn orient_one<W: Real>(self, x: W) -> W {
         let lowest: W = self.lowest();
@@ -44,7 +49,7 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     }
 }
 
-/// Anchors of sixteen rows, or sixteen times that of one.
+/// Exponent bases in the lanes of a vector: those of sixteen rows, or that of one row in every lane.
 pub(super) struct ExpBaseLanes<W: Real, I: Isa> {
     base: ExpBase<W::V<I>>,
     log_bases: [f64; LANES],
@@ -80,7 +85,7 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     }
 }
 
-/// Anchors of rows, each of their parts side by side.
+/// The exponent bases of up to 32 rows, as a struct of arrays.
 #[derive(Clone, Copy, Default)]
 pub(super) struct RowExpBases<W> {
     offset: [W; ROWS],
@@ -90,7 +95,7 @@ pub(super) struct RowExpBases<W> {
 }
 
 impl<W: Exp> RowExpBases<W> {
-    /// Of rows of those largest logits in order.
+    /// Returns the exponent bases of rows whose largest oriented logits are `max`.
     #[inline(always)]
     pub(super) fn new<I: Isa, Y: LogitTransform>(isa: I, transform: Y, max: &[W; ROWS]) -> Self {
         let zero = [W::ZERO; ROWS];
@@ -105,7 +110,7 @@ impl<W: Exp> RowExpBases<W> {
         rows
     }
 
-    /// That of one for all.
+    /// Returns the exponent base of one row, as that of all rows.
     pub(super) fn all(&self, row: usize) -> Self {
         let ExpBase { offset, rounding_bias, underflow, log_base } = self.at(row);
         Self {
@@ -132,6 +137,7 @@ impl<W: Exp> RowExpBases<W> {
     }
 }
 
+/// y(x) = x.
 #[derive(Clone, Copy)]
 pub(super) struct Identity;
 
@@ -189,7 +195,8 @@ impl LogitTransform for Identity {
     }
 }
 
-/// In f64, for a product rounded to f32 would be off by much of a logit of 80.
+/// y(x) = softcap * tanh(scale * x / softcap), or scale * x without a cap. It is computed in f64: the rounding of a
+/// product to f32 would be a large error in the exponential of a logit of 80.
 #[derive(Clone, Copy)]
 pub(super) struct ScaledCapped(pub(super) Transform);
 
@@ -208,7 +215,7 @@ impl LogitTransform for ScaledCapped {
 
     #[inline(always)]
     fn is_regular<W: Real>(self, max: W) -> bool {
-        // A cap makes numbers of infinities.
+        // A cap turns infinities into numbers.
         let max: f64 = max.into();
         if self.0.softcap.is_some() { !max.is_nan() } else { max.is_finite() }
     }
@@ -251,6 +258,7 @@ impl LogitTransform for ScaledCapped {
         mut x: [W::V<I>; N],
         base_lanes: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N] {
+        // exp(y - log_base) = exp_wide(y(x) - log_base), lane by lane
         for (x, base_lanes) in x.iter_mut().zip(base_lanes) {
             let mut values = x.array();
             for (value, log_base) in values.iter_mut().zip(&base_lanes.log_bases) {

@@ -1,5 +1,7 @@
-//! loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
-//! the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
+//! Cross-entropy: loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)); with labels q that are
+//! spread over the classes, loss = sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
+//!
+//! Labels come first, then the losses, the gradient from the logits, and the gradient from a saved log-sum-exp.
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::{LogSumExps, ROWS, Rows, Stats};
@@ -7,13 +9,14 @@ use crate::cpu::simd::{Exp, Isa, Real};
 use crate::cpu::transform::LogitTransform;
 
 impl<W: Real> RowOperands<'_, W> {
-    /// Whether labels are not all of one class.
+    /// Returns whether the label of a row is spread over the classes, by soft targets or label smoothing.
     #[inline(always)]
     fn has_spread_labels(&self) -> bool {
         self.has_elementwise() || self.coefficients.off_value > 0.0
     }
 
-    /// The label of a class; where the target is a class, without what it has beside its share.
+    /// Returns the spread part of the label of a class: weight * (on_value * soft target + off_value). A target that is
+    /// a class has its on-label beside that.
     #[inline(always)]
     fn spread_label(&self, row: usize, class: usize) -> f64 {
         let weight = self.coefficients.weight.map_or(1.0, |weight| f64::from(weight[class]));
@@ -22,7 +25,7 @@ impl<W: Real> RowOperands<'_, W> {
         weight * (on_label + self.coefficients.off_value)
     }
 
-    /// The sum of those.
+    /// Returns the sum of the spread labels of each row.
     #[inline(always)]
     fn spread_label_sums<R: Rows<W = W>>(&self, rows: &R) -> [f64; ROWS] {
         if !self.has_elementwise() {
@@ -35,14 +38,14 @@ impl<W: Real> RowOperands<'_, W> {
     }
 }
 
-/// Targets that are classes, with what comes of them; of probabilities nothing.
+/// Targets that are classes, and what follows from them. Soft targets have no class and no on-label.
 struct Targets {
     is_ignored: [bool; ROWS],
-    /// Of a row that is ignored the first.
+    /// The target classes; class 0 for an ignored row.
     classes: [usize; ROWS],
-    /// The label of the target's class beside its share.
+    /// The on-label: the label of the target's class beside its spread label.
     on_label: [f64; ROWS],
-    /// What the gradient of a row is multiplied by: NaN for a mean over no weight, nothing where it is not counted.
+    /// The factor of the gradient of a row: NaN for a mean over no weight, 0 for an ignored row.
     factors: [f64; ROWS],
 }
 
@@ -69,12 +72,12 @@ impl Targets {
     }
 }
 
-/// What losses and gradients need beside the statistics.
+/// The losses, and what gradients need beside the statistics.
 struct Measured<W> {
     /// The logits of the targets.
     logits: [W; ROWS],
     lse: LogSumExps,
-    /// The labels together, without the target's own, which is apart.
+    /// The sums of the spread labels.
     spread_sums: [f64; ROWS],
     losses: [W; ROWS],
 }
@@ -164,7 +167,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
         }
     }
     for row in 0..ROWS {
-        // Of a row that does not count 0, or NaN where the softmax is.
+        // An ignored row has the gradient 0, or NaN where the softmax is NaN.
         let multiple = (labels[row] + z[row]) * stats.inverse_sum(row);
         let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
         multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
@@ -190,7 +193,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
         return losses;
     }
     let terms = rows.terms(&stats, &logits);
-    // What the others' shares add.
+    // The spread labels of the other classes add to the gradient of the target class.
     let mut added = [0.0; ROWS];
     if operands.has_spread_labels() {
         for row in 0..rows.count() {
@@ -199,7 +202,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
     }
     let mut values = [R::W::ZERO; ROWS];
     for row in 0..ROWS {
-        // p - 1 must not cancel; the other shares stand apart from it.
+        // p - 1 must not cancel, so it is the complement; the other spread labels are added apart from it.
         let complement = stats.complement(row, transform.orient_one(logits[row]) == stats.max[row], terms[row]);
         let value = added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
         let value = if targets.is_ignored[row] { 0.0 } else { value * transform.derivative(logits[row]) };
@@ -209,7 +212,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
     losses
 }
 
-/// The gradient of rows that do not count: NaN where the softmax is.
+/// Writes the gradient of ignored rows: 0, or NaN where the softmax is NaN.
 fn ignore<R: Rows>(rows: &mut R) {
     let (transform, maxima) = (rows.transform(), rows.maxima());
     let mut values = [R::W::ZERO; ROWS];
@@ -221,7 +224,7 @@ fn ignore<R: Rows>(rows: &mut R) {
     rows.map(|row, _, _| values[row]);
 }
 
-/// Replaces the logits by the gradient, from log-sum-exps that are known.
+/// Replaces the logits by the gradient, from saved log-sum-exps.
 #[inline(always)]
 pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
     let (transform, coefficients) = (rows.transform(), operands.coefficients);

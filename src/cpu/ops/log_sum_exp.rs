@@ -1,4 +1,4 @@
-//! log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
+//! Log-sum-exp: log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
 
 use crate::cpu::rows::{ROWS, Rows};
 use crate::cpu::simd::Real;
@@ -14,7 +14,7 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     for row in 0..rows.count() {
         let value = lse.total(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
-            // -inf of nothing but -inf, +inf with a +inf, else NaN: as PyTorch.
+            // PyTorch has the same: -inf for a row of nothing but -inf, +inf with a +inf, NaN with a NaN.
             if rows.find_where(row, |x| !x.is_number()).is_some() {
                 f64::NAN
             } else {
@@ -31,7 +31,8 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     values
 }
 
-/// The same in float64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is next to 0.
+/// Returns the log-sum-exp of a row, computed in f64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is
+/// next to 0.
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<Y: LogitTransform>(transform: Y, x: &[f32]) -> f64 {
         let max = x.iter().map(|&x| transform.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });

@@ -16,7 +16,7 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
     predictions
 }
 
-/// The class of the largest logit of a row.
+/// Returns the class of the largest logit of a row.
 #[inline(always)]
 pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
     // A NaN counts as largest.
@@ -30,12 +30,12 @@ pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -
 #[inline(always)]
 pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
     let transform = rows.transform();
-    // Found so far, best first. NaN counts as largest.
+    // The classes that have been found so far, best first. NaN counts as largest.
     let mut best = [(R::W::ZERO, 0); MAX_K];
     let (k, mut found) = (out.len().min(MAX_K), 0);
     let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
     for (nth, chunk) in x.chunks(ROWS).enumerate() {
-        // Nearly always none is among them.
+        // Nearly always no logit of a chunk is among the best.
         if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(transform.orient_one(x), best[k - 1].0)) {
             continue;
         }
@@ -44,7 +44,7 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
             if found == k && !is_above(x, best[k - 1].0) {
                 continue;
             }
-            // Mostly near the end.
+            // A new one is mostly near the end.
             let mut at = found.min(k - 1);
             while at > 0 && is_above(x, best[at - 1].0) {
                 best[at] = best[at - 1];
@@ -58,7 +58,7 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
     for (out, best) in out.chunks_mut(ROWS).zip(best.chunks(ROWS)) {
         let mut logits = [R::W::ZERO; ROWS];
         logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = transform.orient_one(x));
-        // Of the first row all of them.
+        // All of these logits are of the first row.
         let terms = rows.terms(&stats.of_row(0), &logits);
         for ((out, &(_, class)), term) in out.iter_mut().zip(best).zip(terms) {
             *out = Prediction { class, probability: (term * stats.inverse_sum(0)) as f32 };

@@ -7,7 +7,7 @@ use crate::cpu::rows::{ROWS, Rows};
 use crate::cpu::simd::Real;
 use crate::problem::sampling::{Draws, threefry};
 
-/// Of the first row, whose logits are `x` too, and which has that place in the batch.
+/// Draws a class of the first row; `x` is its logits, and `index` its place in the batch.
 #[inline(always)]
 pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale: f64, draws: &Draws) -> Prediction {
     let stats = rows.reduce(false);
@@ -16,7 +16,7 @@ pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale
     }
     let max: f64 = stats.max[0].into();
     let scale = scale as f32;
-    // Of f32 the difference is as if rounded once: in f64 it is exact wherever it is not hopeless.
+    // The difference of two f32 is as if rounded once: in f64 it is exact wherever it matters.
     let difference = |x: R::W| (x.into() - max) as f32 * scale;
     let lowest = lowest_key(x, draws, difference);
     let key = draws.key();
@@ -37,7 +37,7 @@ pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale
     Prediction { class: class as u32, probability: (terms[0] * stats.inverse_sum(0)) as f32 }
 }
 
-/// The least key, of scaled differences from the maximum, that may be drawn.
+/// Returns the least key that may be drawn; a key is that of a scaled difference from the maximum.
 fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) -> i32 {
     let mut lowest = key_of(f32::MIN);
     if (draws.top_k as usize) < x.len() {
@@ -55,8 +55,8 @@ fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) ->
     lowest
 }
 
-/// The largest key up to that of 0 for which something holds that holds for `lowest`, and for none above one for which it
-/// does not.
+/// Returns the largest key up to that of 0 for which `holds`, by bisection: it holds for `lowest`, and for no key above
+/// one for which it does not.
 fn largest_key_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
     let (mut low, mut high) = (lowest, 0);
     while low < high {
@@ -130,7 +130,7 @@ mod tests {
     fn noise_is_gumbel_s() {
         let mut worst = 0.0_f64;
         for bits in (0..=u32::MAX).step_by(4099).chain([1, 2, u32::MAX]) {
-            // What the bits stand for, without those that a mantissa drops.
+            // v is the number that the bits stand for, without those that a mantissa drops.
             let zeros = (bits | 1).leading_zeros();
             let v = f64::from(((bits | 1) << zeros) >> 8) * 2.0_f64.powi(-24 - zeros as i32);
             let exact = -(-(-v).ln_1p()).ln();

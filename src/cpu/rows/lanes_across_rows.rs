@@ -1,8 +1,9 @@
-//! Rows side by side: lanes hold the same class of sixteen rows, a tile of `[classes][16]`.
+//! Lanes across rows: the lanes of a vector hold the same class of sixteen rows, a tile of `[classes][16]`.
 //!
-//! Where a row's classes lie side by side in memory, a tile is made by perfect shuffles: sixteen rows of so many classes,
-//! their first half interleaved with their second, four times over, have turned around; two times are done at once. Where classes lie apart (`inner`
-//! above 1) tiles are read as they are.
+//! Contiguous rows are transposed into tiles by perfect shuffles: interleaving the first half of the elements with the
+//! second half, four times over, turns `[16][classes]` into `[classes][16]` (two shuffles are done at once). Tiles of
+//! strided rows (`inner` above 1) are read as they are. [`Tiles`] and these shuffles come first, then the passes over
+//! tiles, [`LanesAcrossRows`].
 
 use super::{ROWS, Rows, Stats, split_factor};
 use crate::Error;
@@ -11,7 +12,7 @@ use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
-/// Memory of a thread for tiles on their way.
+/// Memory of a thread for the tiles of logits and of results.
 #[derive(Default)]
 pub(in crate::cpu) struct Tiles<W> {
     pub(in crate::cpu) logits: Vec<W>,
@@ -45,15 +46,15 @@ impl<W: Real> Tiles<W> {
     }
 }
 
-/// Turns `[16][classes]` in `a` into `[classes][16]`, which will be in `a` again; `b` is as long.
+/// Transposes `[16][classes]` in `a` into `[classes][16]`, in `a` again; `b` is scratch of the same length.
 #[inline(always)]
 pub(in crate::cpu) fn transpose<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
     interleave_twice(isa, a, b, classes);
     interleave_twice(isa, b, a, classes);
 }
 
-/// Folds the lanes of sixteen rows: the first half of the rows interleaved with the second, four times. What becomes of
-/// each row stands in its lane.
+/// Folds the sixteen lanes of each of sixteen rows to one value, which stands in the lane of that row:
+/// the first half of the rows is interleaved with the second half and folded, four times.
 #[inline(always)]
 pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
     let mut rows = rows;
@@ -66,11 +67,11 @@ pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(rows: [V; LANES], wi
     rows[0]
 }
 
-/// Of four quarters the first and third interleaved, the second and fourth, and then these two.
+/// Interleaves the first quarter with the third, the second with the fourth, and then these two: two shuffles at once.
 #[inline(always)]
 fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
     let quarter = classes * LANES / 4;
-    // Some of a vector may be too much.
+    // The last vector of a quarter may reach into the next quarter.
     let whole = quarter.next_multiple_of(LANES);
     let [a, b, c, d]: [&[[W; LANES]]; 4] = [0, 1, 2, 3].map(|nth| from[nth * quarter..][..whole].as_chunks().0);
     let (to, _) = to[..4 * whole].as_chunks_mut::<{ 4 * LANES }>();
@@ -84,7 +85,7 @@ fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: 
     }
 }
 
-/// The opposite.
+/// Undoes [`transpose`].
 #[inline(always)]
 pub(in crate::cpu) fn transpose_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
     deinterleave_twice(isa, a, b, classes);
@@ -96,7 +97,7 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
     let quarter = classes * LANES / 4;
     let whole = quarter.next_multiple_of(LANES);
     let (from, _) = from[..4 * whole].as_chunks::<{ 4 * LANES }>();
-    // From the end and the first quarter on, for what reaches into the next one to be written over.
+    // From the end, so that a vector that reaches into the next quarter is overwritten by that quarter.
     for (nth, from) in from.iter().enumerate().rev() {
         let (from, _) = from.as_chunks();
         let load = |nth: usize| W::V::load(isa, &from[nth]);
@@ -108,7 +109,7 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
     }
 }
 
-/// Sixteen elements of another type, or what there are.
+/// Converts up to sixteen elements to the type that rows are computed in.
 #[inline(always)]
 pub(in crate::cpu) fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T::Wide; LANES]) {
     if let Some(from) = from.first_chunk() {
@@ -118,7 +119,7 @@ pub(in crate::cpu) fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T:
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
-/// The same back.
+/// Converts up to sixteen values back.
 #[inline(always)]
 pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES], to: &mut [T]) {
     let values = T::store(isa, Vector::load(isa, from));
@@ -128,14 +129,14 @@ pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES]
     }
 }
 
-/// Up to 32 rows, the results of which will stand in other tiles. Two tiles follow each other, of sixteen rows each.
+/// Up to 32 rows in two tiles of sixteen rows each; the results go to two other tiles.
 pub(in crate::cpu) struct LanesAcrossRows<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) count: usize,
     pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
     pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
-    /// What is written meanwhile.
+    /// The lines of the group before this one, which are written meanwhile.
     pub(in crate::cpu) pending: PendingLines<'a>,
 }
 
@@ -149,6 +150,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
     fn largest(&self) -> [W; ROWS] {
         let Self { isa, transform, .. } = *self;
         let mut best = [W::V::splat(isa, W::NEG_INFINITY); 2];
+        // for each class:  best = max(best, oriented x)
         for class in 0..self.classes() {
             let x = self.load(class);
             for half in 0..2 {
@@ -174,7 +176,11 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
         let max_logits = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
         let max_exps = transform.exp(isa, max_logits, base_lanes);
         let (zero, one) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, W::ONE));
-        // No more than eight roundings of f32 in each.
+        // for each class:
+        //     e = exp(y(x) - log_base);  result[class] = e
+        //     sums[class % 4] += x == max ? 0 : e;  counts += x == max
+        // rest_sum = sum of sums + (counts - 1) * max_exp
+        // There are four sums so that none is rounded more than eight times in f32.
         let (mut sums, mut counts) = ([[zero; 2]; 4], [zero; 2]);
         for class in 0..self.classes() {
             let x = self.load(class);
@@ -202,7 +208,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
     }
 }
 
-/// Two vectors of rows.
+/// Returns the values of two vectors, one of each row.
 #[inline(always)]
 fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
     let mut rows = [V::W::ZERO; ROWS];
@@ -287,6 +293,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
         for half in 0..2 {
             let load = |of: &[W; ROWS]| W::V::load(self.isa, &of.as_chunks().0[half]);
             let (first, second) = (load(&first), load(&second));
+            // for each class:  result = e * first * second
             for e in &mut *self.results[half] {
                 *e = (W::V::load(self.isa, e) * first * second).array();
             }

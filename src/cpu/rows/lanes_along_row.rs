@@ -1,8 +1,16 @@
-//! Rows whose classes lie side by side: lanes hold neighbouring classes of one row.
+//! Lanes along the row: the lanes of a vector hold neighbouring classes of one row.
 //!
-//! A row is cut into pieces that stay in a core's caches, each with an anchor of its own, so that it comes from memory once
-//! however long it is, while what comes next is asked for. Pieces are joined in order. So the bits of a row depend on
-//! neither whose thread takes which piece, nor on whether exponentials were held or computed again.
+//! A row is cut into pieces that stay in a core's caches, each with an exponent base of its own, so that the row is read
+//! from memory once however long it is, while the next piece is prefetched. Pieces are joined in order:
+//!
+//! ```text
+//! for each piece:  max, base, rest_sum = reduce(piece)          // read.rs
+//! row: max = max over pieces;  ratio = exp(piece.log_base - row.log_base);  rest_sum = sum of the pieces' times ratio
+//! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)     // write.rs
+//! ```
+//!
+//! So the bits of a row depend neither on which thread takes which piece, nor on whether exponentials were held from the
+//! first pass or computed again in the second.
 
 use super::read::BLOCK;
 use super::write::{PieceStart, splat_factors, two};
@@ -14,9 +22,9 @@ use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 use crate::problem::error::{try_reserve, try_vec};
 
-/// Elements of a piece at most.
+/// The most elements of a piece.
 pub(super) const PIECE: usize = 4096;
-/// Exponentials that are kept from one pass to the next, in elements: they share a core's second cache with the logits.
+/// The most exponentials that are held from one pass to the next: they share a core's second cache with the logits.
 pub(super) const HELD: usize = 1 << 17;
 
 /// A part of a row, reduced.
@@ -24,10 +32,10 @@ pub(super) const HELD: usize = 1 << 17;
 pub(super) struct Piece<W> {
     pub(super) max: W,
     pub(super) base: ExpBase<W>,
-    /// Of the largest logit.
+    /// The exponential of the largest logit.
     pub(super) max_exp: f64,
     pub(super) rest_sum: f64,
-    /// The unit of the piece in that of the row.
+    /// The base of the piece divided by the base of the row.
     pub(super) ratio: f64,
 }
 
@@ -39,7 +47,7 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// Where a piece starts, at a whole block, or where the last one ends.
+    /// Returns where a piece starts, at a whole block, or where the last one ends.
     #[inline(always)]
     pub(super) fn at(self, nth: usize) -> usize {
         let Self { classes, pieces } = self;
@@ -60,7 +68,7 @@ pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
     classes.div_ceil(PIECE).max(1)
 }
 
-/// Memory of a thread.
+/// Memory of a thread: exponentials that are held for the second pass, and the pieces.
 #[derive(Default)]
 pub(in crate::cpu) struct Held<W> {
     pub(super) exponentials: Vec<W>,
@@ -80,14 +88,14 @@ pub(in crate::cpu) struct LanesAlongRow<'a, I, Y, T: Number> {
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) classes: usize,
     pub(in crate::cpu) count: usize,
-    /// The logits, unless they stand where results go, and from row to row.
+    /// The logits, unless they stand where results go, and the elements from row to row.
     pub(in crate::cpu) input: Option<(&'a [T], usize)>,
     pub(in crate::cpu) output: Option<(&'a mut [T], usize)>,
     /// Whether results are written past the caches.
     pub(in crate::cpu) streams: bool,
-    /// What is written meanwhile.
+    /// The lines of the group before this one, which are written meanwhile.
     pub(in crate::cpu) pending: PendingLines<'a>,
-    /// Whether threads share the row.
+    /// Whether threads share each row, piece by piece.
     pub(in crate::cpu) threads_share_rows: bool,
     pub(in crate::cpu) held: &'a mut Held<T::Wide>,
 }
@@ -181,7 +189,7 @@ where
     fn sums(&self, value: impl Fn(usize, usize, T::Wide) -> f64 + Sync) -> [f64; ROWS] {
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
-            // Where memory is short, no row is shared.
+            // Where memory is short, threads do not share the row.
             if let (true, Ok(mut pieces)) = (self.threads_share_rows, try_vec("sums of pieces", self.cut().pieces)) {
                 threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();

@@ -1,9 +1,10 @@
-//! Passes over the classes of up to 32 rows at a time: what of an operation touches elements. Each operation is
-//! written once, over [`Rows`]; of that there are two kinds.
+//! The loops over the classes of up to 32 rows at a time. Each operation is written once, over the trait [`Rows`], which
+//! has two implementations:
 //!
-//! `across.rs`, with `read.rs` and `write.rs`: lanes hold neighbouring classes of one row. `abreast.rs`: lanes hold the same class of 32 rows, for
-//! rows so short that they would not fill lanes, and for those whose classes lie apart. Which one it is, and so the order
-//! of sums, depends on the number of classes alone.
+//! * `lanes_along_row.rs`, with `read.rs` and `write.rs`: the lanes of a vector hold neighbouring classes of one row.
+//! * `lanes_across_rows.rs`: the lanes hold the same class of sixteen rows, for rows that are too short to fill lanes.
+//!
+//! The number of classes alone decides which one is used, and so the order of sums. [`Stats`] is what both reduce rows to.
 
 mod lanes_across_rows;
 mod lanes_along_row;
@@ -16,45 +17,45 @@ pub(super) use lanes_along_row::{Held, LanesAlongRow, pieces_of};
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
 use super::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
-/// Rows that are computed at a time: two vectors of them, for one alone would wait for itself.
+/// The most rows of a group: two vectors of them, for one alone would wait for its own last step.
 pub(super) const ROWS: usize = 2 * LANES;
-/// Rows of up to so many classes are computed side by side.
+/// Rows of up to this many classes are computed with lanes across rows.
 pub(super) const SHORT_ROW_CLASSES: usize = 32;
 
-/// Up to 32 rows. What a closure is given is the row among them, the class, and the logit.
+/// Up to 32 rows. Closures get the row (its index in the group), the class, and the logit.
 pub(super) trait Rows {
     /// The instruction set that these rows are computed with.
     type I: Isa;
     type W: Exp;
     type Y: LogitTransform;
 
-    /// The proof that this machine has it.
+    /// Returns the proof that this machine has the instruction set.
     fn isa(&self) -> Self::I;
     fn transform(&self) -> Self::Y;
     fn classes(&self) -> usize;
-    /// How many rows there are.
+    /// Returns how many rows there are.
     fn count(&self) -> usize;
-    /// A logit, as long as nothing has been written.
+    /// Returns a logit, as long as nothing has been written.
     fn get(&self, row: usize, class: usize) -> Self::W;
-    /// The first class for which something holds.
+    /// Returns the first class whose logit `holds`.
     fn find_where(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
-    /// The first class of that logit.
+    /// Returns the first class that has this logit.
     fn find(&self, row: usize, logit: Self::W) -> Option<usize>;
-    /// The largest logit of each row in order, NaN left out.
+    /// Returns the largest oriented logit of each row, NaN left out.
     fn maxima(&self) -> [Self::W; ROWS];
-    /// The statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
+    /// Returns the statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
     fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
-    /// exp(y - unit) of one logit of each row.
+    /// Returns exp(y - log_base) of one logit of each row.
     fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
-    /// The sum over the classes of a value.
+    /// Returns the sum over the classes of a value.
     fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
-    /// Writes exp(y - unit) times a factor of each row, wherever the product is a normal number.
+    /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal number.
     fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
     /// Writes a value of each logit.
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
-    /// Writes a value of each logit and of its exp(y - unit).
+    /// Writes a value of each logit and of its exp(y - log_base).
     fn map_with(&mut self, stats: &Stats<Self::W>, value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync);
-    /// The logit of a class of each row, as long as nothing has been written.
+    /// Returns the logit of a class of each row, as long as nothing has been written.
     fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
     /// Writes one value of each row.
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
@@ -73,27 +74,32 @@ fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
     }
 }
 
-/// Rows reduced: of each its maximum and the sum of the other exponentials.
+/// The statistics of each row: its maximum, and the rest of its exponential sum.
 ///
-/// `others` is the sum over j of exp(y_j - unit) less one instance of the maximum's. Keeping the two apart is what lets a
-/// confident row have a loss of 2e-9 instead of 0: log-sum-exp is `max + log1p(others / exp(max - unit))`.
+/// `rest_sum` is the sum over j of exp(y_j - log_base) less one instance of the maximum's exponential, `max_exp`. Keeping
+/// the two apart is what lets a confident row have a loss of 2e-9 instead of 0:
+///
+/// ```text
+/// log-sum-exp = y(max) + log1p(rest_sum / max_exp)
+/// p_j = exp(y_j - log_base) / (max_exp + rest_sum)
+/// ```
 pub(super) struct Stats<W> {
-    /// The largest logits in order.
+    /// The largest oriented logit of each row.
     pub(super) max: [W; ROWS],
-    /// What exponentials are relative to.
+    /// The exponent bases.
     bases: RowExpBases<W>,
-    /// The exponentials of the largest.
+    /// exp(y - log_base) of the maximum of each row.
     max_exps: [f64; ROWS],
     rest_sums: [f64; ROWS],
-    /// What makes probabilities of exponentials; NaN where the softmax has no value.
+    /// 1 / (max_exp + rest_sum): an exponential times this is a probability. NaN where the softmax has no value.
     inverse_sums: [f64; ROWS],
 }
 
-/// log-sum-exps in two parts, for neither to lose what is little beside the other.
+/// The log-sum-exp of each row, in two parts, so that a small part is not lost beside a large one.
 pub(super) struct LogSumExps {
-    /// y of the largest logits; NaN where the softmax has no value.
+    /// y of the maximum; NaN where the softmax has no value.
     pub(super) max: [f64; ROWS],
-    /// log1p of the others relative to those.
+    /// log1p(rest_sum / max_exp).
     pub(super) log1p_rest: [f64; ROWS],
 }
 
@@ -115,7 +121,7 @@ impl<W: Exp> Stats<W> {
     ) -> Self {
         let mut inverse_sums = [0.0; ROWS];
         for row in 0..ROWS {
-            // NaN among the logits has come through to the sum.
+            // A NaN among the logits has made the sum NaN.
             let is_regular = transform.is_regular(max[row]);
             inverse_sums[row] = if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
         }
@@ -132,7 +138,7 @@ impl<W: Exp> Stats<W> {
         LogSumExps { max, log1p_rest }
     }
 
-    /// exp(y - unit) of one logit of each row.
+    /// Returns exp(y - log_base) of one logit of each row.
     #[inline(never)]
     fn terms<I: Isa, Y: LogitTransform>(&self, isa: I, transform: Y, logits: &[W; ROWS]) -> [f64; ROWS] {
         isa.vectorize(
@@ -152,7 +158,7 @@ impl<W: Exp> Stats<W> {
         )
     }
 
-    /// Those of one row for all, for as many of its logits.
+    /// Returns the statistics of one row as those of all rows, so that `terms` takes 32 logits of that row.
     pub(super) fn of_row(&self, row: usize) -> Self {
         Self {
             max: [self.max[row]; ROWS],
@@ -168,22 +174,23 @@ impl<W: Exp> Stats<W> {
         !self.inverse_sums[row].is_nan()
     }
 
-    /// What [`Rows::scale`] makes probabilities by; NaN where there are none.
+    /// Returns the factor that makes probabilities of exponentials; NaN where there are none.
     #[inline(always)]
     pub(super) fn inverse_sum(&self, row: usize) -> f64 {
         self.inverse_sums[row]
     }
 
-    /// The probability of the largest logit.
+    /// Returns the probability of the largest logit.
     #[inline(always)]
     pub(super) fn max_probability(&self, row: usize) -> f64 {
         self.max_exps[row] * self.inverse_sums[row]
     }
 
-    /// 1 - p of a logit, from the sum of the others and so without cancellation, of its exp(y - unit).
+    /// Returns 1 - p of a logit whose exponential is `term`. It is the sum of all other exponentials times
+    /// `inverse_sum`, so nothing cancels.
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
-        let rest_sums = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };
-        rest_sums * self.inverse_sums[row]
+        let rest_sum = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };
+        rest_sum * self.inverse_sums[row]
     }
 }

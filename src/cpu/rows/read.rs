@@ -1,4 +1,12 @@
-//! Across a row: what reads it. Its maximum, and its exponentials and their sum.
+//! Lanes along the row: reads rows, for the maximum and the rest of the exponential sum.
+//!
+//! ```text
+//! max      = largest oriented logit                        // max_of_lanes
+//! rest_sum = sum over j of exp(y_j - log_base), without one instance of the maximum       // rest_sum
+//! ```
+//!
+//! The maximum is left out wherever it occurs, and counted: rest_sum = sum + (count - 1) * max_exp. Rows of one piece take
+//! each step together, and rows of several pieces one after the other (`reduced`).
 
 use super::lanes_across_rows::fold_transposed;
 use super::lanes_along_row::{HELD, Held, LanesAlongRow, Piece};
@@ -8,7 +16,7 @@ use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, exp
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
-/// Vectors that are added as a tree before f64 is brought in, and their elements.
+/// The vectors of a block, which are added as a tree before the sum goes on in f64. `BLOCK` counts their elements.
 const TREE: usize = 8;
 pub(super) const BLOCK: usize = TREE * LANES;
 
@@ -24,11 +32,11 @@ where
         let [terms] =
             self.transform.exp(self.isa, [Vector::splat(self.isa, self.transform.orient_one(max))], [&base_lanes]);
         let max_exp = terms.array()[0].into();
-        let rest_sum = self.rest_sum(x, &base_lanes, max, max_exp, held, x.len(), &mut PendingLines::default());
+        let rest_sum = self.rest_sum(x, &base_lanes, (max, max_exp), held, x.len(), &mut PendingLines::default());
         Piece { max, base, max_exp, rest_sum, ratio: 1.0 }
     }
 
-    /// The largest logit in order, NaN left out.
+    /// Returns the largest oriented logit, NaN left out.
     #[inline(always)]
     pub(super) fn max(&self, x: &[T]) -> T::Wide {
         self.max_of_lanes(x).largest()
@@ -40,6 +48,7 @@ where
         let mut best = [<T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY); 4];
         let (vectors, rest) = x.as_chunks::<LANES>();
         let (fours, singles) = vectors.as_chunks::<4>();
+        // for each four vectors:  best[i] = max(best[i], oriented x[i])
         for four in fours {
             for (best, x) in best.iter_mut().zip(four) {
                 *best = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
@@ -54,16 +63,14 @@ where
         best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
 
-    /// The sum of all exponentials but one of the largest; where `held` is not empty it gets them all. A function of
-    /// its own, for what is the same for all to stay in registers.
-    #[allow(clippy::too_many_arguments)] // all of them are about one piece
+    /// Returns the sum of all exponentials but one instance of the largest; where `held` is not empty, it gets them all.
+    /// It is a function of its own so that the values that are the same for the whole piece stay in registers.
     #[inline(never)]
     fn rest_sum(
         &self,
         x: &[T],
         base_lanes: &ExpBaseLanes<T::Wide, I>,
-        max: T::Wide,
-        max_exp: f64,
+        (max, max_exp): (T::Wide, f64),
         held: &mut [T::Wide],
         ahead: usize,
         pending: &mut PendingLines<'_>,
@@ -86,7 +93,7 @@ where
         )
     }
 
-    /// The sums, in lanes, of whole blocks. The largest is left out, however often it is there; that is counted.
+    /// Returns the sums, in lanes, of whole blocks. The largest is left out wherever it occurs, and counted.
     #[inline(always)]
     #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
     fn block_sums<'x>(
@@ -101,6 +108,9 @@ where
         let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
         let top = Vector::splat(isa, transform.orient_one(max));
         let (mut sums, mut count) = (I::F64::splat(isa, 0.0), 0);
+        // for each block of 8 vectors:
+        //     e = exp(y(x) - log_base);  held = e
+        //     sums += tree sum of (x == max ? 0 : e), in f64;  count += x == max
         for (block, mut held) in blocks {
             let (pairs, _) = block.as_chunks::<{ 2 * LANES }>();
             let mut tree = [zero; TREE / 2];
@@ -124,8 +134,8 @@ where
         (sums, count)
     }
 
-    /// The sums, in lanes, of what comes from some place on. Of those the largest is left out, however often it is there;
-    /// that is counted.
+    /// Returns the sums, in lanes, of the elements from `start` on: less than a block, or a row that is shorter than
+    /// that. The largest is left out wherever it occurs, and counted.
     #[inline(always)]
     fn tail_sums(
         &self,
@@ -143,6 +153,7 @@ where
         let (mut sum, mut count) = (zero, 0);
         let (vectors, last) = x[start..].as_chunks::<LANES>();
         let (pairs, single) = vectors.as_chunks::<2>();
+        // for each pair of vectors:  sum += x == max ? 0 : exp(y(x) - log_base);  count += x == max
         for (nth, pair) in pairs.iter().enumerate() {
             prefetch(pair[0].as_ptr().wrapping_add(ahead));
             prefetch(pair[1].as_ptr().wrapping_add(ahead));
@@ -166,7 +177,7 @@ where
             count += x.equal(top).count_ones();
         }
         if let (false, Some(x)) = (last.is_empty(), x.last_chunk()) {
-            // The last sixteen, of which those that have been added already weigh nothing.
+            // The last vector overlaps the one before it; elements that have been added already get the weight 0.
             let x = T::load(isa, x);
             let weights = T::Wide::LAST[last.len()..].first_chunk().map_or(
                 zero,
@@ -183,12 +194,13 @@ where
         (sum, count)
     }
 
-    /// Where a logit is first, in whole blocks.
+    /// Returns where a logit occurs first, in whole blocks.
     #[inline(always)]
     pub(super) fn position(&self, x: &[T], logit: T::Wide) -> Option<usize> {
         let isa = self.isa;
         let top = Vector::splat(isa, logit);
         let (fours, _) = x.as_chunks::<{ 4 * LANES }>();
+        // for each four vectors:  if any x == logit, look for the first of them
         for (nth, four) in fours.iter().enumerate() {
             let (vectors, _) = four.as_chunks::<LANES>();
             let mut any = 0;
@@ -202,7 +214,8 @@ where
         None
     }
 
-    /// The sum of `value` over piece `nth` of a row. Not inlined: both branches of `Across::sums` share one copy.
+    /// Returns the sum of `value` over piece `nth` of a row. Not inlined: both branches of `LanesAlongRow::sums` share one
+    /// copy.
     #[inline(never)]
     pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
         self.isa.vectorize(
@@ -212,6 +225,7 @@ where
                 let piece = self.cut().piece(nth);
                 let start = piece.start;
                 let (vectors, rest) = self.row(row)[piece].as_chunks::<LANES>();
+                // for each vector:  lanes[lane] += value(row, class, x)
                 for (at, x) in vectors.iter().enumerate() {
                     let class = start + at * LANES;
                     let x = T::load(self.isa, x).array();
@@ -237,7 +251,7 @@ where
             }
             return maxima;
         }
-        // What is in lanes is turned around, for no row to wait for its own last steps.
+        // The lanes of all rows are folded together, so that no row waits for its own last steps.
         let mut lanes = [[T::Wide::ZERO; LANES]; ROWS];
         for row in 0..self.count {
             lanes[row] = self.max_of_lanes(self.row(row)).array();
@@ -288,7 +302,7 @@ where
         let (mut max_exps, mut rest_sums) = ([1.0; ROWS], [0.0; ROWS]);
         let (isa, mut pending) = (self.isa, std::mem::take(&mut self.pending));
         if per_row == 1 {
-            // Rows one step after the other, for none has to wait for its own.
+            // All rows take each step together, so that none waits for its own last step.
             max = self.largest();
             bases = RowExpBases::new(self.isa, self.transform, &max);
             let max_logits = each(
@@ -314,13 +328,13 @@ where
                     pending.write_some(isa, classes * size_of::<T>() / CACHE_LINE);
                 } else {
                     let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
-                    rest_sums[row] = self.rest_sum(x, &base_lanes, top, max_exps[row], held, ahead, &mut pending);
+                    rest_sums[row] = self.rest_sum(x, &base_lanes, (top, max_exps[row]), held, ahead, &mut pending);
                 }
                 pieces[row] = Piece { max: max[row], base: bases.at(row), ratio: 1.0, ..Piece::default() };
             }
             if classes < BLOCK {
                 let mut sums = [T::Wide::ZERO; ROWS];
-                // Of f32 no more than eight roundings in lanes, and five here.
+                // A sum is rounded in f32 no more than eight times in lanes, and five times here.
                 self.fold_lanes(
                     &lanes,
                     &mut sums,
@@ -360,7 +374,13 @@ where
     }
 }
 
-/// Of a row in pieces its maximum with its anchor and exponential, and the sum of the others relative to that unit.
+/// Joins the pieces of a row: returns its maximum with its exponent base and exponential, and the rest of its exponential
+/// sum relative to that base.
+///
+/// ```text
+/// ratio = exp(piece.log_base - log_base)
+/// rest_sum = sum over pieces of (piece.rest_sum + piece.max_exp unless it is the row maximum) * ratio
+/// ```
 fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let mut top = 0;
     for nth in 1..pieces.len() {
@@ -371,12 +391,12 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let Piece { max, base, max_exp, .. } = pieces[top];
     let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
-        // A piece of nothing but -inf has no unit, but zeros in any.
+        // A piece of nothing but -inf has no base of its own, but is 0 relative to any.
         let ratio = if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
-        // What was left out of this piece is one of the rest_sum but where the row's maximum is.
+        // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the row.
         let left_out = if nth == top { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
-        // Rounded, so that equal logits of two pieces come to the same, but not to nothing.
+        // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but not to 0.
         let rounded: f64 = W::of(ratio).into();
         piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }

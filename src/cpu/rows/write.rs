@@ -1,4 +1,7 @@
-//! Across a row: what writes it, whether in place, apart, or past the caches.
+//! Lanes along the row: writes the results of rows, in place, into other memory, or past the caches.
+//!
+//! `LanesAlongRow::write` calls a closure for every two vectors of logits; `scaled` is the pass of softmax. The inner
+//! loop is at the end, in `written`.
 
 use super::lanes_along_row::{Held, LanesAlongRow};
 use super::read::BLOCK;
@@ -8,12 +11,12 @@ use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// A piece of a row.
+/// Where a piece of a row starts.
 #[derive(Clone, Copy)]
 pub(super) struct PieceStart {
     pub(super) row: usize,
     pub(super) piece: usize,
-    /// Of its first element.
+    /// The class of its first element.
     pub(super) class: usize,
 }
 
@@ -21,8 +24,9 @@ impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
-    /// Writes the elements of each row, piece by piece: of two vectors of logits, what stands in their places. What is
-    /// given makes a closure of each piece, with what is the same for all of it; that gets where in the piece they are.
+    /// Writes the elements of each row, piece by piece. `of_piece` makes a closure for each piece, with the values that
+    /// are the same for all of it; that closure gets the place of two vectors in the piece and their logits, and returns
+    /// what replaces them.
     #[inline(always)]
     pub(super) fn write<F>(&mut self, of_piece: impl Fn(PieceStart) -> F + Sync)
     where
@@ -46,7 +50,7 @@ where
                 write_piece(isa, input, out, streams, &of_piece, PieceStart { row, piece, class });
             };
             let mut pieces = Vec::new();
-            // Where memory is short, no row is shared.
+            // Where memory is short, threads do not share the row.
             if self.threads_share_rows && pieces.try_reserve_exact(cut.pieces).is_ok() {
                 for piece in 0..cut.pieces {
                     let (out, after) = rest.split_at_mut(cut.piece(piece).len());
@@ -68,6 +72,7 @@ where
         }
     }
 
+    /// Writes exp(y - log_base) * ratio * factor, from the exponentials that were held or from the logits.
     #[inline(always)]
     pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
         let (isa, transform, classes, per_row, is_held) =
@@ -119,15 +124,15 @@ pub(super) fn splat_factors<I: Isa, W: Exp>(isa: I, factor: f64, ratio: f64) -> 
     [W::V::splat(isa, first), W::V::splat(isa, second)]
 }
 
-/// Two vectors.
+/// Loads two vectors.
 #[inline(always)]
 pub(super) fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
     let (x, _) = x.as_chunks();
     [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
-/// Replaces `out` by what a closure makes of the logits, which stand in `input` or there; it gets their place and them.
-/// A function of its own, for what is the same for all to stay in registers.
+/// Writes one piece to `out`; its logits stand in `input`, or in `out` itself. It is a function of its own so that the
+/// values that are the same for the whole piece stay in registers.
 #[inline(never)]
 fn write_piece<I: Isa, T: Number, F>(
     isa: I,
@@ -166,7 +171,7 @@ fn written<I: Isa, T: Number>(
         }};
     }
     let last = out.len() - PAIR;
-    // Up to where whole lines begin.
+    // The elements before the first whole line.
     let head = if streams { out.as_ptr().align_offset(CACHE_LINE) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
     // The last pair, and the first one where whole lines begin after it starts, overlap the pairs between them, so both are computed
@@ -177,7 +182,7 @@ fn written<I: Isa, T: Number>(
     }
     let [end, start] = ends;
     if head > 0 {
-        // No more than that: a line is written past the caches or into them.
+        // Only these: a line is written either past the caches or through them.
         out[..head].copy_from_slice(&start.as_flattened()[..head]);
     }
     let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
@@ -185,6 +190,7 @@ fn written<I: Isa, T: Number>(
         #[inline(always)]
         |x| x[head..].as_chunks::<PAIR>().0,
     );
+    // for each pair of vectors:  out[pair] = value(place, x[pair])
     for (nth, out) in pairs.iter_mut().enumerate() {
         let x = match from {
             Some(x) => &x[nth],

@@ -20,7 +20,7 @@ const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 /// ln 2 in two parts; the first has 9 bits, so that its product with the exponent is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
-/// The same of 32 bits.
+/// ln 2 in two parts for f64; the first has 32 bits.
 const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
@@ -33,16 +33,16 @@ const EXCESS_F64: i32 = 55;
 const NOTHING: i32 = -127 - EXCESS;
 const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
-/// What the exponentials of a row of plain logits stand relative to.
+/// The exponent base of a row: what the exponentials of its logits are relative to.
 #[derive(Clone, Copy, Default)]
 pub(in crate::cpu) struct ExpBase<W> {
-    /// What is subtracted of logits.
+    /// The offset that is subtracted from logits.
     pub(in crate::cpu) offset: W,
-    /// What is added to round to an integer and to have the power of two in the low bits.
+    /// The number that is added to x * log2(e), to round it to an integer and to have the power of two in the low bits.
     pub(in crate::cpu) rounding_bias: W,
-    /// What is no larger has the exponential 0.
+    /// A difference x - offset that is no larger than this has the exponential 0.
     pub(in crate::cpu) underflow: W,
-    /// The logarithm of what the exponentials are multiples of.
+    /// The logarithm of the base: the stored exponential of y is exp(y - log_base).
     pub(in crate::cpu) log_base: f64,
 }
 
@@ -56,9 +56,9 @@ pub(in crate::cpu) trait Exp: Real {
     /// About the exponential of a row's largest logit as it is stored, for those of small ones to stay normal.
     const LARGEST: f64;
     const MIN_NORMAL: f64;
-    /// For a row of that largest logit.
+    /// Returns the exponent base of a row whose largest logit is `max`.
     fn exp_base(max: Self) -> ExpBase<Self>;
-    /// For sixteen rows, the same; what their exponentials are relative to is apart.
+    /// Returns the exponent bases of sixteen rows; their `log_base` is apart, in f64.
     #[inline(always)]
     fn exp_bases<I: Isa>(_: I, max: &[Self; LANES]) -> (ExpBase<[Self; LANES]>, [f64; LANES]) {
         exp_bases_one_by_one(max)
@@ -67,7 +67,7 @@ pub(in crate::cpu) trait Exp: Real {
     fn exp_wide(difference: f64) -> Self;
 }
 
-/// One after the other.
+/// Returns the exponent bases of sixteen rows, computed one after the other.
 #[inline(never)]
 fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
     let (mut bases, mut log_bases) = (ExpBase::<[W; LANES]>::default(), [0.0; LANES]);
@@ -79,7 +79,15 @@ fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64;
     (bases, log_bases)
 }
 
-/// exp(x - unit) of several values or vectors, step by step together: one alone would wait for itself. NaN of NaN.
+/// Returns exp(x - log_base) of `N` values or vectors, NaN for NaN. All of them take each step together, for one alone
+/// would wait for its own last step:
+///
+/// ```text
+/// d = max(x - offset, underflow)
+/// n = round(d * log2(e))                      // rounding_bias rounds, and leaves n in the low bits of `shifted`
+/// r = (d - n * LN2_HIGH) - n * LN2_LOW        // |r| <= ln 2 / 2
+/// exp = 2^n * (1 + r + r^2 * Q(r))
+/// ```
 #[inline(always)]
 pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
     all: impl Fn(W) -> V,
@@ -127,7 +135,7 @@ impl Exp for f32 {
     fn exp_base(max: f32) -> ExpBase<f32> {
         let is_far = max.abs() >= FAR && max.is_finite();
         let (offset, near) = if is_far { (max, 0.0) } else { (0.0, max) };
-        // Of infinities and NaN nothing comes of it, but the exponential of -inf has to be 0.
+        // Any base will do for infinities and NaN, as long as the exponential of -inf is 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
         let log_base = f64::from(offset) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
@@ -140,7 +148,7 @@ impl Exp for f32 {
         let all = |value| I::F32::splat(isa, value);
         let near = I::F32::load(isa, max);
         if near.larger(all(0.0) - near).largest() < FAR {
-            // In the same steps, rounded alike.
+            // The steps are those of `exp_base`, with the same rounding.
             let n = (near * all(std::f32::consts::LOG2_E) + all(ROUND)) - all(ROUND);
             let underflow = ((n + all(NOTHING as f32)) * all(std::f32::consts::LN_2)).array();
             let rounding_bias = (all(ROUND - NOTHING as f32) - n).array();
@@ -270,7 +278,7 @@ pub(in crate::cpu) fn exp(d: f64) -> f64 {
 /// tanh(u), and its derivative, in f64.
 #[inline(always)]
 pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
-    // Of exp(-2 |u|), for which nothing overflows.
+    // tanh is computed from exp(-2 |u|), for which nothing overflows.
     let (minus_one, e) = expm1_and_exp(-2.0 * u.abs());
     let whole = 1.0 + e;
     ((-minus_one / whole).copysign(u), 4.0 * e / (whole * whole))

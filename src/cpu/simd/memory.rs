@@ -9,7 +9,7 @@ use crate::Element;
 /// A type of logits, and the one that they are computed in.
 pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
     type Wide: Real;
-    /// What stands where a row has ended, and its opposite.
+    /// The least value, and the largest.
     const LOWEST: Self;
     const HIGHEST: Self;
     fn widen(self) -> Self::Wide;

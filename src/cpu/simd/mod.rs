@@ -1,4 +1,4 @@
-//! All that knows of instruction sets: the level that is chosen, vectors of sixteen rows or classes, how the types of
+//! Everything that depends on the instruction set: the level that is chosen, vectors of sixteen rows or classes, how the types of
 //! logits come into them and leave them, and the exponential.
 //!
 //! Vectors have sixteen lanes at every level, in as many registers as that takes, so that sums are in the same order

@@ -6,7 +6,7 @@ use super::exp::{ExpBase, exp_of};
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Vector};
 
-/// What there is on every machine.
+/// Plain Rust, which every machine runs.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Portable;
 

@@ -12,7 +12,7 @@ use crate::cpu::scratch::{Reserve, Scratch};
 /// Lanes of a vector, of every instruction set and for both types.
 pub(in crate::cpu) const LANES: usize = 16;
 
-/// A value of each. (`map` of arrays is not always inlined, and what it calls then lacks the instruction set.)
+/// Returns the value of each element. (`map` of arrays is not always inlined, and what it calls then lacks the instruction set.)
 #[inline(always)]
 pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(from: [A; N], value: impl Fn(A) -> B) -> [B; N] {
     let mut out = [value(from[0]); N];
@@ -22,7 +22,7 @@ pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(from: [A; N], value
     out
 }
 
-/// What a row is computed in: f32, with f64 where sums are at stake, or f64 throughout.
+/// The type that a row is computed in: f32, with f64 where sums are at stake, or f64 throughout.
 pub(in crate::cpu) trait Real:
     Element<Row = Self> + Number<Wide = Self> + PartialOrd + std::ops::Neg<Output = Self>
 {
@@ -31,7 +31,7 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
-    /// Nothing of sixteen lanes, and all of sixteen: from an element on the weights of as many last lanes.
+    /// Sixteen zeros and sixteen ones: the sixteen elements from `LAST[n]` on weigh the last `n` lanes of a vector 1.
     const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
@@ -76,7 +76,7 @@ macro_rules! real {
 real!(f32, F32, Single);
 real!(f64, F64, Double);
 
-/// What exponentials are made of, of one value or of several.
+/// The arithmetic of exponentials, on one value or on a vector.
 pub(in crate::cpu) trait Lane:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
 {
@@ -84,7 +84,7 @@ pub(in crate::cpu) trait Lane:
     const IS_FUSED: bool;
     /// self * b + c.
     fn mul_add(self, b: Self, c: Self) -> Self;
-    /// The larger; NaN where self is NaN.
+    /// Returns the larger; NaN where self is NaN.
     fn at_least(self, low: Self) -> Self;
     /// The number whose exponent stands in the lowest bits.
     fn power(self) -> Self;
@@ -96,15 +96,15 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn splat(isa: I, value: Self::W) -> Self;
     fn load(isa: I, values: &[Self::W; LANES]) -> Self;
     fn array(self) -> [Self::W; LANES];
-    /// The larger; `best`, which is a number, where self is NaN.
+    /// Returns the larger; `best`, which is a number, where self is NaN.
     fn larger(self, best: Self) -> Self;
-    /// The first where self is that value, else the second.
+    /// Returns `then` in lanes where self equals `value`, else `otherwise`.
     fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
-    /// Which lanes are that value, from the lowest bit on.
+    /// Returns a bit for each lane, from the lowest on: whether it equals `value`.
     fn equal(self, value: Self) -> u32;
-    /// This and another, lane by lane in turn: the first sixteen of the thirty-two, and the others.
+    /// Interleaves two vectors lane by lane; returns the first sixteen of the thirty-two lanes, and the last.
     fn interleave(self, other: Self) -> (Self, Self);
-    /// Of this and another one after the other the even lanes, and the odd ones.
+    /// Returns the even lanes of two vectors, one vector after the other, and the odd lanes.
     fn deinterleave(self, other: Self) -> (Self, Self);
     fn wide(self, isa: I) -> I::F64;
 
@@ -130,7 +130,7 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
         largest.array()[0]
     }
 
-    /// exp(x - unit) of several vectors. NaN of NaN.
+    /// Returns exp(x - log_base) of several vectors, NaN for NaN.
     #[inline(always)]
     fn exp<const N: usize>(isa: I, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
         exp_of::<Self::W, Self, N>(
