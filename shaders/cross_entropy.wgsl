@@ -1,5 +1,5 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
-// the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/cross_entropy.rs`.
+// the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/ops/cross_entropy.rs`.
 
 override GRADIENT: bool = false;
 override WRITES: bool = GRADIENT;

@@ -1,4 +1,4 @@
-// log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/log_sum_exp.rs`, which also takes over the rows where the
+// log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
 
 const LOG: bool = false;

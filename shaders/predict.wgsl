@@ -1,4 +1,4 @@
-// The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/predict.rs`.
+// The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/ops/predict.rs`.
 
 const LOG: bool = false;
 const WRITES: bool = false;

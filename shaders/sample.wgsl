@@ -1,4 +1,4 @@
-// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/sample.rs`, down to the bits: additions and
+// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to the bits: additions and
 // multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
 
 const LOG: bool = false;

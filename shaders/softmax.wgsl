@@ -1,4 +1,4 @@
-// softmax(x)_j = exp(x_j - top) / sum, or its logarithm. Twin of `src/cpu/softmax.rs`.
+// softmax(x)_j = exp(x_j - top) / sum, or its logarithm. Twin of `src/cpu/ops/softmax.rs`.
 
 override LOG: bool = false;
 const WRITES: bool = true;

@@ -1,5 +1,5 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
-// `src/cpu/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
+// `src/cpu/ops/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
 
 const LOG: bool = false;
 const WRITES: bool = false;

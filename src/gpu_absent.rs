@@ -4,12 +4,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::device::stopwatch::Reading;
 use crate::plan::Traffic;
 use crate::problem::dtype::Elements;
 use crate::problem::limits::Settings;
 use crate::problem::operation::Op;
 use crate::problem::request::{Operands, Request};
+use crate::problem::waiting::Reading;
 use crate::problem::waiting::Waiting;
 use crate::{Adapter, DType, DeviceChoice, Error, RejectedAdapter, Shape, Tuning};
 

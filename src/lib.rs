@@ -111,7 +111,7 @@ pub use device::calls::{ElementsCall, LogitsSource, LossCall, RowsCall};
 pub use device::resident::calls::ResidentCall;
 pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
 #[doc(hidden)]
-pub use device::stopwatch::{Reading, Stopwatch};
+pub use device::stopwatch::Stopwatch;
 pub use device::{Device, Output};
 #[cfg(feature = "gpu")]
 pub use gpu::{BoundStep, Gpu, Step, StepBuffers, StepBuilder, Summary};
@@ -132,6 +132,8 @@ pub use problem::request::Prediction;
 pub use problem::sampling::Sampling;
 pub use problem::shape::Shape;
 pub use problem::targets::{ClassIndex, Targets};
+#[doc(hidden)]
+pub use problem::waiting::Reading;
 /// The wgpu that this crate is built with, so that an engine can use the same.
 #[cfg(feature = "gpu")]
 pub use wgpu;

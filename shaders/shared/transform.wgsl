@@ -1,5 +1,5 @@
 // What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
-// off by much. Twin of `src/cpu/logit transform.rs`.
+// off by much. Twin of `src/cpu/transform.rs`.
 
 override SCALED: bool = false;
 override CAPPED: bool = false;

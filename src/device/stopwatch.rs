@@ -17,30 +17,9 @@ use crate::problem::operation::{Op, Operation};
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
-use crate::problem::waiting::Instant;
+use crate::problem::waiting::{Instant, Reading};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
-
-/// How long something took.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// From submission to the end of waiting.
-    pub wall: Duration,
-    /// By the device's own timestamps, where it has them.
-    pub device: Option<Duration>,
-}
-
-impl Reading {
-    /// By the best clock that there is.
-    #[must_use]
-    pub fn best(self) -> Duration {
-        self.device.unwrap_or(self.wall)
-    }
-
-    fn since(start: Instant) -> Self {
-        Self { wall: start.elapsed(), device: None }
-    }
-}
 
 /// An operation with its inputs and results in the device's own memory, ready to be run again and again. Every operation is given the logits
 /// as the loss sees them; a backward starts from the forward's result, and the logits stand in for its upstream gradient.

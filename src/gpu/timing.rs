@@ -13,10 +13,10 @@ use super::bind::Dispatch;
 use super::context::GpuContext;
 use super::failure::GpuError;
 use super::resident::{DeviceArray, DeviceOperands, DeviceTargets, Results};
-use crate::device::stopwatch::Reading;
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
 use crate::problem::waiting::Instant;
+use crate::problem::waiting::Reading;
 use crate::{DType, Error, Traffic};
 
 /// Bytes that inputs take together where they are rotated: more than any cache holds.

@@ -6,7 +6,30 @@ pub(crate) use std::time::Instant;
 #[cfg(all(feature = "gpu", target_arch = "wasm32"))]
 pub(crate) use web_time::Instant;
 
+use std::time::Duration;
+
 use crate::Error;
+
+/// How long something took.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// From submission to the end of waiting.
+    pub wall: Duration,
+    /// By the device's own timestamps, where it has them.
+    pub device: Option<Duration>,
+}
+
+impl Reading {
+    /// By the best clock that there is.
+    #[must_use]
+    pub fn best(self) -> Duration {
+        self.device.unwrap_or(self.wall)
+    }
+
+    pub(crate) fn since(start: Instant) -> Self {
+        Self { wall: start.elapsed(), device: None }
+    }
+}
 
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
