@@ -9,19 +9,11 @@
 //!
 //! Drivers that the loader does not know are named in `VK_DRIVER_FILES`, such as the SwiftShader of a browser.
 
-mod matrix;
-mod suite;
-
-// The crate's own tests compare with the same.
-#[allow(dead_code)]
-#[path = "../../tests/suite/reference.rs"]
-mod reference;
-
 use std::error::Error;
 use std::process::ExitCode;
 
 use logits::{Device, DeviceChoice};
-use suite::Finding;
+use logits_check::conformance::{self, Finding};
 
 fn main() -> ExitCode {
     match run() {
@@ -50,11 +42,11 @@ fn run() -> Result<bool, Box<dyn Error>> {
         .iter()
         .map(|device| {
             eprintln!("{device}");
-            (format!("{} ({})", device.name(), device.backend()), pollster::block_on(suite::run(device)))
+            (format!("{} ({})", device.name(), device.backend()), pollster::block_on(conformance::run(device)))
         })
         .collect();
     if flags.is_empty() {
-        print!("{}", matrix::matrix(&columns));
+        print!("{}", conformance::matrix(&columns));
     } else {
         print_json(&devices, &columns);
     }

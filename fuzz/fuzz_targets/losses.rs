@@ -2,17 +2,13 @@
 
 #![no_main]
 
-// The crate's own tests compare with the same.
-#[allow(dead_code)]
-#[path = "../../tests/suite/reference.rs"]
-mod reference;
-
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use logits::half::{bf16, f16};
 use logits::{Device, Element, Logits, LogitsMut, Reduction, Targets};
-use logits_fuzz::{Batch, assert_near, noise, require_level};
-use reference::{Labels, Options, expected};
+use logits_check::oracle::Labels;
+use logits_check::{Options, noise};
+use logits_fuzz::{assert_near, batch, require_level};
 
 fuzz_target!(init: require_level(), |bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
@@ -25,7 +21,7 @@ fuzz_target!(init: require_level(), |bytes: &[u8]| {
 });
 
 fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Options> {
-    let seed = u.arbitrary()?;
+    let seed = u.arbitrary::<u32>()? as usize;
     let number = |u: &mut Unstructured<'_>| Ok(f32::from(u.arbitrary::<i8>()?) / 16.0);
     Ok(Options {
         ignored: if u.arbitrary()? { vec![-100, i64::from(u.arbitrary::<u8>()?)] } else { vec![-100] },
@@ -50,10 +46,10 @@ fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Opti
 
 fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<()> {
     let device = Device::cpu();
-    let batch = Batch::new(u, narrow)?;
+    let batch = batch(u, narrow)?;
     let (shape, classes, rows) = (batch.shape, batch.shape.classes(), batch.shape.row_count());
     let options = options(u, rows, classes)?;
-    let seed: u32 = u.arbitrary()?;
+    let seed = u.arbitrary::<u32>()? as usize;
     // Now and then one that is no class.
     let most = if u.ratio(1, 8)? { classes } else { classes - 1 };
     let targets: Vec<i64> = (0..rows)
@@ -96,14 +92,13 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     );
 
     let values: Vec<Vec<f64>> = (0..rows).map(|row| batch.row(row)).collect();
-    let soft: Vec<Vec<f64>> = (0..rows)
-        .map(|row| (0..classes).map(|class| probabilities[batch.place(batch.block(), row, class)]).collect())
-        .collect();
+    let soft: Vec<Vec<f64>> =
+        (0..rows).map(|row| (0..classes).map(|class| probabilities[batch.place(row, class)]).collect()).collect();
     let labels: Vec<Labels<'_>> = match is_soft {
         true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
         false => targets.iter().map(|&class| Labels::Class(class)).collect(),
     };
-    let wanted = expected(&values, &labels, &options);
+    let wanted = options.expected(&values, &labels);
     for row in 0..rows {
         // What infinities come to depends on labels; tests go through them one by one.
         if values[row].iter().any(|x| !x.is_finite() || x.abs() > 1e4) {
@@ -115,7 +110,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
             assert_near(out.per_row[row], wanted.per_row[row], error, &what);
         }
         for class in 0..classes {
-            let (got, wanted_here) = (gradient[batch.place(batch.block(), row, class)], wanted.gradients[row][class]);
+            let (got, wanted_here) = (gradient[batch.place(row, class)], wanted.gradients[row][class]);
             // Half types round what they hold; what is small against its row is as good as that.
             assert_near(got, wanted_here, 1e-6 * wanted.scale[row], &format!("class {class}, {what}"));
         }

@@ -6,7 +6,9 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use logits::half::{bf16, f16};
 use logits::{Device, Element, Logits, LogitsMut, Sampling};
-use logits_fuzz::{Batch, assert_near, is_regular, log_sum_exp, noise, require_level};
+use logits_check::oracle::Row;
+use logits_check::{Batch, noise};
+use logits_fuzz::{assert_near, batch, require_level};
 
 fuzz_target!(init: require_level(), |bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
@@ -25,7 +27,7 @@ fn bits<T: Element>(values: &[T]) -> Vec<u64> {
 
 fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<()> {
     let device = Device::cpu();
-    let batch = Batch::new(u, narrow)?;
+    let batch = batch(u, narrow)?;
     let (shape, classes) = (batch.shape, batch.shape.classes());
     let temperature = if u.ratio(1, 4)? { f32::from(u.arbitrary::<i16>()?) / 256.0 } else { 1.0 };
     let Ok(x) = Logits::with_row_stride(&batch.values, shape, batch.stride) else {
@@ -44,22 +46,21 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     let best = device.predict(x).to_vec().expect("predictions").values;
     for row in 0..shape.row_count() {
         let y = y(row);
-        let (top, log_sum) = log_sum_exp(&y);
-        let regular = is_regular(&y);
+        let reduced = Row::new(&y);
         for class in 0..classes {
-            let at = batch.place(batch.block(), row, class);
-            let wanted = if regular { ((y[class] - top) - log_sum).exp() } else { f64::NAN };
+            let at = batch.place(row, class);
+            let wanted = reduced.probability(class);
             assert_near(
                 p[at],
                 wanted,
                 2e-6 * wanted,
                 &format!("softmax of {shape:?} at {temperature}, row {row}, class {class}, where y is {}", y[class]),
             );
-            let wanted = if regular { (y[class] - top) - log_sum } else { f64::NAN };
+            let wanted = reduced.log_probability(class);
             assert_near(log_p[at], wanted, 1e-6 * wanted.abs(), &format!("log-softmax of {shape:?}, row {row}"));
         }
-        if regular {
-            let wanted = top + log_sum;
+        if reduced.is_regular() {
+            let (top, log_sum, wanted) = (reduced.max(), reduced.log_sum_above_max(), reduced.log_sum_exp());
             // The sum of two numbers that may cancel is as good as these.
             let error = 1e-6 * wanted.abs() + 2e-7 * log_sum.min(top.abs());
             assert_near(log_sum_exps[row], wanted, error, &format!("log-sum-exp of {shape:?}, row {row}"));
@@ -82,7 +83,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
             for (row, top) in top.values.chunks(k.max(1)).enumerate() {
                 let mut sorted = y(row);
                 sorted.sort_by(|a, b| b.total_cmp(a));
-                if is_regular(&sorted) {
+                if Row::new(&sorted).is_regular() {
                     let found: Vec<f64> = top.iter().map(|top| y(row)[top.class as usize]).collect();
                     assert!(
                         found.iter().zip(&sorted).all(|(a, b)| a == b),
@@ -101,19 +102,22 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         for (row, drawn) in drawn.values.iter().enumerate() {
             let y = y(row);
             assert!((drawn.class as usize) < classes);
-            assert!(!is_regular(&y) || y[drawn.class as usize] > f64::NEG_INFINITY, "class {} was drawn", drawn.class);
+            assert!(
+                !Row::new(&y).is_regular() || y[drawn.class as usize] > f64::NEG_INFINITY,
+                "class {} was drawn",
+                drawn.class
+            );
         }
     }
 
     // Gradients through the softmax, from its own values.
-    let seed = u.arbitrary()?;
+    let seed = u.arbitrary::<u32>()? as usize;
     let upstream: Vec<T> = (0..p.len()).map(|at| narrow(noise(seed, at))).collect();
     let out =
         device.softmax_backward(Logits::new(&p, shape).expect("as before"), &upstream).to_vec().expect("gradients").values;
     for row in 0..shape.row_count() {
-        let of = |values: &[T]| -> Vec<f64> {
-            (0..classes).map(|class| values[batch.place(batch.block(), row, class)].into()).collect()
-        };
+        let of =
+            |values: &[T]| -> Vec<f64> { (0..classes).map(|class| values[batch.place(row, class)].into()).collect() };
         let (p, g, out) = (of(&p), of(&upstream), of(&out));
         if p[0].is_nan() {
             continue;

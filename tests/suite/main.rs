@@ -18,7 +18,6 @@ mod properties;
 mod pytorch;
 mod range_sweep;
 mod ranges;
-mod reference;
 mod resident;
 mod tier;
 mod weights;

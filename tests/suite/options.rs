@@ -1,11 +1,12 @@
 //! Every option of the loss with every other: against PyTorch's answers in float64 (`tests/golden/options.py` made the file), and
-//! against a float64 reference, on every device.
+//! against the oracle in float64, on every device.
 
 use crate::common::{self, Share};
 use crate::covering;
-use crate::reference::{Expected, Labels, Options, expected};
 use logits::half::{bf16, f16};
 use logits::{DType, Device, Element, Logits, LogitsMut, Reduction, Shape, Targets};
+use logits_check::Options;
+use logits_check::oracle::{Expected, Labels};
 use serde_json::Value;
 
 /// The worst relative error of a loss, and the worst error of a gradient as a fraction of its row's scale.
@@ -184,7 +185,7 @@ impl Batch {
         (0..self.shape.row_count()).map(row).collect()
     }
 
-    /// What the reference makes of the logits as a type holds them.
+    /// What the oracle makes of the logits as a type holds them.
     fn expected<T: Element>(&self, options: &Options, is_soft: bool, logits: &[T]) -> Expected {
         let logits: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
         let (rows, probabilities) = (self.rows_of(&logits), self.rows_of(&self.probabilities));
@@ -192,7 +193,7 @@ impl Batch {
             true => probabilities.iter().map(|q| Labels::Probabilities(q)).collect(),
             false => self.classes.iter().map(|&class| Labels::Class(class)).collect(),
         };
-        expected(&rows, &labels, options)
+        options.expected(&rows, &labels)
     }
 
     fn targets(&self, is_soft: bool) -> Targets<'_> {
@@ -320,7 +321,7 @@ fn of_kernel(batch: &Batch, values: &[usize]) -> Combination {
     combination(batch, &[2 * targets, 1, smoothing, z_loss, softcap, scale, 0, 0, softcap])
 }
 
-/// Whether the reference takes as long as a driver's compiler.
+/// Whether the oracle takes as long as a driver's compiler.
 fn is_large(shape: Shape) -> bool {
     shape.classes() > 10_000
 }

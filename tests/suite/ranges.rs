@@ -1,9 +1,10 @@
 //! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against float64.
 
 use logits::{CrossEntropy, Device, Logits, Reduction};
+use logits_check::Options;
+use logits_check::oracle::{Expected, Labels};
 
 use crate::common;
-use crate::reference::{Expected, Labels, Options, expected};
 
 /// A row of logits with its target, and options under which it was once wrong or may become so.
 struct Case {
@@ -86,7 +87,7 @@ fn extreme_rows_agree_with_float64() {
         let step = if common::share(&device) == common::Share::Values { 2 } else { 1 };
         for Case { name, row, target, options } in cases().into_iter().step_by(step) {
             let wide = row.iter().map(|&x| f64::from(x)).collect();
-            let Expected { per_row, gradients, scale, .. } = expected(&[wide], &[Labels::Class(target)], &options);
+            let Expected { per_row, gradients, scale, .. } = options.expected(&[wide], &[Labels::Class(target)]);
             let x = Logits::new(&row, [1, row.len()]).unwrap();
             let loss = options.loss();
             let alone = device.cross_entropy(&loss, x, &[target]).loss().unwrap().per_row[0];

@@ -2,9 +2,10 @@
 
 use half::f16;
 use logits::{CrossEntropy, Logits, Reduction};
+use logits_check::Options;
+use logits_check::oracle::{Expected, Labels};
 
 use crate::common;
-use crate::reference::{Expected, Labels, Options, expected};
 
 /// Four rows of three classes; the last row is ignored.
 const LOGITS: [f32; 12] = [0.3, -1.0, 2.0, 0.0, 5.0, 1.5, -2.0, 0.25, 1.0, 1.0, 2.0, 3.0];
@@ -51,8 +52,7 @@ fn weights_of_any_size_are_right() {
     let rows: Vec<Vec<f64>> = LOGITS.chunks(3).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
     let x = Logits::new(&LOGITS, [4, 3]).unwrap();
     for options in cases() {
-        let Expected { loss: wanted, per_row, gradients, scale } =
-            expected(&rows, &TARGETS.map(Labels::Class), &options);
+        let Expected { loss: wanted, per_row, gradients, scale } = options.expected(&rows, &TARGETS.map(Labels::Class));
         let loss = options.loss();
         for device in common::devices() {
             let what = format!("weights {:?}, {} on {device}", options.weight, options.brief());

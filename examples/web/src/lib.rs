@@ -1,13 +1,6 @@
 //! What the page calls: a device, a batch of logits, and what one makes of the other.
 
-#[path = "../../conformance/matrix.rs"]
-mod matrix;
 mod npy;
-#[allow(dead_code)]
-#[path = "../../../tests/suite/reference.rs"]
-mod reference;
-#[path = "../../conformance/suite.rs"]
-mod suite;
 
 use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits};
 use wasm_bindgen::prelude::*;
@@ -68,10 +61,10 @@ impl Place {
     /// Every operation, option and type against float64, as the example `conformance` prints it; and how many were
     /// out of bounds.
     pub async fn conformance(&self) -> Conformance {
-        let findings = suite::run(&self.0).await;
+        let findings = logits_check::conformance::run(&self.0).await;
         let failed = findings.iter().filter(|finding| !finding.passed()).count();
         let name = format!("{} ({})", self.0.name(), self.0.backend());
-        Conformance { failed, text: matrix::matrix(&[(name, findings)]) }
+        Conformance { failed, text: logits_check::conformance::matrix(&[(name, findings)]) }
     }
 }
 

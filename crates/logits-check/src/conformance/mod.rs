@@ -4,19 +4,29 @@
 use logits::half::{bf16, f16};
 use logits::{CrossEntropy, DType, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape, Targets};
 
-use crate::reference::{Labels, Options, expected};
+use crate::oracle::{Labels, Row};
+use crate::{Batch, Options, excess, noise};
+
+mod matrix;
+
+pub use matrix::matrix;
 
 /// The worst error of an operation with an option, of one type. At most 1 is within the bound.
 pub struct Finding {
+    /// A method of `Device`, without `_vec`.
     pub operation: &'static str,
+    /// Its option; empty where there is none.
     pub option: &'static str,
+    /// The type of the logits.
     pub dtype: DType,
+    /// In units of the bound.
     pub worst: f64,
     /// Where that was, or what went wrong.
     pub place: String,
 }
 
 impl Finding {
+    /// Whether it is within the bound.
     pub fn passed(&self) -> bool {
         self.worst <= 1.0
     }
@@ -68,42 +78,6 @@ struct Suite<'d> {
     findings: Vec<Finding>,
 }
 
-/// Logits, and where each of a row is.
-struct Batch<T> {
-    shape: Shape,
-    values: Vec<T>,
-}
-
-impl<T: Element> Batch<T> {
-    fn new(shape: Shape, value: impl Fn(usize, usize) -> T) -> Self {
-        let mut batch = Self { shape, values: vec![T::default(); shape.row_count() * shape.classes()] };
-        for row in 0..shape.row_count() {
-            for class in 0..shape.classes() {
-                let at = batch.place(row, class);
-                batch.values[at] = value(row, class);
-            }
-        }
-        batch
-    }
-
-    fn place(&self, row: usize, class: usize) -> usize {
-        let inner = self.shape.inner();
-        (row / inner * self.shape.classes() + class) * inner + row % inner
-    }
-
-    fn rows(&self) -> Vec<Vec<f64>> {
-        let row = |row| (0..self.shape.classes()).map(|class| self.values[self.place(row, class)].into()).collect();
-        (0..self.shape.row_count()).map(row).collect()
-    }
-}
-
-/// Between -1 and 1, in no order.
-fn noise(seed: usize, at: usize) -> f64 {
-    let mixed = (at as u32 ^ (seed as u32).wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
-    let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
-    f64::from((mixed ^ (mixed >> 16)) >> 8) / f64::from(1 << 23) - 1.0
-}
-
 /// A logit of a row: some rows are confident, some far from 0, some wide.
 fn logit(row: usize, class: usize, classes: usize) -> f64 {
     let top = if row % 4 == 1 && class == row * 7 % classes { 17.0 } else { 0.0 };
@@ -111,31 +85,6 @@ fn logit(row: usize, class: usize, classes: usize) -> f64 {
     // Others reach as far below their largest as probabilities are normal numbers.
     let span = if row % 4 == 3 { 43.0 } else { 5.0 };
     span * noise(row + 1, class) + top + shift
-}
-
-/// How far off a result is, in units of what it may be off by beside the rounding of its type.
-fn off<T: Element>(got: T, wanted: f64, bound: f64) -> f64 {
-    let (unit, least, most) = match T::DTYPE {
-        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-24), 65_504.0),
-        DType::BF16 => (2.0_f64.powi(-8), f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
-        _ => (0.0, f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
-    };
-    let got: f64 = got.into();
-    let is_beyond = got.is_infinite() && wanted.abs() >= most * (1.0 - 1e-5) && got.signum() == wanted.signum();
-    if got == wanted || is_beyond || (got.is_nan() && wanted.is_nan()) {
-        0.0
-    } else if !got.is_finite() || !wanted.is_finite() {
-        f64::INFINITY
-    } else {
-        (got - wanted).abs() / (bound + unit * wanted.abs() + least)
-    }
-}
-
-/// The largest, the logarithm of the sum relative to it, and whether there is a softmax.
-fn log_sum_exp(y: &[f64]) -> (f64, f64, bool) {
-    let top = (0..y.len()).fold(0, |top, at| if y[at] > y[top] { at } else { top });
-    let others: f64 = (0..y.len()).filter(|&at| at != top).map(|at| (y[at] - y[top]).exp()).sum();
-    (y[top], others.ln_1p(), y.iter().all(|y| !y.is_nan()) && y[top].is_finite())
 }
 
 impl Suite<'_> {
@@ -213,44 +162,45 @@ impl Suite<'_> {
         };
         let classes = shape.classes();
         let y: Vec<Vec<f64>> = batch.rows().iter().map(|x| x.iter().map(|&x| curve(x)).collect()).collect();
-        let sums: Vec<_> = y.iter().map(|y| log_sum_exp(y)).collect();
+        let reduced: Vec<_> = y.iter().map(|y| Row::new(y)).collect();
         let elements = |values: &[T], wanted: &dyn Fn(usize, usize) -> f64, bound: f64| {
             let mut worst = 0.0_f64;
             for row in 0..y.len() {
                 for class in 0..classes {
-                    let wanted = if sums[row].2 { wanted(row, class) } else { f64::NAN };
-                    worst = worst.max(off(values[batch.place(row, class)], wanted, bound * wanted.abs()));
+                    let wanted = wanted(row, class);
+                    worst = worst.max(excess(values[batch.place(row, class)], wanted, bound * wanted.abs()));
                 }
             }
             worst
         };
-        let log_probability = |row: usize, class: usize| (y[row][class] - sums[row].0) - sums[row].1;
+        let log_probability = |row: usize, class: usize| reduced[row].log_probability(class);
 
         let out = device.softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("softmax", option, shape, out, |p| {
-            elements(&p, &|row, class| log_probability(row, class).exp(), 2e-6)
+            elements(&p, &|row, class| reduced[row].probability(class), 2e-6)
         });
         let out = device.log_softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("log_softmax", option, shape, out, |p| elements(&p, &log_probability, 1e-6));
         let out = device.log_sum_exp(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("log_sum_exp", option, shape, out, |values| {
-            let of = |(&(top, sum, is_regular), &got): (&(f64, f64, bool), &T::Row)| {
+            let of = |(row, &got): (&Row<'_>, &T::Row)| {
                 // Of rows without a softmax, the battery of `logits check` knows which of NaN and infinities it is.
-                if is_regular { off(got, top + sum, 1e-6 * (top + sum).abs()) } else { 0.0 }
+                let wanted = row.log_sum_exp();
+                if row.is_regular() { excess(got, wanted, 1e-6 * wanted.abs()) } else { 0.0 }
             };
-            sums.iter().zip(&values).map(of).fold(0.0, f64::max)
+            reduced.iter().zip(&values).map(of).fold(0.0, f64::max)
         });
 
         let of_prediction = |row: usize, found: &Prediction, wanted: f64| {
             let class = found.class as usize;
             let is_right = class < classes && y[row][class] == wanted;
-            let p = if is_right { log_probability(row, class).exp() } else { f64::NAN };
-            if is_right { off(found.probability, p, 2e-6 * p) } else { f64::INFINITY }
+            let p = if is_right { reduced[row].probability(class) } else { f64::NAN };
+            if is_right { excess(found.probability, p, 2e-6 * p) } else { f64::INFINITY }
         };
         let out = device.predict(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("predict", option, shape, out, |found| {
             let of = |(row, found): (usize, &Prediction)| {
-                if sums[row].2 { of_prediction(row, found, sums[row].0) } else { 0.0 }
+                if reduced[row].is_regular() { of_prediction(row, found, reduced[row].max()) } else { 0.0 }
             };
             found.iter().enumerate().map(of).fold(0.0, f64::max)
         });
@@ -258,7 +208,7 @@ impl Suite<'_> {
         let out = device.top_k(x, k).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("top_k", option, shape, out, |found| {
             let mut worst = 0.0_f64;
-            for (row, found) in found.chunks(k).enumerate().filter(|&(row, _)| sums[row].2) {
+            for (row, found) in found.chunks(k).enumerate().filter(|&(row, _)| reduced[row].is_regular()) {
                 let mut sorted = y[row].clone();
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 for (found, &wanted) in found.iter().zip(&sorted) {
@@ -290,9 +240,9 @@ impl Suite<'_> {
     async fn backwards<T: Element>(&mut self, batch: &Batch<T>, narrow: fn(f64) -> T) {
         let (device, shape) = (self.device, batch.shape);
         let rows = batch.rows();
-        let sums: Vec<_> = rows.iter().map(|x| log_sum_exp(x)).collect();
-        let logs = Batch::new(shape, |row, class| narrow((rows[row][class] - sums[row].0) - sums[row].1));
-        let shares = Batch::new(shape, |row, class| narrow(((rows[row][class] - sums[row].0) - sums[row].1).exp()));
+        let reduced: Vec<_> = rows.iter().map(|x| Row::new(x)).collect();
+        let logs = Batch::new(shape, |row, class| narrow(reduced[row].log_probability(class)));
+        let shares = Batch::new(shape, |row, class| narrow(reduced[row].probability(class)));
         let upstream = Batch::new(shape, |row, class| narrow(noise(row + 99, class)));
         let judged = |out: &[T], of: &Batch<T>, wanted: Wanted<'_>| {
             let mut worst = 0.0_f64;
@@ -303,7 +253,7 @@ impl Suite<'_> {
                 };
                 for class in 0..y.len() {
                     let (wanted, scale) = wanted(y, &g, sum, class);
-                    worst = worst.max(off(out[of.place(row, class)], wanted, 1e-6 * scale));
+                    worst = worst.max(excess(out[of.place(row, class)], wanted, 1e-6 * scale));
                 }
             }
             worst
@@ -375,15 +325,15 @@ impl Suite<'_> {
                 true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
                 false => targets.iter().map(|&class| Labels::Class(class)).collect(),
             };
-            let wanted = expected(&values, &labels, &options);
+            let wanted = options.expected(&values, &labels);
             let given = || if is_soft { Targets::probabilities(&probabilities.values) } else { Targets::from(targets) };
             let loss = options.loss();
             let reduced = |found: f64, per_row: &[T::Row]| {
                 let rows = per_row.iter().zip(&wanted.per_row);
-                let worst = rows.map(|(&got, &wanted)| off(got, wanted, 1e-6 * wanted.abs())).fold(0.0, f64::max);
+                let worst = rows.map(|(&got, &wanted)| excess(got, wanted, 1e-6 * wanted.abs())).fold(0.0, f64::max);
                 match options.reduction {
                     Reduction::None => worst,
-                    _ => off(found, wanted.loss, 1e-6 * wanted.loss.abs()).max(worst),
+                    _ => excess(found, wanted.loss, 1e-6 * wanted.loss.abs()).max(worst),
                 }
             };
             let gradients = |found: &[T], more: &dyn Fn(usize) -> f64| {
@@ -391,7 +341,7 @@ impl Suite<'_> {
                 for (row, gradient) in wanted.gradients.iter().enumerate() {
                     let bound = (1e-6 + more(row)) * wanted.scale[row];
                     for (class, &wanted) in gradient.iter().enumerate() {
-                        worst = worst.max(off(found[batch.place(row, class)], wanted, bound));
+                        worst = worst.max(excess(found[batch.place(row, class)], wanted, bound));
                     }
                 }
                 worst

@@ -1,22 +1,18 @@
 //! `logits check`: is what is promised true on this machine?
 
-mod cases;
-mod compare;
-mod oracle;
-
 use logits::Device;
+use logits_check::battery::{self, Report};
 use serde_json::json;
 
 use crate::CliError;
 use crate::stdio::{self, json_number, progress};
-use compare::Report;
 
 /// Checks every shape. Returns whether all results are within their bounds.
 pub(crate) fn run(device: &Device, as_json: bool) -> Result<bool, CliError> {
-    let bar = progress(cases::SHAPES.len() as u64, "shapes");
+    let bar = progress(battery::SHAPES.len() as u64, "shapes");
     let mut report = Report::default();
-    for (rows, classes) in cases::SHAPES {
-        for case in cases::of_shape(rows, classes) {
+    for (rows, classes) in battery::SHAPES {
+        for case in battery::of_shape(rows, classes) {
             report.check(device, &case)?;
         }
         bar.inc(1);
@@ -59,7 +55,7 @@ fn json_of(device: &Device, report: &Report) -> serde_json::Value {
 fn table_of(device: &Device, report: &Report) -> String {
     let mut lines = vec![
         device.to_string(),
-        format!("{} batches of {} shapes, against float64\n", report.cases, cases::SHAPES.len()),
+        format!("{} batches of {} shapes, against float64\n", report.cases, battery::SHAPES.len()),
         format!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU"),
     ];
     for finding in &report.findings {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use logits::DType;
 
-use crate::suite::Finding;
+use super::Finding;
 
 /// Of each type the worst error, in units of its bound; a column a device. What failed is told below it.
 pub fn matrix(columns: &[(String, Vec<Finding>)]) -> String {

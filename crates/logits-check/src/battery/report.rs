@@ -3,20 +3,27 @@
 use logits::{Device, Error, Logits, Prediction, Reduction};
 
 use super::cases::{Case, IGNORED};
-use super::oracle::Row;
+use crate::measure::{Measure, error};
+use crate::oracle::Row;
 
 /// The worst that was seen of one quantity.
 pub struct Finding {
+    /// What was measured.
     pub quantity: &'static str,
+    /// The worst that is allowed.
     pub bound: f64,
+    /// How often it was measured.
     pub checked: u64,
+    /// The worst that was seen.
     pub worst: f64,
+    /// Where that was.
     pub place: String,
     /// Largest difference from the CPU path in the same measure, between finite values; `None` where it is not taken.
     pub versus_cpu: Option<f64>,
 }
 
 impl Finding {
+    /// Whether the worst is within the bound.
     pub fn passed(&self) -> bool {
         self.worst <= self.bound
     }
@@ -24,8 +31,11 @@ impl Finding {
 
 /// Everything that was seen on one device.
 pub struct Report {
+    /// One for each quantity.
     pub findings: Vec<Finding>,
+    /// How many cases were run.
     pub cases: usize,
+    /// Why a result was finished on the CPU, if one was.
     pub fell_back: Option<String>,
 }
 
@@ -56,12 +66,6 @@ const QUANTITIES: [(&str, f64); 11] = [
     ("row alone, other bits", 0.0),
 ];
 
-#[derive(Clone, Copy)]
-enum Measure {
-    Relative,
-    Absolute,
-}
-
 impl Default for Report {
     fn default() -> Self {
         let findings = QUANTITIES
@@ -79,6 +83,7 @@ impl Default for Report {
 }
 
 impl Report {
+    /// Whether all findings are within their bounds and all results come from the device.
     pub fn passed(&self) -> bool {
         self.fell_back.is_none() && self.findings.iter().all(Finding::passed)
     }
@@ -100,7 +105,10 @@ impl Report {
         }
     }
 
-    /// Runs one case.
+    /// Runs `case` on `device`.
+    ///
+    /// # Errors
+    /// That of the first operation that has no result.
     pub fn check(&mut self, device: &Device, case: &Case) -> Result<(), Error> {
         self.cases += 1;
         let cpu = Device::cpu();
@@ -297,32 +305,4 @@ impl Results {
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     let bits = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
     a.len() == b.len() && a.iter().map(bits).eq(b.iter().map(bits))
-}
-
-/// How far off: 0 where both are NaN or equal, infinite where only one is a number.
-fn error(got: f64, wanted: f64, measure: Measure) -> f64 {
-    // Below the normal numbers of f32 there is no relative precision to be had.
-    let smallest = f64::from(f32::MIN_POSITIVE);
-    if got == wanted || (got.is_nan() && wanted.is_nan()) {
-        0.0
-    } else if !got.is_finite() || !wanted.is_finite() {
-        // Beyond the largest f32 infinity is the right answer.
-        if got.is_infinite() && wanted.abs() > f64::from(f32::MAX) && got.signum() == wanted.signum() {
-            0.0
-        } else {
-            f64::INFINITY
-        }
-    } else {
-        match measure {
-            Measure::Absolute => (got - wanted).abs(),
-            Measure::Relative if wanted.abs() < smallest => {
-                if got.abs() <= smallest {
-                    0.0
-                } else {
-                    f64::INFINITY
-                }
-            }
-            Measure::Relative => ((got - wanted) / wanted).abs(),
-        }
-    }
 }

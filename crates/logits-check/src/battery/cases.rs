@@ -6,21 +6,33 @@ use rand::{RngExt, SeedableRng};
 
 /// One batch, and the options to take its loss with.
 pub struct Case {
+    /// The name of what the logits are filled with.
     pub fill: &'static str,
+    /// Rows of the batch.
     pub rows: usize,
+    /// Classes of a row.
     pub classes: usize,
+    /// The logits, row by row.
     pub logits: Vec<f32>,
+    /// The target of each row, or [`IGNORED`].
     pub targets: Vec<i64>,
+    /// `CrossEntropy::reduction`
     pub reduction: Reduction,
+    /// `CrossEntropy::weight`
     pub weight: Option<Vec<f32>>,
+    /// `CrossEntropy::upstream_gradient`
     pub upstream: f32,
+    /// `CrossEntropy::label_smoothing`
     pub smoothing: f32,
+    /// `CrossEntropy::z_loss`
     pub z_loss: f32,
 }
 
+/// The target of rows that do not count.
 pub const IGNORED: i64 = -100;
 
 impl Case {
+    /// The options as `logits` takes them.
     pub fn loss(&self) -> CrossEntropy {
         let loss =
             CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
@@ -31,6 +43,7 @@ impl Case {
         }
     }
 
+    /// The logits of a row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.logits[row * self.classes..][..self.classes]
     }

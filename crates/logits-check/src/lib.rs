@@ -1,0 +1,19 @@
+//! What results of `logits` are held against. The tests, `logits check`, the example `conformance`, the page and the fuzz targets share it.
+//!
+//! * [`oracle`] computes in float64. It knows slices and numbers, and shares no code with `logits`.
+//! * [`Options`] are a choice of options, for `logits` and for the oracle.
+//! * [`Batch`] is where the elements of `[outer, classes, inner]` stand, and [`noise`] is what tests fill it with.
+//! * [`excess`] is how far off a result is.
+//! * [`battery`] holds batches that break softmax against the oracle, element by element.
+//! * [`conformance`] runs every operation, option and type on a device.
+
+mod batch;
+pub mod battery;
+pub mod conformance;
+mod measure;
+mod options;
+pub mod oracle;
+
+pub use batch::{Batch, noise};
+pub use measure::excess;
+pub use options::Options;

@@ -1,0 +1,203 @@
+//! The oracle: softmax and cross-entropy in float64, straight from their definitions.
+
+/// A row of logits, reduced in float64.
+pub struct Row<'a, T = f64> {
+    logits: &'a [T],
+    max: f64,
+    /// Sum of exp(x_j - max) over all classes but the first maximum.
+    others: f64,
+    first: usize,
+}
+
+impl<'a, T: Copy + Into<f64>> Row<'a, T> {
+    /// Reduces a row of at least one class.
+    pub fn new(logits: &'a [T]) -> Self {
+        let at = |class: usize| -> f64 { logits[class].into() };
+        // As PyTorch's argmax: the first NaN, else the first maximum.
+        let first = (0..logits.len()).find(|&class| at(class).is_nan()).unwrap_or_else(|| {
+            (0..logits.len()).fold(0, |best, class| if at(class) > at(best) { class } else { best })
+        });
+        let max = at(first);
+        let mut row = Self { logits, max, others: 0.0, first };
+        row.others = row.sum_without(first);
+        row
+    }
+
+    fn at(&self, class: usize) -> f64 {
+        self.logits[class].into()
+    }
+
+    /// Sum of exp(x_j - max) over all classes but one.
+    fn sum_without(&self, class: usize) -> f64 {
+        let terms = self.logits.iter().enumerate().filter(|&(j, _)| j != class);
+        terms.map(|(_, &x)| (x.into() - self.max).exp()).sum()
+    }
+
+    /// Whether softmax has a value: no NaN, no `+inf`, and not `-inf` throughout.
+    pub fn is_regular(&self) -> bool {
+        self.max.is_finite()
+    }
+
+    fn or_nan(&self, value: f64) -> f64 {
+        if self.is_regular() { value } else { f64::NAN }
+    }
+
+    /// The first NaN, else the first maximum.
+    pub fn argmax(&self) -> usize {
+        self.first
+    }
+
+    /// The largest logit, or NaN where one is NaN.
+    pub fn max(&self) -> f64 {
+        self.max
+    }
+
+    /// log(sum of exp(x_j - max)), of a regular row.
+    pub fn log_sum_above_max(&self) -> f64 {
+        self.others.ln_1p()
+    }
+
+    /// log(sum of exp x_j)
+    pub fn log_sum_exp(&self) -> f64 {
+        if self.is_regular() { self.max + self.log_sum_above_max() } else { self.max }
+    }
+
+    /// log p_class
+    pub fn log_probability(&self, class: usize) -> f64 {
+        self.or_nan((self.at(class) - self.max) - self.log_sum_above_max())
+    }
+
+    /// p_class
+    pub fn probability(&self, class: usize) -> f64 {
+        self.or_nan((self.at(class) - self.max).exp() / (1.0 + self.others))
+    }
+
+    /// d(-log p_target) / d(x_class)
+    pub fn gradient(&self, class: usize, target: usize) -> f64 {
+        if class != target {
+            return self.probability(class);
+        }
+        // 1 - p from all the others, for p next to 1.
+        let others = if target == self.first { self.others } else { self.sum_without(target) };
+        self.or_nan(-others / (1.0 + self.others))
+    }
+}
+
+/// The target of a row.
+#[derive(Clone, Copy)]
+pub enum Labels<'a> {
+    /// A class, or an ignored index.
+    Class(i64),
+    /// The probability of each class.
+    Probabilities(&'a [f64]),
+}
+
+/// What a loss is of, beside logits and labels.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// Targets that do not count.
+    pub ignored: &'a [i64],
+    /// The weight of each class; 1 where there is none.
+    pub weight: Option<&'a [f64]>,
+    /// The part of each label that is spread over all classes.
+    pub label_smoothing: f64,
+    /// The factor of the squared log-sum-exp.
+    pub z_loss: f64,
+    /// `y = c tanh(scale x / c)` in place of `y = scale x`.
+    pub softcap: Option<f64>,
+    /// The factor of all logits.
+    pub logit_scale: f64,
+    /// Whether the loss is a mean over the weight of the counted rows, and not their sum.
+    pub is_mean: bool,
+    /// The factor of all gradients.
+    pub upstream: f64,
+    /// The factor of each row's gradient; 1 where there is none.
+    pub row_gradients: Option<&'a [f64]>,
+}
+
+/// The expected results of a batch.
+pub struct Expected {
+    /// The sum or the mean.
+    pub loss: f64,
+    /// The loss of each row.
+    pub per_row: Vec<f64>,
+    /// d loss / d x of each row.
+    pub gradients: Vec<Vec<f64>>,
+    /// The size that errors of each row's gradient are relative to.
+    pub scale: Vec<f64>,
+}
+
+/// Cross-entropy and its gradient, row by row.
+pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>) -> Expected {
+    let weight = |class: usize| terms.weight.map_or(1.0, |weight| weight[class]);
+    let is_counted = |label: &Labels<'_>| match label {
+        Labels::Class(class) => !terms.ignored.contains(class),
+        Labels::Probabilities(_) => true,
+    };
+    let counted = labels.iter().filter(|label| is_counted(label)).count() as f64;
+    let total: f64 = labels
+        .iter()
+        .filter(|label| is_counted(label))
+        .map(|label| if let Labels::Class(class) = label { weight(*class as usize) } else { 1.0 })
+        .sum();
+    // A mean over a total weight of 0 is NaN, as in PyTorch, also where soft targets have a loss.
+    let divisor = match terms.is_mean {
+        true if total == 0.0 => f64::NAN,
+        true => total,
+        false => 1.0,
+    };
+    let z_loss = terms.z_loss * if terms.is_mean { total / counted } else { 1.0 };
+    let (smoothing, scale) = (terms.label_smoothing, terms.logit_scale);
+
+    let mut result = Expected { loss: 0.0, per_row: Vec::new(), gradients: Vec::new(), scale: Vec::new() };
+    for (nth, (x, label)) in rows.iter().zip(labels).enumerate() {
+        let classes = x.len();
+        if !is_counted(label) {
+            result.per_row.push(0.0);
+            result.gradients.push(vec![0.0; classes]);
+            result.scale.push(1.0);
+            continue;
+        }
+        let (y, slope): (Vec<f64>, Vec<f64>) = x
+            .iter()
+            .map(|&x| match terms.softcap {
+                None => (scale * x, scale),
+                Some(cap) => {
+                    let u = scale * x / cap;
+                    (cap * u.tanh(), scale / u.cosh().powi(2))
+                }
+            })
+            .unzip();
+        // Of rows that are not regular, what the equations below come to.
+        let row = Row::new(&y);
+        let (max, above) = (row.max(), row.log_sum_above_max());
+        let log_sum_exp = max + above;
+        let q: Vec<f64> = (0..classes)
+            .map(|j| {
+                let own = match label {
+                    Labels::Class(class) => f64::from(u8::from(*class == j as i64)),
+                    Labels::Probabilities(q) => q[j],
+                };
+                weight(j) * ((1.0 - smoothing) * own + smoothing / classes as f64)
+            })
+            .collect();
+        let mut loss: f64 = (0..classes).map(|j| q[j] * ((max - y[j]) + above)).sum();
+        loss += z_loss * log_sum_exp * log_sum_exp;
+        let factor = terms.upstream / divisor * terms.row_gradients.map_or(1.0, |factors| factors[nth]);
+        let label_sum: f64 = q.iter().sum();
+        let multiple = label_sum + 2.0 * z_loss * log_sum_exp;
+        let gradient = (0..classes).map(|j| {
+            let p = (y[j] - max).exp() / (1.0 + row.others);
+            factor * (p * multiple - q[j]) * slope[j]
+        });
+        result.gradients.push(gradient.collect());
+        let steepest = slope.iter().fold(0.0_f64, |a, &b| a.max(b.abs()));
+        result.scale.push((factor * (label_sum + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
+        result.loss += loss;
+        result.per_row.push(loss);
+    }
+    if terms.is_mean {
+        result.loss /= divisor;
+    }
+    result
+}
