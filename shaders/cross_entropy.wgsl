@@ -1,12 +1,6 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
 // the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/cross_entropy.rs`.
 
-override GRADIENT: bool = false;
-override WRITES: bool = GRADIENT;
-const LOG: bool = false;
-const CLASS_MATTERS: bool = false;
-const TARGETS: bool = true;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     // None where targets are probabilities.
     var label = NONE;

@@ -1,11 +1,6 @@
 // log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
 
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = false;
-const TARGETS: bool = false;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
         let log_sum = log1p_pair(stats.others);

@@ -1,10 +1,5 @@
 // The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/predict.rs`.
 
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);

@@ -1,12 +1,6 @@
 // A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/sample.rs`, down to the bits: additions and
 // multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
 
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
-const PICKS: bool = true;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();
 }

@@ -1,10 +1,5 @@
 // softmax(x)_j = exp(x_j - top) / sum, or its logarithm. Twin of `src/cpu/softmax.rs`.
 
-override LOG: bool = false;
-const WRITES: bool = true;
-const CLASS_MATTERS: bool = false;
-const TARGETS: bool = false;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let log_sum = log1p_pair(stats.others);
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);

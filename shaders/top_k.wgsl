@@ -1,12 +1,6 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
 // `src/cpu/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
 
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
-const PICKS: bool = true;
-
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();
 }

@@ -1,8 +1,5 @@
 // Values of 16 bits, two in a word; no adapter needs to know the type.
 
-// The upper half of an f32 instead of IEEE 754's binary16.
-override BF16: bool = false;
-
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 2u;
 const UNIT: u32 = 8u;

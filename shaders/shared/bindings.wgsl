@@ -1,36 +1,9 @@
-// What every kernel is given. `src/gpu/kernels.rs` joins this with the other parts; the layout there is the same for
+// What every kernel is given. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
 // all of them, so that a binding has one meaning.
 
 const WORKGROUP: u32 = 256u;
 // Stands for "no class": no maximum in a row of -inf, no label in an ignored row.
 const NONE: u32 = 0xffffffffu;
-
-// How many threads share a row: a power of two up to WORKGROUP. UNITS, which stands before all other text, is how many
-// units of a row each of them holds at a time; a unit is what 16 bytes hold.
-override LANES: u32 = 256u;
-
-// So many threads take what lies next to each other; those after them are some way on, each stripe in a stretch of its own.
-override STRIPE: u32 = 1u;
-
-// Threads that can always exchange values without a barrier; 1 where there are no subgroups.
-override SUBGROUP: u32 = 1u;
-
-// The classes of a row, where kernels are made for their number; else 0.
-override CLASSES: u32 = 0u;
-
-// Whether logits are read where elements are written: one buffer cannot be bound both ways at once.
-override IN_PLACE: bool = false;
-
-// Whether the classes of a row are apart, for blocks of rows lie side by side; and whether neighbouring threads take
-// neighbouring rows then, and not neighbouring lanes of one.
-override PLANES: bool = false;
-override COLUMNS: bool = false;
-
-// Whether all rows, or all stretches that a workgroup takes, start at a unit's boundary; whether they consist of whole units;
-// and whether of whole words.
-override ALIGNED: bool = false;
-override WHOLE: bool = false;
-override EVEN: bool = false;
 
 // What a pass is about. Places (`_at`) are indices into the bindings: a binding starts where the adapter allows, which
 // need not be where the pass starts.
@@ -95,9 +68,8 @@ struct Params {
     ignored: array<vec4<u32>, 4>,
 }
 
-// What a kernel is made for: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of rows
-// are multiplied by `row_gradients`.
-override FLAGS: u32 = 0u;
+// What a kernel is made for, in FLAGS: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients
+// of rows are multiplied by `row_gradients`.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const ROW_GRADIENTS: u32 = 8u;
@@ -118,12 +90,6 @@ struct Summary {
     sum: vec2<f32>,
     weight: vec2<f32>,
 }
-
-// Whether classes beside the target have labels, by smoothing or because targets are probabilities; whether they are;
-// and whether there is a z-loss.
-override SPREAD: bool = false;
-override SOFT: bool = false;
-override Z_LOSS: bool = false;
 
 // A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but one maximum,
 // whose term is 1; high and low part of one number.

@@ -1,9 +1,6 @@
 // Sums about the largest logit that a lane has met so far, for rows that are read once: a larger one moves them on (Milakov and
 // Gimelshein, arXiv:1805.02867).
 
-// Not under a logit transform, which is dear, nor where it matters which of equal maxima is met first: the largest is looked for before.
-override ONLINE: bool = !KNOWN && !CURVED && !CLASS_MATTERS;
-
 // The key of the largest logit that this lane has met.
 var<private> met: i32;
 // What its sums are relative to.

@@ -1,10 +1,4 @@
-// The two passes over a row, unit by unit: its maximum, then the sum of exponentials. WRITES, LOG and CLASS_MATTERS belong to
-// the operation: whether elements are written, as logarithms, and whether it is told which of equal maxima comes first.
-
-const PEAKS: bool = true;
-
-// Whether exponentials are what is written in the end.
-override KEEPS: bool = WRITES && !LOG && !KNOWN && !(TARGETS && CAPPED);
+// The two passes over a row, unit by unit: its maximum, then the sum of exponentials.
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;

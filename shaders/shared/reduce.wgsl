@@ -11,9 +11,6 @@ const TOP: u32 = 4u; // (key, nothing): the larger key
 
 var<workgroup> folds: array<vec2<u32>, 256>;
 
-// Whether threads of a workgroup arrive at a reduction from loops or conditions that are not the same for all of them.
-override DIVERGES: bool = false;
-
 fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     if how == SUM {
         return bitcast<vec2<u32>>(add_pairs(bitcast<vec2<f32>>(a), bitcast<vec2<f32>>(b)));

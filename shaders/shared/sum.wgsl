@@ -1,8 +1,5 @@
 // In place of the two passes: one sum over a row, of a term for each class, with `addend` and `element_of` of the operation.
 
-const PEAKS: bool = false;
-const KEEPS: bool = false;
-
 struct Coefficients {
     sum: f32,
 }
@@ -71,8 +68,6 @@ fn label_below(label: f32, x: f32) -> f32 {
 fn is_bad(stats: Stats) -> bool {
     return false;
 }
-
-const ONLINE: bool = false;
 
 fn begin_rise() {}
 

@@ -1,17 +1,10 @@
 // What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
 // off by much. Twin of `src/cpu/logit transform.rs`.
 
-override SCALED: bool = false;
-override CAPPED: bool = false;
-// Whether the row is seen from its log-sum-exp, which is known, and not from its largest logit.
-override KNOWN: bool = false;
-
 // The largest logit of the row, and its y; and what exponentials are taken from where there is no logit transform.
 var<private> top_x: f32;
 var<private> top_y: vec2<f32>;
 var<private> reference: Reference;
-
-override CURVED: bool = SCALED || CAPPED;
 
 // A logit such that y ascends with it; under a cap infinities are numbers.
 fn in_order(x: f32) -> f32 {

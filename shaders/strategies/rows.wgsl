@@ -3,9 +3,6 @@
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
 // stream whatever the width of a row.
 
-const PIECES: bool = false;
-override STAGED: bool = false;
-
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
 // of all four, and those of two neighbouring rows are written by two threads at once.
 var<workgroup> tile: array<f32, 4u * TILE>;

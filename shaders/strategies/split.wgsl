@@ -2,9 +2,6 @@
 // first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
 // (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
 
-const PIECES: bool = true;
-override STAGED: bool = false;
-override SEGMENT: u32 = 1u;
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
 // place of a key.
 const ROW_ENTRIES: u32 = 2u;

@@ -1,9 +1,6 @@
 // Regime for rows that no registers hold: a row is read once for its statistics and once more, where elements are
 // written, for those. Each lane sums about the largest logit that it has met so far.
 
-const PIECES: bool = false;
-override STAGED: bool = false;
-
 fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
