@@ -1,5 +1,10 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
 // the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/cross_entropy.rs`.
+// needs: Grid, MEAN, NONE, POISONED, ROW_GRADIENTS, Stats, is_ignored, params, row_gradients, rows_out, summary,
+//   targets, weight_of (shared/bindings.wgsl); add_pairs, is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl);
+//   Coefficients, is_bad, label_below (shared/passes.wgsl or shared/sum.wgsl); distance, exp_below, see_from_y,
+//   slope, top_x, top_y (shared/transform.wgsl); label_logit (the strategy)
+// provides: finish, pick
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     // None where targets are probabilities.
@@ -119,3 +124,6 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     let is_nan = bad || poisoned || invalid;
     return Coefficients(factor * slope_of_all, label, at_value * slope_of_all, is_nan, shift * slope_of_all);
 }
+
+// No classes are searched for once the row is reduced.
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {}

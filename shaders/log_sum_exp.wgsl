@@ -1,5 +1,9 @@
 // log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
+// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); is_infinite_or_nan, log1p_pair, two_sum
+//   (shared/math.wgsl); LOWEST_KEY (shared/passes.wgsl); Coefficients (shared/passes.wgsl or shared/sum.wgsl); top_y
+//   (shared/transform.wgsl)
+// provides: finish, pick
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
@@ -21,3 +25,6 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     }
     return Coefficients();
 }
+
+// No classes are searched for once the row is reduced.
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -1,4 +1,7 @@
 // The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/predict.rs`.
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs (shared/math.wgsl); Coefficients,
+//   is_bad (shared/passes.wgsl or shared/sum.wgsl)
+// provides: finish, pick
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
@@ -8,3 +11,6 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     }
     return Coefficients();
 }
+
+// No classes are searched for once the row is reduced.
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {}

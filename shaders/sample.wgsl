@@ -1,5 +1,10 @@
 // A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/sample.rs`, down to the bits: additions and
 // multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
+// needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl); LN2_HIGH, LN2_LOW,
+//   add_pairs, key_of, opaque (shared/math.wgsl); Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl);
+//   LARGEST, WIDE, combine, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below, top_x
+//   (shared/transform.wgsl)
+// provides: finish, pick
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();

@@ -2,6 +2,10 @@
 // add up to, and for each thread the loss and the gradient of a row of two 16-bit logits under a cap.
 //
 // Each thread writes eight words at its number, so that two threads of one number leave a gap.
+// needs: Grid, WORKGROUP, params, rows_out, targets, thread (shared/bindings.wgsl); butterfly (shared/lanes_*.wgsl);
+//   add_pairs, exp_pair, is_infinite_or_nan, log1p_pair (shared/math.wgsl); COUNT, sum_of (shared/reduce.wgsl);
+//   top_y, transform (shared/transform.wgsl); two_of, word_of (the parts in elements/)
+// provides: run
 
 const WORDS: u32 = 8u;
 // 2^-30, which is lost from a sum with the numbers of threads in single f32.

@@ -1,5 +1,9 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
 // `src/cpu/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs, key_of (shared/math.wgsl);
+//   Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
+//   (shared/rows.wgsl); exp_below (shared/transform.wgsl)
+// provides: finish, pick
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();

@@ -1,5 +1,9 @@
 // From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
 // Each pass takes groups of rows, LANES threads a group, to a partial a group; and a last such group takes those to `summary`.
+// needs: Grid, MEAN, NONE, Stats, Summary, WORKGROUP, is_ignored, params, partials, rows_out, summary, targets,
+//   thread, weight_of (shared/bindings.wgsl); add_pairs (shared/math.wgsl); COUNT, LARGEST, combine, reduce, sum_of
+//   (shared/reduce.wgsl)
+// provides: count_targets, total_targets, sum_losses, total_losses
 
 const GROUP_ROWS: u32 = 4096u;
 

@@ -1,4 +1,6 @@
 // Values of 32 bits.
+// needs: targets (shared/bindings.wgsl); in_order_4 (shared/transform.wgsl)
+// provides: PACKED, UNIT, PARTS, Unit, unit_of, words_of, second_at
 
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 1u;

@@ -1,4 +1,6 @@
 // Values of 16 bits, two in a word; no adapter needs to know the type.
+// needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl)
+// provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of, second_at
 
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 2u;

@@ -1,5 +1,7 @@
 // What every kernel is given. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
 // all of them, so that a binding has one meaning.
+// provides: WORKGROUP, NONE, MEAN, ROW_GRADIENTS, POISONED, LATER_DRAW, Summary, Stats, params, targets, rows_out,
+//   partials, summary, row_gradients, thread, Grid, row_start, class_count, class_step, weight_of, is_ignored
 
 const WORKGROUP: u32 = 256u;
 // Stands for "no class": no maximum in a row of -inf, no label in an ignored row.

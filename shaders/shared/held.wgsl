@@ -1,5 +1,9 @@
 // A stretch of a row in the registers of its lanes: read once, with one exponential an element. Which lane has which unit,
 // and the order in which it adds them up, depend on the number of classes alone.
+// needs: Grid, Stats (shared/bindings.wgsl); add_unit, begin_peak, begin_sums, row_peak, see_unit, summed, top_of
+//   (shared/passes.wgsl or shared/sum.wgsl); lane, take_unit (shared/rows.wgsl); see_from (shared/transform.wgsl);
+//   UNIT, Unit (the parts in elements/)
+// provides: held, class_of, hold, reduce_held
 
 var<private> held: array<Unit, UNITS>;
 

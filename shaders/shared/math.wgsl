@@ -1,4 +1,8 @@
 // The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`; reasons stand there.
+// needs: params (shared/bindings.wgsl)
+// provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference, exp_pair,
+//   Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs, exp_and_minus_one,
+//   log1p_pair, key_of, value_of
 
 const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;

@@ -1,4 +1,10 @@
 // The two passes over a row, unit by unit: its maximum, then the sum of exponentials.
+// needs: Grid, NONE, Stats, class_count, class_step, params, targets, weight_of (shared/bindings.wgsl); add_pairs,
+//   key_of, opaque, value_of (shared/math.wgsl); COUNT, LARGEST, TOP, reduce, sum_of (shared/reduce.wgsl);
+//   classes_from, second_in (shared/rows.wgsl); distance, exp_below_4, see_from_y, slope, top_x, top_y
+//   (shared/transform.wgsl); PARTS, Unit (the parts in elements/)
+// provides: LOWEST_KEY, Coefficients, is_bad, top_of, begin_peak, see_unit, lane_key, row_peak, label_below, total,
+//   tops, below, labels, begin_sums, add_unit, summed, element_unit, packed, unpacked
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;

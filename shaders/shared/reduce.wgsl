@@ -2,6 +2,9 @@
 //
 // Values are always combined as one balanced tree over the threads' numbers, whether a step is an exchange within a
 // subgroup or a fold through workgroup memory; the size of a subgroup does not change a bit.
+// needs: Grid, WORKGROUP, thread (shared/bindings.wgsl); butterfly, fold, radix (shared/lanes_*.wgsl); add_pairs
+//   (shared/math.wgsl)
+// provides: LARGEST, COUNT, WIDE, TOP, folds, combine, reduce, sum_of
 
 const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
 const SUM: u32 = 1u; // (high, low) of an f32 pair

@@ -1,4 +1,7 @@
 // Writing a stretch of a row that was too long to be held: read again, in units of what is written.
+// needs: Coefficients, element_unit (shared/passes.wgsl or shared/sum.wgsl); give_unit, lane, row_in, row_out,
+//   share_of, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in elements/)
+// provides: write_stretch
 
 fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients) {
     if !present {

@@ -1,4 +1,8 @@
 // Where rows are, how a thread gets its units of one, and where they go.
+// needs: class_step, params, row_start (shared/bindings.wgsl); PARTS, UNIT, Unit, logit_at, put, read_unit,
+//   write_some, write_unit (the parts in elements/)
+// provides: lane, row_in, row_out, second_in, enter_row, load, classes_from, masked, take_unit, give_unit, share_of,
+//   take_units
 
 // This thread's place among those of its row.
 var<private> lane: u32;

@@ -1,4 +1,9 @@
 // In place of the two passes: one sum over a row, of a term for each class, with `addend` and `element_of` of the operation.
+// needs: Grid, NONE, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs (shared/math.wgsl);
+//   sum_of (shared/reduce.wgsl); second_in (shared/rows.wgsl); addend, element_of (the operation); PARTS, UNIT, Unit,
+//   second_at (the parts in elements/)
+// provides: Coefficients, total, begin_sums, add_unit, summed, finish, element_unit, begin_peak, see_unit, row_peak,
+//   top_of, label_below, is_bad, begin_rise, rise, join_lanes, packed, unpacked, pick
 
 struct Coefficients {
     sum: f32,
@@ -84,3 +89,6 @@ fn packed(coefficients: Coefficients) -> Stats {
 fn unpacked(entry: Stats) -> Coefficients {
     return Coefficients(entry.others.x);
 }
+
+// No classes are searched for once the row is reduced.
+fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -1,5 +1,9 @@
 // What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
 // off by much. Twin of `src/cpu/logit transform.rs`.
+// needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs, exp_and_minus_one,
+//   exp_from, exp_pair, is_infinite_or_nan, multiply_pairs, opaque, reference_at, two_sum (shared/math.wgsl)
+// provides: top_x, top_y, reference, in_order, in_order_4, transform, slope, see_from, see_from_y, distance,
+//   exp_below_4, exp_below
 
 // The largest logit of the row, and its y; and what exponentials are taken from where there is no logit transform.
 var<private> top_x: f32;

@@ -410,41 +410,58 @@ pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     constants(kernel, entry, subgroup) + DROP_UNUSED + &run + &parts(kernel, entry, subgroup > 1).join("\n")
 }
 
-/// The parts of an entry point's module, in the order of the text.
+/// The parts of an entry point's module, in the order of the text. The first lines of each part say what it needs of the others.
 pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'static str> {
-    let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
-    let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total(entry);
-    let (values, words) = match is_half {
-        true => (shader!("elements/half.wgsl"), shader!("elements/half_words.wgsl")),
-        false => (shader!("elements/f32.wgsl"), shader!("elements/f32_words.wgsl")),
-    };
-    let mut parts = vec![
+    let spec = kernel.op.spec();
+    let is_total = is_total(entry);
+    let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total;
+    let is_wide = kernel.fit.wide && !is_total;
+    let is_gradient_sum = spec.statistics == Statistics::GradientSum;
+    let kind = kernel.strategy.kind;
+    // Every module has these, be it over rows of logits or over results of rows.
+    let common = [
+        // Bindings, `Params`, the structs of other buffers, and where rows are in them.
         shader!("shared/bindings.wgsl"),
-        values,
-        if kernel.fit.wide && !is_total(entry) { shader!("elements/wide.wgsl") } else { words },
-        lanes,
+        // A unit of values, as numbers and as words: f32, or 16-bit types.
+        if is_half { shader!("elements/half.wgsl") } else { shader!("elements/f32.wgsl") },
+        // Reading and writing units: by 16 bytes, or word by word where they may start anywhere.
+        match (is_wide, is_half) {
+            (true, _) => shader!("elements/wide.wgsl"),
+            (false, true) => shader!("elements/half_words.wgsl"),
+            (false, false) => shader!("elements/f32_words.wgsl"),
+        },
+        // `main`, which numbers the threads, and exchanges between them: with or without subgroups.
+        if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        // Exact sums, exponentials and logarithms.
         shader!("shared/math.wgsl"),
+        // The logit transform, and exponentials relative to a row's maximum.
         shader!("shared/transform.wgsl"),
+        // The reduction over the threads of a row.
         shader!("shared/reduce.wgsl"),
     ];
-    if is_total(entry) {
-        parts.push(shader!("totals.wgsl"));
-        return parts;
+    if is_total {
+        // Sums over rows of what each row came to: the four entry points of totals.
+        return common.into_iter().chain([shader!("totals.wgsl")]).collect();
     }
-    let is_sum = kernel.op.spec().statistics == Statistics::GradientSum;
-    parts.push(shader!("shared/rows.wgsl"));
-    parts.extend::<&[&str]>(match kernel.strategy.kind {
-        Kind::Rows => &[shader!("shared/held.wgsl"), shader!("strategies/rows.wgsl")],
-        Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("strategies/stream.wgsl")],
-        Kind::Split => &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("strategies/split.wgsl")],
-    });
-    if kernel.strategy.kind == Kind::Stream && !is_sum {
-        parts.push(shader!("shared/online.wgsl"));
-    }
-    parts.push(if is_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") });
-    parts.push(kernel.op.spec().shader);
-    if !kernel.op.spec().rereads_row {
-        parts.push(shader!("shared/no_pick.wgsl"));
-    }
-    parts
+    let of_rows = [
+        // Where a row is, and which of its units a thread takes.
+        Some(shader!("shared/rows.wgsl")),
+        // A stretch of a row in registers.
+        (kind != Kind::Stream).then_some(shader!("shared/held.wgsl")),
+        // Writing a stretch that is read again.
+        (kind != Kind::Rows).then_some(shader!("shared/reread.wgsl")),
+        // The strategy, which has the entry points.
+        Some(match kind {
+            Kind::Rows => shader!("strategies/register_resident.wgsl"),
+            Kind::Stream => shader!("strategies/online.wgsl"),
+            Kind::Split => shader!("strategies/split_row.wgsl"),
+        }),
+        // Sums relative to a maximum that still grows; the one plain sum has stubs of its own.
+        (kind == Kind::Stream && !is_gradient_sum).then_some(shader!("shared/running_maximum.wgsl")),
+        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum.
+        Some(if is_gradient_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") }),
+        // The operation: what becomes of a reduced row.
+        Some(spec.shader),
+    ];
+    common.into_iter().chain(of_rows.into_iter().flatten()).collect()
 }

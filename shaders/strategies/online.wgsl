@@ -1,5 +1,11 @@
 // Regime for rows that no registers hold: a row is read once for its statistics and once more, where elements are
 // written, for those. Each lane sums about the largest logit that it has met so far.
+// needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); add_unit, begin_peak, begin_sums, row_peak,
+//   see_unit, summed, top_of (shared/passes.wgsl or shared/sum.wgsl); write_stretch (shared/reread.wgsl); enter_row,
+//   lane, load, masked, share_of, take_units (shared/rows.wgsl); begin_rise, join_lanes, rise
+//   (shared/running_maximum.wgsl or shared/sum.wgsl); see_from (shared/transform.wgsl); finish, pick (the operation,
+//   or shared/sum.wgsl); UNIT (the parts in elements/)
+// provides: label_logit, stream_rows
 
 fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);

@@ -1,5 +1,10 @@
 // Sums about the largest logit that a lane has met so far, for rows that are read once: a larger one moves them on (Milakov and
 // Gimelshein, arXiv:1805.02867).
+// needs: Grid, Stats (shared/bindings.wgsl); Reference, add_pairs, between, exp_from, exp_pair, power_near,
+//   reference_at (shared/math.wgsl); LOWEST_KEY, below, labels, lane_key, tops (shared/passes.wgsl); is_bad,
+//   label_below, summed, top_of, total (shared/passes.wgsl or shared/sum.wgsl); TOP, reduce (shared/reduce.wgsl);
+//   reference, see_from, top_x (shared/transform.wgsl)
+// provides: begin_rise, rise, join_lanes
 
 // The key of the largest logit that this lane has met.
 var<private> met: i32;

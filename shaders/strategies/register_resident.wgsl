@@ -2,6 +2,11 @@
 //
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
 // stream whatever the width of a row.
+// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold, reduce_held
+//   (shared/held.wgsl); element_unit (shared/passes.wgsl or shared/sum.wgsl); classes_from, enter_row, give_unit,
+//   lane, load, masked (shared/rows.wgsl); finish, pick (the operation, or shared/sum.wgsl); PARTS, UNIT, Unit,
+//   read_unit, write_some, write_unit (the parts in elements/)
+// provides: label_logit, hold_rows
 
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
 // of all four, and those of two neighbouring rows are written by two threads at once.

@@ -1,6 +1,12 @@
 // Regime for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
 // first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
 // (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
+// needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl); hold, reduce_held
+//   (shared/held.wgsl); add_pairs (shared/math.wgsl); is_bad, label_below, packed, top_of, unpacked
+//   (shared/passes.wgsl or shared/sum.wgsl); COUNT, LARGEST, combine, reduce, sum_of (shared/reduce.wgsl);
+//   write_stretch (shared/reread.wgsl); enter_row, lane, load (shared/rows.wgsl); exp_below, see_from
+//   (shared/transform.wgsl); finish (the operation, or shared/sum.wgsl)
+// provides: label_logit, split_reduce, split_join, split_write
 
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
 // place of a key.
