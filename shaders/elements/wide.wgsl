@@ -33,7 +33,7 @@ fn read_unit(place: u32, last: u32) -> Unit {
     return unit_of(words);
 }
 
-// Only of values that are words. Compiled, but never called: rows across each other are not read by 16 bytes.
+// Only for values that are words. Compiled, but never called: rows across each other are not read by 16 bytes.
 fn put(place: u32, value: f32) {
     elements[place / UNIT][place % UNIT] = bitcast<u32>(value);
 }

@@ -303,9 +303,9 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
             switch(kernel.in_place),
             "Logits are read from `elements`: one buffer cannot be bound both ways at once.",
         ),
-        ("PLANES", switch(kernel.planes), "The classes of a row are apart, because blocks of rows lie side by side."),
+        ("STRIDED", switch(kernel.planes), "The classes of a row are apart, because blocks of rows lie side by side."),
         (
-            "COLUMNS",
+            "LANES_ACROSS_ROWS",
             switch(access == Access::Columns),
             "Neighbouring threads take neighbouring rows, not neighbouring lanes of one.",
         ),
@@ -316,7 +316,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("BF16", switch(kernel.dtype == DType::BF16), "16-bit values are bfloat16; else binary16."),
         ("SCALED", switch(transform == TransformKind::Scaled), "Logits are multiplied by a scale."),
         ("CAPPED", switch(is_capped), "Logits are scaled and go through a soft cap."),
-        ("CURVED", switch(is_curved), "SCALED or CAPPED."),
+        ("TRANSFORMED", switch(is_curved), "SCALED or CAPPED."),
         ("TARGETS", switch(op.has_targets()), "The operation has targets: classes or probabilities."),
         (
             "SPREAD",
@@ -328,20 +328,24 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("LOG", switch(is_log), "Results are logarithms of probabilities, or the backward starts from those."),
         ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
         (
-            "PEAKS",
+            "HAS_MAXIMUM",
             switch(has_peaks),
             "A row is reduced to its maximum and a sum of exponentials; else to one plain sum.",
         ),
         ("CLASS_MATTERS", switch(class_matters), "Which of equal maxima comes first is part of the result."),
-        ("KNOWN", switch(is_known), "Rows are seen from log-sum-exps that are given, not from their maxima."),
+        (
+            "SAVED_LOG_SUM_EXP",
+            switch(is_known),
+            "Rows are seen from log-sum-exps that are given, not from their maxima.",
+        ),
         (
             "KEEPS",
             switch(keeps),
             "Registers keep exponentials in place of logits, because those are what is written in the end.",
         ),
         ("ONLINE", switch(is_online), "The maximum and the sum of exponentials are found in one pass."),
-        ("PIECES", switch(is_split), "Several workgroups share a row, a segment each."),
-        ("PICKS", switch(spec.rereads_row), "Rows are searched for classes once they are reduced."),
+        ("SPLIT_ROW", switch(is_split), "Several workgroups share a row, a segment each."),
+        ("REREADS_ROW", switch(spec.rereads_row), "Rows are searched for classes once they are reduced."),
         (
             "DIVERGES",
             Value::Switch(diverges),
@@ -354,13 +358,13 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
 fn self_test_constants(subgroup: u32) -> String {
     let numbers = [("LANES", WORKGROUP), ("SUBGROUP", subgroup), ("CLASSES", 0), ("FLAGS", 0)];
     let switches = [
-        ("PLANES", false),
-        ("COLUMNS", false),
+        ("STRIDED", false),
+        ("LANES_ACROSS_ROWS", false),
         ("BF16", false),
         ("SCALED", false),
         ("CAPPED", true),
-        ("CURVED", true),
-        ("KNOWN", false),
+        ("TRANSFORMED", true),
+        ("SAVED_LOG_SUM_EXP", false),
         ("DIVERGES", false),
     ];
     let numbers = numbers.map(|(name, value)| (name, Value::Number(value), "See `constants`."));
