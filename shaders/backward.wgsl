@@ -1,9 +1,7 @@
 // The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) * sum_k g_k, from their
 // results. Twin of `src/cpu/ops/backward.rs`.
-
-override LOG: bool = false;
-const WRITES: bool = true;
-const TARGETS: bool = false;
+// needs: exp_pair (shared/math.wgsl)
+// provides: addend, element_of
 
 fn addend(y: f32, upstream: f32) -> f32 {
     if LOG {

@@ -1,19 +1,18 @@
-// log(sum_j exp(y_j)) = top + log1p(others). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
+// log(sum_j exp(y_j)) = max_y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
-
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = false;
-const TARGETS: bool = false;
+// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); is_infinite_or_nan, log1p_pair, two_sum
+//   (shared/math.wgsl); LOWEST_KEY (shared/passes.wgsl); Coefficients (shared/passes.wgsl or shared/sum.wgsl); max_y
+//   (shared/transform.wgsl)
+// provides: finish, select_classes
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
-        let log_sum = log1p_pair(stats.others);
-        let high = two_sum(top_y.x, log_sum.x);
-        var bits = bitcast<u32>(high.x + (high.y + (top_y.y + log_sum.y)));
-        if is_infinite_or_nan(bitcast<u32>(top_y.x)) {
+        let log_sum = log1p_pair(stats.rest_of_sum);
+        let high = two_sum(max_y.x, log_sum.x);
+        var bits = bitcast<u32>(high.x + (high.y + (max_y.y + log_sum.y)));
+        if is_infinite_or_nan(bitcast<u32>(max_y.x)) {
             // A scaled logit is no f32.
-            bits = bitcast<u32>(top_y.x);
+            bits = bitcast<u32>(max_y.x);
         }
         if stats.key == LOWEST_KEY {
             bits = params.negative_infinity;
@@ -26,3 +25,6 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     }
     return Coefficients();
 }
+
+// No classes are searched for once the row is reduced.
+fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -1,15 +1,16 @@
 // The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/ops/predict.rs`.
-
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs (shared/math.wgsl); Coefficients,
+//   is_bad (shared/passes.wgsl or shared/sum.wgsl)
+// provides: finish, select_classes
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     if leader {
-        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
+        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
         rows_out[params.rows_out_at + 2u * row] = select(stats.at, 0u, stats.at == NONE);
         rows_out[params.rows_out_at + 2u * row + 1u] = select(bitcast<u32>(1.0 / (sum.x + sum.y)), params.nan, is_bad(stats));
     }
     return Coefficients();
 }
+
+// No classes are searched for once the row is reduced.
+fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -1,11 +1,10 @@
 // A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to the bits: additions and
 // multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
-
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
-const PICKS: bool = true;
+// needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl); LN2_HIGH, LN2_LOW,
+//   add_pairs, key_of, opaque (shared/math.wgsl); Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl);
+//   LARGEST, WIDE, combine, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below, max_logit
+//   (shared/transform.wgsl)
+// provides: finish, select_classes
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();
@@ -80,7 +79,7 @@ fn gumbel(bits: u32) -> f32 {
 }
 
 // exp(t) for t up to 0, in units of 2^-31.
-fn share(x: f32) -> u32 {
+fn probability_scale(x: f32) -> u32 {
     let t = max(x, -40.0);
     let n = round(opaque(t * 1.442695));
     let r = opaque(opaque(t - opaque(n * LN2_HIGH)) - opaque(n * LN2_LOW));
@@ -109,9 +108,9 @@ fn coarse(mass: vec2<u32>) -> f32 {
     return f32(digits) * bitcast<f32>((excess + 127u) << 23u);
 }
 
-// What a logit is below the top, times the scale.
+// How far a logit is below the maximum, times the scale.
 fn depth_of(j: u32) -> f32 {
-    return opaque(opaque(load(j) - top_x) * params.scale);
+    return opaque(opaque(load(j) - max_logit) * params.scale);
 }
 
 fn is_possible(j: u32, t: f32) -> bool {
@@ -124,7 +123,7 @@ fn mass_from(grid: Grid, key: i32, counts: bool) -> vec2<u32> {
     for (var j = lane; j < params.classes; j += LANES) {
         let t = depth_of(j);
         if key_of(t) >= key && is_possible(j, t) {
-            mass = combine(mass, vec2<u32>(select(share(t), 1u, counts), 0u), WIDE);
+            mass = combine(mass, vec2<u32>(select(probability_scale(t), 1u, counts), 0u), WIDE);
         }
     }
     return reduce(grid, mass, WIDE);
@@ -134,7 +133,7 @@ fn mass_from(grid: Grid, key: i32, counts: bool) -> vec2<u32> {
 fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     var low = lowest;
     var high = 0;
-    // As many steps for every row of the workgroup as any may need.
+    // Every row of the workgroup takes as many steps as any may need.
     // FXC would unroll a loop whose end it knows, barriers included.
     for (var step = 0u; step < 32u + params.zero; step += 1u) {
         let gap = bitcast<u32>(high) - bitcast<u32>(low);
@@ -152,7 +151,7 @@ fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     return low;
 }
 
-fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
+fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {
     let bad = is_bad(stats);
     var lowest = key_of(bitcast<f32>(0xff7fffffu));
     if params.draw_top_k < params.classes {
@@ -173,10 +172,10 @@ fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
     }
     best = reduce(grid, best, LARGEST);
     if present && lane == 0u {
-        // Of a row without a softmax the largest logit, as where nothing is drawn.
+        // A row without a softmax gives the largest logit, as where nothing is drawn.
         let first = select(stats.at, 0u, stats.at == NONE);
         let drawn = min(select(best.y, first, bad), params.classes - 1u);
-        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
+        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
         let place = params.rows_out_at + 2u * row;
         rows_out[place] = drawn;
         rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn)) / (sum.x + sum.y)), params.nan, bad);

@@ -2,6 +2,10 @@
 // add up to, and for each thread the loss and the gradient of a row of two 16-bit logits under a cap.
 //
 // Each thread writes eight words at its number, so that two threads of one number leave a gap.
+// needs: Grid, WORKGROUP, params, rows_out, targets, thread (shared/bindings.wgsl); butterfly (shared/lanes_*.wgsl);
+//   add_pairs, exp_pair, is_infinite_or_nan, log1p_pair (shared/math.wgsl); COUNT, sum_of (shared/reduce.wgsl);
+//   max_y, transform (shared/transform.wgsl); two_of, word_of (the parts in elements/)
+// provides: run
 
 const WORDS: u32 = 8u;
 // 2^-30, which is lost from a sum with the numbers of threads in single f32.
@@ -20,33 +24,33 @@ fn run(grid: Grid) {
     workgroupBarrier();
     let row = 2u * (WORKGROUP - 1u - thread);
     let top = max(tile[row], tile[row + 1u]);
-    // top_y = y of the largest logit
-    // for each class: others += exp(y - top_y) but for one maximum; below += label * (top_y - y)
-    var others = vec2<f32>(0.0, 0.0);
+    // max_y = y of the largest logit
+    // for each class: rest_of_sum += exp(y - max_y) but for one maximum; below += label * (max_y - y)
+    var rest_of_sum = vec2<f32>(0.0, 0.0);
     var below = 0.0;
     var gap = vec2<f32>(0.0, 0.0);
     var second = 0.0;
-    var met_top = false;
+    var met_maximum = false;
     // One loop over all three, whose end no compiler knows, keeps what is compiled small.
     for (var i = 0u; i < 3u + params.zero; i += 1u) {
         let x = select(tile[row + max(i, 1u) - 1u], top, i == 0u);
         let y = transform(x);
         if i == 0u {
-            top_y = y;
+            max_y = y;
             continue;
         }
-        let d = add_pairs(y, -top_y);
+        let d = add_pairs(y, -max_y);
         second = exp_pair(d);
-        if x == top && !met_top {
-            met_top = true;
+        if x == top && !met_maximum {
+            met_maximum = true;
         } else {
-            others = add_pairs(others, vec2<f32>(second, 0.0));
+            rest_of_sum = add_pairs(rest_of_sum, vec2<f32>(second, 0.0));
         }
         below += params.off_value * -(d.x + d.y);
         gap = select(gap, d, i == 1u);
     }
-    let log_sum = log1p_pair(others);
-    let sum = add_pairs(vec2<f32>(1.0, 0.0), others);
+    let log_sum = log1p_pair(rest_of_sum);
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), rest_of_sum);
     let p = second / (sum.x + sum.y);
 
     let place = WORDS * thread;

@@ -1,11 +1,9 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
 // `src/cpu/ops/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
-
-const LOG: bool = false;
-const WRITES: bool = false;
-const CLASS_MATTERS: bool = true;
-const TARGETS: bool = false;
-const PICKS: bool = true;
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs, key_of (shared/math.wgsl);
+//   Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
+//   (shared/rows.wgsl); exp_below (shared/transform.wgsl)
+// provides: finish, select_classes
 
 fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
     return Coefficients();
@@ -29,8 +27,8 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-fn pick(grid: Grid, row: u32, stats: Stats, present: bool) {
-    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.others);
+fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
     let bad = is_bad(stats);
     let place = params.rows_out_at + 2u * row * params.k;
     var own = best_after(vec2<u32>(0u, NONE));

@@ -1,5 +1,9 @@
 // From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
 // Each pass takes groups of rows, LANES threads a group, to a partial a group; and a last such group takes those to `summary`.
+// needs: Grid, MEAN, NONE, Stats, Summary, WORKGROUP, is_ignored, params, partials, rows_out, summary, targets,
+//   thread, weight_of (shared/bindings.wgsl); add_pairs (shared/math.wgsl); COUNT, LARGEST, combine, reduce, sum_of
+//   (shared/reduce.wgsl)
+// provides: count_targets, total_targets, sum_losses, total_losses
 
 const GROUP_ROWS: u32 = 4096u;
 
@@ -56,7 +60,7 @@ fn total_targets(grid: Grid) {
     var invalid = vec2<u32>(0u, NONE);
     for (var i = thread; i < partials_of(); i += LANES) {
         let part = partials[i];
-        weight = add_pairs(weight, part.others);
+        weight = add_pairs(weight, part.rest_of_sum);
         counted += bitcast<u32>(part.key);
         invalid = combine(invalid, vec2<u32>(0u, part.at), LARGEST);
     }
@@ -64,7 +68,7 @@ fn total_targets(grid: Grid) {
     counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(grid, invalid, LARGEST);
     if params.soft_rows != 0u {
-        // Of probabilities every row counts, once.
+        // Every row of probabilities counts, once.
         counted = params.soft_rows;
         weight = vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu));
     }
@@ -98,7 +102,7 @@ fn total_losses(grid: Grid) {
     var sum = vec2<f32>(0.0, 0.0);
     var largest = 0;
     for (var i = thread; i < partials_of(); i += LANES) {
-        sum = add_pairs(sum, partials[i].others);
+        sum = add_pairs(sum, partials[i].rest_of_sum);
         largest = max(largest, partials[i].key);
     }
     sum = sum_of(grid, sum);

@@ -1,4 +1,6 @@
 // Values of 32 bits.
+// needs: targets (shared/bindings.wgsl); in_order_4 (shared/transform.wgsl)
+// provides: PACKED, UNIT, PARTS, Unit, unit_of, words_of, operand_value
 
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 1u;
@@ -14,7 +16,7 @@ fn words_of(unit: Unit) -> vec4<u32> {
     return bitcast<vec4<u32>>(unit[0]);
 }
 
-// Of what there is beside the logits, of their type.
-fn second_at(place: u32) -> f32 {
+// Returns a value of the operand beside the logits, which has their type.
+fn operand_value(place: u32) -> f32 {
     return bitcast<f32>(targets[place]);
 }

@@ -1,4 +1,6 @@
 // Access to values of 32 bits one by one, wherever they start.
+// needs: in_order (shared/transform.wgsl); Unit, unit_of, words_of (the parts in elements/)
+// provides: logit_at, read_unit, put, write_unit, write_some
 
 @group(0) @binding(1) var<storage, read> logits: array<u32>;
 @group(0) @binding(4) var<storage, read_write> elements: array<u32>;

@@ -1,7 +1,6 @@
 // Values of 16 bits, two in a word; no adapter needs to know the type.
-
-// The upper half of an f32 instead of IEEE 754's binary16.
-override BF16: bool = false;
+// needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl)
+// provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of, operand_value
 
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 2u;
@@ -14,7 +13,7 @@ fn widened(half: u32) -> f32 {
         return bitcast<f32>(half << 16u);
     }
     let magnitude = half & 0x7fffu;
-    // Of normal numbers the exponent is moved; subnormal ones are whole numbers of 2^-24, in f32 normal.
+    // The exponent of normal numbers is moved; subnormal ones are whole numbers of 2^-24, in f32 normal.
     var bits = (magnitude << 13u) + 0x38000000u;
     bits = select(bits, bitcast<u32>(f32(magnitude) * 5.9604645e-8), magnitude < 0x400u);
     bits = select(bits, (magnitude << 13u) | 0x7f800000u, magnitude >= 0x7c00u);
@@ -56,7 +55,7 @@ fn words_of(unit: Unit) -> vec4<u32> {
     return vec4<u32>(word_of(unit[0].xy), word_of(unit[0].zw), word_of(unit[1].xy), word_of(unit[1].zw));
 }
 
-// Of what there is beside the logits, of their type.
-fn second_at(place: u32) -> f32 {
+// Returns a value of the operand beside the logits, which has their type.
+fn operand_value(place: u32) -> f32 {
     return widened((targets[place / 2u] >> (place % 2u * 16u)) & 0xffffu);
 }

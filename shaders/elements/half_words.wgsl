@@ -1,5 +1,7 @@
 // Access to values of 16 bits word by word, wherever they start. `elements` are atomic, for a word may be shared by rows, and so
 // by workgroups.
+// needs: in_order (shared/transform.wgsl); UNIT, Unit, narrowed, unit_of, widened, word_of (the parts in elements/)
+// provides: logit_at, read_unit, put, write_unit, write_some
 
 @group(0) @binding(1) var<storage, read> logits: array<u32>;
 @group(0) @binding(4) var<storage, read_write> elements: array<atomic<u32>>;

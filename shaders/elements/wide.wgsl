@@ -1,5 +1,7 @@
 // Access to values of any type by 16 bytes at once. Bindings start and end at multiples of those, and rows consist of whole
 // words. Workgroups write to the same 16 bytes only where the backend stores a word without its neighbours (`writes_parts`).
+// needs: PACKED, UNIT, Unit, unit_of, words_of (the parts in elements/)
+// provides: logit_at, read_unit, put, write_unit, write_some
 
 @group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> elements: array<vec4<u32>>;
@@ -31,7 +33,7 @@ fn read_unit(place: u32, last: u32) -> Unit {
     return unit_of(words);
 }
 
-// Only of values that are words. Compiled, but never called: rows across each other are not read by 16 bytes.
+// Only for values that are words. Compiled, but never called: rows across each other are not read by 16 bytes.
 fn put(place: u32, value: f32) {
     elements[place / UNIT][place % UNIT] = bitcast<u32>(value);
 }

@@ -1,38 +1,13 @@
-// What every kernel is given. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
+// Declares the bindings of every kernel, and the structs in them. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
 // all of them, so that a binding has one meaning.
+// provides: WORKGROUP, NONE, MEAN, ROW_GRADIENTS, POISONED, LATER_DRAW, Summary, Stats, params, targets, rows_out,
+//   partials, summary, row_gradients, thread, Grid, row_start, class_count, class_step, weight_of, is_ignored
 
 const WORKGROUP: u32 = 256u;
 // Stands for "no class": no maximum in a row of -inf, no label in an ignored row.
 const NONE: u32 = 0xffffffffu;
 
-// How many threads share a row: a power of two up to WORKGROUP. UNITS, which stands before all other text, is how many
-// units of a row each of them holds at a time; a unit is what 16 bytes hold.
-override LANES: u32 = 256u;
-
-// So many threads take what lies next to each other; those after them are some way on, each stripe in a stretch of its own.
-override STRIPE: u32 = 1u;
-
-// Threads that can always exchange values without a barrier; 1 where there are no subgroups.
-override SUBGROUP: u32 = 1u;
-
-// The classes of a row, where kernels are made for their number; else 0.
-override CLASSES: u32 = 0u;
-
-// Whether logits are read where elements are written: one buffer cannot be bound both ways at once.
-override IN_PLACE: bool = false;
-
-// Whether the classes of a row are apart, for blocks of rows lie side by side; and whether neighbouring threads take
-// neighbouring rows then, and not neighbouring lanes of one.
-override PLANES: bool = false;
-override COLUMNS: bool = false;
-
-// Whether all rows, or all stretches that a workgroup takes, start at a unit's boundary; whether they consist of whole units;
-// and whether of whole words.
-override ALIGNED: bool = false;
-override WHOLE: bool = false;
-override EVEN: bool = false;
-
-// What a pass is about. Places (`_at`) are indices into the bindings: a binding starts where the adapter allows, which
+// The parameters of a pass. Places (`_at`) are indices into the bindings: a binding starts where the adapter allows, which
 // need not be where the pass starts.
 struct Params {
     rows: u32,
@@ -51,22 +26,22 @@ struct Params {
     targets_at: u32,
     rows_out_at: u32,
     gradients_at: u32,
-    // Of a pass over targets or losses: its first group of rows, its first row, and the groups of all passes.
+    // A pass over targets or losses has its first group of rows, its first row, and the groups of all passes.
     first_group: u32,
     first_row: u32,
     groups: u32,
     // How many targets are not counted.
     ignored_count: u32,
     flags: u32,
-    // What every gradient is multiplied by.
+    // The factor of every gradient.
     factor: f32,
-    // Of smoothed labels: what the target's own label is, what each class's is beside that, and the sum of all weights.
+    // Labels that are smoothed: what the target's own label is, what each class's is beside that, and the sum of all weights.
     on_value: f32,
     off_value: f32,
     class_weight: f32,
-    // What the square of a row's log-sum-exp adds to its loss.
+    // The factor of the square of a row's log-sum-exp in its loss.
     z_loss: f32,
-    // Of the logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
+    // The logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
     // the same over the cap; the cap, and the |x| at which the tanh is 1 for good; and what makes x descend with y ascending,
     // a sign bit or nothing.
     scale: f32,
@@ -78,7 +53,7 @@ struct Params {
     cap_low: f32,
     cap_limit: f32,
     flip: u32,
-    // Of decisions: how one is drawn, and how many classes are to be found.
+    // Decisions: how one is drawn, and how many classes are to be found.
     draw_seed: vec2<u32>,
     draw_step: vec2<u32>,
     k: u32,
@@ -95,13 +70,12 @@ struct Params {
     ignored: array<vec4<u32>, 4>,
 }
 
-// What a kernel is made for: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients of rows
-// are multiplied by `row_gradients`.
-override FLAGS: u32 = 0u;
+// FLAGS says what a kernel is made for: rows are weighted by `weights`; gradients are divided by the weight in `summary`; gradients
+// of rows are multiplied by `row_gradients`.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const ROW_GRADIENTS: u32 = 8u;
-// What it is told in `flags`: gradients of counted rows are NaN, as a mean over no weight is; draws are so many steps on as the
+// `params.flags` says what a kernel is told: gradients of counted rows are NaN, as a mean over no weight is; draws are so many steps on as the
 // first of `targets` says.
 const POISONED: u32 = 4u;
 const LATER_DRAW: u32 = 16u;
@@ -119,23 +93,17 @@ struct Summary {
     weight: vec2<f32>,
 }
 
-// Whether classes beside the target have labels, by smoothing or because targets are probabilities; whether they are;
-// and whether there is a z-loss.
-override SPREAD: bool = false;
-override SOFT: bool = false;
-override Z_LOSS: bool = false;
-
-// A stretch of a row reduced. With `top` its maximum, `others` is the sum of exp(x - top) over all elements but one maximum,
+// A stretch of a row reduced. With `max` its maximum, `rest_of_sum` is the sum of exp(x - max) over all elements but one maximum,
 // whose term is 1; high and low part of one number.
 struct Stats {
     key: i32,
     // The first maximum, where an operation asks for it.
     at: u32,
-    others: vec2<f32>,
-    // Where labels are spread: the sum of label * (top - y) over what is not -inf; whether there is any -inf, of a class
+    rest_of_sum: vec2<f32>,
+    // Where labels are spread: the sum of label * (max - y) over what is not -inf; whether there is any -inf, of a class
     // with a label (1) or without (2); and, where only the row can tell, all labels of the stretch together.
     below: vec2<f32>,
-    bottomless: u32,
+    has_negative_infinity: u32,
     labels: f32,
 }
 
@@ -153,7 +121,7 @@ struct Stats {
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
 
-// What all threads of a workgroup know alike. `main`, in the files of lanes, passes it to `run`, which is the kernel of this module,
+// A Grid holds what all threads of a workgroup know alike. `main`, in the files of lanes, passes it to `run`, which is the kernel of this module,
 // and every function passes it on: a browser must prove that all threads reach a barrier, and cannot through a private variable.
 // `main` itself takes no struct: naga's HLSL has no subgroups in one.
 struct Grid {
@@ -165,7 +133,7 @@ struct Grid {
 
 // Where class 0 of a row is, from the first of this pass; and how far apart its classes are.
 fn row_start(row: u32, stride: u32) -> u32 {
-    if PLANES {
+    if STRIDED {
         return row / params.inner * stride + row % params.inner;
     }
     return row * stride;
@@ -176,7 +144,7 @@ fn class_count() -> u32 {
 }
 
 fn class_step() -> u32 {
-    return select(1u, params.inner, PLANES);
+    return select(1u, params.inner, STRIDED);
 }
 
 // The weight of a class; 1 without weights.

@@ -1,4 +1,7 @@
 // Threads without subgroups: each stands alone between two barriers.
+// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread (shared/bindings.wgsl); combine, folds
+//   (shared/reduce.wgsl)
+// provides: butterfly, radix, fold
 
 @compute @workgroup_size(256)
 fn main(

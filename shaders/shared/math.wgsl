@@ -1,10 +1,14 @@
 // The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`; reasons stand there.
+// needs: params (shared/bindings.wgsl)
+// provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference, exp_pair,
+//   Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs, exp_and_minus_one,
+//   log1p_pair, key_of, value_of
 
 const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.1219444e-4;
 
-// The same value, in a way that no compiler sees through: WGSL lets (a + b) - a become b, and Mesa and Metal do it.
+// Returns x, in a way that no compiler sees through: WGSL lets (a + b) - a become b, and Mesa and Metal do it.
 fn opaque(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
@@ -57,7 +61,7 @@ fn exp_pair(pair: vec2<f32>) -> f32 {
     return power * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// What exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude are moved towards 0 by `shift` first:
+// The point that exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude are moved towards 0 by `shift` first:
 // what is not too far below such a number to matter is exact as a difference from it.
 struct Reference {
     shift: f32,
@@ -86,7 +90,7 @@ fn power_near(top: f32) -> Reference {
 fn between(a: Reference, b: Reference) -> vec2<f32> {
     let turns = a.turns - b.turns;
     let shift = difference(a.shift, b.shift);
-    // What is beyond all numbers has no low part.
+    // A difference beyond all numbers has no low part.
     let from_shift = vec2<f32>(max(shift.x, -1e30), shift.y);
     let d = add_pairs(from_shift, vec2<f32>(turns * LN2_HIGH, turns * LN2_LOW + (a.rest - b.rest)));
     let near = two_sum(d.x, d.y);
@@ -143,7 +147,7 @@ struct Exponential {
 fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
     let n = round(d.x * 1.442695);
     let low = multiply(n, LN2_LOW);
-    // What is left of ln 2 beyond two f32.
+    // The rest of ln 2 beyond two f32.
     let r = add_pairs(two_sum(opaque(d.x - n * LN2_HIGH), -low.x), vec2<f32>((d.y - low.y) - n * 1.6465717e-12, 0.0));
     let square = multiply_pairs(r, r);
     let cube = multiply_pairs(square, r);
@@ -158,10 +162,10 @@ fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
 }
 
 // log(1 + others), as a high part that is a multiple of 2^-9 and a low part that holds the rest.
-fn log1p_pair(others: vec2<f32>) -> vec2<f32> {
-    let one_and = two_sum(1.0, others.x);
+fn log1p_pair(rest_of_sum: vec2<f32>) -> vec2<f32> {
+    let one_and = two_sum(1.0, rest_of_sum.x);
     let sum = one_and.x;
-    let rest = one_and.y + others.y;
+    let rest = one_and.y + rest_of_sum.y;
     // sum = 2^k * (1 + f) with 1 + f between sqrt(1/2) and sqrt(2).
     let bits = bitcast<i32>(sum);
     let k = (bits - 0x3f3504f3) >> 23u;

@@ -2,17 +2,17 @@
 //
 // Values are always combined as one balanced tree over the threads' numbers, whether a step is an exchange within a
 // subgroup or a fold through workgroup memory; the size of a subgroup does not change a bit.
+// needs: Grid, WORKGROUP, thread (shared/bindings.wgsl); butterfly, fold, radix (shared/lanes_*.wgsl); add_pairs
+//   (shared/math.wgsl)
+// provides: LARGEST, COUNT, WIDE, LARGEST_KEY, folds, combine, reduce, sum_of
 
 const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
 const SUM: u32 = 1u; // (high, low) of an f32 pair
 const COUNT: u32 = 2u; // two whole numbers
 const WIDE: u32 = 3u; // (low, high) of one whole number
-const TOP: u32 = 4u; // (key, nothing): the larger key
+const LARGEST_KEY: u32 = 4u; // (key, nothing): the larger key
 
 var<workgroup> folds: array<vec2<u32>, 256>;
-
-// Whether threads of a workgroup arrive at a reduction from loops or conditions that are not the same for all of them.
-override DIVERGES: bool = false;
 
 fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     if how == SUM {
@@ -25,7 +25,7 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
         let low = a.x + b.x;
         return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
     }
-    if how == TOP {
+    if how == LARGEST_KEY {
         return vec2<u32>(bitcast<u32>(max(bitcast<i32>(a.x), bitcast<i32>(b.x))), 0u);
     }
     let key_a = bitcast<i32>(a.x);
@@ -39,8 +39,8 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if LANES == 1u {
         return value;
     }
-    if COLUMNS {
-        return reduce_columns(value, how);
+    if LANES_ACROSS_ROWS {
+        return reduce_across_rows(value, how);
     }
     if DIVERGES {
         // Threads may have left a loop at different times, and an exchange within a subgroup needs all of them.
@@ -68,8 +68,8 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     return result;
 }
 
-// The same tree where the lanes of a row are not neighbours.
-fn reduce_columns(value: vec2<u32>, how: u32) -> vec2<u32> {
+// Reduces by that tree where the lanes of a row are not neighbours.
+fn reduce_across_rows(value: vec2<u32>, how: u32) -> vec2<u32> {
     var result = value;
     for (var distance = 1u; distance < LANES; distance *= 2u) {
         workgroupBarrier();

@@ -1,17 +1,21 @@
 // Where rows are, how a thread gets its units of one, and where they go.
+// needs: class_step, params, row_start (shared/bindings.wgsl); PARTS, UNIT, Unit, logit_at, put, read_unit,
+//   write_some, write_unit (the parts in elements/)
+// provides: lane, row_in, row_out, operand_at, enter_row, load, classes_from, masked, take_unit, give_unit,
+//   class_range, take_units
 
 // This thread's place among those of its row.
 var<private> lane: u32;
 // Where class 0 of the row would be in `logits`, in `elements` and in `targets` of its shape, be it before their beginning.
 var<private> row_in: u32;
 var<private> row_out: u32;
-var<private> second_in: u32;
+var<private> operand_at: u32;
 
 // A row whose classes from `first` on are what is bound.
 fn enter_row(row: u32, first: u32) {
     row_in = params.logits_at + row_start(row, params.logits_stride) - first * class_step();
     row_out = params.elements_at + row_start(row, params.elements_stride) - first * class_step();
-    second_in = params.targets_at + row_start(row, params.classes * params.inner) - first * class_step();
+    operand_at = params.targets_at + row_start(row, params.classes * params.inner) - first * class_step();
 }
 
 fn load(j: u32) -> f32 {
@@ -43,7 +47,7 @@ fn masked(j: u32, end: u32, unit: Unit) -> Unit {
 // Without a branch: what is not there is read from the last place that is.
 fn read_classes(j: u32, start: u32, end: u32) -> Unit {
     let last = end - 1u;
-    if PLANES {
+    if STRIDED {
         var unit: Unit;
         for (var part = 0u; part < PARTS; part += 1u) {
             let at = min(classes_from(j, part), vec4<u32>(last));
@@ -60,7 +64,7 @@ fn take_unit(j: u32, start: u32, end: u32) -> Unit {
 }
 
 fn give_unit(j: u32, end: u32, unit: Unit) {
-    if PLANES {
+    if STRIDED {
         for (var i = 0u; i < UNIT; i += 1u) {
             if j + i < end {
                 put(row_out + (j + i) * class_step(), unit[i / 4u][i % 4u]);
@@ -75,25 +79,25 @@ fn give_unit(j: u32, end: u32, unit: Unit) {
     }
 }
 
-// The classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is, to `end`. The thread's own
+// The range of classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is, to `end`. The thread's own
 // units are at the distance of a stripe.
-struct Share {
+struct ClassRange {
     first: u32,
     end: u32,
 }
 
-fn share_of(start: u32, end: u32) -> Share {
+fn class_range(start: u32, end: u32) -> ClassRange {
     let units = (end - start + UNIT - 1u) / UNIT;
     let rounds = (units + LANES - 1u) / LANES;
     let first = start + lane / STRIPE * (rounds * STRIPE * UNIT);
-    return Share(first, min(first + rounds * STRIPE * UNIT, end));
+    return ClassRange(first, min(first + rounds * STRIPE * UNIT, end));
 }
 
-// So many units that are on their way at once.
-fn take_units(j: u32, share: Share) -> array<Unit, UNITS> {
+// Reads UNITS units, so that all are on their way at once.
+fn take_units(j: u32, range: ClassRange) -> array<Unit, UNITS> {
     var units: array<Unit, UNITS>;
     for (var i = 0u; i < UNITS; i += 1u) {
-        units[i] = read_classes(j + i * STRIPE * UNIT, share.first, share.end);
+        units[i] = read_classes(j + i * STRIPE * UNIT, range.first, range.end);
     }
     return units;
 }

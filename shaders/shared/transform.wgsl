@@ -1,17 +1,14 @@
-// What is made of a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
+// Transforms a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
 // off by much. Twin of `src/cpu/transform.rs`.
-
-override SCALED: bool = false;
-override CAPPED: bool = false;
-// Whether the row is seen from its log-sum-exp, which is known, and not from its largest logit.
-override KNOWN: bool = false;
+// needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs, exp_and_minus_one,
+//   exp_from, exp_pair, is_infinite_or_nan, multiply_pairs, opaque, reference_at, two_sum (shared/math.wgsl)
+// provides: max_logit, max_y, reference, in_order, in_order_4, transform, slope, measure_from, measure_from_y,
+//   distance, exp_below_4, exp_below
 
 // The largest logit of the row, and its y; and what exponentials are taken from where there is no logit transform.
-var<private> top_x: f32;
-var<private> top_y: vec2<f32>;
+var<private> max_logit: f32;
+var<private> max_y: vec2<f32>;
 var<private> reference: Reference;
-
-override CURVED: bool = SCALED || CAPPED;
 
 // A logit such that y ascends with it; under a cap infinities are numbers.
 fn in_order(x: f32) -> f32 {
@@ -65,27 +62,27 @@ fn slope(x: f32) -> f32 {
     return 1.0;
 }
 
-fn see_from(top: f32) {
-    top_x = top;
-    top_y = transform(top);
-    if !CURVED {
+fn measure_from(top: f32) {
+    max_logit = top;
+    max_y = transform(top);
+    if !TRANSFORMED {
         reference = reference_at(top);
     }
 }
 
 // From a y that is no logit's.
-fn see_from_y(top: f32) {
-    top_y = vec2<f32>(top, 0.0);
-    if !CURVED {
+fn measure_from_y(top: f32) {
+    max_y = vec2<f32>(top, 0.0);
+    if !TRANSFORMED {
         reference = reference_at(top);
     }
 }
 
-// y - y of the top, and what rounding that difference lost.
+// y - max_y, and what rounding that difference lost.
 fn distance(x: f32) -> vec2<f32> {
-    if CAPPED || KNOWN {
-        let d = add_pairs(transform(x), -top_y);
-        if KNOWN {
+    if CAPPED || SAVED_LOG_SUM_EXP {
+        let d = add_pairs(transform(x), -max_y);
+        if SAVED_LOG_SUM_EXP {
             // Large high parts may have cancelled, so that the low part is the larger one. An infinity has none.
             return select(two_sum(d.x, d.y), vec2<f32>(d.x, 0.0), is_infinite_or_nan(bitcast<u32>(d.x)));
         }
@@ -93,33 +90,33 @@ fn distance(x: f32) -> vec2<f32> {
     }
     if SCALED {
         // In halves: the difference of two large logits is no f32, but scaled it may be one.
-        let half = difference(opaque(0.5 * x), opaque(0.5 * top_x));
+        let half = difference(opaque(0.5 * x), opaque(0.5 * max_logit));
         return multiply_pairs(2.0 * vec2<f32>(params.scale, params.scale_low), half);
     }
-    return difference(x, top_x);
+    return difference(x, max_logit);
 }
 
-fn curved_exp_below(x: f32) -> f32 {
+fn transformed_exp_below(x: f32) -> f32 {
     var d = distance(x);
     d.y = select(0.0, d.y, d.x > LOWEST);
-    if KNOWN {
+    if SAVED_LOG_SUM_EXP {
         // The log-sum-exp that was given may be far too small; exp stays a number.
         d = select(d, vec2<f32>(88.0, 0.0), d.x > 88.0);
     }
     return exp_pair(d);
 }
 
-// exp(y - y of the top); x may be -inf.
+// exp(y - max_y); x may be -inf.
 fn exp_below_4(x: vec4<f32>) -> vec4<f32> {
-    if CURVED {
-        return vec4<f32>(curved_exp_below(x.x), curved_exp_below(x.y), curved_exp_below(x.z), curved_exp_below(x.w));
+    if TRANSFORMED {
+        return vec4<f32>(transformed_exp_below(x.x), transformed_exp_below(x.y), transformed_exp_below(x.z), transformed_exp_below(x.w));
     }
     return exp_from(x, reference);
 }
 
 fn exp_below(x: f32) -> f32 {
-    if CURVED {
-        return curved_exp_below(x);
+    if TRANSFORMED {
+        return transformed_exp_below(x);
     }
     return exp_from(vec4<f32>(x), reference).x;
 }

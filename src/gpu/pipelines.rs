@@ -8,8 +8,8 @@ use wgpu::{
 };
 
 use crate::DType;
-use crate::ops::Statistics;
-use crate::plan::{Access, Entry, Kind, Strategy};
+use crate::ops::{RowOutput, Statistics};
+use crate::plan::{Access, Entry, Kind, Strategy, WORKGROUP};
 use crate::problem::operation::Op;
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
@@ -48,7 +48,7 @@ pub(super) struct Kernel {
     pub(super) segment: u32,
     /// Threads that sum over a group of rows, of the whole batch.
     pub(super) long_lanes: u32,
-    /// FLAGS of `shaders/shared/bindings.wgsl`.
+    /// FLAGS of [`constants`].
     pub(super) flags: u32,
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
@@ -175,7 +175,7 @@ impl Kernels {
     }
 
     fn source(&self, kernel: Kernel, entry: Entry) -> String {
-        self.edited(source(kernel, entry, self.subgroup > 1))
+        self.edited(source(kernel, entry, self.subgroup))
     }
 
     #[cfg_attr(not(test), allow(clippy::unused_self))]
@@ -190,25 +190,18 @@ impl Kernels {
     /// The pipeline of `shaders/self_test.wgsl`, whose only bindings are 0, 2 and 5.
     pub(super) fn self_test(&self, device: &Device) -> ComputePipeline {
         let build = || {
-            let source = self.edited(self_test_source(self.subgroup > 1));
-            self.build(device, "logits self-test", &source, None, &self_test_constants(self.subgroup))
+            let source = self.edited(self_test_source(self.subgroup));
+            self.build(device, "logits self-test", &source, None)
         };
         self.self_test.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(build).clone()
     }
 
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let label = format!("logits {:?} {}", kernel.op, entry.name());
-        self.build(device, &label, source, Some(&self.layout), &constants(kernel, entry, self.subgroup))
+        self.build(device, &label, source, Some(&self.layout))
     }
 
-    fn build(
-        &self,
-        device: &Device,
-        label: &str,
-        source: &str,
-        layout: Option<&PipelineLayout>,
-        constants: &[(&str, f64)],
-    ) -> ComputePipeline {
+    fn build(&self, device: &Device, label: &str, source: &str, layout: Option<&PipelineLayout>) -> ComputePipeline {
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
@@ -222,9 +215,9 @@ impl Kernels {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
+                ..Default::default()
             },
             cache: None,
         })
@@ -242,53 +235,153 @@ impl Kernels {
     /// Puts a broken pipeline where the good one would be.
     pub(super) fn spoil(&self, device: &Device, kernel: Kernel, entry: Entry) {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let text = source(kernel, entry, self.subgroup > 1).replace("fn main(", "fn another_name(");
+        let text = source(kernel, entry, self.subgroup).replace("fn main(", "fn another_name(");
         let broken = self.compile(device, &text, kernel, entry);
         assert!(pollster::block_on(scope.pop()).is_some());
         self.pipelines.lock().unwrap().insert(Key::new(kernel, entry), broken);
     }
 }
 
-/// Values of the shaders' `override`s.
-pub(super) fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> Vec<(&'static str, f64)> {
+/// The value of a constant of a module.
+enum Value {
+    Number(u32),
+    Switch(bool),
+}
+
+/// The lines that a module begins with: every constant that its parts know, and what it means. Parts declare no constant whose
+/// value depends on the kernel.
+fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
+    let Kernel { op, strategy, access, fit, labels, transform, .. } = kernel;
+    let spec = op.spec();
+    let is_split = strategy.kind == Kind::Split;
+    // Totals read no rows of logits; everything about those has its default, so that one pipeline is enough for all kernels.
+    let is_total = is_total(entry);
+    let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
+    let switch = |is_on: bool| Value::Switch(is_on && !is_total);
+    let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
     // A row in registers meets no loop or condition that threads leave at different times, unless it is searched for classes afterwards.
-    let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || kernel.op.spec().rereads_row;
-    let mut constants = vec![
-        ("SUBGROUP", f64::from(subgroup)),
-        ("FLAGS", f64::from(kernel.flags)),
-        ("DIVERGES", f64::from(u8::from(diverges))),
+    let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || spec.rereads_row;
+    let (is_capped, is_curved) = (transform == TransformKind::Capped, transform != TransformKind::Plain);
+    let (is_log, is_known) =
+        (matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward), spec.statistics == Statistics::Saved);
+    let (has_peaks, class_matters) =
+        (spec.statistics != Statistics::GradientSum, spec.row_output == RowOutput::Predictions);
+    let keeps = has_peaks && spec.writes_elements && !is_log && !is_known && !(op.has_targets() && is_capped);
+    let is_online = strategy.kind == Kind::Stream && has_peaks && !is_known && !is_curved && !class_matters;
+    let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
+    written(&[
+        ("LANES", Value::Number(lanes), "Threads that share a row: a power of two up to WORKGROUP."),
+        (
+            "UNITS",
+            number(kernel.units, 1),
+            "Units of a row that a thread holds at a time; a unit is what 16 bytes hold.",
+        ),
+        (
+            "STRIPE",
+            number(kernel.stripe, 1),
+            "Lanes that take neighbouring units; each stripe of lanes has a stretch of its own.",
+        ),
+        (
+            "SUBGROUP",
+            Value::Number(subgroup),
+            "Threads that can always exchange values without a barrier; 1 without subgroups.",
+        ),
+        ("TILE", number(tile, 1), "Vectors of four values in the workgroup memory through which rows are staged."),
+        (
+            "SEGMENT",
+            number(if is_split { kernel.segment } else { 1 }, 1),
+            "Classes of a segment, where rows are split.",
+        ),
+        (
+            "CLASSES",
+            number(kernel.classes, 0),
+            "The classes of a row, where the kernel is made for their number; else 0.",
+        ),
+        ("FLAGS", Value::Number(kernel.flags), "WEIGHTED, MEAN and ROW_GRADIENTS, where the kernel is made for them."),
+        (
+            "IN_PLACE",
+            switch(kernel.in_place),
+            "Logits are read from `elements`: one buffer cannot be bound both ways at once.",
+        ),
+        ("STRIDED", switch(kernel.planes), "The classes of a row are apart, because blocks of rows lie side by side."),
+        (
+            "LANES_ACROSS_ROWS",
+            switch(access == Access::Columns),
+            "Neighbouring threads take neighbouring rows, not neighbouring lanes of one.",
+        ),
+        ("STAGED", switch(matches!(access, Access::Staged { .. })), "Rows come and go through workgroup memory."),
+        ("ALIGNED", switch(fit.aligned), "Rows, or all stretches that a workgroup takes, start at a unit's boundary."),
+        ("WHOLE", switch(fit.whole), "Rows, or those stretches, consist of whole units."),
+        ("EVEN", switch(fit.even), "Rows, or those stretches, consist of whole words."),
+        ("BF16", switch(kernel.dtype == DType::BF16), "16-bit values are bfloat16; else binary16."),
+        ("SCALED", switch(transform == TransformKind::Scaled), "Logits are multiplied by a scale."),
+        ("CAPPED", switch(is_capped), "Logits are scaled and go through a soft cap."),
+        ("TRANSFORMED", switch(is_curved), "SCALED or CAPPED."),
+        ("TARGETS", switch(op.has_targets()), "The operation has targets: classes or probabilities."),
+        (
+            "SPREAD",
+            switch(op.has_targets() && labels != Labels::Classes),
+            "Classes beside the target have labels: SOFT, or smoothed ones.",
+        ),
+        ("SOFT", switch(op.has_targets() && labels == Labels::Soft), "Targets are probabilities."),
+        ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
+        ("LOG", switch(is_log), "Results are logarithms of probabilities, or the backward starts from those."),
+        ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
+        (
+            "HAS_MAXIMUM",
+            switch(has_peaks),
+            "A row is reduced to its maximum and a sum of exponentials; else to one plain sum.",
+        ),
+        ("CLASS_MATTERS", switch(class_matters), "Which of equal maxima comes first is part of the result."),
+        (
+            "SAVED_LOG_SUM_EXP",
+            switch(is_known),
+            "Rows are seen from log-sum-exps that are given, not from their maxima.",
+        ),
+        (
+            "KEEPS",
+            switch(keeps),
+            "Registers keep exponentials in place of logits, because those are what is written in the end.",
+        ),
+        ("ONLINE", switch(is_online), "The maximum and the sum of exponentials are found in one pass."),
+        ("SPLIT_ROW", switch(is_split), "Several workgroups share a row, a segment each."),
+        ("REREADS_ROW", switch(spec.rereads_row), "Rows are searched for classes once they are reduced."),
+        (
+            "DIVERGES",
+            Value::Switch(diverges),
+            "Threads may come to a reduction from a loop or condition at different times.",
+        ),
+    ])
+}
+
+/// The constants of the self-test.
+fn self_test_constants(subgroup: u32) -> String {
+    let numbers = [("LANES", WORKGROUP), ("SUBGROUP", subgroup), ("CLASSES", 0), ("FLAGS", 0)];
+    let switches = [
+        ("STRIDED", false),
+        ("LANES_ACROSS_ROWS", false),
+        ("BF16", false),
+        ("SCALED", false),
+        ("CAPPED", true),
+        ("TRANSFORMED", true),
+        ("SAVED_LOG_SUM_EXP", false),
+        ("DIVERGES", false),
     ];
-    if is_total(entry) {
-        constants.push(("LANES", kernel.long_lanes.into()));
-        return constants;
+    let numbers = numbers.map(|(name, value)| (name, Value::Number(value), "See `constants`."));
+    let switches = switches.map(|(name, value)| (name, Value::Switch(value), "See `constants`."));
+    written(&numbers) + &written(&switches)
+}
+
+fn written(constants: &[(&str, Value, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value, meaning) in constants {
+        let line = match value {
+            Value::Number(value) => format!("const {name}: u32 = {value}u; // {meaning}\n"),
+            Value::Switch(value) => format!("const {name}: bool = {value}; // {meaning}\n"),
+        };
+        text.push_str(&line);
     }
-    let is_loss = kernel.op.has_targets();
-    let flags = [
-        ("IN_PLACE", kernel.in_place),
-        ("PLANES", kernel.planes),
-        ("COLUMNS", kernel.access == Access::Columns),
-        ("STAGED", matches!(kernel.access, Access::Staged { .. })),
-        ("ALIGNED", kernel.fit.aligned),
-        ("WHOLE", kernel.fit.whole),
-        ("EVEN", kernel.fit.even),
-        ("SPREAD", is_loss && kernel.labels != Labels::Classes),
-        ("SOFT", is_loss && kernel.labels == Labels::Soft),
-        ("Z_LOSS", kernel.z_loss),
-        ("SCALED", kernel.transform == TransformKind::Scaled),
-        ("CAPPED", kernel.transform == TransformKind::Capped),
-        ("BF16", kernel.dtype == DType::BF16),
-        ("LOG", matches!(kernel.op, Op::LogSoftmax | Op::LogSoftmaxBackward)),
-        ("GRADIENT", matches!(kernel.op, Op::CrossEntropyGrad | Op::CrossEntropyBackward)),
-        ("KNOWN", kernel.op.spec().statistics == Statistics::Saved),
-    ];
-    constants.push(("LANES", kernel.strategy.lanes.into()));
-    constants.push(("STRIPE", kernel.stripe.into()));
-    constants.push(("CLASSES", kernel.classes.into()));
-    if kernel.strategy.kind == Kind::Split {
-        constants.push(("SEGMENT", kernel.segment.into()));
-    }
-    constants.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (name, 1.0)));
-    constants
+    text
 }
 
 macro_rules! shader {
@@ -297,70 +390,82 @@ macro_rules! shader {
     };
 }
 
-/// Values of the self-test's `override`s.
-pub(super) fn self_test_constants(subgroup: u32) -> [(&'static str, f64); 2] {
-    [("SUBGROUP", subgroup.into()), ("CAPPED", 1.0)]
-}
-
 /// The module of the self-test.
-pub(super) fn self_test_source(subgroups: bool) -> String {
-    [
+pub(super) fn self_test_source(subgroup: u32) -> String {
+    let parts = [
         shader!("shared/bindings.wgsl"),
         shader!("elements/half.wgsl"),
-        if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        if subgroup > 1 { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
         shader!("shared/math.wgsl"),
         shader!("shared/transform.wgsl"),
         shader!("shared/reduce.wgsl"),
         shader!("self_test.wgsl"),
-    ]
-    .join("\n")
+    ];
+    self_test_constants(subgroup) + DROP_UNUSED + &parts.join("\n")
 }
 
-/// The whole module that an entry point is in.
-pub(super) fn source(kernel: Kernel, entry: Entry, subgroups: bool) -> String {
-    let lanes = if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") };
-    let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total(entry);
-    let (values, words) = match is_half {
-        true => (shader!("elements/half.wgsl"), shader!("elements/half_words.wgsl")),
-        false => (shader!("elements/f32.wgsl"), shader!("elements/f32_words.wgsl")),
-    };
-    // What sizes arrays that are not workgroup memory can be no override.
-    let (units, tile) = match kernel.access {
-        _ if is_total(entry) => (1, 1),
-        Access::Staged { elements } => (kernel.units, elements / 4),
-        Access::Direct | Access::Columns => (kernel.units, 1),
-    };
-    let sizes = format!("const UNITS: u32 = {units}u; const TILE: u32 = {tile}u;");
-    let run = format!("fn run(grid: Grid) {{ {}(grid); }}", entry.name());
-    let mut parts = vec![
-        sizes.as_str(),
+/// A line that nothing refers to. Where a module has an `override`, naga drops the functions that nobody calls before a driver
+/// sees them, here about half of all; without one it drops nothing.
+const DROP_UNUSED: &str = "override DROP_UNUSED: bool = false;\n";
+
+/// The whole module of an entry point: its constants, `run`, and its parts.
+pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
+    let run = format!("fn run(grid: Grid) {{ {}(grid); }}\n", entry.name());
+    constants(kernel, entry, subgroup) + DROP_UNUSED + &run + &parts(kernel, entry, subgroup > 1).join("\n")
+}
+
+/// The parts of an entry point's module, in the order of the text. The first lines of each part say what it needs of the others.
+pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'static str> {
+    let spec = kernel.op.spec();
+    let is_total = is_total(entry);
+    let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total;
+    let is_wide = kernel.fit.wide && !is_total;
+    let is_gradient_sum = spec.statistics == Statistics::GradientSum;
+    let kind = kernel.strategy.kind;
+    // Every module has these, be it over rows of logits or over results of rows.
+    let common = [
+        // Bindings, `Params`, the structs of other buffers, and where rows are in them.
         shader!("shared/bindings.wgsl"),
-        values,
-        if kernel.fit.wide && !is_total(entry) { shader!("elements/wide.wgsl") } else { words },
-        lanes,
-        run.as_str(),
+        // A unit of values, as numbers and as words: f32, or 16-bit types.
+        if is_half { shader!("elements/half.wgsl") } else { shader!("elements/f32.wgsl") },
+        // Reading and writing units: by 16 bytes, or word by word where they may start anywhere.
+        match (is_wide, is_half) {
+            (true, _) => shader!("elements/wide.wgsl"),
+            (false, true) => shader!("elements/half_words.wgsl"),
+            (false, false) => shader!("elements/f32_words.wgsl"),
+        },
+        // `main`, which numbers the threads, and exchanges between them: with or without subgroups.
+        if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        // Exact sums, exponentials and logarithms.
         shader!("shared/math.wgsl"),
+        // The logit transform, and exponentials relative to a row's maximum.
         shader!("shared/transform.wgsl"),
+        // The reduction over the threads of a row.
         shader!("shared/reduce.wgsl"),
     ];
-    if is_total(entry) {
-        parts.push(shader!("totals.wgsl"));
-        return parts.join("\n");
+    if is_total {
+        // Sums over rows of what each row came to: the four entry points of totals.
+        return common.into_iter().chain([shader!("totals.wgsl")]).collect();
     }
-    let is_sum = kernel.op.spec().statistics == Statistics::GradientSum;
-    parts.push(shader!("shared/rows.wgsl"));
-    parts.extend::<&[&str]>(match kernel.strategy.kind {
-        Kind::Rows => &[shader!("shared/held.wgsl"), shader!("strategies/rows.wgsl")],
-        Kind::Stream => &[shader!("shared/reread.wgsl"), shader!("strategies/stream.wgsl")],
-        Kind::Split => &[shader!("shared/held.wgsl"), shader!("shared/reread.wgsl"), shader!("strategies/split.wgsl")],
-    });
-    if kernel.strategy.kind == Kind::Stream && !is_sum {
-        parts.push(shader!("shared/online.wgsl"));
-    }
-    parts.push(if is_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") });
-    parts.push(kernel.op.spec().shader);
-    if !kernel.op.spec().rereads_row {
-        parts.push(shader!("shared/no_pick.wgsl"));
-    }
-    parts.join("\n")
+    let of_rows = [
+        // Where a row is, and which of its units a thread takes.
+        Some(shader!("shared/rows.wgsl")),
+        // A stretch of a row in registers.
+        (kind != Kind::Stream).then_some(shader!("shared/held.wgsl")),
+        // Writing a stretch that is read again.
+        (kind != Kind::Rows).then_some(shader!("shared/reread.wgsl")),
+        // The strategy, which has the entry points.
+        Some(match kind {
+            Kind::Rows => shader!("strategies/register_resident.wgsl"),
+            Kind::Stream => shader!("strategies/online.wgsl"),
+            Kind::Split => shader!("strategies/split_row.wgsl"),
+        }),
+        // Sums relative to a maximum that still grows; the one plain sum has stubs of its own.
+        (kind == Kind::Stream && !is_gradient_sum).then_some(shader!("shared/running_maximum.wgsl")),
+        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum.
+        Some(if is_gradient_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") }),
+        // The operation: what becomes of a reduced row.
+        Some(spec.shader),
+    ];
+    common.into_iter().chain(of_rows.into_iter().flatten()).collect()
 }

@@ -29,9 +29,9 @@ use self::asked::{Asked, Spread, all_asked};
 use self::judge::{Batch, Found, Verdict};
 use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
-use super::targets::{hlsl_of, msl_of, parsed, specialized};
+use super::targets::{hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::bind::{Params, Scale, Starts, Summary};
-use crate::gpu::pipelines::{constants, source};
+use crate::gpu::pipelines::source;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
 use crate::problem::request::{Operands, RowTarget};
@@ -75,14 +75,15 @@ impl Texts {
         Self { route: route.clone(), kernels: Vec::new(), numbers: HashMap::new(), modules: HashMap::new(), edit }
     }
 
-    fn number(&mut self, text: String, constants: &[(&str, f64)]) -> usize {
+    fn number(&mut self, text: String) -> usize {
         let text = (self.edit)(text);
-        let (module, info) = self.modules.entry(text).or_insert_with_key(|text| parsed(text));
-        let constants = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-        let (module, info) = specialized((module, info), &constants);
+        let (module, info) = self.modules.entry(text).or_insert_with_key(|text| {
+            let (module, info) = parsed(text);
+            reachable(&module, &info)
+        });
         let text = match self.route {
-            Route::Metal => msl_of(&module, &info),
-            Route::Dxc(_) => hlsl_of(&module, &info, ShaderModel::V6_2),
+            Route::Metal => msl_of(module, info),
+            Route::Dxc(_) => hlsl_of(module, info, ShaderModel::V6_2),
         };
         let next = self.kernels.len();
         *self.numbers.entry(text).or_insert_with_key(|text| {
@@ -164,7 +165,7 @@ impl Case {
         let passes = plan.passes().into_iter().map(|pass| {
             assert_eq!(pass.rows.start, 0);
             let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
-            let number = texts.number(source(kernel, pass.entry, false), &constants(kernel, pass.entry, 1));
+            let number = texts.number(source(kernel, pass.entry, 1));
             let mut params = scale.params();
             params.rows = pass.rows.end as u32;
             (params.classes, params.inner) = (classes as u32, 1);

@@ -1,9 +1,7 @@
 //! Modules in the languages of other targets, with the options that wgpu-hal 30 sets for a module whose checks are off.
 
-use std::borrow::Cow;
-
 use naga::back::pipeline_constants::process_overrides;
-use naga::back::{PipelineConstants, hlsl, msl};
+use naga::back::{hlsl, msl};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 
@@ -18,12 +16,11 @@ pub fn parsed(text: &str) -> (Module, ModuleInfo) {
     (module, info)
 }
 
-/// The module with its pipeline's constants in place of overrides.
-pub fn specialized<'a>(
-    (module, info): (&'a Module, &'a ModuleInfo),
-    constants: &PipelineConstants,
-) -> (Cow<'a, Module>, Cow<'a, ModuleInfo>) {
-    process_overrides(module, info, Some((ShaderStage::Compute, ENTRY)), constants).unwrap()
+/// What is left of a module where functions that nobody calls are dropped, as wgpu-hal does.
+pub fn reachable(module: &Module, info: &ModuleInfo) -> (Module, ModuleInfo) {
+    let stage = Some((ShaderStage::Compute, ENTRY));
+    let (module, info) = process_overrides(module, info, stage, &Default::default()).unwrap();
+    (module.into_owned(), info.into_owned())
 }
 
 fn entry_point() -> Option<(ShaderStage, String)> {

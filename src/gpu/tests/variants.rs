@@ -1,22 +1,23 @@
 //! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
 //! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
 //!
-//! By default that is what one adapter asks for, and one variant of each module is translated. `LOGITS_VARIANTS=FOLDER` asks for what ten
-//! adapters do, translates a few variants of each module, and keeps them there for the compilers that are at hand (see `.ci/shaders`).
+//! By default that is what one adapter asks for, and one variant of each family is translated: of modules of the same parts, whose
+//! arrays and loops have the same sizes. `LOGITS_VARIANTS=FOLDER` asks for what ten adapters do, translates a few variants of each family,
+//! and keeps them there, the module included, for the compilers that are at hand (see `.ci/shaders`).
 //! `LOGITS_FULL=1` asks for the same, and translates every variant.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use naga::back::{PipelineConstants, glsl, hlsl, spv};
+use naga::back::{glsl, hlsl, spv};
 use naga::proc::{BoundsCheckPolicies, Layouter};
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
-use super::targets::{ENTRY, hlsl_of, msl_of, parsed, specialized};
+use super::targets::{ENTRY, hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::bind::{Params, Scale, Starts, Summary};
-use crate::gpu::pipelines::{BINDINGS, Kernel, constants, self_test_constants, self_test_source, source};
+use crate::gpu::pipelines::{BINDINGS, Kernel, parts, self_test_source, source};
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
@@ -37,7 +38,7 @@ pub(super) const OPS: [Op; 11] = [
     Op::TopK,
     Op::Sample,
 ];
-/// Variants of a module that are enough for a compiler to have seen it.
+/// Variants of a family that are enough for a compiler to have seen it.
 const FEW: usize = 3;
 /// The adapter that is asked about every option; the others are asked about none.
 const ALL_OPTIONS: &str = "Apple M2, Metal";
@@ -69,12 +70,19 @@ fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
 /// What tells one pipeline from another, for a compiler.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Variant {
+    family: Family,
     source: String,
-    entry: &'static str,
-    /// Values by their bits.
-    constants: Vec<(&'static str, u64)>,
+    has_subgroups: bool,
     /// Bytes of workgroup memory that it may use.
     memory: u64,
+}
+
+/// What variants have in common whose modules differ in switches alone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Family {
+    parts: Vec<&'static str>,
+    entry: &'static str,
+    sizes: Vec<String>,
 }
 
 /// What plans ask for: of every adapter that they are tested with, with its subgroups and without any, each operation, type,
@@ -154,16 +162,21 @@ fn of_shape(
 
 impl Variant {
     fn new(kernel: Kernel, entry: Entry, subgroup: u32, memory: u64) -> Self {
-        let constants = constants(kernel, entry, subgroup).into_iter().map(|(name, value)| (name, value.to_bits()));
-        let source = source(kernel, entry, subgroup > 1);
-        Self { source, entry: entry.name(), constants: constants.collect(), memory }
+        let (source, has_subgroups) = (source(kernel, entry, subgroup), subgroup > 1);
+        let sizes =
+            source.lines().filter(|line| ["const UNITS:", "const TILE:"].iter().any(|size| line.starts_with(size)));
+        let sizes = sizes.map(str::to_owned).collect();
+        let family = Family { parts: parts(kernel, entry, has_subgroups), entry: entry.name(), sizes };
+        Self { family, source, has_subgroups, memory }
     }
 
     fn self_test(subgroup: u32) -> Self {
-        let constants = self_test_constants(subgroup).map(|(name, value): (_, f64)| (name, value.to_bits()));
+        let has_subgroups = subgroup > 1;
+        let entry = if has_subgroups { "self_test_with_subgroups" } else { "self_test" };
+        let family = Family { parts: Vec::new(), entry, sizes: Vec::new() };
         // Its tile beside the folds of a reduction.
         let memory = 4096 + 2048;
-        Self { source: self_test_source(subgroup > 1), entry: "self_test", constants: constants.into(), memory }
+        Self { family, source: self_test_source(subgroup), has_subgroups, memory }
     }
 }
 
@@ -171,7 +184,7 @@ fn folder() -> Option<std::ffi::OsString> {
     std::env::var_os("LOGITS_VARIANTS")
 }
 
-/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each module are translated instead of one.
+/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each family are translated instead of one.
 fn is_wide() -> bool {
     tier::is_full() || folder().is_some()
 }
@@ -182,88 +195,76 @@ fn every_variant_is_valid_and_translates() {
     variants.extend([1, 32].map(Variant::self_test));
     let folder = folder();
     let folder = folder.as_deref().map(Path::new);
-    // Modules are parsed once.
-    let mut by_source: BTreeMap<&str, Vec<&Variant>> = BTreeMap::new();
+    let mut families: BTreeMap<&Family, Vec<&Variant>> = BTreeMap::new();
     for variant in &variants {
-        by_source.entry(&variant.source).or_default().push(variant);
+        families.entry(&variant.family).or_default().push(variant);
     }
-    by_source.values_mut().for_each(|variants| variants.sort());
-    let modules: Vec<_> = by_source.into_iter().collect();
+    families.values_mut().for_each(|variants| variants.sort());
+    let families: Vec<_> = families.into_values().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for first in 0..threads {
-            let modules = &modules;
+            let families = &families;
             scope.spawn(move || {
-                for (nth, (text, variants)) in modules.iter().enumerate().skip(first).step_by(threads) {
-                    of_module(nth, text, variants, folder);
+                for (nth, variants) in families.iter().enumerate().skip(first).step_by(threads) {
+                    of_family(nth, variants, folder);
                 }
             });
         }
     });
-    println!("{} variants of {} modules", variants.len(), modules.len());
+    println!("{} variants in {} families", variants.len(), families.len());
     assert!(variants.len() > 1000);
 }
 
-fn of_module(nth: usize, text: &str, variants: &[&Variant], folder: Option<&Path>) {
-    let (module, info) = parsed(text);
-    check_bindings(&module);
-    check_layouts(&module);
-    if let Some(folder) = folder {
-        // Browsers want to be told what naga does not know the word for.
-        let extension = if text.contains("subgroup_id") { "enable subgroups;\n" } else { "" };
-        std::fs::write(folder.join(format!("{nth}.wgsl")), format!("{extension}{text}")).unwrap();
-    }
-    // Spread over what constants may be.
+fn of_family(nth: usize, variants: &[&Variant], folder: Option<&Path>) {
+    // Spread over what switches may be.
     let step = variants.len().div_ceil(if is_wide() { FEW } else { 1 });
-    for (of_module, variant) in variants.iter().enumerate() {
-        let is_of_few = of_module % step == 0;
+    for (of_family, variant) in variants.iter().enumerate() {
+        let is_of_few = of_family % step == 0;
         if !is_of_few && !tier::is_full() {
             continue;
         }
-        let constants = variant.constants.iter().map(|&(name, bits)| (name.to_owned(), f64::from_bits(bits))).collect();
         let keep = |ending: &str, bytes: &[u8]| {
             if let Some(folder) = folder.filter(|_| is_of_few) {
-                let name = format!("{nth}.{of_module}.{}.{ending}", variant.entry);
+                let name = format!("{nth}.{of_family}.{}.{ending}", variant.family.entry);
                 std::fs::write(folder.join(name), bytes).unwrap();
             }
         };
-        translate(&module, &info, &constants, variant, keep);
+        // Browsers want to be told what naga does not know the word for.
+        let extension = if variant.has_subgroups { "enable subgroups;\n" } else { "" };
+        keep("wgsl", format!("{extension}{}", variant.source).as_bytes());
+        let (module, info) = parsed(&variant.source);
+        check_bindings(&module);
+        check_layouts(&module);
+        let (module, info) = reachable(&module, &info);
+        check_memory(&module, &info, variant);
+        translate(&module, &info, variant.has_subgroups, keep);
     }
 }
 
-fn translate(
-    module: &Module,
-    info: &ModuleInfo,
-    constants: &PipelineConstants,
-    variant: &Variant,
-    keep: impl Fn(&str, &[u8]),
-) {
-    let (module, info) = specialized((module, info), constants);
-    check_memory(&module, &info, variant);
-
-    let is_identity = variant.constants.contains(&("SUBGROUP", 1.0_f64.to_bits()));
+fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl Fn(&str, &[u8])) {
     // DXC's, and where there are no subgroups FXC's.
     let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
-    for (shader_model, ending) in models.into_iter().take(1 + usize::from(is_identity)) {
-        keep(ending, hlsl_of(&module, &info, shader_model).as_bytes());
+    for (shader_model, ending) in models.into_iter().take(1 + usize::from(!has_subgroups)) {
+        keep(ending, hlsl_of(module, info, shader_model).as_bytes());
     }
 
-    keep("metal", msl_of(&module, &info).as_bytes());
+    keep("metal", msl_of(module, info).as_bytes());
 
     let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..Default::default() };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
-    let words = spv::write_vec(&module, &info, &options, Some(&pipeline)).unwrap();
+    let words = spv::write_vec(module, info, &options, Some(&pipeline)).unwrap();
     keep("spv", bytemuck::cast_slice(&words));
 
     // wgpu has no subgroups of GL.
-    if !is_identity {
+    if has_subgroups {
         return;
     }
     let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
     let pipeline =
         glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned(), multiview: None };
     let mut text = String::new();
-    glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
+    glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default())
         .unwrap()
         .write()
         .unwrap();
@@ -288,8 +289,13 @@ fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
             _ => {}
         }
     }
-    assert!(buffers <= 8, "{}: {buffers} storage buffers", variant.entry);
-    assert!(bytes <= variant.memory, "{}: {bytes} bytes of workgroup memory of {}", variant.entry, variant.memory);
+    assert!(buffers <= 8, "{}: {buffers} storage buffers", variant.family.entry);
+    assert!(
+        bytes <= variant.memory,
+        "{}: {bytes} bytes of workgroup memory of {}",
+        variant.family.entry,
+        variant.memory
+    );
 }
 
 /// The host's structs and the shaders' are the same.

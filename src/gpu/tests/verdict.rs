@@ -13,10 +13,10 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
 use naga::{Module, ShaderStage};
 
-use super::targets::{ENTRY, hlsl_of, parsed, specialized};
+use super::targets::{ENTRY, hlsl_of, parsed, reachable};
 use super::variants::OPS;
 use crate::gpu::bind::{Scale, Starts};
-use crate::gpu::pipelines::{constants, source};
+use crate::gpu::pipelines::source;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
@@ -149,13 +149,13 @@ impl Kernels {
         let [starts, ..] = Starts::of_each_kind();
         for pass in plan.passes() {
             let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
-            let constants = constants(kernel, pass.entry, LEAST_SUBGROUP);
-            let constants = constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            let text = source(kernel, pass.entry, true);
-            let (module, info) = self.modules.entry(text).or_insert_with_key(|text| parsed(text));
-            let (module, info) = specialized((module, info), &constants);
+            let text = source(kernel, pass.entry, LEAST_SUBGROUP);
+            let (module, info) = self.modules.entry(text).or_insert_with_key(|text| {
+                let (module, info) = parsed(text);
+                reachable(&module, &info)
+            });
             let threads = limits.tuning.subgroup;
-            let key = (threads, pass.entry.name(), words(&module, &info));
+            let key = (threads, pass.entry.name(), words(module, info));
             let uses = self.uses.entry(key).or_insert_with(|| {
                 let access = if matches!(kernel.access, Access::Staged { .. }) { "staged" } else { "direct" };
                 let (lanes, units) = (kernel.strategy.lanes, kernel.units);
@@ -166,7 +166,7 @@ impl Kernels {
                     Entry::SplitJoin => (lanes.to_string(), 0),
                     _ => (kernel.long_lanes.to_string(), 0),
                 };
-                let hlsl = (threads == LEAST_SUBGROUP).then(|| hlsl_of(&module, &info, ShaderModel::V6_2));
+                let hlsl = (threads == LEAST_SUBGROUP).then(|| hlsl_of(module, info, ShaderModel::V6_2));
                 Uses { shape, held, hlsl, ..Uses::default() }
             });
             uses.add(op, dtype, name, classes);

@@ -1,10 +1,13 @@
-// Regime for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
+// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
 // first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
 // (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
+// needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl); hold, reduce_held
+//   (shared/held.wgsl); add_pairs (shared/math.wgsl); is_bad, label_below, maximum_of, packed, unpacked
+//   (shared/passes.wgsl or shared/sum.wgsl); COUNT, LARGEST, combine, reduce, sum_of (shared/reduce.wgsl);
+//   write_stretch (shared/reread.wgsl); enter_row, lane, load (shared/rows.wgsl); exp_below, measure_from
+//   (shared/transform.wgsl); finish (the operation, or shared/sum.wgsl)
+// provides: label_logit, split_reduce, split_join, split_write
 
-const PIECES: bool = true;
-override STAGED: bool = false;
-override SEGMENT: u32 = 1u;
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
 // place of a key.
 const ROW_ENTRIES: u32 = 2u;
@@ -88,19 +91,19 @@ fn split_join(grid: Grid) {
     stats.key = bitcast<i32>(best.x);
     stats.at = best.y;
 
-    see_from(top_of(stats));
+    measure_from(maximum_of(stats));
     var sum = vec2<f32>(0.0, 0.0);
     var below = vec2<f32>(0.0, 0.0);
     var labels = vec2<f32>(0.0, 0.0);
     var flags = vec2<u32>(0u, 0u);
     for (var i = lane; i < params.segments; i += LANES) {
         let part = partials[first + i];
-        if !PEAKS || KNOWN {
-            sum = add_pairs(sum, part.others);
+        if !HAS_MAXIMUM || SAVED_LOG_SUM_EXP {
+            sum = add_pairs(sum, part.rest_of_sum);
         } else if !is_bad(part) {
-            var whole = add_pairs(vec2<f32>(1.0, 0.0), part.others);
+            var whole = add_pairs(vec2<f32>(1.0, 0.0), part.rest_of_sum);
             if part.key != stats.key {
-                whole *= exp_below(top_of(part));
+                whole *= exp_below(maximum_of(part));
             }
             sum = add_pairs(sum, whole);
         }
@@ -108,21 +111,21 @@ fn split_join(grid: Grid) {
             labels = add_pairs(labels, vec2<f32>(part.labels, 0.0));
             below = add_pairs(below, part.below);
             if !is_bad(part) && part.key != stats.key {
-                below = add_pairs(below, vec2<f32>(label_below(part.labels, top_of(part)), 0.0));
+                below = add_pairs(below, vec2<f32>(label_below(part.labels, maximum_of(part)), 0.0));
             }
-            flags += vec2<u32>(part.bottomless & 1u, part.bottomless >> 1u);
+            flags += vec2<u32>(part.has_negative_infinity & 1u, part.has_negative_infinity >> 1u);
         }
     }
-    stats.others = sum_of(grid, sum);
-    if PEAKS && !KNOWN {
-        stats.others = add_pairs(vec2<f32>(-1.0, 0.0), stats.others);
+    stats.rest_of_sum = sum_of(grid, sum);
+    if HAS_MAXIMUM && !SAVED_LOG_SUM_EXP {
+        stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), stats.rest_of_sum);
     }
     if SPREAD {
         stats.below = sum_of(grid, below);
         labels = sum_of(grid, labels);
         stats.labels = labels.x + labels.y;
         flags = reduce(grid, flags, COUNT);
-        stats.bottomless = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
+        stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
     let coefficients = finish(row, stats, leads);
     if leads {
@@ -138,8 +141,8 @@ fn split_write(grid: Grid) {
     let place = place_of(grid.group);
     enter_part(place.row);
     let entries = entries_of(place.row);
-    if PEAKS {
-        see_from(top_of(partials[entries]));
+    if HAS_MAXIMUM {
+        measure_from(maximum_of(partials[entries]));
     }
     write_stretch(place.start, place.end, place.present, unpacked(partials[entries + 1u]));
 }

@@ -1,10 +1,12 @@
-// Regime for rows that registers hold: a workgroup takes as many as it has threads for.
+// Register-resident strategy, for rows that registers hold: a workgroup takes as many as it has threads for.
 //
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
 // stream whatever the width of a row.
-
-const PIECES: bool = false;
-override STAGED: bool = false;
+// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold, reduce_held
+//   (shared/held.wgsl); element_unit (shared/passes.wgsl or shared/sum.wgsl); classes_from, enter_row, give_unit,
+//   lane, load, masked (shared/rows.wgsl); finish, select_classes (the operation, or shared/sum.wgsl); PARTS, UNIT,
+//   Unit, read_unit, write_some, write_unit (the parts in elements/)
+// provides: label_logit, hold_rows
 
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
 // of all four, and those of two neighbouring rows are written by two threads at once.
@@ -69,8 +71,8 @@ fn hold_rows(grid: Grid) {
     if first >= params.rows {
         return;
     }
-    let slot = select(thread / LANES, thread % rows, COLUMNS);
-    lane = select(thread % LANES, thread / rows, COLUMNS);
+    let slot = select(thread / LANES, thread % rows, LANES_ACROSS_ROWS);
+    lane = select(thread % LANES, thread / rows, LANES_ACROSS_ROWS);
     // Threads without a row do what those of the last one do, and give nothing.
     let row = min(first + slot, params.rows - 1u);
     let present = first + slot < params.rows;
@@ -85,8 +87,8 @@ fn hold_rows(grid: Grid) {
     }
     let stats = reduce_held(grid, 0u, class_count());
     let coefficients = finish(row, stats, present && lane == 0u);
-    if PICKS {
-        pick(grid, row, stats, present);
+    if REREADS_ROW {
+        select_classes(grid, row, stats, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {
