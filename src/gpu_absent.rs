@@ -1,5 +1,5 @@
-//! The types of the GPU path for a build without the feature `gpu`: none of them has a value, so a device is always the CPU there, and code that
-//! handles a GPU needs no conditional compilation.
+//! The types of the GPU path for a build without the feature `gpu`. [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values, so a device is
+//! always the CPU there, and code that handles a GPU needs no conditional compilation.
 
 use std::ops::Range;
 use std::time::Duration;

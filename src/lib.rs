@@ -24,7 +24,7 @@
 //!
 //! # Options, operations, types
 //!
-//! Every row holds for f32, f16, bf16 and, on the CPU alone, f64; for rows next to each other, with gaps, and for
+//! Every row holds for f32, f16, bf16 (but in `logits loss`) and, on the CPU alone, f64; for rows next to each other, with gaps, and for
 //! `[outer, classes, inner]`; on the CPU and on a GPU ("all": in host memory, resident, in a step, and with `logits loss` where
 //! it takes the option). Types differ in what is rounded: arithmetic is in f32 (with f64 or pairs of f32 where sums are at stake)
 //! and a result is rounded once, to the nearest, of two the even one; for f64 it is in f64.
@@ -32,7 +32,7 @@
 //! | option or operation | what it means | equation | paths | source |
 //! |---|---|---|---|---|
 //! | `softmax`, `log_softmax` | probabilities, and their logarithms | `p_j = exp(y_j - lse)`, `y_j - lse` | all | PyTorch |
-//! | `log_sum_exp` | | `lse = log sum_j exp(y_j)` | all | PyTorch |
+//! | `log_sum_exp` | | `lse = log sum_j exp(y_j)` | all but `logits loss` | PyTorch |
 //! | `Logits::temperature` | of any operation | `y = x / T` | all but `logits loss` | Hinton et al. 2015, arXiv:1503.02531 |
 //! | `CrossEntropy` | the loss | `sum_j q_j (lse - y_j)`, `q_j = w_j ((1 - e) t_j + e / classes)` | all | PyTorch |
 //! | `cross_entropy`, `with_gradient` | and its gradient, in the same step | `s (p_j (sum_k q_k + 2 z lse) - q_j) dy_j/dx_j` | all | PyTorch's autograd; Liger |
@@ -49,7 +49,7 @@
 //! | `cross_entropy_backward` | the gradient from saved log-sum-exps | the same, with the `lse` given | all but `logits loss` | FlashAttention's backward, arXiv:2205.14135; Liger |
 //! | `softmax_backward` | from its result | `p_j (g_j - sum_k g_k p_k)` | all but `logits loss` | PyTorch |
 //! | `log_softmax_backward` | from its result | `g_j - exp(l_j) sum_k g_k` | all but `logits loss` | PyTorch |
-//! | `predict` | the most likely class, of equal ones the lowest | `argmax_j y_j` | all | PyTorch's `argmax` |
+//! | `predict` | the most likely class, of equal ones the lowest | `argmax_j y_j` | all but `logits loss` | PyTorch's `argmax` |
 //! | `top_k` | the k most likely, k up to 64; ties to the lower class | | all; `--top-k` | arXiv:1805.02867 |
 //! | `accuracy` | targets among those | | host memory, `logits loss` | |
 //! | `perplexity`, in every loss | | `exp(mean loss)` | all; of a step, from its `Summary` | |
@@ -86,7 +86,8 @@
 //!
 //! # Features
 //!
-//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays. The binary `logits` is the package `logits-cli`.
+//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays; `static-dxc` links Microsoft's DXC into programs for
+//! Windows. The binary `logits` is the package `logits-cli`.
 #![warn(missing_docs)]
 // Plans, and much of what a request knows, are for a GPU.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]

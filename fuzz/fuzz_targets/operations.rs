@@ -96,7 +96,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     }
 
     let sampling = Sampling::new(u.arbitrary()?)
-        .top_k(usize::from(u.arbitrary::<u8>()?)).run()
+        .top_k(usize::from(u.arbitrary::<u8>()?))
         .top_p(f32::from(u.arbitrary::<u8>()?) / 200.0);
     if let Ok(drawn) = device.sample(&sampling, x).to_vec() {
         for (row, drawn) in drawn.values.iter().enumerate() {

@@ -30,11 +30,11 @@ pub(crate) fn count() -> usize {
 ///
 /// `work` is a trait object on purpose: hundreds of loops (levels, types, operations) call this, and rayon's code, compiled for
 /// each, was half of the crate.
-pub(crate) fn for_each<T: Send>(items: &mut [T], problem: &(dyn Fn(usize, &mut T) + Sync)) {
+pub(crate) fn for_each<T: Send>(items: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     #[cfg(feature = "parallel")]
     if items.len() > 1 && count() > 1 {
         use rayon::prelude::*;
-        return items.par_iter_mut().enumerate().for_each(|(nth, item)| problem(nth, item));
+        return items.par_iter_mut().enumerate().for_each(|(nth, item)| work(nth, item));
     }
-    items.iter_mut().enumerate().for_each(|(nth, item)| problem(nth, item));
+    items.iter_mut().enumerate().for_each(|(nth, item)| work(nth, item));
 }

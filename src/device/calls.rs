@@ -75,20 +75,19 @@ impl Inputs<'_> {
         let mut operands = Operands { k: self.k.unwrap_or(0), ..Operands::default() };
         if let Some((loss, targets)) = self.loss {
             prepared = loss.prepare(view.shape, targets)?;
-            operands = prepared.operands(view.transform)?;
             if let Some(values) = self.log_sum_exps {
                 check_length("log-sum-exps", view.shape.row_count(), values.len())?;
-                operands.log_sum_exps = Some(values);
             }
+            operands = Operands { log_sum_exps: self.log_sum_exps, ..prepared.operands(view.transform)? };
         } else if let Some(upstream) = self.upstream {
             check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
             operands.transform = view.transform.without_cap("not set: the gradient of a cap is another step")?;
             operands.upstream_gradient = Some(upstream);
         } else {
-            operands.transform = draw_transform(op, view.transform)?;
             if let Some(sampling) = self.sampling {
                 operands.draws = sampling.draws()?;
             }
+            operands.transform = draw_transform(op, view.transform)?;
         }
         device.run(Request::new(op, view, data, operands, rows_out), waiting).await
     }
@@ -108,8 +107,8 @@ impl<T: Element> ElementsCall<'_, Logits<'_, T>> {
     /// Runs the call and returns the result in a new `Vec`.
     ///
     /// # Errors
-    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`]; and the errors of
-    /// the operation.
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`];
+    /// [`Error::SimdLevel`] where `LOGITS_SIMD` names a level that this machine lacks; and the errors of the operation.
     pub fn to_vec(self) -> Result<Output<Vec<T>>, Error> {
         block_on(self.vec(Waiting::Here))
     }
@@ -189,8 +188,8 @@ impl<T: Element, R: RowValue> RowsCall<'_, T, R> {
     /// Runs the call and returns the values of the rows in a new `Vec`.
     ///
     /// # Errors
-    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`]; and the errors of
-    /// the operation.
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`];
+    /// [`Error::SimdLevel`] where `LOGITS_SIMD` names a level that this machine lacks; and the errors of the operation.
     pub fn to_vec(self) -> Result<Output<Vec<R>>, Error> {
         block_on(self.vec(Waiting::Here))
     }
@@ -479,7 +478,8 @@ impl Device {
     /// A class of each row drawn at random from its softmax, and its probability there. Logits under a cap are refused: draw from their
     /// log-softmax. In a row whose softmax is NaN the probability is NaN, and the class is that of [`Device::predict`].
     ///
-    /// Running the call fails with [`Error::OptionValue`] where an option is out of range.
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and where the logits are under a cap or have a
+    /// negative scale.
     pub fn sample<'c, T: Element>(&'c self, sampling: &'c Sampling, x: Logits<'c, T>) -> RowsCall<'c, T, Prediction> {
         let inputs = Inputs { sampling: Some(sampling), ..Inputs::default() };
         RowsCall { device: self, op: Op::Sample, x, inputs, value: PhantomData }

@@ -53,7 +53,7 @@ impl<'a> Task<'a> {
         let op = operation.op();
         let transform = draw_transform(op, loss.transform(x.view().transform)?)?;
         if op.spec().forward.is_some() {
-            transform.without_cap("not set: what comes back through it is another step")?;
+            transform.without_cap("not set: the gradient of a cap is another step")?;
         }
         let prepared = loss.prepare(x.shape(), targets)?;
         let mut task = Self { op, prepared, transform, draws: Draws::default(), k: 0 };
@@ -146,7 +146,7 @@ impl<'a, T: Element> OnCpu<'a, T> {
         Ok(())
     }
 
-    fn second_bytes(&self) -> usize {
+    fn operand_bytes(&self) -> usize {
         let soft = self.task.operands().soft_targets.map_or(0, |values| values.len() * values.dtype().size());
         self.upstream.map_or(soft, size_of_val)
     }
@@ -171,7 +171,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         let (operand, runs) = match device.place() {
             Place::Cpu => {
                 let on_cpu = OnCpu::new(device, task, x.as_seen_by(loss)?)?;
-                (on_cpu.second_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
+                (on_cpu.operand_bytes() as u64, Runs::OnCpu(Box::new(on_cpu)))
             }
             Place::Gpu(gpu) => {
                 let operands = task.operands();

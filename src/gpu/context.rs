@@ -406,6 +406,6 @@ impl fmt::Debug for Gpu {
 
 impl fmt::Debug for GpuContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Open").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("GpuContext").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -42,13 +42,14 @@ pub struct StepBuilder<'g> {
 }
 
 impl<'g> StepBuilder<'g> {
-    /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without targets do not use them.
+    /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without targets do not use them;
+    /// [`StepBuilder::as_seen_by`] applies its scale and cap to those.
     pub fn loss(mut self, loss: &'g CrossEntropy) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Targets that are probabilities: f32, of the shape of the logits and without gaps.
+    /// Targets that are probabilities: f32, of the shape of the logits and without gaps. Operations without targets do not use it.
     pub fn soft_targets(mut self) -> Self {
         self.has_soft_targets = true;
         self
@@ -83,7 +84,7 @@ impl<'g> StepBuilder<'g> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
 
-    /// Compiles what the operation needs for the shape, and uploads class weights.
+    /// Compiles what the operation needs for the shape, and uploads class weights and upstream gradients of rows.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`], [`Error::Weight`],

@@ -3,7 +3,7 @@
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::problem::operation::Op;
 
-/// Dx_j = y_j (dy_j - sum_k dy_k y_k).
+/// `dx_j = y_j (dy_j - sum_k dy_k y_k)`.
 pub(super) const SOFTMAX_BACKWARD: Spec = Spec {
     name: "softmax_backward",
     writes_elements: true,
@@ -16,7 +16,7 @@ pub(super) const SOFTMAX_BACKWARD: Spec = Spec {
     shader: include_str!("../../shaders/backward.wgsl"),
 };
 
-/// Dx_j = dy_j - exp(y_j) sum_k dy_k.
+/// `dx_j = dy_j - exp(y_j) sum_k dy_k`.
 pub(super) const LOG_SOFTMAX_BACKWARD: Spec = Spec {
     name: "log_softmax_backward",
     writes_elements: true,

@@ -3,7 +3,7 @@
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::problem::operation::Op;
 
-/// Log sum_k exp(x_k).
+/// `log sum_k exp(x_k)`.
 pub(super) const LOG_SUM_EXP: Spec = Spec {
     name: "log_sum_exp",
     writes_elements: false,

@@ -1,4 +1,4 @@
-//! The operations: one file each, with its [`Spec`], which says as plain data what an operation reads, writes and costs.
+//! The operations: one file for each family, with the [`Spec`] of each operation, which says as plain data what it reads, writes and costs.
 //!
 //! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader.
 
@@ -18,7 +18,7 @@ pub(crate) use top_k::{MAX_K, check_k};
 
 /// What an operation reads, writes and costs.
 pub(crate) struct Spec {
-    /// The name of its method, and of `logits bench --ops`.
+    /// Its name in `logits bench --ops` and in [`Crossover`](crate::Crossover).
     pub(crate) name: &'static str,
     /// Whether it writes one value for each logit.
     pub(crate) writes_elements: bool,

@@ -3,7 +3,7 @@
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::problem::operation::Op;
 
-/// Softmax(x)_j = exp(x_j) / sum_k exp(x_k).
+/// `softmax(x)_j = exp(x_j) / sum_k exp(x_k)`.
 pub(super) const SOFTMAX: Spec = Spec {
     name: "softmax",
     writes_elements: true,
@@ -16,7 +16,7 @@ pub(super) const SOFTMAX: Spec = Spec {
     shader: include_str!("../../shaders/softmax.wgsl"),
 };
 
-/// Log softmax(x)_j = x_j - log sum_k exp(x_k).
+/// `log softmax(x)_j = x_j - log sum_k exp(x_k)`.
 pub(super) const LOG_SOFTMAX: Spec = Spec {
     name: "log_softmax",
     writes_elements: true,

@@ -226,7 +226,7 @@ impl Plan {
     /// Fewest bytes of a binding that there is a plan for: a row of one workgroup.
     pub(crate) const LEAST_BINDING: u64 = 1 << 20;
 
-    /// `work` has at least one class.
+    /// `problem` has at least one class.
     pub(crate) fn new(problem: KernelProblem, limits: Limits) -> Result<Self, Unplannable> {
         let KernelProblem { rows, classes, inner, .. } = problem;
         let strategy = Strategy::of(&problem, &limits);

@@ -14,7 +14,7 @@ pub struct Traffic {
 }
 
 impl Plan {
-    /// What all passes together move. `curved` where logits are scaled or capped first.
+    /// What all passes together move. `transformed` where logits are scaled or capped first.
     pub(crate) fn traffic(&self, transformed: bool) -> Traffic {
         let KernelProblem { op, rows, classes, size, operand_bytes, .. } = self.problem;
         let elements = rows * classes;

@@ -68,7 +68,7 @@ impl fmt::Display for RejectedAdapter {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Crossover {
-    /// The operation, by the name of its method.
+    /// The operation, by its name in `logits bench --ops`: that of its method, and `cross_entropy_grad` for the loss with its gradient.
     pub operation: &'static str,
     /// Bytes of logits, in rows of 1024 classes, from which the GPU is expected to be faster; `None` if it never is.
     pub bytes: Option<u64>,

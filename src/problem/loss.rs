@@ -253,7 +253,7 @@ impl CrossEntropy {
         if !value.is_finite() || value < 0.0 {
             return Err(Error::OptionValue { option, value, range: "finite and not negative" });
         }
-        self.check_curve()?;
+        self.check_transform()?;
         if let Some(factors) = &self.upstream_gradients {
             check_length("upstream gradients", shape.row_count(), factors.len())?;
             if let Some((row, &value)) = factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
@@ -291,13 +291,13 @@ impl CrossEntropy {
         }
     }
 
-    /// What is made of logits of which that has been made.
+    /// Returns the transform of logits to which `of_logits` has been applied, as this loss sees them.
     pub(crate) fn transform(&self, of_logits: Transform) -> Result<Transform, Error> {
-        self.check_curve()?;
+        self.check_transform()?;
         of_logits.then(self.logit_scale, self.softcap)
     }
 
-    fn check_curve(&self) -> Result<(), Error> {
+    fn check_transform(&self) -> Result<(), Error> {
         if let Some(cap) = self.softcap {
             check_magnitude("softcap", cap, false)?;
         }

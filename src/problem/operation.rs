@@ -2,7 +2,7 @@
 
 use crate::Sampling;
 
-/// An operation with its options, those of a loss apart: what [`Gpu::prepare`](crate::Gpu::prepare) prepares.
+/// An operation with its options, those of a loss apart: what `Gpu::prepare` prepares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -19,16 +19,18 @@ pub enum Operation {
     TopK(usize),
     /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
     Sample(Sampling),
-    /// From probabilities in place of logits, and an upstream gradient: [`Device::softmax_backward`](crate::Device::softmax_backward).
+    /// From probabilities in place of logits, and the gradient in `StepBuffers::upstream`:
+    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
     SoftmaxBackward,
-    /// From log-probabilities in place of logits, and an upstream gradient:
+    /// From log-probabilities in place of logits, and the gradient in `StepBuffers::upstream`:
     /// [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
     LogSoftmaxBackward,
     /// The loss alone: [`LossCall::loss`](crate::LossCall::loss).
     CrossEntropy,
     /// The loss and its gradient: [`LossCall::with_gradient`](crate::LossCall::with_gradient).
     CrossEntropyGrad,
-    /// The gradient from saved log-sum-exps: [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward).
+    /// The gradient from log-sum-exps in `StepBuffers::rows`: [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean
+    /// weighs the targets anew.
     CrossEntropyBackward,
 }
 

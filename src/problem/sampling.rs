@@ -12,7 +12,7 @@ use crate::Error;
 /// ```
 /// use logits::{Device, Logits, Sampling};
 /// let x = [1.0, 3.0, 2.0, -4.0];
-/// let sampling = Sampling::new(7).top_k(2).run().top_p(0.95);
+/// let sampling = Sampling::new(7).top_k(2).top_p(0.95);
 /// let x = Logits::new(&x, [1, 4])?.temperature(0.8)?;
 /// let draw = Device::cpu().sample(&sampling.step(12), x).to_vec()?.values[0];
 /// assert!(draw.class == 1 || draw.class == 2);

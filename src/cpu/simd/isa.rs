@@ -8,7 +8,7 @@ pub(in crate::cpu) trait Isa: Copy + Send + Sync {
     type F64: Vector<Self, W = f64>;
     /// Runs `work`, which must be inlined, compiled for these instructions. In a function that is not inlined this makes one copy of the
     /// code for each level and type, where inlining makes one in each caller, which was a sixth of the crate's machine code.
-    fn vectorize<R>(self, problem: impl FnOnce() -> R) -> R;
+    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
     fn load_f16(self, bits: &[u16; LANES]) -> Self::F32;
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::F32;
     fn store_f16(self, x: Self::F32) -> [u16; LANES];

@@ -19,8 +19,8 @@ macro_rules! isa {
             type F64 = Pair<Self>;
 
             #[inline(always)]
-            fn vectorize<R>(self, problem: impl FnOnce() -> R) -> R {
-                Simd::vectorize(self, problem)
+            fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+                Simd::vectorize(self, work)
             }
 
             #[inline(always)]

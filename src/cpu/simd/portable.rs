@@ -29,8 +29,8 @@ impl Isa for Portable {
     type F64 = Array<f64>;
 
     #[inline(always)]
-    fn vectorize<R>(self, problem: impl FnOnce() -> R) -> R {
-        problem()
+    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
     }
 
     #[inline(always)]

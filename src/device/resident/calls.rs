@@ -43,7 +43,7 @@ impl<T: Element> Default for Inputs<'_, T> {
 }
 
 /// An operation over resident logits, whose result `R` is resident too. It does nothing until it is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[must_use = "a call does nothing until it is run"]
 pub struct ResidentCall<'c, T: Element, R> {
     x: &'c Resident<T>,
@@ -51,6 +51,15 @@ pub struct ResidentCall<'c, T: Element, R> {
     inputs: Inputs<'c, T>,
     result: fn(&Resident<T>, &Inputs<'_, T>, Outcome<T>) -> R,
 }
+
+impl<T: Element, R> Clone for ResidentCall<'_, T, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// Not derived: no result type is `Copy`.
+impl<T: Element, R> Copy for ResidentCall<'_, T, R> {}
 
 impl<T: Element, R> ResidentCall<'_, T, R> {
     /// Hands the operation to the device. On a GPU this neither waits for the result nor reads it back.
@@ -85,14 +94,14 @@ impl<T: Element> Resident<T> {
 
     /// The backward of softmax, from probabilities: [`Device::softmax_backward`](crate::Device::softmax_backward).
     ///
-    /// Running the call fails with [`Error::Length`] where `upstream` has another shape.
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with [`Error::OptionValue`] where a cap is set.
     pub fn softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
         self.elements_call(Op::SoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
     }
 
     /// The backward of log-softmax, from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
     ///
-    /// Running the call fails with [`Error::Length`] where `upstream` has another shape.
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with [`Error::OptionValue`] where a cap is set.
     pub fn log_softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
         self.elements_call(Op::LogSoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
     }
@@ -118,7 +127,8 @@ impl<T: Element> Resident<T> {
 
     /// A class drawn for each row: [`Device::sample`](crate::Device::sample).
     ///
-    /// Running the call fails with [`Error::OptionValue`] where an option is out of range.
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and where the logits are under a cap or have a
+    /// negative scale.
     pub fn sample<'c>(&'c self, sampling: &'c Sampling) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
         self.predictions_call(Op::Sample, Inputs { sampling: Some(sampling), ..Inputs::default() })
     }

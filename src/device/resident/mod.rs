@@ -54,7 +54,7 @@ pub struct ResidentRows<T> {
     settings: Settings,
 }
 
-/// A value of a row that can be read back: an [`Element`] or a [`Prediction`]. No other type implements it.
+/// A value that an operation has for each row: an [`Element`] or a [`Prediction`]. No other type implements it.
 pub trait RowValue: sealed::RowValue + bytemuck::Pod + Default {}
 
 impl<T: sealed::RowValue + bytemuck::Pod + Default> RowValue for T {}
@@ -172,7 +172,8 @@ impl Device {
     /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
     ///
     /// # Errors
-    /// As [`Device::cross_entropy`] of the targets and the options, and as [`Device::upload`].
+    /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options, [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the
+    /// shape, and as [`Device::upload`].
     pub fn upload_targets<'t>(
         &self,
         loss: &CrossEntropy,

@@ -18,8 +18,8 @@ use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reductio
 /// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
-    let context = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
-    let opened: Vec<_> = adapters.iter().filter_map(context).collect();
+    let open = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
+    let opened: Vec<_> = adapters.iter().filter_map(open).collect();
     if opened.is_empty() {
         skip("no adapter");
         assert!(!tier::requires_gpu(), "LOGITS_REQUIRE_GPU=1");
