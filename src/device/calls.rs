@@ -490,7 +490,8 @@ impl Device {
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
     /// let (device, loss) = (Device::cpu(), CrossEntropy::default());
-    /// let x = Logits::new(&[0.0_f32, 3.0_f32.ln()], [1, 2])?;
+    /// let logits = [0.0_f32, 3.0_f32.ln()];
+    /// let x = Logits::new(&logits, [1, 2])?;
     /// let (loss, gradient) = device.cross_entropy(&loss, x, &[0]).with_gradient_vec()?;
     /// assert!((loss.loss - 4.0_f64.ln()).abs() < 1e-6 && (gradient[0] + 0.75).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
