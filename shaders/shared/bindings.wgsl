@@ -1,4 +1,4 @@
-// What every kernel is given. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
+// Declares the bindings of every kernel. `src/gpu/pipelines.rs` joins this with the other parts; the layout there is the same for
 // all of them, so that a binding has one meaning.
 
 const WORKGROUP: u32 = 256u;
@@ -9,7 +9,7 @@ const NONE: u32 = 0xffffffffu;
 // units of a row each of them holds at a time; a unit is what 16 bytes hold.
 override LANES: u32 = 256u;
 
-// So many threads take what lies next to each other; those after them are some way on, each stripe in a stretch of its own.
+// The number of threads that take what lies next to each other, a stripe; those after them are some way on, each stripe in a stretch of its own.
 override STRIPE: u32 = 1u;
 
 // Threads that can always exchange values without a barrier; 1 where there are no subgroups.
@@ -66,7 +66,7 @@ struct Params {
     class_weight: f32,
     // What the square of a row's log-sum-exp adds to its loss.
     z_loss: f32,
-    // Of the logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
+    // The logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and low part, and the scale itself;
     // the same over the cap; the cap, and the |x| at which the tanh is 1 for good; and what makes x descend with y ascending,
     // a sign bit or nothing.
     scale: f32,
