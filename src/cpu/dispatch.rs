@@ -8,7 +8,7 @@
 //!    takes over; else the classes of a row are `inner` elements apart, and `strided.rs` takes over.
 //! 4. `at_level!` selects the instruction set, in `with_layout` or in `strided.rs`.
 //!
-//! Of what is left, `groups.rs` selects by the number of classes, and `ops/mod.rs` by the operation.
+//! After that `groups.rs` selects the code by the number of classes, and `ops/mod.rs` by the operation.
 
 use super::run::Schedule;
 use super::scratch::Reserve;

@@ -37,7 +37,7 @@ mod sealed {
     impl<T: crate::Element> Source for crate::LogitsMut<'_, T> {}
 }
 
-/// What a call reads beside the logits.
+/// The inputs of a call beside the logits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Inputs<'c> {
     /// The loss and its targets.

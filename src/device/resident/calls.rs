@@ -26,7 +26,7 @@ struct Outcome<T: Element> {
     reduction: Reduction,
 }
 
-/// What a call reads beside the logits.
+/// The inputs of a call beside the logits.
 #[derive(Clone, Copy, Debug)]
 struct Inputs<'c, T: Element> {
     targets: Option<&'c ResidentTargets>,
