@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::plan::Traffic;
 use crate::problem::dtype::Elements;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::operation::Op;
 use crate::problem::request::{Operands, Request};
 use crate::problem::waiting::Reading;
@@ -57,23 +57,11 @@ impl Gpu {
         match *self {}
     }
 
-    pub(crate) async fn run(
-        &self,
-        _: &mut Request<'_>,
-        _whole: bool,
-        _: Settings,
-        _: Waiting,
-    ) -> Result<Option<String>, Failed> {
+    pub(crate) async fn run(&self, _: &mut Request<'_>, _whole: bool, _: CallLimits) -> Result<Option<String>, Failed> {
         match *self {}
     }
 
-    pub(crate) async fn upload(
-        &self,
-        _: Shape,
-        _: (Elements<'_>, usize),
-        _: Settings,
-        _: Waiting,
-    ) -> Result<DeviceArray, Error> {
+    pub(crate) async fn upload(&self, _: Shape, _: (Elements<'_>, usize), _: CallLimits) -> Result<DeviceArray, Error> {
         match *self {}
     }
 
@@ -81,8 +69,7 @@ impl Gpu {
         &self,
         _: Shape,
         _: &Operands<'_>,
-        _: Settings,
-        _: Waiting,
+        _: CallLimits,
     ) -> Result<DeviceTargets, Error> {
         match *self {}
     }
@@ -108,7 +95,7 @@ pub(crate) struct Results {
 }
 
 impl DeviceArray {
-    pub(crate) async fn read<T>(&self, _: Range<usize>, _: Settings, _: Waiting) -> Result<Vec<T>, Error> {
+    pub(crate) async fn read<T>(&self, _: Range<usize>, _: CallLimits) -> Result<Vec<T>, Error> {
         match *self {}
     }
 
@@ -116,7 +103,7 @@ impl DeviceArray {
         match *self {}
     }
 
-    pub(crate) async fn sum(&self, _: Settings, _: Waiting) -> Result<f64, Error> {
+    pub(crate) async fn sum(&self, _: CallLimits) -> Result<f64, Error> {
         match *self {}
     }
 }

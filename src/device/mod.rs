@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::DType;
 use crate::device::offload::Costs;
 use crate::gpu::{self, Gpu};
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::request::Data;
 use crate::problem::request::Request;
 use crate::problem::waiting::{Waiting, block_on};
@@ -36,7 +36,7 @@ struct Inner {
     place: Place,
     reason: String,
     rejected_adapters: Vec<RejectedAdapter>,
-    settings: Settings,
+    limits: CallLimits,
     may_fall_back: bool,
     /// What a call costs here and on the CPU, where it is to be placed by that.
     costs: Option<Costs>,
@@ -153,7 +153,7 @@ impl Device {
     /// Larger batches go through it in parts; some of 1 MiB there must be, so that less than 16 MiB counts as that.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
-        self.with(|inner| inner.settings.memory_budget = bytes)
+        self.with(|inner| inner.limits.memory_budget = bytes)
     }
 
     /// How the GPU's kernels are shaped; none on the CPU.
@@ -198,7 +198,7 @@ impl Device {
     /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        self.with(|inner| inner.settings.timeout = timeout)
+        self.with(|inner| inner.limits.timeout = timeout)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -257,7 +257,7 @@ impl Device {
             place: Place::Cpu,
             reason,
             rejected_adapters,
-            settings: Settings::default(),
+            limits: CallLimits::default(),
             may_fall_back: false,
             costs: None,
         }))
@@ -265,8 +265,8 @@ impl Device {
 
     pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
         let gpu::Opened { gpu, reason, rejected_adapters } = opened;
-        let (place, settings) = (Place::Gpu(gpu), Settings::default());
-        Self(Arc::new(Inner { place, reason, rejected_adapters, settings, may_fall_back, costs: None }))
+        let (place, limits) = (Place::Gpu(gpu), CallLimits::default());
+        Self(Arc::new(Inner { place, reason, rejected_adapters, limits, may_fall_back, costs: None }))
     }
 
     /// The adapter's name, or `CPU`.
@@ -333,7 +333,7 @@ impl Device {
                     Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&request)?),
                     _ => None,
                 };
-                match gpu.run(&mut request, !self.0.may_fall_back, self.0.settings, waiting).await {
+                match gpu.run(&mut request, !self.0.may_fall_back, self.limits(waiting)).await {
                     Ok(note) => return Ok(Output { values: (), fell_back: note }),
                     Err(failed) if !self.0.may_fall_back => return Err(failed.error),
                     Err(failed) => {
@@ -354,8 +354,9 @@ impl Device {
         self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(request.op, request.shape))
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        self.0.settings
+    /// The bounds of a call that waits so.
+    pub(crate) fn limits(&self, waiting: Waiting) -> CallLimits {
+        CallLimits { waiting, ..self.0.limits }
     }
 
     /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.

@@ -10,7 +10,7 @@ use crate::ops::{check_k, draw_transform};
 use crate::plan::Traffic;
 use crate::problem::dtype::Sealed;
 use crate::problem::error::try_vec;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::Prepared;
 use crate::problem::operation::{Op, Operation};
@@ -25,7 +25,7 @@ use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, c
 /// as the loss sees them; a backward starts from the forward's result, and the logits stand in for its upstream gradient.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
-    settings: Settings,
+    limits: CallLimits,
     runs: Runs<'a, T>,
 }
 
@@ -177,7 +177,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 let operands = task.operands();
                 let each = task.op.operand_bytes(T::DTYPE, operands.soft_targets.is_some());
                 let timing = block_on(async {
-                    let upload = || upload(gpu, task.op, &x, &operands, device.settings());
+                    let upload = || upload(gpu, task.op, &x, &operands, device.limits(Waiting::Here));
                     let mut inputs = vec![upload().await?];
                     for _ in 1..Timing::sets(&inputs[0], once) {
                         inputs.push(upload().await?);
@@ -187,7 +187,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
         };
-        Ok(Self { bytes: once * (1 + writes) + operand, settings: device.settings(), runs })
+        Ok(Self { bytes: once * (1 + writes) + operand, limits: device.limits(Waiting::Here), runs })
     }
 
     /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
@@ -214,7 +214,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         if let Runs::OnGpu(timing) = &mut self.runs
             && timing.is_hardware()
         {
-            let (start, timeout) = (Instant::now(), self.settings.timeout);
+            let (start, timeout) = (Instant::now(), self.limits.timeout);
             while start.elapsed() < Duration::from_millis(300) {
                 timing.copy(timeout)?;
                 timing.operation(timeout)?;
@@ -234,7 +234,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 on_cpu.run()?;
                 Ok(Reading::since(start))
             }
-            Runs::OnGpu(timing) => timing.operation(self.settings.timeout),
+            Runs::OnGpu(timing) => timing.operation(self.limits.timeout),
         }
     }
 
@@ -251,7 +251,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 black_box(&on_cpu.elements);
                 Ok(Reading::since(start))
             }
-            Runs::OnGpu(timing) => timing.copy(self.settings.timeout),
+            Runs::OnGpu(timing) => timing.copy(self.limits.timeout),
         }
     }
 }
@@ -262,10 +262,10 @@ async fn upload<T: Element>(
     op: Op,
     x: &Logits<'_, T>,
     operands: &Operands<'_>,
-    settings: Settings,
+    limits: CallLimits,
 ) -> Result<DeviceInputs, Error> {
     let shape = x.shape();
-    let logits = gpu.upload(shape, (x.elements(), shape.block()), settings, Waiting::Here).await?;
+    let logits = gpu.upload(shape, (x.elements(), shape.block()), limits).await?;
     let seen = Operands { transform: operands.transform, ..Operands::default() };
     let before = op.spec().forward.or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
     let made = match before {
@@ -273,7 +273,7 @@ async fn upload<T: Element>(
         None => None,
     };
     let targets = match op.has_targets() {
-        true => Some(gpu.upload_targets(shape, operands, settings, Waiting::Here).await?),
+        true => Some(gpu.upload_targets(shape, operands, limits).await?),
         false => None,
     };
     let (elements, log_sum_exps) = made.map_or((None, None), |made| (made.elements, made.rows));

@@ -1,18 +1,10 @@
-//! From a plan and buffers to recorded dispatches: the one way in which kernels are bound and run, whoever owns the
-//! buffers.
+//! The parameters of a kernel, and the options by which one kernel differs from another.
 
 use bytemuck::{Pod, Zeroable};
-use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferSize, BufferUsages,
-    ComputePass, ComputePipeline,
-};
 
-use super::context::GpuContext;
-use super::failure::GpuError;
 use super::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::DType;
-use crate::plan::{Access, Entry, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
-use crate::problem::operation::Op;
+use crate::plan::{Access, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
 use crate::problem::request::{Operands, RowTarget};
 
 /// How many targets that are not counted there may be.
@@ -63,7 +55,7 @@ pub(super) struct Params {
     pub(super) nan: u32,
     pub(super) negative_infinity: u32,
     pub(super) zero: u32,
-    padding: u32,
+    pub(super) padding: u32,
     pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
@@ -84,72 +76,9 @@ pub struct Summary {
     pub weight: [f32; 2],
 }
 
-/// Part of a buffer, in bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'b> {
-    pub(super) buffer: &'b Buffer,
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
-}
-
-impl<'b> Part<'b> {
-    pub(super) fn whole(buffer: &'b Buffer, bytes: u64) -> Self {
-        Self { buffer, offset: 0, bytes }
-    }
-
-    /// The first `bytes` bytes, and the rest.
-    pub(super) fn split(self, bytes: u64) -> (Self, Self) {
-        (Self { bytes, ..self }, Self { offset: self.offset + bytes, bytes: self.bytes - bytes, ..self })
-    }
-}
-
-/// The buffers of a batch. Without `logits` they are read where `elements` are written.
-#[derive(Clone, Copy)]
-pub(super) struct Buffers<'b> {
-    /// Which row of the whole batch is the first in here.
-    pub(super) first_row: usize,
-    pub(super) logits: Option<Part<'b>>,
-    /// Classes, one a row, or what there is beside the logits of their shape.
-    pub(super) targets: Option<Part<'b>>,
-    pub(super) row_upstream: Option<Part<'b>>,
-    pub(super) weights: Option<Part<'b>>,
-    pub(super) elements: Option<Part<'b>>,
-    pub(super) rows_out: Option<Part<'b>>,
-    pub(super) summary: Option<Part<'b>>,
-    pub(super) scratch: Scratch<'b>,
-}
-
-/// Memory that nobody looks at afterwards: the statistics that passes leave for each other, and something to be bound to
-/// what a kernel has and does not use.
-#[derive(Clone, Copy)]
-pub(super) struct Scratch<'b> {
-    pub(super) part: Part<'b>,
-    pub(super) partial_bytes: u64,
-}
-
-impl<'b> Scratch<'b> {
-    /// Offsets of bindings are multiples of at most this, in wgpu.
-    pub(super) const ALIGNMENT: u64 = 256;
-    const SPARE: u64 = 256;
-
-    pub(super) fn bytes(partial_bytes: u64) -> u64 {
-        partial_bytes.next_multiple_of(Self::ALIGNMENT) + 4 * Self::SPARE
-    }
-
-    fn partials(&self) -> Option<Part<'b>> {
-        (self.partial_bytes > 0).then_some(Part { bytes: self.partial_bytes, ..self.part })
-    }
-
-    /// Writable bindings may not overlap, so there is one for each.
-    fn spare(&self, nth: u64) -> Part<'b> {
-        let offset = self.partial_bytes.next_multiple_of(Self::ALIGNMENT) + nth * Self::SPARE;
-        Part { buffer: self.part.buffer, offset: self.part.offset + offset, bytes: Self::SPARE }
-    }
-}
-
 /// The options of an operation, as kernels are told them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scale {
+pub(super) struct KernelOptions {
     /// What does not depend on a pass; the rest is 0.
     params: Params,
     dtype: DType,
@@ -157,7 +86,7 @@ pub(super) struct Scale {
     transform: TransformKind,
 }
 
-impl Scale {
+impl KernelOptions {
     /// Flags of `shaders/shared/bindings.wgsl`.
     const WEIGHTED: u32 = 1;
     const MEAN: u32 = 2;
@@ -286,6 +215,7 @@ impl Scale {
             labels,
             z_loss,
             transform,
+            read_write: false,
         }
     }
 }
@@ -293,10 +223,10 @@ impl Scale {
 /// Where logits and elements start in what is bound, and whether that can be taken by units.
 #[derive(Clone, Copy)]
 pub(super) struct Starts {
-    places: [u32; 2],
-    is_wide: bool,
+    pub(super) places: [u32; 2],
+    pub(super) is_wide: bool,
     /// Whether one value of a unit can be written without a word about the others.
-    writes_parts: bool,
+    pub(super) writes_parts: bool,
 }
 
 #[cfg(test)]
@@ -343,208 +273,4 @@ impl Starts {
             even,
         }
     }
-}
-
-/// One dispatch with everything that it needs.
-#[derive(Debug)]
-pub(super) struct Dispatch {
-    pipeline: ComputePipeline,
-    group: BindGroup,
-    groups: [u32; 3],
-}
-
-impl Dispatch {
-    pub(super) fn record(&self, pass: &mut ComputePass<'_>) {
-        let [x, y, z] = self.groups;
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
-        pass.dispatch_workgroups(x, y, z);
-    }
-}
-
-/// Where in a binding a part starts, in its values.
-struct Place<'b> {
-    binding: BufferBinding<'b>,
-    at: u32,
-    /// Whether it ends with a unit.
-    is_wide: bool,
-}
-
-impl GpuContext {
-    /// Compiles every pipeline of a plan, in both variants where there are two. Call within error scopes.
-    pub(super) fn compile(&self, plan: &Plan, problem: KernelProblem, scale: Scale) {
-        for in_place in [false, true] {
-            if problem.op.spec().writes_elements || !in_place {
-                let problem = if in_place { problem.in_place() } else { problem };
-                for pass in plan.passes() {
-                    let kernel = scale.kernel(plan, &problem, &pass, in_place, self.starts());
-                    self.kernels.pipeline(&self.device, kernel, pass.entry);
-                }
-            }
-        }
-    }
-
-    /// At the start of buffers of any size.
-    fn starts(&self) -> Starts {
-        Starts { places: [0; 2], is_wide: true, writes_parts: self.writes_parts }
-    }
-
-    /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be written to, which is an
-    /// error. Call within error scopes.
-    pub(super) fn probe(&self) {
-        let (label, size, usage) = (Some("logits probe"), 4, BufferUsages::COPY_DST);
-        let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
-        self.queue.write_buffer(&self.device.create_buffer(&descriptor), 0, &[0; 4]);
-    }
-
-    /// A new buffer with these contents. Call within error scopes.
-    pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, GpuError> {
-        let buffer = self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
-        self.queue.write_buffer(&buffer, 0, contents);
-        Ok(buffer)
-    }
-
-    /// Usage of the buffer that holds the parameters of passes; it also stands in for read-only bindings.
-    pub(super) const PARAMS_USAGE: BufferUsages =
-        BufferUsages::UNIFORM.union(BufferUsages::STORAGE).union(BufferUsages::COPY_DST);
-    /// Parameters of the passes of a batch are so far apart.
-    const SLOT: u64 = 256;
-
-    /// Bytes of the parameters of so many passes.
-    pub(super) fn params_bytes(passes: usize) -> u64 {
-        passes as u64 * Self::SLOT
-    }
-
-    /// Binds passes of a plan, and says what must be in the first bytes of `params` when they run. Call within error
-    /// scopes.
-    pub(super) fn bind(
-        &self,
-        plan: &Plan,
-        problem: KernelProblem,
-        passes: &[Pass],
-        scale: Scale,
-        buffers: &Buffers<'_>,
-        params: &Buffer,
-    ) -> (Vec<Dispatch>, Vec<u8>) {
-        let in_place = buffers.logits.is_none() && problem.op.spec().writes_elements;
-        let problem = if in_place { problem.in_place() } else { problem };
-        let mut contents = vec![0; Self::params_bytes(passes.len()) as usize];
-        let dispatches = passes
-            .iter()
-            .zip(contents.chunks_exact_mut(Self::SLOT as usize))
-            .zip(0..)
-            .map(|((pass, slot), nth)| {
-                let entries = self.place(plan, problem, pass, scale, buffers, (params, nth * Self::SLOT));
-                let (entries, mut values, starts) = entries;
-                let kernel = scale.kernel(plan, &problem, pass, in_place, starts);
-                values.first_row = values.first_row.wrapping_add(buffers.first_row as u32);
-                slot[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&values));
-                let group = self.device.create_bind_group(&BindGroupDescriptor {
-                    label: Some("logits"),
-                    layout: &self.kernels.bindings,
-                    entries: &entries
-                        .into_iter()
-                        .zip(0..)
-                        .map(|(resource, binding)| BindGroupEntry {
-                            binding,
-                            resource: BindingResource::Buffer(resource),
-                        })
-                        .collect::<Vec<_>>(),
-                });
-                let pipeline = self.kernels.pipeline(&self.device, kernel, pass.entry);
-                Dispatch { pipeline, group, groups: pass.groups }
-            })
-            .collect();
-        (dispatches, contents)
-    }
-
-    /// The bindings of one pass, and its parameters.
-    fn place<'b>(
-        &self,
-        plan: &Plan,
-        problem: KernelProblem,
-        pass: &Pass,
-        scale: Scale,
-        buffers: &Buffers<'b>,
-        (params, slot): (&'b Buffer, u64),
-    ) -> ([BufferBinding<'b>; 9], Params, Starts) {
-        let unused =
-            |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0, is_wide: true };
-        let unread = || unused(Part { buffer: params, offset: slot, bytes: Self::SLOT });
-        let read = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64| match part {
-            Some(part) if !range.is_empty() => self.window(part, range, size),
-            _ => unread(),
-        };
-        let written = |part: Option<Part<'b>>, range: &std::ops::Range<u64>, size: u64, nth: u64| match part {
-            Some(part) if !range.is_empty() => self.window(part, range, size),
-            _ => unused(buffers.scratch.spare(nth)),
-        };
-        let everything = |part: Option<Part<'b>>| 0..part.map_or(0, |part| part.bytes);
-        let row_bytes = problem.bytes_of_a_row();
-
-        let [in_stride, out_stride] = problem.strides;
-        let in_place = buffers.logits.is_none();
-        let logits = read(buffers.logits, &pass.elements(problem.inner, in_stride), problem.size);
-        let elements = written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
-        let targets = match problem.operand_bytes {
-            // A counter, which is the same for all rows.
-            0 if problem.op == Op::Sample => read(buffers.targets, &(0..1), 4),
-            0 => read(buffers.targets, &pass.rows, 4),
-            size => read(buffers.targets, &pass.elements(problem.inner, problem.classes * problem.inner), size),
-        };
-        let row_upstream = read(buffers.row_upstream, &pass.rows, 4);
-        let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
-        let weights = read(buffers.weights, &everything(buffers.weights), 1);
-        let partials = buffers.scratch.partials();
-        let partials = written(partials, &everything(partials), 1, 2);
-        let summary = written(buffers.summary, &everything(buffers.summary), 1, 3);
-
-        let values = Params {
-            rows: (pass.rows.end - pass.rows.start) as u32,
-            classes: problem.classes as u32,
-            inner: problem.inner as u32,
-            logits_stride: in_stride as u32,
-            elements_stride: out_stride as u32,
-            segments: plan.segments(),
-            first_segment: pass.segments.start,
-            pass_segments: pass.segments.end - pass.segments.start,
-            logits_at: if in_place { elements.at } else { logits.at },
-            elements_at: elements.at,
-            targets_at: targets.at,
-            rows_out_at: rows_out.at,
-            gradients_at: row_upstream.at,
-            first_group: Plan::first_group(pass),
-            first_row: pass.rows.start as u32,
-            groups: match pass.entry {
-                Entry::TotalTargets if problem.operand_bytes > 0 => 0,
-                Entry::TotalTargets | Entry::TotalLosses => plan.row_groups(),
-                _ => 0,
-            },
-            soft_rows: if problem.operand_bytes > 0 { problem.rows as u32 } else { 0 },
-            ..scale.params
-        };
-        let is_wide = logits.is_wide && elements.is_wide;
-        let starts = Starts { places: [values.logits_at, elements.at], is_wide, ..self.starts() };
-        let params = binding(params, slot, size_of::<Params>() as u64);
-        let storage =
-            [logits, targets, weights, elements, rows_out, partials, summary, row_upstream].map(|place| place.binding);
-        let [logits, targets, weights, elements, rows_out, partials, summary, row_upstream] = storage;
-        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_upstream], values, starts)
-    }
-
-    /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole units where there are.
-    fn window<'b>(&self, part: Part<'b>, range: &std::ops::Range<u64>, size: u64) -> Place<'b> {
-        let start = part.offset + range.start * size;
-        let aligned = start - start % u64::from(self.limits.offset_alignment);
-        let bytes = part.offset + range.end * size - aligned;
-        let units = bytes.next_multiple_of(UNIT_BYTES);
-        let is_wide = aligned + units <= part.buffer.size() && units <= self.limits.binding_bytes;
-        let bytes = if is_wide { units } else { bytes.next_multiple_of(4) };
-        // What takes two words is counted in words.
-        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / size.min(4)) as u32, is_wide }
-    }
-}
-
-fn binding(buffer: &Buffer, offset: u64, bytes: u64) -> BufferBinding<'_> {
-    BufferBinding { buffer, offset, size: BufferSize::new(bytes) }
 }

@@ -5,20 +5,20 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, ComputePassDescriptor, WriteOnly};
+use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, WriteOnly};
 
-use super::bind::{Buffers, Part, Scale, Scratch};
+use super::bind::KernelOptions;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
+use super::prepared::{Buffers, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;
 use crate::plan::{Batch, KernelProblem, Limits, Plan, Unplannable};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::error::try_vec;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::operation::Op;
-use crate::problem::request::{Data, Request, RowsOut};
-use crate::problem::waiting::Waiting;
+use crate::problem::request::{Data, Request, RowTarget, RowsOut};
 use crate::{Error, Shape, cpu};
 
 /// Parts that are on their way at the same time.
@@ -39,28 +39,42 @@ pub(crate) struct Failed {
 /// A part on its way.
 struct InFlight {
     batch: Batch,
-    /// Logits, and results over them.
-    elements: Option<StagedArray>,
-    targets: Option<StagedArray>,
-    row_upstream: Option<StagedArray>,
-    rows_out: Option<StagedArray>,
+    arrays: Arrays,
     params: Buffer,
     submission: wgpu::SubmissionIndex,
     mapped: Vec<Mapped>,
 }
 
+/// The arrays of a part that the host writes or reads; each is `None` where the operation has no such array.
+struct Arrays {
+    /// Logits, and results over them.
+    elements: Option<StagedArray>,
+    targets: Option<StagedArray>,
+    row_upstream: Option<StagedArray>,
+    rows_out: Option<StagedArray>,
+}
+
+impl Arrays {
+    fn iter(&self) -> impl Iterator<Item = &StagedArray> {
+        let Self { elements, targets, row_upstream, rows_out } = self;
+        [elements, targets, row_upstream, rows_out].into_iter().flatten()
+    }
+
+    fn into_buffers(self) -> impl Iterator<Item = Buffer> {
+        let Self { elements, targets, row_upstream, rows_out } = self;
+        [elements, targets, row_upstream, rows_out].into_iter().flatten().flat_map(StagedArray::into_buffers)
+    }
+}
+
 /// What the parts of a request have in common.
 struct Stream<'s> {
     context: &'s GpuContext,
-    plan: Plan,
-    problem: KernelProblem,
+    prepared: Prepared,
     /// The request's row that the plan's first one is.
     first: usize,
-    settings: Settings,
-    waiting: Waiting,
+    call: CallLimits,
     weights: Option<(Buffer, u64)>,
     scratch: Buffer,
-    scale: Scale,
 }
 
 impl Gpu {
@@ -70,11 +84,10 @@ impl Gpu {
         &self,
         request: &mut Request<'_>,
         whole: bool,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<Option<String>, Failed> {
         #[cfg(target_arch = "wasm32")]
-        if waiting == Waiting::Here {
+        if call.waiting == crate::problem::waiting::Waiting::Here {
             return Err(Failed { error: crate::problem::waiting::must_not_wait(self.name()), rows_done: 0 });
         }
         let context = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
@@ -84,7 +97,7 @@ impl Gpu {
         let bytes = problem.rows * logits + Scratch::ALIGNMENT;
         let operand_bytes = 2 * problem.operand_bytes * problem.classes;
         let row_bytes = COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + BESIDE;
-        let affordable = u128::from(settings.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
+        let affordable = u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
         let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(context.limits.binding_bytes);
         let row = logits + Scratch::ALIGNMENT;
@@ -95,17 +108,17 @@ impl Gpu {
         let part = part.max(row).min(affordable);
         // A cut row is written piece by piece. After its first piece its logits are gone, and it cannot be computed again.
         if !is_in_place(request) || (!whole && context.lands_whole_rows(request, part)) {
-            return context.in_parts(request, part, settings, waiting).await;
+            return context.in_parts(request, part, call).await;
         }
         // Results of a single part are written when all is done, so nothing needs to be kept apart.
         if bytes <= affordable && context.plan(problem, bytes).is_ok_and(|plan| plan.batches().nth(1).is_none()) {
-            match context.stream(request, &mut 0, bytes, settings, waiting).await {
+            match context.stream(request, &mut 0, bytes, call).await {
                 Ok(()) => return Ok(None),
                 Err(error) if error.out_of_memory => context.pool.clear(),
                 Err(error) => return Err(Failed { error: context.error(error), rows_done: 0 }),
             }
         }
-        keeping_logits(&context, request, part, settings, waiting).await.map_err(|error| Failed { error, rows_done: 0 })
+        keeping_logits(&context, request, part, call).await.map_err(|error| Failed { error, rows_done: 0 })
     }
 }
 
@@ -114,8 +127,7 @@ async fn keeping_logits(
     context: &GpuContext,
     request: &mut Request<'_>,
     part: u64,
-    settings: Settings,
-    waiting: Waiting,
+    call: CallLimits,
 ) -> Result<Option<String>, Error> {
     let bytes = request.rows() * request.classes() * request.dtype().size();
     // Of a type that is aligned as the widest is.
@@ -143,7 +155,7 @@ async fn keeping_logits(
         losses = try_vec("losses", values.len())?;
         apart.rows_out = RowsOut::Values(ElementsMut::F32(&mut losses));
     }
-    let note = context.in_parts(&mut apart, part, settings, waiting).await.map_err(|failed| failed.error)?;
+    let note = context.in_parts(&mut apart, part, call).await.map_err(|failed| failed.error)?;
     if let RowsOut::Values(ElementsMut::F32(values)) = &mut request.rows_out {
         values.copy_from_slice(&losses);
     }
@@ -164,24 +176,23 @@ fn is_in_place(request: &Request<'_>) -> bool {
     matches!(request.data, Data::Over { .. })
 }
 
-/// What a plan is to know of some rows of a request, in blocks of `inner`.
+/// The kernel problem of some rows of a request, in blocks of `inner`.
 fn kernel_problem(request: &Request<'_>, rows: usize, inner: usize) -> KernelProblem {
-    let operand_bytes = request.op.operand_bytes(request.dtype(), request.operands.soft_targets.is_some());
-    KernelProblem {
-        size: request.dtype().size() as u64,
-        operand_bytes,
-        heavy: request.operands.is_heavy(request.op, operand_bytes),
-        predictions: request.operands.k as u64,
-        weighted: request.operands.coefficients.weight.is_some(),
-        ..KernelProblem::dense(request.op, rows as u64, request.classes() as u64).in_blocks(inner as u64)
-    }
+    let Request { op, operands, .. } = request;
+    let has_soft_targets = operands.soft_targets.is_some();
+    KernelProblem::lower(*op, request.dtype(), operands, has_soft_targets, [rows, request.classes(), inner])
 }
 
 impl GpuContext {
-    /// The plan for parts of about so many bytes.
-    fn plan(&self, problem: KernelProblem, part: u64) -> Result<Plan, Unplannable> {
+    /// The limits of a plan whose parts have about `part` bytes.
+    fn limits_of_parts(&self, part: u64) -> Limits {
         let part_bytes = part.max(Plan::LEAST_BINDING).min(self.limits.buffer_bytes);
-        Plan::new(problem, Limits { part_bytes, ..self.limits })
+        Limits { part_bytes, ..self.limits }
+    }
+
+    /// The plan for parts of about `part` bytes.
+    fn plan(&self, problem: KernelProblem, part: u64) -> Result<Plan, Unplannable> {
+        Plan::new(problem, self.limits_of_parts(part))
     }
 
     /// Whether no row is cut where parts have so many bytes; that is the same for all rows of a request.
@@ -196,13 +207,12 @@ impl GpuContext {
         &self,
         request: &mut Request<'_>,
         mut part: u64,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<Option<String>, Failed> {
         let mut rows_done = 0;
         let mut note = None;
         loop {
-            match self.stream(request, &mut rows_done, part, settings, waiting).await {
+            match self.stream(request, &mut rows_done, part, call).await {
                 Ok(()) => return Ok(note),
                 Err(error)
                     if error.out_of_memory
@@ -224,8 +234,7 @@ impl GpuContext {
         request: &mut Request<'_>,
         done: &mut usize,
         part: u64,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<(), GpuError> {
         let inner = request.shape.inner();
         while *done < request.rows() {
@@ -234,7 +243,7 @@ impl GpuContext {
             let (rows, inner) =
                 if of_block == 0 { (request.rows() - *done, inner) } else { (inner - of_block, inner - of_block) };
             let problem = kernel_problem(request, rows, inner);
-            self.stretch(request, problem, done, part, settings, waiting).await?;
+            self.stretch(request, problem, done, part, call).await?;
         }
         Ok(())
     }
@@ -245,12 +254,11 @@ impl GpuContext {
         problem: KernelProblem,
         done: &mut usize,
         part: u64,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<(), GpuError> {
         let end_of_all = *done + problem.rows as usize;
-        let stream = Stream::new(self, request, problem, *done, part, settings, waiting).await?;
-        let mut batches = stream.plan.batches();
+        let stream = Stream::new(self, request, problem, *done, part, call).await?;
+        let mut batches = stream.prepared.plan.batches();
         let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         let mut failed = None;
         loop {
@@ -268,12 +276,12 @@ impl GpuContext {
             let Some(chunk) = in_flight.pop_front() else { break };
             let end = stream.first + chunk.batch.rows.end as usize;
             stream.land(chunk, request).await?;
-            if !stream.plan.cuts_rows() {
+            if !stream.prepared.plan.cuts_rows() {
                 *done = end;
             }
         }
         let Stream { weights, scratch, .. } = stream;
-        self.pool.give(weights.map(|(buffer, _)| buffer).into_iter().chain([scratch]), settings.half());
+        self.pool.give(weights.map(|(buffer, _)| buffer).into_iter().chain([scratch]), call.half());
         match failed {
             Some(error) => Err(error),
             None => {
@@ -291,11 +299,10 @@ impl<'s> Stream<'s> {
         problem: KernelProblem,
         first: usize,
         part: u64,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<Self, GpuError> {
-        let plan = context.plan(problem, part).map_err(|why| GpuError::new(why.to_string()))?;
-        let scale = Scale::of_request(request.dtype(), &request.operands);
+        let options = KernelOptions::of_request(request.dtype(), &request.operands);
+        let prepared = Prepared::new(problem, options, context.limits_of_parts(part))?;
         let (weights, scratch) = context
             .guarded(|| {
                 let weights = match request.operands.coefficients.weight {
@@ -304,146 +311,153 @@ impl<'s> Stream<'s> {
                     }
                     None => None,
                 };
-                let bytes = Scratch::bytes(plan.partial_bytes());
-                Ok((weights, context.pool.take(&context.device, BufferUsages::STORAGE, bytes)?))
+                let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, prepared.scratch_bytes())?;
+                Ok((weights, scratch))
             })
             .await?;
-        Ok(Self { context, plan, problem, first, settings, waiting, weights, scratch, scale })
+        Ok(Self { context, prepared, first, call, weights, scratch })
     }
 
-    /// Puts a part on its way.
+    /// Puts a part on its way:
+    ///
+    /// ```text
+    /// take the arrays of the part from the pool, and wait until the host may write them
+    /// write logits, targets, upstream gradients and saved log-sum-exps
+    /// bind the prepared operation to the arrays
+    /// submit: upload, passes, readback
+    /// ```
     async fn launch(&self, request: &Request<'_>, batch: Batch) -> Result<InFlight, GpuError> {
-        let Self { context, settings, waiting, .. } = *self;
-        let here = self.first + batch.rows.start as usize..self.first + batch.rows.end as usize;
-        let classes = ranged(&batch.classes);
-        let rows = here.len();
-        let elements_here = (classes.len() * rows) as u64;
-        // Halves come in words.
-        let element_bytes = (elements_here * self.problem.size).next_multiple_of(4);
-        let operands = &request.operands;
-        let index = request.first_row + here.start..request.first_row + here.end;
-        let saved = operands.log_sum_exps.filter(|_| element_bytes > 0);
-        let value_bytes = if batch.writes_rows || saved.is_some() { self.problem.bytes_of_a_row() } else { 0 };
-        let port = |bytes: u64, is_written, is_read| match bytes {
-            0 => Ok(None),
-            bytes => StagedArray::new(context, bytes, is_written, is_read).map(Some),
-        };
-        let operand_bytes = (elements_here * self.problem.operand_bytes).next_multiple_of(4);
-        let target_bytes = if operands.targets.is_empty() { operand_bytes } else { rows as u64 * 4 };
-        let gradient_bytes = if operands.coefficients.row_upstream.is_some() { rows as u64 * 4 } else { 0 };
-        let (elements, targets, row_upstream, rows_out, params, mapped) = context
+        let Self { context, prepared, call, .. } = self;
+        let (arrays, mapped) = context
             .guarded(|| {
-                let elements = port(element_bytes, true, batch.writes_elements)?;
-                let targets = port(target_bytes, true, false)?;
-                let row_upstream = port(gradient_bytes, true, false)?;
-                let rows_out = port(rows as u64 * value_bytes, saved.is_some(), saved.is_none())?;
-                let params = GpuContext::params_bytes(batch.passes.len());
-                let params = context.pool.take(&context.device, GpuContext::PARAMS_USAGE, params)?;
-                let written = elements.iter().chain(&targets).chain(&row_upstream).chain(&rows_out);
-                let mapped = written.filter_map(StagedArray::map_for_writing).collect();
-                Ok((elements, targets, row_upstream, rows_out, params, mapped))
+                let arrays = self.arrays(request, &batch)?;
+                let mapped = arrays.iter().filter_map(StagedArray::map_for_writing).collect();
+                Ok((arrays, mapped))
             })
             .await?;
-        context.poller.settle(None, mapped, settings.timeout, waiting).await?;
+        context.poller.settle(None, mapped, *call).await?;
 
-        let is_written = self.problem.op.spec().writes_elements;
-        let (submission, mapped) = context
+        let (params, submission, mapped) = context
             .guarded(|| {
-                if let Some(elements) = &elements {
-                    let (input, stride) = request.data.input();
-                    let size = self.problem.size as usize;
-                    elements.write(|mut view| {
-                        let mut at = 0;
-                        for (start, length) in runs(request.shape, stride, here.clone(), classes.clone()) {
-                            view.slice(at..at + length * size).copy_from_slice(input.bytes(start, length));
-                            at += length * size;
-                        }
-                    })?;
-                }
-                if let Some(targets) = &targets {
-                    targets.write(|mut view| match operands.elementwise() {
-                        None => {
-                            for (slot, target) in operands.targets[index.clone()].iter().enumerate() {
-                                view.slice(4 * slot..4 * slot + 4).copy_from_slice(&target.class.to_ne_bytes());
-                            }
-                        }
-                        Some(values) => {
-                            let shape = Shape::new(usize::MAX, request.classes(), request.shape.inner());
-                            let mut at = 0;
-                            for (start, length) in runs(shape, shape.block(), index.clone(), classes.clone()) {
-                                if !self.problem.op.has_targets() {
-                                    let size = self.problem.operand_bytes as usize;
-                                    view.slice(at..at + size * length).copy_from_slice(values.bytes(start, length));
-                                    at += size * length;
-                                } else {
-                                    put_f32(&mut view, at, values, start, length);
-                                    at += 4 * length;
-                                }
-                            }
-                        }
-                    })?;
-                }
-                if let (Some(port), Some(gradients)) = (&row_upstream, operands.coefficients.row_upstream) {
-                    port.write(|mut view| view.copy_from_slice(cast_slice(&gradients[index.clone()])))?;
-                }
-                if let (Some(port), Some(saved)) = (&rows_out, saved) {
-                    port.write(|mut view| put_f32(&mut view, 0, saved, index.start, index.len()))?;
-                }
-                let part = elements.as_ref().map(StagedArray::part);
-                let (plan, partial_bytes) = (&self.plan, self.plan.partial_bytes());
-                let bound = Buffers {
-                    first_row: index.start,
-                    logits: if is_written { None } else { part },
-                    targets: targets.as_ref().map(StagedArray::part),
-                    row_upstream: row_upstream.as_ref().map(StagedArray::part),
+                self.write_inputs(request, &batch, &arrays)?;
+                let elements = arrays.elements.as_ref().map(StagedArray::part);
+                let in_place = prepared.problem.op.spec().writes_elements;
+                let buffers = Buffers {
+                    first_row: self.rows_of_batch(request, &batch).start,
+                    logits: elements.filter(|_| !in_place),
+                    targets: arrays.targets.as_ref().map(StagedArray::part),
+                    row_upstream: arrays.row_upstream.as_ref().map(StagedArray::part),
                     weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
-                    elements: if is_written { part } else { None },
-                    rows_out: rows_out.as_ref().map(StagedArray::part),
+                    elements: elements.filter(|_| in_place),
+                    rows_out: arrays.rows_out.as_ref().map(StagedArray::part),
                     summary: None,
-                    scratch: Scratch { part: Part::whole(&self.scratch, Scratch::bytes(partial_bytes)), partial_bytes },
+                    scratch: prepared.scratch(Part::whole(&self.scratch, prepared.scratch_bytes())),
+                    share_a_buffer: false,
                 };
-                // A part has gaps no more, and of a block that is cut it has a narrower one.
-                let problem = self.problem.in_blocks(batch.inner);
-                let (dispatches, contents) = context.bind(plan, problem, &batch.passes, self.scale, &bound, &params);
-                context.queue.write_buffer(&params, 0, &contents);
+                // A part has no gaps between blocks, and a part of one block is a narrower block.
+                let bound = prepared.in_blocks(batch.inner).bind(context, &batch.passes, &buffers)?;
 
                 let mut encoder =
                     context.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
-                let written = elements.iter().chain(&targets).chain(&row_upstream).chain(&rows_out);
-                written.for_each(|port| port.record_upload(&mut encoder));
-                {
-                    let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
-                    let mut pass = encoder.begin_compute_pass(&descriptor);
-                    dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
-                }
-                elements.iter().chain(&rows_out).for_each(|port| port.record_readback(&mut encoder));
+                arrays.iter().for_each(|array| array.record_upload(&mut encoder));
+                bound.record(&mut encoder);
+                arrays.iter().for_each(|array| array.record_readback(&mut encoder));
                 let submission = context.queue.submit([encoder.finish()]);
-                let mapped = elements.iter().chain(&rows_out).filter_map(StagedArray::map_for_reading).collect();
-                Ok((submission, mapped))
+                let mapped = arrays.iter().filter_map(StagedArray::map_for_reading).collect();
+                Ok((bound.params, submission, mapped))
             })
             .await?;
-        Ok(InFlight { batch, elements, targets, row_upstream, rows_out, params, submission, mapped })
+        Ok(InFlight { batch, arrays, params, submission, mapped })
+    }
+
+    /// The rows of a part, in the request.
+    fn rows_of(&self, batch: &Batch) -> Range<usize> {
+        self.first + batch.rows.start as usize..self.first + batch.rows.end as usize
+    }
+
+    /// The rows of a part, in the batch that the request is a part of.
+    fn rows_of_batch(&self, request: &Request<'_>, batch: &Batch) -> Range<usize> {
+        let Range { start, end } = self.rows_of(batch);
+        request.first_row + start..request.first_row + end
+    }
+
+    /// Takes the arrays of a part from the pool. Call within error scopes.
+    fn arrays(&self, request: &Request<'_>, batch: &Batch) -> Result<Arrays, GpuError> {
+        let (problem, operands) = (&self.prepared.problem, &request.operands);
+        let rows = batch.rows.end - batch.rows.start;
+        let elements = (batch.classes.end - batch.classes.start) * rows;
+        // Copies are of whole words; 16-bit types have two values in a word.
+        let element_bytes = (elements * problem.size).next_multiple_of(4);
+        let operand_bytes = (elements * problem.operand_bytes).next_multiple_of(4);
+        let target_bytes = if operands.targets.is_empty() { operand_bytes } else { rows * 4 };
+        let upstream_bytes = if operands.coefficients.row_upstream.is_some() { rows * 4 } else { 0 };
+        let is_saved = operands.log_sum_exps.is_some() && element_bytes > 0;
+        let value_bytes = if batch.writes_rows || is_saved { problem.bytes_of_a_row() } else { 0 };
+        let array = |bytes: u64, is_written, is_read| match bytes {
+            0 => Ok(None),
+            bytes => StagedArray::new(self.context, bytes, is_written, is_read).map(Some),
+        };
+        Ok(Arrays {
+            elements: array(element_bytes, true, batch.writes_elements)?,
+            targets: array(target_bytes, true, false)?,
+            row_upstream: array(upstream_bytes, true, false)?,
+            rows_out: array(rows * value_bytes, is_saved, !is_saved)?,
+        })
+    }
+
+    /// Writes the inputs of a part into its arrays, which are mapped. Call within error scopes.
+    fn write_inputs(&self, request: &Request<'_>, batch: &Batch, arrays: &Arrays) -> Result<(), GpuError> {
+        let operands = &request.operands;
+        let classes = ranged(&batch.classes);
+        let index = self.rows_of_batch(request, batch);
+        if let Some(elements) = &arrays.elements {
+            let (input, stride) = request.data.input();
+            let size = self.prepared.problem.size as usize;
+            elements.write(|mut view| {
+                let mut at = 0;
+                for (start, length) in runs(request.shape, stride, self.rows_of(batch), classes.clone()) {
+                    view.slice(at..at + length * size).copy_from_slice(input.bytes(start, length));
+                    at += length * size;
+                }
+            })?;
+        }
+        if let Some(targets) = &arrays.targets {
+            targets.write(|view| match operands.elementwise() {
+                None => put_classes(view, &operands.targets[index.clone()]),
+                Some(values) => {
+                    let shape = Shape::new(usize::MAX, request.classes(), request.shape.inner());
+                    let places = runs(shape, shape.block(), index.clone(), classes);
+                    // Targets are f32 on the device; an upstream gradient has the type of the logits.
+                    let as_f32 = self.prepared.problem.op.has_targets();
+                    put_values(view, values, places, as_f32);
+                }
+            })?;
+        }
+        if let (Some(array), Some(upstream)) = (&arrays.row_upstream, operands.coefficients.row_upstream) {
+            array.write(|mut view| view.copy_from_slice(cast_slice(&upstream[index.clone()])))?;
+        }
+        if let (Some(array), Some(saved)) = (&arrays.rows_out, operands.log_sum_exps) {
+            array.write(|mut view| put_f32(&mut view, 0, saved, index.start, index.len()))?;
+        }
+        Ok(())
     }
 
     /// Waits for a part, and writes its results to where the request wants them.
-    async fn land(&self, mut chunk: InFlight, request: &mut Request<'_>) -> Result<(), GpuError> {
-        let Self { context, settings, waiting, .. } = *self;
-        let mapped = std::mem::take(&mut chunk.mapped);
-        context.poller.settle(Some(chunk.submission.clone()), mapped, settings.timeout, waiting).await?;
+    async fn land(&self, chunk: InFlight, request: &mut Request<'_>) -> Result<(), GpuError> {
+        let Self { context, call, .. } = self;
+        let InFlight { batch, arrays, params, submission, mapped } = chunk;
+        context.poller.settle(Some(submission), mapped, *call).await?;
         // Nothing is written before the last error that wgpu could report has had its chance: an in-place request's logits
         // may still be wanted.
         let (elements, values) = context
             .guarded(|| {
-                let elements = chunk.elements.as_ref().filter(|_| chunk.batch.writes_elements);
-                let rows_out = chunk.rows_out.as_ref().filter(|port| port.is_read());
+                let elements = arrays.elements.as_ref().filter(|_| batch.writes_elements);
+                let rows_out = arrays.rows_out.as_ref().filter(|array| array.is_read());
                 Ok((elements.map(StagedArray::view).transpose()?, rows_out.map(StagedArray::view).transpose()?))
             })
             .await?;
-        copy_out(request, self.first, &chunk.batch, elements, values);
-
-        let InFlight { elements, targets, row_upstream, rows_out, params, .. } = chunk;
-        let ports = [elements, targets, row_upstream, rows_out].into_iter().flatten();
-        context.pool.give(ports.flat_map(StagedArray::into_buffers).chain([params]), settings.half());
+        copy_out(request, self.first, &batch, elements, values);
+        context.pool.give(arrays.into_buffers().chain([params]), call.half());
         Ok(())
     }
 }
@@ -469,6 +483,32 @@ pub(super) fn runs(
         (outer * stride, width / inner, stride, block)
     };
     (0..count).map(move |nth| (start + nth * step, length))
+}
+
+/// Writes the classes of targets.
+fn put_classes(mut view: WriteOnly<'_, [u8]>, targets: &[RowTarget]) {
+    for (nth, target) in targets.iter().enumerate() {
+        view.slice(4 * nth..4 * nth + 4).copy_from_slice(&target.class.to_ne_bytes());
+    }
+}
+
+/// Writes the values of some stretches, as f32 or as they are.
+fn put_values(
+    mut view: WriteOnly<'_, [u8]>,
+    values: Elements<'_>,
+    stretches: impl Iterator<Item = (usize, usize)>,
+    as_f32: bool,
+) {
+    let size = if as_f32 { 4 } else { values.dtype().size() };
+    let mut at = 0;
+    for (start, length) in stretches {
+        if as_f32 {
+            put_f32(&mut view, at, values, start, length);
+        } else {
+            view.slice(at..at + size * length).copy_from_slice(values.bytes(start, length));
+        }
+        at += size * length;
+    }
 }
 
 /// Writes values as f32.

@@ -7,6 +7,7 @@ mod context;
 mod failure;
 mod pipelines;
 mod pool;
+mod prepared;
 mod resident;
 mod self_test;
 mod staging;

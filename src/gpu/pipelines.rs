@@ -1,7 +1,7 @@
 //! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use wgpu::{
     BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages,
@@ -53,6 +53,8 @@ pub(super) struct Kernel {
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
     pub(super) transform: TransformKind,
+    /// Whether every storage binding is `read_write`, as is needed where one buffer holds inputs and results.
+    pub(super) read_write: bool,
 }
 
 /// How rows fall on the units and words of what is bound; everything `false` is always true enough.
@@ -94,12 +96,14 @@ struct Key {
     kernel: Option<Kernel>,
     flags: u32,
     long_lanes: u32,
+    read_write: bool,
     entry: Entry,
 }
 
 impl Key {
     fn new(kernel: Kernel, entry: Entry) -> Self {
-        Self { kernel: (!is_total(entry)).then_some(kernel), flags: kernel.flags, long_lanes: kernel.long_lanes, entry }
+        let Kernel { flags, long_lanes, read_write, .. } = kernel;
+        Self { kernel: (!is_total(entry)).then_some(kernel), flags, long_lanes, read_write, entry }
     }
 }
 
@@ -113,8 +117,9 @@ pub(super) struct Kernels {
     /// What the compiler adds to kernels that are already proved: nothing. With all of it they compute the same, in half as much
     /// time again.
     pub(super) checks: ShaderRuntimeChecks,
-    pub(super) bindings: BindGroupLayout,
-    layout: PipelineLayout,
+    layout: Layout,
+    /// The layout of kernels whose bindings are all `read_write`, made on first use.
+    read_write_layout: OnceLock<Layout>,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
     self_test: Mutex<Option<ComputePipeline>>,
     /// Makes another text of a module's.
@@ -134,35 +139,59 @@ thread_local! {
     pub(super) static BROKEN: std::cell::Cell<Option<Break>> = const { std::cell::Cell::new(None) };
 }
 
-impl Kernels {
-    pub(super) fn new(device: &Device, subgroup: u32) -> Self {
-        let entries: Vec<_> = BINDINGS
-            .iter()
-            .zip(0..)
-            .map(|(&ty, binding)| wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-                count: None,
-            })
-            .collect();
+struct Layout {
+    bindings: BindGroupLayout,
+    pipeline: PipelineLayout,
+}
+
+impl Layout {
+    fn new(device: &Device, bindings: [BufferBindingType; BINDINGS.len()]) -> Self {
+        let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let entries: Vec<_> = (0..).zip(bindings).map(entry).collect();
         let bindings = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("logits"), entries: &entries });
-        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some("logits"),
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 0,
         });
+        Self { bindings, pipeline }
+    }
+}
+
+impl Kernels {
+    pub(super) fn new(device: &Device, subgroup: u32) -> Self {
         Self {
             subgroup,
             checks: ShaderRuntimeChecks::unchecked(),
-            bindings,
-            layout,
+            layout: Layout::new(device, BINDINGS),
+            read_write_layout: OnceLock::new(),
             pipelines: Mutex::default(),
             self_test: Mutex::default(),
             #[cfg(test)]
             edit: BROKEN.get().map(|edit| Box::new(edit) as Edit),
         }
+    }
+
+    /// The layout of the bind groups of a kernel.
+    pub(super) fn bindings(&self, device: &Device, read_write: bool) -> &BindGroupLayout {
+        &self.layout(device, read_write).bindings
+    }
+
+    fn layout(&self, device: &Device, read_write: bool) -> &Layout {
+        if !read_write {
+            return &self.layout;
+        }
+        let read_write = |binding| match binding {
+            BufferBindingType::Storage { .. } => BufferBindingType::Storage { read_only: false },
+            BufferBindingType::Uniform => BufferBindingType::Uniform,
+        };
+        self.read_write_layout.get_or_init(|| Layout::new(device, BINDINGS.map(read_write)))
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
@@ -198,7 +227,7 @@ impl Kernels {
 
     fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
         let label = format!("logits {:?} {}", kernel.op, entry.name());
-        self.build(device, &label, source, Some(&self.layout))
+        self.build(device, &label, source, Some(&self.layout(device, kernel.read_write).pipeline))
     }
 
     fn build(&self, device: &Device, label: &str, source: &str, layout: Option<&PipelineLayout>) -> ComputePipeline {
@@ -411,7 +440,9 @@ const DROP_UNUSED: &str = "override DROP_UNUSED: bool = false;\n";
 /// The whole module of an entry point: its constants, `run`, and its parts.
 pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let run = format!("fn run(grid: Grid) {{ {}(grid); }}\n", entry.name());
-    constants(kernel, entry, subgroup) + DROP_UNUSED + &run + &parts(kernel, entry, subgroup > 1).join("\n")
+    let parts = parts(kernel, entry, subgroup > 1).join("\n");
+    let parts = if kernel.read_write { parts.replace("<storage, read>", "<storage, read_write>") } else { parts };
+    constants(kernel, entry, subgroup) + DROP_UNUSED + &run + &parts
 }
 
 /// The parts of an entry point's module, in the order of the text. The first lines of each part say what it needs of the others.

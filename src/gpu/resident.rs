@@ -6,18 +6,18 @@ use std::sync::Arc;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode};
 
-use super::bind::{Buffers, Dispatch, Part, Scale, Scratch, Summary};
+use super::bind::{KernelOptions, Summary};
 use super::chunks::runs;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
+use super::prepared::{Bound, Buffers, Part, Prepared};
 use super::wait::{map, submitted};
 use crate::plan::{KernelProblem, Plan};
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
-use crate::problem::waiting::Waiting;
 use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes of a summary, in a buffer of several.
@@ -93,8 +93,7 @@ impl Gpu {
         &self,
         shape: Shape,
         (input, stride): (Elements<'_>, usize),
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<DeviceArray, Error> {
         let size = input.dtype().size();
         let mut rows_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
@@ -102,7 +101,7 @@ impl Gpu {
                 bytes.extend_from_slice(input.bytes(start, length));
             }
         };
-        self.hold_filled(shape, (shape.classes() * size) as u64, false, settings, waiting, &mut rows_of).await
+        self.hold_filled(shape, (shape.classes() * size) as u64, false, call, &mut rows_of).await
     }
 
     /// Memory with contents, on a device that is opened again should it turn out to be lost.
@@ -111,15 +110,14 @@ impl Gpu {
         shape: Shape,
         row_bytes: u64,
         of_rows: bool,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
         bytes: Bytes<'_>,
     ) -> Result<DeviceArray, Error> {
         let mut tries = 2;
         loop {
             let context = self.current().await?;
-            let held = match context.hold(shape, row_bytes, of_rows, settings.half()).await {
-                Ok(held) => held.fill(settings, waiting, bytes).await.map(|()| held),
+            let held = match context.hold(shape, row_bytes, of_rows, call.half()).await {
+                Ok(held) => held.fill(call, bytes).await.map(|()| held),
                 Err(error) => Err(error),
             };
             tries -= 1;
@@ -134,8 +132,7 @@ impl Gpu {
         &self,
         shape: Shape,
         operands: &Operands<'_>,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<DeviceTargets, Error> {
         let labels = match operands.soft_targets {
             None => {
@@ -144,7 +141,7 @@ impl Gpu {
                         .iter()
                         .for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
                 };
-                self.hold_filled(shape, 4, true, settings, waiting, &mut labels_of).await?
+                self.hold_filled(shape, 4, true, call, &mut labels_of).await?
             }
             Some(values) => {
                 let mut values_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
@@ -153,14 +150,14 @@ impl Gpu {
                         values.for_each(|value| bytes.extend_from_slice(&value.to_ne_bytes()));
                     }
                 };
-                self.hold_filled(shape, shape.classes() as u64 * 4, false, settings, waiting, &mut values_of).await?
+                self.hold_filled(shape, shape.classes() as u64 * 4, false, call, &mut values_of).await?
             }
         };
         let row_upstream = match operands.coefficients.row_upstream {
             Some(gradients) => {
                 let mut gradients_of =
                     |rows: Range<usize>, bytes: &mut Vec<u8>| bytes.extend_from_slice(cast_slice(&gradients[rows]));
-                Some(self.hold_filled(shape, 4, true, settings, waiting, &mut gradients_of).await?)
+                Some(self.hold_filled(shape, 4, true, call, &mut gradients_of).await?)
             }
             None => None,
         };
@@ -222,10 +219,10 @@ impl GpuContext {
     }
 }
 
-/// The dispatches over a chunk, the buffers beside those of the results, and what is moved.
-pub(super) struct Bound {
-    pub(super) dispatches: Vec<Dispatch>,
-    buffers: [Buffer; 2],
+/// A chunk with everything that its dispatches need.
+pub(super) struct BoundChunk {
+    pub(super) bound: Bound,
+    scratch: Buffer,
     pub(super) traffic: Traffic,
 }
 
@@ -236,7 +233,7 @@ impl DeviceArray {
     }
 
     /// Writes every row, a piece at a time and no more than two on their way.
-    async fn fill(&self, settings: Settings, waiting: Waiting, bytes: Bytes<'_>) -> Result<(), Error> {
+    async fn fill(&self, call: CallLimits, bytes: Bytes<'_>) -> Result<(), Error> {
         let context = &self.context;
         let mut contents = Vec::new();
         let mut before = None;
@@ -260,7 +257,7 @@ impl DeviceArray {
                     .await
                     .map_err(|error| context.error(error))?;
                 if let Some((before, done)) = before.replace(submission) {
-                    let settled = context.poller.settle(Some(before), done, settings.timeout, waiting);
+                    let settled = context.poller.settle(Some(before), done, call);
                     settled.await.map_err(|error| context.error(error))?;
                 }
             }
@@ -273,8 +270,7 @@ impl DeviceArray {
         &self,
         chunk: &Chunk,
         bytes: Range<u64>,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
         into: &mut [u8],
     ) -> Result<(), Error> {
         let context = &self.context;
@@ -283,7 +279,7 @@ impl DeviceArray {
             // Copies are of words.
             let (from, end) = (start - start % 4, bytes.end.min(start + PIECE));
             let length = (end - from).next_multiple_of(4);
-            let staged = context.read_back(&chunk.memory.buffer, from, length, settings, waiting).await;
+            let staged = context.read_back(&chunk.memory.buffer, from, length, call).await;
             let staged = staged.map_err(|error| context.error(error))?;
             let view = staged.get_mapped_range(..length);
             let view = view.map_err(|error| context.error(GpuError::new(error.to_string())))?;
@@ -292,7 +288,7 @@ impl DeviceArray {
             done += count;
             drop(view);
             staged.unmap();
-            context.pool.give([staged], settings.half());
+            context.pool.give([staged], call.half());
         }
         Ok(())
     }
@@ -301,8 +297,7 @@ impl DeviceArray {
     pub(crate) async fn read<T: bytemuck::Pod + Default>(
         &self,
         rows: Range<usize>,
-        settings: Settings,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<Vec<T>, Error> {
         let row_bytes = self.row_bytes as usize;
         let mut values: Vec<T> = try_vec("the rows read back", rows.len() * row_bytes / size_of::<T>())?;
@@ -317,12 +312,12 @@ impl DeviceArray {
             if self.of_rows || self.inner(chunk) == self.shape.inner() {
                 let at = (wanted.start - rows.start) * row_bytes;
                 let into = &mut into[at..at + wanted.len() * row_bytes];
-                self.read_bytes(chunk, range, settings, waiting, into).await?;
+                self.read_bytes(chunk, range, call, into).await?;
                 continue;
             }
             // Some columns of a block.
             let mut part: Vec<u8> = try_vec("the rows read back", wanted.len() * row_bytes)?;
-            self.read_bytes(chunk, range, settings, waiting, &mut part).await?;
+            self.read_bytes(chunk, range, call, &mut part).await?;
             let (shape, size) = (self.shape, row_bytes / self.shape.classes());
             let first = rows.start * shape.classes();
             let mut at = 0;
@@ -371,10 +366,9 @@ impl DeviceArray {
                     let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
-                        let Bound { dispatches, buffers, .. } =
-                            self.bind_chunk(nth, op, dtype, operands, held, &results)?;
-                        dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
-                        aside.extend(buffers);
+                        let chunk = self.bind_chunk(nth, op, dtype, operands, held, &results)?;
+                        chunk.bound.record_in(&mut pass);
+                        aside.extend([chunk.scratch, chunk.bound.params]);
                     }
                 }
                 context.queue.submit([encoder.finish()]);
@@ -385,21 +379,15 @@ impl DeviceArray {
         Ok(results)
     }
 
-    /// What a plan is to know of some rows.
+    /// The kernel problem of `rows` rows, in blocks of `inner`.
     fn problem(&self, op: Op, dtype: DType, operands: &Operands<'_>, rows: usize, inner: usize) -> KernelProblem {
-        let operand_bytes = op.operand_bytes(dtype, operands.soft_targets.is_some());
-        KernelProblem {
-            size: dtype.size() as u64,
-            operand_bytes,
-            heavy: operands.is_heavy(op, operand_bytes),
-            predictions: operands.k as u64,
-            weighted: operands.coefficients.weight.is_some(),
-            sum: op.has_targets() && op.has_values(),
-            ..KernelProblem::dense(op, rows as u64, self.shape.classes() as u64).in_blocks(inner as u64)
-        }
+        let has_soft_targets = operands.soft_targets.is_some();
+        let shape = [rows, self.shape.classes(), inner];
+        let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
+        KernelProblem { sum: op.has_targets() && op.has_values(), ..problem }
     }
 
-    /// Binds an operation over a chunk.
+    /// Binds an operation to a chunk. Call within error scopes.
     pub(super) fn bind_chunk(
         &self,
         nth: usize,
@@ -408,23 +396,19 @@ impl DeviceArray {
         operands: &Operands<'_>,
         held: DeviceOperands<'_>,
         results: &Results,
-    ) -> Result<Bound, GpuError> {
+    ) -> Result<BoundChunk, GpuError> {
         let context = &self.context;
         let chunk = &self.chunks[nth];
         let problem = self.problem(op, dtype, operands, chunk.rows.len(), self.inner(chunk));
-        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
-        let plan = plan.map_err(|why| GpuError::new(why.to_string()))?;
-        let passes = plan.passes();
-        let partial_bytes = plan.partial_bytes();
-        let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, Scratch::bytes(partial_bytes))?;
-        let params =
-            context.pool.take(&context.device, GpuContext::PARAMS_USAGE, GpuContext::params_bytes(passes.len()))?;
+        let options = KernelOptions::of_request(dtype, operands);
+        let prepared = Prepared::over_whole_batch(problem, options, context.limits)?;
+        let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, prepared.scratch_bytes())?;
         fn part(held: &DeviceArray, nth: usize) -> Part<'_> {
             let Chunk { rows, memory } = &held.chunks[nth];
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
         let labels = held.targets.map(|targets| &targets.labels);
-        let bound = Buffers {
+        let buffers = Buffers {
             first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
             targets: labels.or(held.upstream).map(|held| part(held, nth)),
@@ -443,19 +427,18 @@ impl DeviceArray {
                 offset: nth as u64 * SUMMARY_SLOT,
                 bytes: size_of::<Summary>() as u64,
             }),
-            scratch: Scratch { part: Part::whole(&scratch, Scratch::bytes(partial_bytes)), partial_bytes },
+            scratch: prepared.scratch(Part::whole(&scratch, prepared.scratch_bytes())),
+            share_a_buffer: false,
         };
-        let scale = Scale::of_request(dtype, operands);
-        let (dispatches, contents) = context.bind(&plan, problem, &passes, scale, &bound, &params);
-        context.queue.write_buffer(&params, 0, &contents);
-        let traffic = plan.traffic(!operands.transform.is_identity());
-        Ok(Bound { dispatches, buffers: [scratch, params], traffic })
+        let bound = prepared.bind(context, &prepared.plan.passes(), &buffers)?;
+        let traffic = prepared.plan.traffic(!operands.transform.is_identity());
+        Ok(BoundChunk { bound, scratch, traffic })
     }
 
     /// Adds up summaries.
-    pub(crate) async fn sum(&self, settings: Settings, waiting: Waiting) -> Result<f64, Error> {
+    pub(crate) async fn sum(&self, call: CallLimits) -> Result<f64, Error> {
         let rows = self.chunks.last().map_or(0, |chunk| chunk.rows.end);
-        let bytes: Vec<u8> = self.read(0..rows, settings, waiting).await?;
+        let bytes: Vec<u8> = self.read(0..rows, call).await?;
         let sums = bytes.chunks_exact(SUMMARY_SLOT as usize).map(|slot| {
             let summary: Summary = bytemuck::pod_read_unaligned(&slot[..size_of::<Summary>()]);
             f64::from(summary.sum[0]) + f64::from(summary.sum[1])
@@ -470,14 +453,7 @@ impl GpuContext {
     }
 
     /// Copies part of a buffer to one that is mapped for reading.
-    async fn read_back(
-        &self,
-        from: &Buffer,
-        offset: u64,
-        bytes: u64,
-        settings: Settings,
-        waiting: Waiting,
-    ) -> Result<Buffer, GpuError> {
+    async fn read_back(&self, from: &Buffer, offset: u64, bytes: u64, call: CallLimits) -> Result<Buffer, GpuError> {
         let (staged, submission, mapped) = self
             .guarded(|| {
                 let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
@@ -489,7 +465,7 @@ impl GpuContext {
                 Ok((staged, submission, mapped))
             })
             .await?;
-        self.poller.settle(Some(submission), vec![mapped], settings.timeout, waiting).await?;
+        self.poller.settle(Some(submission), vec![mapped], call).await?;
         Ok(staged)
     }
 }

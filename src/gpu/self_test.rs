@@ -15,12 +15,12 @@ use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
 use half::f16;
 use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
 
-use super::bind::Scale;
+use super::bind::KernelOptions;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::request::{LossCoefficients, Operands};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::Waiting;
@@ -122,16 +122,16 @@ fn rows() -> Vec<[f32; 2]> {
 
 /// Runs the self-test's kernel; returns the words of each thread.
 async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>, GpuError> {
-    let settings = Settings { timeout: Duration::from_secs(30), ..Settings::default() };
     // A browser's thread must not wait.
     let waiting = if cfg!(target_arch = "wasm32") { Waiting::Elsewhere } else { Waiting::Here };
+    let call = CallLimits { timeout: Duration::from_secs(30), waiting, ..CallLimits::default() };
     let halves: Vec<f16> = rows.as_flattened().iter().map(|&x| f16::from_f32(x)).collect();
     let operands = Operands {
         transform: Transform { scale: 1.0, softcap: Some(CAP) },
         coefficients: LossCoefficients { on_value: HIT, off_value: SMOOTHING, ..LossCoefficients::default() },
         ..Operands::default()
     };
-    let params = Scale::of_request(DType::F16, &operands).params();
+    let params = KernelOptions::of_request(DType::F16, &operands).params();
     let results = size_of::<Thread>() * WORKGROUP as usize;
     let (port, mapped) = context
         .guarded(|| {
@@ -140,7 +140,7 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
             Ok((port, mapped))
         })
         .await?;
-    context.poller.settle(None, mapped, settings.timeout, waiting).await?;
+    context.poller.settle(None, mapped, call).await?;
     let (submission, mapped) = context
         .guarded(|| {
             // No width is 0, so a place that no thread writes is seen.
@@ -172,9 +172,9 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
             Ok((submission, port.map_for_reading().into_iter().collect()))
         })
         .await?;
-    context.poller.settle(Some(submission), mapped, settings.timeout, waiting).await?;
+    context.poller.settle(Some(submission), mapped, call).await?;
     let threads = context.guarded(|| Ok(pod_collect_to_vec(&port.view()?))).await?;
-    context.pool.give(port.into_buffers(), settings.half());
+    context.pool.give(port.into_buffers(), call.half());
     Ok(threads)
 }
 

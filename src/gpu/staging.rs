@@ -3,9 +3,9 @@
 use bytemuck::cast_slice_mut;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
 
-use super::bind::Part;
 use super::context::GpuContext;
 use super::failure::GpuError;
+use super::prepared::Part;
 use super::wait::{Mapped, map};
 
 /// An array on the device, with what it takes to write it from the host, to read it back, or both.

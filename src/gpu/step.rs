@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use bytemuck::cast_slice;
-use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor};
+use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass};
 
-use super::bind::{Buffers, Dispatch, MOST_IGNORED, Part, Scale, Scratch, Summary};
+use super::bind::{KernelOptions, MOST_IGNORED, Summary};
 use super::context::{Gpu, GpuContext};
-use super::failure::GpuError;
+use super::prepared::{Bound, Buffers, Part, Prepared, Scratch};
 use crate::ops::{check_k, draw_transform};
-use crate::plan::{KernelProblem, Plan};
+use crate::plan::KernelProblem;
 use crate::problem::operation::{Op, Operation};
 use crate::problem::request::Operands;
 use crate::problem::transform::Transform;
@@ -123,18 +123,7 @@ impl<'g> StepBuilder<'g> {
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
         let needs_loss = reduces && op != Op::CrossEntropyBackward;
-        let mut problem = KernelProblem {
-            strides: self.strides()?,
-            size: dtype.size() as u64,
-            operand_bytes: op.operand_bytes(dtype, is_soft),
-            predictions: operands.k as u64,
-            weighted: loss.is_some_and(|loss| loss.weight.is_some()),
-            // A backward alone has a mean to divide by, too.
-            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
-            sum: needs_loss,
-            ..KernelProblem::dense(op, shape.row_count() as u64, shape.classes() as u64)
-                .in_blocks(shape.inner().max(1) as u64)
-        };
+        let strides = self.strides()?;
         let mut ignored = Vec::new();
         if let Some(loss) = loss {
             loss.check(shape)?;
@@ -148,14 +137,21 @@ impl<'g> StepBuilder<'g> {
             operands.transform = loss.transform(self.transform)?;
             operands.coefficients = loss.coefficients(shape.classes(), 1.0, 1);
         }
-        problem.heavy = operands.is_heavy(op, problem.operand_bytes);
-        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &ignored);
+        let dense = [shape.row_count(), shape.classes(), shape.inner().max(1)];
+        let problem = KernelProblem {
+            strides,
+            // A backward alone has a mean to divide by, too.
+            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            sum: needs_loss,
+            ..KernelProblem::lower(op, dtype, &operands, is_soft, dense)
+        };
+        let options = KernelOptions::new(dtype, &operands, is_soft, is_mean, &ignored);
         let context = gpu.current().await?;
-        let plan = Plan::new(problem, context.limits).and_then(|plan| plan.check_whole().map(|()| plan));
-        let plan = plan.map_err(|why| context.error(GpuError::new(why.to_string())))?;
+        let prepared = Prepared::over_whole_batch(problem, options, context.limits);
+        let prepared = prepared.map_err(|error| context.error(error))?;
         let (weights, row_upstream) = context
             .guarded(|| {
-                context.compile(&plan, problem, scale);
+                prepared.compile(&context);
                 context.probe();
                 let filled = |values: Option<&[f32]>| match values {
                     Some(values) if !values.is_empty() => {
@@ -168,7 +164,7 @@ impl<'g> StepBuilder<'g> {
             })
             .await
             .map_err(|error| context.error(error))?;
-        Ok(Step { context, plan, problem, scale, weights, row_upstream, is_soft, needs_loss })
+        Ok(Step { context, prepared, weights, row_upstream, is_soft, needs_loss })
     }
 
     fn strides(&self) -> Result<[u64; 2], Error> {
@@ -206,9 +202,7 @@ impl<'g> StepBuilder<'g> {
 #[derive(Debug)]
 pub struct Step {
     context: Arc<GpuContext>,
-    plan: Plan,
-    problem: KernelProblem,
-    scale: Scale,
+    prepared: Prepared,
     weights: Option<(Buffer, u64)>,
     /// Gradients of rows that are an option of the loss.
     row_upstream: Option<(Buffer, u64)>,
@@ -218,8 +212,10 @@ pub struct Step {
 
 /// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a multiple of 4.
 ///
-/// One buffer cannot be read and written by one step but in place, nor hold two written parts unless their offsets are
-/// multiples of the device's `min_storage_buffer_offset_alignment`.
+/// One buffer may hold several parts, as where an allocator of a framework hands out pages of one buffer. A part
+/// that the step writes must not overlap another part, except for a result [in place](Self::in_place) of the logits.
+/// Where a buffer holds a part that the step writes, all parts in that buffer start at multiples of the device's
+/// `min_storage_buffer_offset_alignment`, and no two of them overlap.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -305,27 +301,24 @@ impl<'b> StepBuffers<'b> {
 
 /// A step over buffers, to be recorded any number of times. It keeps the buffers alive.
 #[derive(Debug)]
-pub struct BoundStep {
-    dispatches: Vec<Dispatch>,
-}
+pub struct BoundStep(Bound);
 
 impl BoundStep {
     /// Records the step as one compute pass. Nothing is allocated, submitted or waited for, beyond what wgpu keeps of
     /// any command.
     pub fn record(&self, encoder: &mut CommandEncoder) {
-        let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
-        self.record_in(&mut encoder.begin_compute_pass(&descriptor));
+        self.0.record(encoder);
     }
 
     /// Records the step into a pass of yours. It sets the pipeline and bind group 0, and leaves them so.
     pub fn record_in(&self, pass: &mut ComputePass<'_>) {
-        self.dispatches.iter().for_each(|dispatch| dispatch.record(pass));
+        self.0.record_in(pass);
     }
 
     /// How many dispatches that is.
     #[must_use]
     pub fn dispatches(&self) -> usize {
-        self.dispatches.len()
+        self.0.dispatches()
     }
 }
 
@@ -351,18 +344,19 @@ impl Step {
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
         let weighed = if self.counts_aside() { Scratch::ALIGNMENT } else { 0 };
-        Scratch::bytes(self.plan.partial_bytes()) + self.losses_bytes() + weighed
+        self.prepared.scratch_bytes() + self.losses_bytes() + weighed
     }
 
     /// Whether what the targets weigh is found out, and nobody asks for it.
     fn counts_aside(&self) -> bool {
-        self.problem.count && !self.problem.sum
+        self.prepared.problem.count && !self.prepared.problem.sum
     }
 
     /// Losses that are summed stand somewhere, even if nobody asked for them.
     fn losses_bytes(&self) -> u64 {
-        let sums = matches!(self.problem.op, Op::CrossEntropy | Op::CrossEntropyGrad);
-        if sums { (self.problem.rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+        let KernelProblem { op, rows, .. } = self.prepared.problem;
+        let sums = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
+        if sums { (rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -380,7 +374,8 @@ impl Step {
     /// # Errors
     /// As [`Step::bind`].
     pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
-        let KernelProblem { op, rows, classes, inner, strides, size, .. } = self.problem;
+        let problem = &self.prepared.problem;
+        let &KernelProblem { op, rows, classes, inner, strides, size, operand_bytes, .. } = problem;
         // Halves come in words.
         let bytes = |stride: u64| match rows / inner {
             0 => 0,
@@ -399,7 +394,7 @@ impl Step {
             }
         };
         let (mut targets, mut summary, mut row_upstream) = (None, None, None);
-        let mut scale = self.scale;
+        let mut options = self.prepared.options;
         if op.has_targets() {
             let slice = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
             let values = if self.is_soft { rows * classes } else { rows };
@@ -407,14 +402,14 @@ impl Step {
             row_upstream = self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
             if let Some(upstream) = buffers.upstream {
                 row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
-                scale = scale.with_row_gradients();
+                options = options.with_row_gradients();
             }
         } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
             targets = Some(parts.take("draw", draw, 4, false)?);
-            scale = scale.with_later_draws();
-        } else if self.problem.operand_bytes > 0 {
+            options = options.with_later_draws();
+        } else if operand_bytes > 0 {
             let slice = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
-            let bytes = (rows * classes * self.problem.operand_bytes).next_multiple_of(4);
+            let bytes = (rows * classes * operand_bytes).next_multiple_of(4);
             targets = Some(parts.take("upstream", slice, bytes, false)?);
         }
         if self.needs_loss {
@@ -422,10 +417,10 @@ impl Step {
             summary =
                 Some(parts.take("loss", buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?, bytes, true)?);
         }
-        let row_bytes = rows * self.problem.bytes_of_a_row();
+        let row_bytes = rows * problem.bytes_of_a_row();
         let rows_out = match buffers.rows {
             Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
-            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && self.problem.bytes_of_a_row() > 0 => {
+            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && problem.bytes_of_a_row() > 0 => {
                 return Err(Error::BufferMissing { what: "rows" });
             }
             _ => None,
@@ -441,8 +436,9 @@ impl Step {
 
         let context = &self.context;
         let counts = self.counts_aside();
-        let passes = self.plan.passes();
-        let dispatches = context
+        let prepared = Prepared { options, ..self.prepared };
+        let share_a_buffer = parts.share_a_buffer()?;
+        let bound = context
             .guarded(|| {
                 let own;
                 let scratch = match given_scratch {
@@ -463,24 +459,28 @@ impl Step {
                     elements,
                     rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
                     summary: summary.or(counts.then_some(weighed)),
-                    scratch: Scratch { part: rest, partial_bytes: self.plan.partial_bytes() },
+                    scratch: prepared.scratch(rest),
+                    share_a_buffer,
                 };
-                let params = GpuContext::params_bytes(passes.len());
-                let params = context.pool.take(&context.device, GpuContext::PARAMS_USAGE, params)?;
-                let (dispatches, contents) = context.bind(&self.plan, self.problem, &passes, scale, &buffers, &params);
-                context.queue.write_buffer(&params, 0, &contents);
-                Ok(dispatches)
+                prepared.bind(context, &prepared.plan.passes(), &buffers)
             })
             .await
             .map_err(|error| context.error(error))?;
-        Ok(BoundStep { dispatches })
+        Ok(BoundStep(bound))
     }
 }
 
-/// The parts of a step's buffers that were found to be as they must be, and which of them are written.
+/// A part of a step's buffers.
+struct Taken<'b> {
+    what: &'static str,
+    part: Part<'b>,
+    is_written: bool,
+}
+
+/// The parts of a step's buffers, each of which is large enough and has the usage that it needs.
 struct Parts<'b> {
     alignment: u64,
-    taken: Vec<(&'static str, Part<'b>, bool)>,
+    taken: Vec<Taken<'b>>,
 }
 
 impl<'b> Parts<'b> {
@@ -502,21 +502,30 @@ impl<'b> Parts<'b> {
             return Err(Error::BufferOffset { what, offset, alignment: 4 });
         }
         let part = Part { buffer, offset, bytes: needed };
-        for &(other, taken, other_is_written) in &self.taken {
-            if taken.buffer != buffer || !(is_written || other_is_written) {
+        self.taken.push(Taken { what, part, is_written });
+        Ok(part)
+    }
+
+    /// Checks the parts against each other, and returns whether a buffer has both a part that is read and a part that is
+    /// written.
+    fn share_a_buffer(&self) -> Result<bool, Error> {
+        let mut shares = false;
+        for (nth, Taken { what, part, is_written }) in self.taken.iter().enumerate() {
+            let beside = |other: &&Taken<'_>| other.what != *what && other.part.buffer == part.buffer;
+            let others: Vec<_> = self.taken.iter().filter(beside).collect();
+            if others.is_empty() || !(*is_written || others.iter().any(|other| other.is_written)) {
                 continue;
             }
-            let apart = offset + needed <= taken.offset || taken.offset + taken.bytes <= offset;
-            if !(is_written && other_is_written && apart) {
-                return Err(Error::BufferOverlap { what, other });
+            shares |= others.iter().any(|other| other.is_written != *is_written);
+            let end = |part: &Part<'_>| part.offset + part.bytes;
+            let overlaps = |other: &&Taken<'_>| part.offset < end(&other.part) && other.part.offset < end(part);
+            if let Some(other) = self.taken[..nth].iter().filter(beside).find(overlaps) {
+                return Err(Error::BufferOverlap { what, other: other.what });
             }
-            for (what, offset) in [(what, offset), (other, taken.offset)] {
-                if !offset.is_multiple_of(self.alignment) {
-                    return Err(Error::BufferOffset { what, offset, alignment: self.alignment });
-                }
+            if !part.offset.is_multiple_of(self.alignment) {
+                return Err(Error::BufferOffset { what, offset: part.offset, alignment: self.alignment });
             }
         }
-        self.taken.push((what, part, is_written));
-        Ok(part)
+        Ok(shares)
     }
 }

@@ -9,9 +9,9 @@ use wgpu::{
 };
 
 use super::adapter::is_software;
-use super::bind::Dispatch;
 use super::context::GpuContext;
 use super::failure::GpuError;
+use super::prepared::Bound;
 use super::resident::{DeviceArray, DeviceOperands, DeviceTargets, Results};
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
@@ -48,7 +48,7 @@ struct Set {
     copies: DeviceArray,
     /// Kept alive, for they are what the dispatches write.
     _results: Results,
-    dispatches: Vec<Dispatch>,
+    bound: Vec<Bound>,
 }
 
 impl Set {
@@ -128,12 +128,13 @@ impl Timing {
             let context = logits.context.clone();
             let results = logits.run(op, dtype, operands, held).await?;
             let copies = context.hold(logits.shape, logits.row_bytes, false, logits.keep).await?;
-            let bound = (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, operands, held, &results));
-            let bound = context.guarded(|| bound.collect::<Result<Vec<_>, _>>()).await;
-            let mut dispatches = Vec::new();
+            let chunks =
+                (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, operands, held, &results));
+            let chunks = context.guarded(|| chunks.collect::<Result<Vec<_>, _>>()).await;
+            let mut bound = Vec::new();
             let mut traffic = Traffic { needed: 0, moved: 0 };
-            for chunk in bound.map_err(|error| context.error(error))? {
-                dispatches.extend(chunk.dispatches);
+            for chunk in chunks.map_err(|error| context.error(error))? {
+                bound.push(chunk.bound);
                 traffic.needed += chunk.traffic.needed;
                 traffic.moved += chunk.traffic.moved;
             }
@@ -142,7 +143,7 @@ impl Timing {
                 timing.clock = context.clock().await?;
                 timing.copier = context.copier().await?;
             }
-            timing.sets.push(Set { inputs, copies, _results: results, dispatches });
+            timing.sets.push(Set { inputs, copies, _results: results, bound });
         }
         Ok(timing)
     }
@@ -161,7 +162,7 @@ impl Timing {
     pub(crate) fn operation(&mut self, timeout: Duration) -> Result<Reading, Error> {
         self.timed(timeout, |set, encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            set.dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
+            set.bound.iter().for_each(|bound| bound.record_in(&mut pass));
         })
     }
 

@@ -9,8 +9,8 @@ use futures_channel::oneshot;
 use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex};
 
 use super::failure::{GpuError, survive};
-use crate::problem::waiting::Instant;
-use crate::problem::waiting::Waiting;
+use crate::problem::limits::CallLimits;
+use crate::problem::waiting::{Instant, Waiting};
 
 /// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
 /// seen that nobody wants to know any more.
@@ -62,9 +62,9 @@ impl Poller {
         &self,
         submission: Option<SubmissionIndex>,
         mapped: Vec<Mapped>,
-        timeout: Duration,
-        waiting: Waiting,
+        call: CallLimits,
     ) -> Result<(), GpuError> {
+        let CallLimits { timeout, waiting, .. } = call;
         let since = Instant::now();
         if submission.is_some() {
             self.wait(submission, timeout, waiting).await?;

@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
+use crate::DType;
 use crate::ops::Statistics;
 use crate::problem::operation::Op;
+use crate::problem::request::Operands;
 
 mod strategy;
 mod traffic;
@@ -123,6 +125,26 @@ impl KernelProblem {
             weighted: false,
             count: false,
             sum: false,
+        }
+    }
+
+    /// The problem of an operation and its operands, over `[rows / inner, classes, inner]` logits without gaps.
+    /// Targets are probabilities where `has_soft_targets`; their values need not be known yet.
+    pub(crate) fn lower(
+        op: Op,
+        dtype: DType,
+        operands: &Operands<'_>,
+        has_soft_targets: bool,
+        [rows, classes, inner]: [usize; 3],
+    ) -> Self {
+        let operand_bytes = op.operand_bytes(dtype, has_soft_targets);
+        Self {
+            size: dtype.size() as u64,
+            operand_bytes,
+            heavy: operands.is_heavy(op, operand_bytes),
+            predictions: operands.k as u64,
+            weighted: operands.coefficients.weight.is_some(),
+            ..Self::dense(op, rows as u64, classes as u64).in_blocks(inner as u64)
         }
     }
 

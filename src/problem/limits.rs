@@ -1,24 +1,30 @@
-//! What a device may use.
+//! The bounds of a call, and who waits for it.
 
 use std::time::Duration;
 
-/// Bounds on a call that runs on a GPU.
+use crate::problem::waiting::Waiting;
+
+/// The bounds of a call that runs on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// Bytes of device memory that a call over host memory and what is kept for the next take together.
+pub(crate) struct CallLimits {
+    /// Bytes of device memory that a call over host memory and the buffers kept for the next call take
+    /// together.
     pub(crate) memory_budget: u64,
     /// How long a submission may take before the GPU counts as hung.
     pub(crate) timeout: Duration,
+    /// Who waits for the submissions of the call.
+    pub(crate) waiting: Waiting,
 }
 
-impl Default for Settings {
+impl Default for CallLimits {
     fn default() -> Self {
-        Self { memory_budget: 512 << 20, timeout: Duration::from_secs(300) }
+        Self { memory_budget: 512 << 20, timeout: Duration::from_secs(300), waiting: Waiting::Here }
     }
 }
 
-impl Settings {
-    /// What a call may use, and what may wait for the next: a call of other shapes finds nothing of use among the latter.
+impl CallLimits {
+    /// Bytes that a call may use, and as many that buffers kept for the next call may take: a call of other
+    /// shapes finds nothing of use among those.
     pub(crate) fn half(self) -> u64 {
         self.memory_budget / 2
     }

@@ -301,11 +301,11 @@ impl<T: Element> Resident<T> {
 
     /// Returns a result of the same shape, which has no temperature.
     fn elements(&self, memory: Memory<T>) -> Self {
-        Self { memory, shape: self.shape, transform: Transform::default(), settings: self.settings }
+        Self { memory, shape: self.shape, transform: Transform::default(), limits: self.limits }
     }
 
     fn rows<S>(&self, memory: Memory<S>, each: usize) -> ResidentRows<S> {
-        ResidentRows { memory, rows: self.shape.row_count(), each, scale: 1.0, settings: self.settings }
+        ResidentRows { memory, rows: self.shape.row_count(), each, scale: 1.0, limits: self.limits }
     }
 
     /// Returns the loss, and where its gradient is.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::device::Place;
 use crate::gpu::{DeviceArray, DeviceTargets};
 use crate::problem::error::try_vec;
-use crate::problem::limits::Settings;
+use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
 use crate::problem::request::{RowTarget, RowsOut};
@@ -40,7 +40,7 @@ pub struct Resident<T: Element = f32> {
     memory: Memory<T>,
     shape: Shape,
     transform: Transform,
-    settings: Settings,
+    limits: CallLimits,
 }
 
 /// Values of rows on a device: log-sum-exps, losses, [`Prediction`]s.
@@ -51,7 +51,7 @@ pub struct ResidentRows<T> {
     each: usize,
     /// The factor of values that are read: 1 / [`Totals::unit`] for losses, 1 for all else.
     scale: f64,
-    settings: Settings,
+    limits: CallLimits,
 }
 
 /// A value that an operation has for each row: an [`Element`] or a [`Prediction`]. No other type implements it.
@@ -152,7 +152,7 @@ impl Device {
     }
 
     async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
-        let (View { shape, stride, transform }, settings) = (x.view(), self.settings());
+        let (View { shape, stride, transform }, limits) = (x.view(), self.limits(waiting));
         let memory = match self.place() {
             Place::Cpu => {
                 let mut values = try_vec("the logits", shape.elements()?)?;
@@ -164,9 +164,9 @@ impl Device {
             Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
                 return Err(Error::DType { dtype: T::DTYPE, adapter: gpu.name().to_owned() });
             }
-            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), settings, waiting).await?),
+            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), limits).await?),
         };
-        Ok(Resident { memory, shape, transform, settings })
+        Ok(Resident { memory, shape, transform, limits })
     }
 
     /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
@@ -214,12 +214,9 @@ impl Device {
                 copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
                 TargetMemory::Probabilities(Arc::new(copy))
             }
-            (Place::Gpu(gpu), _) => {
-                let settings = self.settings();
-                TargetMemory::Gpu(
-                    gpu.upload_targets(shape, &prepared.operands(Transform::default())?, settings, waiting).await?,
-                )
-            }
+            (Place::Gpu(gpu), _) => TargetMemory::Gpu(
+                gpu.upload_targets(shape, &prepared.operands(Transform::default())?, self.limits(waiting)).await?,
+            ),
         };
         Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(prepared.kept_loss()?), is_soft })
     }
@@ -284,7 +281,8 @@ impl<T: Element> Resident<T> {
     async fn read_waiting(&self, blocks: Range<usize>, waiting: Waiting) -> Result<Vec<T>, Error> {
         let end = blocks.end.min(self.shape.outer());
         let (start, inner) = (blocks.start.min(end), self.shape.inner());
-        self.memory.read(start * inner..end * inner, self.shape.classes(), self.settings, waiting).await
+        let limits = CallLimits { waiting, ..self.limits };
+        self.memory.read(start * inner..end * inner, self.shape.classes(), limits).await
     }
 }
 
@@ -318,7 +316,8 @@ impl<T: RowValue> ResidentRows<T> {
     }
 
     async fn read_waiting(&self, waiting: Waiting) -> Result<Vec<T>, Error> {
-        let mut values = self.memory.read(0..self.rows, self.each, self.settings, waiting).await?;
+        let limits = CallLimits { waiting, ..self.limits };
+        let mut values = self.memory.read(0..self.rows, self.each, limits).await?;
         if self.scale != 1.0 {
             T::scale(&mut values, self.scale);
         }
@@ -360,7 +359,7 @@ impl<S> ResidentLoss<S> {
     async fn read_waiting(&self, waiting: Waiting) -> Result<Loss<S>, Error> {
         let sum = match &self.sum {
             Sum::Known(sum) => *sum,
-            Sum::Gpu(summaries) => summaries.sum(self.per_row.settings, waiting).await?,
+            Sum::Gpu(summaries) => summaries.sum(CallLimits { waiting, ..self.per_row.limits }).await?,
         };
         let totals = Totals { sum, ..self.totals };
         let (loss, perplexity) = totals.reduce(self.reduction);
@@ -370,13 +369,7 @@ impl<S> ResidentLoss<S> {
 }
 
 impl<T: bytemuck::Pod + Default> Memory<T> {
-    async fn read(
-        &self,
-        rows: Range<usize>,
-        width: usize,
-        settings: Settings,
-        waiting: Waiting,
-    ) -> Result<Vec<T>, Error> {
+    async fn read(&self, rows: Range<usize>, width: usize, limits: CallLimits) -> Result<Vec<T>, Error> {
         match self {
             Self::Cpu(values) => {
                 let values = &values[rows.start * width..rows.end * width];
@@ -384,7 +377,7 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
                 copy.copy_from_slice(values);
                 Ok(copy)
             }
-            Self::Gpu(held) => held.read(rows, settings, waiting).await,
+            Self::Gpu(held) => held.read(rows, limits).await,
         }
     }
 }

@@ -56,6 +56,7 @@ const FAULTS: [Fault; 5] = [
                     labels: Labels::Classes,
                     z_loss: false,
                     transform: TransformKind::Plain,
+                    read_write: false,
                 };
                 context.kernels.spoil(&context.device, kernel, Entry::StreamRows);
             }

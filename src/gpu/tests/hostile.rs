@@ -30,7 +30,7 @@ use self::judge::{Batch, Found, Verdict};
 use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, reachable};
-use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::gpu::bind::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::source;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
@@ -160,7 +160,7 @@ impl Case {
         assert_eq!(plan.strategy.kind, spread.kind(), "{}", asked.name());
         assert!(spread != Spread::Alone || plan.strategy.lanes == 1, "{}", asked.name());
 
-        let scale = Scale::new(dtype, &operands, is_soft, is_mean, &[RowTarget::IGNORED]);
+        let scale = KernelOptions::new(dtype, &operands, is_soft, is_mean, &[RowTarget::IGNORED]);
         let starts = Starts::of_each_kind()[0];
         let passes = plan.passes().into_iter().map(|pass| {
             assert_eq!(pass.rows.start, 0);

@@ -16,7 +16,7 @@ use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, reachable};
-use crate::gpu::bind::{Params, Scale, Starts, Summary};
+use crate::gpu::bind::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::{BINDINGS, Kernel, parts, self_test_source, source};
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;
@@ -143,7 +143,7 @@ fn of_shape(
     let strided = KernelProblem { strides: [classes + 3, classes + 5], ..problem };
     let blocks = KernelProblem { rows: 740, ..problem }.in_blocks(37);
     // The device weighs targets itself for a mean.
-    let scale = Scale::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
+    let scale = KernelOptions::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
     for (problem, in_place) in [(problem, false), (strided, false), (blocks, false), (problem, true)] {
         if in_place && !op.spec().writes_elements {
             continue;

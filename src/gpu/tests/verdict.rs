@@ -15,7 +15,7 @@ use naga::{Module, ShaderStage};
 
 use super::targets::{ENTRY, hlsl_of, parsed, reachable};
 use super::variants::OPS;
-use crate::gpu::bind::{Scale, Starts};
+use crate::gpu::bind::{KernelOptions, Starts};
 use crate::gpu::pipelines::source;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
 use crate::problem::operation::Op;
@@ -145,7 +145,7 @@ impl Kernels {
             ..KernelProblem::dense(op, 700, classes)
         };
         let plan = Plan::new(problem, limits).unwrap();
-        let scale = Scale::new(dtype, &operands, false, false, &[]);
+        let scale = KernelOptions::new(dtype, &operands, false, false, &[]);
         let [starts, ..] = Starts::of_each_kind();
         for pass in plan.passes() {
             let kernel = scale.kernel(&plan, &problem, &pass, false, starts);

@@ -1,5 +1,6 @@
 //! Recording into a caller's own wgpu commands: the same results as the simple API, over any device and any buffers.
 
+mod one_buffer;
 mod refusals;
 mod steps;
 
