@@ -10,22 +10,16 @@ use crate::problem::limits::CallLimits;
 use crate::problem::operation::Op;
 use crate::problem::request::{Operands, Request};
 use crate::problem::waiting::Reading;
-use crate::problem::waiting::Waiting;
-use crate::{Adapter, DType, DeviceChoice, Error, RejectedAdapter, Shape, Tuning};
+use crate::{Adapter, DType, DeviceChoice, Error, Shape, Tuning};
+
+#[path = "gpu/interface.rs"]
+mod interface;
+
+pub(crate) use interface::{DeviceInputs, DeviceOperands, Opened, Results};
+use interface::{Failed, Refused};
 
 #[derive(Clone, Debug)]
 pub enum Gpu {}
-
-pub(crate) struct Opened {
-    pub(crate) gpu: Gpu,
-    pub(crate) reason: String,
-    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
-}
-
-pub(crate) struct Refused {
-    pub(crate) reason: String,
-    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
-}
 
 pub(crate) async fn open(_: &DeviceChoice) -> Result<Opened, Refused> {
     Err(Refused { reason: "built without the feature `gpu`".to_owned(), rejected_adapters: Vec::new() })
@@ -33,11 +27,6 @@ pub(crate) async fn open(_: &DeviceChoice) -> Result<Opened, Refused> {
 
 pub(crate) async fn list() -> Vec<Adapter> {
     Vec::new()
-}
-
-pub(crate) struct Failed {
-    pub(crate) error: Error,
-    pub(crate) rows_done: usize,
 }
 
 impl Gpu {
@@ -81,19 +70,6 @@ pub(crate) enum DeviceArray {}
 #[derive(Clone, Debug)]
 pub(crate) enum DeviceTargets {}
 
-#[derive(Clone, Copy, Default)]
-pub(crate) struct DeviceOperands<'h> {
-    pub(crate) targets: Option<&'h DeviceTargets>,
-    pub(crate) upstream: Option<&'h DeviceArray>,
-    pub(crate) log_sum_exps: Option<&'h DeviceArray>,
-}
-
-pub(crate) struct Results {
-    pub(crate) elements: Option<DeviceArray>,
-    pub(crate) rows: Option<DeviceArray>,
-    pub(crate) summaries: Option<DeviceArray>,
-}
-
 impl DeviceArray {
     pub(crate) async fn read<T>(&self, _: Range<usize>, _: CallLimits) -> Result<Vec<T>, Error> {
         match *self {}
@@ -106,13 +82,6 @@ impl DeviceArray {
     pub(crate) async fn sum(&self, _: CallLimits) -> Result<f64, Error> {
         match *self {}
     }
-}
-
-pub(crate) struct DeviceInputs {
-    pub(crate) logits: DeviceArray,
-    pub(crate) targets: Option<DeviceTargets>,
-    pub(crate) upstream: Option<DeviceArray>,
-    pub(crate) log_sum_exps: Option<DeviceArray>,
 }
 
 pub(crate) enum Timing {}

@@ -3,23 +3,11 @@
 use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 
 use super::Gpu;
+use super::interface::{Opened, Refused};
 use super::pipelines::STORAGE_BUFFERS;
 use crate::plan::tuning::Vendor;
 use crate::plan::{Plan, WORKGROUP};
 use crate::{DeviceChoice, RejectedAdapter};
-
-/// A GPU, and how it came to be chosen.
-pub(crate) struct Opened {
-    pub(crate) gpu: Gpu,
-    pub(crate) reason: String,
-    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
-}
-
-/// No GPU, and why not.
-pub(crate) struct Refused {
-    pub(crate) reason: String,
-    pub(crate) rejected_adapters: Vec<RejectedAdapter>,
-}
 
 /// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a unit.
 pub(super) const WORKGROUP_BYTES: u32 = WORKGROUP * 8 + 16;

@@ -10,6 +10,7 @@ use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, WriteOnly
 use super::bind::KernelOptions;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
+use super::interface::Failed;
 use super::prepared::{Buffers, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;
@@ -29,12 +30,6 @@ const COPIES: u64 = 3;
 const BESIDE: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
-
-/// An attempt that failed: so many of the first rows have their results, and the others' logits are intact.
-pub(crate) struct Failed {
-    pub(crate) error: Error,
-    pub(crate) rows_done: usize,
-}
 
 /// A part on its way.
 struct InFlight {

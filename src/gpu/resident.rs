@@ -10,6 +10,7 @@ use super::bind::{KernelOptions, Summary};
 use super::chunks::runs;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
+use super::interface::{DeviceOperands, Results};
 use super::prepared::{Bound, Buffers, Part, Prepared};
 use super::wait::{map, submitted};
 use crate::plan::{KernelProblem, Plan};
@@ -66,22 +67,6 @@ pub(crate) struct DeviceTargets {
     labels: DeviceArray,
     row_upstream: Option<DeviceArray>,
     weights: Option<(Buffer, u64)>,
-}
-
-/// What an operation over resident logits is given, beside what the host knows of it.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct DeviceOperands<'h> {
-    pub(crate) targets: Option<&'h DeviceTargets>,
-    /// The gradient that a backward starts from.
-    pub(crate) upstream: Option<&'h DeviceArray>,
-    pub(crate) log_sum_exps: Option<&'h DeviceArray>,
-}
-
-/// What an operation leaves.
-pub(crate) struct Results {
-    pub(crate) elements: Option<DeviceArray>,
-    pub(crate) rows: Option<DeviceArray>,
-    pub(crate) summaries: Option<DeviceArray>,
 }
 
 /// A function from rows to bytes.

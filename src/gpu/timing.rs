@@ -11,8 +11,9 @@ use wgpu::{
 use super::adapter::is_software;
 use super::context::GpuContext;
 use super::failure::GpuError;
+use super::interface::{DeviceInputs, DeviceOperands, Results};
 use super::prepared::Bound;
-use super::resident::{DeviceArray, DeviceOperands, DeviceTargets, Results};
+use super::resident::DeviceArray;
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
 use crate::problem::waiting::Instant;
@@ -23,16 +24,6 @@ use crate::{DType, Error, Traffic};
 const COLD: u64 = 256 << 20;
 /// Inputs at most.
 const MOST_SETS: u64 = 64;
-
-/// Everything that one run reads.
-pub(crate) struct DeviceInputs {
-    /// The logits, or what a backward starts from.
-    pub(crate) logits: DeviceArray,
-    pub(crate) targets: Option<DeviceTargets>,
-    /// The gradient that a backward starts from.
-    pub(crate) upstream: Option<DeviceArray>,
-    pub(crate) log_sum_exps: Option<DeviceArray>,
-}
 
 impl DeviceInputs {
     fn operands(&self) -> DeviceOperands<'_> {
