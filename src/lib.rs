@@ -108,9 +108,9 @@ mod problem;
 mod tier;
 
 pub use cpu::simd_level;
-pub use device::calls::{ElementsCall, LogitsSource, LossCall, RowsCall};
+pub use device::calls::{Call, LogitsSource, LossCall};
 pub use device::resident::calls::ResidentCall;
-pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
+pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, ResultValue};
 #[doc(hidden)]
 pub use device::stopwatch::Stopwatch;
 pub use device::{Device, Output};

@@ -54,15 +54,15 @@ pub struct ResidentRows<T> {
     settings: Settings,
 }
 
-/// A value that an operation has for each row: an [`Element`] or a [`Prediction`]. No other type implements it.
-pub trait RowValue: sealed::RowValue + bytemuck::Pod + Default {}
+/// A value of the result of an operation: an [`Element`] or a [`Prediction`]. No other type implements it.
+pub trait ResultValue: sealed::ResultValue + bytemuck::Pod + Default {}
 
-impl<T: sealed::RowValue + bytemuck::Pod + Default> RowValue for T {}
+impl<T: sealed::ResultValue + bytemuck::Pod + Default> ResultValue for T {}
 
 pub(crate) mod sealed {
     use crate::problem::request::RowsOut;
 
-    pub trait RowValue: Sized {
+    pub trait ResultValue: Sized {
         /// Where a call writes values of this type, `per_row` of each row.
         fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_>;
 
@@ -71,7 +71,7 @@ pub(crate) mod sealed {
     }
 }
 
-impl<T: Element> sealed::RowValue for T {
+impl<T: Element> sealed::ResultValue for T {
     fn rows_out(values: &mut [Self], _: usize) -> RowsOut<'_> {
         RowsOut::Values(T::erase_mut(values))
     }
@@ -81,7 +81,7 @@ impl<T: Element> sealed::RowValue for T {
     }
 }
 
-impl sealed::RowValue for Prediction {
+impl sealed::ResultValue for Prediction {
     fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_> {
         RowsOut::Predictions(values, per_row)
     }
@@ -288,7 +288,7 @@ impl<T: Element> Resident<T> {
     }
 }
 
-impl<T: RowValue> ResidentRows<T> {
+impl<T: ResultValue> ResidentRows<T> {
     /// How many rows there are.
     #[must_use]
     pub fn row_count(&self) -> usize {
