@@ -85,42 +85,27 @@ impl Device {
         }
     }
 
-    /// As [`Device::new`], but each call goes to whichever of GPU and CPU is expected to have the result back in host memory
-    /// first, transfers counted. What that takes is measured here, in a fraction of a second; [`Device::crossovers`] tells.
+    /// The same device, but each call over host memory goes to whichever of it and the CPU is expected to have the result back in host
+    /// memory first, transfers counted: `Device::new().fastest()`. The costs are measured here, in a fraction of a second;
+    /// [`Device::crossovers`] returns what they come to. The CPU stays as it is.
     ///
     /// Where an operation ran may then depend on the size of its batch, and so may the last bits of a row.
     ///
     /// # Errors
     /// [`Error::Gpu`] where measuring fails.
-    pub fn fastest() -> Result<Self, Error> {
-        Self::new().placed()
+    pub fn fastest(self) -> Result<Self, Error> {
+        block_on(self.measured(Waiting::Here))
     }
 
     /// The async form of [`Device::fastest`].
     ///
     /// # Errors
     /// As [`Device::fastest`].
-    pub async fn fastest_async() -> Result<Self, Error> {
-        Self::new_async().await.placed_async().await
+    pub async fn fastest_async(self) -> Result<Self, Error> {
+        self.measured(Waiting::Elsewhere).await
     }
 
-    /// This device, each call going to it or to the CPU as with [`Device::fastest`].
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] where measuring fails.
-    pub fn placed(self) -> Result<Self, Error> {
-        block_on(self.placed_waiting(Waiting::Here))
-    }
-
-    /// The async form of [`Device::placed`].
-    ///
-    /// # Errors
-    /// As [`Device::placed`].
-    pub async fn placed_async(self) -> Result<Self, Error> {
-        self.placed_waiting(Waiting::Elsewhere).await
-    }
-
-    async fn placed_waiting(self, waiting: Waiting) -> Result<Self, Error> {
+    async fn measured(self, waiting: Waiting) -> Result<Self, Error> {
         if self.is_gpu() {
             // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
             let device = self.with(|inner| inner.costs = None);

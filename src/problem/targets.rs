@@ -109,21 +109,6 @@ impl<'a> Targets<'a> {
     pub fn probabilities<T: Element>(values: &'a [T]) -> Self {
         Self(Kind::Probabilities(T::erase(values)))
     }
-
-    /// How many rows have a target; of probabilities, how many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self.0 {
-            Kind::Classes(indices) => indices.len(),
-            Kind::Probabilities(values) => values.len(),
-        }
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl<'a, I: ClassIndex> From<&'a [I]> for Targets<'a> {

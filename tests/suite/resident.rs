@@ -242,11 +242,11 @@ fn eight_threads_share_a_device() {
 /// Placed by what was measured, a call is right wherever it runs.
 #[test]
 fn placement_is_measured() {
-    let fastest = Device::fastest().unwrap();
+    let fastest = Device::new().fastest().unwrap();
     assert_eq!(fastest.crossovers().is_empty(), !fastest.is_gpu());
     for device in common::gpus() {
         let name = device.name().to_owned();
-        let placed = device.placed().unwrap();
+        let placed = device.fastest().unwrap();
         let crossovers = placed.crossovers();
         assert_eq!(crossovers.len(), 6);
         for crossover in &crossovers {

@@ -295,12 +295,6 @@ impl<T: ResultValue> ResidentRows<T> {
         self.rows
     }
 
-    /// How many values there are of each.
-    #[must_use]
-    pub fn values_per_row(&self) -> usize {
-        self.each
-    }
-
     /// Reads them back.
     ///
     /// # Errors
@@ -323,14 +317,6 @@ impl<T: ResultValue> ResidentRows<T> {
             T::scale(&mut values, self.scale);
         }
         Ok(values)
-    }
-}
-
-impl ResidentTargets {
-    /// Rows whose target is not an ignored index.
-    #[must_use]
-    pub fn counted_rows(&self) -> usize {
-        self.totals.counted_rows
     }
 }
 
@@ -384,7 +370,7 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
                 copy.copy_from_slice(values);
                 Ok(copy)
             }
-            Self::Gpu(held) => held.read(rows, settings, waiting).await,
+            Self::Gpu(array) => array.read(rows, settings, waiting).await,
         }
     }
 }
