@@ -89,6 +89,7 @@
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays; `static-dxc` links Microsoft's DXC into programs for
 //! Windows. The binary `logits` is the package `logits-cli`.
 #![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Plans, and much of what a request knows, are for a GPU.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 

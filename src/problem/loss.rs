@@ -10,6 +10,7 @@ use crate::{Element, Error, Prediction, Shape, Targets};
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Sum over the counted rows, divided by the sum of their targets' weights (their number, without weights).
     /// NaN over no counted rows, with a gradient of zero.
