@@ -38,7 +38,7 @@ struct Inner {
     rejected_adapters: Vec<RejectedAdapter>,
     settings: Settings,
     may_fall_back: bool,
-    /// What a call costs here and on the CPU, where it is to be placed by that.
+    /// The measured costs of calls here and on the CPU, where each call goes to the cheaper of the two.
     costs: Option<Costs>,
 }
 
@@ -115,8 +115,8 @@ impl Device {
         Ok(self)
     }
 
-    /// From how many bytes of logits on each operation is expected to be faster on the GPU, as measured by
-    /// [`Device::fastest`]; empty on any other device.
+    /// Returns the number of bytes of logits from which each operation is expected to be faster on the GPU, as [`Device::fastest`] has
+    /// measured; nothing where it has not.
     #[must_use]
     pub fn crossovers(&self) -> Vec<Crossover> {
         if let Some(costs) = &self.0.costs {
@@ -125,7 +125,7 @@ impl Device {
         Vec::new()
     }
 
-    /// The GPU given, as one explicitly chosen: a wgpu device of yours, for operations over host memory.
+    /// The GPU given, as one that was chosen explicitly: a wgpu device of the caller, for operations over host memory.
     #[cfg(feature = "gpu")]
     #[must_use]
     pub fn on(gpu: &Gpu) -> Self {
@@ -134,14 +134,14 @@ impl Device {
         Self::on_gpu(opened, false)
     }
 
-    /// At most so many bytes of GPU memory for a call over host memory, half of them kept for the next: 512 MiB if not set.
-    /// Larger batches go through it in parts; some of 1 MiB there must be, so that less than 16 MiB counts as that.
+    /// Limits the GPU memory of a call over host memory to `bytes`, half of which is kept for the next call: 512 MiB if not set.
+    /// Larger batches go through it in parts. Less than 16 MiB counts as 16 MiB, so that parts have at least 1 MiB.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.memory_budget = bytes)
     }
 
-    /// How the GPU's kernels are shaped; none on the CPU.
+    /// Returns the numbers that the GPU's kernels are shaped by; `None` on the CPU.
     #[must_use]
     pub fn tuning(&self) -> Option<Tuning> {
         match &self.0.place {
@@ -179,7 +179,7 @@ impl Device {
         }
     }
 
-    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
+    /// Sets the time that the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
     /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
@@ -278,13 +278,13 @@ impl Device {
         !matches!(self.0.place, Place::Cpu)
     }
 
-    /// Why this device was chosen.
+    /// Returns the reason why this device was chosen.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.0.reason
     }
 
-    /// The adapters that were looked at and not taken, each with its reason.
+    /// Returns the adapters that were examined and not used, each with its reason.
     #[must_use]
     pub fn rejected_adapters(&self) -> &[RejectedAdapter] {
         &self.0.rejected_adapters

@@ -18,7 +18,7 @@ pub struct LogitsMut<'a, T: Element = f32> {
     view: View,
 }
 
-/// How rows are read: where they are, and what is made of them first.
+/// The layout of the rows in memory, in elements, and the logit transform with which they are read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) shape: Shape,

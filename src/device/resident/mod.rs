@@ -134,7 +134,7 @@ enum Sum {
 }
 
 impl Device {
-    /// Logits to the device, where they stay.
+    /// Copies logits to the device, where they stay.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back;
@@ -169,7 +169,7 @@ impl Device {
         Ok(Resident { memory, shape, transform, settings })
     }
 
-    /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
+    /// Checks targets against the shape of the logits and the options of the loss, and copies them to the device with these options.
     ///
     /// # Errors
     /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options, [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the
@@ -289,7 +289,7 @@ impl<T: Element> Resident<T> {
 }
 
 impl<T: ResultValue> ResidentRows<T> {
-    /// How many rows there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn row_count(&self) -> usize {
         self.rows
