@@ -145,7 +145,10 @@ impl<'a> Elements<'a> {
 
     /// Returns the value at `place`.
     pub(crate) fn at(&self, place: usize) -> f64 {
-        with_values!(self, values => f64::from(values[place]))
+        fn at<T: Element>(values: &[T], place: usize) -> f64 {
+            values[place].into()
+        }
+        with_values!(self, values => at(values, place))
     }
 
     /// Returns the values before `at` and the rest.

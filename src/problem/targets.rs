@@ -3,12 +3,20 @@
 use crate::Element;
 use crate::problem::dtype::Elements;
 
+use sealed::Sealed;
+
 mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed {
+        /// Returns the same number in a type that loses no value of any type.
+        fn widened(self) -> i128;
+
+        /// Returns whether the number is in `0..classes`.
+        fn is_class(&self, classes: usize) -> bool;
+    }
 }
 
 /// An integer that can name a class.
-pub trait ClassIndex: sealed::Sealed + Copy {
+pub trait ClassIndex: Sealed + Copy {
     #[doc(hidden)]
     fn targets(values: &[Self]) -> Targets<'_>;
 }
@@ -71,8 +79,7 @@ impl Indices<'_> {
         mut visit: impl FnMut(usize, i128, bool) -> Result<(), E>,
     ) -> Result<(), E> {
         with_indices!(self, values => values.iter().enumerate().try_for_each(|(row, &value)| {
-            // A negative value becomes larger than any number of classes.
-            visit(row, value as i128, (value as u64) < classes as u64)
+            visit(row, value.widened(), value.is_class(classes))
         }))
     }
 }
@@ -80,7 +87,16 @@ impl Indices<'_> {
 /// Implements [`ClassIndex`] for primitive integers.
 macro_rules! class_indices {
     ($($integer:ty => $variant:ident),*) => {$(
-        impl sealed::Sealed for $integer {}
+        impl Sealed for $integer {
+            fn widened(self) -> i128 {
+                self as i128
+            }
+
+            fn is_class(&self, classes: usize) -> bool {
+                // A negative value becomes larger than any number of classes.
+                (*self as u64) < classes as u64
+            }
+        }
         impl ClassIndex for $integer {
             fn targets(values: &[Self]) -> Targets<'_> {
                 Targets(Kind::Classes(Indices::$variant(values)))
