@@ -89,6 +89,7 @@
 //! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays; `static-dxc` links Microsoft's DXC into programs for
 //! Windows. The binary `logits` is the package `logits-cli`.
 #![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Plans, and much of what a request knows, are for a GPU.
 #![cfg_attr(not(feature = "gpu"), allow(dead_code, unused_imports))]
 
@@ -108,9 +109,9 @@ mod problem;
 mod tier;
 
 pub use cpu::simd_level;
-pub use device::calls::{ElementsCall, LogitsSource, LossCall, RowsCall};
+pub use device::calls::{Call, LogitsSource, LossCall};
 pub use device::resident::calls::ResidentCall;
-pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, RowValue};
+pub use device::resident::{Resident, ResidentLoss, ResidentRows, ResidentTargets, ResultValue};
 #[doc(hidden)]
 pub use device::stopwatch::Stopwatch;
 pub use device::{Device, Output};

@@ -13,7 +13,7 @@ use crate::problem::operation::Op;
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
-    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, RowValue, Sampling,
+    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, ResultValue, Sampling,
     Targets,
 };
 
@@ -93,99 +93,26 @@ impl Inputs<'_> {
     }
 }
 
-/// A call whose result is one value for each logit, in their order. It does nothing until a destination is named.
+/// A call of an operation on the logits `X`, [`Logits`] or [`LogitsMut`], whose result are values of the type `R`: one for each logit, in
+/// their order, or one for each row, or `k` for each row. It does nothing until a destination is named.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a call does nothing until its destination is named"]
-pub struct ElementsCall<'c, X> {
+pub struct Call<'c, X, R> {
     device: &'c Device,
     op: Op,
     x: X,
     inputs: Inputs<'c>,
-}
-
-impl<T: Element> ElementsCall<'_, Logits<'_, T>> {
-    /// Runs the call and returns the result in a new `Vec`.
-    ///
-    /// # Errors
-    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`];
-    /// [`Error::SimdLevel`] where `LOGITS_SIMD` names a level that this machine lacks; and the errors of the operation.
-    pub fn to_vec(self) -> Result<Output<Vec<T>>, Error> {
-        block_on(self.vec(Waiting::Here))
-    }
-
-    /// The async form of [`ElementsCall::to_vec`].
-    ///
-    /// # Errors
-    /// As [`ElementsCall::to_vec`].
-    pub async fn to_vec_async(self) -> Result<Output<Vec<T>>, Error> {
-        self.vec(Waiting::Elsewhere).await
-    }
-
-    /// Runs the call and writes the result into `out`, which has as many values as the logits.
-    ///
-    /// # Errors
-    /// As [`ElementsCall::to_vec`], and [`Error::Length`] where `out` has another length.
-    pub fn write_to(self, out: &mut [T]) -> Result<Output<()>, Error> {
-        block_on(self.write(out, Waiting::Here))
-    }
-
-    /// The async form of [`ElementsCall::write_to`].
-    ///
-    /// # Errors
-    /// As [`ElementsCall::write_to`].
-    pub async fn write_to_async(self, out: &mut [T]) -> Result<Output<()>, Error> {
-        self.write(out, Waiting::Elsewhere).await
-    }
-
-    async fn vec(self, waiting: Waiting) -> Result<Output<Vec<T>>, Error> {
-        let mut values = try_vec("the result", self.x.shape().elements()?)?;
-        let Output { fell_back, .. } = self.write(&mut values, waiting).await?;
-        Ok(Output { values, fell_back })
-    }
-
-    async fn write(self, out: &mut [T], waiting: Waiting) -> Result<Output<()>, Error> {
-        let Self { device, op, x, inputs } = self;
-        inputs.run(device, op, x.view(), (write(x, out)?, RowsOut::None), waiting).await
-    }
-}
-
-impl<T: Element> ElementsCall<'_, LogitsMut<'_, T>> {
-    /// Runs the call and writes the result over the logits. After any error the logits are intact.
-    ///
-    /// # Errors
-    /// As [`ElementsCall::to_vec`].
-    pub fn in_place(self) -> Result<Output<()>, Error> {
-        block_on(self.overwrite(Waiting::Here))
-    }
-
-    /// The async form of [`ElementsCall::in_place`].
-    ///
-    /// # Errors
-    /// As [`ElementsCall::in_place`].
-    pub async fn in_place_async(self) -> Result<Output<()>, Error> {
-        self.overwrite(Waiting::Elsewhere).await
-    }
-
-    async fn overwrite(self, waiting: Waiting) -> Result<Output<()>, Error> {
-        let Self { device, op, x, inputs } = self;
-        let view = x.view();
-        inputs.run(device, op, view, (overwrite(x), RowsOut::None), waiting).await
-    }
-}
-
-/// A call whose result is one value `R` for each row, or `k` of them. It does nothing until a destination is named.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "a call does nothing until its destination is named"]
-pub struct RowsCall<'c, T: Element, R> {
-    device: &'c Device,
-    op: Op,
-    x: Logits<'c, T>,
-    inputs: Inputs<'c>,
     value: PhantomData<R>,
 }
 
-impl<T: Element, R: RowValue> RowsCall<'_, T, R> {
-    /// Runs the call and returns the values of the rows in a new `Vec`.
+impl<'c, X, R> Call<'c, X, R> {
+    fn new(device: &'c Device, op: Op, x: X, inputs: Inputs<'c>) -> Self {
+        Self { device, op, x, inputs, value: PhantomData }
+    }
+}
+
+impl<T: Element, R: ResultValue> Call<'_, Logits<'_, T>, R> {
+    /// Runs the call and returns the result in a new `Vec`.
     ///
     /// # Errors
     /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`];
@@ -194,47 +121,81 @@ impl<T: Element, R: RowValue> RowsCall<'_, T, R> {
         block_on(self.vec(Waiting::Here))
     }
 
-    /// The async form of [`RowsCall::to_vec`].
+    /// The async form of [`Call::to_vec`].
     ///
     /// # Errors
-    /// As [`RowsCall::to_vec`].
+    /// As [`Call::to_vec`].
     pub async fn to_vec_async(self) -> Result<Output<Vec<R>>, Error> {
         self.vec(Waiting::Elsewhere).await
     }
 
-    /// Runs the call and writes the values of the rows into `out`.
+    /// Runs the call and writes the result into `out`, which has as many values as the result.
     ///
     /// # Errors
-    /// As [`RowsCall::to_vec`], and [`Error::Length`] where `out` has another length.
+    /// As [`Call::to_vec`], and [`Error::Length`] where `out` has another length.
     pub fn write_to(self, out: &mut [R]) -> Result<Output<()>, Error> {
         block_on(self.write(out, Waiting::Here))
     }
 
-    /// The async form of [`RowsCall::write_to`].
+    /// The async form of [`Call::write_to`].
     ///
     /// # Errors
-    /// As [`RowsCall::write_to`].
+    /// As [`Call::write_to`].
     pub async fn write_to_async(self, out: &mut [R]) -> Result<Output<()>, Error> {
         self.write(out, Waiting::Elsewhere).await
     }
 
-    fn length(&self) -> usize {
-        self.x.shape().row_count().saturating_mul(self.inputs.predictions_per_row())
+    /// Checks the options and returns the number of values of the result.
+    fn length(&self) -> Result<usize, Error> {
+        let shape = self.x.shape();
+        self.inputs.check(shape.classes())?;
+        if self.op.spec().writes_elements {
+            return shape.elements();
+        }
+        Ok(shape.row_count().saturating_mul(self.inputs.predictions_per_row()))
     }
 
     async fn vec(self, waiting: Waiting) -> Result<Output<Vec<R>>, Error> {
-        self.inputs.check(self.x.shape().classes())?;
-        let mut values = try_vec("the result", self.length())?;
+        let mut values = try_vec("the result", self.length()?)?;
         let Output { fell_back, .. } = self.write(&mut values, waiting).await?;
         Ok(Output { values, fell_back })
     }
 
     async fn write(self, out: &mut [R], waiting: Waiting) -> Result<Output<()>, Error> {
-        self.inputs.check(self.x.shape().classes())?;
-        check_length("out", self.length(), out.len())?;
+        check_length("out", self.length()?, out.len())?;
         let Self { device, op, x, inputs, .. } = self;
-        let out = R::rows_out(out, inputs.predictions_per_row());
-        inputs.run(device, op, x.view(), (read(x), out), waiting).await
+        let (input, stride) = (x.elements(), x.view().stride);
+        let result = match R::rows_out(out, inputs.predictions_per_row()) {
+            RowsOut::Values(output) if op.spec().writes_elements => {
+                (Data::Write { input, stride, output }, RowsOut::None)
+            }
+            rows_out => (Data::Read { input, stride }, rows_out),
+        };
+        inputs.run(device, op, x.view(), result, waiting).await
+    }
+}
+
+impl<T: Element> Call<'_, LogitsMut<'_, T>, T> {
+    /// Runs the call and writes the result over the logits. After any error the logits are intact.
+    ///
+    /// # Errors
+    /// As [`Call::to_vec`].
+    pub fn in_place(self) -> Result<Output<()>, Error> {
+        block_on(self.overwrite(Waiting::Here))
+    }
+
+    /// The async form of [`Call::in_place`].
+    ///
+    /// # Errors
+    /// As [`Call::in_place`].
+    pub async fn in_place_async(self) -> Result<Output<()>, Error> {
+        self.overwrite(Waiting::Elsewhere).await
+    }
+
+    async fn overwrite(self, waiting: Waiting) -> Result<Output<()>, Error> {
+        let Self { device, op, x, inputs, .. } = self;
+        let view = x.view();
+        inputs.run(device, op, view, (overwrite(x), RowsOut::None), waiting).await
     }
 }
 
@@ -398,13 +359,13 @@ impl Device {
     /// assert!((p[0] - 0.25).abs() < 1e-6 && (p[1] - 0.75).abs() < 1e-6);
     /// # Ok::<(), logits::Error>(())
     /// ```
-    pub fn softmax<X: LogitsSource>(&self, x: X) -> ElementsCall<'_, X> {
-        ElementsCall { device: self, op: Op::Softmax, x, inputs: Inputs::default() }
+    pub fn softmax<X: LogitsSource>(&self, x: X) -> Call<'_, X, X::Element> {
+        Call::new(self, Op::Softmax, x, Inputs::default())
     }
 
     /// log softmax(x)_j = x_j - log sum_k exp(x_k) of each row.
-    pub fn log_softmax<X: LogitsSource>(&self, x: X) -> ElementsCall<'_, X> {
-        ElementsCall { device: self, op: Op::LogSoftmax, x, inputs: Inputs::default() }
+    pub fn log_softmax<X: LogitsSource>(&self, x: X) -> Call<'_, X, X::Element> {
+        Call::new(self, Op::LogSoftmax, x, Inputs::default())
     }
 
     /// The backward of [`Device::softmax`]: `y_j * (g_j - sum_k g_k * y_k)` of each row, from its result `y` and the gradient `g` =
@@ -420,9 +381,13 @@ impl Device {
     /// ```
     ///
     /// Running the call fails with [`Error::Length`] where `upstream` has another length, and with [`Error::OptionValue`] where a cap is set.
-    pub fn softmax_backward<'c, X: LogitsSource>(&'c self, y: X, upstream: &'c [X::Element]) -> ElementsCall<'c, X> {
+    pub fn softmax_backward<'c, X: LogitsSource>(
+        &'c self,
+        y: X,
+        upstream: &'c [X::Element],
+    ) -> Call<'c, X, X::Element> {
         let inputs = Inputs { upstream: Some(X::Element::erase(upstream)), ..Inputs::default() };
-        ElementsCall { device: self, op: Op::SoftmaxBackward, x: y, inputs }
+        Call::new(self, Op::SoftmaxBackward, y, inputs)
     }
 
     /// The backward of [`Device::log_softmax`]: `g_j - exp(y_j) * sum_k g_k` of each row, from its result `y` and the gradient `g` =
@@ -442,19 +407,19 @@ impl Device {
         &'c self,
         y: X,
         upstream: &'c [X::Element],
-    ) -> ElementsCall<'c, X> {
+    ) -> Call<'c, X, X::Element> {
         let inputs = Inputs { upstream: Some(X::Element::erase(upstream)), ..Inputs::default() };
-        ElementsCall { device: self, op: Op::LogSoftmaxBackward, x: y, inputs }
+        Call::new(self, Op::LogSoftmaxBackward, y, inputs)
     }
 
     /// log sum_k exp(x_k) of each row; f64 for f64 logits, else f32.
-    pub fn log_sum_exp<'c, T: Element>(&'c self, x: Logits<'c, T>) -> RowsCall<'c, T, T::Row> {
-        RowsCall { device: self, op: Op::LogSumExp, x, inputs: Inputs::default(), value: PhantomData }
+    pub fn log_sum_exp<'c, T: Element>(&'c self, x: Logits<'c, T>) -> Call<'c, Logits<'c, T>, T::Row> {
+        Call::new(self, Op::LogSumExp, x, Inputs::default())
     }
 
     /// The most likely class of each row and its probability; of equally likely classes the lowest.
-    pub fn predict<'c, T: Element>(&'c self, x: Logits<'c, T>) -> RowsCall<'c, T, Prediction> {
-        RowsCall { device: self, op: Op::Predict, x, inputs: Inputs::default(), value: PhantomData }
+    pub fn predict<'c, T: Element>(&'c self, x: Logits<'c, T>) -> Call<'c, Logits<'c, T>, Prediction> {
+        Call::new(self, Op::Predict, x, Inputs::default())
     }
 
     /// The `k` most likely classes of each row and their probabilities, most likely first; of equally likely classes the lower comes first.
@@ -470,9 +435,9 @@ impl Device {
     /// ```
     ///
     /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
-    pub fn top_k<'c, T: Element>(&'c self, x: Logits<'c, T>, k: usize) -> RowsCall<'c, T, Prediction> {
+    pub fn top_k<'c, T: Element>(&'c self, x: Logits<'c, T>, k: usize) -> Call<'c, Logits<'c, T>, Prediction> {
         let inputs = Inputs { k: Some(k), ..Inputs::default() };
-        RowsCall { device: self, op: Op::TopK, x, inputs, value: PhantomData }
+        Call::new(self, Op::TopK, x, inputs)
     }
 
     /// A class of each row drawn at random from its softmax, and its probability there. Logits under a cap are refused: draw from their
@@ -480,9 +445,13 @@ impl Device {
     ///
     /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and where the logits are under a cap or have a
     /// negative scale.
-    pub fn sample<'c, T: Element>(&'c self, sampling: &'c Sampling, x: Logits<'c, T>) -> RowsCall<'c, T, Prediction> {
+    pub fn sample<'c, T: Element>(
+        &'c self,
+        sampling: &'c Sampling,
+        x: Logits<'c, T>,
+    ) -> Call<'c, Logits<'c, T>, Prediction> {
         let inputs = Inputs { sampling: Some(sampling), ..Inputs::default() };
-        RowsCall { device: self, op: Op::Sample, x, inputs, value: PhantomData }
+        Call::new(self, Op::Sample, x, inputs)
     }
 
     /// The cross-entropy of logits and targets; the equation stands at [`CrossEntropy`].
@@ -527,10 +496,10 @@ impl Device {
         x: X,
         targets: impl Into<Targets<'c>>,
         log_sum_exps: &'c [<X::Element as Element>::Row],
-    ) -> ElementsCall<'c, X> {
+    ) -> Call<'c, X, X::Element> {
         let log_sum_exps = Some(<X::Element as Element>::Row::erase(log_sum_exps));
         let inputs = Inputs { loss: Some((loss, targets.into())), log_sum_exps, ..Inputs::default() };
-        ElementsCall { device: self, op: Op::CrossEntropyBackward, x, inputs }
+        Call::new(self, Op::CrossEntropyBackward, x, inputs)
     }
 }
 

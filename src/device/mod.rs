@@ -38,7 +38,7 @@ struct Inner {
     rejected_adapters: Vec<RejectedAdapter>,
     limits: CallLimits,
     may_fall_back: bool,
-    /// What a call costs here and on the CPU, where it is to be placed by that.
+    /// The measured costs of calls here and on the CPU, where each call goes to the cheaper of the two.
     costs: Option<Costs>,
 }
 
@@ -85,42 +85,27 @@ impl Device {
         }
     }
 
-    /// As [`Device::new`], but each call goes to whichever of GPU and CPU is expected to have the result back in host memory
-    /// first, transfers counted. What that takes is measured here, in a fraction of a second; [`Device::crossovers`] tells.
+    /// The same device, but each call over host memory goes to whichever of it and the CPU is expected to have the result back in host
+    /// memory first, transfers counted: `Device::new().fastest()`. The costs are measured here, in a fraction of a second;
+    /// [`Device::crossovers`] returns what they come to. The CPU stays as it is.
     ///
     /// Where an operation ran may then depend on the size of its batch, and so may the last bits of a row.
     ///
     /// # Errors
     /// [`Error::Gpu`] where measuring fails.
-    pub fn fastest() -> Result<Self, Error> {
-        Self::new().placed()
+    pub fn fastest(self) -> Result<Self, Error> {
+        block_on(self.measured(Waiting::Here))
     }
 
     /// The async form of [`Device::fastest`].
     ///
     /// # Errors
     /// As [`Device::fastest`].
-    pub async fn fastest_async() -> Result<Self, Error> {
-        Self::new_async().await.placed_async().await
+    pub async fn fastest_async(self) -> Result<Self, Error> {
+        self.measured(Waiting::Elsewhere).await
     }
 
-    /// This device, each call going to it or to the CPU as with [`Device::fastest`].
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] where measuring fails.
-    pub fn placed(self) -> Result<Self, Error> {
-        block_on(self.placed_waiting(Waiting::Here))
-    }
-
-    /// The async form of [`Device::placed`].
-    ///
-    /// # Errors
-    /// As [`Device::placed`].
-    pub async fn placed_async(self) -> Result<Self, Error> {
-        self.placed_waiting(Waiting::Elsewhere).await
-    }
-
-    async fn placed_waiting(self, waiting: Waiting) -> Result<Self, Error> {
+    async fn measured(self, waiting: Waiting) -> Result<Self, Error> {
         if self.is_gpu() {
             // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
             let device = self.with(|inner| inner.costs = None);
@@ -130,8 +115,8 @@ impl Device {
         Ok(self)
     }
 
-    /// From how many bytes of logits on each operation is expected to be faster on the GPU, as measured by
-    /// [`Device::fastest`]; empty on any other device.
+    /// Returns the number of bytes of logits from which each operation is expected to be faster on the GPU, as [`Device::fastest`] has
+    /// measured; nothing where it has not.
     #[must_use]
     pub fn crossovers(&self) -> Vec<Crossover> {
         if let Some(costs) = &self.0.costs {
@@ -140,7 +125,7 @@ impl Device {
         Vec::new()
     }
 
-    /// The GPU given, as one explicitly chosen: a wgpu device of yours, for operations over host memory.
+    /// The GPU given, as one that was chosen explicitly: a wgpu device of the caller, for operations over host memory.
     #[cfg(feature = "gpu")]
     #[must_use]
     pub fn on(gpu: &Gpu) -> Self {
@@ -149,14 +134,14 @@ impl Device {
         Self::on_gpu(opened, false)
     }
 
-    /// At most so many bytes of GPU memory for a call over host memory, half of them kept for the next: 512 MiB if not set.
-    /// Larger batches go through it in parts; some of 1 MiB there must be, so that less than 16 MiB counts as that.
+    /// Limits the GPU memory of a call over host memory to `bytes`, half of which is kept for the next call: 512 MiB if not set.
+    /// Larger batches go through it in parts. Less than 16 MiB counts as 16 MiB, so that parts have at least 1 MiB.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.limits.memory_budget = bytes)
     }
 
-    /// How the GPU's kernels are shaped; none on the CPU.
+    /// Returns the numbers that the GPU's kernels are shaped by; `None` on the CPU.
     #[must_use]
     pub fn tuning(&self) -> Option<Tuning> {
         match &self.0.place {
@@ -194,7 +179,7 @@ impl Device {
         }
     }
 
-    /// How long the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
+    /// Sets the time that the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
     /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
@@ -293,13 +278,13 @@ impl Device {
         !matches!(self.0.place, Place::Cpu)
     }
 
-    /// Why this device was chosen.
+    /// Returns the reason why this device was chosen.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.0.reason
     }
 
-    /// The adapters that were looked at and not taken, each with its reason.
+    /// Returns the adapters that were examined and not used, each with its reason.
     #[must_use]
     pub fn rejected_adapters(&self) -> &[RejectedAdapter] {
         &self.0.rejected_adapters

@@ -1,10 +1,10 @@
-//! What may be asked for when a device is opened, and what is told of it and of the others that were there.
+//! The choice of a device, and the descriptions of adapters: those that exist, those that were rejected, and how fast one is.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-/// Which device is wanted. Parses from `auto`, `cpu`, `gpu` or a name.
+/// The device that is wanted. It parses from `auto`, `cpu`, `gpu` or a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceChoice {
@@ -42,11 +42,11 @@ pub struct Adapter {
     pub name: String,
     /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
     pub backend: &'static str,
-    /// What kind of adapter it is, with which driver.
+    /// The kind of the adapter, and its driver.
     pub description: String,
 }
 
-/// An adapter that was looked at and not taken.
+/// An adapter that was examined and not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RejectedAdapter {
@@ -54,7 +54,7 @@ pub struct RejectedAdapter {
     pub name: String,
     /// Its backend: `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
     pub backend: &'static str,
-    /// Why it was not taken.
+    /// The reason why it was not used.
     pub reason: String,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for RejectedAdapter {
     }
 }
 
-/// Where an operation starts to be worth sending to the GPU.
+/// The size of a batch from which an operation is worth sending to the GPU.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Crossover {
@@ -72,8 +72,8 @@ pub struct Crossover {
     pub operation: &'static str,
     /// Bytes of logits, in rows of 1024 classes, from which the GPU is expected to be faster; `None` if it never is.
     pub bytes: Option<u64>,
-    /// What the CPU was measured to do, in bytes of logits a second, the fixed cost of a call aside.
+    /// The measured throughput of the CPU, in bytes of logits a second, without the fixed cost of a call.
     pub cpu_bytes_per_second: f64,
-    /// What the GPU was, transfers counted.
+    /// The measured throughput of the GPU, in bytes of logits a second, transfers counted, without the fixed cost of a call.
     pub gpu_bytes_per_second: f64,
 }

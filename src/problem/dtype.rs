@@ -63,114 +63,147 @@ pub trait Element:
     const DTYPE: DType;
 }
 
-/// The value of a type that is nearest to an f64.
-macro_rules! round {
-    (f32, $value:expr) => {
-        ($value) as f32
-    };
-    (f64, $value:expr) => {
-        $value
-    };
-    ($half:ident, $value:expr) => {
-        $half::from_f64($value)
-    };
+/// Values of any of the types.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'a> {
+    #[allow(missing_docs)]
+    F32(&'a [f32]),
+    #[allow(missing_docs)]
+    F16(&'a [f16]),
+    #[allow(missing_docs)]
+    BF16(&'a [bf16]),
+    #[allow(missing_docs)]
+    F64(&'a [f64]),
 }
 
-macro_rules! elements {
-    ($($ty:ident as $variant:ident with $row:ident),*) => {
-        /// Values of any of the types.
-        #[derive(Clone, Copy, Debug)]
-        pub enum Elements<'a> { $(#[allow(missing_docs)] $variant(&'a [$ty])),* }
+/// Values of any of the types, to write to.
+#[derive(Debug)]
+pub enum ElementsMut<'a> {
+    #[allow(missing_docs)]
+    F32(&'a mut [f32]),
+    #[allow(missing_docs)]
+    F16(&'a mut [f16]),
+    #[allow(missing_docs)]
+    BF16(&'a mut [bf16]),
+    #[allow(missing_docs)]
+    F64(&'a mut [f64]),
+}
 
-        /// The same to write to.
-        #[derive(Debug)]
-        pub enum ElementsMut<'a> { $(#[allow(missing_docs)] $variant(&'a mut [$ty])),* }
-
-        $(
-            impl sealed::Sealed for $ty {
-                fn erase(values: &[Self]) -> Elements<'_> {
-                    Elements::$variant(values)
-                }
-                fn erase_mut(values: &mut [Self]) -> ElementsMut<'_> {
-                    ElementsMut::$variant(values)
-                }
+/// Implements [`Element`] for a primitive type.
+macro_rules! element {
+    ($ty:ident as $variant:ident with $row:ident) => {
+        impl sealed::Sealed for $ty {
+            fn erase(values: &[Self]) -> Elements<'_> {
+                Elements::$variant(values)
             }
-            impl Element for $ty {
-                type Row = $row;
-                const DTYPE: DType = DType::$variant;
-            }
-        )*
-
-        impl<'a> Elements<'a> {
-            pub(crate) fn dtype(&self) -> DType {
-                match self { $(Self::$variant(_) => DType::$variant),* }
-            }
-
-            pub(crate) fn len(&self) -> usize {
-                match self { $(Self::$variant(values) => values.len()),* }
-            }
-
-            /// What is held from `start` on, `length` values of it.
-            pub(crate) fn bytes(&self, start: usize, length: usize) -> &'a [u8] {
-                match self { $(Self::$variant(values) => bytemuck::cast_slice(&values[start..start + length])),* }
-            }
-
-            /// The value at a place.
-            pub(crate) fn at(&self, place: usize) -> f64 {
-                match self { $(Self::$variant(values) => f64::from(values[place])),* }
-            }
-
-            pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
-                match self { $(Self::$variant(values) => {
-                    let (a, b) = values.split_at(at);
-                    (Self::$variant(a), Self::$variant(b))
-                }),* }
+            fn erase_mut(values: &mut [Self]) -> ElementsMut<'_> {
+                ElementsMut::$variant(values)
             }
         }
-
-        impl<'a> ElementsMut<'a> {
-            pub(crate) fn dtype(&self) -> DType {
-                match self { $(Self::$variant(_) => DType::$variant),* }
-            }
-
-            /// Multiplies every value by `factor`.
-            pub(crate) fn scale(&mut self, factor: f64) {
-                match self { $(Self::$variant(values) => {
-                    values.iter_mut().for_each(|value| *value = round!($ty, f64::from(*value) * factor));
-                }),* }
-            }
-
-            pub(crate) fn len(&self) -> usize {
-                match self { $(Self::$variant(values) => values.len()),* }
-            }
-
-            pub(crate) fn bytes_len(&self) -> usize {
-                match self { $(Self::$variant(values) => size_of_val(*values)),* }
-            }
-
-            pub(crate) fn as_read(&self) -> Elements<'_> {
-                match self { $(Self::$variant(values) => Elements::$variant(values)),* }
-            }
-
-            pub(crate) fn reborrow(&mut self) -> ElementsMut<'_> {
-                match self { $(Self::$variant(values) => ElementsMut::$variant(values)),* }
-            }
-
-            /// What is held from `start` on, `length` values of it.
-            pub(crate) fn bytes(&mut self, start: usize, length: usize) -> &mut [u8] {
-                match self { $(Self::$variant(values) => bytemuck::cast_slice_mut(&mut values[start..start + length])),* }
-            }
-
-            /// As `split_at_mut`, of a place beyond the end as of the end.
-            pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
-                match self { $(Self::$variant(values) => {
-                    let at = at.min(values.len());
-                    let (a, b) = values.split_at_mut(at);
-                    (Self::$variant(a), Self::$variant(b))
-                }),* }
-            }
+        impl Element for $ty {
+            type Row = $row;
+            const DTYPE: DType = DType::$variant;
         }
     };
 }
 
-elements!(f32 as F32 with f32, f16 as F16 with f32, bf16 as BF16 with f32, f64 as F64 with f64);
+element!(f32 as F32 with f32);
+element!(f16 as F16 with f32);
+element!(bf16 as BF16 with f32);
+element!(f64 as F64 with f64);
+
+/// Evaluates `$body` with `$values` bound to the slice of `$elements`, whatever its type.
+macro_rules! with_values {
+    ($elements:expr, $values:ident => $body:expr) => {
+        match $elements {
+            Self::F32($values) => $body,
+            Self::F16($values) => $body,
+            Self::BF16($values) => $body,
+            Self::F64($values) => $body,
+        }
+    };
+}
+
+impl<'a> Elements<'a> {
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::BF16(_) => DType::BF16,
+            Self::F64(_) => DType::F64,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        with_values!(self, values => values.len())
+    }
+
+    /// Returns the bytes of `length` values from `start` on.
+    pub(crate) fn bytes(&self, start: usize, length: usize) -> &'a [u8] {
+        with_values!(self, values => bytemuck::cast_slice(&values[start..start + length]))
+    }
+
+    /// Returns the value at `place`.
+    pub(crate) fn at(&self, place: usize) -> f64 {
+        fn at<T: Element>(values: &[T], place: usize) -> f64 {
+            values[place].into()
+        }
+        with_values!(self, values => at(values, place))
+    }
+
+    /// Returns the values before `at` and the rest.
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
+        with_values!(self, values => {
+            let (first, rest) = values.split_at(at);
+            (Sealed::erase(first), Sealed::erase(rest))
+        })
+    }
+}
+
+impl<'a> ElementsMut<'a> {
+    pub(crate) fn dtype(&self) -> DType {
+        self.as_read().dtype()
+    }
+
+    /// Multiplies every value by `factor` and rounds the product to the nearest value of the type.
+    pub(crate) fn scale(&mut self, factor: f64) {
+        fn scale<T: Element>(values: &mut [T], factor: f64, round: fn(f64) -> T) {
+            values.iter_mut().for_each(|value| *value = round((*value).into() * factor));
+        }
+        match self {
+            Self::F32(values) => scale(values, factor, |value| value as f32),
+            Self::F16(values) => scale(values, factor, f16::from_f64),
+            Self::BF16(values) => scale(values, factor, bf16::from_f64),
+            Self::F64(values) => scale(values, factor, |value| value),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        with_values!(self, values => values.len())
+    }
+
+    pub(crate) fn bytes_len(&self) -> usize {
+        with_values!(self, values => size_of_val(*values))
+    }
+
+    pub(crate) fn as_read(&self) -> Elements<'_> {
+        with_values!(self, values => Sealed::erase(values))
+    }
+
+    pub(crate) fn reborrow(&mut self) -> ElementsMut<'_> {
+        with_values!(self, values => Sealed::erase_mut(values))
+    }
+
+    /// Returns the bytes of `length` values from `start` on.
+    pub(crate) fn bytes(&mut self, start: usize, length: usize) -> &mut [u8] {
+        with_values!(self, values => bytemuck::cast_slice_mut(&mut values[start..start + length]))
+    }
+
+    /// Returns the values before `at` and the rest, which is empty where `at` is beyond the end.
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
+        with_values!(self, values => {
+            let (first, rest) = values.split_at_mut(at.min(values.len()));
+            (Sealed::erase_mut(first), Sealed::erase_mut(rest))
+        })
+    }
+}

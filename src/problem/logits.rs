@@ -8,21 +8,17 @@ use crate::{CrossEntropy, Element, Error, Shape};
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a, T: Element = f32> {
     data: &'a [T],
-    shape: Shape,
-    stride: usize,
-    transform: Transform,
+    view: View,
 }
 
 /// A batch of logits that an operation may overwrite with its result.
 #[derive(Debug)]
 pub struct LogitsMut<'a, T: Element = f32> {
     data: &'a mut [T],
-    shape: Shape,
-    stride: usize,
-    transform: Transform,
+    view: View,
 }
 
-/// How rows are read: where they are, and what is made of them first.
+/// The layout of the rows in memory, in elements, and the logit transform with which they are read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) shape: Shape,
@@ -30,84 +26,94 @@ pub(crate) struct View {
     pub(crate) transform: Transform,
 }
 
-macro_rules! views {
-    ($($view:ident($data:ty)),*) => {$(
-        impl<'a, T: Element> $view<'a, T> {
-            /// Values that follow each other without gaps: `data.len()` is the number of elements of the shape.
-            ///
-            /// # Errors
-            /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` is not that long.
-            pub fn new(data: $data, shape: impl Into<Shape>) -> Result<Self, Error> {
-                let shape = shape.into();
-                check_length("logits", shape.elements()?, data.len())?;
-                Ok(Self { data, shape, stride: shape.block(), transform: Transform::default() })
-            }
+impl View {
+    /// A view of `length` values without gaps.
+    fn contiguous(length: usize, shape: Shape) -> Result<Self, Error> {
+        check_length("logits", shape.elements()?, length)?;
+        Ok(Self { shape, stride: shape.block(), transform: Transform::default() })
+    }
 
-            /// Rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`, blocks
-            /// of `classes * inner`. What lies between them is neither read nor written.
-            ///
-            /// # Errors
-            /// As `new`, where `data` must reach the end of the last row; [`Error::RowStride`] where the stride is shorter
-            /// than a row.
-            pub fn with_row_stride(data: $data, shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
-                let shape = shape.into();
-                check_strided(data.len(), shape, row_stride)?;
-                Ok(Self { data, shape, stride: row_stride, transform: Transform::default() })
-            }
+    /// A view of `length` values whose blocks start `stride` elements apart.
+    fn strided(length: usize, shape: Shape, stride: usize) -> Result<Self, Error> {
+        check_strided(length, shape, stride)?;
+        Ok(Self { shape, stride, transform: Transform::default() })
+    }
 
-            /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
-            /// What a gradient is taken with respect to are the logits before that.
-            ///
-            /// ```
-            /// use logits::{Device, Logits};
-            /// let x = Logits::new(&[2.0_f32, 0.0], [1, 2])?.temperature(2.0)?;
-            /// let p = Device::cpu().softmax(x).to_vec()?.values;
-            /// assert!((p[0] - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
-            /// # Ok::<(), logits::Error>(())
-            /// ```
-            ///
-            /// # Errors
-            /// [`Error::OptionValue`] where it is not between 1e-9 and 1e9, or all scales together not between 1e-18 and 1e18.
-            pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
-                Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
-            }
+    fn at_temperature(self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
+    }
 
-            /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale), and under its
-            /// [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go with that loss, and for the
-            /// log-sum-exps of [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
-            /// is given the logits as they are.
-            ///
-            /// ```
-            /// use logits::{CrossEntropy, Device, Logits};
-            /// let (loss, x) = (CrossEntropy::default().softcap(2.0), [9.0_f32, 0.0]);
-            /// let p = Device::cpu().softmax(Logits::new(&x, [1, 2])?.as_seen_by(&loss)?).to_vec()?.values;
-            /// let y = 2.0 * (9.0_f64 / 2.0).tanh();
-            /// assert!((f64::from(p[0]) - 1.0 / (1.0 + (-y).exp())).abs() < 1e-6);
-            /// # Ok::<(), logits::Error>(())
-            /// ```
-            ///
-            /// # Errors
-            /// [`Error::OptionValue`] where these options are out of range, or a cap is set already.
-            pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
-                Ok(Self { transform: loss.transform(self.transform)?, ..self })
-            }
-
-            /// The shape given.
-            #[must_use]
-            pub fn shape(&self) -> Shape {
-                self.shape
-            }
-
-            pub(crate) fn view(&self) -> View {
-                View { shape: self.shape, stride: self.stride, transform: self.transform }
-            }
-        }
-    )*};
+    fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { transform: loss.transform(self.transform)?, ..self })
+    }
 }
 
-views!(Logits(&'a [T]), LogitsMut(&'a mut [T]));
-
 impl<'a, T: Element> Logits<'a, T> {
+    /// Views `data` as rows that follow each other without gaps: `data.len()` is the number of elements of the shape.
+    ///
+    /// # Errors
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` has another length.
+    pub fn new(data: &'a [T], shape: impl Into<Shape>) -> Result<Self, Error> {
+        Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
+    }
+
+    /// Views `data` as rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`,
+    /// as blocks of `classes * inner` elements that start so far apart. The elements between them are neither read nor written.
+    ///
+    /// # Errors
+    /// As [`Logits::new`], where `data` must reach the end of the last row; [`Error::RowStride`] where the stride is shorter
+    /// than a row.
+    pub fn with_row_stride(data: &'a [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
+        Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
+    }
+
+    /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
+    /// A gradient is taken with respect to the logits before that division.
+    ///
+    /// ```
+    /// use logits::{Device, Logits};
+    /// let x = Logits::new(&[2.0_f32, 0.0], [1, 2])?.temperature(2.0)?;
+    /// let p = Device::cpu().softmax(x).to_vec()?.values;
+    /// assert!((p[0] - 1.0 / (1.0 + (-1.0_f32).exp())).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OptionValue`] where `temperature` is not between 1e-9 and 1e9, or all scales together are not between 1e-18 and 1e18.
+    pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
+    }
+
+    /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale), and under its
+    /// [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go with that loss, and for the
+    /// log-sum-exps of [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
+    /// is given the logits as they are.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Logits};
+    /// let (loss, x) = (CrossEntropy::default().softcap(2.0), [9.0_f32, 0.0]);
+    /// let p = Device::cpu().softmax(Logits::new(&x, [1, 2])?.as_seen_by(&loss)?).to_vec()?.values;
+    /// let y = 2.0 * (9.0_f64 / 2.0).tanh();
+    /// assert!((f64::from(p[0]) - 1.0 / (1.0 + (-y).exp())).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OptionValue`] where these options are out of range, or a cap is set already.
+    pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { view: self.view.as_seen_by(loss)?, ..self })
+    }
+
+    /// The shape given.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.view.shape
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.view
+    }
+
     pub(crate) fn data(&self) -> &'a [T] {
         self.data
     }
@@ -118,6 +124,48 @@ impl<'a, T: Element> Logits<'a, T> {
 }
 
 impl<'a, T: Element> LogitsMut<'a, T> {
+    /// Views `data` as rows that follow each other without gaps, as [`Logits::new`] does.
+    ///
+    /// # Errors
+    /// As [`Logits::new`].
+    pub fn new(data: &'a mut [T], shape: impl Into<Shape>) -> Result<Self, Error> {
+        Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
+    }
+
+    /// Views `data` as rows that start `row_stride` elements apart, as [`Logits::with_row_stride`] does.
+    ///
+    /// # Errors
+    /// As [`Logits::with_row_stride`].
+    pub fn with_row_stride(data: &'a mut [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
+        Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
+    }
+
+    /// The same logits, each divided by `temperature` as it is read: [`Logits::temperature`].
+    ///
+    /// # Errors
+    /// As [`Logits::temperature`].
+    pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
+        Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
+    }
+
+    /// The same logits as a loss sees them: [`Logits::as_seen_by`].
+    ///
+    /// # Errors
+    /// As [`Logits::as_seen_by`].
+    pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
+        Ok(Self { view: self.view.as_seen_by(loss)?, ..self })
+    }
+
+    /// The shape given.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.view.shape
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.view
+    }
+
     pub(crate) fn into_elements(self) -> ElementsMut<'a> {
         T::erase_mut(self.data)
     }

@@ -1,4 +1,4 @@
-//! The options of the loss, and what they mean on the host: which rows count, with which scale, over what sum.
+//! The options of the loss, and their checks on the host, which settle which rows count and by what their sum is divided.
 
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
@@ -8,26 +8,26 @@ use crate::problem::targets::Kind;
 use crate::problem::transform::{Transform, check_magnitude};
 use crate::{Element, Error, Prediction, Shape, Targets};
 
-/// How the losses of the rows become one number.
+/// The way in which the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reduction {
-    /// Sum over the counted rows, divided by the sum of their targets' weights (their number, without weights).
-    /// NaN over no counted rows, with a gradient of zero.
+    /// The losses of the counted rows are added and divided by the sum of their targets' weights (by their number, without weights).
+    /// Over no counted rows the mean is NaN and the gradient is zero.
     #[default]
     Mean,
-    /// Sum over the counted rows.
+    /// The losses of the counted rows are added.
     Sum,
-    /// Each row's loss by itself, in [`Loss::per_row`]; [`Loss::loss`] is then their sum, and so is what the gradient
-    /// belongs to.
+    /// Each row keeps its own loss, in [`Loss::per_row`]. [`Loss::loss`] is the sum of these, and the gradient is that of this sum.
     None,
 }
 
-/// The cross-entropy of softmax, and its options; PyTorch's `cross_entropy` names and meaning.
+/// The cross-entropy of softmax, and its options, which have the names and the meaning that they have in PyTorch's `cross_entropy`.
 ///
 /// With `y_j = softcap * tanh(logit_scale * x_j / softcap)` (`x_j` if neither is set) and `lse = log(sum_j exp(y_j))`, a row
-/// loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j + e / classes)` are its labels, of targets `t_j` (1 for
-/// the target class, else 0, or the probabilities given), class weights `w` (1 if not set) and a label smoothing `e` (0 if
-/// not set). A z-loss adds `z * lse^2`. For a reduction that gives that row the factor `s` its gradient is
+/// loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j + e / classes)` are its labels. `t_j` is 1 for the
+/// target class and else 0, or the probability given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if
+/// not set). A z-loss adds `z * lse^2`. Where the reduction gives the row the factor `s`, its gradient is
 /// `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
 ///
 /// All options combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
@@ -72,7 +72,7 @@ impl Default for CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// How the rows' losses become one number; [`Reduction::Mean`] if not set.
+    /// Sets how the losses of the rows become one number; [`Reduction::Mean`] if not set.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -89,16 +89,18 @@ impl CrossEntropy {
         self
     }
 
-    /// The target that marks a row as not counted: loss 0, gradient 0, left out of the mean; -100 if not set.
+    /// Sets the target that marks a row as not counted; -100 if not set. Such a row has a loss and a gradient of 0 and is left out of the
+    /// mean.
     ///
-    /// As in PyTorch, the gradient of such a row is NaN where its softmax is (a NaN or `+inf` logit, or all `-inf`).
+    /// As in PyTorch, the gradient of such a row is NaN where its softmax is NaN (a logit is NaN or `+inf`, or all are `-inf`).
     #[must_use]
     pub fn ignore_index(mut self, index: i64) -> Self {
         self.ignored = vec![index];
         self
     }
 
-    /// As [`CrossEntropy::ignore_index`], any of several: padding of more than one kind. With none every row counts.
+    /// Sets several targets that mark a row as not counted, such as padding of more than one kind: [`CrossEntropy::ignore_index`]. Without
+    /// any index every row counts.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -114,9 +116,9 @@ impl CrossEntropy {
         self
     }
 
-    /// One weight for each class, applied to the rows that have it as target; finite and not negative. Weights of any size have a
-    /// mean, subnormal ones too. A step (`Gpu::prepare`) whose reduction is a mean adds weights in f32 on the device: it refuses those
-    /// below 2^-64 and above 2^64, except 0, with [`Error::OptionValue`].
+    /// Sets one weight for each class, which multiplies the loss of the rows that have the class as target. Weights are finite and not
+    /// negative; weights of any size have a mean, subnormal ones included. A step (`Gpu::prepare`) whose reduction is a mean adds weights
+    /// in f32 on the device: it refuses weights below 2^-64 and above 2^64, except 0, with [`Error::OptionValue`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -134,9 +136,9 @@ impl CrossEntropy {
         self
     }
 
-    /// How much of each target is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
-    /// arXiv:1512.00567). As in PyTorch each class's share is weighted by that class's weight, and a mean still divides by
-    /// the weights of the targets alone. A logit of `-inf` then has an infinite loss whatever the target.
+    /// Sets the part of each target that is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
+    /// arXiv:1512.00567). As in PyTorch the part of each class is multiplied by the weight of that class, and a mean still divides by
+    /// the weights of the targets alone. A row with a logit of `-inf` then has an infinite loss, whatever its target.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -152,9 +154,9 @@ impl CrossEntropy {
         self
     }
 
-    /// How much the square of each counted row's log-sum-exp adds to the loss, which keeps logits from drifting (PaLM,
-    /// arXiv:2204.02311, used 1e-4); not negative, 0 if not set. Under a mean it is divided by the number of counted rows,
-    /// whatever they weigh; in [`Loss::per_row`] it is then scaled so that those still sum to the loss times the weight.
+    /// Sets the factor of the squared log-sum-exp of each counted row, which is added to its loss and keeps logits from drifting (PaLM,
+    /// arXiv:2204.02311, used 1e-4). The factor is not negative, and 0 if not set. A mean divides this term by the number of counted rows,
+    /// whatever their weights; in [`Loss::per_row`] the term is scaled so that the rows still sum to the loss times the total weight.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -170,8 +172,8 @@ impl CrossEntropy {
         self
     }
 
-    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x, of infinities too (Gemma 2,
-    /// arXiv:2408.00118). Between 1e-9 and 1e9.
+    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x, infinities included (Gemma 2,
+    /// arXiv:2408.00118). The cap is between 1e-9 and 1e9; there is none if not set.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -187,7 +189,7 @@ impl CrossEntropy {
         self
     }
 
-    /// What every logit is multiplied by, before a soft cap; 1 if not set. Of a magnitude between 1e-9 and 1e9.
+    /// Sets the factor that multiplies every logit, before a soft cap; 1 if not set. Its magnitude is between 1e-9 and 1e9.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -204,8 +206,8 @@ impl CrossEntropy {
         self
     }
 
-    /// What each row's gradient is multiplied by beside that, one factor a row: the gradient of whatever is computed from
-    /// [`Loss::per_row`]. Finite.
+    /// Sets one factor for each row, which multiplies the gradient of that row beside [`CrossEntropy::upstream_gradient`]: the gradient of
+    /// a later result with respect to [`Loss::per_row`]. The factors are finite. They do not change the loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -221,8 +223,8 @@ impl CrossEntropy {
         self
     }
 
-    /// What every gradient is multiplied by: the gradient of whatever is computed from this loss, or a loss scale.
-    /// Finite; 1 if not set. It does not change the loss.
+    /// Sets the factor that multiplies every gradient: the gradient of a later result with respect to this loss, or a loss scale. The
+    /// factor is finite, and 1 if not set. It does not change the loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -271,7 +273,8 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// What the options come to for so many counted rows of so much weight together; both are 1 where a device finds out.
+    /// Returns the coefficients of the kernels for `counted_rows` rows whose targets weigh `total_weight` together; both are 1 where a
+    /// device counts the rows itself.
     pub(crate) fn coefficients(&self, classes: usize, total_weight: f64, counted_rows: usize) -> LossCoefficients<'_> {
         let is_mean = self.reduction == Reduction::Mean;
         let divisor = if is_mean { total_weight } else { 1.0 };
@@ -304,7 +307,7 @@ impl CrossEntropy {
         check_magnitude("logit_scale", self.logit_scale, true)
     }
 
-    /// Checks options and targets against the shape, and settles what each row is worth.
+    /// Checks options and targets against the shape, and finds the target and the weight of each row.
     pub(crate) fn prepare<'a>(&'a self, shape: Shape, targets: Targets<'a>) -> Result<Prepared<'a>, Error> {
         let (rows, classes) = (shape.row_count(), shape.classes());
         let indices = match targets.0 {
@@ -330,7 +333,7 @@ impl CrossEntropy {
         check_length("targets", rows, indices.len())?;
         self.check(shape)?;
         let mut rows: Vec<RowTarget> = try_vec("targets", rows)?;
-        // Nearly always no index that is ignored could be a class.
+        // In most calls no ignored index could be a class.
         let classes_ignored =
             self.ignored.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
         let mut counted_rows = 0;
@@ -366,7 +369,8 @@ impl CrossEntropy {
         Ok(Prepared { loss: self, shape, weight, rows, soft_targets: None, counted_rows, total_weight, unit })
     }
 
-    /// The power of two that weights are multiplied by under a mean over rows of so much weight; 1 for ordinary weights.
+    /// Returns the power of two that multiplies weights under a mean over `counted_rows` rows that weigh `total_weight` together; it is 1
+    /// for ordinary weights.
     fn unit_of_mean(&self, total_weight: f64, counted_rows: usize) -> f64 {
         let Some(weight) = &self.weight else { return 1.0 };
         let of_all = || f64::from(weight.iter().copied().fold(0.0, f32::max));
@@ -442,7 +446,7 @@ fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> 
     Err(Error::Probability { row, class, value: values.at(at) })
 }
 
-/// Options and targets after validation: what the kernels need of each row.
+/// Options and targets after validation, with the data that the kernels need for each row.
 pub(crate) struct Prepared<'a> {
     loss: &'a CrossEntropy,
     shape: Shape,
@@ -471,12 +475,12 @@ impl Prepared<'_> {
         }
     }
 
-    /// The options as [`LossCoefficients`] has them, for later calls.
+    /// Returns a copy of the options for later calls, with weights as [`LossCoefficients`] has them.
     pub(crate) fn kept_loss(&self) -> Result<CrossEntropy, Error> {
         self.loss.kept(self.unit)
     }
 
-    /// What an operation is given, on logits of which that has been made.
+    /// Returns the operands of an operation on logits to which the transform `of_logits` has been applied.
     pub(crate) fn operands(&self, of_logits: Transform) -> Result<Operands<'_>, Error> {
         Ok(Operands {
             transform: self.loss.transform(of_logits)?,
@@ -487,13 +491,13 @@ impl Prepared<'_> {
         })
     }
 
-    /// What the rows come to together, when their weighted losses come to `sum`.
+    /// Returns the totals of rows whose weighted losses sum to `sum`.
     pub(crate) fn totals(&self, sum: f64) -> Totals {
         let (weight, counted_rows, unit) = (self.total_weight, self.counted_rows, self.unit);
         Totals { sum, weight, unit, rows: self.shape.row_count(), counted_rows }
     }
 
-    /// How often a row's target is among the `k` predictions of it.
+    /// Counts the rows whose target is among their `k` predictions in `top`.
     pub(crate) fn accuracy(&self, top: &[Prediction], k: usize, fell_back: Option<String>) -> Accuracy {
         let target = |row: usize| match self.soft_targets {
             None => self.rows[row].class,
@@ -559,40 +563,40 @@ impl Totals {
     }
 }
 
-/// What a loss came to.
+/// The result of a loss.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss<S = f32> {
     /// The loss after the reduction, in nats.
     pub loss: f64,
-    /// Rows given.
+    /// The number of rows of the batch.
     pub rows: usize,
-    /// Rows whose target was not an ignored index.
+    /// The number of rows whose target is not an ignored index.
     pub counted_rows: usize,
-    /// The weighted loss of each row, in nats; 0 for an ignored row. Empty where [`ResidentLoss::read`](crate::ResidentLoss::read) left the
-    /// rows on the device.
+    /// The weighted loss of each row, in nats; 0 for an ignored row. The `Vec` is empty where
+    /// [`ResidentLoss::read`](crate::ResidentLoss::read) left the rows on the device.
     pub per_row: Vec<S>,
-    /// `exp` of the mean loss over the counted rows, whatever the reduction; NaN over none.
+    /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row counts.
     pub perplexity: f64,
-    /// Why the CPU finished what a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None` where
-    /// all went as planned.
+    /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None`
+    /// where all went as planned.
     pub fell_back: Option<String>,
 }
 
-/// How often the most likely classes were right.
+/// The number of rows whose target is among their `k` most likely classes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Accuracy {
-    /// Counted rows whose target was among them.
+    /// The number of counted rows whose target is among their `k` most likely classes.
     pub correct: usize,
-    /// Rows whose target was not an ignored index.
+    /// The number of rows whose target is not an ignored index.
     pub counted_rows: usize,
-    /// As [`Loss::fell_back`].
+    /// The reason of a fallback, as [`Loss::fell_back`] has it.
     pub fell_back: Option<String>,
 }
 
 impl Accuracy {
-    /// Their share of the counted rows; NaN of none.
+    /// Returns `correct / counted_rows`, from 0 to 1; NaN where no row counts.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.counted_rows as f64

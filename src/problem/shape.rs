@@ -57,25 +57,25 @@ impl Shape {
         }
     }
 
-    /// How many rows, each with its own softmax: `outer * inner`.
+    /// Returns the number of rows, each with its own softmax: `outer * inner`.
     #[must_use]
     pub const fn row_count(self) -> usize {
         self.outer.saturating_mul(self.inner)
     }
 
-    /// How many classes each row is reduced over.
+    /// Returns the number of classes that each row is reduced over.
     #[must_use]
     pub const fn classes(self) -> usize {
         self.classes
     }
 
-    /// How many blocks of `classes * inner` values.
+    /// Returns the number of blocks of `classes * inner` values.
     #[must_use]
     pub const fn outer(self) -> usize {
         self.outer
     }
 
-    /// How many values of a class lie next to each other; 1 where rows do.
+    /// Returns the number of values of one class that lie next to each other; 1 where the classes of a row do.
     #[must_use]
     pub const fn inner(self) -> usize {
         self.inner
@@ -86,7 +86,7 @@ impl Shape {
         self.classes * self.inner
     }
 
-    /// Elements in all.
+    /// Returns the number of elements: `outer * classes * inner`.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`] without classes; [`Error::ShapeTooLarge`] where the count does not fit an address or

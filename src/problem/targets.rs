@@ -3,64 +3,106 @@
 use crate::Element;
 use crate::problem::dtype::Elements;
 
+use sealed::Sealed;
+
 mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed {
+        /// Returns the same number in a type that loses no value of any type.
+        fn widened(self) -> i128;
+
+        /// Returns whether the number is in `0..classes`.
+        fn is_class(&self, classes: usize) -> bool;
+    }
 }
 
 /// An integer that can name a class.
-pub trait ClassIndex: sealed::Sealed + Copy {
+pub trait ClassIndex: Sealed + Copy {
     #[doc(hidden)]
     fn targets(values: &[Self]) -> Targets<'_>;
 }
 
-macro_rules! class_indices {
-    ($($integer:ty => $variant:ident),*) => {
-        /// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability an element.
-        ///
-        /// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is checked by the
-        /// operation, which knows their shape and the ignored index. Probabilities by [`Targets::probabilities`].
-        #[derive(Clone, Copy, Debug)]
-        pub struct Targets<'a>(pub(crate) Kind<'a>);
+/// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability an element.
+///
+/// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is checked by the operation,
+/// which knows their shape and the ignored index. Probabilities are made by [`Targets::probabilities`].
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a>(pub(crate) Kind<'a>);
 
-        #[derive(Clone, Copy, Debug)]
-        pub(crate) enum Kind<'a> {
-            Classes(Indices<'a>),
-            Probabilities(Elements<'a>),
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind<'a> {
+    Classes(Indices<'a>),
+    Probabilities(Elements<'a>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Indices<'a> {
+    U8(&'a [u8]),
+    I8(&'a [i8]),
+    U16(&'a [u16]),
+    I16(&'a [i16]),
+    U32(&'a [u32]),
+    I32(&'a [i32]),
+    U64(&'a [u64]),
+    I64(&'a [i64]),
+    Usize(&'a [usize]),
+    Isize(&'a [isize]),
+}
+
+/// Evaluates `$body` with `$values` bound to the slice of `$indices`, whatever its type.
+macro_rules! with_indices {
+    ($indices:expr, $values:ident => $body:expr) => {
+        match $indices {
+            Indices::U8($values) => $body,
+            Indices::I8($values) => $body,
+            Indices::U16($values) => $body,
+            Indices::I16($values) => $body,
+            Indices::U32($values) => $body,
+            Indices::I32($values) => $body,
+            Indices::U64($values) => $body,
+            Indices::I64($values) => $body,
+            Indices::Usize($values) => $body,
+            Indices::Isize($values) => $body,
         }
-
-        #[derive(Clone, Copy, Debug)]
-        pub(crate) enum Indices<'a> { $($variant(&'a [$integer])),* }
-
-        impl Indices<'_> {
-            pub(crate) fn len(&self) -> usize {
-                match self { $(Self::$variant(values) => values.len()),* }
-            }
-
-            /// Every target in order, widened so that no type's value is lost; and whether it is one of so many classes.
-            pub(crate) fn for_each<E>(
-                &self,
-                classes: usize,
-                mut visit: impl FnMut(usize, i128, bool) -> Result<(), E>,
-            ) -> Result<(), E> {
-                match self {
-                    $(Self::$variant(values) => {
-                        // What is negative becomes larger than any number of classes.
-                        let is_class = |value: $integer| (value as u64) < classes as u64;
-                        values.iter().enumerate().try_for_each(|(row, &value)| visit(row, value as i128, is_class(value)))
-                    })*
-                }
-            }
-        }
-
-        $(
-            impl sealed::Sealed for $integer {}
-            impl ClassIndex for $integer {
-                fn targets(values: &[Self]) -> Targets<'_> {
-                    Targets(Kind::Classes(Indices::$variant(values)))
-                }
-            }
-        )*
     };
+}
+
+impl Indices<'_> {
+    pub(crate) fn len(&self) -> usize {
+        with_indices!(self, values => values.len())
+    }
+
+    /// Calls `visit` for every target in order, with its row, its value widened so that no type's value is lost, and whether it is a
+    /// class in `0..classes`.
+    pub(crate) fn for_each<E>(
+        &self,
+        classes: usize,
+        mut visit: impl FnMut(usize, i128, bool) -> Result<(), E>,
+    ) -> Result<(), E> {
+        with_indices!(self, values => values.iter().enumerate().try_for_each(|(row, &value)| {
+            visit(row, value.widened(), value.is_class(classes))
+        }))
+    }
+}
+
+/// Implements [`ClassIndex`] for primitive integers.
+macro_rules! class_indices {
+    ($($integer:ty => $variant:ident),*) => {$(
+        impl Sealed for $integer {
+            fn widened(self) -> i128 {
+                self as i128
+            }
+
+            fn is_class(&self, classes: usize) -> bool {
+                // A negative value becomes larger than any number of classes.
+                (*self as u64) < classes as u64
+            }
+        }
+        impl ClassIndex for $integer {
+            fn targets(values: &[Self]) -> Targets<'_> {
+                Targets(Kind::Classes(Indices::$variant(values)))
+            }
+        }
+    )*};
 }
 
 class_indices!(
@@ -82,21 +124,6 @@ impl<'a> Targets<'a> {
     #[must_use]
     pub fn probabilities<T: Element>(values: &'a [T]) -> Self {
         Self(Kind::Probabilities(T::erase(values)))
-    }
-
-    /// How many rows have a target; of probabilities, how many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self.0 {
-            Kind::Classes(indices) => indices.len(),
-            Kind::Probabilities(values) => values.len(),
-        }
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

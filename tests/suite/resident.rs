@@ -1,6 +1,8 @@
 //! Data that stays on the device: the results of the simple API, read back only where asked, in either form.
 
-use logits::{CrossEntropy, Device, Error, Logits, LogitsMut, Reduction, Resident, ResidentLoss};
+use logits::{
+    CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Reduction, Resident, ResidentLoss, Sampling,
+};
 use pollster::block_on;
 
 use crate::common;
@@ -156,6 +158,12 @@ fn async_forms_are_the_blocking_ones() {
     fn sendable<T>(future: impl Future<Output = T> + Send) -> T {
         block_on(future)
     }
+    // These are made and dropped: no adapter is opened for them.
+    fn is_sendable(_: impl Future + Send) {}
+    is_sendable(Device::new_async());
+    is_sendable(Device::open_async(&DeviceChoice::Gpu));
+    is_sendable(Device::adapters_async());
+    is_sendable(Device::cpu().fastest_async());
     for device in common::devices() {
         let shape = [70, 1000];
         let logits = logits(70_000);
@@ -166,6 +174,24 @@ fn async_forms_are_the_blocking_ones() {
         assert_eq!(sendable(device.log_softmax(x).to_vec_async()), device.log_softmax(x).to_vec());
         assert_eq!(sendable(device.log_sum_exp(x).to_vec_async()), device.log_sum_exp(x).to_vec());
         assert_eq!(sendable(device.predict(x).to_vec_async()), device.predict(x).to_vec());
+        assert_eq!(sendable(device.top_k(x, 3).to_vec_async()), device.top_k(x, 3).to_vec());
+        let sampling = Sampling::new(7);
+        assert_eq!(sendable(device.sample(&sampling, x).to_vec_async()), device.sample(&sampling, x).to_vec());
+        let upstream = logits.clone();
+        let backward = || device.softmax_backward(x, &upstream);
+        assert_eq!(sendable(backward().to_vec_async()), backward().to_vec());
+        let backward = || device.log_softmax_backward(x, &upstream);
+        assert_eq!(sendable(backward().to_vec_async()), backward().to_vec());
+        let saved = device.log_sum_exp(x).to_vec().unwrap().values;
+        let backward = || device.cross_entropy_backward(&loss, x, &targets, &saved);
+        assert_eq!(sendable(backward().to_vec_async()), backward().to_vec());
+        let (mut elements, mut rows) = (vec![f32::NAN; 70_000], vec![f32::NAN; 70]);
+        sendable(device.softmax(x).write_to_async(&mut elements)).unwrap();
+        assert_eq!(elements, device.softmax(x).to_vec().unwrap().values);
+        sendable(device.log_sum_exp(x).write_to_async(&mut rows)).unwrap();
+        assert_eq!(rows, saved);
+        let call = device.cross_entropy(&loss, x, &targets);
+        assert_eq!(sendable(call.accuracy_async(2)), call.accuracy(2));
         assert_eq!(
             sendable(device.cross_entropy(&loss, x, &targets).loss_async()),
             device.cross_entropy(&loss, x, &targets).loss()
@@ -190,6 +216,10 @@ fn async_forms_are_the_blocking_ones() {
         assert_eq!(sendable(theirs.read_async()).unwrap(), wanted.1);
         assert_eq!(sendable(out.per_row().read_async()).unwrap(), wanted.0.per_row);
         approx::assert_relative_eq!(sendable(out.read_async()).unwrap().loss, wanted.0.loss, max_relative = 1e-6);
+        let probabilities = sendable(resident.softmax().run_async()).unwrap();
+        assert_eq!(sendable(probabilities.read_rows_async(3..5)).unwrap(), elements[3000..5000]);
+        let best = sendable(resident.predict().run_async()).unwrap();
+        assert_eq!(sendable(best.read_async()).unwrap(), device.predict(x).to_vec().unwrap().values);
 
         // Many at once on one thread: each is woken when it is its turn.
         let all = block_on(futures_util::future::join_all((0..8).map(|_| device.softmax(x).to_vec_async())));
@@ -242,11 +272,11 @@ fn eight_threads_share_a_device() {
 /// Placed by what was measured, a call is right wherever it runs.
 #[test]
 fn placement_is_measured() {
-    let fastest = Device::fastest().unwrap();
+    let fastest = Device::new().fastest().unwrap();
     assert_eq!(fastest.crossovers().is_empty(), !fastest.is_gpu());
     for device in common::gpus() {
         let name = device.name().to_owned();
-        let placed = device.placed().unwrap();
+        let placed = device.fastest().unwrap();
         let crossovers = placed.crossovers();
         assert_eq!(crossovers.len(), 6);
         for crossover in &crossovers {

@@ -8,7 +8,7 @@ use crate::{CliError, stdio};
 pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
     let device = Device::new();
     // The best adapter of any kind, for want of a hardware GPU. One that fails is news, and no reason to say nothing.
-    let measured = Device::gpu().ok().map(Device::placed);
+    let measured = Device::gpu().ok().map(Device::fastest);
     let adapters = Device::adapters();
     let simd = simd_level()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -80,7 +80,7 @@ impl Common {
 /// The error that ends a command with exit code 2, in one line on standard error.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    #[error("{0}")]
+    #[error(transparent)]
     Logits(#[from] logits::Error),
     #[error("{}: {reason}", stdio::without_middle(&path.display().to_string(), 120))]
     File { path: PathBuf, reason: String },

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 
 use crate::CliError;
 
@@ -16,6 +18,23 @@ pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
         ErrorKind::BrokenPipe => CliError::ClosedPipe,
         _ => CliError::file(Path::new("standard output"), error),
     })
+}
+
+/// Prints `value` as JSON on one line, with 17 digits of each f64, which is what reads back as the same number in every language.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    struct SeventeenDigits;
+    impl Formatter for SeventeenDigits {
+        fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+            let text = format!("{value:.16e}");
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let sign = if exponent.starts_with('-') { "" } else { "+" };
+            write!(writer, "{digits}e{sign}{exponent}")
+        }
+    }
+    let mut text = Vec::new();
+    let written = value.serialize(&mut Serializer::with_formatter(&mut text, SeventeenDigits));
+    written.map_err(|error| CliError::file(Path::new("standard output"), error))?;
+    print(String::from_utf8_lossy(&text))
 }
 
 /// The longest line on standard error, in bytes, line feed included.
@@ -43,14 +62,14 @@ pub(crate) fn without_middle(text: &str, max_bytes: usize) -> String {
     format!("{}{DOTS}{}", &text[..head], &text[tail..])
 }
 
-/// A number with 17 digits. JSON has no NaN or infinity, so these are strings.
+/// Returns `value` as a JSON number. JSON has no NaN or infinity, so these are strings.
 pub(crate) fn json_number(value: f64) -> serde_json::Value {
     if value.is_nan() {
         "NaN".into()
     } else if value.is_infinite() {
         if value > 0.0 { "inf".into() } else { "-inf".into() }
     } else {
-        format!("{value:.16e}").parse().map_or(serde_json::Value::Null, serde_json::Value::Number)
+        value.into()
     }
 }
 

@@ -238,7 +238,7 @@ impl<T: Element> Resident<T> {
                 }
                 self.run_on_cpu(op, logits, operands)
             }
-            Memory::Gpu(held) => {
+            Memory::Gpu(logits) => {
                 let mut on_gpu = DeviceOperands::default();
                 if let Some(targets) = targets {
                     let TargetMemory::Gpu(of_targets) = &targets.memory else { return Err(Error::ResidentElsewhere) };
@@ -255,7 +255,7 @@ impl<T: Element> Resident<T> {
                     let Memory::Gpu(of_rows) = &values.memory else { return Err(Error::ResidentElsewhere) };
                     on_gpu.log_sum_exps = Some(of_rows);
                 }
-                Ok(Outcome::on_gpu(op, held.run(op, T::DTYPE, &operands, on_gpu).await?))
+                Ok(Outcome::on_gpu(op, logits.run(op, T::DTYPE, &operands, on_gpu).await?))
             }
         };
         let of_targets = |outcome| match targets {

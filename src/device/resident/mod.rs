@@ -54,15 +54,15 @@ pub struct ResidentRows<T> {
     limits: CallLimits,
 }
 
-/// A value that an operation has for each row: an [`Element`] or a [`Prediction`]. No other type implements it.
-pub trait RowValue: sealed::RowValue + bytemuck::Pod + Default {}
+/// A value of the result of an operation: an [`Element`] or a [`Prediction`]. No other type implements it.
+pub trait ResultValue: sealed::ResultValue + bytemuck::Pod + Default {}
 
-impl<T: sealed::RowValue + bytemuck::Pod + Default> RowValue for T {}
+impl<T: sealed::ResultValue + bytemuck::Pod + Default> ResultValue for T {}
 
 pub(crate) mod sealed {
     use crate::problem::request::RowsOut;
 
-    pub trait RowValue: Sized {
+    pub trait ResultValue: Sized {
         /// Where a call writes values of this type, `per_row` of each row.
         fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_>;
 
@@ -71,7 +71,7 @@ pub(crate) mod sealed {
     }
 }
 
-impl<T: Element> sealed::RowValue for T {
+impl<T: Element> sealed::ResultValue for T {
     fn rows_out(values: &mut [Self], _: usize) -> RowsOut<'_> {
         RowsOut::Values(T::erase_mut(values))
     }
@@ -81,7 +81,7 @@ impl<T: Element> sealed::RowValue for T {
     }
 }
 
-impl sealed::RowValue for Prediction {
+impl sealed::ResultValue for Prediction {
     fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_> {
         RowsOut::Predictions(values, per_row)
     }
@@ -134,7 +134,7 @@ enum Sum {
 }
 
 impl Device {
-    /// Logits to the device, where they stay.
+    /// Copies logits to the device, where they stay.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back;
@@ -169,7 +169,7 @@ impl Device {
         Ok(Resident { memory, shape, transform, limits })
     }
 
-    /// Targets to the device, checked against the logits' shape and the options of the loss, which they keep.
+    /// Checks targets against the shape of the logits and the options of the loss, and copies them to the device with these options.
     ///
     /// # Errors
     /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options, [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the
@@ -286,17 +286,11 @@ impl<T: Element> Resident<T> {
     }
 }
 
-impl<T: RowValue> ResidentRows<T> {
-    /// How many rows there are.
+impl<T: ResultValue> ResidentRows<T> {
+    /// Returns the number of rows.
     #[must_use]
     pub fn row_count(&self) -> usize {
         self.rows
-    }
-
-    /// How many values there are of each.
-    #[must_use]
-    pub fn values_per_row(&self) -> usize {
-        self.each
     }
 
     /// Reads them back.
@@ -322,14 +316,6 @@ impl<T: RowValue> ResidentRows<T> {
             T::scale(&mut values, self.scale);
         }
         Ok(values)
-    }
-}
-
-impl ResidentTargets {
-    /// Rows whose target is not an ignored index.
-    #[must_use]
-    pub fn counted_rows(&self) -> usize {
-        self.totals.counted_rows
     }
 }
 
@@ -377,7 +363,7 @@ impl<T: bytemuck::Pod + Default> Memory<T> {
                 copy.copy_from_slice(values);
                 Ok(copy)
             }
-            Self::Gpu(held) => held.read(rows, limits).await,
+            Self::Gpu(array) => array.read(rows, limits).await,
         }
     }
 }

@@ -147,13 +147,13 @@ impl Suite<'_> {
         self.losses::<T>(&plain, options).await;
     }
 
-    /// What needs logits alone. `curve` is what is made of them.
+    /// Checks the operations that need logits alone. `transform` is the logit transform of `x`, on which the oracle is taken.
     async fn rows<T: Element>(
         &mut self,
         option: &'static str,
         batch: &Batch<T>,
         x: Result<Logits<'_, T>, Error>,
-        curve: impl Fn(f64) -> f64,
+        transform: impl Fn(f64) -> f64,
     ) {
         let (device, shape) = (self.device, batch.shape);
         let x = match x {
@@ -161,7 +161,7 @@ impl Suite<'_> {
             Err(error) => return self.note::<T>("logits", option, f64::INFINITY, error.to_string()),
         };
         let classes = shape.classes();
-        let y: Vec<Vec<f64>> = batch.rows().iter().map(|x| x.iter().map(|&x| curve(x)).collect()).collect();
+        let y: Vec<Vec<f64>> = batch.rows().iter().map(|x| x.iter().map(|&x| transform(x)).collect()).collect();
         let reduced: Vec<_> = y.iter().map(|y| Row::new(y)).collect();
         let elements = |values: &[T], wanted: &dyn Fn(usize, usize) -> f64, bound: f64| {
             let mut worst = 0.0_f64;

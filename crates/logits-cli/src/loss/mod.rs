@@ -102,22 +102,22 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     // Files first: a device takes a while to open.
     let logits = Reader::open(&options.logits)?;
     logits.expect_floats()?;
-    let shape = logits.shape().to_vec();
-    if shape.is_empty() {
+    let dimensions = logits.shape().to_vec();
+    if dimensions.is_empty() {
         return Err(logits.error("a single number, where [rows, classes] or [n, classes, d1, ...] is needed"));
     }
-    let problem = Shape::of_dimensions(&shape).map_err(|error| logits.error(error))?;
-    problem.elements().map_err(|error| logits.error(error))?;
+    let shape = Shape::of_dimensions(&dimensions).map_err(|error| logits.error(error))?;
+    shape.elements().map_err(|error| logits.error(error))?;
     // The library checks the options as given, on a batch of no rows.
-    let nothing = Logits::<f32>::new(&[], [0, problem.classes()])?;
+    let nothing = Logits::<f32>::new(&[], [0, shape.classes()])?;
     Device::cpu().cross_entropy(&options.loss(), nothing, &[0_i64; 0]).loss()?;
     if let Some(k) = options.top_k {
         Device::cpu().top_k(nothing, k).to_vec()?;
     }
-    let outputs = create_outputs(options, &shape)?;
-    let weight = options.weight.as_deref().map(|path| read_weight(path, problem.classes())).transpose()?;
+    let outputs = create_outputs(options, &dimensions)?;
+    let weight = options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
     let mut targets = Reader::open(&options.targets)?;
-    let totals = survey_targets(&mut targets, &options.ignore_index, &shape, weight.as_deref())?;
+    let totals = survey_targets(&mut targets, &options.ignore_index, &dimensions, weight.as_deref())?;
     let device = options.common.open()?;
     let files = Files { logits, targets, outputs };
     // A GPU that was asked for refuses f64; a device that was chosen automatically falls back to the CPU.
@@ -269,7 +269,7 @@ fn print_results(
             object["top_k"] = k.into();
             object["top_k_accuracy"] = json_number(top_k_accuracy);
         }
-        return stdio::print(object);
+        return stdio::print_json(&object);
     }
     let mut lines = vec![
         format!("loss        {value}"),
