@@ -104,7 +104,7 @@ pub(crate) struct DeviceOperands<'h> {
 pub(crate) struct Results {
     pub(crate) elements: Option<DeviceArray>,
     pub(crate) rows: Option<DeviceArray>,
-    pub(crate) summaries: Option<DeviceArray>,
+    pub(crate) summary: Option<DeviceArray>,
 }
 
 impl DeviceArray {
