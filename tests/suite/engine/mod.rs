@@ -2,6 +2,7 @@
 
 mod refusals;
 mod steps;
+mod sums;
 
 use std::sync::OnceLock;
 
