@@ -13,6 +13,16 @@ fn logits(rows: usize) -> Vec<f32> {
     (0..rows * CLASSES).map(|at| noise[at] * [0.01, 0.3, 1.0, 4.0, 0.0][at / CLASSES % 5]).collect()
 }
 
+/// Logits whose losses are from subnormal numbers to 2^90, the largest of every 1,024 rows another.
+fn wide_logits(rows: usize) -> Vec<f32> {
+    let mut logits = logits(rows);
+    for (row, x) in logits.chunks_mut(CLASSES).enumerate() {
+        let exponent = (row * 31 % 25) as i32 + (row / 1024 * 37 % 90) as i32 - 20;
+        x[row % CLASSES] *= 2.0_f32.powi(exponent);
+    }
+    logits
+}
+
 fn targets(rows: usize) -> Vec<i32> {
     (0..rows).map(|row| if row % 11 == 7 { -100 } else { (row * 7919 % CLASSES) as i32 }).collect()
 }
@@ -27,12 +37,14 @@ const ROWS: [usize; 7] = [1, 10, 1023, 1024, 1025, 5000, 70_001];
 
 #[test]
 fn a_loss_is_the_same_number_in_every_way() {
-    for (rows, loss) in ROWS.into_iter().flat_map(|rows| losses().into_iter().map(move |loss| (rows, loss))) {
-        let (x, targets) = (logits(rows), targets(rows));
+    let cases = ROWS.into_iter().flat_map(|rows| [(rows, false), (rows, true)]);
+    for ((rows, is_wide), loss) in cases.flat_map(|case| losses().into_iter().map(move |loss| (case, loss))) {
+        let x = if is_wide { wide_logits(rows) } else { logits(rows) };
+        let targets = targets(rows);
         let view = Logits::new(&x, [rows, CLASSES]).unwrap();
         for engine in engines() {
             let device = Device::on(&engine.gpu);
-            let what = format!("{rows} rows, {loss:?} on {device}");
+            let what = format!("{rows} rows, wide: {is_wide}, {loss:?} on {device}");
             let host = device.cross_entropy(&loss, view, &targets).loss().unwrap();
             let mut sum = RowSum::new();
             sum.push(&host.per_row);
