@@ -13,7 +13,7 @@ fn targets(rows: usize, classes: usize) -> Vec<i64> {
 /// Losses of many sizes: some rows are confident.
 fn value(at: usize) -> f64 {
     let noise = (at.wrapping_mul(2_654_435_761) % 10_007) as f64 / 10_007.0;
-    (noise - 0.5) * if at / 1000 % 2 == 0 { 60.0 } else { 1.0 }
+    (noise - 0.5) * if (at / 1000).is_multiple_of(2) { 60.0 } else { 1.0 }
 }
 
 fn loss_of(files: &Files, more: &[&str]) -> f64 {
