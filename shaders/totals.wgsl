@@ -1,11 +1,18 @@
 // From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
 // Each pass takes groups of rows, LANES threads a group, to a partial a group; and a last such group takes those to `summary`.
+//
+// Sums are those of `src/problem/sum.rs`, which explains them: a group is a block of that file, and everything is done in
+// integers, on the bits of f32, so that no order and no compiler changes a bit.
 // needs: Grid, MEAN, NONE, Stats, Summary, WORKGROUP, is_ignored, params, partials, rows_out, summary, targets,
-//   thread, weight_of (shared/bindings.wgsl); add_pairs (shared/math.wgsl); COUNT, LARGEST, combine, reduce, sum_of
-//   (shared/reduce.wgsl)
+//   thread, weight_of (shared/bindings.wgsl); COUNT, LARGEST, LARGEST_KEY, combine, reduce (shared/reduce.wgsl)
 // provides: count_targets, total_targets, sum_losses, total_losses
 
-const GROUP_ROWS: u32 = 4096u;
+// `BLOCK_ROWS` of `src/problem/sum.rs` must be the same number.
+const GROUP_ROWS: u32 = 1024u;
+// The bits of an infinity, and the exponents that stand for an infinity and for a NaN in a partial.
+const INFINITY: u32 = 0x7f800000u;
+const INFINITE: u32 = 255u;
+const NOT_A_NUMBER: u32 = 256u;
 
 // The group of a thread, and its rows as a range of this pass; none where there is no such group.
 fn group_of(grid: Grid) -> u32 {
@@ -22,16 +29,137 @@ fn partials_of() -> u32 {
     return select(0u, params.groups, thread < LANES);
 }
 
-// An entry of `partials`, which has other meanings here.
-fn partial(key: i32, at: u32, sum: vec2<f32>) -> Stats {
-    return Stats(key, at, sum, vec2<f32>(0.0, 0.0), 0u, 0.0);
+// The exponent of the largest of non-negative numbers, given as bits; 1 of subnormal numbers and 0.
+fn exponent_of(bits: u32) -> u32 {
+    return select(max(bits >> 23u, 1u), NOT_A_NUMBER, bits > INFINITY);
+}
+
+fn largest_of(grid: Grid, largest: u32) -> u32 {
+    return reduce(grid, vec2<u32>(largest, 0u), LARGEST_KEY).x;
+}
+
+// A finite number as a multiple of the quantum 2^(exponent - 167), rounded half to even: its low 20 bits, and the rest,
+// which has 21. The sums of GROUP_ROWS of each fit 32 bits.
+fn multiple_of_quantum(bits: u32, exponent: u32) -> vec2<u32> {
+    let own = bits >> 23u;
+    let mantissa = select(bits & 0x7fffffu, (bits & 0x7fffffu) | 0x800000u, own > 0u);
+    let below = exponent - max(own, 1u);
+    if below <= 17u {
+        let up = 17u - below;
+        return vec2<u32>((mantissa << up) & 0xfffffu, mantissa >> (20u - up));
+    }
+    let down = min(below - 17u, 31u);
+    let whole = mantissa >> down;
+    let rest = mantissa & ((1u << down) - 1u);
+    let half = 1u << (down - 1u);
+    let rounded = whole + select(0u, 1u, rest > half || (rest == half && (whole & 1u) == 1u));
+    return vec2<u32>(rounded & 0xfffffu, rounded >> 20u);
+}
+
+// A partial: an entry of `partials`, whose fields have other meanings here. Its sum is (x + y * 2^20) quanta of `exponent`.
+// What is stored as a float is a small whole number: bits of a float need not survive where they are those of no normal number.
+fn partial(exponent: u32, sum: vec2<u32>, counted: u32, invalid: u32) -> Stats {
+    return Stats(bitcast<i32>(sum.x), invalid, vec2<f32>(0.0, 0.0), vec2<f32>(f32(exponent), 0.0), sum.y, f32(counted));
+}
+
+fn exponent_of_partial(part: Stats) -> u32 {
+    return u32(part.below.x);
+}
+
+// (the sum of a partial * 2^20) / 2^(exponent - its exponent), rounded down, as digits of 24 bits, the lowest first.
+fn digits_of_partial(part: Stats, exponent: u32) -> vec4<u32> {
+    let low = bitcast<u32>(part.key);
+    let high = part.has_negative_infinity + (low >> 20u);
+    // Bits 20 to 90 of 96.
+    var words = vec3<u32>(low << 20u, ((low >> 12u) & 0xffu) | (high << 8u), high >> 24u);
+    let down = exponent - exponent_of_partial(part);
+    if down >= 95u {
+        return vec4<u32>();
+    }
+    if down >= 64u {
+        words = vec3<u32>(words.z, 0u, 0u);
+    } else if down >= 32u {
+        words = vec3<u32>(words.y, words.z, 0u);
+    }
+    let bits = down % 32u;
+    if bits > 0u {
+        words = (words >> vec3<u32>(bits)) | (vec3<u32>(words.y, words.z, 0u) << vec3<u32>(32u - bits));
+    }
+    return vec4<u32>(
+        words.x & 0xffffffu,
+        (words.x >> 24u) | ((words.y & 0xffffu) << 8u),
+        (words.y >> 16u) | ((words.z & 0xffu) << 16u),
+        words.z >> 8u,
+    );
+}
+
+// Digits above 24 bits are carried over. There are at most 93 bits in all.
+fn carried(digits: vec4<u32>) -> vec4<u32> {
+    let y = digits.y + (digits.x >> 24u);
+    let z = digits.z + (y >> 24u);
+    let w = digits.w + (z >> 24u);
+    return vec4<u32>(digits.x & 0xffffffu, y & 0xffffffu, z & 0xffffffu, w);
+}
+
+// The bits of the f32 m * 2^(exponent - 150), for m below 2^24 where that is exact; infinity beyond f32.
+fn bits_of_float(m: u32, exponent: i32) -> u32 {
+    if m == 0u {
+        return 0u;
+    }
+    let up = countLeadingZeros(m) - 8u;
+    let mantissa = m << up;
+    let biased = exponent - bitcast<i32>(up);
+    if biased >= 255 {
+        return INFINITY;
+    }
+    if biased < 1 {
+        return mantissa >> min(u32(1 - biased), 31u);
+    }
+    return (u32(biased) << 23u) | (mantissa & 0x7fffffu);
+}
+
+// The total of the sums of all partials, as the bits of a high and a low part. One NaN makes it NaN, otherwise one infinity
+// infinite.
+fn total_of_partials(grid: Grid) -> vec2<u32> {
+    var exponent = 1u;
+    for (var i = thread; i < partials_of(); i += LANES) {
+        exponent = max(exponent, exponent_of_partial(partials[i]));
+    }
+    exponent = largest_of(grid, exponent);
+    var digits = vec4<u32>();
+    if exponent < INFINITE {
+        for (var i = thread; i < partials_of(); i += LANES) {
+            digits = carried(digits + digits_of_partial(partials[i], exponent));
+        }
+    }
+    // The sums of up to 256 digits fit 32 bits.
+    let low = reduce(grid, digits.xy, COUNT);
+    let high = reduce(grid, digits.zw, COUNT);
+    digits = carried(vec4<u32>(low, high));
+    if exponent >= INFINITE {
+        return vec2<u32>(select(INFINITY, params.nan, exponent == NOT_A_NUMBER), 0u);
+    }
+    // The first digit that is not 0 becomes the highest, and then its first bit.
+    var place = i32(exponent) + 35;
+    for (var i = 0u; i < 3u; i += 1u) {
+        if digits.w == 0u {
+            digits = vec4<u32>(0u, digits.xyz);
+            place -= 24;
+        }
+    }
+    let up = countLeadingZeros(digits.w | 1u) - 8u;
+    let upper = ((digits.w << up) | (digits.z >> (24u - up))) & 0xffffffu;
+    let lower = ((digits.z << up) | (digits.y >> (24u - up))) & 0xffffffu;
+    place -= bitcast<i32>(up);
+    let bits = bits_of_float(upper, place);
+    return vec2<u32>(bits, select(bits_of_float(lower, place - 24), 0u, bits == INFINITY));
 }
 
 fn count_targets(grid: Grid) {
     let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
-    var weight = vec2<f32>(0.0, 0.0);
+    var largest = 0u;
     var counted = 0u;
     // The first row whose target is no class: of equal keys the lower place.
     var invalid = vec2<u32>(0u, NONE);
@@ -40,33 +168,43 @@ fn count_targets(grid: Grid) {
         if !is_ignored(label) {
             counted += 1u;
             if label < params.classes {
-                weight = add_pairs(weight, vec2<f32>(weight_of(label), 0.0));
+                largest = max(largest, weight_bits(label));
             } else {
                 invalid = combine(invalid, vec2<u32>(0u, params.first_row + row), LARGEST);
             }
         }
     }
-    weight = sum_of(grid, weight);
     counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(grid, invalid, LARGEST);
+    let exponent = exponent_of(largest_of(grid, largest));
+    var sum = vec2<u32>();
+    for (var row = rows.x + lane; row < rows.y; row += LANES) {
+        let label = targets[params.targets_at + row];
+        if !is_ignored(label) && label < params.classes {
+            sum += multiple_of_quantum(weight_bits(label), exponent);
+        }
+    }
+    sum = reduce(grid, sum, COUNT);
     if lane == 0u && rows.x < rows.y {
-        partials[params.first_group + group] = partial(bitcast<i32>(counted), invalid.y, weight);
+        partials[params.first_group + group] = partial(exponent, sum, counted, invalid.y);
     }
 }
 
+fn weight_bits(label: u32) -> u32 {
+    return bitcast<u32>(weight_of(label)) & 0x7fffffffu;
+}
+
 fn total_targets(grid: Grid) {
-    var weight = vec2<f32>(0.0, 0.0);
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
     for (var i = thread; i < partials_of(); i += LANES) {
         let part = partials[i];
-        weight = add_pairs(weight, part.rest_of_sum);
-        counted += bitcast<u32>(part.key);
+        counted += u32(part.labels);
         invalid = combine(invalid, vec2<u32>(0u, part.at), LARGEST);
     }
-    weight = sum_of(grid, weight);
     counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(grid, invalid, LARGEST);
+    var weight = bitcast<vec2<f32>>(total_of_partials(grid));
     if params.soft_rows != 0u {
         // Every row of probabilities counts, once.
         counted = params.soft_rows;
@@ -77,54 +215,47 @@ fn total_targets(grid: Grid) {
     }
 }
 
-// Finite losses are added; of the others only the largest matters, as a key.
+// A loss is not negative, but its zero may have a sign.
+fn loss_bits(row: u32) -> u32 {
+    return rows_out[params.rows_out_at + row] & 0x7fffffffu;
+}
+
 fn sum_losses(grid: Grid) {
     let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
-    var sum = vec2<f32>(0.0, 0.0);
-    var largest = 0;
+    var largest = 0u;
     for (var row = rows.x + lane; row < rows.y; row += LANES) {
-        let bits = rows_out[params.rows_out_at + row] & 0x7fffffffu;
-        largest = max(largest, bitcast<i32>(bits));
-        if bits < 0x7f800000u {
-            sum = add_pairs(sum, vec2<f32>(bitcast<f32>(bits), 0.0));
+        largest = max(largest, loss_bits(row));
+    }
+    let exponent = exponent_of(largest_of(grid, largest));
+    var sum = vec2<u32>();
+    if exponent < INFINITE {
+        for (var row = rows.x + lane; row < rows.y; row += LANES) {
+            sum += multiple_of_quantum(loss_bits(row), exponent);
         }
     }
-    sum = sum_of(grid, sum);
-    let key = reduce(grid, vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x;
+    sum = reduce(grid, sum, COUNT);
     if lane == 0u && rows.x < rows.y {
-        partials[params.first_group + group] = partial(bitcast<i32>(key), 0u, sum);
+        partials[params.first_group + group] = partial(exponent, sum, 0u, NONE);
     }
 }
 
 fn total_losses(grid: Grid) {
-    var sum = vec2<f32>(0.0, 0.0);
-    var largest = 0;
-    for (var i = thread; i < partials_of(); i += LANES) {
-        sum = add_pairs(sum, partials[i].rest_of_sum);
-        largest = max(largest, partials[i].key);
-    }
-    sum = sum_of(grid, sum);
-    largest = bitcast<i32>(reduce(grid, vec2<u32>(bitcast<u32>(largest), 0u), LARGEST).x);
-    // A sum of finite losses that is beyond f32 is infinite, not the NaN that a pair may end in.
-    let sum_key = bitcast<i32>(bitcast<u32>(sum.x + sum.y) & 0x7fffffffu);
-    largest = max(largest, min(sum_key, 0x7f800000));
+    let bits = total_of_partials(grid);
     if thread == 0u {
+        let sum = bitcast<vec2<f32>>(bits);
         let weight = summary.weight.x + summary.weight.y;
         var loss = bitcast<u32>(sum.x + sum.y);
         if (FLAGS & MEAN) != 0u {
             loss = select(bitcast<u32>((sum.x + sum.y) / weight), params.nan, weight == 0.0);
         }
-        if largest == 0x7f800000 && loss != params.nan {
-            loss = 0x7f800000u;
-        } else if largest > 0x7f800000 {
+        if bits.x == INFINITY && loss != params.nan {
+            loss = INFINITY;
+        } else if bits.x > INFINITY {
             loss = params.nan;
         }
         summary.loss = loss;
         summary.sum = sum;
-        if largest >= 0x7f800000 {
-            summary.sum = bitcast<vec2<f32>>(vec2<u32>(select(0x7f800000u, params.nan, largest > 0x7f800000), 0u));
-        }
     }
 }

@@ -133,6 +133,7 @@ pub use problem::operation::Operation;
 pub use problem::request::Prediction;
 pub use problem::sampling::Sampling;
 pub use problem::shape::Shape;
+pub use problem::sum::RowSum;
 pub use problem::targets::{ClassIndex, Targets};
 #[doc(hidden)]
 pub use problem::waiting::Reading;

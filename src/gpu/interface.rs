@@ -36,7 +36,8 @@ pub(crate) struct DeviceOperands<'h> {
 pub(crate) struct Results {
     pub(crate) elements: Option<DeviceArray>,
     pub(crate) rows: Option<DeviceArray>,
-    pub(crate) summaries: Option<DeviceArray>,
+    /// The summary of a loss over logits in one chunk. Of several chunks the host sums the losses of the rows.
+    pub(crate) summary: Option<DeviceArray>,
 }
 
 /// Everything that one timed run reads.

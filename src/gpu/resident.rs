@@ -21,8 +21,6 @@ use crate::problem::operation::Op;
 use crate::problem::request::Operands;
 use crate::{DType, Error, Shape, Traffic};
 
-/// Bytes of a summary, in a buffer of several.
-const SUMMARY_SLOT: u64 = 256;
 /// Bytes that go through staging at once.
 const PIECE: u64 = 32 << 20;
 
@@ -340,9 +338,8 @@ impl DeviceArray {
             None if row_bytes > 0 => Some(context.hold(self.shape, row_bytes, true, self.keep).await?),
             None => None,
         };
-        let sums = op.has_targets() && op.has_values();
-        let summaries = if sums { Some(context.summaries(self.chunks.len(), self.keep).await?) } else { None };
-        let results = Results { elements, rows: rows_out, summaries };
+        let summary = if problem.sum { Some(context.hold_summary(self.keep).await?) } else { None };
+        let results = Results { elements, rows: rows_out, summary };
         let done = context
             .guarded(|| {
                 let mut encoder = context.device.create_command_encoder(&Default::default());
@@ -369,7 +366,9 @@ impl DeviceArray {
         let has_soft_targets = operands.soft_targets.is_some();
         let shape = [rows, self.shape.classes(), inner];
         let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
-        KernelProblem { sum: op.has_targets() && op.has_values(), ..problem }
+        // Blocks of rows are summed, of the whole batch: a chunk need not begin with one.
+        let sum = op.has_targets() && op.has_values() && self.chunks.len() == 1;
+        KernelProblem { sum, ..problem }
     }
 
     /// Binds an operation to a chunk. Call within error scopes.
@@ -407,11 +406,7 @@ impl DeviceArray {
                 .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
             elements: results.elements.as_ref().map(|held| part(held, nth)),
             rows_out: results.rows.as_ref().or(held.log_sum_exps).map(|held| part(held, nth)),
-            summary: results.summaries.as_ref().map(|held| Part {
-                buffer: &held.chunks[0].memory.buffer,
-                offset: nth as u64 * SUMMARY_SLOT,
-                bytes: size_of::<Summary>() as u64,
-            }),
+            summary: results.summary.as_ref().map(|held| part(held, 0)),
             scratch: prepared.scratch(Part::whole(&scratch, prepared.scratch_bytes())),
             share_a_buffer: false,
         };
@@ -420,21 +415,17 @@ impl DeviceArray {
         Ok(BoundChunk { bound, scratch, traffic })
     }
 
-    /// Adds up summaries.
+    /// Reads the sum of a summary.
     pub(crate) async fn sum(&self, call: CallLimits) -> Result<f64, Error> {
-        let rows = self.chunks.last().map_or(0, |chunk| chunk.rows.end);
-        let bytes: Vec<u8> = self.read(0..rows, call).await?;
-        let sums = bytes.chunks_exact(SUMMARY_SLOT as usize).map(|slot| {
-            let summary: Summary = bytemuck::pod_read_unaligned(&slot[..size_of::<Summary>()]);
-            f64::from(summary.sum[0]) + f64::from(summary.sum[1])
-        });
-        Ok(sums.fold(0.0, |a, b| a + b))
+        let bytes: Vec<u8> = self.read(0..1, call).await?;
+        let summary: Summary = bytemuck::pod_read_unaligned(&bytes);
+        Ok(f64::from(summary.sum[0]) + f64::from(summary.sum[1]))
     }
 }
 
 impl GpuContext {
-    async fn summaries(self: &Arc<Self>, count: usize, keep: u64) -> Result<DeviceArray, Error> {
-        self.hold(Shape::rows(count, 1), SUMMARY_SLOT, true, keep).await
+    async fn hold_summary(self: &Arc<Self>, keep: u64) -> Result<DeviceArray, Error> {
+        self.hold(Shape::rows(1, 1), size_of::<Summary>() as u64, true, keep).await
     }
 
     /// Copies part of a buffer to one that is mapped for reading.

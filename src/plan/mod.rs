@@ -9,6 +9,7 @@ use crate::DType;
 use crate::ops::Statistics;
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
+use crate::problem::sum::BLOCK_ROWS;
 
 mod strategy;
 mod traffic;
@@ -24,8 +25,9 @@ pub(crate) const WORKGROUP: u32 = 256;
 pub(crate) const UNIT_BYTES: u64 = 16;
 /// Entries before a row's segments in `partials`; the shader's constant of the same name.
 const ROW_ENTRIES: u64 = 2;
-/// Rows of a workgroup that counts targets or sums losses; the shader's constant of the same name.
-const GROUP_ROWS: u64 = 4096;
+/// Rows of a group whose targets are counted or whose losses are summed: a block of [`RowSum`](crate::RowSum), and the
+/// shader's constant of the same name.
+const GROUP_ROWS: u64 = BLOCK_ROWS as u64;
 /// Bytes of an entry of `partials`.
 const PARTIAL_BYTES: u64 = 32;
 /// Bytes of a prediction.

@@ -260,7 +260,7 @@ fn what_has_no_plan_is_told_with_both_numbers() {
         "268435456 bytes of class weights are beyond the 134217728 that it can bind at once"
     );
     let long = KernelProblem { rows: 1 << 33, ..problem };
-    assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294967295 whose statistics it can bind at once");
+    assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294959104 whose statistics it can bind at once");
 }
 
 /// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single column.

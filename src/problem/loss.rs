@@ -4,6 +4,7 @@ use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
 use crate::problem::logits::check_length;
 use crate::problem::request::{LossCoefficients, Operands, RowTarget};
+use crate::problem::sum::{BLOCK_ROWS, RowSum, sum_of_rows};
 use crate::problem::targets::Kind;
 use crate::problem::transform::{Transform, check_magnitude};
 use crate::{Element, Error, Prediction, Shape, Targets};
@@ -351,11 +352,20 @@ impl CrossEntropy {
         })?;
         let mut total_weight = counted_rows as f64;
         if let Some(weight) = &self.weight {
-            total_weight = 0.0;
-            for row in rows.iter_mut().filter(|row| !row.is_ignored()) {
-                row.weight = weight[row.class as usize];
-                total_weight += f64::from(row.weight);
+            let mut sum = RowSum::new();
+            // A row that does not count has its place among the rows, and no weight.
+            let mut weights = [0.0; BLOCK_ROWS];
+            for rows in rows.chunks_mut(BLOCK_ROWS) {
+                for (row, of_sum) in rows.iter_mut().zip(&mut weights) {
+                    *of_sum = 0.0;
+                    if !row.is_ignored() {
+                        row.weight = weight[row.class as usize];
+                        *of_sum = row.weight;
+                    }
+                }
+                sum.push(&weights[..rows.len()]);
             }
+            total_weight = sum.total();
         }
         let (mut weight, mut unit) = (None, 1.0);
         if self.reduction == Reduction::Mean && total_weight > 0.0 {
@@ -517,16 +527,9 @@ impl Prepared<'_> {
         Accuracy { correct, counted_rows: self.counted_rows, fell_back }
     }
 
-    /// Reduces the weighted losses of the rows, in float64 and in the same order everywhere, so that CPU and GPU share every
-    /// bit of this step.
+    /// Reduces the weighted losses of the rows, which [`RowSum`] sums.
     pub(crate) fn reduce<S: Element>(&self, mut per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
-        // Eight sums, for none to wait for the one before it.
-        let mut sums = [0.0; 8];
-        let (eights, rest) = per_row.as_chunks::<8>();
-        for losses in eights.iter().map(|eight| &eight[..]).chain([rest]) {
-            sums.iter_mut().zip(losses).for_each(|(sum, &loss)| *sum += loss.into());
-        }
-        let sum = sums.iter().sum();
+        let sum = sum_of_rows(&per_row);
         let totals = self.totals(sum);
         let (loss, perplexity) = totals.reduce(self.loss.reduction);
         totals.restore(&mut per_row);

@@ -14,6 +14,7 @@ pub(crate) mod operation;
 pub(crate) mod request;
 pub(crate) mod sampling;
 pub(crate) mod shape;
+pub(crate) mod sum;
 pub(crate) mod targets;
 pub(crate) mod transform;
 pub(crate) mod waiting;

@@ -11,6 +11,7 @@ use crate::problem::logits::{View, check_length};
 use crate::problem::loss::Totals;
 use crate::problem::operation::Op;
 use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{Element, Error, Prediction, Reduction, Sampling, cpu};
@@ -288,7 +289,7 @@ impl<T: Element> Resident<T> {
             let view = View { shape, stride, transform: self.transform };
             cpu::run(Request::new(op, view, data, operands, rows_out))?;
         }
-        let sum = Sum::Known(values.iter().fold(0.0, |sum, &loss| sum + loss.into()));
+        let sum = if op.has_targets() { Sum::Known(sum_of_rows(&values)) } else { Sum::OfRows };
         Ok(Outcome {
             elements: Memory::Cpu(Arc::new(elements)),
             values: Memory::Cpu(Arc::new(values)),
@@ -327,7 +328,7 @@ impl<T: Element> Outcome<T> {
             elements: results.elements.map_or_else(Memory::empty, Memory::Gpu),
             values,
             predictions,
-            sum: results.summaries.map_or(Sum::Known(0.0), Sum::Gpu),
+            sum: results.summary.map_or(Sum::OfRows, Sum::Gpu),
             totals: Totals::default(),
             reduction: Reduction::default(),
         }

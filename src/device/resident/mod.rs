@@ -26,6 +26,7 @@ use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
 use crate::problem::request::{RowTarget, RowsOut};
+use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Loss, Prediction, Reduction, Shape, Targets};
@@ -130,7 +131,10 @@ enum TargetMemory {
 #[derive(Clone, Debug)]
 enum Sum {
     Known(f64),
+    /// In a summary.
     Gpu(DeviceArray),
+    /// The losses of the rows are to be read and summed.
+    OfRows,
 }
 
 impl Device {
@@ -325,11 +329,14 @@ impl<S> ResidentLoss<S> {
     pub fn per_row(&self) -> &ResidentRows<S> {
         &self.per_row
     }
+}
 
-    /// Reads the reduced loss back, 32 bytes; [`Loss::per_row`] stays empty.
+impl<S: Element> ResidentLoss<S> {
+    /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU these are 32 bytes, or, where the logits did not fit one
+    /// buffer, the losses of the rows, which are then summed on the host.
     ///
     /// # Errors
-    /// [`Error::Gpu`] where the GPU fails or was lost.
+    /// [`Error::Gpu`] where the GPU fails or was lost; [`Error::OutOfMemory`].
     pub fn read(&self) -> Result<Loss<S>, Error> {
         block_on(self.read_waiting(Waiting::Here))
     }
@@ -345,7 +352,12 @@ impl<S> ResidentLoss<S> {
     async fn read_waiting(&self, waiting: Waiting) -> Result<Loss<S>, Error> {
         let sum = match &self.sum {
             Sum::Known(sum) => *sum,
-            Sum::Gpu(summaries) => summaries.sum(CallLimits { waiting, ..self.per_row.limits }).await?,
+            Sum::Gpu(summary) => summary.sum(CallLimits { waiting, ..self.per_row.limits }).await?,
+            // As they are on the device, multiplied by `unit` as the totals are.
+            Sum::OfRows => {
+                let ResidentRows { memory, rows, each, limits, .. } = &self.per_row;
+                sum_of_rows(&memory.read(0..*rows, *each, CallLimits { waiting, ..*limits }).await?)
+            }
         };
         let totals = Totals { sum, ..self.totals };
         let (loss, perplexity) = totals.reduce(self.reduction);

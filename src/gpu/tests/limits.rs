@@ -123,6 +123,31 @@ fn a_small_budget_does_not_change_a_bit() {
     }
 }
 
+/// Logits in several buffers, none of which begins where a block of a sum does but the first.
+#[test]
+fn chunks_do_not_change_the_loss() {
+    for (whole, pieces) in first_gpus().into_iter().zip(first_gpus()) {
+        pieces.altered(|context| context.limits.buffer_bytes = 700 * 3 * 8 + 256);
+        for reduction in [Reduction::Sum, Reduction::Mean] {
+            let loss = CrossEntropy::default().reduction(reduction).weight([0.3, 1.7, 1e-3]);
+            let shape = [5000, 3];
+            let logits = logits(shape[0] * shape[1]);
+            let x = Logits::new(&logits, shape).unwrap();
+            let targets: Vec<usize> = (0..shape[0]).map(|row| row * 7919 % shape[1]).collect();
+            let wanted = device(&whole, false).cross_entropy(&loss, x, &targets).loss().unwrap();
+            for gpu in [&whole, &pieces] {
+                let device = device(gpu, false);
+                let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
+                let got = device.upload(x).unwrap().cross_entropy(&on_device).run().unwrap();
+                assert_eq!(bits(&got.per_row().read().unwrap()), bits(&wanted.per_row));
+                let got = got.read().unwrap();
+                assert_eq!(got.loss.to_bits(), wanted.loss.to_bits(), "{reduction:?} on {device}");
+                assert_eq!(got.perplexity.to_bits(), wanted.perplexity.to_bits(), "{reduction:?} on {device}");
+            }
+        }
+    }
+}
+
 /// Watched from another thread, by wgpu's own count, while far more than the budget goes through.
 #[test]
 fn a_call_stays_within_its_budget() {

@@ -3,6 +3,7 @@
 mod one_buffer;
 mod refusals;
 mod steps;
+mod sums;
 
 use std::sync::OnceLock;
 

@@ -19,6 +19,7 @@ pub(crate) struct Batches {
     shape: Vec<usize>,
     /// Rows of a batch along each axis.
     batch_shape: Vec<usize>,
+    in_order: bool,
 }
 
 impl Batches {
@@ -31,8 +32,9 @@ impl Batches {
             _ => shape.to_vec(),
         };
         let max_rows = (BATCH_ELEMENTS / shape[1].max(1)).max(1);
-        let batch_shape = batch_shape(&row_shape(&shape), max_rows, any_fortran);
-        Self { shape, batch_shape }
+        let rows = row_shape(&shape);
+        let batch_shape = batch_shape(&rows, max_rows, any_fortran);
+        Self { shape, batch_shape, in_order: !any_fortran || rows.len() == 1 }
     }
 
     /// The shape of the logits that the ranges of a batch index; several inner dimensions may have become one.
@@ -43,6 +45,11 @@ impl Batches {
     /// The shape of the rows.
     pub(crate) fn row_shape(&self) -> Vec<usize> {
         row_shape(&self.shape)
+    }
+
+    /// Whether one batch after the other holds the rows in C order.
+    pub(crate) fn in_order(&self) -> bool {
+        self.in_order
     }
 
     /// Every batch, in C order.

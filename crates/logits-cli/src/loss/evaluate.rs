@@ -3,6 +3,7 @@
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Targets};
 
 use super::batches::{Batch, Batches};
+use super::sum::SumOfRows;
 use crate::CliError;
 use crate::memory::resize;
 use crate::npy::{Float, Reader, Selection, Writer};
@@ -25,14 +26,14 @@ impl Outputs {
 
 /// Sums over the batches so far, that of the losses times their factor.
 #[derive(Default)]
-pub(super) struct Results {
-    pub(super) sum: f64,
+pub(super) struct Results<S> {
+    pub(super) losses: SumOfRows<S>,
     pub(super) correct: u64,
     pub(super) correct_in_top_k: u64,
     pub(super) fell_back: Option<String>,
 }
 
-impl Results {
+impl<S> Results<S> {
     fn note(&mut self, fell_back: Option<String>) {
         self.fell_back = self.fell_back.take().or(fell_back);
     }
@@ -49,7 +50,7 @@ pub(super) struct Buffers<T> {
 }
 
 /// The inputs, options and outputs of a run, and the memory of one batch.
-pub(super) struct Evaluation<'e, T> {
+pub(super) struct Evaluation<'e, T: Float> {
     pub(super) device: &'e Device,
     pub(super) loss: CrossEntropy,
     /// The factor of each row's loss.
@@ -58,7 +59,7 @@ pub(super) struct Evaluation<'e, T> {
     pub(super) logits: Reader,
     pub(super) targets: Reader,
     pub(super) outputs: Outputs,
-    pub(super) results: Results,
+    pub(super) results: Results<T::Row>,
     pub(super) buffers: Buffers<T>,
 }
 
@@ -124,11 +125,11 @@ where
                 out
             }
         };
+        results.losses.add(&out.per_row, &of_rows(false));
         if let Some(file) = &mut outputs.per_row {
             out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.scale));
             file.write(&of_rows(false), &out.per_row)?;
         }
-        results.sum += out.loss;
         results.note(out.fell_back);
         Ok(())
     }

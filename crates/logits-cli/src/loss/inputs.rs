@@ -5,9 +5,10 @@ use std::path::Path;
 use logits::Error;
 
 use super::batches::row_shape;
+use super::sum::SumOfRows;
 use crate::CliError;
 use crate::memory::resize;
-use crate::npy::{Reader, Selection};
+use crate::npy::{Float, Reader, Selection};
 
 /// Reads class weights, each from 0 to the largest f32.
 pub(super) fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliError> {
@@ -63,7 +64,14 @@ pub(super) fn survey_targets(
         };
         return Err(reader.error(format!("targets of shape {found:?}, where {rows:?} is needed{hint}")));
     }
-    check_classes(reader, ignored, rows.iter().product(), shape[usize::from(shape.len() > 1)], weight)
+    let classes = shape[usize::from(shape.len() > 1)];
+    // Weights are summed as the library sums them, which has them in f32.
+    match weight {
+        Some(weight) if weight.iter().any(|&weight| f64::from(weight as f32) != weight) => {
+            check_classes::<f64>(reader, ignored, &rows, classes, Some(weight))
+        }
+        _ => check_classes::<f32>(reader, ignored, &rows, classes, weight),
+    }
 }
 
 fn check_probabilities(reader: &mut Reader, shape: &[usize], weight: Option<&[f64]>) -> Result<Totals, CliError> {
@@ -85,20 +93,27 @@ fn check_probabilities(reader: &mut Reader, shape: &[usize], weight: Option<&[f6
     Ok(Totals { counted_rows: rows as u64, weight: rows as f64, largest_weight })
 }
 
-fn check_classes(
+/// Weights are summed in the type `S`.
+fn check_classes<S: Float>(
     reader: &mut Reader,
     ignored: &[i64],
-    rows: usize,
+    row_shape: &[usize],
     classes: usize,
     weight: Option<&[f64]>,
 ) -> Result<Totals, CliError> {
+    let rows: usize = row_shape.iter().product();
     let mut totals = Totals { counted_rows: 0, weight: 0.0, largest_weight: 0.0 };
-    let mut batch = Vec::new();
+    let in_order = weight.is_none() || !reader.is_fortran() || row_shape.len() <= 1;
+    let mut sum = SumOfRows::<S>::new("the weights of the targets", rows, in_order)?;
+    let (mut batch, mut weights) = (Vec::new(), Vec::new());
     resize(&mut batch, "targets", rows.min(SURVEYED))?;
+    resize(&mut weights, "the weights of the targets", rows.min(SURVEYED))?;
     for start in (0..rows).step_by(SURVEYED) {
         let batch = &mut batch[..SURVEYED.min(rows - start)];
+        let weights = &mut weights[..batch.len()];
         reader.integers(&Selection::flat(start..start + batch.len()), batch)?;
-        for (nth, &target) in batch.iter().enumerate() {
+        for (nth, (&target, row_weight)) in batch.iter().zip(weights.iter_mut()).enumerate() {
+            *row_weight = S::default();
             if ignored.iter().any(|&index| i128::from(index) == target) {
                 continue;
             }
@@ -108,9 +123,13 @@ fn check_classes(
             })?;
             totals.counted_rows += 1;
             let weight = weight.map_or(1.0, |weight| weight[class]);
-            totals.weight += weight;
+            *row_weight = S::of(weight);
             totals.largest_weight = totals.largest_weight.max(weight);
         }
+        if weight.is_some() {
+            sum.add_at(weights, |nth| reader.c_index(start + nth));
+        }
     }
+    totals.weight = if weight.is_some() { sum.total() } else { totals.counted_rows as f64 };
     Ok(totals)
 }

@@ -3,10 +3,11 @@
 mod batches;
 mod evaluate;
 mod inputs;
+mod sum;
 
 use std::path::{Path, PathBuf};
 
-use logits::{CrossEntropy, Device, Logits, Reduction, Shape, weight_unit};
+use logits::{CrossEntropy, Device, Element, Logits, Reduction, Shape, weight_unit};
 use serde_json::json;
 
 use crate::memory::resize;
@@ -16,6 +17,7 @@ use crate::{CliError, Common, output};
 use batches::{Batches, row_shape};
 use evaluate::{Buffers, Evaluation, Outputs, Results};
 use inputs::{Totals, read_weight, survey_targets};
+use sum::SumOfRows;
 
 const FILES: &str = "\
 Files are .npy files, in C or Fortran order and either byte order. They are read in parts, so pipes are refused. Outputs are float32 in C order: \
@@ -165,6 +167,8 @@ where
     let batches = Batches::new(logits.shape(), logits.is_fortran() || targets.is_fortran());
     let scale = weight.as_ref().map_or(1.0, |weight| weight_scale(options, weight, &totals, targets.is_float()));
     let loss = loss_of_batches(options, weight.as_deref(), &totals, scale)?;
+    let rows: usize = batches.row_shape().iter().product();
+    let losses = SumOfRows::new("the losses of the rows", rows, batches.in_order())?;
     let mut evaluation = Evaluation::<T> {
         device,
         loss,
@@ -173,10 +177,9 @@ where
         logits,
         targets,
         outputs,
-        results: Results::default(),
+        results: Results { losses, ..Results::default() },
         buffers: Buffers::default(),
     };
-    let rows: usize = batches.row_shape().iter().product();
     let bar = progress(rows as u64, "rows");
     for batch in batches.iter() {
         evaluation.evaluate(&batches, &batch)?;
@@ -215,7 +218,7 @@ fn loss_of_batches(
     totals: &Totals,
     scale: f64,
 ) -> Result<CrossEntropy, CliError> {
-    // Each batch returns the sum of its losses. Its gradient depends on the other batches only through `totals`.
+    // Each batch returns the losses of its rows. Its gradient depends on the other batches only through `totals`.
     let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = options.loss().reduction(Reduction::Sum);
     // The z-loss is averaged over the counted rows, the rest over their total weight: `z_loss` is multiplied by their mean weight.
@@ -223,7 +226,7 @@ fn loss_of_batches(
     let mean_weight = if is_weighted { totals.weight / totals.counted_rows as f64 } else { 1.0 };
     loss = loss.z_loss((f64::from(options.z_loss) * (mean_weight * scale)) as f32);
     if is_mean && !is_weighted {
-        // Where nothing is counted, the mean of each batch is the mean of the whole.
+        // Where nothing is counted, gradients of the mean of each batch are those of the whole.
         loss = loss.reduction(Reduction::Mean);
     } else {
         let divisor = if is_weighted { totals.weight * scale } else { scale };
@@ -240,15 +243,16 @@ fn loss_of_batches(
     Ok(loss)
 }
 
-fn print_results(
+fn print_results<S: Element>(
     options: &Options,
     device: &Device,
     rows: usize,
     totals: &Totals,
     scale: f64,
-    results: Results,
+    results: Results<S>,
 ) -> Result<(), CliError> {
-    let Results { sum, correct, correct_in_top_k, fell_back } = results;
+    let Results { losses, correct, correct_in_top_k, fell_back } = results;
+    let sum = losses.total();
     let mean = if totals.weight == 0.0 { f64::NAN } else { sum / (totals.weight * scale) };
     let value = if options.reduction == ReductionName::Mean { mean } else { sum / scale };
     let fraction = |count: u64| count as f64 / totals.counted_rows as f64;

@@ -1,0 +1,266 @@
+//! The sum of the losses of rows: one algorithm for host calls, resident data, prepared steps and the
+//! command line. Equal losses have a sum of equal bits on all of these paths.
+//!
+//! # f32
+//!
+//! A block is 1,024 rows, counted from the first row of the batch; the last block may be shorter.
+//! Losses are not negative.
+//!
+//! Level 1 sums a block. `E` is the largest biased exponent in the block, at least 1 (the exponent of
+//! subnormal numbers). Every loss is rounded to a multiple of the quantum `2^(E - 127 - 40)`, half to even,
+//! and the multiples, integers up to 2^41, are added exactly:
+//!
+//! ```text
+//! N = sum_rows round(loss_row / 2^(E - 167))                       below 2^51
+//! ```
+//!
+//! A sum of integers depends on no order of rows, lanes or threads. A loss whose exponent is at least
+//! `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the largest loss a row.
+//!
+//! Level 2 sums the blocks. `E2` is the largest `E` of all blocks:
+//!
+//! ```text
+//! T = sum_blocks floor(N_block * 2^20 / 2^(E2 - E_block))          below 2^93, of up to 2^22 blocks
+//! total = T * 2^(E2 - 187), of which the 48 highest bits are kept
+//! ```
+//!
+//! 48 bits are two f32 on a device, whose sum in f64 is the total of the host. A total that is beyond f32
+//! is infinite on a device alone.
+//!
+//! ```text
+//! for block in losses.chunks(1024):
+//!     E = max(1, largest exponent of block)
+//!     N = 0
+//!     for loss in block:
+//!         N += round_half_to_even(loss / 2^(E - 167))
+//!     blocks.push(E, N)
+//! E2 = largest E of blocks
+//! T = 0
+//! for (E, N) in blocks:
+//!     T += (N << 20) >> (E2 - E)
+//! total = highest_bits(T, 48) * 2^(E2 - 187)
+//! ```
+//!
+//! One NaN makes the total NaN; otherwise one infinity makes it infinite.
+//!
+//! [`block_of_f32`] is the twin of `sum_losses` in `shaders/totals.wgsl`, [`total_of_blocks`] of
+//! `total_losses`.
+//!
+//! # f64
+//!
+//! A block is summed in f64, in eight lanes, and the sums of blocks are added in order. f64 losses exist on
+//! the CPU alone.
+
+use crate::problem::dtype::Elements;
+use crate::{DType, Element};
+
+/// Rows of a block. `GROUP_ROWS` of `shaders/totals.wgsl` must be the same number.
+pub(crate) const BLOCK_ROWS: usize = 1024;
+/// Bits between the exponent of a block's largest loss and that of its quantum.
+const QUANTUM_BITS: i32 = 40;
+/// Bits that `T` has below the quantum of the block with the largest exponent.
+const TOTAL_BITS: u32 = 20;
+/// Bits of a total: those of two f32.
+const KEPT_BITS: u32 = 48;
+/// The exponent of a block with an infinity and without a NaN.
+const INFINITE: i32 = 255;
+/// The exponent of a block with a NaN.
+const NAN: i32 = 256;
+
+/// The sum of the losses of rows, or of the weights of their targets, as [`Loss::loss`](crate::Loss::loss)
+/// has it.
+///
+/// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits as that
+/// of a batch of all the rows. So an evaluation in batches, or in parts on several machines, has the loss of
+/// one call, to the last bit.
+///
+/// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024 yet.
+///
+/// ```
+/// use logits::{CrossEntropy, Device, Logits, Reduction, RowSum};
+///
+/// let logits: Vec<f32> = (0..9000).map(|place| (place % 17) as f32).collect();
+/// let (loss, device) = (CrossEntropy::default().reduction(Reduction::Sum), Device::cpu());
+/// let whole = device.cross_entropy(&loss, Logits::new(&logits, [3000, 3])?, &[1; 3000]).loss()?;
+///
+/// let mut sum = RowSum::new();
+/// for batch in logits.chunks(3 * 700) {
+///     let rows = batch.len() / 3;
+///     let out = device.cross_entropy(&loss, Logits::new(batch, [rows, 3])?, &vec![1; rows]).loss()?;
+///     sum.push(&out.per_row);
+/// }
+/// assert_eq!(sum.total(), whole.loss);
+/// # Ok::<(), logits::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct RowSum<S = f32> {
+    blocks: Vec<Block>,
+    /// The values after the last whole block.
+    open: Vec<S>,
+}
+
+/// The sum of a block.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    /// `E`, [`INFINITE`] or [`NAN`] of f32; 0 of f64.
+    exponent: i32,
+    /// `N` times the quantum, of f32, which is exact.
+    sum: f64,
+}
+
+impl<S: Element> RowSum<S> {
+    /// The sum of no rows, which is 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { blocks: Vec::new(), open: Vec::new() }
+    }
+
+    /// Adds the values of the next rows, none of which is negative; a NaN or an infinity is allowed.
+    pub fn push(&mut self, values: &[S]) {
+        let missing = if self.open.is_empty() { 0 } else { BLOCK_ROWS - self.open.len() };
+        let (first, rest) = values.split_at(missing.min(values.len()));
+        self.open.extend_from_slice(first);
+        if self.open.len() == BLOCK_ROWS {
+            self.blocks.push(block_of(&self.open));
+            self.open.clear();
+        }
+        let (blocks, rest) = rest.as_chunks::<BLOCK_ROWS>();
+        self.blocks.extend(blocks.iter().map(|block| block_of(block)));
+        self.open.extend_from_slice(rest);
+    }
+
+    /// Joins the sum of the rows that follow, which another thread or machine may have made. Returns `None`
+    /// where `self` is not of a multiple of 1,024 rows, as `later` then has other blocks than the whole.
+    ///
+    /// ```
+    /// use logits::RowSum;
+    /// let losses: Vec<f32> = (0..5000).map(|row| row as f32 / 3.0).collect();
+    /// let sum_of = |losses: &[f32]| {
+    ///     let mut sum = RowSum::new();
+    ///     sum.push(losses);
+    ///     sum
+    /// };
+    /// let (first, second) = losses.split_at(2 * 1024);
+    /// let joined = sum_of(first).join(sum_of(second)).unwrap();
+    /// assert_eq!(joined.total(), sum_of(&losses).total());
+    /// assert!(sum_of(&losses).join(joined).is_none());
+    /// ```
+    #[must_use]
+    pub fn join(mut self, later: Self) -> Option<Self> {
+        if !self.open.is_empty() {
+            return None;
+        }
+        self.blocks.extend(later.blocks);
+        Some(Self { blocks: self.blocks, open: later.open })
+    }
+
+    /// The sum of all rows so far.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        let open = (!self.open.is_empty()).then(|| block_of(&self.open));
+        let blocks = self.blocks.iter().copied().chain(open);
+        match S::DTYPE {
+            DType::F64 => blocks.fold(0.0, |total, block| total + block.sum),
+            _ => total_of_blocks(blocks),
+        }
+    }
+}
+
+/// The sum of the values of a batch.
+pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
+    let mut sum = RowSum::new();
+    sum.push(values);
+    sum.total()
+}
+
+/// Sums up to [`BLOCK_ROWS`] values.
+fn block_of<S: Element>(values: &[S]) -> Block {
+    fn widened<H: Element>(values: &[H], widen: fn(H) -> f32) -> Block {
+        let mut wide = [0.0; BLOCK_ROWS];
+        wide.iter_mut().zip(values).for_each(|(to, &value)| *to = widen(value));
+        block_of_f32(&wide[..values.len().min(BLOCK_ROWS)])
+    }
+    match S::erase(values) {
+        Elements::F32(values) => block_of_f32(values),
+        Elements::F64(values) => Block { exponent: 0, sum: sum_of_f64(values) },
+        Elements::F16(values) => widened(values, half::f16::to_f32),
+        Elements::BF16(values) => widened(values, half::bf16::to_f32),
+    }
+}
+
+/// Level 1, in f64 alone, which SSE2 has too. Adding `1.5 * 2^52` quanta to a loss rounds it to a multiple of the
+/// quantum, half to even, for the sum is between 2^52 and 2^53 quanta, where the numbers of f64 are the multiples.
+/// Subtracting is exact, and so is every partial sum, in any order.
+fn block_of_f32(losses: &[f32]) -> Block {
+    let largest = largest(losses);
+    let exponent = exponent_of(largest);
+    let bias = 1.5 * power_of_two(exponent - 127 - QUANTUM_BITS + 52);
+    let mut sums = [0.0; 8];
+    let (eights, rest) = losses.as_chunks::<8>();
+    for eight in eights {
+        for (sum, &loss) in sums.iter_mut().zip(eight) {
+            *sum += (f64::from(loss) + bias) - bias;
+        }
+    }
+    for (sum, &loss) in sums.iter_mut().zip(rest) {
+        *sum += (f64::from(loss) + bias) - bias;
+    }
+    let sum = sums.iter().fold(0.0, |a, b| a + b);
+    // `largest` passes over a NaN; the sum does not.
+    Block { exponent: if sum.is_nan() { NAN } else { exponent }, sum }
+}
+
+/// The largest loss, 0 of none; NaN is left out.
+fn largest(losses: &[f32]) -> f32 {
+    // A comparison that is one instruction, which `f32::max` is not.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [0.0; 16];
+    let (sixteens, rest) = losses.as_chunks::<16>();
+    for sixteen in sixteens {
+        for (lane, &loss) in lanes.iter_mut().zip(sixteen) {
+            *lane = larger(*lane, loss);
+        }
+    }
+    rest.iter().chain(&lanes).copied().fold(0.0, larger)
+}
+
+/// The biased exponent of a number that is not negative; 1 of subnormal numbers and 0.
+fn exponent_of(value: f32) -> i32 {
+    ((value.to_bits() >> 23) as i32).max(1)
+}
+
+/// Level 2.
+fn total_of_blocks(blocks: impl Iterator<Item = Block> + Clone) -> f64 {
+    let exponent = blocks.clone().map(|block| block.exponent).max().unwrap_or(1);
+    if exponent >= INFINITE {
+        return if exponent == INFINITE { f64::INFINITY } else { f64::NAN };
+    }
+    let scaled = blocks.map(|block| {
+        let multiple = (block.sum * power_of_two(127 + QUANTUM_BITS - block.exponent)) as u128;
+        (multiple << TOTAL_BITS).checked_shr((exponent - block.exponent) as u32).unwrap_or(0)
+    });
+    let total: u128 = scaled.sum();
+    let surplus = (u128::BITS - total.leading_zeros()).saturating_sub(KEPT_BITS);
+    // At most 48 bits, so the conversion is exact.
+    (total >> surplus << surplus) as f64 * power_of_two(exponent - 127 - QUANTUM_BITS - TOTAL_BITS as i32)
+}
+
+/// 2 to the power of `exponent`, for normal numbers of f64.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
+/// Adds in eight lanes, so that no addition waits for the one before it.
+fn sum_of_f64(losses: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (eights, rest) = losses.as_chunks::<8>();
+    for eight in eights {
+        sums.iter_mut().zip(eight).for_each(|(sum, loss)| *sum += loss);
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, loss)| *sum += loss);
+    sums.iter().fold(0.0, |a, b| a + b)
+}
+
+#[cfg(test)]
+#[path = "sum_tests.rs"]
+mod tests;
