@@ -117,7 +117,9 @@ fn is_possible(j: u32, t: f32) -> bool {
     return bitcast<u32>(load(j)) != params.negative_infinity && bitcast<u32>(t) != params.negative_infinity;
 }
 
-// How many classes, or how much of the probability, is at a key or above; low and high part of one number.
+// How many classes (`counts`), or how much of the probability, is at a key or above; low and high part
+// of one number.
+//   for each class of this lane with key(depth) >= key: mass += 1, or its probability; over all lanes
 fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
     for (var j = lane; j < params.classes; j += LANES) {
@@ -129,7 +131,10 @@ fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     return reduce(grid, mass, WIDE);
 }
 
-// The largest key up to that of 0 at which there is still so much.
+// The largest key up to that of 0 at and above which there are still draw_top_k classes (`counts`), or
+// `wanted` of the probability.
+//   while low < high: middle = half way up;
+//       if mass_from(middle) is enough { low = middle } else { high = middle - 1 }
 fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32) -> i32 {
     var low = lowest;
     var high = 0;
@@ -151,6 +156,9 @@ fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32
     return low;
 }
 
+// lowest = the key at which top-k and top-p cut
+// for each class of this lane from there on: score = depth + Gumbel noise; best = max(best, its score)
+// the best class over all lanes is drawn
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
     let max_logit = state.maximum.logit;

@@ -10,7 +10,9 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return Coefficients();
 }
 
-// The thread's best that comes after `last`, or after nothing where its place is NONE; all NaNs are equal, and largest.
+// The thread's best class that comes after `last`, or its best where the place of `last` is NONE. All
+// NaNs are equal, and largest.
+//   for each class of this lane that comes after `last`: best = max(best, it)
 fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
     var key = bitcast<i32>(0x80000000u);
@@ -28,6 +30,9 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
+// for i in 0..k: best = the largest of all lanes' best classes; write it;
+//     the lane that had it looks for its next
+// for each of the k, one a lane: write its probability
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
     let bad = is_bad(stats);

@@ -9,10 +9,12 @@
 // Not in RowState: an array of a struct that is passed on may be copied, or kept in memory.
 var<private> held: array<Unit, UNITS>;
 
+// The first class of this lane's unit number `nth`: neighbouring lanes of a stripe have neighbouring units.
 fn class_of(start: u32, nth: u32) -> u32 {
     return start + ((lane / STRIPE * UNITS + nth) * STRIPE + lane % STRIPE) * UNIT;
 }
 
+// Reads this lane's units of the classes from `start` to `end` into registers.
 fn hold(start: u32, end: u32) {
     for (var i = 0u; i < UNITS; i += 1u) {
         held[i] = take_unit(class_of(start, i), start, end);

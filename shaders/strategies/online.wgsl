@@ -64,6 +64,7 @@ fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return summed(grid, state, stats);
 }
 
+// for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
 fn stream_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;

@@ -18,6 +18,8 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
+// Copies the rows of the workgroup into `tile`: neighbouring threads read neighbouring units.
+//   for each unit of the rows, WORKGROUP at a time: tile[its places] = logits[its places]
 fn stage_in(base: u32, count: u32) {
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
         let unit = read_unit(base + i, base + count - 1u);
@@ -32,6 +34,8 @@ fn stage_in(base: u32, count: u32) {
     workgroupBarrier();
 }
 
+// Copies them back, once all threads have given theirs:
+//   for each unit of the rows, WORKGROUP at a time: elements[its places] = tile[its places]
 fn stage_out(base: u32, count: u32) {
     workgroupBarrier();
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
@@ -48,6 +52,7 @@ fn stage_out(base: u32, count: u32) {
     }
 }
 
+// Reads this lane's units of a row into registers; the row starts at `at` in `tile`.
 fn hold_staged(at: u32) {
     for (var i = 0u; i < UNITS; i += 1u) {
         let j = class_of(0u, i);
@@ -59,6 +64,7 @@ fn hold_staged(at: u32) {
     }
 }
 
+// Writes a unit of the row that starts at `at` in `tile`.
 fn give_staged(at: u32, j: u32, unit: Unit) {
     for (var i = 0u; i < UNIT; i += 1u) {
         if j + i < class_count() {
@@ -67,6 +73,8 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
     }
 }
 
+// for each row, LANES threads each: read its units into registers, reduce them, finish the row,
+// and write an element for each of them
 fn hold_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;

@@ -51,6 +51,7 @@ fn enter_part(row: u32) {
     enter_row(row, params.first_segment * SEGMENT);
 }
 
+// for each segment, LANES threads each: read its units into registers, reduce them, keep the statistics
 fn split_reduce(grid: Grid) {
     if !has_place(grid.group) {
         return;
@@ -109,6 +110,7 @@ fn split_join(grid: Grid) {
     }
 }
 
+// for each segment, LANES threads each: read it again and write its elements
 fn split_write(grid: Grid) {
     if !has_place(grid.group) {
         return;

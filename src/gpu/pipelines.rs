@@ -35,7 +35,7 @@ pub(super) struct Kernel {
     pub(super) dtype: DType,
     pub(super) in_place: bool,
     /// Whether the classes of a row are apart.
-    pub(super) planes: bool,
+    pub(super) strided: bool,
     pub(super) access: Access,
     /// Units that a thread has at a time.
     pub(super) units: u32,
@@ -253,7 +253,7 @@ enum Value {
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let Kernel { op, strategy, access, fit, labels, transform, .. } = kernel;
     let spec = op.spec();
-    let is_split = strategy.kind == Kind::Split;
+    let is_split = strategy.kind == Kind::SplitRow;
     // Totals read no rows of logits; everything about those has its default, so that one pipeline is enough for all kernels.
     let is_total = is_total(entry);
     let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
@@ -261,15 +261,14 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
     // A row in registers meets no loop or condition that threads leave at different times, unless it is searched for classes afterwards.
     let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || spec.rereads_row;
-    let (is_capped, is_transformed) =
-        (transform == TransformKind::Capped, transform != TransformKind::Plain);
+    let (is_capped, is_transformed) = (transform == TransformKind::Capped, transform != TransformKind::Plain);
     let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
     let reduces = spec.statistics != Statistics::Saved || labels == Labels::Soft;
     let keeps = has_maximum && spec.writes_elements && !is_log && !(op.has_targets() && is_capped);
-    let is_online = strategy.kind == Kind::Stream && has_maximum && !is_transformed && !class_matters;
+    let is_online = strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
     written(&[
         ("LANES", Value::Number(lanes), "Threads that share a row: a power of two up to WORKGROUP."),
@@ -305,10 +304,10 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
             switch(kernel.in_place),
             "Logits are read from `elements`: one buffer cannot be bound both ways at once.",
         ),
-        ("STRIDED", switch(kernel.planes), "The classes of a row are apart, because blocks of rows lie side by side."),
+        ("STRIDED", switch(kernel.strided), "The classes of a row are apart, because blocks of rows lie side by side."),
         (
             "LANES_ACROSS_ROWS",
-            switch(access == Access::Columns),
+            switch(access == Access::LanesAcrossRows),
             "Neighbouring threads take neighbouring rows, not neighbouring lanes of one.",
         ),
         ("STAGED", switch(matches!(access, Access::Staged { .. })), "Rows come and go through workgroup memory."),
@@ -448,14 +447,14 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         // Where a row is, and which of its units a thread takes.
         Some(shader!("shared/rows.wgsl")),
         // A stretch of a row in registers.
-        (kind != Kind::Stream).then_some(shader!("shared/held.wgsl")),
+        (kind != Kind::Online).then_some(shader!("shared/held.wgsl")),
         // Writing a stretch that is read again.
-        (kind != Kind::Rows).then_some(shader!("shared/reread.wgsl")),
+        (kind != Kind::RegisterResident).then_some(shader!("shared/reread.wgsl")),
         // The strategy, which has the entry points.
         Some(match kind {
-            Kind::Rows => shader!("strategies/register_resident.wgsl"),
-            Kind::Stream => shader!("strategies/online.wgsl"),
-            Kind::Split => shader!("strategies/split_row.wgsl"),
+            Kind::RegisterResident => shader!("strategies/register_resident.wgsl"),
+            Kind::Online => shader!("strategies/online.wgsl"),
+            Kind::SplitRow => shader!("strategies/split_row.wgsl"),
         }),
         // What an operation does to each element, and what a loss makes of a row's target.
         (statistics != Statistics::GradientSum).then_some(shader!("shared/coefficients.wgsl")),
@@ -468,7 +467,7 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         },
         // Sums relative to a maximum that still grows.
         match statistics {
-            Statistics::Softmax => (kind == Kind::Stream).then_some(shader!("shared/running_maximum.wgsl")),
+            Statistics::Softmax => (kind == Kind::Online).then_some(shader!("shared/running_maximum.wgsl")),
             Statistics::GradientSum | Statistics::Saved => Some(shader!("shared/no_maximum.wgsl")),
         },
         // The operation: what becomes of a reduced row.
