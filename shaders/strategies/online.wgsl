@@ -1,5 +1,5 @@
 // Online strategy, for rows that no registers hold: a row is read once for its statistics and once more, where elements are
-// written, for those. Each lane sums about the largest logit that it has met so far.
+// written, for those. Each lane sums relative to the largest logit that it has met so far.
 // needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); begin_maximum,
 //   row_maximum, see_unit (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum,
 //   join_lanes, raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl);
@@ -13,7 +13,7 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
-// With ONLINE a row is read once, about a maximum that grows:
+// With ONLINE a row is read once, relative to a maximum that grows:
 //   for each few units: maximum = max(maximum, their logits), rescale the sums; sums += their exponentials
 //   join the lanes
 // else twice:

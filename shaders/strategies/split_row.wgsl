@@ -1,6 +1,7 @@
-// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
-// first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
-// (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
+// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the
+// whole row piece by piece. The first dispatch reduces each segment relative to its own maximum, the
+// second rescales the segments of a row to one maximum (Milakov and Gimelshein, arXiv:1805.02867), and a
+// third writes.
 // needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl);
 //   hold, reduce_held (shared/held.wgsl); set_maximum (shared/no_maximum.wgsl or
 //   shared/passes.wgsl); RowState, add_segment, begin_sums, packed, summed, unpacked
