@@ -1,18 +1,19 @@
-// log(sum_j exp(y_j)) = max_y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
+// log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
 // two terms all but cancel.
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); is_infinite_or_nan, log1p_pair, two_sum
-//   (shared/math.wgsl); LOWEST_KEY (shared/passes.wgsl); Coefficients (shared/passes.wgsl or shared/sum.wgsl); max_y
-//   (shared/transform.wgsl)
+// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
+//   (shared/coefficients.wgsl); is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl);
+//   LOWEST_KEY, RowState (shared/passes.wgsl)
 // provides: finish, select_classes
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
+    let y = state.maximum.y;
     if leader {
         let log_sum = log1p_pair(stats.rest_of_sum);
-        let high = two_sum(max_y.x, log_sum.x);
-        var bits = bitcast<u32>(high.x + (high.y + (max_y.y + log_sum.y)));
-        if is_infinite_or_nan(bitcast<u32>(max_y.x)) {
+        let high = two_sum(y.x, log_sum.x);
+        var bits = bitcast<u32>(high.x + (high.y + (y.y + log_sum.y)));
+        if is_infinite_or_nan(bitcast<u32>(y.x)) {
             // A scaled logit is no f32.
-            bits = bitcast<u32>(max_y.x);
+            bits = bitcast<u32>(y.x);
         }
         if stats.key == LOWEST_KEY {
             bits = params.negative_infinity;
@@ -27,4 +28,4 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
 }
 
 // No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {}
+fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

@@ -1,9 +1,10 @@
 // The class with the largest logit, and its probability 1 / sum. Twin of `src/cpu/ops/predict.rs`.
-// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs (shared/math.wgsl); Coefficients,
-//   is_bad (shared/passes.wgsl or shared/sum.wgsl)
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
+//   (shared/coefficients.wgsl); add_pairs (shared/math.wgsl); RowState, is_bad
+//   (shared/passes.wgsl)
 // provides: finish, select_classes
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     if leader {
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
         rows_out[params.rows_out_at + 2u * row] = select(stats.at, 0u, stats.at == NONE);
@@ -13,4 +14,4 @@ fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
 }
 
 // No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {}
+fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

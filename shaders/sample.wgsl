@@ -1,12 +1,12 @@
 // A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to the bits: additions and
 // multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
-// needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl); LN2_HIGH, LN2_LOW,
-//   add_pairs, key_of, opaque (shared/math.wgsl); Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl);
-//   LARGEST, WIDE, combine, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below, max_logit
-//   (shared/transform.wgsl)
+// needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl);
+//   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, add_pairs, key_of, opaque
+//   (shared/math.wgsl); RowState, is_bad (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
+//   (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below (shared/transform.wgsl)
 // provides: finish, select_classes
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     return Coefficients();
 }
 
@@ -109,7 +109,7 @@ fn coarse(mass: vec2<u32>) -> f32 {
 }
 
 // How far a logit is below the maximum, times the scale.
-fn depth_of(j: u32) -> f32 {
+fn depth_of(j: u32, max_logit: f32) -> f32 {
     return opaque(opaque(load(j) - max_logit) * params.scale);
 }
 
@@ -117,11 +117,13 @@ fn is_possible(j: u32, t: f32) -> bool {
     return bitcast<u32>(load(j)) != params.negative_infinity && bitcast<u32>(t) != params.negative_infinity;
 }
 
-// How many classes, or how much of the probability, is at a key or above; low and high part of one number.
-fn mass_from(grid: Grid, key: i32, counts: bool) -> vec2<u32> {
+// How many classes (`counts`), or how much of the probability, is at a key or above; low and high part
+// of one number.
+//   for each class of this lane with key(depth) >= key: mass += 1, or its probability; over all lanes
+fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
     for (var j = lane; j < params.classes; j += LANES) {
-        let t = depth_of(j);
+        let t = depth_of(j, max_logit);
         if key_of(t) >= key && is_possible(j, t) {
             mass = combine(mass, vec2<u32>(select(probability_scale(t), 1u, counts), 0u), WIDE);
         }
@@ -129,8 +131,11 @@ fn mass_from(grid: Grid, key: i32, counts: bool) -> vec2<u32> {
     return reduce(grid, mass, WIDE);
 }
 
-// The largest key up to that of 0 at which there is still so much.
-fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
+// The largest key up to that of 0 at and above which there are still draw_top_k classes (`counts`), or
+// `wanted` of the probability.
+//   while low < high: middle = half way up;
+//       if mass_from(middle) is enough { low = middle } else { high = middle - 1 }
+fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32) -> i32 {
     var low = lowest;
     var high = 0;
     // Every row of the workgroup takes as many steps as any may need.
@@ -138,7 +143,7 @@ fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     for (var step = 0u; step < 32u + params.zero; step += 1u) {
         let gap = bitcast<u32>(high) - bitcast<u32>(low);
         let middle = low + bitcast<i32>(gap / 2u + gap % 2u);
-        let mass = mass_from(grid, middle, counts);
+        let mass = mass_from(grid, max_logit, middle, counts);
         let holds = select(coarse(mass) >= wanted, mass.y != 0u || mass.x >= params.draw_top_k, counts);
         if low < high {
             if holds {
@@ -151,20 +156,24 @@ fn last_where(grid: Grid, lowest: i32, counts: bool, wanted: f32) -> i32 {
     return low;
 }
 
-fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {
+// lowest = the key at which top-k and top-p cut
+// for each class of this lane from there on: score = depth + Gumbel noise; best = max(best, its score)
+// the best class over all lanes is drawn
+fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
+    let max_logit = state.maximum.logit;
     var lowest = key_of(bitcast<f32>(0xff7fffffu));
     if params.draw_top_k < params.classes {
-        lowest = last_where(grid, lowest, true, 0.0);
+        lowest = last_where(grid, max_logit, lowest, true, 0.0);
     }
     if params.draw_top_p < 1.0 {
-        let wanted = opaque(params.draw_top_p * coarse(mass_from(grid, lowest, false)));
-        lowest = last_where(grid, lowest, false, wanted);
+        let wanted = opaque(params.draw_top_p * coarse(mass_from(grid, max_logit, lowest, false)));
+        lowest = last_where(grid, max_logit, lowest, false, wanted);
     }
     let key = draw_key();
     var best = vec2<u32>(bitcast<u32>(key_of(bitcast<f32>(params.negative_infinity))), NONE);
     for (var j = lane; j < params.classes; j += LANES) {
-        let t = depth_of(j);
+        let t = depth_of(j, max_logit);
         if key_of(t) >= lowest && is_possible(j, t) {
             let score = opaque(t + gumbel(threefry(key, vec2<u32>(j, params.first_row + row)).x));
             best = combine(best, vec2<u32>(bitcast<u32>(key_of(score)), j), LARGEST);
@@ -178,6 +187,6 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
         let place = params.rows_out_at + 2u * row;
         rows_out[place] = drawn;
-        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn)) / (sum.x + sum.y)), params.nan, bad);
+        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn), state.maximum) / (sum.x + sum.y)), params.nan, bad);
     }
 }

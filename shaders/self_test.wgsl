@@ -4,7 +4,7 @@
 // Each thread writes eight words at its number, so that two threads of one number leave a gap.
 // needs: Grid, WORKGROUP, params, rows_out, targets, thread (shared/bindings.wgsl); butterfly (shared/lanes_*.wgsl);
 //   add_pairs, exp_pair, is_infinite_or_nan, log1p_pair (shared/math.wgsl); COUNT, sum_of (shared/reduce.wgsl);
-//   max_y, transform (shared/transform.wgsl); two_of, word_of (the parts in elements/)
+//   transform (shared/transform.wgsl); two_of, word_of (the parts in elements/)
 // provides: run
 
 const WORDS: u32 = 8u;
@@ -26,6 +26,7 @@ fn run(grid: Grid) {
     let top = max(tile[row], tile[row + 1u]);
     // max_y = y of the largest logit
     // for each class: rest_of_sum += exp(y - max_y) but for one maximum; below += label * (max_y - y)
+    var max_y = vec2<f32>(0.0, 0.0);
     var rest_of_sum = vec2<f32>(0.0, 0.0);
     var below = 0.0;
     var gap = vec2<f32>(0.0, 0.0);

@@ -1,15 +1,18 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
-// `src/cpu/ops/predict.rs`. Each thread knows the best of its own elements that is left; whose is taken looks for the next.
-// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); add_pairs, key_of (shared/math.wgsl);
-//   Coefficients, is_bad (shared/passes.wgsl or shared/sum.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
-//   (shared/rows.wgsl); exp_below (shared/transform.wgsl)
+// `src/cpu/ops/predict.rs`. Each thread knows the best of its mine elements that is left; whose is taken looks for the next.
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
+//   (shared/coefficients.wgsl); add_pairs, key_of (shared/math.wgsl); RowState, is_bad
+//   (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl);
+//   exp_below (shared/transform.wgsl)
 // provides: finish, select_classes
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     return Coefficients();
 }
 
-// The thread's best that comes after `last`, or after nothing where its place is NONE; all NaNs are equal, and largest.
+// The thread's best class that comes after `last`, or its best where the place of `last` is NONE. All
+// NaNs are equal, and largest.
+//   for each class of this lane that comes after `last`: best = max(best, it)
 fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
     var key = bitcast<i32>(0x80000000u);
@@ -27,24 +30,28 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {
+// for i in 0..k: best = the largest of all lanes' best classes; write it;
+//     the lane that had it looks for its next
+// for each of the k, one a lane: write its probability
+fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
     let bad = is_bad(stats);
     let place = params.rows_out_at + 2u * row * params.k;
-    var own = best_after(vec2<u32>(0u, NONE));
+    var mine = best_after(vec2<u32>(0u, NONE));
     for (var i = 0u; i < params.k; i += 1u) {
-        let best = reduce(grid, own, LARGEST);
+        let best = reduce(grid, mine, LARGEST);
         if present && lane == 0u {
             rows_out[place + 2u * i] = best.y;
         }
-        if own.y == best.y && i + 1u < params.k {
-            own = best_after(best);
+        if mine.y == best.y && i + 1u < params.k {
+            mine = best_after(best);
         }
     }
     storageBarrier();
     if present {
         for (var i = lane; i < params.k; i += LANES) {
-            let probability = exp_below(load(min(rows_out[place + 2u * i], params.classes - 1u))) / (sum.x + sum.y);
+            let at = min(rows_out[place + 2u * i], params.classes - 1u);
+            let probability = exp_below(load(at), state.maximum) / (sum.x + sum.y);
             rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }
     }

@@ -16,7 +16,7 @@ fn logit_at(place: u32) -> f32 {
     return in_order(bitcast<f32>(word_at(place)));
 }
 
-// Values from a place on; whatever there is for those beyond the last place.
+// The values of a unit from `place` on, and the last one for those beyond `last`.
 fn read_unit(place: u32, last: u32) -> Unit {
     let second = min(place + 1u, last);
     let third = min(place + 2u, last);
@@ -36,7 +36,7 @@ fn write_unit(place: u32, unit: Unit) {
     elements[place + 3u] = words.w;
 }
 
-// The first values of a unit.
+// Writes the first `count` values of a unit.
 fn write_some(place: u32, unit: Unit, count: u32) {
     let words = words_of(unit);
     if count > 0u {

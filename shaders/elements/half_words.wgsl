@@ -17,7 +17,8 @@ fn logit_at(place: u32) -> f32 {
     return in_order(widened((word_at(place / 2u) >> (place % 2u * 16u)) & 0xffffu));
 }
 
-// Values from a place on; whatever there is for those beyond the last place.
+// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts in the
+// middle of a word, each word is put together from two.
 fn read_unit(place: u32, last: u32) -> Unit {
     let first = place / 2u;
     let end = last / 2u;
@@ -33,7 +34,7 @@ fn read_unit(place: u32, last: u32) -> Unit {
     return unit_of((words >> vec4<u32>(16u)) | (vec4<u32>(b, c, d, e) << vec4<u32>(16u)));
 }
 
-// The other half of the word is not touched, whoever writes there meanwhile.
+// Writes one value. The other half of the word is not touched, whoever writes there meanwhile.
 fn put(place: u32, value: f32) {
     let shift = place % 2u * 16u;
     atomicAnd(&elements[place / 2u], ~(0xffffu << shift));
@@ -44,7 +45,8 @@ fn write_unit(place: u32, unit: Unit) {
     write_some(place, unit, UNIT);
 }
 
-// The first values of a unit.
+// Writes the first `count` values of a unit:
+//   a half at an odd place, and one left at the end: by `put`; two in a word: at once
 fn write_some(place: u32, unit: Unit, count: u32) {
     let odd = select(place % 2u, 0u, EVEN);
     if odd == 1u && count > 0u {

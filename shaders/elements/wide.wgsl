@@ -19,7 +19,8 @@ fn logit_at(place: u32) -> f32 {
     return unit_of(words)[at / 4u][at % 4u];
 }
 
-// Values from a place on; whatever there is for those beyond the last place.
+// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts in the
+// middle of 16 bytes, it is put together from those and the next.
 fn read_unit(place: u32, last: u32) -> Unit {
     let here = words_at(place / UNIT);
     let off = place % UNIT / PACKED;
@@ -42,7 +43,8 @@ fn write_unit(place: u32, unit: Unit) {
     elements[place / UNIT] = words_of(unit);
 }
 
-// The first values of a unit, which may be none that 16 bytes hold.
+// Writes the first `count` values of a unit, which may start in the middle of 16 bytes:
+//   for each of four words that has any: elements[its word] = it
 fn write_some(place: u32, unit: Unit, count: u32) {
     let words = words_of(unit);
     for (var i = 0u; i < 4u; i += 1u) {

@@ -1,25 +1,44 @@
-// The two passes over a row, unit by unit: its maximum, then the sum of exponentials.
-// needs: Grid, NONE, Stats, class_count, class_step, params, targets, weight_of (shared/bindings.wgsl); add_pairs,
-//   key_of, opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY, reduce, sum_of (shared/reduce.wgsl);
-//   classes_from, operand_at (shared/rows.wgsl); distance, exp_below_4, max_logit, max_y, measure_from_y, slope
-//   (shared/transform.wgsl); PARTS, Unit (the parts in elements/)
-// provides: LOWEST_KEY, Coefficients, is_bad, maximum_of, begin_maximum, see_unit, lane_key, row_maximum,
-//   label_below, total, maxima_count, below, labels, begin_sums, add_unit, summed, element_unit, packed, unpacked
+// What a row is reduced to, unit by unit: its maximum, then the sum of exponentials relative to it.
+// needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, gradient_of, labels_of,
+//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs, key_of,
+//   opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY, reduce, sum_of
+//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance, exp_below,
+//   exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in elements/)
+// provides: LOWEST_KEY, RowState, is_bad, maximum_of, set_maximum, begin_maximum, see_unit,
+//   lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment, summed, element_unit,
+//   packed, unpacked
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
 
-// Coefficients are what an operation makes of a row's statistics, and then does to each of its elements.
-struct Coefficients {
-    // Probabilities are exponentials times this; log-probabilities are differences less this.
-    factor: f32,
-    // The one element that is not made like the others, if any.
-    at: u32,
-    at_value: f32,
-    // The whole row is NaN.
-    bad: bool,
-    // Where labels are spread: what each element is lowered by, times its label.
-    shift: f32,
+// What a thread knows of its row while the row is reduced. One variable of the strategy, which every
+// function takes as a pointer; compilers inline the functions and give each field a register.
+struct RowState {
+    // The maximum that exponentials are relative to: the row's, or with ONLINE this lane's until the
+    // lanes are joined.
+    maximum: Maximum,
+
+    // The maximum of the units seen since `begin_maximum`. `largest_float` is the largest value that
+    // is no NaN; the largest bit patterns, as signed and as unsigned numbers, tell +inf and NaNs of
+    // either sign.
+    largest_float: f32,
+    largest_signed: i32,
+    largest_unsigned: u32,
+    // In their place with CLASS_MATTERS: the largest key, and the first class that has it.
+    best_key: i32,
+    best_class: u32,
+
+    // The sum of this lane's exponentials below the maximum, high and low part.
+    rest_of_sum: vec2<f32>,
+    // How many of this lane's logits are equal to the maximum.
+    maxima_count: f32,
+    // With SPREAD, as in Stats, high and low parts.
+    below: vec2<f32>,
+    labels: vec2<f32>,
+    has_negative_infinity: u32,
+
+    // With ONLINE: the key of the largest logit that this lane has met.
+    running_key: i32,
 }
 
 // Nothing but -inf, or a NaN or +inf.
@@ -32,26 +51,22 @@ fn maximum_of(stats: Stats) -> f32 {
     return select(value_of(stats.key), 0.0, is_bad(stats));
 }
 
-// A lane keeps the largest value, and the largest bit patterns, as signed and as unsigned numbers, which give away +inf
-// and NaNs of either sign; or, where the class matters, the largest key and its class.
-var<private> best: f32;
-var<private> largest: i32;
-var<private> largest_unsigned: u32;
-var<private> best_key: i32;
-var<private> best_at: u32;
-
-fn begin_maximum() {
-    best = bitcast<f32>(params.negative_infinity);
-    largest = bitcast<i32>(0x80000000u);
-    largest_unsigned = 0u;
-    best_key = LOWEST_KEY;
-    best_at = NONE;
+// Makes exponentials relative to the maximum of these statistics.
+fn set_maximum(state: ptr<function, RowState>, stats: Stats) {
+    state.maximum = maximum_at(maximum_of(stats));
 }
 
-fn see_unit(j: u32, unit: Unit) {
-    if SAVED_LOG_SUM_EXP {
-        return;
-    }
+fn begin_maximum(state: ptr<function, RowState>) {
+    state.largest_float = bitcast<f32>(params.negative_infinity);
+    state.largest_signed = bitcast<i32>(0x80000000u);
+    state.largest_unsigned = 0u;
+    state.best_key = LOWEST_KEY;
+    state.best_class = NONE;
+}
+
+// for each x of the unit: largest = max(largest, x), by value and by bits;
+// or with CLASS_MATTERS: if key(x) > best_key { best_key = key(x); best_class = its class }
+fn see_unit(state: ptr<function, RowState>, j: u32, unit: Unit) {
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
         if CLASS_MATTERS {
@@ -59,192 +74,201 @@ fn see_unit(j: u32, unit: Unit) {
             for (var k = 0u; k < 4u; k += 1u) {
                 let is_nan = (bitcast<u32>(x[k]) & 0x7fffffffu) > 0x7f800000u;
                 let key = select(key_of(x[k]), 0x7fffffff, is_nan);
-                best_at = select(best_at, j + 4u * part + k, key > best_key);
-                best_key = max(best_key, key);
+                let here = j + 4u * part + k;
+                state.best_class = select(state.best_class, here, key > state.best_key);
+                state.best_key = max(state.best_key, key);
             }
         } else {
-            let bits = bitcast<vec4<i32>>(x);
-            largest = max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+            let signed = bitcast<vec4<i32>>(x);
+            let most = max(max(signed.x, signed.y), max(signed.z, signed.w));
+            state.largest_signed = max(state.largest_signed, most);
             let natural = bitcast<vec4<u32>>(x);
-            largest_unsigned = max(largest_unsigned, max(max(natural.x, natural.y), max(natural.z, natural.w)));
-            best = max(best, max(max(x.x, x.y), max(x.z, x.w)));
+            let widest = max(max(natural.x, natural.y), max(natural.z, natural.w));
+            state.largest_unsigned = max(state.largest_unsigned, widest);
+            let value = max(max(x.x, x.y), max(x.z, x.w));
+            state.largest_float = max(state.largest_float, value);
         }
     }
 }
 
-// The key of what a lane has seen.
-fn lane_key() -> i32 {
+// The key of the maximum of what this lane has seen.
+fn lane_key(state: ptr<function, RowState>) -> i32 {
     if CLASS_MATTERS {
-        return best_key;
+        return state.best_key;
     }
-    if largest > 0x7f800000 || largest_unsigned > 0xff800000u {
+    if state.largest_signed > 0x7f800000 || state.largest_unsigned > 0xff800000u {
         return 0x7fffffff;
     }
-    return select(key_of(best), 0x7f800000, largest == 0x7f800000);
+    let is_infinite = state.largest_signed == 0x7f800000;
+    return select(key_of(state.largest_float), 0x7f800000, is_infinite);
 }
 
-// Called by all threads of a workgroup together: the key of a row's maximum, and where it is.
-fn row_maximum(grid: Grid) -> vec2<u32> {
-    if SAVED_LOG_SUM_EXP {
-        return vec2<u32>(0u, NONE);
-    }
+// Called by all threads of a workgroup together: statistics with the row's maximum, which exponentials
+// are relative to from now on.
+fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
+    var stats = Stats();
     if CLASS_MATTERS {
-        return reduce(grid, vec2<u32>(bitcast<u32>(best_key), best_at), LARGEST);
+        let best = vec2<u32>(bitcast<u32>(state.best_key), state.best_class);
+        let found = reduce(grid, best, LARGEST);
+        stats.key = bitcast<i32>(found.x);
+        stats.at = found.y;
+    } else {
+        let key = vec2<u32>(bitcast<u32>(lane_key(state)), 0u);
+        stats.key = bitcast<i32>(reduce(grid, key, LARGEST_KEY).x);
     }
-    return reduce(grid, vec2<u32>(bitcast<u32>(lane_key()), 0u), LARGEST_KEY);
+    set_maximum(state, stats);
+    return stats;
 }
 
-// The labels of a unit's classes where labels are spread, without what a target class has beside its off_value. A loop over
-// components is avoided, here and below: FXC cannot store to a component whose number it does not know (X3511).
-fn labels_of(j: u32, part: u32) -> vec4<f32> {
-    let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
-    return vec4<f32>(label_of(classes.x), label_of(classes.y), label_of(classes.z), label_of(classes.w));
-}
-
-fn label_of(j: u32) -> f32 {
-    var label = params.off_value;
-    if SOFT {
-        label += params.on_value * bitcast<f32>(targets[operand_at + j * class_step()]);
-    }
-    return weight_of(j) * label;
-}
-
-// label * (max_y - y): in halves, for the difference of two large logits is no f32. Opaque, for a compiler would move the 2 to the
-// difference, or take 2 and the halves out.
-fn label_below(label: f32, x: f32) -> f32 {
+// label * (maximum.y - y): in halves, for the difference of two large logits is no f32. Opaque, for a
+// compiler would move the 2 to the difference, or take 2 and the halves out.
+fn label_below(label: f32, x: f32, maximum: Maximum) -> f32 {
     if TRANSFORMED {
-        let d = distance(x);
+        let d = distance(x, maximum);
         return label * -(d.x + d.y);
     }
-    return opaque(2.0 * label) * (0.5 * max_logit - opaque(0.5 * x));
+    return opaque(2.0 * label) * (0.5 * maximum.logit - opaque(0.5 * x));
 }
 
-// A lane keeps the sum of exponentials below the maximum, how many are equal to the maximum, and where labels are spread what Stats says
-// of them.
-var<private> total: vec2<f32>;
-var<private> maxima_count: f32;
-var<private> below: vec2<f32>;
-var<private> labels: vec2<f32>;
-var<private> has_negative_infinity: u32;
-
-fn begin_sums() {
-    total = vec2<f32>(0.0, 0.0);
-    maxima_count = 0.0;
-    below = vec2<f32>(0.0, 0.0);
-    labels = vec2<f32>(0.0, 0.0);
-    has_negative_infinity = 0u;
+fn begin_sums(state: ptr<function, RowState>) {
+    state.rest_of_sum = vec2<f32>(0.0, 0.0);
+    state.maxima_count = 0.0;
+    state.below = vec2<f32>(0.0, 0.0);
+    state.labels = vec2<f32>(0.0, 0.0);
+    state.has_negative_infinity = 0u;
 }
 
-fn spread_labels(j: u32, end: u32, x: vec4<f32>, part: u32) {
+// for each x of the part that is not -inf: below += label * (maximum.y - y); labels += its label
+fn spread_labels(state: ptr<function, RowState>, j: u32, end: u32, x: vec4<f32>, part: u32) {
     let is_here = classes_from(j, part) < vec4<u32>(end);
-    let values_of_labels = select(vec4<f32>(0.0), labels_of(j, part), is_here);
+    let label = select(vec4<f32>(0.0), labels_of(j, part), is_here);
     var sum = 0.0;
     for (var k = 0u; k < 4u; k += 1u) {
         if bitcast<u32>(x[k]) == params.negative_infinity {
-            has_negative_infinity |= select(0u, select(1u, 2u, values_of_labels[k] == 0.0), is_here[k]);
+            let kind = select(1u, 2u, label[k] == 0.0);
+            state.has_negative_infinity |= select(0u, kind, is_here[k]);
         } else {
-            sum += label_below(values_of_labels[k], x[k]);
+            sum += label_below(label[k], x[k], state.maximum);
         }
     }
-    below = add_pairs(below, vec2<f32>(sum, 0.0));
-    labels = add_pairs(labels, vec2<f32>((values_of_labels.x + values_of_labels.y) + (values_of_labels.z + values_of_labels.w), 0.0));
+    state.below = add_pairs(state.below, vec2<f32>(sum, 0.0));
+    let all_labels = (label.x + label.y) + (label.z + label.w);
+    state.labels = add_pairs(state.labels, vec2<f32>(all_labels, 0.0));
 }
 
-// Adds a unit to the sums, and returns its exponentials. Four at a time are added as a tree, and only their sum with its
-// rounding error.
-fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
+// Adds a unit to the sums, and returns its exponentials:
+//   for each x: e = exp(y - maximum.y)
+//       if x == maximum { maxima_count += 1 } else { rest_of_sum += e }
+// Four at a time are added as a tree, and only their sum with its rounding error.
+fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Unit {
     var exponentials: Unit;
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
-        if SPREAD && (SOFT || !SAVED_LOG_SUM_EXP) {
-            spread_labels(j, end, x, part);
+        if SPREAD {
+            spread_labels(state, j, end, x, part);
         }
-        if !SAVED_LOG_SUM_EXP {
-            let is_maximum = x == vec4<f32>(max_logit);
-            var e = exp_below_4(x);
-            exponentials[part] = e;
-            if CAPPED {
-                // A masked class is a finite number under a cap.
-                e = select(vec4<f32>(0.0), e, classes_from(j, part) < vec4<u32>(end));
-            }
-            let rest_of_sum = select(e, vec4<f32>(0.0), is_maximum);
-            let ones = select(vec4<f32>(0.0), vec4<f32>(1.0), is_maximum);
-            total = add_pairs(total, vec2<f32>((rest_of_sum.x + rest_of_sum.y) + (rest_of_sum.z + rest_of_sum.w), 0.0));
-            maxima_count += (ones.x + ones.y) + (ones.z + ones.w);
+        let is_maximum = x == vec4<f32>(state.maximum.logit);
+        var e = exp_below_4(x, state.maximum);
+        exponentials[part] = e;
+        if CAPPED {
+            // A masked class is a finite number under a cap.
+            e = select(vec4<f32>(0.0), e, classes_from(j, part) < vec4<u32>(end));
         }
+        let rest = select(e, vec4<f32>(0.0), is_maximum);
+        let ones = select(vec4<f32>(0.0), vec4<f32>(1.0), is_maximum);
+        let sum = (rest.x + rest.y) + (rest.z + rest.w);
+        state.rest_of_sum = add_pairs(state.rest_of_sum, vec2<f32>(sum, 0.0));
+        state.maxima_count += (ones.x + ones.y) + (ones.z + ones.w);
     }
     return exponentials;
 }
 
-// Called by all threads of a workgroup together: what the lanes of a row have summed, about one top.
-fn summed(grid: Grid, peak: Stats) -> Stats {
-    var stats = peak;
-    if !SAVED_LOG_SUM_EXP {
-        let sum = sum_of(grid, add_pairs(total, vec2<f32>(maxima_count, 0.0)));
-        stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), sum);
+// Adds a segment's statistics to the sums. `stats` has the maximum of the whole row.
+//   rest_of_sum += (1 + the segment's rest_of_sum) * exp(the segment's maximum - maximum)
+fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
+    let is_below = !is_bad(segment) && segment.key != stats.key;
+    if !is_bad(segment) {
+        var sum = add_pairs(vec2<f32>(1.0, 0.0), segment.rest_of_sum);
+        if is_below {
+            sum *= exp_below(maximum_of(segment), state.maximum);
+        }
+        state.rest_of_sum = add_pairs(state.rest_of_sum, sum);
     }
     if SPREAD {
+        state.labels = add_pairs(state.labels, vec2<f32>(segment.labels, 0.0));
+        state.below = add_pairs(state.below, segment.below);
+        if is_below {
+            let moved = label_below(segment.labels, maximum_of(segment), state.maximum);
+            state.below = add_pairs(state.below, vec2<f32>(moved, 0.0));
+        }
+        state.has_negative_infinity |= segment.has_negative_infinity;
+    }
+}
+
+// Called by all threads of a workgroup together: adds to `peak`, the statistics with the maximum, what
+// the lanes of a row have summed relative to it.
+fn summed(grid: Grid, state: ptr<function, RowState>, peak: Stats) -> Stats {
+    var stats = peak;
+    let whole = add_pairs(state.rest_of_sum, vec2<f32>(state.maxima_count, 0.0));
+    stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), sum_of(grid, whole));
+    if SPREAD {
         // The host knows the sum of smoothed labels over a whole row.
-        if SOFT || (SPLIT_ROW && !SAVED_LOG_SUM_EXP) {
-            let sum = sum_of(grid, labels);
-            stats.labels = sum.x + sum.y;
+        if SOFT || SPLIT_ROW {
+            let labels = sum_of(grid, state.labels);
+            stats.labels = labels.x + labels.y;
         }
-        if !SAVED_LOG_SUM_EXP {
-            stats.below = sum_of(grid, below);
-            let flags = reduce(grid, vec2<u32>(has_negative_infinity & 1u, has_negative_infinity >> 1u), COUNT);
-            stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
-        }
+        stats.below = sum_of(grid, state.below);
+        let kinds = state.has_negative_infinity;
+        let flags = reduce(grid, vec2<u32>(kinds & 1u, kinds >> 1u), COUNT);
+        stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
     return stats;
 }
 
-fn log_probability(x: f32, factor: f32) -> f32 {
-    let d = distance(x);
-    return (d.x - factor) + d.y;
+fn log_probability(x: f32, maximum: Maximum, log_sum: f32) -> f32 {
+    let d = distance(x, maximum);
+    return (d.x - log_sum) + d.y;
 }
 
-// Returns what is written for a unit of logits, or for one of exponentials.
-fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
+// Returns what is written for a unit of logits, or for one of exponentials:
+//   LOG: (y - maximum.y) - log(sum); TARGETS: see `gradient_of`; else exponential / sum
+fn element_unit(
+    state: ptr<function, RowState>,
+    j: u32,
+    unit: Unit,
+    are_exponentials: bool,
+    coefficients: Coefficients,
+) -> Unit {
     var result: Unit;
+    let maximum = state.maximum;
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
         var values: vec4<f32>;
         if LOG {
-            let factor = coefficients.factor;
-            let low = vec2<f32>(log_probability(x.x, factor), log_probability(x.y, factor));
-            values = vec4<f32>(low, log_probability(x.z, factor), log_probability(x.w, factor));
+            let log_sum = coefficients.factor;
+            let low = vec2<f32>(log_probability(x.x, maximum, log_sum), log_probability(x.y, maximum, log_sum));
+            let z = log_probability(x.z, maximum, log_sum);
+            values = vec4<f32>(low, z, log_probability(x.w, maximum, log_sum));
         } else {
             if are_exponentials {
                 values = x * coefficients.factor;
             } else {
-                values = exp_below_4(x) * coefficients.factor;
+                values = exp_below_4(x, maximum) * coefficients.factor;
             }
-            if SPREAD {
-                values -= coefficients.shift * labels_of(j, part);
+            if TARGETS {
+                values = gradient_of(j, part, x, values, coefficients);
             }
-            if TARGETS && CAPPED {
-                values *= vec4<f32>(slope(x.x), slope(x.y), slope(x.z), slope(x.w));
-            }
-        }
-        if TARGETS {
-            let is_target = classes_from(j, part) == vec4<u32>(coefficients.at);
-            values = select(values, vec4<f32>(coefficients.at_value), is_target);
         }
         result[part] = select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
     }
     return result;
 }
 
-// Coefficients in an entry of `partials`, and back.
-fn packed(coefficients: Coefficients) -> Stats {
-    let values = vec2<f32>(coefficients.factor, coefficients.at_value);
-    let spread = vec2<f32>(coefficients.shift, max_y.x);
-    return Stats(select(0, 1, coefficients.bad), coefficients.at, values, spread, 0u, 0.0);
+// Coefficients in an entry of `partials`, and back. `state` has what else elements are made of.
+fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {
+    return packed_coefficients(coefficients, 0.0);
 }
 
-fn unpacked(entry: Stats) -> Coefficients {
-    if SAVED_LOG_SUM_EXP {
-        measure_from_y(entry.below.y);
-    }
-    return Coefficients(entry.rest_of_sum.x, entry.at, entry.rest_of_sum.y, entry.key == 1, entry.below.x);
+fn unpacked(state: ptr<function, RowState>, entry: Stats) -> Coefficients {
+    return unpacked_coefficients(entry);
 }

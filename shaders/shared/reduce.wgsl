@@ -33,7 +33,10 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     return select(b, a, key_a > key_b || (key_a == key_b && a.y < b.y));
 }
 
-// Called by all threads of a workgroup together. `fold`, in the files of lanes, joins `count` entries of `folds`, each of
+// Called by all threads of a workgroup together: what all lanes of the row have, combined.
+//   every `done` neighbours have a common result; at first those of a subgroup
+//   while done < LANES { join the results of `count` neighbouring groups; done *= count }
+// `fold`, in the files of lanes, joins `count` entries of `folds`, each of
 // which stands for `done` threads.
 fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if LANES == 1u {
@@ -68,7 +71,8 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     return result;
 }
 
-// Reduces by that tree where the lanes of a row are not neighbours.
+// Reduces by the same tree where the lanes of a row are not neighbours:
+//   for distance in 1, 2, 4 ...: combine with the lane at that distance, through workgroup memory
 fn reduce_across_rows(value: vec2<u32>, how: u32) -> vec2<u32> {
     var result = value;
     for (var distance = 1u; distance < LANES; distance *= 2u) {

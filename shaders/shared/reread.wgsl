@@ -1,9 +1,18 @@
 // Writing a stretch of a row that was too long to be held: read again, in units of what is written.
-// needs: Coefficients, element_unit (shared/passes.wgsl or shared/sum.wgsl); class_range, give_unit, lane, row_in,
-//   row_out, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in elements/)
+// needs: Coefficients (shared/coefficients.wgsl or shared/sum.wgsl); RowState, element_unit
+//   (shared/passes.wgsl or shared/sum.wgsl or the operation); class_range, give_unit, lane,
+//   row_in, row_out, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in
+//   elements/)
 // provides: write_stretch
 
-fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients) {
+// for each unit of the stretch: read it; write its elements
+fn write_stretch(
+    state: ptr<function, RowState>,
+    start: u32,
+    end: u32,
+    present: bool,
+    coefficients: Coefficients,
+) {
     if !present {
         return;
     }
@@ -12,7 +21,7 @@ fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients
         head = min((UNIT - (row_out + start) % UNIT) % UNIT, end - start);
         if lane == 0u && head > 0u {
             let unit = read_unit(row_in + start, row_in + end - 1u);
-            write_some(row_out + start, element_unit(start, unit, false, coefficients), head);
+            write_some(row_out + start, element_unit(state, start, unit, false, coefficients), head);
         }
     }
     let range = class_range(start + head, end);
@@ -20,7 +29,7 @@ fn write_stretch(start: u32, end: u32, present: bool, coefficients: Coefficients
         let units = take_units(j, range);
         for (var i = 0u; i < UNITS; i += 1u) {
             let at = j + i * STRIPE * UNIT;
-            give_unit(at, range.end, element_unit(at, units[i], false, coefficients));
+            give_unit(at, range.end, element_unit(state, at, units[i], false, coefficients));
         }
     }
 }

@@ -6,12 +6,14 @@
 
 // This thread's place among those of its row.
 var<private> lane: u32;
-// Where class 0 of the row would be in `logits`, in `elements` and in `targets` of its shape, be it before their beginning.
+// These do not change once a thread has entered its row.
+// Where class 0 of the row would be in `logits`, in `elements` and in `targets` of its shape, be it
+// before their beginning.
 var<private> row_in: u32;
 var<private> row_out: u32;
 var<private> operand_at: u32;
 
-// A row whose classes from `first` on are what is bound.
+// Makes `row` this thread's row. What is bound starts with class `first` of it.
 fn enter_row(row: u32, first: u32) {
     row_in = params.logits_at + row_start(row, params.logits_stride) - first * class_step();
     row_out = params.elements_at + row_start(row, params.elements_stride) - first * class_step();
@@ -26,12 +28,12 @@ fn nothing() -> vec4<f32> {
     return vec4<f32>(bitcast<f32>(params.negative_infinity));
 }
 
-// The classes of a part of a unit.
+// The numbers of the four classes in a part of a unit that starts with class j.
 fn classes_from(j: u32, part: u32) -> vec4<u32> {
     return vec4<u32>(j + 4u * part) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
-// -inf for classes from `end` on.
+// Returns the unit that starts with class j, with -inf for classes from `end` on.
 fn masked(j: u32, end: u32, unit: Unit) -> Unit {
     var result = unit;
     for (var part = 0u; part < PARTS; part += 1u) {
@@ -44,7 +46,8 @@ fn masked(j: u32, end: u32, unit: Unit) -> Unit {
     return result;
 }
 
-// Without a branch: what is not there is read from the last place that is.
+// Reads the unit that starts with class j. There is no branch: classes that the stretch [start, end)
+// does not have are read from its last place.
 fn read_classes(j: u32, start: u32, end: u32) -> Unit {
     let last = end - 1u;
     if STRIDED {
@@ -58,11 +61,13 @@ fn read_classes(j: u32, start: u32, end: u32) -> Unit {
     return read_unit(row_in + min(j, start + (last - start) / UNIT * UNIT), row_in + last);
 }
 
-// The unit of a stretch of a row that starts with class j; -inf for those that the stretch has not.
+// Returns the unit that starts with class j, with -inf for classes that [start, end) does not have.
 fn take_unit(j: u32, start: u32, end: u32) -> Unit {
     return masked(j, end, read_classes(j, start, end));
 }
 
+// Writes the classes of a unit that are below `end`:
+//   for each class from j up to `end`: elements[class] = its value
 fn give_unit(j: u32, end: u32, unit: Unit) {
     if STRIDED {
         for (var i = 0u; i < UNIT; i += 1u) {
@@ -79,8 +84,8 @@ fn give_unit(j: u32, end: u32, unit: Unit) {
     }
 }
 
-// The range of classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is, to `end`. The thread's own
-// units are at the distance of a stripe.
+// The classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is,
+// to `end`. The thread's own units are STRIPE units apart.
 struct ClassRange {
     first: u32,
     end: u32,
@@ -93,7 +98,7 @@ fn class_range(start: u32, end: u32) -> ClassRange {
     return ClassRange(first, min(first + rounds * STRIPE * UNIT, end));
 }
 
-// Reads UNITS units, so that all are on their way at once.
+// Reads UNITS units of this thread from class j on: all are requested before any is used.
 fn take_units(j: u32, range: ClassRange) -> array<Unit, UNITS> {
     var units: array<Unit, UNITS>;
     for (var i = 0u; i < UNITS; i += 1u) {

@@ -1,69 +1,74 @@
-// Sums about the largest logit that a lane has met so far, for rows that are read once: a larger one moves them on (Milakov and
-// Gimelshein, arXiv:1805.02867).
-// needs: Grid, Stats (shared/bindings.wgsl); Reference, add_pairs, between, exp_from, exp_pair, power_near,
-//   reference_at (shared/math.wgsl); LOWEST_KEY, below, labels, lane_key, maxima_count (shared/passes.wgsl); is_bad,
-//   label_below, maximum_of, summed, total (shared/passes.wgsl or shared/sum.wgsl); LARGEST_KEY, reduce
-//   (shared/reduce.wgsl); max_logit, measure_from, reference (shared/transform.wgsl)
+// Online sums, for rows that are read once: exponentials are relative to the largest logit that a lane has met
+// so far, and a larger one rescales the sums (Milakov and Gimelshein, arXiv:1805.02867).
+// needs: Grid, Stats (shared/bindings.wgsl); add_pairs, between, exp_from, exp_pair, power_near,
+//   reference_at (shared/math.wgsl); LOWEST_KEY, RowState, is_bad, label_below, lane_key,
+//   maximum_of, set_maximum, summed (shared/passes.wgsl); LARGEST_KEY, reduce
+//   (shared/reduce.wgsl); Maximum (shared/transform.wgsl)
 // provides: begin_running_maximum, raise_maximum, join_lanes
 
-// The key of the largest logit that this lane has met.
-var<private> running_key: i32;
-// The reference of its sums.
-var<private> running_reference: Reference;
-
-fn begin_running_maximum() {
-    running_key = LOWEST_KEY;
-    running_reference = reference_at(0.0);
-    reference = running_reference;
-    max_logit = 0.0;
+fn begin_running_maximum(state: ptr<function, RowState>) {
+    state.running_key = LOWEST_KEY;
+    state.maximum = Maximum(0.0, vec2<f32>(0.0, 0.0), reference_at(0.0));
 }
 
-fn running_maximum() -> Stats {
+fn running_maximum(state: ptr<function, RowState>) -> Stats {
     var stats = Stats();
-    stats.key = running_key;
+    stats.key = state.running_key;
     return stats;
 }
 
-// Adds the terms of the old maximum to the rest of the sum.
-fn demote_maximum(top: f32) {
-    total = add_pairs(total, vec2<f32>(maxima_count * exp_from(vec4<f32>(top), running_reference).x, 0.0));
-    maxima_count = 0.0;
+// Adds the terms of a maximum that is none any more to the rest of the sum, which is relative to it still.
+fn demote_maximum(state: ptr<function, RowState>, old: Maximum) {
+    let terms = state.maxima_count * exp_from(vec4<f32>(old.logit), old.reference).x;
+    state.rest_of_sum = add_pairs(state.rest_of_sum, vec2<f32>(terms, 0.0));
+    state.maxima_count = 0.0;
 }
 
-// Rescales the sums to what was seen last, if that is larger or makes the row bad.
-fn raise_maximum() {
-    let key = lane_key();
-    if key <= running_key {
+// Moves the sum of label * (maximum - y) from the old maximum to that of `state`.
+fn raise_labels(state: ptr<function, RowState>, old: Maximum) {
+    if SPREAD {
+        let moved = label_below(state.labels.x + state.labels.y, old.logit, state.maximum);
+        state.below = add_pairs(state.below, vec2<f32>(moved, 0.0));
+    }
+}
+
+// Rescales the sums to the largest logit seen last, if that is larger or makes the row bad:
+//   if seen > maximum {
+//       rest_of_sum = (rest_of_sum + maxima_count) * exp(maximum - seen); maxima_count = 0
+//       below += labels * (seen - maximum); maximum = seen
+//   }
+fn raise_maximum(state: ptr<function, RowState>) {
+    let key = lane_key(state);
+    if key <= state.running_key {
         return;
     }
-    let old = running_maximum();
-    running_key = key;
-    max_logit = maximum_of(running_maximum());
-    reference = power_near(max_logit);
-    if !is_bad(old) {
-        demote_maximum(maximum_of(old));
-        total *= exp_pair(between(running_reference, reference));
-        if SPREAD {
-            below = add_pairs(below, vec2<f32>(label_below(labels.x + labels.y, maximum_of(old)), 0.0));
-        }
+    let is_old_bad = is_bad(running_maximum(state));
+    let old = state.maximum;
+    state.running_key = key;
+    state.maximum.logit = maximum_of(running_maximum(state));
+    state.maximum.reference = power_near(state.maximum.logit);
+    if !is_old_bad {
+        demote_maximum(state, old);
+        state.rest_of_sum *= exp_pair(between(old.reference, state.maximum.reference));
+        raise_labels(state, old);
     }
-    running_reference = reference;
 }
 
-// Called by all threads of a workgroup together: all lanes about the row's largest logit.
-fn join_lanes(grid: Grid) -> Stats {
-    let own = running_maximum();
+// Called by all threads of a workgroup together: rescales the sums of all lanes to the row's maximum, and
+// adds them up.
+fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
+    let is_old_bad = is_bad(running_maximum(state));
+    let old = state.maximum;
+    let key = vec2<u32>(bitcast<u32>(state.running_key), 0u);
     var stats = Stats();
-    stats.key = bitcast<i32>(reduce(grid, vec2<u32>(bitcast<u32>(running_key), 0u), LARGEST_KEY).x);
-    measure_from(maximum_of(stats));
-    if !is_bad(own) {
-        if running_key != stats.key {
-            demote_maximum(maximum_of(own));
-            if SPREAD {
-                below = add_pairs(below, vec2<f32>(label_below(labels.x + labels.y, maximum_of(own)), 0.0));
-            }
+    stats.key = bitcast<i32>(reduce(grid, key, LARGEST_KEY).x);
+    set_maximum(state, stats);
+    if !is_old_bad {
+        if state.running_key != stats.key {
+            demote_maximum(state, old);
+            raise_labels(state, old);
         }
-        total *= exp_pair(between(running_reference, reference));
+        state.rest_of_sum *= exp_pair(between(old.reference, state.maximum.reference));
     }
-    return summed(grid, stats);
+    return summed(grid, state, stats);
 }

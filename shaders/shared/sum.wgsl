@@ -1,44 +1,60 @@
-// In place of the two passes: one sum over a row, of a term for each class, with `addend` and `element_of` of the operation.
-// needs: Grid, NONE, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs (shared/math.wgsl);
-//   sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend, element_of (the operation); PARTS, UNIT,
-//   Unit, operand_value (the parts in elements/)
-// provides: Coefficients, total, begin_sums, add_unit, summed, finish, element_unit, begin_maximum, see_unit,
-//   row_maximum, maximum_of, label_below, is_bad, begin_running_maximum, raise_maximum, join_lanes, packed, unpacked,
-//   select_classes
+// What a row is reduced to in a backward: one sum, of a term for each class. `addend` and `element_of` are
+// the operation's.
+// needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs
+//   (shared/math.wgsl); sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend,
+//   element_of (the operation); PARTS, UNIT, Unit, operand_value (the parts in elements/)
+// provides: Coefficients, RowState, begin_sums, add_unit, add_segment, summed, finish,
+//   element_unit, packed, unpacked
 
 struct Coefficients {
     sum: f32,
 }
 
-var<private> total: vec2<f32>;
+// What a thread knows of its row while the row is reduced.
+struct RowState {
+    // The sum of this lane's terms, high and low part.
+    sum: vec2<f32>,
+}
 
-fn begin_sums() {
-    total = vec2<f32>(0.0, 0.0);
+fn begin_sums(state: ptr<function, RowState>) {
+    state.sum = vec2<f32>(0.0, 0.0);
 }
 
 fn operand_of(j: u32) -> f32 {
     return operand_value(operand_at + min(j, class_count() - 1u) * class_step());
 }
 
-fn add_unit(j: u32, end: u32, unit: Unit) -> Unit {
+// for each y of the unit, and its operand g: sum += addend(y, g)
+fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Unit {
     for (var i = 0u; i < UNIT; i += 1u) {
         let term = addend(unit[i / 4u][i % 4u], operand_of(j + i));
-        total = add_pairs(total, vec2<f32>(select(0.0, term, j + i < end), 0.0));
+        state.sum = add_pairs(state.sum, vec2<f32>(select(0.0, term, j + i < end), 0.0));
     }
     return unit;
 }
 
-fn summed(grid: Grid, stats: Stats) -> Stats {
+fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
+    state.sum = add_pairs(state.sum, segment.rest_of_sum);
+}
+
+fn summed(grid: Grid, state: ptr<function, RowState>, stats: Stats) -> Stats {
     var result = stats;
-    result.rest_of_sum = sum_of(grid, total);
+    result.rest_of_sum = sum_of(grid, state.sum);
     return result;
 }
 
-fn finish(row: u32, stats: Stats, leader: bool) -> Coefficients {
+fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     return Coefficients(stats.rest_of_sum.x + stats.rest_of_sum.y);
 }
 
-fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coefficients) -> Unit {
+// for each y of the unit, and its operand g: scale * element_of(y, g, sum), NaN where y is NaN
+fn element_unit(
+    state: ptr<function, RowState>,
+    j: u32,
+    unit: Unit,
+    are_exponentials: bool,
+    coefficients: Coefficients,
+) -> Unit {
     var result: Unit;
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
@@ -53,43 +69,10 @@ fn element_unit(j: u32, unit: Unit, are_exponentials: bool, coefficients: Coeffi
     return result;
 }
 
-// No logit is compared with another.
-fn begin_maximum() {}
-
-fn see_unit(j: u32, unit: Unit) {}
-
-fn row_maximum(grid: Grid) -> vec2<u32> {
-    return vec2<u32>(0u, NONE);
-}
-
-fn maximum_of(stats: Stats) -> f32 {
-    return 0.0;
-}
-
-// This operation has no labels.
-fn label_below(label: f32, x: f32) -> f32 {
-    return 0.0;
-}
-
-fn is_bad(stats: Stats) -> bool {
-    return false;
-}
-
-fn begin_running_maximum() {}
-
-fn raise_maximum() {}
-
-fn join_lanes(grid: Grid) -> Stats {
-    return Stats();
-}
-
-fn packed(coefficients: Coefficients) -> Stats {
+fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {
     return Stats(0, 0u, vec2<f32>(coefficients.sum, 0.0), vec2<f32>(0.0, 0.0), 0u, 0.0);
 }
 
-fn unpacked(entry: Stats) -> Coefficients {
+fn unpacked(state: ptr<function, RowState>, entry: Stats) -> Coefficients {
     return Coefficients(entry.rest_of_sum.x);
 }
-
-// No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, present: bool) {}

@@ -1,14 +1,19 @@
 // Transforms a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
 // off by much. Twin of `src/cpu/transform.rs`.
-// needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs, exp_and_minus_one,
-//   exp_from, exp_pair, is_infinite_or_nan, multiply_pairs, opaque, reference_at, two_sum (shared/math.wgsl)
-// provides: max_logit, max_y, reference, in_order, in_order_4, transform, slope, measure_from, measure_from_y,
-//   distance, exp_below_4, exp_below
+// needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs,
+//   exp_and_minus_one, exp_from, exp_pair, multiply_pairs, opaque, reference_at
+//   (shared/math.wgsl)
+// provides: Maximum, in_order, in_order_4, transform, slope, maximum_at, distance, exp_below_4,
+//   exp_below
 
-// The largest logit of the row, and its y; and what exponentials are taken from where there is no logit transform.
-var<private> max_logit: f32;
-var<private> max_y: vec2<f32>;
-var<private> reference: Reference;
+// The largest logit of a row or of a part of it.
+struct Maximum {
+    logit: f32,
+    // Its y, high and low part.
+    y: vec2<f32>,
+    // What exponentials are taken from where there is no logit transform.
+    reference: Reference,
+}
 
 // A logit such that y ascends with it; under a cap infinities are numbers.
 fn in_order(x: f32) -> f32 {
@@ -62,61 +67,46 @@ fn slope(x: f32) -> f32 {
     return 1.0;
 }
 
-fn measure_from(top: f32) {
-    max_logit = top;
-    max_y = transform(top);
+fn maximum_at(logit: f32) -> Maximum {
+    var maximum: Maximum;
+    maximum.logit = logit;
+    maximum.y = transform(logit);
     if !TRANSFORMED {
-        reference = reference_at(top);
+        maximum.reference = reference_at(logit);
     }
+    return maximum;
 }
 
-// From a y that is no logit's.
-fn measure_from_y(top: f32) {
-    max_y = vec2<f32>(top, 0.0);
-    if !TRANSFORMED {
-        reference = reference_at(top);
-    }
-}
-
-// y - max_y, and what rounding that difference lost.
-fn distance(x: f32) -> vec2<f32> {
-    if CAPPED || SAVED_LOG_SUM_EXP {
-        let d = add_pairs(transform(x), -max_y);
-        if SAVED_LOG_SUM_EXP {
-            // Large high parts may have cancelled, so that the low part is the larger one. An infinity has none.
-            return select(two_sum(d.x, d.y), vec2<f32>(d.x, 0.0), is_infinite_or_nan(bitcast<u32>(d.x)));
-        }
-        return d;
+// y - maximum.y, and what rounding that difference lost.
+fn distance(x: f32, maximum: Maximum) -> vec2<f32> {
+    if CAPPED {
+        return add_pairs(transform(x), -maximum.y);
     }
     if SCALED {
         // In halves: the difference of two large logits is no f32, but scaled it may be one.
-        let half = difference(opaque(0.5 * x), opaque(0.5 * max_logit));
+        let half = difference(opaque(0.5 * x), opaque(0.5 * maximum.logit));
         return multiply_pairs(2.0 * vec2<f32>(params.scale, params.scale_low), half);
     }
-    return difference(x, max_logit);
+    return difference(x, maximum.logit);
 }
 
-fn transformed_exp_below(x: f32) -> f32 {
-    var d = distance(x);
-    d.y = select(0.0, d.y, d.x > LOWEST);
-    if SAVED_LOG_SUM_EXP {
-        // The log-sum-exp that was given may be far too small; exp stays a number.
-        d = select(d, vec2<f32>(88.0, 0.0), d.x > 88.0);
-    }
-    return exp_pair(d);
+fn transformed_exp_below(x: f32, maximum: Maximum) -> f32 {
+    let d = distance(x, maximum);
+    return exp_pair(vec2<f32>(d.x, select(0.0, d.y, d.x > LOWEST)));
 }
 
-// exp(y - max_y); x may be -inf.
-fn exp_below_4(x: vec4<f32>) -> vec4<f32> {
+// exp(y - maximum.y); x may be -inf.
+fn exp_below_4(x: vec4<f32>, maximum: Maximum) -> vec4<f32> {
     if TRANSFORMED {
-        return vec4<f32>(transformed_exp_below(x.x), transformed_exp_below(x.y), transformed_exp_below(x.z), transformed_exp_below(x.w));
+        let low = vec2<f32>(transformed_exp_below(x.x, maximum), transformed_exp_below(x.y, maximum));
+        return vec4<f32>(low, transformed_exp_below(x.z, maximum), transformed_exp_below(x.w, maximum));
     }
-    return exp_from(x, reference);
+    return exp_from(x, maximum.reference);
 }
 
-fn exp_below(x: f32) -> f32 {
+fn exp_below(x: f32, maximum: Maximum) -> f32 {
     if TRANSFORMED {
-        return transformed_exp_below(x);
+        return transformed_exp_below(x, maximum);
     }
-    return exp_from(vec4<f32>(x), reference).x;
+    return exp_from(vec4<f32>(x), maximum.reference).x;
 }

@@ -1,62 +1,70 @@
 // Online strategy, for rows that no registers hold: a row is read once for its statistics and once more, where elements are
-// written, for those. Each lane sums about the largest logit that it has met so far.
-// needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); add_unit, begin_maximum, begin_sums,
-//   maximum_of, row_maximum, see_unit, summed (shared/passes.wgsl or shared/sum.wgsl); write_stretch
-//   (shared/reread.wgsl); class_range, enter_row, lane, load, masked, take_units (shared/rows.wgsl);
-//   begin_running_maximum, join_lanes, raise_maximum (shared/running_maximum.wgsl or shared/sum.wgsl); measure_from
-//   (shared/transform.wgsl); finish, select_classes (the operation, or shared/sum.wgsl); UNIT (the parts in
-//   elements/)
+// written, for those. Each lane sums relative to the largest logit that it has met so far.
+// needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); begin_maximum,
+//   row_maximum, see_unit (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum,
+//   join_lanes, raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl);
+//   select_classes (shared/no_maximum.wgsl or the operation); RowState, add_unit, begin_sums,
+//   summed (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch
+//   (shared/reread.wgsl); class_range, enter_row, lane, load, masked, take_units
+//   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)
 // provides: label_logit, stream_rows
 
 fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
-fn reduce_row(grid: Grid) -> Stats {
+// With ONLINE a row is read once, relative to a maximum that grows:
+//   for each few units: maximum = max(maximum, their logits), rescale the sums; sums += their exponentials
+//   join the lanes
+// else twice:
+//   for each unit: maximum = max(maximum, its logits); over all lanes
+//   for each unit: sums += its exponentials; over all lanes
+fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
+    var stats = Stats();
+    if !REDUCES {
+        return stats;
+    }
     let range = class_range(0u, params.classes);
     let first = range.first + lane % STRIPE * UNIT;
     let stride = STRIPE * UNITS * UNIT;
-    var stats = Stats();
-    if HAS_MAXIMUM && !ONLINE && !SAVED_LOG_SUM_EXP {
-        begin_maximum();
+    if HAS_MAXIMUM && !ONLINE {
+        begin_maximum(state);
         for (var j = first; j < range.end; j += stride) {
             let units = take_units(j, range);
             for (var i = 0u; i < UNITS; i += 1u) {
                 let at = j + i * STRIPE * UNIT;
-                see_unit(at, masked(at, range.end, units[i]));
+                see_unit(state, at, masked(at, range.end, units[i]));
             }
         }
-        let peak = row_maximum(grid);
-        stats.key = bitcast<i32>(peak.x);
-        stats.at = peak.y;
-        measure_from(maximum_of(stats));
+        stats = row_maximum(grid, state);
     }
-    begin_sums();
+    begin_sums(state);
     if ONLINE {
-        begin_running_maximum();
+        begin_running_maximum(state);
     }
-    for (var j = first; j < range.end && (SOFT || !SAVED_LOG_SUM_EXP); j += stride) {
+    for (var j = first; j < range.end; j += stride) {
         var units = take_units(j, range);
         if ONLINE {
-            begin_maximum();
+            begin_maximum(state);
             for (var i = 0u; i < UNITS; i += 1u) {
                 let at = j + i * STRIPE * UNIT;
                 units[i] = masked(at, range.end, units[i]);
-                see_unit(at, units[i]);
+                see_unit(state, at, units[i]);
             }
-            raise_maximum();
+            raise_maximum(state);
         }
         for (var i = 0u; i < UNITS; i += 1u) {
             let at = j + i * STRIPE * UNIT;
-            add_unit(at, range.end, masked(at, range.end, units[i]));
+            add_unit(state, at, range.end, masked(at, range.end, units[i]));
         }
     }
     if ONLINE {
-        return join_lanes(grid);
+        return join_lanes(grid, state);
     }
-    return summed(grid, stats);
+    return summed(grid, state, stats);
 }
 
+// for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
 fn stream_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;
@@ -68,16 +76,17 @@ fn stream_rows(grid: Grid) {
     let row = min(first + thread / LANES, params.rows - 1u);
     let present = first + thread / LANES < params.rows;
     enter_row(row, 0u);
-    let stats = reduce_row(grid);
-    let coefficients = finish(row, stats, present && lane == 0u);
+    var state = RowState();
+    let stats = reduce_row(grid, &state);
+    let coefficients = finish(row, stats, &state, present && lane == 0u);
     if REREADS_ROW {
-        select_classes(grid, row, stats, present);
+        select_classes(grid, row, stats, &state, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS {
             // Every thread must have seen its label's logit before that is overwritten.
             storageBarrier();
         }
-        write_stretch(0u, params.classes, present, coefficients);
+        write_stretch(&state, 0u, params.classes, present, coefficients);
     }
 }

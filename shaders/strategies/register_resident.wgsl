@@ -2,10 +2,12 @@
 //
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
 // stream whatever the width of a row.
-// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold, reduce_held
-//   (shared/held.wgsl); element_unit (shared/passes.wgsl or shared/sum.wgsl); classes_from, enter_row, give_unit,
-//   lane, load, masked (shared/rows.wgsl); finish, select_classes (the operation, or shared/sum.wgsl); PARTS, UNIT,
-//   Unit, read_unit, write_some, write_unit (the parts in elements/)
+// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held,
+//   hold, reduce_held (shared/held.wgsl); select_classes (shared/no_maximum.wgsl or the
+//   operation); RowState, element_unit (shared/passes.wgsl or shared/sum.wgsl or the operation);
+//   classes_from, enter_row, give_unit, lane, load, masked (shared/rows.wgsl); finish
+//   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the
+//   parts in elements/)
 // provides: label_logit, hold_rows
 
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
@@ -16,6 +18,8 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
 }
 
+// Copies the rows of the workgroup into `tile`: neighbouring threads read neighbouring units.
+//   for each unit of the rows, WORKGROUP at a time: tile[its places] = logits[its places]
 fn stage_in(base: u32, count: u32) {
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
         let unit = read_unit(base + i, base + count - 1u);
@@ -30,6 +34,8 @@ fn stage_in(base: u32, count: u32) {
     workgroupBarrier();
 }
 
+// Copies them back, once all threads have given theirs:
+//   for each unit of the rows, WORKGROUP at a time: elements[its places] = tile[its places]
 fn stage_out(base: u32, count: u32) {
     workgroupBarrier();
     for (var i = thread * UNIT; i < count; i += WORKGROUP * UNIT) {
@@ -46,6 +52,7 @@ fn stage_out(base: u32, count: u32) {
     }
 }
 
+// Reads this lane's units of a row into registers; the row starts at `at` in `tile`.
 fn hold_staged(at: u32) {
     for (var i = 0u; i < UNITS; i += 1u) {
         let j = class_of(0u, i);
@@ -57,6 +64,7 @@ fn hold_staged(at: u32) {
     }
 }
 
+// Writes a unit of the row that starts at `at` in `tile`.
 fn give_staged(at: u32, j: u32, unit: Unit) {
     for (var i = 0u; i < UNIT; i += 1u) {
         if j + i < class_count() {
@@ -65,6 +73,8 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
     }
 }
 
+// for each row, LANES threads each: read its units into registers, reduce them, finish the row,
+// and write an element for each of them
 fn hold_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;
@@ -85,10 +95,11 @@ fn hold_rows(grid: Grid) {
     } else {
         hold(0u, class_count());
     }
-    let stats = reduce_held(grid, 0u, class_count());
-    let coefficients = finish(row, stats, present && lane == 0u);
+    var state = RowState();
+    let stats = reduce_held(grid, &state, 0u, class_count());
+    let coefficients = finish(row, stats, &state, present && lane == 0u);
     if REREADS_ROW {
-        select_classes(grid, row, stats, present);
+        select_classes(grid, row, stats, &state, present);
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {
@@ -97,7 +108,7 @@ fn hold_rows(grid: Grid) {
         }
         for (var i = 0u; i < UNITS; i += 1u) {
             let j = class_of(0u, i);
-            let unit = element_unit(j, held[i], KEEPS, coefficients);
+            let unit = element_unit(&state, j, held[i], KEEPS, coefficients);
             if STAGED && present {
                 give_staged(at, j, unit);
             } else if present {

@@ -1,11 +1,13 @@
-// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the whole row piece by piece. The
-// first dispatch reduces each segment about its own maximum, the second brings the segments of a row to one maximum
-// (Milakov and Gimelshein, arXiv:1805.02867), and a third writes.
-// needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl); hold, reduce_held
-//   (shared/held.wgsl); add_pairs (shared/math.wgsl); is_bad, label_below, maximum_of, packed, unpacked
-//   (shared/passes.wgsl or shared/sum.wgsl); COUNT, LARGEST, combine, reduce, sum_of (shared/reduce.wgsl);
-//   write_stretch (shared/reread.wgsl); enter_row, lane, load (shared/rows.wgsl); exp_below, measure_from
-//   (shared/transform.wgsl); finish (the operation, or shared/sum.wgsl)
+// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the
+// whole row piece by piece. The first dispatch reduces each segment relative to its own maximum, the
+// second rescales the segments of a row to one maximum (Milakov and Gimelshein, arXiv:1805.02867), and a
+// third writes.
+// needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl);
+//   hold, reduce_held (shared/held.wgsl); set_maximum (shared/no_maximum.wgsl or
+//   shared/passes.wgsl); RowState, add_segment, begin_sums, packed, summed, unpacked
+//   (shared/passes.wgsl or shared/sum.wgsl or the operation); LARGEST, combine, reduce
+//   (shared/reduce.wgsl); write_stretch (shared/reread.wgsl); enter_row, lane, load
+//   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation)
 // provides: label_logit, split_reduce, split_join, split_write
 
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
@@ -50,6 +52,7 @@ fn enter_part(row: u32) {
     enter_row(row, params.first_segment * SEGMENT);
 }
 
+// for each segment, LANES threads each: read its units into registers, reduce them, keep the statistics
 fn split_reduce(grid: Grid) {
     if !has_place(grid.group) {
         return;
@@ -57,7 +60,8 @@ fn split_reduce(grid: Grid) {
     let place = place_of(grid.group);
     enter_part(place.row);
     hold(place.start, place.end);
-    let stats = reduce_held(grid, place.start, place.end);
+    var state = RowState();
+    let stats = reduce_held(grid, &state, place.start, place.end);
     if place.present && lane == 0u {
         let entries = entries_of(place.row);
         partials[entries + ROW_ENTRIES + place.segment] = stats;
@@ -70,6 +74,8 @@ fn split_reduce(grid: Grid) {
     }
 }
 
+// for each segment: maximum = max(maximum, its maximum); over all lanes
+// for each segment: sums += its sums * exp(its maximum - maximum); over all lanes
 fn split_join(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first_row = grid.group * rows;
@@ -91,49 +97,21 @@ fn split_join(grid: Grid) {
     stats.key = bitcast<i32>(best.x);
     stats.at = best.y;
 
-    measure_from(maximum_of(stats));
-    var sum = vec2<f32>(0.0, 0.0);
-    var below = vec2<f32>(0.0, 0.0);
-    var labels = vec2<f32>(0.0, 0.0);
-    var flags = vec2<u32>(0u, 0u);
+    var state = RowState();
+    set_maximum(&state, stats);
+    begin_sums(&state);
     for (var i = lane; i < params.segments; i += LANES) {
-        let part = partials[first + i];
-        if !HAS_MAXIMUM || SAVED_LOG_SUM_EXP {
-            sum = add_pairs(sum, part.rest_of_sum);
-        } else if !is_bad(part) {
-            var whole = add_pairs(vec2<f32>(1.0, 0.0), part.rest_of_sum);
-            if part.key != stats.key {
-                whole *= exp_below(maximum_of(part));
-            }
-            sum = add_pairs(sum, whole);
-        }
-        if SPREAD {
-            labels = add_pairs(labels, vec2<f32>(part.labels, 0.0));
-            below = add_pairs(below, part.below);
-            if !is_bad(part) && part.key != stats.key {
-                below = add_pairs(below, vec2<f32>(label_below(part.labels, maximum_of(part)), 0.0));
-            }
-            flags += vec2<u32>(part.has_negative_infinity & 1u, part.has_negative_infinity >> 1u);
-        }
+        add_segment(&state, partials[first + i], stats);
     }
-    stats.rest_of_sum = sum_of(grid, sum);
-    if HAS_MAXIMUM && !SAVED_LOG_SUM_EXP {
-        stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), stats.rest_of_sum);
-    }
-    if SPREAD {
-        stats.below = sum_of(grid, below);
-        labels = sum_of(grid, labels);
-        stats.labels = labels.x + labels.y;
-        flags = reduce(grid, flags, COUNT);
-        stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
-    }
-    let coefficients = finish(row, stats, leads);
+    stats = summed(grid, &state, stats);
+    let coefficients = finish(row, stats, &state, leads);
     if leads {
         partials[entries] = stats;
-        partials[entries + 1u] = packed(coefficients);
+        partials[entries + 1u] = packed(&state, coefficients);
     }
 }
 
+// for each segment, LANES threads each: read it again and write its elements
 fn split_write(grid: Grid) {
     if !has_place(grid.group) {
         return;
@@ -141,8 +119,8 @@ fn split_write(grid: Grid) {
     let place = place_of(grid.group);
     enter_part(place.row);
     let entries = entries_of(place.row);
-    if HAS_MAXIMUM {
-        measure_from(maximum_of(partials[entries]));
-    }
-    write_stretch(place.start, place.end, place.present, unpacked(partials[entries + 1u]));
+    var state = RowState();
+    set_maximum(&state, partials[entries]);
+    let coefficients = unpacked(&state, partials[entries + 1u]);
+    write_stretch(&state, place.start, place.end, place.present, coefficients);
 }

@@ -197,13 +197,14 @@ impl KernelOptions {
         let (strategy, access) = (plan.strategy, plan.access());
         let fit = starts.fit(problem, strategy, access, pass.rows.end - pass.rows.start);
         // One thread a row: what is left of its last unit is not even looked at.
-        let classes = if strategy.kind == Kind::Rows && strategy.lanes == 1 { problem.classes as u32 } else { 0 };
+        let classes =
+            if strategy.kind == Kind::RegisterResident && strategy.lanes == 1 { problem.classes as u32 } else { 0 };
         Kernel {
             op,
             strategy,
             dtype,
             in_place,
-            planes: problem.inner > 1,
+            strided: problem.inner > 1,
             access,
             units: plan.units(pass.entry),
             stripe: plan.stripe(),
@@ -263,7 +264,7 @@ impl Starts {
         // The last word must not be shared with what follows either.
         let ends = if matches!(access, Access::Staged { .. }) { rows * problem.classes } else { problem.classes };
         let even = problem.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
-        let is_held = strategy.kind == Kind::Rows;
+        let is_held = strategy.kind == Kind::RegisterResident;
         // Where rows share units, workgroups do.
         let may_share = self.writes_parts || !problem.op.spec().writes_elements;
         Fit {

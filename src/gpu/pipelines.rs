@@ -35,7 +35,7 @@ pub(super) struct Kernel {
     pub(super) dtype: DType,
     pub(super) in_place: bool,
     /// Whether the classes of a row are apart.
-    pub(super) planes: bool,
+    pub(super) strided: bool,
     pub(super) access: Access,
     /// Units that a thread has at a time.
     pub(super) units: u32,
@@ -282,7 +282,7 @@ enum Value {
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let Kernel { op, strategy, access, fit, labels, transform, .. } = kernel;
     let spec = op.spec();
-    let is_split = strategy.kind == Kind::Split;
+    let is_split = strategy.kind == Kind::SplitRow;
     // Totals read no rows of logits; everything about those has its default, so that one pipeline is enough for all kernels.
     let is_total = is_total(entry);
     let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
@@ -290,13 +290,14 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
     // A row in registers meets no loop or condition that threads leave at different times, unless it is searched for classes afterwards.
     let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || spec.rereads_row;
-    let (is_capped, is_curved) = (transform == TransformKind::Capped, transform != TransformKind::Plain);
-    let (is_log, is_known) =
-        (matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward), spec.statistics == Statistics::Saved);
-    let (has_peaks, class_matters) =
-        (spec.statistics != Statistics::GradientSum, spec.row_output == RowOutput::Predictions);
-    let keeps = has_peaks && spec.writes_elements && !is_log && !is_known && !(op.has_targets() && is_capped);
-    let is_online = strategy.kind == Kind::Stream && has_peaks && !is_known && !is_curved && !class_matters;
+    let (is_capped, is_transformed) = (transform == TransformKind::Capped, transform != TransformKind::Plain);
+    let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
+    let (has_maximum, class_matters) =
+        (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
+    // From saved log-sum-exps nothing is summed but labels that only the row knows.
+    let reduces = spec.statistics != Statistics::Saved || labels == Labels::Soft;
+    let keeps = has_maximum && spec.writes_elements && !is_log && !(op.has_targets() && is_capped);
+    let is_online = strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
     written(&[
         ("LANES", Value::Number(lanes), "Threads that share a row: a power of two up to WORKGROUP."),
@@ -332,10 +333,10 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
             switch(kernel.in_place),
             "Logits are read from `elements`: one buffer cannot be bound both ways at once.",
         ),
-        ("STRIDED", switch(kernel.planes), "The classes of a row are apart, because blocks of rows lie side by side."),
+        ("STRIDED", switch(kernel.strided), "The classes of a row are apart, because blocks of rows lie side by side."),
         (
             "LANES_ACROSS_ROWS",
-            switch(access == Access::Columns),
+            switch(access == Access::LanesAcrossRows),
             "Neighbouring threads take neighbouring rows, not neighbouring lanes of one.",
         ),
         ("STAGED", switch(matches!(access, Access::Staged { .. })), "Rows come and go through workgroup memory."),
@@ -345,7 +346,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("BF16", switch(kernel.dtype == DType::BF16), "16-bit values are bfloat16; else binary16."),
         ("SCALED", switch(transform == TransformKind::Scaled), "Logits are multiplied by a scale."),
         ("CAPPED", switch(is_capped), "Logits are scaled and go through a soft cap."),
-        ("TRANSFORMED", switch(is_curved), "SCALED or CAPPED."),
+        ("TRANSFORMED", switch(is_transformed), "SCALED or CAPPED."),
         ("TARGETS", switch(op.has_targets()), "The operation has targets: classes or probabilities."),
         (
             "SPREAD",
@@ -356,17 +357,13 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
         ("LOG", switch(is_log), "Results are logarithms of probabilities, or the backward starts from those."),
         ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
+        ("REDUCES", switch(reduces), "A row is reduced before elements are written; else each is computed on its own."),
         (
             "HAS_MAXIMUM",
-            switch(has_peaks),
-            "A row is reduced to its maximum and a sum of exponentials; else to one plain sum.",
+            switch(has_maximum),
+            "A row is reduced to its maximum and a sum of exponentials; else, where it is, to one plain sum.",
         ),
         ("CLASS_MATTERS", switch(class_matters), "Which of equal maxima comes first is part of the result."),
-        (
-            "SAVED_LOG_SUM_EXP",
-            switch(is_known),
-            "Rows are seen from log-sum-exps that are given, not from their maxima.",
-        ),
         (
             "KEEPS",
             switch(keeps),
@@ -393,7 +390,6 @@ fn self_test_constants(subgroup: u32) -> String {
         ("SCALED", false),
         ("CAPPED", true),
         ("TRANSFORMED", true),
-        ("SAVED_LOG_SUM_EXP", false),
         ("DIVERGES", false),
     ];
     let numbers = numbers.map(|(name, value)| (name, Value::Number(value), "See `constants`."));
@@ -451,7 +447,7 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
     let is_total = is_total(entry);
     let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total;
     let is_wide = kernel.fit.wide && !is_total;
-    let is_gradient_sum = spec.statistics == Statistics::GradientSum;
+    let statistics = spec.statistics;
     let kind = kernel.strategy.kind;
     // Every module has these, be it over rows of logits or over results of rows.
     let common = [
@@ -482,19 +478,29 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         // Where a row is, and which of its units a thread takes.
         Some(shader!("shared/rows.wgsl")),
         // A stretch of a row in registers.
-        (kind != Kind::Stream).then_some(shader!("shared/held.wgsl")),
+        (kind != Kind::Online).then_some(shader!("shared/held.wgsl")),
         // Writing a stretch that is read again.
-        (kind != Kind::Rows).then_some(shader!("shared/reread.wgsl")),
+        (kind != Kind::RegisterResident).then_some(shader!("shared/reread.wgsl")),
         // The strategy, which has the entry points.
         Some(match kind {
-            Kind::Rows => shader!("strategies/register_resident.wgsl"),
-            Kind::Stream => shader!("strategies/online.wgsl"),
-            Kind::Split => shader!("strategies/split_row.wgsl"),
+            Kind::RegisterResident => shader!("strategies/register_resident.wgsl"),
+            Kind::Online => shader!("strategies/online.wgsl"),
+            Kind::SplitRow => shader!("strategies/split_row.wgsl"),
         }),
-        // Sums relative to a maximum that still grows; the one plain sum has stubs of its own.
-        (kind == Kind::Stream && !is_gradient_sum).then_some(shader!("shared/running_maximum.wgsl")),
-        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum.
-        Some(if is_gradient_sum { shader!("shared/sum.wgsl") } else { shader!("shared/passes.wgsl") }),
+        // What an operation does to each element, and what a loss makes of a row's target.
+        (statistics != Statistics::GradientSum).then_some(shader!("shared/coefficients.wgsl")),
+        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum. The gradient from saved
+        // log-sum-exps has this in its own part.
+        match statistics {
+            Statistics::Softmax => Some(shader!("shared/passes.wgsl")),
+            Statistics::GradientSum => Some(shader!("shared/sum.wgsl")),
+            Statistics::Saved => None,
+        },
+        // Sums relative to a maximum that still grows.
+        match statistics {
+            Statistics::Softmax => (kind == Kind::Online).then_some(shader!("shared/running_maximum.wgsl")),
+            Statistics::GradientSum | Statistics::Saved => Some(shader!("shared/no_maximum.wgsl")),
+        },
         // The operation: what becomes of a reduced row.
         Some(spec.shader),
     ];

@@ -39,5 +39,5 @@ pub(super) const CROSS_ENTROPY_BACKWARD: Spec = Spec {
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropyGrad,
-    shader: include_str!("../../shaders/cross_entropy.wgsl"),
+    shader: include_str!("../../shaders/cross_entropy_backward.wgsl"),
 };

@@ -264,7 +264,7 @@ impl Plan {
         if problem.weighted && classes * 4 > limits.binding_bytes {
             return Err(Unplannable::Weights(classes * 4, limits.binding_bytes));
         }
-        let is_split = strategy.kind == Kind::Split;
+        let is_split = strategy.kind == Kind::SplitRow;
         let segment = strategy.segment(problem.size);
         let segments = if is_split { classes.div_ceil(segment) } else { 1 };
         // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
@@ -309,7 +309,7 @@ impl Plan {
     }
 
     fn is_split(&self) -> bool {
-        self.strategy.kind == Kind::Split
+        self.strategy.kind == Kind::SplitRow
     }
 
     /// Classes of a segment, in the split strategy.
@@ -414,11 +414,12 @@ impl Plan {
         let segments = self.segments_per_row();
         let at_once = u64::from(WORKGROUP / self.strategy.lanes);
         match self.strategy.kind {
-            Kind::Rows | Kind::Stream => {
-                let entry = if self.strategy.kind == Kind::Rows { Entry::HoldRows } else { Entry::StreamRows };
+            Kind::RegisterResident | Kind::Online => {
+                let entry =
+                    if self.strategy.kind == Kind::RegisterResident { Entry::HoldRows } else { Entry::StreamRows };
                 passes.push(Pass { classes: whole, ..self.pass(entry, rows, 0..1, count.div_ceil(at_once)) });
             }
-            Kind::Split => {
+            Kind::SplitRow => {
                 let segment = self.segment();
                 let part = |entry, part: Range<u64>| {
                     let classes = part.start * segment..whole.end.min(part.end * segment);

@@ -25,26 +25,26 @@ pub(crate) struct Strategy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
-    /// Rows are held in registers.
-    Rows,
-    /// Rows are read, and read again.
-    Stream,
-    /// Segments of a row are held in registers, and the row is joined from them.
-    Split,
+    /// Rows are held in registers, and read once.
+    RegisterResident,
+    /// Rows are reduced while they are read, and read again where elements are written.
+    Online,
+    /// Several workgroups share a row: segments of it are held in registers, and the row is joined from them.
+    SplitRow,
 }
 
 /// Elements of workgroup memory are rounded up to a multiple of this (1 KiB), within the limit.
 const TILE_STEP: u64 = 256;
 
-/// How the rows strategy gets at its rows.
+/// How the register-resident strategy gets at its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
     /// Each thread for itself.
     Direct,
     /// Through workgroup memory of `elements` elements, at least those of the workgroup's rows, in one unbroken stream.
     Staged { elements: u32 },
-    /// Rows lie side by side, and neighbouring threads take neighbouring rows.
-    Columns,
+    /// Lanes across rows: rows are strided, and neighbouring threads take neighbouring rows.
+    LanesAcrossRows,
 }
 
 impl Strategy {
@@ -61,9 +61,9 @@ impl Strategy {
             let most = (HEAVY_VALUES / unit).max(1);
             let lanes = units.div_ceil(most).next_power_of_two().min(WORKGROUP.into());
             let (kind, units) = match units.div_ceil(lanes) {
-                units if units <= most => (Kind::Rows, units),
-                _ if classes <= STREAM || op.spec().rereads_row => (Kind::Stream, 1),
-                _ => (Kind::Split, most),
+                units if units <= most => (Kind::RegisterResident, units),
+                _ if classes <= STREAM || op.spec().rereads_row => (Kind::Online, 1),
+                _ => (Kind::SplitRow, most),
             };
             return Self { kind, lanes: lanes as u32, units: units as u32 };
         }
@@ -80,12 +80,12 @@ impl Strategy {
         let fits =
             classes.is_multiple_of(unit) || !coalesces || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
         if classes <= held_classes.into() && lanes <= WORKGROUP.into() && fits {
-            return Self { kind: Kind::Rows, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
+            return Self { kind: Kind::RegisterResident, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
         }
         if classes <= STREAM {
-            return Self { kind: Kind::Stream, lanes: long_lanes, units: Self::in_flight(stream_units, size) };
+            return Self { kind: Kind::Online, lanes: long_lanes, units: Self::in_flight(stream_units, size) };
         }
-        Self { kind: Kind::Split, lanes: long_lanes, units: most as u32 }
+        Self { kind: Kind::SplitRow, lanes: long_lanes, units: most as u32 }
     }
 
     /// Units that a thread has on their way where a row is streamed: of each type as many values. With twice as many of 16 bits,
@@ -129,15 +129,15 @@ impl Plan {
         self.strategy.units
     }
 
-    /// How the rows strategy gets at its rows; a row's bits are the same either way.
+    /// How the register-resident strategy gets at its rows; a row's bits are the same either way.
     pub(crate) fn access(&self) -> Access {
         let KernelProblem { classes, inner, size, .. } = self.problem;
         let lanes = u64::from(self.strategy.lanes);
-        if self.strategy.kind != Kind::Rows || !self.limits.tuning.coalesces {
+        if self.strategy.kind != Kind::RegisterResident || !self.limits.tuning.coalesces {
             return Access::Direct;
         }
         if inner > 1 {
-            return if lanes < WORKGROUP.into() { Access::Columns } else { Access::Direct };
+            return if lanes < WORKGROUP.into() { Access::LanesAcrossRows } else { Access::Direct };
         }
         let unit = UNIT_BYTES / size;
         let elements = Strategy::tile(classes, lanes, unit);

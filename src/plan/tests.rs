@@ -319,9 +319,14 @@ fn kernels_move_little_more_than_they_must() {
             (plan.strategy.kind, whole, traffic.moved as f64 / traffic.needed as f64)
         })
     };
-    for (classes, kind) in [(100, Kind::Rows), (1000, Kind::Rows), (8192, Kind::Rows), (32_000, Kind::Stream)] {
+    for (classes, kind) in [
+        (100, Kind::RegisterResident),
+        (1000, Kind::RegisterResident),
+        (8192, Kind::RegisterResident),
+        (32_000, Kind::Online),
+    ] {
         for (op, written) in [(Op::Softmax, 1.0), (Op::CrossEntropyGrad, 1.0), (Op::CrossEntropy, 0.0)] {
-            let again = if kind == Kind::Rows { 0.0 } else { written };
+            let again = if kind == Kind::RegisterResident { 0.0 } else { written };
             for (found, whole, ratio) in reads_and_writes(op, classes, false) {
                 assert_eq!(found, kind, "{op:?} {classes}");
                 let wanted = 1.0 + written + again;
@@ -350,7 +355,7 @@ fn lanes_and_units_hold_a_row() {
                 let Strategy { kind, lanes, units } = plan.strategy;
                 let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.strategy);
                 assert!(lanes.is_power_of_two() && lanes <= WORKGROUP, "{what}");
-                if kind != Kind::Rows {
+                if kind != Kind::RegisterResident {
                     // Only what workgroup memory could not stage.
                     assert!(classes % (UNIT_BYTES / size) != 0 && limits.tuning.coalesces, "{what}");
                     continue;

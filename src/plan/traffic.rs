@@ -26,13 +26,13 @@ impl Plan {
         // How often logits are read, and what stands beside them.
         let statistics = op.spec().statistics;
         let first = match self.strategy.kind {
-            Kind::Rows | Kind::Split => 1,
-            Kind::Stream if statistics == Statistics::Saved => u64::from(operand_bytes > 0),
-            Kind::Stream if statistics == Statistics::GradientSum => 1,
+            Kind::RegisterResident | Kind::SplitRow => 1,
+            Kind::Online if statistics == Statistics::Saved => u64::from(operand_bytes > 0),
+            Kind::Online if statistics == Statistics::GradientSum => 1,
             // Under a logit transform, and where classes are asked for, the largest logit is looked for before.
-            Kind::Stream => 1 + u64::from(transformed || op.predicts()),
+            Kind::Online => 1 + u64::from(transformed || op.predicts()),
         };
-        let again = if self.strategy.kind == Kind::Rows { 0 } else { writes };
+        let again = if self.strategy.kind == Kind::RegisterResident { 0 } else { writes };
         let reads = first + again;
         // Each class is asked for what stands beside it when sums are made, and when elements are.
         let operand_reads = if operand_bytes > 0 { 1 + writes } else { 0 };

@@ -40,9 +40,9 @@ impl Spread {
 
     pub fn kind(self) -> Kind {
         match self {
-            Self::Alone | Self::Staged => Kind::Rows,
-            Self::Streamed => Kind::Stream,
-            Self::Split => Kind::Split,
+            Self::Alone | Self::Staged => Kind::RegisterResident,
+            Self::Streamed => Kind::Online,
+            Self::Split => Kind::SplitRow,
         }
     }
 

@@ -41,10 +41,10 @@ const FAULTS: [Fault; 5] = [
             for in_place in [false, true] {
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
-                    strategy: Strategy { kind: Kind::Stream, lanes: context.limits.tuning.long_lanes, units: 4 },
+                    strategy: Strategy { kind: Kind::Online, lanes: context.limits.tuning.long_lanes, units: 4 },
                     dtype: DType::F32,
                     in_place,
-                    planes: false,
+                    strided: false,
                     access: Access::Direct,
                     units: 4,
                     stripe: context.limits.tuning.subgroup,

@@ -365,7 +365,7 @@ fn check_bounds(route: &Route) {
     let [strict, hostile] = run(&cases, &texts, &compiler, [Mode::Strict, Mode::Hostile]);
     println!(
         "{:<52} {:<18} {:>7} {:>9} {:>9}",
-        "operation, option, type, regime", "result", "bound", "strict", "hostile"
+        "operation, option, type, strategy", "result", "bound", "strict", "hostile"
     );
     let (mut failures, mut seen) = (Vec::new(), KNOWN_VIOLATIONS.map(|_| Vec::new()));
     for ((case, strict), hostile) in cases.iter().zip(&strict).zip(&hostile) {

@@ -68,17 +68,17 @@ fn workgroup_memory_does_not_change_a_bit() {
 
 /// Neighbouring threads take neighbouring rows, and a row comes to what it does where it lies alone.
 #[test]
-fn columns_do_not_change_a_bit() {
+fn lanes_across_rows_do_not_change_a_bit() {
     fn same<T: Element<Row = f32>>(device: &Device, first: usize, narrow: fn(f32) -> T) {
         let shapes = [(2, 3, 1000), (3, 21, 333), (2, 1000, 40), (1, 1001, 9), (1, 5000, 5), (2, 22, 100)];
         for (outer, classes, inner) in in_turn(shapes, first, 6) {
             let rows = outer * inner;
             let dense: Vec<T> = wide_logits(rows * classes).into_iter().map(narrow).collect();
             let place = |row: usize, class: usize| (row / inner * classes + class) * inner + row % inner;
-            let mut planes = dense.clone();
+            let mut strided = dense.clone();
             for row in 0..rows {
                 for class in 0..classes {
-                    planes[place(row, class)] = dense[row * classes + class];
+                    strided[place(row, class)] = dense[row * classes + class];
                 }
             }
             let targets: Vec<usize> = (0..rows).map(|row| row * 7919 % classes).collect();
@@ -87,7 +87,7 @@ fn columns_do_not_change_a_bit() {
                 device.cross_entropy(&loss, Logits::new(x, shape).unwrap(), &targets).with_gradient_vec().unwrap()
             };
             let (alone, a) = run(&dense, Shape::rows(rows, classes));
-            let (across, b) = run(&planes, Shape::new(outer, classes, inner));
+            let (across, b) = run(&strided, Shape::new(outer, classes, inner));
             let what = format!("[{outer}, {classes}, {inner}] of {} on {device}", T::DTYPE);
             assert_eq!(bits(&alone.per_row), bits(&across.per_row), "{what}");
             for row in 0..rows {

@@ -48,9 +48,9 @@ const CLASSES: [u64; 12] = [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072
 /// Each option of an operation by itself, none first, and all at once; and whether targets are probabilities.
 fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
     let plain = || CrossEntropy::default().reduction(Reduction::Sum);
-    let curves = [(plain(), false), (plain().logit_scale(2.0), false), (plain().softcap(3.0), false)];
+    let transforms = [(plain(), false), (plain().logit_scale(2.0), false), (plain().softcap(3.0), false)];
     if !op.has_targets() {
-        return curves.into();
+        return transforms.into();
     }
     let every =
         || plain().label_smoothing(0.1).z_loss(0.1).softcap(3.0).weight(vec![1.0]).upstream_gradients(vec![1.0]);
@@ -64,7 +64,7 @@ fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
         (every(), false),
         (every().reduction(Reduction::Mean), true),
     ];
-    curves.into_iter().chain(more).collect()
+    transforms.into_iter().chain(more).collect()
 }
 
 /// What tells one pipeline from another, for a compiler.

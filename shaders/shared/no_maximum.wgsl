@@ -1,0 +1,27 @@
+// In place of shared/running_maximum.wgsl and of a part of shared/passes.wgsl, for rows that are not
+// reduced to a maximum: no logit is compared with another.
+// needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/sum.wgsl or the operation); Unit
+//   (the parts in elements/)
+// provides: set_maximum, begin_maximum, see_unit, row_maximum, begin_running_maximum,
+//   raise_maximum, join_lanes, select_classes
+
+fn set_maximum(state: ptr<function, RowState>, stats: Stats) {}
+
+fn begin_maximum(state: ptr<function, RowState>) {}
+
+fn see_unit(state: ptr<function, RowState>, j: u32, unit: Unit) {}
+
+fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
+    return Stats();
+}
+
+fn begin_running_maximum(state: ptr<function, RowState>) {}
+
+fn raise_maximum(state: ptr<function, RowState>) {}
+
+fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
+    return Stats();
+}
+
+// No classes are searched for once the row is reduced.
+fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}
