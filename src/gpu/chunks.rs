@@ -7,10 +7,10 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 use wgpu::{Buffer, BufferUsages, BufferView, CommandEncoderDescriptor, WriteOnly};
 
-use super::bind::KernelOptions;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use super::interface::Failed;
+use super::params::KernelOptions;
 use super::prepared::{Buffers, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;

@@ -1,11 +1,11 @@
 //! The GPU path through wgpu; the only folder that knows it.
 
 mod adapter;
-mod bind;
 mod chunks;
 mod context;
 mod failure;
 mod interface;
+mod params;
 mod pipelines;
 mod pool;
 mod prepared;
@@ -19,9 +19,9 @@ mod timing;
 mod wait;
 
 pub(crate) use adapter::{list, open};
-pub use bind::Summary;
 pub use context::Gpu;
 pub(crate) use interface::{DeviceInputs, DeviceOperands, Opened, Results};
+pub use params::Summary;
 pub(crate) use resident::{DeviceArray, DeviceTargets};
 pub use step::{BoundStep, Step, StepBuffers, StepBuilder};
 pub(crate) use timing::Timing;

@@ -12,9 +12,9 @@ use wgpu::{
     CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
 };
 
-use super::bind::{KernelOptions, Params, Starts};
 use super::context::GpuContext;
 use super::failure::GpuError;
+use super::params::{KernelOptions, Params, Starts};
 use super::pipelines::{BINDINGS, Kernel, STORAGE_BUFFERS};
 use crate::plan::{Entry, KernelProblem, Limits, Pass, Plan, UNIT_BYTES};
 use crate::problem::operation::Op;

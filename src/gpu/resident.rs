@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferUsages, ComputePassDescriptor, MapMode};
 
-use super::bind::{KernelOptions, Summary};
 use super::chunks::runs;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use super::interface::{DeviceOperands, Results};
+use super::params::{KernelOptions, Summary};
 use super::prepared::{Bound, Buffers, Part, Prepared};
 use super::wait::{map, submitted};
 use crate::plan::{KernelProblem, Plan};

@@ -15,9 +15,9 @@ use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
 use half::f16;
 use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
 
-use super::bind::KernelOptions;
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
+use super::params::KernelOptions;
 use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
 use crate::problem::limits::CallLimits;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytemuck::cast_slice;
 use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass};
 
-use super::bind::{KernelOptions, MOST_IGNORED, Summary};
 use super::context::{Gpu, GpuContext};
+use super::params::{KernelOptions, MOST_IGNORED, Summary};
 use super::prepared::{Bound, Buffers, Part, Prepared, Scratch};
 use crate::ops::{check_k, draw_transform};
 use crate::plan::KernelProblem;

@@ -30,7 +30,7 @@ use self::judge::{Batch, Found, Verdict};
 use self::program::{Mode, Workshop, output_of};
 use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, reachable};
-use crate::gpu::bind::{KernelOptions, Params, Starts, Summary};
+use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::source;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;

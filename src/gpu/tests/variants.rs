@@ -16,7 +16,7 @@ use naga::{AddressSpace, Module, ShaderStage};
 use wgpu::BufferBindingType;
 
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, reachable};
-use crate::gpu::bind::{KernelOptions, Params, Starts, Summary};
+use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::{BINDINGS, Kernel, parts, self_test_source, source};
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
 use crate::problem::operation::Op;

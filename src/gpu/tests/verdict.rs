@@ -15,7 +15,7 @@ use naga::{Module, ShaderStage};
 
 use super::targets::{ENTRY, hlsl_of, parsed, reachable};
 use super::variants::OPS;
-use crate::gpu::bind::{KernelOptions, Starts};
+use crate::gpu::params::{KernelOptions, Starts};
 use crate::gpu::pipelines::source;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
 use crate::problem::operation::Op;
