@@ -1,5 +1,5 @@
-//! What it costs to bring logits to a GPU, to compute there, and to bring the results back: each alone, one part after the
-//! other, and as a call does it, with parts in flight at the same time.
+//! What it costs to bring logits to a GPU, to compute there, and to bring the results back: each
+//! alone, one part after the other, and as a call does it, with parts in flight at the same time.
 //!
 //! `cargo bench --bench overlap`
 
@@ -37,7 +37,8 @@ fn measure(device: &Device) {
 
     let upload = median(|| drop(device.upload(x).unwrap().read_rows(0..1).unwrap()));
     let (loss, targets) = (CrossEntropy::default(), vec![0_u32; rows]);
-    let mut watch = Stopwatch::new(device, Operation::Softmax, &loss, x, Targets::from(&targets)).unwrap();
+    let mut watch =
+        Stopwatch::new(device, Operation::Softmax, &loss, x, Targets::from(&targets)).unwrap();
     let compute = median(|| {
         watch.operation().unwrap();
     });
@@ -50,13 +51,22 @@ fn measure(device: &Device) {
     let together = median(|| drop(device.softmax(x).write_to(&mut out).unwrap()));
 
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
-    println!("{} ({}), softmax of {rows}x{classes}, {} MiB", device.name(), device.backend(), (rows * classes) >> 18);
+    println!(
+        "{} ({}), softmax of {rows}x{classes}, {} MiB",
+        device.name(),
+        device.backend(),
+        (rows * classes) >> 18
+    );
     println!("    upload alone    {}", ms(upload));
     println!("    compute alone   {}", ms(compute));
     println!("    read-back alone {}", ms(read_back));
     println!("    their sum       {}", ms(upload + compute + read_back));
     println!("    parts in turn   {}", ms(in_turn));
-    println!("    together        {}, {:.2} of in turn", ms(together), together.as_secs_f64() / in_turn.as_secs_f64());
+    println!(
+        "    together        {}, {:.2} of in turn",
+        ms(together),
+        together.as_secs_f64() / in_turn.as_secs_f64()
+    );
 }
 
 fn median(mut work: impl FnMut()) -> Duration {

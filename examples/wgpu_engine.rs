@@ -1,18 +1,22 @@
-//! An engine that owns its wgpu device: logits from its own matrix-product shader, loss and gradient from this crate, an
-//! update of the weights by its own shader again; one submission a step, and nothing read back but the loss.
+//! An engine that owns its wgpu device: logits from its own matrix-product shader, loss and
+//! gradient from this crate, an update of the weights by its own shader again; one submission a
+//! step, and nothing read back but the loss.
 //!
 //! ```text
 //! cargo run --release --example wgpu_engine            # on the best adapter of any kind; or: -- NAME
 //! ```
 //!
-//! It counts what a step allocates and submits, and compares its gradients with those of the simple API.
+//! It counts what a step allocates and submits, and compares its gradients with those of the simple
+//! API.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use logits::wgpu::{self, BufferUsages, PollType};
-use logits::{CrossEntropy, DType, Device, Gpu, Logits, Operation, Prediction, StepBuffers, Summary};
+use logits::{
+    CrossEntropy, DType, Device, Gpu, Logits, Operation, Prediction, StepBuffers, Summary,
+};
 use pollster::block_on;
 
 #[path = "digits/data.rs"]
@@ -78,14 +82,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let summary = engine.buffer(size_of::<Summary>());
     let loss = CrossEntropy::default();
 
-    // Everything that costs time, once: pipelines, bind groups, scratch. Each batch has its part of the targets.
-    let batches: Vec<_> =
-        (0..train.len()).step_by(BATCH).map(|first| (first, BATCH.min(train.len() - first))).collect();
+    // Everything that costs time, once: pipelines, bind groups, scratch. Each batch has its part of
+    // the targets.
+    let batches: Vec<_> = (0..train.len())
+        .step_by(BATCH)
+        .map(|first| (first, BATCH.min(train.len() - first)))
+        .collect();
     let steps = batches
         .iter()
         .map(|&(first, rows)| {
             let buffers = StepBuffers::new(logits.slice(..)).in_place().loss(summary.slice(..));
-            let step = gpu.prepare(Operation::CrossEntropyGrad, [rows, CLASSES], DType::F32).loss(&loss).build()?;
+            let step = gpu
+                .prepare(Operation::CrossEntropyGrad, [rows, CLASSES], DType::F32)
+                .loss(&loss)
+                .build()?;
             let bound = step.bind(&buffers.targets(target_buffer.slice(4 * first as u64..)))?;
             Ok((engine.bind(&logits, first, rows, 0.5), bound))
         })
@@ -118,11 +128,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             // The only thing that the host ever sees of a step.
             let losses: Vec<f32> = engine.read(&losses, 4 * steps.len())?;
             let weighted = losses.iter().zip(&batches).map(|(loss, (_, rows))| loss * *rows as f32);
-            println!("epoch {:>2}: loss {:.4}", epoch + 1, weighted.sum::<f32>() / train.len() as f32);
+            println!(
+                "epoch {:>2}: loss {:.4}",
+                epoch + 1,
+                weighted.sum::<f32>() / train.len() as f32
+            );
         }
     }
     device.poll(PollType::wait_indefinitely())?;
-    let made: Vec<isize> = objects().iter().zip(before).map(|(after, before)| after - before).collect();
+    let made: Vec<isize> =
+        objects().iter().zip(before).map(|(after, before)| after - before).collect();
     host_allocations.sort_unstable();
     println!(
         "a step: {} submission, {} dispatches of ours; objects on the device after {submissions} steps: {:+} buffers, \
@@ -169,7 +184,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     queue.submit([encoder.finish()]);
     let best: Vec<Prediction> = engine.read(&best, size_of::<Prediction>() * test.len())?;
-    let right = best.iter().zip(&targets[train.len()..]).filter(|(best, target)| best.class == **target).count();
+    let right = best
+        .iter()
+        .zip(&targets[train.len()..])
+        .filter(|(best, target)| best.class == **target)
+        .count();
     println!("held out: accuracy {:.2} %", 100.0 * right as f64 / test.len() as f64);
     Ok(())
 }
@@ -223,7 +242,8 @@ impl<'a> Engine<'a> {
             immediate_size: 0,
         });
         let source = wgpu::ShaderSource::Wgsl(SHADERS.into());
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+        let module =
+            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
         let pipeline = |entry_point| {
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(entry_point),
@@ -238,7 +258,12 @@ impl<'a> Engine<'a> {
         let unset = |size: usize| {
             let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
             let size = size as u64;
-            device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
         };
         let engine = Self {
             inputs: unset(4 * inputs.len()),
@@ -275,13 +300,21 @@ impl<'a> Engine<'a> {
             usage: BufferUsages::UNIFORM | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.queue.write_buffer(&step, 0, bytemuck::cast_slice(&[first as u32, rows as u32, rate.to_bits(), 0]));
+        self.queue.write_buffer(
+            &step,
+            0,
+            bytemuck::cast_slice(&[first as u32, rows as u32, rate.to_bits(), 0]),
+        );
         let buffers = [&step, &self.inputs, &self.weights, logits];
         let entries: Vec<_> = (0..)
             .zip(buffers)
-            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
             .collect();
-        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &self.layout, entries: &entries };
+        let descriptor =
+            wgpu::BindGroupDescriptor { label: None, layout: &self.layout, entries: &entries };
         self.device.create_bind_group(&descriptor)
     }
 
@@ -297,18 +330,26 @@ impl<'a> Engine<'a> {
         pass.dispatch_workgroups(threads.div_ceil(64) as u32, 1, 1);
     }
 
-    fn read<T: bytemuck::Pod>(&self, from: &wgpu::Buffer, bytes: usize) -> Result<Vec<T>, Box<dyn Error>> {
+    fn read<T: bytemuck::Pod>(
+        &self,
+        from: &wgpu::Buffer,
+        bytes: usize,
+    ) -> Result<Vec<T>, Box<dyn Error>> {
         let size = bytes as u64;
         let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        let descriptor =
+            wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         let staged = self.device.create_buffer(&descriptor);
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, &staged, 0, size);
         self.queue.submit([encoder.finish()]);
         staged.map_async(wgpu::MapMode::Read, .., |_| {});
         self.device.poll(PollType::wait_indefinitely())?;
-        let values =
-            staged.get_mapped_range(..)?.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect();
+        let values = staged
+            .get_mapped_range(..)?
+            .chunks_exact(size_of::<T>())
+            .map(bytemuck::pod_read_unaligned)
+            .collect();
         Ok(values)
     }
 }

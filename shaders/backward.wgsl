@@ -1,5 +1,5 @@
-// The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) * sum_k g_k, from their
-// results. Twin of `src/cpu/ops/backward.rs`.
+// The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) *
+// sum_k g_k, from their results. Twin of `src/cpu/ops/backward.rs`.
 // needs: exp_pair (shared/math.wgsl)
 // provides: addend, element_of
 

@@ -1,5 +1,6 @@
-// loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for labels that are spread over
-// the classes: sum_j q_j * (log-sum-exp - y_j). Twin of `src/cpu/ops/cross_entropy.rs`.
+// loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for
+// labels that are spread over the classes: sum_j q_j * (log-sum-exp - y_j). Twin of
+// `src/cpu/ops/cross_entropy.rs`.
 // needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials,
 //   RowTarget, gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl);
 //   add_pairs, is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad,
@@ -26,7 +27,8 @@ fn loss_of(
     if !SOFT {
         bits = bitcast<u32>(goal.on_value * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
         if !TRANSFORMED && is_infinite_or_nan(bitcast<u32>(gap.x)) {
-            // The gap is no f32; times a small weight it may be one, beside which log1p(rest_of_sum) is nothing.
+            // The gap is no f32; times a small weight it may be one, beside which
+            // log1p(rest_of_sum) is nothing.
             bits = bitcast<u32>(label_below(goal.on_value, logit, maximum));
         }
         if bitcast<u32>(logit) == params.negative_infinity {

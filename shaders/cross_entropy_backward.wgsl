@@ -1,5 +1,5 @@
-// The gradient of cross_entropy.wgsl from saved log-sum-exps. Twin of `src/cpu/ops/cross_entropy.rs`. Each element is
-// on its own:
+// The gradient of cross_entropy.wgsl from saved log-sum-exps. Twin of
+// `src/cpu/ops/cross_entropy.rs`. Each element is on its own:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j)
 // No row is reduced, but to the sum of its labels where targets are probabilities (SOFT).
 // needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials,
@@ -29,7 +29,8 @@ fn set_log_sum_exp(state: ptr<function, RowState>, log_sum_exp: f32) {
 
 fn transformed_probability(x: f32, log_sum_exp: f32) -> f32 {
     var d = add_pairs(transform(x), vec2<f32>(-log_sum_exp, 0.0));
-    // Large high parts may have cancelled, so that the low part is the larger one. An infinity has none.
+    // Large high parts may have cancelled, so that the low part is the larger one. An infinity has
+    // none.
     d = select(two_sum(d.x, d.y), vec2<f32>(d.x, 0.0), is_infinite_or_nan(bitcast<u32>(d.x)));
     d.y = select(0.0, d.y, d.x > LOWEST);
     // The log-sum-exp that was given may be far too small; exp stays a number.

@@ -1,5 +1,5 @@
-// log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which also takes over the rows where the
-// two terms all but cancel.
+// log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which
+// also takes over the rows where the two terms all but cancel.
 // needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl);
 //   LOWEST_KEY, RowState (shared/passes.wgsl)

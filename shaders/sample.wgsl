@@ -1,5 +1,6 @@
-// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to the bits: additions and
-// multiplications of f32, each kept from being merged with the next, and whole numbers. Reasons stand there.
+// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to
+// the bits: additions and multiplications of f32, each kept from being merged with the next, and
+// whole numbers. Reasons stand there.
 // needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl);
 //   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, add_pairs, key_of, opaque
 //   (shared/math.wgsl); RowState, is_bad (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
@@ -117,8 +118,8 @@ fn is_possible(j: u32, t: f32) -> bool {
     return bitcast<u32>(load(j)) != params.negative_infinity && bitcast<u32>(t) != params.negative_infinity;
 }
 
-// How many classes (`counts`), or how much of the probability, is at a key or above; low and high part
-// of one number.
+// How many classes (`counts`), or how much of the probability, is at a key or above; low and high
+// part of one number.
 //   for each class of this lane with key(depth) >= key: mass += 1, or its probability; over all lanes
 fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
@@ -131,8 +132,8 @@ fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     return reduce(grid, mass, WIDE);
 }
 
-// The largest key up to that of 0 at and above which there are still draw_top_k classes (`counts`), or
-// `wanted` of the probability.
+// The largest key up to that of 0 at and above which there are still draw_top_k classes (`counts`),
+// or `wanted` of the probability.
 //   while low < high: middle = half way up;
 //       if mass_from(middle) is enough { low = middle } else { high = middle - 1 }
 fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32) -> i32 {
@@ -156,9 +157,8 @@ fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32
     return low;
 }
 
-// lowest = the key at which top-k and top-p cut
-// for each class of this lane from there on: score = depth + Gumbel noise; best = max(best, its score)
-// the best class over all lanes is drawn
+// lowest = the key at which top-k and top-p cut for each class of this lane from there on: score =
+// depth + Gumbel noise; best = max(best, its score) the best class over all lanes is drawn
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
     let max_logit = state.maximum.logit;

@@ -1,10 +1,12 @@
-// The self-test of an adapter, in one workgroup (`src/gpu/self_test.rs` judges it): how threads are numbered, what they exchange and
-// add up to, and for each thread the loss and the gradient of a row of two 16-bit logits under a cap.
+// The self-test of an adapter, in one workgroup (`src/gpu/self_test.rs` judges it): how threads are
+// numbered, what they exchange and add up to, and for each thread the loss and the gradient of a
+// row of two 16-bit logits under a cap.
 //
 // Each thread writes eight words at its number, so that two threads of one number leave a gap.
-// needs: Grid, WORKGROUP, params, rows_out, targets, thread (shared/bindings.wgsl); butterfly (shared/lanes_*.wgsl);
-//   add_pairs, exp_pair, is_infinite_or_nan, log1p_pair (shared/math.wgsl); COUNT, sum_of (shared/reduce.wgsl);
-//   transform (shared/transform.wgsl); two_of, word_of (the parts in elements/)
+// needs: Grid, WORKGROUP, params, rows_out, targets, thread (shared/bindings.wgsl); butterfly
+//   (shared/lanes_*.wgsl); add_pairs, exp_pair, is_infinite_or_nan, log1p_pair (shared/math.wgsl);
+//   COUNT, sum_of (shared/reduce.wgsl); transform (shared/transform.wgsl); two_of, word_of (the
+//   parts in elements/)
 // provides: run
 
 const WORDS: u32 = 8u;
@@ -24,8 +26,8 @@ fn run(grid: Grid) {
     workgroupBarrier();
     let row = 2u * (WORKGROUP - 1u - thread);
     let top = max(tile[row], tile[row + 1u]);
-    // max_y = y of the largest logit
-    // for each class: rest_of_sum += exp(y - max_y) but for one maximum; below += label * (max_y - y)
+    // max_y = y of the largest logit for each class: rest_of_sum += exp(y - max_y) but for one
+    // maximum; below += label * (max_y - y)
     var max_y = vec2<f32>(0.0, 0.0);
     var rest_of_sum = vec2<f32>(0.0, 0.0);
     var below = 0.0;

@@ -1,5 +1,6 @@
-// The k classes with the largest logits, of equal ones the lower first, and their probabilities. Twin of
-// `src/cpu/ops/predict.rs`. Each thread knows the best of its mine elements that is left; whose is taken looks for the next.
+// The k classes with the largest logits, of equal ones the lower first, and their probabilities.
+// Twin of `src/cpu/ops/predict.rs`. Each thread knows the best of its mine elements that is left;
+// whose is taken looks for the next.
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); add_pairs, key_of (shared/math.wgsl); RowState, is_bad
 //   (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl);
@@ -10,8 +11,8 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return Coefficients();
 }
 
-// The thread's best class that comes after `last`, or its best where the place of `last` is NONE. All
-// NaNs are equal, and largest.
+// The thread's best class that comes after `last`, or its best where the place of `last` is NONE.
+// All NaNs are equal, and largest.
 //   for each class of this lane that comes after `last`: best = max(best, it)
 fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);

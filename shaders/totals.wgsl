@@ -1,10 +1,13 @@
-// From rows to one number, on the device: how many rows count and what they weigh, before a loss; their sum, after it.
-// Each pass takes groups of rows, LANES threads a group, to a partial a group; and a last such group takes those to `summary`.
+// From rows to one number, on the device: how many rows count and what they weigh, before a loss;
+// their sum, after it. Each pass takes groups of rows, LANES threads a group, to a partial a group;
+// and a last such group takes those to `summary`.
 //
-// Sums are those of `src/problem/sum.rs`, which explains them: a group is a block of that file, and everything is done in
-// integers, on the bits of f32, so that no order and no compiler changes a bit.
-// needs: Grid, MEAN, NONE, Stats, Summary, WORKGROUP, is_ignored, params, partials, rows_out, summary, targets,
-//   thread, weight_of (shared/bindings.wgsl); COUNT, LARGEST, LARGEST_KEY, combine, reduce (shared/reduce.wgsl)
+// Sums are those of `src/problem/sum.rs`, which explains them: a group is a block of that file, and
+// everything is done in integers, on the bits of f32, so that no order and no compiler changes a
+// bit.
+// needs: Grid, MEAN, NONE, Stats, Summary, WORKGROUP, is_ignored, params, partials, rows_out,
+//   summary, targets, thread, weight_of (shared/bindings.wgsl); COUNT, LARGEST, LARGEST_KEY,
+//   combine, reduce (shared/reduce.wgsl)
 // provides: count_targets, total_targets, sum_losses, total_losses
 
 // `BLOCK_ROWS` of `src/problem/sum.rs` must be the same number.
@@ -38,8 +41,8 @@ fn largest_of(grid: Grid, largest: u32) -> u32 {
     return reduce(grid, vec2<u32>(largest, 0u), LARGEST_KEY).x;
 }
 
-// A finite number as a multiple of the quantum 2^(exponent - 167), rounded half to even: its low 20 bits, and the rest,
-// which has 21. The sums of GROUP_ROWS of each fit 32 bits.
+// A finite number as a multiple of the quantum 2^(exponent - 167), rounded half to even: its low 20
+// bits, and the rest, which has 21. The sums of GROUP_ROWS of each fit 32 bits.
 fn multiple_of_quantum(bits: u32, exponent: u32) -> vec2<u32> {
     let own = bits >> 23u;
     let mantissa = select(bits & 0x7fffffu, (bits & 0x7fffffu) | 0x800000u, own > 0u);
@@ -56,8 +59,9 @@ fn multiple_of_quantum(bits: u32, exponent: u32) -> vec2<u32> {
     return vec2<u32>(rounded & 0xfffffu, rounded >> 20u);
 }
 
-// A partial: an entry of `partials`, whose fields have other meanings here. Its sum is (x + y * 2^20) quanta of `exponent`.
-// What is stored as a float is a small whole number: bits of a float need not survive where they are those of no normal number.
+// A partial: an entry of `partials`, whose fields have other meanings here. Its sum is (x + y *
+// 2^20) quanta of `exponent`. What is stored as a float is a small whole number: bits of a float
+// need not survive where they are those of no normal number.
 fn partial(exponent: u32, sum: vec2<u32>, counted: u32, invalid: u32) -> Stats {
     return Stats(bitcast<i32>(sum.x), invalid, vec2<f32>(0.0, 0.0), vec2<f32>(f32(exponent), 0.0), sum.y, f32(counted));
 }
@@ -66,7 +70,8 @@ fn exponent_of_partial(part: Stats) -> u32 {
     return u32(part.below.x);
 }
 
-// (the sum of a partial * 2^20) / 2^(exponent - its exponent), rounded down, as digits of 24 bits, the lowest first.
+// (the sum of a partial * 2^20) / 2^(exponent - its exponent), rounded down, as digits of 24 bits,
+// the lowest first.
 fn digits_of_partial(part: Stats, exponent: u32) -> vec4<u32> {
     let low = bitcast<u32>(part.key);
     let high = part.has_negative_infinity + (low >> 20u);
@@ -101,7 +106,8 @@ fn carried(digits: vec4<u32>) -> vec4<u32> {
     return vec4<u32>(digits.x & 0xffffffu, y & 0xffffffu, z & 0xffffffu, w);
 }
 
-// The bits of the f32 m * 2^(exponent - 150), for m below 2^24 where that is exact; infinity beyond f32.
+// The bits of the f32 m * 2^(exponent - 150), for m below 2^24 where that is exact; infinity beyond
+// f32.
 fn bits_of_float(m: u32, exponent: i32) -> u32 {
     if m == 0u {
         return 0u;
@@ -118,8 +124,8 @@ fn bits_of_float(m: u32, exponent: i32) -> u32 {
     return (u32(biased) << 23u) | (mantissa & 0x7fffffu);
 }
 
-// The total of the sums of all partials, as the bits of a high and a low part. One NaN makes it NaN, otherwise one infinity
-// infinite.
+// The total of the sums of all partials, as the bits of a high and a low part. One NaN makes it
+// NaN, otherwise one infinity infinite.
 fn total_of_partials(grid: Grid) -> vec2<u32> {
     var exponent = 1u;
     for (var i = thread; i < partials_of(); i += LANES) {

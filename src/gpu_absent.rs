@@ -1,5 +1,6 @@
-//! The types of the GPU path for a build without the feature `gpu`. [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values, so a device is
-//! always the CPU there, and code that handles a GPU needs no conditional compilation.
+//! The types of the GPU path for a build without the feature `gpu`. [`Gpu`], [`DeviceArray`] and
+//! [`DeviceTargets`] have no values, so a device is always the CPU there, and code that handles a
+//! GPU needs no conditional compilation.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -22,7 +23,10 @@ use interface::{Failed, Refused};
 pub enum Gpu {}
 
 pub(crate) async fn open(_: &DeviceChoice) -> Result<Opened, Refused> {
-    Err(Refused { reason: "built without the feature `gpu`".to_owned(), rejected_adapters: Vec::new() })
+    Err(Refused {
+        reason: "built without the feature `gpu`".to_owned(),
+        rejected_adapters: Vec::new(),
+    })
 }
 
 pub(crate) async fn list() -> Vec<Adapter> {
@@ -46,11 +50,21 @@ impl Gpu {
         match *self {}
     }
 
-    pub(crate) async fn run(&self, _: &mut Request<'_>, _whole: bool, _: CallLimits) -> Result<Option<String>, Failed> {
+    pub(crate) async fn run(
+        &self,
+        _: &mut Request<'_>,
+        _whole: bool,
+        _: CallLimits,
+    ) -> Result<Option<String>, Failed> {
         match *self {}
     }
 
-    pub(crate) async fn upload(&self, _: Shape, _: (Elements<'_>, usize), _: CallLimits) -> Result<DeviceArray, Error> {
+    pub(crate) async fn upload(
+        &self,
+        _: Shape,
+        _: (Elements<'_>, usize),
+        _: CallLimits,
+    ) -> Result<DeviceArray, Error> {
         match *self {}
     }
 
@@ -75,7 +89,13 @@ impl DeviceArray {
         match *self {}
     }
 
-    pub(crate) async fn run(&self, _: Op, _: DType, _: &Operands<'_>, _: DeviceOperands<'_>) -> Result<Results, Error> {
+    pub(crate) async fn run(
+        &self,
+        _: Op,
+        _: DType,
+        _: &Operands<'_>,
+        _: DeviceOperands<'_>,
+    ) -> Result<Results, Error> {
         match *self {}
     }
 
@@ -91,7 +111,12 @@ impl Timing {
         match inputs.logits {}
     }
 
-    pub(crate) async fn new(inputs: Vec<DeviceInputs>, _: Op, _: DType, _: &Operands<'_>) -> Result<Self, Error> {
+    pub(crate) async fn new(
+        inputs: Vec<DeviceInputs>,
+        _: Op,
+        _: DType,
+        _: &Operands<'_>,
+    ) -> Result<Self, Error> {
         match inputs.first() {
             Some(inputs) => match inputs.logits {},
             None => Err(Error::NoGpu { wanted: "gpu".to_owned(), reason: "no inputs".to_owned() }),

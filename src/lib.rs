@@ -1,4 +1,5 @@
-//! Softmax and cross-entropy of batched logits, on any GPU through wgpu and on the CPU with the same answers.
+//! Softmax and cross-entropy of batched logits, on any GPU through wgpu and on the CPU with the
+//! same answers.
 //!
 //! ```
 //! use logits::{CrossEntropy, Device, Logits};
@@ -24,10 +25,12 @@
 //!
 //! # Options, operations, types
 //!
-//! Every row holds for f32, f16, bf16 (but in `logits loss`) and, on the CPU alone, f64; for rows next to each other, with gaps, and for
-//! `[outer, classes, inner]`; on the CPU and on a GPU ("all": in host memory, resident, in a step, and with `logits loss` where
-//! it takes the option). Types differ in what is rounded: arithmetic is in f32 (with f64 or pairs of f32 where sums are at stake)
-//! and a result is rounded once, to the nearest, of two the even one; for f64 it is in f64.
+//! Every row holds for f32, f16, bf16 (but in `logits loss`) and, on the CPU alone, f64; for rows
+//! next to each other, with gaps, and for `[outer, classes, inner]`; on the CPU and on a GPU
+//! ("all": in host memory, resident, in a step, and with `logits loss` where it takes the option).
+//! Types differ in what is rounded: arithmetic is in f32 (with f64 or pairs of f32 where sums are
+//! at stake) and a result is rounded once, to the nearest, of two the even one; for f64 it is in
+//! f64.
 //!
 //! | option or operation | what it means | equation | paths | source |
 //! |---|---|---|---|---|
@@ -58,7 +61,8 @@
 //!
 //! # What is promised
 //!
-//! Against float64 on the same inputs, for 1 to 1,000,003 classes, on CPU and GPU alike, with every option:
+//! Against float64 on the same inputs, for 1 to 1,000,003 classes, on CPU and GPU alike, with every
+//! option:
 //!
 //! | quantity | bound |
 //! |---|---|
@@ -67,27 +71,32 @@
 //! | gradient | absolute error at most 1e-6 of the row's scale, `p - 1` of the target without cancellation |
 //! | results of half types | those, rounded once to the nearest |
 //!
-//! But for one thing: the log-sum-exps of [`Resident`] logits and of steps on a GPU, whose logits nobody can look at
-//! again in float64, are off by up to 2e-7 absolute where they are next to 0.
+//! But for one thing: the log-sum-exps of [`Resident`] logits and of steps on a GPU, whose logits
+//! nobody can look at again in float64, are off by up to 2e-7 absolute where they are next to 0.
 //!
-//! A row's bits depend on that row and on the device alone: not on the batch, its place there, chunks or threads.
+//! A row's bits depend on that row and on the device alone: not on the batch, its place there,
+//! chunks or threads.
 //!
-//! Special values follow PyTorch. `[0, -inf]` has softmax `[1, 0]`. A row with a NaN or `+inf`, or of nothing but
-//! `-inf`, has a NaN softmax, loss and gradient, and no other row is touched by it; its log-sum-exp is NaN, `+inf` and
-//! `-inf` in these three cases. A target whose logit is `-inf` has loss `+inf` and a finite gradient. The mean over no
-//! counted rows is NaN with a zero gradient; over rows whose weights sum to 0 both are NaN. A soft cap makes numbers of
-//! infinities. A class with label 0 and logit `-inf` makes the loss of probabilities NaN.
+//! Special values follow PyTorch. `[0, -inf]` has softmax `[1, 0]`. A row with a NaN or `+inf`, or
+//! of nothing but `-inf`, has a NaN softmax, loss and gradient, and no other row is touched by it;
+//! its log-sum-exp is NaN, `+inf` and `-inf` in these three cases. A target whose logit is `-inf`
+//! has loss `+inf` and a finite gradient. The mean over no counted rows is NaN with a zero
+//! gradient; over rows whose weights sum to 0 both are NaN. A soft cap makes numbers of infinities.
+//! A class with label 0 and logit `-inf` makes the loss of probabilities NaN.
 //!
 //! # In a browser
 //!
-//! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a browser's thread:
-//! [`Device::new`] is the CPU and says why, and a blocking operation on a GPU is [`Error::Gpu`], or is done on the CPU where
-//! the device was chosen automatically. Waits end after [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the feature `parallel`.
+//! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a
+//! browser's thread: [`Device::new`] is the CPU and says why, and a blocking operation on a GPU is
+//! [`Error::Gpu`], or is done on the CPU where the device was chosen automatically. Waits end after
+//! [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the
+//! feature `parallel`.
 //!
 //! # Features
 //!
-//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays; `static-dxc` links Microsoft's DXC into programs for
-//! Windows. The binary `logits` is the package `logits-cli`.
+//! `gpu` (default) brings wgpu, `parallel` (default) rayon, `ndarray` views of arrays; `static-dxc`
+//! links Microsoft's DXC into programs for Windows. The binary `logits` is the package
+//! `logits-cli`.
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Plans, and much of what a request knows, are for a GPU.

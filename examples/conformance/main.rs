@@ -1,5 +1,5 @@
-//! Every operation, option and type on every adapter of this machine, against float64, as a matrix; exit code 1 where
-//! anything is out of bounds.
+//! Every operation, option and type on every adapter of this machine, against float64, as a matrix;
+//! exit code 1 where anything is out of bounds.
 //!
 //! ```text
 //! cargo run --release --example conformance                            # the CPU, and every adapter
@@ -7,7 +7,8 @@
 //! cargo run --release --example conformance -- --json                  # one JSON object
 //! ```
 //!
-//! Drivers that the loader does not know are named in `VK_DRIVER_FILES`, such as the SwiftShader of a browser.
+//! Drivers that the loader does not know are named in `VK_DRIVER_FILES`, such as the SwiftShader of
+//! a browser.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool, Box<dyn Error>> {
-    let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|argument| argument == "--json");
+    let (flags, names): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument == "--json");
     let mut devices = Vec::new();
     for name in &names {
         devices.push(Device::open(&name.parse()?)?);
@@ -35,14 +37,20 @@ fn run() -> Result<bool, Box<dyn Error>> {
     if names.is_empty() {
         devices.push(Device::cpu());
         for adapter in Device::adapters() {
-            devices.push(Device::open(&DeviceChoice::Named(format!("{}:{}", adapter.backend, adapter.name)))?);
+            devices.push(Device::open(&DeviceChoice::Named(format!(
+                "{}:{}",
+                adapter.backend, adapter.name
+            )))?);
         }
     }
     let columns: Vec<(String, Vec<Finding>)> = devices
         .iter()
         .map(|device| {
             eprintln!("{device}");
-            (format!("{} ({})", device.name(), device.backend()), pollster::block_on(conformance::run(device)))
+            (
+                format!("{} ({})", device.name(), device.backend()),
+                pollster::block_on(conformance::run(device)),
+            )
         })
         .collect();
     if flags.is_empty() {

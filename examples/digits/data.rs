@@ -9,7 +9,11 @@ pub struct Digit {
 
 /// All 1,797, in the order of the file.
 pub fn load() -> Result<Vec<Digit>, &'static str> {
-    include_str!("digits.txt").lines().map(digit).collect::<Option<_>>().ok_or("digits.txt is not what it should be")
+    include_str!("digits.txt")
+        .lines()
+        .map(digit)
+        .collect::<Option<_>>()
+        .ok_or("digits.txt is not what it should be")
 }
 
 fn digit(line: &str) -> Option<Digit> {

@@ -1,5 +1,5 @@
-//! Trains a classifier of 1,797 real handwritten digits. Every loss and every gradient of the logits comes from this
-//! crate, on a GPU if there is one:
+//! Trains a classifier of 1,797 real handwritten digits. Every loss and every gradient of the
+//! logits comes from this crate, on a GPU if there is one:
 //!
 //! ```text
 //! cargo run --release --example digits            # or: -- cpu, -- gpu, -- NAME
@@ -40,7 +40,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let loss = CrossEntropy::default();
     let mut network = Network::new(&mut rng);
     let mut train = train.to_vec();
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(EPOCHS as u64) } else { ProgressBar::hidden() };
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new(EPOCHS as u64)
+    } else {
+        ProgressBar::hidden()
+    };
     for epoch in 0..EPOCHS {
         train.shuffle(&mut rng);
         let rate = 0.1 * (1.0 - epoch as f32 / EPOCHS as f32);
@@ -57,7 +61,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         bar.inc(1);
         if epoch == 0 || (epoch + 1) % 8 == 0 {
-            bar.suspend(|| println!("epoch {:>2}: loss {:.4}", epoch + 1, sum / train.len() as f64));
+            bar.suspend(|| {
+                println!("epoch {:>2}: loss {:.4}", epoch + 1, sum / train.len() as f64)
+            });
         }
     }
     bar.finish_and_clear();
@@ -67,9 +73,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (_, logits) = network.forward(&images);
     let x = Logits::new(&logits, [test.len(), CLASSES])?;
     let predictions = device.predict(x).to_vec()?.values;
-    let right = predictions.iter().zip(&labels).filter(|(prediction, label)| prediction.class == **label).count();
+    let right = predictions
+        .iter()
+        .zip(&labels)
+        .filter(|(prediction, label)| prediction.class == **label)
+        .count();
     let held_out = device.cross_entropy(&loss, x, &labels).loss()?.loss;
-    println!("held out: accuracy {:.2} %, loss {held_out:.4}", 100.0 * right as f64 / test.len() as f64);
+    println!(
+        "held out: accuracy {:.2} %, loss {held_out:.4}",
+        100.0 * right as f64 / test.len() as f64
+    );
 
     // The same gradients once more on a GPU, software if need be, and on the CPU.
     let gpu = if device.is_gpu() { Ok(device) } else { Device::gpu() };
@@ -78,8 +91,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(gpu) => {
             let (_, on_gpu) = gpu.cross_entropy(&loss, x, &labels).with_gradient_vec()?;
             let (_, on_cpu) = Device::cpu().cross_entropy(&loss, x, &labels).with_gradient_vec()?;
-            let largest = on_gpu.iter().zip(&on_cpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("GPU against CPU: gradients of {} differ by at most {largest:.1e}", gpu.name());
+            let largest =
+                on_gpu.iter().zip(&on_cpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!(
+                "GPU against CPU: gradients of {} differ by at most {largest:.1e}",
+                gpu.name()
+            );
         }
     }
     Ok(())
@@ -124,7 +141,8 @@ struct Layer {
 impl Layer {
     fn new(inputs: usize, outputs: usize, rng: &mut StdRng) -> Self {
         let bound = (3.0 / inputs as f32).sqrt();
-        let weights: Vec<f32> = (0..outputs * (inputs + 1)).map(|_| rng.random_range(-bound..bound)).collect();
+        let weights: Vec<f32> =
+            (0..outputs * (inputs + 1)).map(|_| rng.random_range(-bound..bound)).collect();
         Self { inputs, outputs, momentum: vec![0.0; weights.len()], weights }
     }
 

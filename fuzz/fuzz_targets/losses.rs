@@ -24,7 +24,11 @@ fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Opti
     let seed = u.arbitrary::<u32>()? as usize;
     let number = |u: &mut Unstructured<'_>| Ok(f32::from(u.arbitrary::<i8>()?) / 16.0);
     Ok(Options {
-        ignored: if u.arbitrary()? { vec![-100, i64::from(u.arbitrary::<u8>()?)] } else { vec![-100] },
+        ignored: if u.arbitrary()? {
+            vec![-100, i64::from(u.arbitrary::<u8>()?)]
+        } else {
+            vec![-100]
+        },
         weight: if u.arbitrary()? {
             Some((0..classes).map(|class| noise(seed, class) as f32 + 1.0).collect())
         } else {
@@ -56,10 +60,12 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         .map(|row| ((noise(seed, row) + 1.0) * 0.5 * (most as f64 + 0.99)) as i64)
         .map(|class| if class % 11 == 10 { -100 } else { class })
         .collect();
-    let probabilities: Vec<f64> =
-        (0..rows * classes).map(|at| f64::from((noise(!seed, at) + 1.0) as f32 / classes as f32)).collect();
+    let probabilities: Vec<f64> = (0..rows * classes)
+        .map(|at| f64::from((noise(!seed, at) + 1.0) as f32 / classes as f32))
+        .collect();
     let is_soft: bool = u.arbitrary()?;
-    let given = || if is_soft { Targets::probabilities(&probabilities) } else { Targets::from(&targets) };
+    let given =
+        || if is_soft { Targets::probabilities(&probabilities) } else { Targets::from(&targets) };
 
     let dense = batch.dense();
     let Ok(x) = Logits::new(&dense, shape) else { return Ok(()) };
@@ -75,13 +81,21 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
                 || (is_soft && options.ignored.len() > 1)
                 || (!is_soft && targets.iter().any(|&target| target >= classes as i64));
             assert!(is_bad, "{error}: {options:?}");
-            assert!(gradient.iter().zip(&untouched).all(|(&a, &b)| a.into() == b.into()), "written before {error}");
+            assert!(
+                gradient.iter().zip(&untouched).all(|(&a, &b)| a.into() == b.into()),
+                "written before {error}"
+            );
             return Ok(());
         }
     };
     let loss_alone = device.cross_entropy(&loss, x, given()).loss().expect("as with its gradient");
     let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    assert!(same(loss_alone.loss, out.loss), "{} and {} of {shape:?}, {options:?}", loss_alone.loss, out.loss);
+    assert!(
+        same(loss_alone.loss, out.loss),
+        "{} and {} of {shape:?}, {options:?}",
+        loss_alone.loss,
+        out.loss
+    );
 
     let mut in_place = dense.clone();
     let over = LogitsMut::new(&mut in_place, shape).expect("as before");
@@ -92,8 +106,9 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     );
 
     let values: Vec<Vec<f64>> = (0..rows).map(|row| batch.row(row)).collect();
-    let soft: Vec<Vec<f64>> =
-        (0..rows).map(|row| (0..classes).map(|class| probabilities[batch.place(row, class)]).collect()).collect();
+    let soft: Vec<Vec<f64>> = (0..rows)
+        .map(|row| (0..classes).map(|class| probabilities[batch.place(row, class)]).collect())
+        .collect();
     let labels: Vec<Labels<'_>> = match is_soft {
         true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
         false => targets.iter().map(|&class| Labels::Class(class)).collect(),
@@ -110,9 +125,15 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
             assert_near(out.per_row[row], wanted.per_row[row], error, &what);
         }
         for class in 0..classes {
-            let (got, wanted_here) = (gradient[batch.place(row, class)], wanted.gradients[row][class]);
+            let (got, wanted_here) =
+                (gradient[batch.place(row, class)], wanted.gradients[row][class]);
             // Half types round what they hold; what is small against its row is as good as that.
-            assert_near(got, wanted_here, 1e-6 * wanted.scale[row], &format!("class {class}, {what}"));
+            assert_near(
+                got,
+                wanted_here,
+                1e-6 * wanted.scale[row],
+                &format!("class {class}, {what}"),
+            );
         }
     }
     Ok(())

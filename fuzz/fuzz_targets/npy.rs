@@ -1,5 +1,5 @@
-//! Reads random bytes as a `.npy` file. Either the reader returns an error, or each element of a random selection equals the element at its
-//! index.
+//! Reads random bytes as a `.npy` file. Either the reader returns an error, or each element of a
+//! random selection equals the element at its index.
 
 #![no_main]
 
@@ -35,20 +35,24 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = check(&mut u);
 });
 
-/// A file: random bytes, a valid preamble with a random header, or a valid header with at most one wrong byte, and then data.
+/// A file: random bytes, a valid preamble with a random header, or a valid header with at most one
+/// wrong byte, and then data.
 fn file(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let version = *u.choose(&[1, 1, 1, 2, 3, 0])?;
     let text = match u.int_in_range(0..=3)? {
         0 => return Ok(u.bytes(u.len() / 2)?.to_vec()),
         1 => u.bytes(u.len() / 2)?.to_vec(),
         _ => {
-            let code = *u.choose(&["<f4", ">f4", "<f2", ">f8", "|u1", "<i8", ">u2", "i4", "|V2", "<f16"])?;
+            let code =
+                *u.choose(&["<f4", ">f4", "<f2", ">f8", "|u1", "<i8", ">u2", "i4", "|V2", "<f16"])?;
             let order = *u.choose(&["False", "True"])?;
             let mut shape = String::new();
             for _ in 0..u.int_in_range(0..=5)? {
                 shape += &format!("{}{}", u.int_in_range(0..=9)?, u.choose(&[", ", ",", "L, "])?);
             }
-            let mut text = format!("{{'descr': '{code}', 'fortran_order': {order}, 'shape': ({shape}), }}").into_bytes();
+            let mut text =
+                format!("{{'descr': '{code}', 'fortran_order': {order}, 'shape': ({shape}), }}")
+                    .into_bytes();
             // One header of four has a wrong byte.
             if u.ratio(1, 4)? {
                 let at = u.int_in_range(0..=text.len() - 1)?;
@@ -90,7 +94,11 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
         .collect();
     let is_fortran = reader.is_fortran();
     let selection = Selection::new(&shape, is_fortran, &ranges);
-    let length = if ranges.iter().any(Range::is_empty) { 0 } else { ranges.iter().map(Range::len).product() };
+    let length = if ranges.iter().any(Range::is_empty) {
+        0
+    } else {
+        ranges.iter().map(Range::len).product()
+    };
     // The place in the file of each element of the selection, in C order.
     let place_of = |mut nth: usize| {
         let mut index = vec![0; ranges.len()];
@@ -109,12 +117,18 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
         // The selection first, so that the reader has to go back.
         reader.floats(&selection, &mut some).expect("the file is whole");
         reader.floats(&Selection::flat(0..count), &mut all).expect("the file is whole");
-        assert!(some.iter().enumerate().all(|(nth, x)| x.to_bits() == all[place_of(nth)].to_bits()), "{shape:?} {ranges:?}");
+        assert!(
+            some.iter().enumerate().all(|(nth, x)| x.to_bits() == all[place_of(nth)].to_bits()),
+            "{shape:?} {ranges:?}"
+        );
     } else {
         let (mut all, mut some) = (vec![0; count], vec![0; length]);
         reader.integers(&selection, &mut some).expect("the file is whole");
         reader.integers(&Selection::flat(0..count), &mut all).expect("the file is whole");
-        assert!(some.iter().enumerate().all(|(nth, &x)| x == all[place_of(nth)]), "{shape:?} {ranges:?}");
+        assert!(
+            some.iter().enumerate().all(|(nth, &x)| x == all[place_of(nth)]),
+            "{shape:?} {ranges:?}"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What needs no targets, against float64: softmax and its logarithm, log-sum-exp, decisions, gradients.
+//! What needs no targets, against float64: softmax and its logarithm, log-sum-exp, decisions,
+//! gradients.
 
 #![no_main]
 
@@ -22,7 +23,11 @@ fuzz_target!(init: require_level(), |bytes: &[u8]| {
 
 fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     // Any NaN is like any other.
-    values.iter().map(|&x| x.into()).map(|x: f64| if x.is_nan() { u64::MAX } else { x.to_bits() }).collect()
+    values
+        .iter()
+        .map(|&x| x.into())
+        .map(|x: f64| if x.is_nan() { u64::MAX } else { x.to_bits() })
+        .collect()
 }
 
 fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<()> {
@@ -38,7 +43,9 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         assert!(temperature <= 0.0, "temperature {temperature} is refused");
         return Ok(());
     };
-    let y = |row: usize| -> Vec<f64> { batch.row(row).iter().map(|x| x / f64::from(temperature)).collect() };
+    let y = |row: usize| -> Vec<f64> {
+        batch.row(row).iter().map(|x| x / f64::from(temperature)).collect()
+    };
 
     let p = device.softmax(x).to_vec().expect("softmax").values;
     let log_p = device.log_softmax(x).to_vec().expect("log-softmax").values;
@@ -54,27 +61,50 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
                 p[at],
                 wanted,
                 2e-6 * wanted,
-                &format!("softmax of {shape:?} at {temperature}, row {row}, class {class}, where y is {}", y[class]),
+                &format!(
+                    "softmax of {shape:?} at {temperature}, row {row}, class {class}, where y is {}",
+                    y[class]
+                ),
             );
             let wanted = reduced.log_probability(class);
-            assert_near(log_p[at], wanted, 1e-6 * wanted.abs(), &format!("log-softmax of {shape:?}, row {row}"));
+            assert_near(
+                log_p[at],
+                wanted,
+                1e-6 * wanted.abs(),
+                &format!("log-softmax of {shape:?}, row {row}"),
+            );
         }
         if reduced.is_regular() {
-            let (top, log_sum, wanted) = (reduced.max(), reduced.log_sum_above_max(), reduced.log_sum_exp());
+            let (top, log_sum, wanted) =
+                (reduced.max(), reduced.log_sum_above_max(), reduced.log_sum_exp());
             // The sum of two numbers that may cancel is as good as these.
             let error = 1e-6 * wanted.abs() + 2e-7 * log_sum.min(top.abs());
-            assert_near(log_sum_exps[row], wanted, error, &format!("log-sum-exp of {shape:?}, row {row}"));
-            assert!(y[best[row].class as usize] == top, "{:?} in row {row} of {shape:?}", best[row]);
+            assert_near(
+                log_sum_exps[row],
+                wanted,
+                error,
+                &format!("log-sum-exp of {shape:?}, row {row}"),
+            );
+            assert!(
+                y[best[row].class as usize] == top,
+                "{:?} in row {row} of {shape:?}",
+                best[row]
+            );
         }
     }
 
     let mut in_place = batch.values.clone();
-    let over = LogitsMut::with_row_stride(&mut in_place, shape, batch.stride).and_then(|x| x.temperature(temperature));
+    let over = LogitsMut::with_row_stride(&mut in_place, shape, batch.stride)
+        .and_then(|x| x.temperature(temperature));
     device.softmax(over.expect("as before")).in_place().expect("softmax in place");
     let again = Batch { shape, stride: batch.stride, values: in_place };
     assert_eq!(bits(&again.dense()), bits(&p), "in place, {shape:?}");
     for (block, was) in again.values.chunks(batch.stride).zip(batch.values.chunks(batch.stride)) {
-        assert_eq!(bits(&block[batch.block()..]), bits(&was[batch.block()..]), "between blocks of {shape:?}");
+        assert_eq!(
+            bits(&block[batch.block()..]),
+            bits(&was[batch.block()..]),
+            "between blocks of {shape:?}"
+        );
     }
 
     let k = usize::from(u.arbitrary::<u8>()?);
@@ -84,7 +114,8 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
                 let mut sorted = y(row);
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 if Row::new(&sorted).is_regular() {
-                    let found: Vec<f64> = top.iter().map(|top| y(row)[top.class as usize]).collect();
+                    let found: Vec<f64> =
+                        top.iter().map(|top| y(row)[top.class as usize]).collect();
                     assert!(
                         found.iter().zip(&sorted).all(|(a, b)| a == b),
                         "top {k} of row {row}, {shape:?}: {found:?}"
@@ -113,11 +144,15 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     // Gradients through the softmax, from its own values.
     let seed = u.arbitrary::<u32>()? as usize;
     let upstream: Vec<T> = (0..p.len()).map(|at| narrow(noise(seed, at))).collect();
-    let out =
-        device.softmax_backward(Logits::new(&p, shape).expect("as before"), &upstream).to_vec().expect("gradients").values;
+    let out = device
+        .softmax_backward(Logits::new(&p, shape).expect("as before"), &upstream)
+        .to_vec()
+        .expect("gradients")
+        .values;
     for row in 0..shape.row_count() {
-        let of =
-            |values: &[T]| -> Vec<f64> { (0..classes).map(|class| values[batch.place(row, class)].into()).collect() };
+        let of = |values: &[T]| -> Vec<f64> {
+            (0..classes).map(|class| values[batch.place(row, class)].into()).collect()
+        };
         let (p, g, out) = (of(&p), of(&upstream), of(&out));
         if p[0].is_nan() {
             continue;
@@ -125,7 +160,12 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         let mean: f64 = p.iter().zip(&g).map(|(p, g)| p * g).sum();
         for class in 0..classes {
             let wanted = p[class] * (g[class] - mean);
-            assert_near(narrow(out[class]), wanted, 1e-6, &format!("gradients of {shape:?}, row {row}"));
+            assert_near(
+                narrow(out[class]),
+                wanted,
+                1e-6,
+                &format!("gradients of {shape:?}, row {row}"),
+            );
         }
     }
     Ok(())

@@ -27,7 +27,9 @@ pub fn batch<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Resu
     let (seed, spread, shift): (u32, u8, i8) = (u.arbitrary()?, u.arbitrary()?, u.arbitrary()?);
     for whole in values.chunks_mut(stride) {
         for (at, value) in whole[..block].iter_mut().enumerate() {
-            *value = narrow(noise(seed as usize, at) * f64::from(spread) * 0.25 + f64::from(shift) * 8.0);
+            *value = narrow(
+                noise(seed as usize, at) * f64::from(spread) * 0.25 + f64::from(shift) * 8.0,
+            );
         }
     }
     let elements = shape.row_count() * shape.classes();
@@ -52,12 +54,15 @@ fn shape(u: &mut Unstructured<'_>) -> Result<Shape> {
     let near = [1, 16, 32, 128, 4096, 8192, 20_000];
     let classes = match u.arbitrary::<u8>()? % 4 {
         0 => usize::from(u.arbitrary::<u16>()?) % MOST,
-        1 => (near[usize::from(u.arbitrary::<u8>()?) % near.len()] + usize::from(u.arbitrary::<u8>()? % 7))
-            .saturating_sub(3),
+        1 => (near[usize::from(u.arbitrary::<u8>()?) % near.len()]
+            + usize::from(u.arbitrary::<u8>()? % 7))
+        .saturating_sub(3),
         _ => usize::from(u.arbitrary::<u8>()? % 70),
     }
     .max(1);
-    let inner = if u.ratio(1, 3)? { 1 + usize::from(u.arbitrary::<u8>()? % 70) } else { 1 }.min(MOST / classes).max(1);
+    let inner = if u.ratio(1, 3)? { 1 + usize::from(u.arbitrary::<u8>()? % 70) } else { 1 }
+        .min(MOST / classes)
+        .max(1);
     let outer = usize::from(u.arbitrary::<u8>()?).min(MOST / (classes * inner));
     Ok(Shape::new(outer, classes, inner))
 }
@@ -77,5 +82,10 @@ fn special(u: &mut Unstructured<'_>) -> Result<f64> {
 /// Fails unless a result is within so much of what was wanted, beside the rounding of its type.
 #[track_caller]
 pub fn assert_near<T: Element>(got: T, wanted: f64, error: f64, what: &str) {
-    assert!(excess(got, wanted, error) <= 1.0, "{what}: {:e} for {wanted:e}, of {:?}", got.into(), T::DTYPE);
+    assert!(
+        excess(got, wanted, error) <= 1.0,
+        "{what}: {:e} for {wanted:e}, of {:?}",
+        got.into(),
+        T::DTYPE
+    );
 }

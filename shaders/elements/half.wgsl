@@ -1,6 +1,7 @@
 // Values of 16 bits, two in a word; no adapter needs to know the type.
 // needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl)
-// provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of, operand_value
+// provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of,
+//   operand_value
 
 // Values in a word, and in 16 bytes: by fours.
 const PACKED: u32 = 2u;
@@ -13,14 +14,16 @@ fn widened(half: u32) -> f32 {
         return bitcast<f32>(half << 16u);
     }
     let magnitude = half & 0x7fffu;
-    // The exponent of normal numbers is moved; subnormal ones are whole numbers of 2^-24, in f32 normal.
+    // The exponent of normal numbers is moved; subnormal ones are whole numbers of 2^-24, in f32
+    // normal.
     var bits = (magnitude << 13u) + 0x38000000u;
     bits = select(bits, bitcast<u32>(f32(magnitude) * 5.9604645e-8), magnitude < 0x400u);
     bits = select(bits, (magnitude << 13u) | 0x7f800000u, magnitude >= 0x7c00u);
     return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
 }
 
-// Rounded to the nearest, of two the even one, by whole numbers: WGSL leaves it open how pack2x16float rounds.
+// Rounded to the nearest, of two the even one, by whole numbers: WGSL leaves it open how
+// pack2x16float rounds.
 fn narrowed(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     let sign = (bits >> 16u) & 0x8000u;

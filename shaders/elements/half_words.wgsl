@@ -1,6 +1,7 @@
-// Access to values of 16 bits word by word, wherever they start. `elements` are atomic, for a word may be shared by rows, and so
-// by workgroups.
-// needs: in_order (shared/transform.wgsl); UNIT, Unit, narrowed, unit_of, widened, word_of (the parts in elements/)
+// Access to values of 16 bits word by word, wherever they start. `elements` are atomic, for a word
+// may be shared by rows, and so by workgroups.
+// needs: in_order (shared/transform.wgsl); UNIT, Unit, narrowed, unit_of, widened, word_of (the
+//   parts in elements/)
 // provides: logit_at, read_unit, put, write_unit, write_some
 
 @group(0) @binding(1) var<storage, read> logits: array<u32>;
@@ -17,8 +18,8 @@ fn logit_at(place: u32) -> f32 {
     return in_order(widened((word_at(place / 2u) >> (place % 2u * 16u)) & 0xffffu));
 }
 
-// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts in the
-// middle of a word, each word is put together from two.
+// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts
+// in the middle of a word, each word is put together from two.
 fn read_unit(place: u32, last: u32) -> Unit {
     let first = place / 2u;
     let end = last / 2u;

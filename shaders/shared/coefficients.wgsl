@@ -1,5 +1,6 @@
-// Coefficients: what an operation makes of a row's statistics, and then does to each of its elements. Those of
-// the two kernels of gradients (cross_entropy.wgsl, cross_entropy_backward.wgsl) come from the target:
+// Coefficients: what an operation makes of a row's statistics, and then does to each of its
+// elements. Those of the two kernels of gradients (cross_entropy.wgsl, cross_entropy_backward.wgsl)
+// come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
 // needs: MEAN, NONE, POISONED, ROW_GRADIENTS, Stats, class_count, class_step, is_ignored, params,
@@ -31,9 +32,9 @@ fn unpacked_coefficients(entry: Stats) -> Coefficients {
     return Coefficients(entry.rest_of_sum.x, entry.at, entry.rest_of_sum.y, entry.key == 1, entry.below.x);
 }
 
-// With SPREAD, the labels of four classes of a unit, without the on_value of a target that is a class.
-// A loop over components is avoided, here and below: FXC cannot store to a component whose number it
-// does not know (X3511).
+// With SPREAD, the labels of four classes of a unit, without the on_value of a target that is a
+// class. A loop over components is avoided, here and below: FXC cannot store to a component whose
+// number it does not know (X3511).
 fn labels_of(j: u32, part: u32) -> vec4<f32> {
     let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
     return vec4<f32>(label_of(classes.x), label_of(classes.y), label_of(classes.z), label_of(classes.w));
@@ -116,7 +117,8 @@ fn gradient_coefficients(goal: RowTarget, upstream: Upstream, row: RowExponentia
     let scale = upstream.scale;
     let labels = goal.on_value + goal.off_values;
     var factor = scale * labels / row.sum;
-    // Not by `factor`, which is no normal number where the upstream gradient is small and the row long.
+    // Not by `factor`, which is no normal number where the upstream gradient is small and the row
+    // long.
     var at_value = -opaque(row.rest / row.sum) * opaque(scale * labels);
     if Z_LOSS {
         let multiple = scale * opaque(opaque(2.0 * upstream.z_loss) * row.log_sum_exp) / row.sum;

@@ -1,5 +1,6 @@
-// A stretch of a row in the registers of its lanes: read once, with one exponential an element. Which lane has which unit,
-// and the order in which it adds them up, depend on the number of classes alone.
+// A stretch of a row in the registers of its lanes: read once, with one exponential an element.
+// Which lane has which unit, and the order in which it adds them up, depend on the number of
+// classes alone.
 // needs: Grid, Stats (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
 //   (shared/no_maximum.wgsl or shared/passes.wgsl); RowState, add_unit, begin_sums, summed
 //   (shared/passes.wgsl or shared/sum.wgsl or the operation); lane, take_unit (shared/rows.wgsl);
@@ -9,7 +10,8 @@
 // Not in RowState: an array of a struct that is passed on may be copied, or kept in memory.
 var<private> held: array<Unit, UNITS>;
 
-// The first class of this lane's unit number `nth`: neighbouring lanes of a stripe have neighbouring units.
+// The first class of this lane's unit number `nth`: neighbouring lanes of a stripe have
+// neighbouring units.
 fn class_of(start: u32, nth: u32) -> u32 {
     return start + ((lane / STRIPE * UNITS + nth) * STRIPE + lane % STRIPE) * UNIT;
 }
@@ -21,7 +23,8 @@ fn hold(start: u32, end: u32) {
     }
 }
 
-// Called by all threads of a workgroup together. What is held are exponentials afterwards, where KEEPS.
+// Called by all threads of a workgroup together. What is held are exponentials afterwards, where
+// KEEPS.
 //   for each unit: maximum = max(maximum, its logits); over all lanes
 //   for each unit: sums += its exponentials; over all lanes
 fn reduce_held(grid: Grid, state: ptr<function, RowState>, start: u32, end: u32) -> Stats {

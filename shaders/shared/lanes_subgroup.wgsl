@@ -1,7 +1,7 @@
-// Threads with subgroups. Their size may be anything from 4 to 128, and nothing says that a subgroup's threads have
-// neighbouring local indices; so threads are numbered by subgroup.
-// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread (shared/bindings.wgsl); combine, folds
-//   (shared/reduce.wgsl)
+// Threads with subgroups. Their size may be anything from 4 to 128, and nothing says that a
+// subgroup's threads have neighbouring local indices; so threads are numbered by subgroup.
+// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
+//   (shared/bindings.wgsl); combine, folds (shared/reduce.wgsl)
 // provides: butterfly, radix, fold
 
 @compute @workgroup_size(256)

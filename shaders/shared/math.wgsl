@@ -1,14 +1,16 @@
-// The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`; reasons stand there.
+// The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`;
+// reasons stand there.
 // needs: params (shared/bindings.wgsl)
-// provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference, exp_pair,
-//   Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs, exp_and_minus_one,
-//   log1p_pair, key_of, value_of
+// provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference,
+//   exp_pair, Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs,
+//   exp_and_minus_one, log1p_pair, key_of, value_of
 
 const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;
 const LN2_LOW: f32 = -2.1219444e-4;
 
-// Returns x, in a way that no compiler sees through: WGSL lets (a + b) - a become b, and Mesa and Metal do it.
+// Returns x, in a way that no compiler sees through: WGSL lets (a + b) - a become b, and Mesa and
+// Metal do it.
 fn opaque(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
@@ -17,23 +19,25 @@ fn opaque_4(x: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));
 }
 
-// Whether these are the bits of an infinity or a NaN. A compiler may take every float for finite, but not its bits; the sign is
-// left out, for a compiler may make -0 of 0.
+// Whether these are the bits of an infinity or a NaN. A compiler may take every float for finite,
+// but not its bits; the sign is left out, for a compiler may make -0 of 0.
 fn is_infinite_or_nan(bits: u32) -> bool {
     return (bits & 0x7fffffffu) >= 0x7f800000u;
 }
 
-// a + b as a rounded sum and what rounding lost (Dekker, 1971). Both are opaque: a low part is added to other low parts, and a
-// compiler that may reassociate (Metal, DXC, clang -ffast-math) would add the large terms first, so that the low part is rounded away.
+// a + b as a rounded sum and what rounding lost (Dekker, 1971). Both are opaque: a low part is
+// added to other low parts, and a compiler that may reassociate (Metal, DXC, clang -ffast-math)
+// would add the large terms first, so that the low part is rounded away.
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
-    // A select of vectors: FXC makes one swap of two selects of numbers, and its own validation refuses a swap of a negated number.
+    // A select of vectors: FXC makes one swap of two selects of numbers, and its own validation
+    // refuses a swap of a negated number.
     let ordered = select(vec2<f32>(a, b), vec2<f32>(b, a), abs(a) < abs(b));
     let sum = opaque(ordered.x + ordered.y);
     return vec2<f32>(sum, opaque(ordered.y - opaque(sum - ordered.x)));
 }
 
-// a + b. The sum of the low parts is opaque, so that the result does not depend on which of the two comes first, and a low part
-// that was added is not taken out again term by term.
+// a + b. The sum of the low parts is opaque, so that the result does not depend on which of the two
+// comes first, and a low part that was added is not taken out again term by term.
 fn add_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     let sum = two_sum(a.x, b.x);
     return vec2<f32>(sum.x, opaque(a.y + b.y) + sum.y);
@@ -61,8 +65,9 @@ fn exp_pair(pair: vec2<f32>) -> f32 {
     return power * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// The point that exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude are moved towards 0 by `shift` first:
-// what is not too far below such a number to matter is exact as a difference from it.
+// The point that exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude
+// are moved towards 0 by `shift` first: what is not too far below such a number to matter is exact
+// as a difference from it.
 struct Reference {
     shift: f32,
     lowest: f32,
@@ -77,16 +82,16 @@ fn reference_at(top: f32) -> Reference {
     return Reference(shift, moved - 89.0, n, opaque(moved - n * LN2_HIGH) - n * LN2_LOW);
 }
 
-// The power of two next to exp(top), but where there is a shift: sums that move from one to the next do so by powers of two,
-// without a rounding error however often.
+// The power of two next to exp(top), but where there is a shift: sums that move from one to the
+// next do so by powers of two, without a rounding error however often.
 fn power_near(top: f32) -> Reference {
     var reference = reference_at(top);
     reference.rest = 0.0;
     return reference;
 }
 
-// a - b as a pair whose low part is small, as exp_pair needs it: what is left of ln 2 and of a rest can be large when one of the
-// two has a shift.
+// a - b as a pair whose low part is small, as exp_pair needs it: what is left of ln 2 and of a rest
+// can be large when one of the two has a shift.
 fn between(a: Reference, b: Reference) -> vec2<f32> {
     let turns = a.turns - b.turns;
     let shift = difference(a.shift, b.shift);
@@ -97,8 +102,9 @@ fn between(a: Reference, b: Reference) -> vec2<f32> {
     return vec2<f32>(near.x, select(0.0, near.y, near.x > LOWEST));
 }
 
-// exp(x - reference) for x up to about it; 0 where that is no normal number, as from 88 below it. The arguments and the
-// reference are reduced apart, so that no difference of the two needs a low part.
+// exp(x - reference) for x up to about it; 0 where that is no normal number, as from 88 below it.
+// The arguments and the reference are reduced apart, so that no difference of the two needs a low
+// part.
 fn exp_from(x: vec4<f32>, reference: Reference) -> vec4<f32> {
     let moved = max(opaque_4(x - reference.shift), vec4<f32>(reference.lowest));
     let n = round(moved * 1.442695);
@@ -109,15 +115,16 @@ fn exp_from(x: vec4<f32>, reference: Reference) -> vec4<f32> {
     return power * bitcast<vec4<f32>>(exponent << vec4<u32>(23u));
 }
 
-// a * b as a rounded product and what rounding lost, where that is a number: by halves whose products are exact (Veltkamp
-// and Dekker, 1971).
+// a * b as a rounded product and what rounding lost, where that is a number: by halves whose
+// products are exact (Veltkamp and Dekker, 1971).
 fn multiply(a: f32, b: f32) -> vec2<f32> {
     let a_high = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
     let b_high = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
     let a_low = a - a_high;
     let b_low = b - b_high;
     let product = opaque(a * b);
-    // The products are exact, so fusing one with a sum does no harm; the order of the sums is what counts.
+    // The products are exact, so fusing one with a sum does no harm; the order of the sums is what
+    // counts.
     let most = opaque(opaque(opaque(a_high * b_high - product) + a_high * b_low) + a_low * b_high);
     let lost = most + a_low * b_low;
     return vec2<f32>(product, select(lost, 0.0, (bitcast<u32>(product) & 0x7fffffffu) >= 0x7f000000u));
@@ -170,8 +177,8 @@ fn log1p_pair(rest_of_sum: vec2<f32>) -> vec2<f32> {
     let bits = bitcast<i32>(sum);
     let k = (bits - 0x3f3504f3) >> 23u;
     let f = opaque(bitcast<f32>(bits - (k << 23u)) - 1.0) + rest * power_of_two(-k);
-    // log(1 + f) = f - f^2/2 + s * (f^2/2 + R(s^2)), s = f / (2 + f): the form of fdlibm, in which an inexact division
-    // does little harm. R is the rest of the series of 2 atanh(s).
+    // log(1 + f) = f - f^2/2 + s * (f^2/2 + R(s^2)), s = f / (2 + f): the form of fdlibm, in which
+    // an inexact division does little harm. R is the rest of the series of 2 atanh(s).
     let s = f / (2.0 + f);
     let z = s * s;
     let series = z * (0.6666667 + z * (0.4 + z * (0.2857143 + z * (0.22222222 + z * 0.18181819))));

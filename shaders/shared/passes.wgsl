@@ -11,16 +11,16 @@
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
 
-// What a thread knows of its row while the row is reduced. One variable of the strategy, which every
-// function takes as a pointer; compilers inline the functions and give each field a register.
+// What a thread knows of its row while the row is reduced. One variable of the strategy, which
+// every function takes as a pointer; compilers inline the functions and give each field a register.
 struct RowState {
-    // The maximum that exponentials are relative to: the row's, or with ONLINE this lane's until the
-    // lanes are joined.
+    // The maximum that exponentials are relative to: the row's, or with ONLINE this lane's until
+    // the lanes are joined.
     maximum: Maximum,
 
-    // The maximum of the units seen since `begin_maximum`. `largest_float` is the largest value that
-    // is no NaN; the largest bit patterns, as signed and as unsigned numbers, tell +inf and NaNs of
-    // either sign.
+    // The maximum of the units seen since `begin_maximum`. `largest_float` is the largest value
+    // that is no NaN; the largest bit patterns, as signed and as unsigned numbers, tell +inf and
+    // NaNs of either sign.
     largest_float: f32,
     largest_signed: i32,
     largest_unsigned: u32,
@@ -103,8 +103,8 @@ fn lane_key(state: ptr<function, RowState>) -> i32 {
     return select(key_of(state.largest_float), 0x7f800000, is_infinite);
 }
 
-// Called by all threads of a workgroup together: statistics with the row's maximum, which exponentials
-// are relative to from now on.
+// Called by all threads of a workgroup together: statistics with the row's maximum, which
+// exponentials are relative to from now on.
 fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
     var stats = Stats();
     if CLASS_MATTERS {
@@ -120,8 +120,8 @@ fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return stats;
 }
 
-// label * (maximum.y - y): in halves, for the difference of two large logits is no f32. Opaque, for a
-// compiler would move the 2 to the difference, or take 2 and the halves out.
+// label * (maximum.y - y): in halves, for the difference of two large logits is no f32. Opaque, for
+// a compiler would move the 2 to the difference, or take 2 and the halves out.
 fn label_below(label: f32, x: f32, maximum: Maximum) -> f32 {
     if TRANSFORMED {
         let d = distance(x, maximum);
@@ -205,8 +205,8 @@ fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
     }
 }
 
-// Called by all threads of a workgroup together: adds to `peak`, the statistics with the maximum, what
-// the lanes of a row have summed relative to it.
+// Called by all threads of a workgroup together: adds to `peak`, the statistics with the maximum,
+// what the lanes of a row have summed relative to it.
 fn summed(grid: Grid, state: ptr<function, RowState>, peak: Stats) -> Stats {
     var stats = peak;
     let whole = add_pairs(state.rest_of_sum, vec2<f32>(state.maxima_count, 0.0));

@@ -1,9 +1,10 @@
 // The workgroup reduction: every thread of a row gets the row's value.
 //
-// Values are always combined as one balanced tree over the threads' numbers, whether a step is an exchange within a
-// subgroup or a fold through workgroup memory; the size of a subgroup does not change a bit.
-// needs: Grid, WORKGROUP, thread (shared/bindings.wgsl); butterfly, fold, radix (shared/lanes_*.wgsl); add_pairs
-//   (shared/math.wgsl)
+// Values are always combined as one balanced tree over the threads' numbers, whether a step is an
+// exchange within a subgroup or a fold through workgroup memory; the size of a subgroup does not
+// change a bit.
+// needs: Grid, WORKGROUP, thread (shared/bindings.wgsl); butterfly, fold, radix
+//   (shared/lanes_*.wgsl); add_pairs (shared/math.wgsl)
 // provides: LARGEST, COUNT, WIDE, LARGEST_KEY, folds, combine, reduce, sum_of
 
 const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
@@ -46,11 +47,13 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
         return reduce_across_rows(value, how);
     }
     if DIVERGES {
-        // Threads may have left a loop at different times, and an exchange within a subgroup needs all of them.
+        // Threads may have left a loop at different times, and an exchange within a subgroup needs
+        // all of them.
         workgroupBarrier();
     }
-    // The API promises subgroups of at least SUBGROUP threads, and the self-test of an adapter checks the size that it gets. A look at
-    // the width at hand, with the other way beside it, makes the compilation of a short row's kernel half as long again.
+    // The API promises subgroups of at least SUBGROUP threads, and the self-test of an adapter
+    // checks the size that it gets. A look at the width at hand, with the other way beside it,
+    // makes the compilation of a short row's kernel half as long again.
     if LANES <= SUBGROUP {
         return butterfly(value, LANES, how);
     }

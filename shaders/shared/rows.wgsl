@@ -1,8 +1,8 @@
 // Where rows are, how a thread gets its units of one, and where they go.
-// needs: class_step, params, row_start (shared/bindings.wgsl); PARTS, UNIT, Unit, logit_at, put, read_unit,
-//   write_some, write_unit (the parts in elements/)
-// provides: lane, row_in, row_out, operand_at, enter_row, load, classes_from, masked, take_unit, give_unit,
-//   class_range, take_units
+// needs: class_step, params, row_start (shared/bindings.wgsl); PARTS, UNIT, Unit, logit_at, put,
+//   read_unit, write_some, write_unit (the parts in elements/)
+// provides: lane, row_in, row_out, operand_at, enter_row, load, classes_from, masked, take_unit,
+//   give_unit, class_range, take_units
 
 // This thread's place among those of its row.
 var<private> lane: u32;
@@ -46,8 +46,8 @@ fn masked(j: u32, end: u32, unit: Unit) -> Unit {
     return result;
 }
 
-// Reads the unit that starts with class j. There is no branch: classes that the stretch [start, end)
-// does not have are read from its last place.
+// Reads the unit that starts with class j. There is no branch: classes that the stretch [start,
+// end) does not have are read from its last place.
 fn read_classes(j: u32, start: u32, end: u32) -> Unit {
     let last = end - 1u;
     if STRIDED {
@@ -84,8 +84,8 @@ fn give_unit(j: u32, end: u32, unit: Unit) {
     }
 }
 
-// The classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first unit is,
-// to `end`. The thread's own units are STRIPE units apart.
+// The classes of a stretch that a thread's stripe takes: from `first`, where the stripe's first
+// unit is, to `end`. The thread's own units are STRIPE units apart.
 struct ClassRange {
     first: u32,
     end: u32,

@@ -1,5 +1,6 @@
-// Online sums, for rows that are read once: exponentials are relative to the largest logit that a lane has met
-// so far, and a larger one rescales the sums (Milakov and Gimelshein, arXiv:1805.02867).
+// Online sums, for rows that are read once: exponentials are relative to the largest logit that a
+// lane has met so far, and a larger one rescales the sums (Milakov and Gimelshein,
+// arXiv:1805.02867).
 // needs: Grid, Stats (shared/bindings.wgsl); add_pairs, between, exp_from, exp_pair, power_near,
 //   reference_at (shared/math.wgsl); LOWEST_KEY, RowState, is_bad, label_below, lane_key,
 //   maximum_of, set_maximum, summed (shared/passes.wgsl); LARGEST_KEY, reduce
@@ -17,7 +18,8 @@ fn running_maximum(state: ptr<function, RowState>) -> Stats {
     return stats;
 }
 
-// Adds the terms of a maximum that is none any more to the rest of the sum, which is relative to it still.
+// Adds the terms of a maximum that is none any more to the rest of the sum, which is relative to it
+// still.
 fn demote_maximum(state: ptr<function, RowState>, old: Maximum) {
     let terms = state.maxima_count * exp_from(vec4<f32>(old.logit), old.reference).x;
     state.rest_of_sum = add_pairs(state.rest_of_sum, vec2<f32>(terms, 0.0));
@@ -54,8 +56,8 @@ fn raise_maximum(state: ptr<function, RowState>) {
     }
 }
 
-// Called by all threads of a workgroup together: rescales the sums of all lanes to the row's maximum, and
-// adds them up.
+// Called by all threads of a workgroup together: rescales the sums of all lanes to the row's
+// maximum, and adds them up.
 fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
     let is_old_bad = is_bad(running_maximum(state));
     let old = state.maximum;

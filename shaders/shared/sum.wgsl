@@ -1,5 +1,5 @@
-// What a row is reduced to in a backward: one sum, of a term for each class. `addend` and `element_of` are
-// the operation's.
+// What a row is reduced to in a backward: one sum, of a term for each class. `addend` and
+// `element_of` are the operation's.
 // needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs
 //   (shared/math.wgsl); sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend,
 //   element_of (the operation); PARTS, UNIT, Unit, operand_value (the parts in elements/)

@@ -1,5 +1,5 @@
-// Transforms a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y rounded to f32 would be
-// off by much. Twin of `src/cpu/transform.rs`.
+// Transforms a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y
+// rounded to f32 would be off by much. Twin of `src/cpu/transform.rs`.
 // needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs,
 //   exp_and_minus_one, exp_from, exp_pair, multiply_pairs, opaque, reference_at
 //   (shared/math.wgsl)

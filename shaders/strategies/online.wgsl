@@ -1,5 +1,6 @@
-// Online strategy, for rows that no registers hold: a row is read once for its statistics and once more, where elements are
-// written, for those. Each lane sums relative to the largest logit that it has met so far.
+// Online strategy, for rows that no registers hold: a row is read once for its statistics and once
+// more, where elements are written, for those. Each lane sums relative to the largest logit that it
+// has met so far.
 // needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); begin_maximum,
 //   row_maximum, see_unit (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum,
 //   join_lanes, raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl);

@@ -1,7 +1,8 @@
-// Register-resident strategy, for rows that registers hold: a workgroup takes as many as it has threads for.
+// Register-resident strategy, for rows that registers hold: a workgroup takes as many as it has
+// threads for.
 //
-// Where neighbouring threads would be far apart in memory, rows come and go through workgroup memory, both in one unbroken
-// stream whatever the width of a row.
+// Where neighbouring threads would be far apart in memory, rows come and go through workgroup
+// memory, both in one unbroken stream whatever the width of a row.
 // needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held,
 //   hold, reduce_held (shared/held.wgsl); select_classes (shared/no_maximum.wgsl or the
 //   operation); RowState, element_unit (shared/passes.wgsl or shared/sum.wgsl or the operation);
@@ -10,8 +11,9 @@
 //   parts in elements/)
 // provides: label_logit, hold_rows
 
-// Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of a vector as a read and a write
-// of all four, and those of two neighbouring rows are written by two threads at once.
+// Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of
+// a vector as a read and a write of all four, and those of two neighbouring rows are written by two
+// threads at once.
 var<workgroup> tile: array<f32, 4u * TILE>;
 
 fn label_logit(row: u32, label: u32) -> f32 {

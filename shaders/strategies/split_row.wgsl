@@ -1,7 +1,7 @@
-// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to bind the
-// whole row piece by piece. The first dispatch reduces each segment relative to its own maximum, the
-// second rescales the segments of a row to one maximum (Milakov and Gimelshein, arXiv:1805.02867), and a
-// third writes.
+// Split-row strategy, for huge rows: several workgroups a row, in as many passes as it takes to
+// bind the whole row piece by piece. The first dispatch reduces each segment relative to its own
+// maximum, the second rescales the segments of a row to one maximum (Milakov and Gimelshein,
+// arXiv:1805.02867), and a third writes.
 // needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl);
 //   hold, reduce_held (shared/held.wgsl); set_maximum (shared/no_maximum.wgsl or
 //   shared/passes.wgsl); RowState, add_segment, begin_sums, packed, summed, unpacked
@@ -10,8 +10,8 @@
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation)
 // provides: label_logit, split_reduce, split_join, split_write
 
-// Before the segments of a row in `partials`: the whole row, and its coefficients; before those the logit of its label in
-// place of a key.
+// Before the segments of a row in `partials`: the whole row, and its coefficients; before those the
+// logit of its label in place of a key.
 const ROW_ENTRIES: u32 = 2u;
 
 fn entries_of(row: u32) -> u32 {
@@ -22,7 +22,8 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return bitcast<f32>(partials[entries_of(row) + 1u].key);
 }
 
-// The row and the segment of a thread; those beyond the last do what its threads do, and give nothing.
+// The row and the segment of a thread; those beyond the last do what its threads do, and give
+// nothing.
 struct Place {
     row: u32,
     segment: u32,
@@ -52,7 +53,8 @@ fn enter_part(row: u32) {
     enter_row(row, params.first_segment * SEGMENT);
 }
 
-// for each segment, LANES threads each: read its units into registers, reduce them, keep the statistics
+// for each segment, LANES threads each: read its units into registers, reduce them, keep the
+// statistics
 fn split_reduce(grid: Grid) {
     if !has_place(grid.group) {
         return;

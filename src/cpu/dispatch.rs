@@ -1,14 +1,18 @@
 //! Dispatches a part of a request to the code that was compiled for it.
 //!
-//! The inner loops are generic, and each property of a part selects one instance of them. In the order of this file:
+//! The inner loops are generic, and each property of a part selects one instance of them. In the
+//! order of this file:
 //!
 //! 1. [`run_part`] selects the type of the logits: f32, f16, bf16 or f64.
-//! 2. [`RowTask::with_transform`] selects the logit transform: the identity, or a scale and a soft cap.
-//! 3. [`RowTask::with_layout`] selects the layout. Where a row's classes lie side by side (`inner` is 1), `groups.rs`
-//!    takes over; else the classes of a row are `inner` elements apart, and `strided.rs` takes over.
+//! 2. [`RowTask::with_transform`] selects the logit transform: the identity, or a scale and a soft
+//!   cap.
+//! 3. [`RowTask::with_layout`] selects the layout. Where a row's classes lie side by side (`inner`
+//!   is 1), `groups.rs` takes over; else the classes of a row are `inner` elements apart, and
+//!   `strided.rs` takes over.
 //! 4. `at_level!` selects the instruction set, in `with_layout` or in `strided.rs`.
 //!
-//! After that `groups.rs` selects the code by the number of classes, and `ops/mod.rs` by the operation.
+//! After that `groups.rs` selects the code by the number of classes, and `ops/mod.rs` by the
+//! operation.
 
 use super::run::Schedule;
 use super::scratch::Reserve;
@@ -41,8 +45,9 @@ pub(super) struct Variant<I, Y> {
     pub(super) transform: Y,
 }
 
-/// The logits (`None` where they stand where the results go) and the results of a task (`None` where the operation
-/// writes no elements), each with its stride: the elements from the start of one block to the start of the next.
+/// The logits (`None` where they stand where the results go) and the results of a task (`None`
+/// where the operation writes no elements), each with its stride: the elements from the start of
+/// one block to the start of the next.
 pub(super) struct Buffers<'a, T> {
     pub(super) input: Option<(&'a [T], usize)>,
     pub(super) output: Option<(&'a mut [T], usize)>,
@@ -73,7 +78,11 @@ impl<T> Buffers<'_, T> {
 }
 
 /// Computes a part of a request on this thread: selects the type of the logits.
-pub(super) fn run_part(request: Request<'_>, schedule: Schedule, reserve: Option<&Reserve>) -> Result<(), Error> {
+pub(super) fn run_part(
+    request: Request<'_>,
+    schedule: Schedule,
+    reserve: Option<&Reserve>,
+) -> Result<(), Error> {
     let Request { op, shape, data, operands, first_row, skip, rows_out } = request;
     let task = RowTask { op, shape, operands, first_row, skip, schedule, reserve };
     let (input, output, in_stride, out_stride) = match data {
@@ -108,7 +117,11 @@ pub(super) fn run_part(request: Request<'_>, schedule: Schedule, reserve: Option
 
 impl RowTask<'_> {
     /// Selects the logit transform.
-    fn with_transform<T: Number<Wide: Exp>>(self, buffers: Buffers<'_, T>, rows_out: RowsOut<'_>) -> Result<(), Error> {
+    fn with_transform<T: Number<Wide: Exp>>(
+        self,
+        buffers: Buffers<'_, T>,
+        rows_out: RowsOut<'_>,
+    ) -> Result<(), Error> {
         if self.operands.transform.is_identity() {
             self.with_layout(Identity, buffers, rows_out)
         } else {
@@ -136,8 +149,15 @@ impl RowTask<'_> {
             let first = self.skip.saturating_sub(outer * inner).min(inner);
             let (_, here) = here.split_at(first);
             let input = buffers.input.map(|(x, stride)| &x[outer * stride..][..block]);
-            let output = buffers.results(outer, block).map(|block| StridedRows::new(block, inner).split_at(first).1);
-            self.strided_rows(transform, StridedBlock { outer, input, output }, first..inner, here)?;
+            let output = buffers
+                .results(outer, block)
+                .map(|block| StridedRows::new(block, inner).split_at(first).1);
+            self.strided_rows(
+                transform,
+                StridedBlock { outer, input, output },
+                first..inner,
+                here,
+            )?;
         }
         Ok(())
     }

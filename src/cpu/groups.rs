@@ -1,4 +1,5 @@
-//! Computes the rows of a task, a group of up to 32 rows at a time, where a row's classes lie side by side.
+//! Computes the rows of a task, a group of up to 32 rows at a time, where a row's classes lie side
+//! by side.
 //!
 //! ```text
 //! for each group of rows:
@@ -6,14 +7,17 @@
 //!     other rows:  run the operation where they are, lanes along the row
 //! ```
 //!
-//! [`RowTask::contiguous_rows`] is that loop, and [`RowTask::short_rows`] its first branch. Operations that read a row
-//! again to select classes (top-k and sampling) take rows one at a time instead. The second half of this file collects
-//! what an operation is given beside the logits of a group. The operation itself runs in `ops/mod.rs`.
+//! [`RowTask::contiguous_rows`] is that loop, and [`RowTask::short_rows`] its first branch.
+//! Operations that read a row again to select classes (top-k and sampling) take rows one at a time
+//! instead. The second half of this file collects what an operation is given beside the logits of a
+//! group. The operation itself runs in `ops/mod.rs`.
 
 use super::RowOperands;
 use super::dispatch::{Buffers, RowTask, Variant};
 use super::lines::{self, CACHE_LINE, LineBuffer, PendingLines};
-use super::rows::{LanesAcrossRows, LanesAlongRow, ROWS, SHORT_ROW_CLASSES, transpose, transpose_back};
+use super::rows::{
+    LanesAcrossRows, LanesAlongRow, ROWS, SHORT_ROW_CLASSES, transpose, transpose_back,
+};
 use super::run::Schedule;
 use super::scratch::Scratch;
 use super::simd::{Exp, Isa, LANES, Number, Real, Vector, prefetch};
@@ -22,10 +26,11 @@ use crate::Error;
 use crate::problem::dtype::Elements;
 use crate::problem::request::{self, RowsOut};
 
-/// Rows of fewer classes go through a line buffer before they are written past the caches, so that whole lines are
-/// written.
+/// Rows of fewer classes go through a line buffer before they are written past the caches, so that
+/// whole lines are written.
 const BUFFERED_CLASSES: usize = 2048;
-/// The most elements of a group of rows, unless one row alone has more: they stay in a core's second cache.
+/// The most elements of a group of rows, unless one row alone has more: they stay in a core's
+/// second cache.
 const GROUP_ELEMENTS: usize = 16384;
 
 /// Rows that are computed together.
@@ -54,13 +59,16 @@ impl<'a> RowTask<'a> {
         if self.op.spec().rereads_row {
             for at in self.skip..end {
                 let row = &mut scratch.rows[..];
-                row.iter_mut().zip(buffers.logits(at, 0, classes)).for_each(|(to, x)| *to = x.widen());
+                row.iter_mut()
+                    .zip(buffers.logits(at, 0, classes))
+                    .for_each(|(to, x)| *to = x.widen());
                 self.select_classes(variant, row, &mut scratch.held, at, &mut rows_out, at);
             }
             return Ok(());
         }
         let is_short = classes <= SHORT_ROW_CLASSES;
-        // Longer rows are written past the caches without a line buffer: most of their lines are whole.
+        // Longer rows are written past the caches without a line buffer: most of their lines are
+        // whole.
         let line_buffers = if self.schedule.streams && classes < BUFFERED_CLASSES {
             lines::buffers(group_rows * classes)
         } else {
@@ -70,8 +78,11 @@ impl<'a> RowTask<'a> {
         // Where there is no memory for a line buffer, these rows are written through the caches.
         self.schedule.streams &= is_buffered || classes >= BUFFERED_CLASSES;
         let first = self.skip;
-        let buffered = buffers.output.take_if(|_| is_buffered).map(|(out, _)| &mut out[first * classes..]);
-        let mut line_buffer = buffered.zip(line_buffers).map(|(out, line_buffers)| LineBuffer::new(out, line_buffers));
+        let buffered =
+            buffers.output.take_if(|_| is_buffered).map(|(out, _)| &mut out[first * classes..]);
+        let mut line_buffer = buffered
+            .zip(line_buffers)
+            .map(|(out, line_buffers)| LineBuffer::new(out, line_buffers));
         for at in (first..end).step_by(group_rows) {
             let count = group_rows.min(end - at);
             let (buffered, pending) = match &mut line_buffer {
@@ -83,13 +94,22 @@ impl<'a> RowTask<'a> {
             };
             let remaining_lines = if is_short {
                 let group = Group { first: at, count, out_at: at };
-                self.short_rows(variant, &mut buffers, (buffered, pending), scratch, group, &mut rows_out)
+                self.short_rows(
+                    variant,
+                    &mut buffers,
+                    (buffered, pending),
+                    scratch,
+                    group,
+                    &mut rows_out,
+                )
             } else {
                 let Buffers { input, output } = &mut buffers;
                 let input = input.map(|(x, stride)| (&x[at * stride..], stride));
                 let output = match buffered {
                     Some(buffered) => Some((buffered, classes)),
-                    None => output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride)),
+                    None => {
+                        output.as_mut().map(|(out, stride)| (&mut out[at * *stride..], *stride))
+                    }
                 };
                 let Schedule { streams, threads_share_rows, .. } = self.schedule;
                 let (streams, held) = (streams && !is_buffered, &mut scratch.held);
@@ -121,8 +141,8 @@ impl<'a> RowTask<'a> {
         Ok(())
     }
 
-    /// Computes a group of short rows in tiles, and writes the results to `buffered`, or else to `buffers`. Returns how
-    /// many of the `pending` lines are left to be written.
+    /// Computes a group of short rows in tiles, and writes the results to `buffered`, or else to
+    /// `buffers`. Returns how many of the `pending` lines are left to be written.
     #[inline(always)]
     fn short_rows<I: Isa, T: Number<Wide: Exp>, Y: LogitTransform>(
         &self,
@@ -137,7 +157,8 @@ impl<'a> RowTask<'a> {
         let classes = self.shape.classes();
         let is_dense = buffers.is_dense(classes);
         let [logits, results] = scratch.tiles.halves();
-        // tile[half] = transpose(logits of rows [16 * half, 16 * half + 16)), converted to f32 or f64
+        // tile[half] = transpose(logits of rows [16 * half, 16 * half + 16)), converted to f32 or
+        // f64
         for (half, (logits, other)) in logits.into_iter().zip(results).enumerate() {
             let there = count.saturating_sub(half * LANES).min(LANES);
             // Rows without gaps between them are loaded as one run of elements.
@@ -161,7 +182,8 @@ impl<'a> RowTask<'a> {
             return remaining_lines;
         }
         let [logits, results] = scratch.tiles.halves();
-        // results of rows [16 * half, 16 * half + 16) = transpose(tile[half]), converted to the type of the logits
+        // results of rows [16 * half, 16 * half + 16) = transpose(tile[half]), converted to the
+        // type of the logits
         for (half, (results, other)) in results.into_iter().zip(logits).enumerate() {
             let there = count.saturating_sub(half * LANES).min(LANES);
             transpose_back(isa, results, other, classes);
@@ -183,7 +205,8 @@ impl<'a> RowTask<'a> {
         remaining_lines
     }
 
-    /// Runs the operation on the tiles of a group. Returns how many of the `pending` lines are left to be written.
+    /// Runs the operation on the tiles of a group. Returns how many of the `pending` lines are left
+    /// to be written.
     #[inline(always)]
     pub(super) fn run_tiles<I: Isa, Y: LogitTransform, W: Exp>(
         &self,
@@ -204,14 +227,15 @@ impl<'a> RowTask<'a> {
         rows.pending.remaining()
     }
 
-    /// Returns how many rows are a group: as many as have `GROUP_ELEMENTS`, but one at least and `ROWS` at most.
+    /// Returns how many rows are a group: as many as have `GROUP_ELEMENTS`, but one at least and
+    /// `ROWS` at most.
     pub(super) fn group_rows(&self) -> usize {
         let classes = self.shape.classes();
         if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
     }
 
-    /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets, gradients,
-    /// log-sum-exps, and the elementwise operand, which is copied into `elementwise`.
+    /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets,
+    /// gradients, log-sum-exps, and the elementwise operand, which is copied into `elementwise`.
     #[inline(always)]
     pub(super) fn operands<'s, I: Isa, W: Real>(
         &self,
@@ -223,7 +247,8 @@ impl<'a> RowTask<'a> {
     where
         'a: 's,
     {
-        let request::Operands { transform, coefficients, targets, log_sum_exps, .. } = self.operands;
+        let request::Operands { transform, coefficients, targets, log_sum_exps, .. } =
+            self.operands;
         let first = self.first_row + at;
         let mut operands = RowOperands {
             transform,
@@ -238,7 +263,11 @@ impl<'a> RowTask<'a> {
             operands.targets[..count].copy_from_slice(targets);
         }
         if let Some(gradients) = coefficients.row_upstream {
-            operands.gradients.iter_mut().zip(&gradients[first..]).for_each(|(to, &from)| *to = f64::from(from));
+            operands
+                .gradients
+                .iter_mut()
+                .zip(&gradients[first..])
+                .for_each(|(to, &from)| *to = f64::from(from));
         }
         if let Some(values) = log_sum_exps {
             operands.log_sum_exps[..count]
@@ -252,11 +281,18 @@ impl<'a> RowTask<'a> {
         RowOperands { elementwise, ..operands }
     }
 
-    /// Copies the rows of `values` from the row `first` of the batch on. Not inlined: all callers of
-    /// [`RowTask::operands`] share one copy.
+    /// Copies the rows of `values` from the row `first` of the batch on. Not inlined: all callers
+    /// of [`RowTask::operands`] share one copy.
     #[inline(never)]
-    fn copy_rows<I: Isa, W: Real>(&self, isa: I, values: Elements<'_>, first: usize, rows: &mut [W]) {
-        let (classes, inner, block) = (self.shape.classes(), self.shape.inner(), self.shape.block());
+    fn copy_rows<I: Isa, W: Real>(
+        &self,
+        isa: I,
+        values: Elements<'_>,
+        first: usize,
+        rows: &mut [W],
+    ) {
+        let (classes, inner, block) =
+            (self.shape.classes(), self.shape.inner(), self.shape.block());
         macro_rules! copy {
             ($($dtype:ident),*) => {
                 match values {

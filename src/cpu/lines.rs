@@ -1,8 +1,8 @@
 //! A line buffer writes results to memory past the caches, in whole cache lines.
 //!
-//! Rows end anywhere, but stores past the caches are fast only as whole lines, and a core that only writes waits for
-//! memory. So the results of one group of rows wait in a buffer, and are written line by line while the next group is
-//! computed:
+//! Rows end anywhere, but stores past the caches are fast only as whole lines, and a core that only
+//! writes waits for memory. So the results of one group of rows wait in a buffer, and are written
+//! line by line while the next group is computed:
 //!
 //! ```text
 //! for each group of rows:
@@ -25,17 +25,19 @@ type CacheLine = [u8; CACHE_LINE];
 pub(super) struct LineBuffer<'o, T> {
     /// The part of the output that is not written yet.
     out: &'o mut [T],
-    /// The results of the last group: `written` elements, which have been written, then `waiting` elements of whole
-    /// lines, which have not.
+    /// The results of the last group: `written` elements, which have been written, then `waiting`
+    /// elements of whole lines, which have not.
     ready: Vec<T>,
     written: usize,
     waiting: usize,
-    /// The results of the group that is computed now, after `carried` elements of the group before it.
+    /// The results of the group that is computed now, after `carried` elements of the group before
+    /// it.
     next: Vec<T>,
     carried: usize,
 }
 
-/// Whole lines of the last group, and where they are to be written while the next group is computed.
+/// Whole lines of the last group, and where they are to be written while the next group is
+/// computed.
 #[derive(Default)]
 pub(super) struct PendingLines<'s> {
     from: &'s [CacheLine],
@@ -62,7 +64,8 @@ impl PendingLines<'_> {
     }
 }
 
-/// Returns the two buffers of a [`LineBuffer`] for groups of up to `elements`, or `None` where memory is short.
+/// Returns the two buffers of a [`LineBuffer`] for groups of up to `elements`, or `None` where
+/// memory is short.
 pub(super) fn buffers<T: Element>(elements: usize) -> Option<[Vec<T>; 2]> {
     let buffer = || try_vec("results on their way", elements + CACHE_LINE / size_of::<T>()).ok();
     Some([buffer()?, buffer()?])
@@ -77,7 +80,8 @@ impl<'o, T: Element> LineBuffer<'o, T> {
         Self { out, ready, written: 0, waiting: 0, next, carried: 0 }
     }
 
-    /// Returns the space for the next `elements` results, and the lines that can be written meanwhile.
+    /// Returns the space for the next `elements` results, and the lines that can be written
+    /// meanwhile.
     #[inline(always)]
     pub(super) fn next_group(&mut self, elements: usize) -> (&mut [T], PendingLines<'_>) {
         let from = bytemuck::cast_slice(&self.ready[self.written..][..self.waiting]).as_chunks().0;
@@ -85,8 +89,8 @@ impl<'o, T: Element> LineBuffer<'o, T> {
         (&mut self.next[self.carried..][..elements], PendingLines { from, to })
     }
 
-    /// Writes the `remaining` lines of the last group, and makes the whole lines of the group of `elements` that has
-    /// just been computed the pending ones.
+    /// Writes the `remaining` lines of the last group, and makes the whole lines of the group of
+    /// `elements` that has just been computed the pending ones.
     #[inline(always)]
     pub(super) fn advance<I: Isa>(&mut self, isa: I, remaining: usize, elements: usize) {
         self.written += self.waiting - remaining * Self::LINE_ELEMENTS;

@@ -3,9 +3,10 @@
 //! A request goes through these files in turn:
 //!
 //! 1. `run.rs` splits it into tasks for the threads (`threads.rs`).
-//! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and instruction set (`simd/`).
-//! 3. `groups.rs` takes up to 32 rows at a time, of contiguous rows; `strided.rs` gathers strided rows. Both compute in
-//!    memory from `scratch.rs`; `lines.rs` writes results past the caches.
+//! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and
+//!   instruction set (`simd/`).
+//! 3. `groups.rs` takes up to 32 rows at a time, of contiguous rows; `strided.rs` gathers strided
+//!   rows. Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of those rows, which `ops/` is written with.
 
@@ -47,8 +48,8 @@ struct RowOperands<'g, W> {
     gradients: [f64; ROWS],
     log_sum_exps: [W; ROWS],
     classes: usize,
-    /// The operand that has the shape of the rows, `[rows][classes]`: soft targets, or the upstream gradient of a
-    /// backward. Empty where the operation has none.
+    /// The operand that has the shape of the rows, `[rows][classes]`: soft targets, or the upstream
+    /// gradient of a backward. Empty where the operation has none.
     elementwise: &'g [W],
 }
 

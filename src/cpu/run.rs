@@ -1,8 +1,10 @@
-//! Runs a request on the CPU: chooses a schedule, and splits the request into tasks for the threads.
+//! Runs a request on the CPU: chooses a schedule, and splits the request into tasks for the
+//! threads.
 //!
-//! Rows are independent, so a request is halved until each half has no more than `grain` elements; no bit of a row
-//! depends on where those cuts fall. Where a request has fewer rows than there are threads, the threads share each row
-//! instead. `dispatch.rs` takes over where a part is not split any further.
+//! Rows are independent, so a request is halved until each half has no more than `grain` elements;
+//! no bit of a row depends on where those cuts fall. Where a request has fewer rows than there are
+//! threads, the threads share each row instead. `dispatch.rs` takes over where a part is not split
+//! any further.
 
 #[cfg(feature = "parallel")]
 use super::rows::ROWS;
@@ -13,11 +15,12 @@ use super::threads;
 use crate::Error;
 use crate::problem::request::{Data, Request};
 
-/// Requests of up to this many elements stay on the calling thread: waking another costs some 10 microseconds, in which
-/// one core computes about this many.
+/// Requests of up to this many elements stay on the calling thread: waking another costs some 10
+/// microseconds, in which one core computes about this many.
 #[cfg(feature = "parallel")]
 const SINGLE_THREAD_ELEMENTS: usize = 32 * 1024;
-/// A request is split into this many parts for each thread, so that threads that are done early take over from others.
+/// A request is split into this many parts for each thread, so that threads that are done early
+/// take over from others.
 #[cfg(feature = "parallel")]
 const PARTS_PER_THREAD: usize = 8;
 /// The least number of classes of a row that threads share.
@@ -26,18 +29,20 @@ const SHARED_ROW_CLASSES: usize = 64 * 1024;
 /// Results of at least this many bytes are written past the caches.
 const STREAMED_BYTES: usize = 16 << 20;
 
-/// Finishes a whole request, on the threads of the current rayon pool where the feature `parallel` is on.
+/// Finishes a whole request, on the threads of the current rayon pool where the feature `parallel`
+/// is on.
 ///
 /// # Errors
-/// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks; [`Error::OutOfMemory`] where a
-/// row that cannot be computed in place finds no memory to be computed in. Nothing is written then.
+/// [`Error::SimdLevel`] where the environment asks for a level that this machine lacks;
+/// [`Error::OutOfMemory`] where a row that cannot be computed in place finds no memory to be
+/// computed in. Nothing is written then.
 pub(crate) fn run(request: Request<'_>) -> Result<(), Error> {
     let schedule = Schedule::of(&request)?;
     run_with(request, schedule)
 }
 
-/// Memory that is set aside before a GPU starts on a request in place, so that the CPU can finish the request without
-/// allocating more.
+/// Memory that is set aside before a GPU starts on a request in place, so that the CPU can finish
+/// the request without allocating more.
 pub(crate) struct Ready(Reserve);
 
 impl Ready {
@@ -68,7 +73,8 @@ pub(super) struct Schedule {
     /// Whether threads share rows, where a row's classes lie side by side.
     pub(super) threads_share_rows: bool,
     /// A part of no more than this many elements is not split any further.
-    #[cfg_attr(not(feature = "parallel"), allow(dead_code))] // there are no threads to split for
+    #[cfg_attr(not(feature = "parallel"), allow(dead_code))]
+    // there are no threads to split for
     pub(super) grain: usize,
 }
 
@@ -99,23 +105,31 @@ impl Schedule {
 
 /// Finishes a whole request by the given schedule.
 pub(super) fn run_with(request: Request<'_>, schedule: Schedule) -> Result<(), Error> {
-    // A request that is one part allocates before it writes. Of several parts, the last may find no memory after others
-    // have written, so memory for it is set aside first.
-    let (rows, is_large) = (request.rows(), request.rows() * request.shape.classes() > schedule.grain);
-    let is_divided = rows > 1 && (is_large || request.shape.outer() > 1 && request.shape.inner() > 1);
+    // A request that is one part allocates before it writes. Of several parts, the last may find no
+    // memory after others have written, so memory for it is set aside first.
+    let (rows, is_large) =
+        (request.rows(), request.rows() * request.shape.classes() > schedule.grain);
+    let is_divided =
+        rows > 1 && (is_large || request.shape.outer() > 1 && request.shape.inner() > 1);
     let reserve = if is_divided { Some(Reserve::new(&request)?) } else { None };
     run_parts(request, schedule, reserve.as_ref())
 }
 
-/// Halves the request, and each half in turn, until parts are small. Each part then runs on one thread.
-fn run_parts(request: Request<'_>, schedule: Schedule, reserve: Option<&Reserve>) -> Result<(), Error> {
+/// Halves the request, and each half in turn, until parts are small. Each part then runs on one
+/// thread.
+fn run_parts(
+    request: Request<'_>,
+    schedule: Schedule,
+    reserve: Option<&Reserve>,
+) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
     if request.shape.outer() > 1 && request.rows() * request.classes() > schedule.grain {
         let half = request.shape.outer() / 2;
         // Whole groups of rows, where that does not leave a thread without work.
         let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
         let (a, b) = request.split_at(half);
-        let (a, b) = rayon::join(|| run_parts(a, schedule, reserve), || run_parts(b, schedule, reserve));
+        let (a, b) =
+            rayon::join(|| run_parts(a, schedule, reserve), || run_parts(b, schedule, reserve));
         return a.and(b);
     }
     if request.rows() <= request.skip {

@@ -1,7 +1,7 @@
 //! Allocates the memory that rows are computed in, the scratch.
 //!
-//! Each task has its own. Where the system gives none, tasks take turns with a reserve, which was set aside before
-//! anything was written.
+//! Each task has its own. Where the system gives none, tasks take turns with a reserve, which was
+//! set aside before anything was written.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,7 +36,13 @@ struct Lengths {
 
 impl Lengths {
     /// Returns what a group of `at_once` rows needs, and `gathered` rows that are gathered first.
-    fn new(op: Op, shape: Shape, operands: &request::Operands<'_>, gathered: usize, at_once: usize) -> Self {
+    fn new(
+        op: Op,
+        shape: Shape,
+        operands: &request::Operands<'_>,
+        gathered: usize,
+        at_once: usize,
+    ) -> Self {
         let classes = shape.classes();
         let is_short = classes <= SHORT_ROW_CLASSES;
         let at_once = if op.spec().rereads_row { 1 } else { at_once };
@@ -82,7 +88,13 @@ pub(crate) enum Reserve {
 impl Reserve {
     pub(super) fn new(request: &Request<'_>) -> Result<Self, Error> {
         let gathered = usize::from(request.shape.inner() > 1 || request.op.spec().rereads_row);
-        let lengths = Lengths::new(request.op, request.shape, &request.operands, gathered, least_group(request.shape));
+        let lengths = Lengths::new(
+            request.op,
+            request.shape,
+            &request.operands,
+            gathered,
+            least_group(request.shape),
+        );
         Ok(match request.data.dtype() {
             DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),
             _ => Self::Single(Mutex::new(Scratch::reserve(lengths)?)),
@@ -106,15 +118,20 @@ impl<W> Source<'_, W> {
 }
 
 impl<'a> RowTask<'a> {
-    /// Takes memory for a group of rows, and for `gathered` rows that are gathered first. Returns it with the number of
-    /// rows that a group may have.
+    /// Takes memory for a group of rows, and for `gathered` rows that are gathered first. Returns
+    /// it with the number of rows that a group may have.
     ///
-    /// Where the system refuses, that is the least number, and at most one row is gathered. The memory is then the
-    /// request's reserve, and threads no longer share a row of this task; or, where the request is one task, memory of
-    /// its own.
-    pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<(Source<'a, W>, usize), Error> {
+    /// Where the system refuses, that is the least number, and at most one row is gathered. The
+    /// memory is then the request's reserve, and threads no longer share a row of this task; or,
+    /// where the request is one task, memory of its own.
+    pub(super) fn scratch<W: Real>(
+        &mut self,
+        gathered: usize,
+    ) -> Result<(Source<'a, W>, usize), Error> {
         let (group, least_group) = (self.group_rows(), least_group(self.shape));
-        let lengths = |gathered, at_once| Lengths::new(self.op, self.shape, &self.operands, gathered, at_once);
+        let lengths = |gathered, at_once| {
+            Lengths::new(self.op, self.shape, &self.operands, gathered, at_once)
+        };
         let least = lengths(gathered.min(1), least_group);
         let lengths = lengths(gathered, group.min(self.shape.row_count()));
         if let Ok(mut scratch) = Scratch::reserve(lengths) {
@@ -122,7 +139,8 @@ impl<'a> RowTask<'a> {
             return Ok((Source::Own(scratch), group));
         }
         let mut source = match self.reserve.and_then(W::reserve) {
-            // A task that holds the reserve must not wait for other threads, which may be waiting for the reserve.
+            // A task that holds the reserve must not wait for other threads, which may be waiting
+            // for the reserve.
             Some(reserve) => {
                 self.schedule.threads_share_rows = false;
                 Source::Reserve(reserve.lock().unwrap_or_else(PoisonError::into_inner))

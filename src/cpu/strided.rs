@@ -1,8 +1,9 @@
-//! Computes strided rows: rows whose classes are `inner` elements apart, as where the classes are not the last axis.
+//! Computes strided rows: rows whose classes are `inner` elements apart, as where the classes are
+//! not the last axis.
 //!
-//! A block has `inner` rows, and element `class * inner + row` is the logit of a class of a row. So the logits of one
-//! class of neighbouring rows, a *class slice*, lie side by side. A few rows at a time are gathered, computed, and
-//! scattered back:
+//! A block has `inner` rows, and element `class * inner + row` is the logit of a class of a row. So
+//! the logits of one class of neighbouring rows, a *class slice*, lie side by side. A few rows at a
+//! time are gathered, computed, and scattered back:
 //!
 //! ```text
 //! for each batch of neighbouring rows:
@@ -22,15 +23,15 @@ use super::transform::LogitTransform;
 use crate::Error;
 use crate::problem::request::RowsOut;
 
-/// The elements of the rows that are gathered at a time, but whole vectors of rows, unless those are more than
-/// `GATHER_LIMIT`.
+/// The elements of the rows that are gathered at a time, but whole vectors of rows, unless those
+/// are more than `GATHER_LIMIT`.
 const GATHER_ELEMENTS: usize = 32 * 1024;
 /// The most elements that are gathered at a time, unless one row alone has more.
 const GATHER_LIMIT: usize = 1 << 24;
 
-/// Some neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that are `inner` apart;
-/// `start` is the first element of the first one. Every row of a block belongs to one `StridedRows` at most, so threads
-/// may write rows of one block at the same time.
+/// Some neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that
+/// are `inner` apart; `start` is the first element of the first one. Every row of a block belongs
+/// to one `StridedRows` at most, so threads may write rows of one block at the same time.
 pub(super) struct StridedRows<'a, T> {
     start: *mut T,
     inner: usize,
@@ -39,8 +40,9 @@ pub(super) struct StridedRows<'a, T> {
     block: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `StridedRows::new` takes the only borrow of the block, and `split_at` gives each row to one of two values, so
-// no element is reachable from two of them. Sending one is sending a `&mut [T]`, which needs `T: Send`.
+// SAFETY: `StridedRows::new` takes the only borrow of the block, and `split_at` gives each row to
+// one of two values, so no element is reachable from two of them. Sending one is sending a `&mut
+// [T]`, which needs `T: Send`.
 unsafe impl<T: Send> Send for StridedRows<'_, T> {}
 
 impl<'a, T> StridedRows<'a, T> {
@@ -54,23 +56,28 @@ impl<'a, T> StridedRows<'a, T> {
     pub(super) fn split_at(self, rows: usize) -> (Self, Self) {
         let Self { start, inner, classes, count, block } = self;
         assert!(rows <= count);
-        let rest = Self { start: start.wrapping_add(rows), inner, classes, count: count - rows, block };
+        let rest =
+            Self { start: start.wrapping_add(rows), inner, classes, count: count - rows, block };
         (Self { start, inner, classes, count: rows, block }, rest)
     }
 
     /// Returns the element of a class of each row.
     fn class_slice(&self, class: usize) -> &[T] {
         assert!(class < self.classes);
-        // SAFETY: `start + class * inner` is the element of that class of the first row, which exists, and the `count`
-        // elements from there on are of the same class. They belong to this value alone, and `&self` lends them for
-        // reading.
-        unsafe { std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.count) }
+        // SAFETY: `start + class * inner` is the element of that class of the first row, which
+        // exists, and the `count` elements from there on are of the same class. They belong to this
+        // value alone, and `&self` lends them for reading.
+        unsafe {
+            std::slice::from_raw_parts(self.start.wrapping_add(class * self.inner), self.count)
+        }
     }
 
     fn class_slice_mut(&mut self, class: usize) -> &mut [T] {
         assert!(class < self.classes);
         // SAFETY: as in `class_slice`; `&mut self` lends them to one writer.
-        unsafe { std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.count) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.wrapping_add(class * self.inner), self.count)
+        }
     }
 }
 
@@ -143,14 +150,21 @@ impl RowTask<'_> {
             let count = batch_rows.min(rows.end - start);
             let (at, index) = (start - rows.start, outer * inner + start);
             // Gathers the logits of a class of `length` rows, from row `from` of the batch on.
-            let gather_class =
-                |output: &Option<StridedRows<'_, T>>, class: usize, from: usize, length: usize, to: &mut [_; LANES]| {
-                    match (input, output) {
-                        (Some(input), _) => gather(isa, &input[class * inner + start + from..][..length], to),
-                        (None, Some(output)) => gather(isa, &output.class_slice(class)[at + from..][..length], to),
-                        (None, None) => {}
+            let gather_class = |output: &Option<StridedRows<'_, T>>,
+                                class: usize,
+                                from: usize,
+                                length: usize,
+                                to: &mut [_; LANES]| {
+                match (input, output) {
+                    (Some(input), _) => {
+                        gather(isa, &input[class * inner + start + from..][..length], to)
                     }
-                };
+                    (None, Some(output)) => {
+                        gather(isa, &output.class_slice(class)[at + from..][..length], to)
+                    }
+                    (None, None) => {}
+                }
+            };
             if is_short {
                 let [logits, _] = scratch.tiles.halves();
                 // tile[half][class][lane] = logit of the class of row 16 * half + lane
@@ -186,7 +200,8 @@ impl RowTask<'_> {
             let mut other = square;
             // for each square: gathered[row + j][class + i] = logit of class + i of row + j
             for (row, class) in squares(count) {
-                let (square_rows, square_classes) = (LANES.min(count - row), LANES.min(classes - class));
+                let (square_rows, square_classes) =
+                    (LANES.min(count - row), LANES.min(classes - class));
                 for (nth, to) in square.iter_mut().enumerate().take(square_classes) {
                     gather_class(&output, class + nth, row, square_rows, to);
                 }
@@ -196,12 +211,21 @@ impl RowTask<'_> {
                         .copy_from_slice(&from[..square_classes]);
                 }
             }
-            for (nth, x) in scratch.rows[..count * classes].chunks_mut(group_rows * classes).enumerate() {
+            for (nth, x) in
+                scratch.rows[..count * classes].chunks_mut(group_rows * classes).enumerate()
+            {
                 let (row, count) = (nth * group_rows, x.len() / classes);
                 if self.op.spec().rereads_row {
                     for (each, x) in x.chunks_mut(classes).enumerate() {
                         let row = row + each;
-                        self.select_classes(variant, x, &mut scratch.held, index + row, &mut rows_out, at + row);
+                        self.select_classes(
+                            variant,
+                            x,
+                            &mut scratch.held,
+                            index + row,
+                            &mut rows_out,
+                            at + row,
+                        );
                     }
                     continue;
                 }
@@ -227,14 +251,20 @@ impl RowTask<'_> {
             let Some(output) = &mut output else { continue };
             // for each square: result of class + i of row + j = gathered[row + j][class + i]
             for (row, class) in squares(count) {
-                let (square_rows, square_classes) = (LANES.min(count - row), LANES.min(classes - class));
+                let (square_rows, square_classes) =
+                    (LANES.min(count - row), LANES.min(classes - class));
                 for (nth, to) in square.iter_mut().enumerate().take(square_rows) {
-                    to[..square_classes]
-                        .copy_from_slice(&scratch.rows[(row + nth) * classes + class..][..square_classes]);
+                    to[..square_classes].copy_from_slice(
+                        &scratch.rows[(row + nth) * classes + class..][..square_classes],
+                    );
                 }
                 transpose_square(isa, &mut square, &mut other);
                 for (nth, from) in square.iter().enumerate().take(square_classes) {
-                    scatter(isa, from, &mut output.class_slice_mut(class + nth)[at + row..][..square_rows]);
+                    scatter(
+                        isa,
+                        from,
+                        &mut output.class_slice_mut(class + nth)[at + row..][..square_rows],
+                    );
                 }
             }
         }
@@ -242,9 +272,14 @@ impl RowTask<'_> {
     }
 }
 
-/// Transposes `square`, with `other` as scratch. Not inlined: the way in and the way back share one copy.
+/// Transposes `square`, with `other` as scratch. Not inlined: the way in and the way back share one
+/// copy.
 #[inline(never)]
-fn transpose_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES], other: &mut [[W; LANES]; LANES]) {
+fn transpose_square<I: Isa, W: Real>(
+    isa: I,
+    square: &mut [[W; LANES]; LANES],
+    other: &mut [[W; LANES]; LANES],
+) {
     isa.vectorize(
         #[inline(always)]
         || transpose(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES),

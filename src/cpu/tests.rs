@@ -1,4 +1,5 @@
-//! Tests that results are the same at every SIMD level, wherever they go, and however many threads share a row.
+//! Tests that results are the same at every SIMD level, wherever they go, and however many threads
+//! share a row.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
@@ -12,17 +13,21 @@ use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::transform::Transform;
 use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
 
-/// Around the widths of vectors, blocks and pieces, and where a row changes from one way to another.
-const CLASSES: [usize; 26] =
-    [1, 2, 3, 4, 5, 7, 10, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 100, 127, 128, 129, 255, 1000, 8191, 16_385, 24_577];
+/// Around the widths of vectors, blocks and pieces, and where a row changes from one way to
+/// another.
+const CLASSES: [usize; 26] = [
+    1, 2, 3, 4, 5, 7, 10, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 100, 127, 128, 129, 255, 1000,
+    8191, 16_385, 24_577,
+];
 
 /// Numbers between -9 and 9 in no order, the same every time.
 fn noise(count: usize) -> impl Iterator<Item = f64> {
-    (0..count as u32).map(|n| f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) * 18.0 - 9.0)
+    (0..count as u32)
+        .map(|n| f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) * 18.0 - 9.0)
 }
 
-/// Rows of every kind: ordinary, confident, far from 0, with -inf, of nothing else, with +inf, with NaN, down to 88 below the largest, of the
-/// largest magnitude, and apart by subnormal numbers.
+/// Rows of every kind: ordinary, confident, far from 0, with -inf, of nothing else, with +inf, with
+/// NaN, down to 88 below the largest, of the largest magnitude, and apart by subnormal numbers.
 fn logits(rows: usize, classes: usize) -> Vec<f32> {
     let mut x: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
     for (nth, row) in x.chunks_mut(classes).enumerate() {
@@ -61,7 +66,9 @@ fn outcome<T: Element>(
     let mut predictions = vec![Prediction::default(); shape.row_count() * operands.k.max(1)];
     let data = match (op.spec().writes_elements, in_place) {
         (false, _) => Data::Read { input: T::erase(x), stride: block },
-        (true, false) => Data::Write { input: T::erase(x), stride: block, output: T::erase_mut(&mut elements) },
+        (true, false) => {
+            Data::Write { input: T::erase(x), stride: block, output: T::erase_mut(&mut elements) }
+        }
         (true, true) => Data::Over { data: T::erase_mut(&mut elements), stride: block },
     };
     let rows_out = if op.predicts() {
@@ -71,7 +78,8 @@ fn outcome<T: Element>(
     } else {
         RowsOut::None
     };
-    run_with(Request { op, shape, data, operands, first_row: 0, skip: 0, rows_out }, schedule).unwrap();
+    run_with(Request { op, shape, data, operands, first_row: 0, skip: 0, rows_out }, schedule)
+        .unwrap();
     let elements = elements.into_iter().map(Into::into).filter(|_| op.spec().writes_elements);
     let predictions = predictions.iter().flat_map(|p| [f64::from(p.class), p.probability.into()]);
     elements.chain(values.into_iter().map(Into::into)).chain(predictions).collect()
@@ -109,27 +117,38 @@ const OPS: [Op; 9] = [
     Op::TopK,
 ];
 
-/// Calls a check with every operation, width, logit transform and loss, over rows of every kind; where rows are short over as many as are
-/// computed together, and some more.
+/// Calls a check with every operation, width, logit transform and loss, over rows of every kind;
+/// where rows are short over as many as are computed together, and some more.
 fn every_case(check: impl Fn(Op, Shape, Operands<'_>, &str)) {
     for classes in CLASSES {
         let rows = if classes > 500 { 15 } else { 35 };
-        let targets: Vec<i64> =
-            (0..rows as i64).map(|row| if row % 11 == 10 { -100 } else { row * 7 % classes as i64 }).collect();
+        let targets: Vec<i64> = (0..rows as i64)
+            .map(|row| if row % 11 == 10 { -100 } else { row * 7 % classes as i64 })
+            .collect();
         let shape = Shape::rows(rows, classes);
         let upstream: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
         for (nth, loss) in losses(classes).iter().enumerate() {
             let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
-            for transform in [Transform::default(), Transform { scale: -0.7, softcap: Some(30.0) }] {
+            for transform in [Transform::default(), Transform { scale: -0.7, softcap: Some(30.0) }]
+            {
                 for op in OPS.into_iter().filter(|op| nth == 0 || op.has_targets()) {
-                    let mut operands =
-                        if op.has_targets() { prepared.operands(transform).unwrap() } else { Operands::default() };
-                    (operands.transform, operands.k) = (transform, if op == Op::TopK { classes.min(3) } else { 1 });
+                    let mut operands = if op.has_targets() {
+                        prepared.operands(transform).unwrap()
+                    } else {
+                        Operands::default()
+                    };
+                    (operands.transform, operands.k) =
+                        (transform, if op == Op::TopK { classes.min(3) } else { 1 });
                     if matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) {
                         operands.upstream_gradient = Some(f32::erase(&upstream));
                         operands.transform.softcap = None;
                     }
-                    check(op, shape, operands, &format!("{op:?} of {classes} classes, {transform:?}"));
+                    check(
+                        op,
+                        shape,
+                        operands,
+                        &format!("{op:?} of {classes} classes, {transform:?}"),
+                    );
                 }
             }
         }
@@ -147,14 +166,17 @@ fn levels_are_right() {
                 let spread = if (classes + inner) % 2 == 0 { 1.0 } else { 4.7 };
                 let x: Vec<f32> = noise(rows * classes).map(|x| (x * spread) as f32).collect();
                 let shape = Shape::new(outer, classes, inner);
-                let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
+                let p =
+                    outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                 for row in 0..rows {
-                    let place = |class: usize| (row / inner * classes + class) * inner + row % inner;
+                    let place =
+                        |class: usize| (row / inner * classes + class) * inner + row % inner;
                     let sum: f64 = (0..classes).map(|class| f64::from(x[place(class)]).exp()).sum();
                     for class in 0..classes {
                         let wanted = f64::from(x[place(class)]).exp() / sum;
                         let found = p[place(class)];
-                        let near = (found - wanted).abs() <= 1e-6 * wanted.max(f32::MIN_POSITIVE.into());
+                        let near =
+                            (found - wanted).abs() <= 1e-6 * wanted.max(f32::MIN_POSITIVE.into());
                         assert!(
                             near,
                             "{level:?}: {found} for {wanted}: class {class} of {classes}, row {row}, inner {inner}"
@@ -174,17 +196,39 @@ fn pieces_may_be_of_nothing() {
             for shift in [-2000.0, -300.0, -100.0, 0.0, 100.0, 1e5] {
                 for there in [0..40, classes / 2..classes / 2 + 1, classes - 50..classes] {
                     let mut x = vec![f32::NEG_INFINITY; classes];
-                    x[there.clone()].iter_mut().zip(noise(classes)).for_each(|(to, from)| *to = (from + shift) as f32);
+                    x[there.clone()]
+                        .iter_mut()
+                        .zip(noise(classes))
+                        .for_each(|(to, from)| *to = (from + shift) as f32);
                     let shape = Shape::rows(1, classes);
-                    let sum: f64 = x[there.clone()].iter().map(|&x| (f64::from(x) - shift).exp()).sum();
+                    let sum: f64 =
+                        x[there.clone()].iter().map(|&x| (f64::from(x) - shift).exp()).sum();
                     for in_place in [false, true] {
-                        let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), in_place);
+                        let p = outcome(
+                            Op::Softmax,
+                            &x,
+                            shape,
+                            Operands::default(),
+                            schedule(level),
+                            in_place,
+                        );
                         for class in 0..classes {
                             let wanted = (f64::from(x[class]) - shift).exp() / sum;
-                            assert!((p[class] - wanted).abs() <= 2e-6 * wanted, "{level:?}: {} for {wanted}", p[class]);
+                            assert!(
+                                (p[class] - wanted).abs() <= 2e-6 * wanted,
+                                "{level:?}: {} for {wanted}",
+                                p[class]
+                            );
                         }
                     }
-                    let log_sum_exp = outcome(Op::LogSumExp, &x, shape, Operands::default(), schedule(level), false);
+                    let log_sum_exp = outcome(
+                        Op::LogSumExp,
+                        &x,
+                        shape,
+                        Operands::default(),
+                        schedule(level),
+                        false,
+                    );
                     let wanted = shift + sum.ln();
                     assert!(
                         (log_sum_exp[0] / wanted - 1.0).abs() <= 1e-6,
@@ -197,31 +241,45 @@ fn pieces_may_be_of_nothing() {
     }
 }
 
-/// Probabilities as small as f32 has, and gradients of any size, in rows of one piece and of several.
+/// Probabilities as small as f32 has, and gradients of any size, in rows of one piece and of
+/// several.
 #[test]
 fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
     const LEAST: f64 = f32::MIN_POSITIVE as f64;
     for level in available() {
         for classes in [3, 20, 33, 1000, 4097, 9000, 40_001] {
-            for (top, depth) in [(0.0, -60.0), (0.0, -73.0), (0.0, -80.0), (0.0, -86.0), (0.0, -100.0), (500.0, -100.0)]
-            {
-                let mut x: Vec<f32> = noise(classes).map(|x| (x / 50.0 + depth + top) as f32).collect();
+            for (top, depth) in [
+                (0.0, -60.0),
+                (0.0, -73.0),
+                (0.0, -80.0),
+                (0.0, -86.0),
+                (0.0, -100.0),
+                (500.0, -100.0),
+            ] {
+                let mut x: Vec<f32> =
+                    noise(classes).map(|x| (x / 50.0 + depth + top) as f32).collect();
                 (x[0], x[classes / 2]) = (top as f32, top as f32 - 0.5);
                 let exp = |x: f32| (f64::from(x) - top).exp();
                 let sum: f64 = x.iter().map(|&x| exp(x)).sum();
                 let what = format!("{level:?}, {classes} classes, {depth} below {top}");
                 let shape = Shape::rows(1, classes);
-                let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
+                let p =
+                    outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                 for (class, (&p, &x)) in p.iter().zip(&x).enumerate() {
                     let wanted = exp(x) / sum;
                     let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
-                    assert!((p - wanted).abs() <= bound, "{what}: probability {p:e} for {wanted:e} of class {class}");
+                    assert!(
+                        (p - wanted).abs() <= bound,
+                        "{what}: probability {p:e} for {wanted:e} of class {class}"
+                    );
                 }
                 for factor in [1e-35, 1e-33, 1.0, 1e30] {
-                    let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor);
+                    let loss =
+                        CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor);
                     let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
                     let operands = prepared.operands(Transform::default()).unwrap();
-                    let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
+                    let gradient =
+                        outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
                     for (class, (&g, &x)) in gradient.iter().zip(&x).enumerate().skip(1) {
                         let wanted = f64::from(factor) * exp(x) / sum;
                         let bound = if wanted < LEAST { LEAST } else { 2e-6 * wanted };
@@ -249,10 +307,15 @@ fn the_gradient_of_nothing_is_nothing() {
             let prepared = loss.prepare(shape, Targets::from(&[0_u32])).unwrap();
             let operands = prepared.operands(Transform::default()).unwrap();
             for x in [x.clone(), x.iter().map(|x| x + 1e4).collect()] {
-                let gradient = outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
+                let gradient =
+                    outcome(Op::CrossEntropyGrad, &x, shape, operands, schedule(level), false);
                 for (class, x) in x.iter().enumerate() {
                     let is_nothing = *x == f32::NEG_INFINITY;
-                    assert!(!is_nothing || gradient[class] == 0.0, "{level:?}: {} of {class}", gradient[class]);
+                    assert!(
+                        !is_nothing || gradient[class] == 0.0,
+                        "{level:?}: {} of {class}",
+                        gradient[class]
+                    );
                     assert!(gradient[class].is_finite());
                 }
             }
@@ -274,11 +337,15 @@ fn levels_agree() {
                 continue;
             }
             for (at, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-                let near = (found - wanted).abs() <= 1e-6 * wanted.abs().max(f64::from(f32::MIN_POSITIVE));
+                let near =
+                    (found - wanted).abs() <= 1e-6 * wanted.abs().max(f64::from(f32::MIN_POSITIVE));
                 let same = found == wanted || (found.is_nan() && wanted.is_nan());
                 // Gradients of what is next to nothing are differences of numbers near 1.
                 let small = op.spec().writes_elements && (found - wanted).abs() < 1e-6;
-                assert!(near || same || small, "{level:?}: {what}: {found:e} for {wanted:e} at {at}");
+                assert!(
+                    near || same || small,
+                    "{level:?}: {what}: {found:e} for {wanted:e} at {at}"
+                );
             }
         }
     });
@@ -293,7 +360,14 @@ fn results_go_in_place_and_past_the_caches_alike() {
             }
             let x = logits(shape.outer(), shape.classes());
             let wanted = outcome(op, &x, shape, operands, schedule(level), false);
-            let streamed = outcome(op, &x, shape, operands, Schedule { streams: true, ..schedule(level) }, false);
+            let streamed = outcome(
+                op,
+                &x,
+                shape,
+                operands,
+                Schedule { streams: true, ..schedule(level) },
+                false,
+            );
             assert_same(&streamed, &wanted, &format!("{level:?}, streamed: {what}"));
             let in_place = outcome(op, &x, shape, operands, schedule(level), true);
             assert_same(&in_place, &wanted, &format!("{level:?}, in place: {what}"));
@@ -309,12 +383,24 @@ fn other_types_go_past_the_caches_alike() {
             for classes in [3, 10, 33, 100, 1000, 5000, 20_001] {
                 let shape = Shape::rows(35, classes);
                 let x: Vec<T> = logits(35, classes).into_iter().map(&of).collect();
-                let wanted = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
+                let wanted =
+                    outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
                 let schedule = Schedule { streams: true, ..schedule(level) };
                 let found = outcome(Op::Softmax, &x, shape, Operands::default(), schedule, false);
                 assert_same(&found, &wanted, &format!("{level:?} {} of {classes}", T::DTYPE));
-                let found = outcome(Op::Softmax, &x, shape, Operands::default(), self::schedule(level), true);
-                assert_same(&found, &wanted, &format!("{level:?} {} of {classes}, in place", T::DTYPE));
+                let found = outcome(
+                    Op::Softmax,
+                    &x,
+                    shape,
+                    Operands::default(),
+                    self::schedule(level),
+                    true,
+                );
+                assert_same(
+                    &found,
+                    &wanted,
+                    &format!("{level:?} {} of {classes}, in place", T::DTYPE),
+                );
             }
         }
     }
@@ -334,7 +420,8 @@ fn threads_share_a_row_alike() {
             let targets: Vec<u32> = (0..rows as u32).map(|row| row * 500).collect();
             for (nth, loss) in losses(classes).iter().enumerate() {
                 let prepared = loss.prepare(shape, Targets::from(&targets)).unwrap();
-                let ops = [Op::Softmax, Op::LogSoftmax, Op::CrossEntropy, Op::CrossEntropyGrad, Op::TopK];
+                let ops =
+                    [Op::Softmax, Op::LogSoftmax, Op::CrossEntropy, Op::CrossEntropyGrad, Op::TopK];
                 for op in ops.into_iter().filter(|op| nth == 0 || op.has_targets()) {
                     let operands = if op.has_targets() {
                         prepared.operands(Transform::default()).unwrap()
@@ -372,8 +459,18 @@ fn a_nan_anywhere_is_seen() {
                 for &nan in here {
                     let mut x: Vec<f32> = noise(classes).map(|x| x as f32).collect();
                     x[place] = f32::from_bits(nan);
-                    let p = outcome(Op::Softmax, &x, shape, Operands::default(), schedule(level), false);
-                    assert!(p[..classes].iter().all(|p| p.is_nan()), "{level:?}: {nan:x} at {place} of {classes}");
+                    let p = outcome(
+                        Op::Softmax,
+                        &x,
+                        shape,
+                        Operands::default(),
+                        schedule(level),
+                        false,
+                    );
+                    assert!(
+                        p[..classes].iter().all(|p| p.is_nan()),
+                        "{level:?}: {nan:x} at {place} of {classes}"
+                    );
                     let best = outcome(
                         Op::Predict,
                         &x,
@@ -382,7 +479,11 @@ fn a_nan_anywhere_is_seen() {
                         schedule(level),
                         false,
                     );
-                    assert_eq!(best[best.len() - 2], place as f64, "{level:?}: {nan:x} at {place} of {classes}");
+                    assert_eq!(
+                        best[best.len() - 2],
+                        place as f64,
+                        "{level:?}: {nan:x} at {place} of {classes}"
+                    );
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Spreads work over threads, as many as there are.
 
-/// Returns how many threads share work: those of the current rayon pool, or 1 where the system refuses to start threads and where this process was
-/// forked after the pool was started, for a fork has none of its threads.
+/// Returns how many threads share work: those of the current rayon pool, or 1 where the system
+/// refuses to start threads and where this process was forked after the pool was started, for a
+/// fork has none of its threads.
 #[cfg(feature = "parallel")]
 pub(crate) fn count() -> usize {
     use std::sync::OnceLock;
@@ -14,7 +15,8 @@ pub(crate) fn count() -> usize {
     static STARTED: OnceLock<Option<u32>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
         let started = rayon::ThreadPoolBuilder::new().build_global();
-        // The error has no source where a pool exists already, and has one where the system refuses threads.
+        // The error has no source where a pool exists already, and has one where the system refuses
+        // threads.
         let is_there = match started {
             Ok(()) => true,
             Err(error) if std::error::Error::source(&error).is_some() => false,
@@ -26,10 +28,11 @@ pub(crate) fn count() -> usize {
     if *started == Some(std::process::id()) { rayon::current_num_threads() } else { 1 }
 }
 
-/// Calls `work(index, item)` for each item: on the threads of the current rayon pool where there are some, else in order.
+/// Calls `work(index, item)` for each item: on the threads of the current rayon pool where there
+/// are some, else in order.
 ///
-/// `work` is a trait object on purpose: hundreds of loops (levels, types, operations) call this, and rayon's code, compiled for
-/// each, was half of the crate.
+/// `work` is a trait object on purpose: hundreds of loops (levels, types, operations) call this,
+/// and rayon's code, compiled for each, was half of the crate.
 pub(crate) fn for_each<T: Send>(items: &mut [T], work: &(dyn Fn(usize, &mut T) + Sync)) {
     #[cfg(feature = "parallel")]
     if items.len() > 1 && count() > 1 {

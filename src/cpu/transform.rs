@@ -1,9 +1,10 @@
-//! The logit transform y(x), which every inner loop applies first: the identity, or a scale and a soft cap,
-//! y = softcap * tanh(scale * x / softcap). The inner loops are compiled for each of the two. Twin of
-//! `shaders/shared/transform.wgsl`.
+//! The logit transform y(x), which every inner loop applies first: the identity, or a scale and a
+//! soft cap, y = softcap * tanh(scale * x / softcap). The inner loops are compiled for each of the
+//! two. Twin of `shaders/shared/transform.wgsl`.
 //!
-//! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`ExpBaseLanes`], [`RowExpBases`]), which
-//! say what the exponentials of a row are relative to, and last the two transforms.
+//! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`ExpBaseLanes`],
+//! [`RowExpBases`]), which say what the exponentials of a row are relative to, and last the two
+//! transforms.
 
 use super::rows::ROWS;
 use super::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, tanh};
@@ -17,7 +18,8 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     fn orient<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
     /// Returns the logit that is below all others once it is oriented.
     fn lowest<T: Number>(self) -> T;
-    /// Returns whether the softmax of a row has a value if none of its logits is NaN; `max` is the largest oriented logit.
+    /// Returns whether the softmax of a row has a value if none of its logits is NaN; `max` is the
+    /// largest oriented logit.
     fn is_regular<W: Real>(self, max: W) -> bool;
     /// Returns y(x).
     fn value<W: Real>(self, x: W) -> f64;
@@ -26,7 +28,11 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Returns the exponent base of a row whose largest oriented logit is `max`.
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
     /// Returns the exponent bases of sixteen rows; their `log_base` is apart, in f64.
-    fn exp_bases<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]);
+    fn exp_bases<I: Isa, W: Exp>(
+        self,
+        isa: I,
+        max: &[W; LANES],
+    ) -> (ExpBase<[W; LANES]>, [f64; LANES]);
     /// Returns exp(y(x) - log_base) of several vectors.
     fn exp<I: Isa, W: Exp, const N: usize>(
         self,
@@ -49,7 +55,8 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     }
 }
 
-/// Exponent bases in the lanes of a vector: those of sixteen rows, or that of one row in every lane.
+/// Exponent bases in the lanes of a vector: those of sixteen rows, or that of one row in every
+/// lane.
 pub(super) struct ExpBaseLanes<W: Real, I: Isa> {
     base: ExpBase<W::V<I>>,
     log_bases: [f64; LANES],
@@ -57,7 +64,10 @@ pub(super) struct ExpBaseLanes<W: Real, I: Isa> {
 
 impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     #[inline(always)]
-    pub(super) fn of_row(isa: I, &ExpBase { offset, rounding_bias, underflow, log_base }: &ExpBase<W>) -> Self {
+    pub(super) fn of_row(
+        isa: I,
+        &ExpBase { offset, rounding_bias, underflow, log_base }: &ExpBase<W>,
+    ) -> Self {
         let all = |value: W| W::V::splat(isa, value);
         Self {
             base: ExpBase {
@@ -77,7 +87,8 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
                 W::V::load(isa, &rows.$part.as_chunks().0[half])
             };
         }
-        let (offset, rounding_bias, underflow) = (load!(offset), load!(rounding_bias), load!(underflow));
+        let (offset, rounding_bias, underflow) =
+            (load!(offset), load!(rounding_bias), load!(underflow));
         Self {
             base: ExpBase { offset, rounding_bias, underflow, log_base: 0.0 },
             log_bases: rows.log_bases.as_chunks().0[half],
@@ -99,9 +110,11 @@ impl<W: Exp> RowExpBases<W> {
     #[inline(always)]
     pub(super) fn new<I: Isa, Y: LogitTransform>(isa: I, transform: Y, max: &[W; ROWS]) -> Self {
         let zero = [W::ZERO; ROWS];
-        let mut rows = Self { offset: zero, rounding_bias: zero, underflow: zero, log_bases: [0.0; ROWS] };
+        let mut rows =
+            Self { offset: zero, rounding_bias: zero, underflow: zero, log_bases: [0.0; ROWS] };
         for (half, max) in max.as_chunks().0.iter().enumerate() {
-            let (ExpBase { offset, rounding_bias, underflow, .. }, log_bases) = transform.exp_bases(isa, max);
+            let (ExpBase { offset, rounding_bias, underflow, .. }, log_bases) =
+                transform.exp_bases(isa, max);
             rows.offset.as_chunks_mut().0[half] = offset;
             rows.rounding_bias.as_chunks_mut().0[half] = rounding_bias;
             rows.underflow.as_chunks_mut().0[half] = underflow;
@@ -121,7 +134,11 @@ impl<W: Exp> RowExpBases<W> {
         }
     }
 
-    pub(super) fn set(&mut self, row: usize, ExpBase { offset, rounding_bias, underflow, log_base }: ExpBase<W>) {
+    pub(super) fn set(
+        &mut self,
+        row: usize,
+        ExpBase { offset, rounding_bias, underflow, log_base }: ExpBase<W>,
+    ) {
         (self.offset[row], self.rounding_bias[row], self.underflow[row], self.log_bases[row]) =
             (offset, rounding_bias, underflow, log_base);
     }
@@ -176,7 +193,11 @@ impl LogitTransform for Identity {
     }
 
     #[inline(always)]
-    fn exp_bases<I: Isa, W: Exp>(self, isa: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
+    fn exp_bases<I: Isa, W: Exp>(
+        self,
+        isa: I,
+        max: &[W; LANES],
+    ) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
         W::exp_bases(isa, max)
     }
 
@@ -195,8 +216,8 @@ impl LogitTransform for Identity {
     }
 }
 
-/// y(x) = softcap * tanh(scale * x / softcap), or scale * x without a cap. It is computed in f64: the rounding of a
-/// product to f32 would be a large error in the exponential of a logit of 80.
+/// y(x) = softcap * tanh(scale * x / softcap), or scale * x without a cap. It is computed in f64:
+/// the rounding of a product to f32 would be a large error in the exponential of a logit of 80.
 #[derive(Clone, Copy)]
 pub(super) struct ScaledCapped(pub(super) Transform);
 
@@ -238,11 +259,18 @@ impl LogitTransform for ScaledCapped {
     #[inline(always)]
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
         let max_value = self.value_of_max(max);
-        ExpBase { log_base: if max_value.is_finite() { max_value } else { 0.0 }, ..ExpBase::default() }
+        ExpBase {
+            log_base: if max_value.is_finite() { max_value } else { 0.0 },
+            ..ExpBase::default()
+        }
     }
 
     #[inline(always)]
-    fn exp_bases<I: Isa, W: Exp>(self, _: I, max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
+    fn exp_bases<I: Isa, W: Exp>(
+        self,
+        _: I,
+        max: &[W; LANES],
+    ) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
         let log_bases = each(
             *max,
             #[inline(always)]

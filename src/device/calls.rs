@@ -1,7 +1,8 @@
 //! The operations of a device over memory of the host.
 //!
-//! A method such as [`Device::softmax`] only describes a call. The call runs when its destination is named: a new `Vec`, memory of the
-//! caller, or the logits themselves. Each destination has a blocking and an async form, written once for all operations.
+//! A method such as [`Device::softmax`] only describes a call. The call runs when its destination
+//! is named: a new `Vec`, memory of the caller, or the logits themselves. Each destination has a
+//! blocking and an async form, written once for all operations.
 
 use std::marker::PhantomData;
 
@@ -13,11 +14,12 @@ use crate::problem::operation::Op;
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
-    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction, ResultValue, Sampling,
-    Targets,
+    Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction,
+    ResultValue, Sampling, Targets,
 };
 
-/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may take the place of. No other type implements it.
+/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may take the
+/// place of. No other type implements it.
 pub trait LogitsSource: sealed::Source {
     /// The type of the logits.
     type Element: Element;
@@ -78,10 +80,12 @@ impl Inputs<'_> {
             if let Some(values) = self.log_sum_exps {
                 check_length("log-sum-exps", view.shape.row_count(), values.len())?;
             }
-            operands = Operands { log_sum_exps: self.log_sum_exps, ..prepared.operands(view.transform)? };
+            operands =
+                Operands { log_sum_exps: self.log_sum_exps, ..prepared.operands(view.transform)? };
         } else if let Some(upstream) = self.upstream {
             check_length("upstream gradients", view.shape.elements()?, upstream.len())?;
-            operands.transform = view.transform.without_cap("not set: the gradient of a cap is another step")?;
+            operands.transform =
+                view.transform.without_cap("not set: the gradient of a cap is another step")?;
             operands.upstream_gradient = Some(upstream);
         } else {
             if let Some(sampling) = self.sampling {
@@ -93,8 +97,9 @@ impl Inputs<'_> {
     }
 }
 
-/// A call of an operation on the logits `X`, [`Logits`] or [`LogitsMut`], whose result are values of the type `R`: one for each logit, in
-/// their order, or one for each row, or `k` for each row. It does nothing until a destination is named.
+/// A call of an operation on the logits `X`, [`Logits`] or [`LogitsMut`], whose result are values
+/// of the type `R`: one for each logit, in their order, or one for each row, or `k` for each row.
+/// It does nothing until a destination is named.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a call does nothing until its destination is named"]
 pub struct Call<'c, X, R> {
@@ -115,8 +120,9 @@ impl<T: Element, R: ResultValue> Call<'_, Logits<'_, T>, R> {
     /// Runs the call and returns the result in a new `Vec`.
     ///
     /// # Errors
-    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails; [`Error::OutOfMemory`];
-    /// [`Error::SimdLevel`] where `LOGITS_SIMD` names a level that this machine lacks; and the errors of the operation.
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
+    /// [`Error::OutOfMemory`]; [`Error::SimdLevel`] where `LOGITS_SIMD` names a level that this
+    /// machine lacks; and the errors of the operation.
     pub fn to_vec(self) -> Result<Output<Vec<R>>, Error> {
         block_on(self.vec(Waiting::Here))
     }
@@ -199,7 +205,8 @@ impl<T: Element> Call<'_, LogitsMut<'_, T>, T> {
     }
 }
 
-/// A loss of logits and targets, alone or with its gradient. It does nothing until one of its methods is called.
+/// A loss of logits and targets, alone or with its gradient. It does nothing until one of its
+/// methods is called.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a call does nothing until one of its methods is called"]
 pub struct LossCall<'c, X> {
@@ -213,8 +220,9 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// Computes the loss alone.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Probability`], [`Error::Weight`], [`Error::UpstreamGradient`] or
-    /// [`Error::OptionValue`] before any work; [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
+    /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Probability`], [`Error::Weight`],
+    /// [`Error::UpstreamGradient`] or [`Error::OptionValue`] before any work; [`Error::DType`] for
+    /// f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
     /// [`Error::OutOfMemory`].
     pub fn loss(self) -> Result<Loss<T::Row>, Error> {
         block_on(self.alone(Waiting::Here))
@@ -228,8 +236,8 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
         self.alone(Waiting::Elsewhere).await
     }
 
-    /// Computes the loss and, in the same step, its gradient with respect to the logits, which goes into `gradient` of as many values, in
-    /// their order.
+    /// Computes the loss and, in the same step, its gradient with respect to the logits, which goes
+    /// into `gradient` of as many values, in their order.
     ///
     /// # Errors
     /// As [`LossCall::loss`]; nothing is written before everything has been checked.
@@ -261,8 +269,9 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
         self.gradient_vec(Waiting::Elsewhere).await
     }
 
-    /// Counts the rows whose target is among the `k` most likely classes; a target that is a distribution counts as its most probable
-    /// class. Options of the loss say which rows are ignored.
+    /// Counts the rows whose target is among the `k` most likely classes; a target that is a
+    /// distribution counts as its most probable class. Options of the loss say which rows are
+    /// ignored.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -274,7 +283,8 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// ```
     ///
     /// # Errors
-    /// As [`LossCall::loss`], and [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
+    /// As [`LossCall::loss`], and [`Error::TopK`] where `k` is 0, above 64, or above the number of
+    /// classes.
     pub fn accuracy(self, k: usize) -> Result<Accuracy, Error> {
         block_on(self.count(k, Waiting::Here))
     }
@@ -292,7 +302,11 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
         self.run(Op::CrossEntropy, self.x.view(), data, waiting).await
     }
 
-    async fn into_gradient(self, gradient: &mut [T], waiting: Waiting) -> Result<Loss<T::Row>, Error> {
+    async fn into_gradient(
+        self,
+        gradient: &mut [T],
+        waiting: Waiting,
+    ) -> Result<Loss<T::Row>, Error> {
         let data = write(self.x, gradient)?;
         self.run(Op::CrossEntropyGrad, self.x.view(), data, waiting).await
     }
@@ -315,7 +329,8 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
 }
 
 impl<T: Element> LossCall<'_, LogitsMut<'_, T>> {
-    /// Computes the loss and its gradient, and writes the gradient over the logits. After any error the logits are intact.
+    /// Computes the loss and its gradient, and writes the gradient over the logits. After any error
+    /// the logits are intact.
     ///
     /// # Errors
     /// As [`LossCall::with_gradient`].
@@ -335,12 +350,20 @@ impl<T: Element> LossCall<'_, LogitsMut<'_, T>> {
         let Self { device, loss, x, targets } = self;
         let view = x.view();
         let data = overwrite(x);
-        LossCall { device, loss, x: (), targets }.run(Op::CrossEntropyGrad, view, data, waiting).await
+        LossCall { device, loss, x: (), targets }
+            .run(Op::CrossEntropyGrad, view, data, waiting)
+            .await
     }
 }
 
 impl<X> LossCall<'_, X> {
-    async fn run<S: Element>(&self, op: Op, view: View, data: Data<'_>, waiting: Waiting) -> Result<Loss<S>, Error> {
+    async fn run<S: Element>(
+        &self,
+        op: Op,
+        view: View,
+        data: Data<'_>,
+        waiting: Waiting,
+    ) -> Result<Loss<S>, Error> {
         let prepared = self.loss.prepare(view.shape, self.targets)?;
         let mut per_row: Vec<S> = try_vec("losses", view.shape.row_count())?;
         let out = RowsOut::Values(S::erase_mut(&mut per_row));
@@ -368,9 +391,10 @@ impl Device {
         Call::new(self, Op::LogSoftmax, x, Inputs::default())
     }
 
-    /// The backward of [`Device::softmax`]: `y_j * (g_j - sum_k g_k * y_k)` of each row, from its result `y` and the gradient `g` =
-    /// `upstream` of the loss with respect to `y`, both of the shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its
-    /// softmax was taken at.
+    /// The backward of [`Device::softmax`]: `y_j * (g_j - sum_k g_k * y_k)` of each row, from its
+    /// result `y` and the gradient `g` = `upstream` of the loss with respect to `y`, both of the
+    /// shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its softmax was
+    /// taken at.
     ///
     /// ```
     /// use logits::{Device, Logits};
@@ -380,7 +404,8 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails with [`Error::Length`] where `upstream` has another length, and with [`Error::OptionValue`] where a cap is set.
+    /// Running the call fails with [`Error::Length`] where `upstream` has another length, and with
+    /// [`Error::OptionValue`] where a cap is set.
     pub fn softmax_backward<'c, X: LogitsSource>(
         &'c self,
         y: X,
@@ -390,9 +415,10 @@ impl Device {
         Call::new(self, Op::SoftmaxBackward, y, inputs)
     }
 
-    /// The backward of [`Device::log_softmax`]: `g_j - exp(y_j) * sum_k g_k` of each row, from its result `y` and the gradient `g` =
-    /// `upstream` of the loss with respect to `y`, both of the shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its
-    /// softmax was taken at.
+    /// The backward of [`Device::log_softmax`]: `g_j - exp(y_j) * sum_k g_k` of each row, from its
+    /// result `y` and the gradient `g` = `upstream` of the loss with respect to `y`, both of the
+    /// shape of `y`. A [temperature](Logits::temperature) of `y` is the one that its softmax was
+    /// taken at.
     ///
     /// ```
     /// use logits::{Device, Logits};
@@ -413,18 +439,25 @@ impl Device {
     }
 
     /// log sum_k exp(x_k) of each row; f64 for f64 logits, else f32.
-    pub fn log_sum_exp<'c, T: Element>(&'c self, x: Logits<'c, T>) -> Call<'c, Logits<'c, T>, T::Row> {
+    pub fn log_sum_exp<'c, T: Element>(
+        &'c self,
+        x: Logits<'c, T>,
+    ) -> Call<'c, Logits<'c, T>, T::Row> {
         Call::new(self, Op::LogSumExp, x, Inputs::default())
     }
 
     /// The most likely class of each row and its probability; of equally likely classes the lowest.
-    pub fn predict<'c, T: Element>(&'c self, x: Logits<'c, T>) -> Call<'c, Logits<'c, T>, Prediction> {
+    pub fn predict<'c, T: Element>(
+        &'c self,
+        x: Logits<'c, T>,
+    ) -> Call<'c, Logits<'c, T>, Prediction> {
         Call::new(self, Op::Predict, x, Inputs::default())
     }
 
-    /// The `k` most likely classes of each row and their probabilities, most likely first; of equally likely classes the lower comes first.
-    /// Probabilities of the other classes are never written anywhere (Milakov and Gimelshein 2018, arXiv:1805.02867). In a row whose
-    /// softmax is NaN all probabilities are NaN, and NaN logits come first.
+    /// The `k` most likely classes of each row and their probabilities, most likely first; of
+    /// equally likely classes the lower comes first. Probabilities of the other classes are never
+    /// written anywhere (Milakov and Gimelshein 2018, arXiv:1805.02867). In a row whose softmax is
+    /// NaN all probabilities are NaN, and NaN logits come first.
     ///
     /// ```
     /// use logits::{Device, Logits};
@@ -434,17 +467,23 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
-    pub fn top_k<'c, T: Element>(&'c self, x: Logits<'c, T>, k: usize) -> Call<'c, Logits<'c, T>, Prediction> {
+    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of
+    /// classes.
+    pub fn top_k<'c, T: Element>(
+        &'c self,
+        x: Logits<'c, T>,
+        k: usize,
+    ) -> Call<'c, Logits<'c, T>, Prediction> {
         let inputs = Inputs { k: Some(k), ..Inputs::default() };
         Call::new(self, Op::TopK, x, inputs)
     }
 
-    /// A class of each row drawn at random from its softmax, and its probability there. Logits under a cap are refused: draw from their
-    /// log-softmax. In a row whose softmax is NaN the probability is NaN, and the class is that of [`Device::predict`].
+    /// A class of each row drawn at random from its softmax, and its probability there. Logits
+    /// under a cap are refused: draw from their log-softmax. In a row whose softmax is NaN the
+    /// probability is NaN, and the class is that of [`Device::predict`].
     ///
-    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and where the logits are under a cap or have a
-    /// negative scale.
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and
+    /// where the logits are under a cap or have a negative scale.
     pub fn sample<'c, T: Element>(
         &'c self,
         sampling: &'c Sampling,
@@ -474,9 +513,10 @@ impl Device {
         LossCall { device: self, loss, x, targets: targets.into() }
     }
 
-    /// The gradient of a loss from the log-sum-exps of its rows, such as a forward has saved, without reducing the rows again. They are those
-    /// of the logits [as the loss sees them](Logits::as_seen_by). The gradient is as accurate as they are: an f32 log-sum-exp of 20 leaves
-    /// probabilities with a relative error of 1e-6.
+    /// The gradient of a loss from the log-sum-exps of its rows, such as a forward has saved,
+    /// without reducing the rows again. They are those of the logits [as the loss sees
+    /// them](Logits::as_seen_by). The gradient is as accurate as they are: an f32 log-sum-exp of 20
+    /// leaves probabilities with a relative error of 1e-6.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -489,7 +529,8 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails as [`LossCall::loss`], and with [`Error::Length`] where there is not one log-sum-exp a row.
+    /// Running the call fails as [`LossCall::loss`], and with [`Error::Length`] where there is not
+    /// one log-sum-exp a row.
     pub fn cross_entropy_backward<'c, X: LogitsSource>(
         &'c self,
         loss: &'c CrossEntropy,
@@ -498,7 +539,8 @@ impl Device {
         log_sum_exps: &'c [<X::Element as Element>::Row],
     ) -> Call<'c, X, X::Element> {
         let log_sum_exps = Some(<X::Element as Element>::Row::erase(log_sum_exps));
-        let inputs = Inputs { loss: Some((loss, targets.into())), log_sum_exps, ..Inputs::default() };
+        let inputs =
+            Inputs { loss: Some((loss, targets.into())), log_sum_exps, ..Inputs::default() };
         Call::new(self, Op::CrossEntropyBackward, x, inputs)
     }
 }

@@ -19,15 +19,15 @@ use crate::problem::request::Request;
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Tuning, cpu};
 
-/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in a browser, where wgpu's types stay on
-/// the thread that made them.
+/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in
+/// a browser, where wgpu's types stay on the thread that made them.
 ///
-/// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU, and the result says
-/// so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead. Either way the next call works: a lost GPU
-/// is opened again.
+/// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU,
+/// and the result says so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead.
+/// Either way the next call works: a lost GPU is opened again.
 ///
-/// Every call that waits for a GPU has an async form, `_async`, which does not block the thread that polls it; what
-/// the CPU computes is computed in that poll.
+/// Every call that waits for a GPU has an async form, `_async`, which does not block the thread
+/// that polls it; what the CPU computes is computed in that poll.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<Inner>);
 
@@ -38,7 +38,8 @@ struct Inner {
     rejected_adapters: Vec<RejectedAdapter>,
     limits: CallLimits,
     may_fall_back: bool,
-    /// The measured costs of calls here and on the CPU, where each call goes to the cheaper of the two.
+    /// The measured costs of calls here and on the CPU, where each call goes to the cheaper of the
+    /// two.
     costs: Option<Costs>,
 }
 
@@ -54,8 +55,8 @@ pub(crate) enum Place {
 pub struct Output<V> {
     /// The values, row after row; `()` where the call wrote them into the caller's memory.
     pub values: V,
-    /// Why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller chunks than planned; `None` where all went as
-    /// planned.
+    /// Why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller
+    /// chunks than planned; `None` where all went as planned.
     pub fell_back: Option<String>,
 }
 
@@ -68,9 +69,10 @@ impl Default for Device {
 impl Device {
     /// A hardware GPU if there is one, else the CPU; never fails.
     ///
-    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and `WGPU_ADAPTER_NAME` takes only
-    /// adapters whose name holds that text. Software adapters (llvmpipe, SwiftShader, WARP) are rejected unless so
-    /// named, for the CPU path is faster than they are.
+    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and
+    /// `WGPU_ADAPTER_NAME` takes only adapters whose name holds that text. Software adapters
+    /// (llvmpipe, SwiftShader, WARP) are rejected unless so named, for the CPU path is faster than
+    /// they are.
     #[must_use]
     pub fn new() -> Self {
         block_on(async { Ok(Self::new_async().await) })
@@ -85,11 +87,13 @@ impl Device {
         }
     }
 
-    /// The same device, but each call over host memory goes to whichever of it and the CPU is expected to have the result back in host
-    /// memory first, transfers counted: `Device::new().fastest()`. The costs are measured here, in a fraction of a second;
+    /// The same device, but each call over host memory goes to whichever of it and the CPU is
+    /// expected to have the result back in host memory first, transfers counted:
+    /// `Device::new().fastest()`. The costs are measured here, in a fraction of a second;
     /// [`Device::crossovers`] returns what they come to. The CPU stays as it is.
     ///
-    /// Where an operation ran may then depend on the size of its batch, and so may the last bits of a row.
+    /// Where an operation ran may then depend on the size of its batch, and so may the last bits of
+    /// a row.
     ///
     /// # Errors
     /// [`Error::Gpu`] where measuring fails.
@@ -107,7 +111,8 @@ impl Device {
 
     async fn measured(self, waiting: Waiting) -> Result<Self, Error> {
         if self.is_gpu() {
-            // `Costs::measure` makes calls of this device; costs of an earlier measurement would send some of them to the CPU.
+            // `Costs::measure` makes calls of this device; costs of an earlier measurement would
+            // send some of them to the CPU.
             let device = self.with(|inner| inner.costs = None);
             let costs = Some(Costs::measure(&device, waiting).await?);
             return Ok(device.with(|inner| inner.costs = costs));
@@ -115,8 +120,8 @@ impl Device {
         Ok(self)
     }
 
-    /// Returns the number of bytes of logits from which each operation is expected to be faster on the GPU, as [`Device::fastest`] has
-    /// measured; nothing where it has not.
+    /// Returns the number of bytes of logits from which each operation is expected to be faster on
+    /// the GPU, as [`Device::fastest`] has measured; nothing where it has not.
     #[must_use]
     pub fn crossovers(&self) -> Vec<Crossover> {
         if let Some(costs) = &self.0.costs {
@@ -125,17 +130,22 @@ impl Device {
         Vec::new()
     }
 
-    /// The GPU given, as one that was chosen explicitly: a wgpu device of the caller, for operations over host memory.
+    /// The GPU given, as one that was chosen explicitly: a wgpu device of the caller, for
+    /// operations over host memory.
     #[cfg(feature = "gpu")]
     #[must_use]
     pub fn on(gpu: &Gpu) -> Self {
-        let opened =
-            gpu::Opened { gpu: gpu.clone(), reason: "given by the caller".to_owned(), rejected_adapters: Vec::new() };
+        let opened = gpu::Opened {
+            gpu: gpu.clone(),
+            reason: "given by the caller".to_owned(),
+            rejected_adapters: Vec::new(),
+        };
         Self::on_gpu(opened, false)
     }
 
-    /// Limits the GPU memory of a call over host memory to `bytes`, half of which is kept for the next call: 512 MiB if not set.
-    /// Larger batches go through it in parts. Less than 16 MiB counts as 16 MiB, so that parts have at least 1 MiB.
+    /// Limits the GPU memory of a call over host memory to `bytes`, half of which is kept for the
+    /// next call: 512 MiB if not set. Larger batches go through it in parts. Less than 16 MiB
+    /// counts as 16 MiB, so that parts have at least 1 MiB.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.limits.memory_budget = bytes)
@@ -150,8 +160,8 @@ impl Device {
         }
     }
 
-    /// The same device with the GPU's kernels shaped otherwise; the CPU stays as it is. Resident data stays with the device that
-    /// it was uploaded to.
+    /// The same device with the GPU's kernels shaped otherwise; the CPU stays as it is. Resident
+    /// data stays with the device that it was uploaded to.
     ///
     /// # Errors
     /// [`Error::Tuning`] where a number is none that kernels can be made with.
@@ -170,7 +180,8 @@ impl Device {
     /// [`Error::Tuning`] where the file cannot be read or says something else.
     pub fn with_tuning_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let named = |reason: String| Error::Tuning { reason: format!("{}: {reason}", path.display()) };
+        let named =
+            |reason: String| Error::Tuning { reason: format!("{}: {reason}", path.display()) };
         let text = crate::plan::tuning::read(path).map_err(|error| named(error.to_string()))?;
         match text.parse() {
             Ok(tuning) => self.with_tuning(tuning),
@@ -179,8 +190,9 @@ impl Device {
         }
     }
 
-    /// Sets the time that the GPU may take over one part of a call before it counts as hung: five minutes if not set. Work on a GPU that hangs
-    /// cannot be taken back: dropping its device takes at most half a second then, and leaks what the GPU holds.
+    /// Sets the time that the GPU may take over one part of a call before it counts as hung: five
+    /// minutes if not set. Work on a GPU that hangs cannot be taken back: dropping its device takes
+    /// at most half a second then, and leaks what the GPU holds.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         self.with(|inner| inner.limits.timeout = timeout)
@@ -197,7 +209,8 @@ impl Device {
         Self::on_cpu("asked for".to_owned(), Vec::new())
     }
 
-    /// The best adapter of any kind, software included; the environment variables of [`Device::new`] hold here too.
+    /// The best adapter of any kind, software included; the environment variables of
+    /// [`Device::new`] hold here too.
     ///
     /// # Errors
     /// [`Error::NoGpu`] where there is none, or none that can run the kernels.
@@ -208,8 +221,8 @@ impl Device {
     /// The device chosen.
     ///
     /// # Errors
-    /// [`Error::NoGpu`] where a GPU was asked for and none fits. [`DeviceChoice::Auto`] and [`DeviceChoice::Cpu`] never
-    /// fail.
+    /// [`Error::NoGpu`] where a GPU was asked for and none fits. [`DeviceChoice::Auto`] and
+    /// [`DeviceChoice::Cpu`] never fail.
     pub fn open(choice: &DeviceChoice) -> Result<Self, Error> {
         block_on(Self::open_async(choice))
     }
@@ -251,7 +264,14 @@ impl Device {
     pub(crate) fn on_gpu(opened: gpu::Opened, may_fall_back: bool) -> Self {
         let gpu::Opened { gpu, reason, rejected_adapters } = opened;
         let (place, limits) = (Place::Gpu(gpu), CallLimits::default());
-        Self(Arc::new(Inner { place, reason, rejected_adapters, limits, may_fall_back, costs: None }))
+        Self(Arc::new(Inner {
+            place,
+            reason,
+            rejected_adapters,
+            limits,
+            may_fall_back,
+            costs: None,
+        }))
     }
 
     /// The adapter's name, or `CPU`.
@@ -295,7 +315,11 @@ impl Device {
     }
 
     /// Does a checked request, here or on the CPU.
-    pub(crate) async fn run(&self, request: Request<'_>, waiting: Waiting) -> Result<Output<()>, Error> {
+    pub(crate) async fn run(
+        &self,
+        request: Request<'_>,
+        waiting: Waiting,
+    ) -> Result<Output<()>, Error> {
         if request.rows() == 0 {
             return Ok(Output::default());
         }
@@ -313,7 +337,8 @@ impl Device {
             Place::Gpu(_) if self.prefers_cpu(&request) => cpu::run(request)?,
             Place::Gpu(gpu) => {
                 let mut request = request;
-                // The CPU may have to finish what a GPU has begun in place: what can be refused is refused now.
+                // The CPU may have to finish what a GPU has begun in place: what can be refused is
+                // refused now.
                 let ready = match &request.data {
                     Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&request)?),
                     _ => None,
@@ -327,7 +352,10 @@ impl Device {
                             Some(ready) => ready.finish(rest)?,
                             None => cpu::run(rest)?,
                         }
-                        return Ok(Output { values: (), fell_back: Some(failed.error.to_string()) });
+                        return Ok(Output {
+                            values: (),
+                            fell_back: Some(failed.error.to_string()),
+                        });
                     }
                 }
             }
@@ -344,7 +372,8 @@ impl Device {
         CallLimits { waiting, ..self.0.limits }
     }
 
-    /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they would be tried.
+    /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they
+    /// would be tried.
     #[must_use]
     pub fn adapters() -> Vec<Adapter> {
         block_on(async { Ok(Self::adapters_async().await) }).unwrap_or_default()

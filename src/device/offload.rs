@@ -33,7 +33,8 @@ impl Costs {
     /// Runs every operation on both, data in host memory as it will be.
     pub(crate) async fn measure(gpu: &Device, waiting: Waiting) -> Result<Self, Error> {
         let cpu = Device::cpu();
-        let logits: Vec<f32> = (0..SHAPES[1][0] * SHAPES[1][1]).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
+        let logits: Vec<f32> =
+            (0..SHAPES[1][0] * SHAPES[1][1]).map(|x| (x % 61) as f32 * 0.25 - 8.0).collect();
         let mut out = vec![0.0; logits.len()];
         let mut costs = Vec::new();
         for op in Op::ALL.into_iter().filter(|&op| op.spec().costs_like == op) {
@@ -46,14 +47,17 @@ impl Costs {
     pub(crate) fn prefer_cpu(&self, op: Op, shape: Shape) -> bool {
         let op = op.spec().costs_like;
         let (rows, classes) = (shape.row_count() as f64, shape.classes() as f64);
-        self.0.iter().any(|&(of, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
+        self.0
+            .iter()
+            .any(|&(of, cpu, gpu)| of == op && cpu.of(rows, classes) <= gpu.of(rows, classes))
     }
 
     pub(crate) fn crossovers(&self) -> Vec<Crossover> {
         let crossover = |&(op, cpu, gpu): &(Op, Cost, Cost)| {
             // In rows of the width that is measured.
             let width = (SHAPES[1][1] * 4) as f64;
-            let [cpu_byte, gpu_byte] = [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
+            let [cpu_byte, gpu_byte] =
+                [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
             let gain = cpu_byte - gpu_byte;
             Crossover {
                 operation: op.spec().name,
@@ -66,8 +70,15 @@ impl Costs {
     }
 }
 
-/// Three points make a plane; of each the best run counts, for whatever disturbs a run makes it slower.
-async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting: Waiting) -> Result<Cost, Error> {
+/// Three points make a plane; of each the best run counts, for whatever disturbs a run makes it
+/// slower.
+async fn cost(
+    device: &Device,
+    op: Op,
+    logits: &[f32],
+    out: &mut [f32],
+    waiting: Waiting,
+) -> Result<Cost, Error> {
     let mut best = [f64::INFINITY; 3];
     let loss = CrossEntropy::default();
     for ([rows, classes], best) in SHAPES.into_iter().zip(&mut best) {
@@ -85,8 +96,11 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
                 }
                 false => Data::Read { input: x.elements(), stride: classes },
             };
-            let operands =
-                if op.has_targets() { prepared.operands(Transform::default())? } else { Operands::default() };
+            let operands = if op.has_targets() {
+                prepared.operands(Transform::default())?
+            } else {
+                Operands::default()
+            };
             let rows_out = if op.predicts() {
                 RowsOut::Predictions(&mut predictions, 1)
             } else if op.has_values() {
@@ -103,12 +117,17 @@ async fn cost(device: &Device, op: Op, logits: &[f32], out: &mut [f32], waiting:
     }
     let [few, many, short] = best;
     let [few_bytes, many_bytes, _] = SHAPES.map(|[rows, classes]| (rows * classes * 4) as f64);
-    // A disturbed machine may find many rows as fast as few; that none of the time is due to the bytes is not to be believed.
+    // A disturbed machine may find many rows as fast as few; that none of the time is due to the
+    // bytes is not to be believed.
     let most = many / many_bytes;
     let seconds_per_byte = ((many - few) / (many_bytes - few_bytes)).clamp(most / 4.0, most);
     // The same bytes in more rows.
     let seconds_per_row = ((short - many) / (SHAPES[2][0] - SHAPES[1][0]) as f64).max(0.0);
-    Ok(Cost { seconds: (few - seconds_per_byte * few_bytes).max(0.0), seconds_per_row, seconds_per_byte })
+    Ok(Cost {
+        seconds: (few - seconds_per_byte * few_bytes).max(0.0),
+        seconds_per_row,
+        seconds_per_byte,
+    })
 }
 
 #[cfg(test)]
@@ -117,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_call_goes_where_it_is_done_first() {
-        // A GPU that starts 1 ms later, and does a byte in a quarter of the time; and one that does not.
+        // A GPU that starts 1 ms later, and does a byte in a quarter of the time; and one that does
+        // not.
         let cpu = Cost { seconds: 1e-6, seconds_per_row: 1e-8, seconds_per_byte: 4e-10 };
         let gpu = Cost { seconds: 1e-3, seconds_per_row: 1e-8, seconds_per_byte: 1e-10 };
         let slow = Cost { seconds_per_byte: 5e-10, ..gpu };

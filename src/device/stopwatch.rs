@@ -1,4 +1,5 @@
-//! Times one operation against a plain copy, on the same device in the same run. For the benchmarks; no part of the API.
+//! Times one operation against a plain copy, on the same device in the same run. For the
+//! benchmarks; no part of the API.
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -21,8 +22,9 @@ use crate::problem::waiting::{Instant, Reading};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
 
-/// An operation with its inputs and results in the device's own memory, ready to be run again and again. Every operation is given the logits
-/// as the loss sees them; a backward starts from the forward's result, and the logits stand in for its upstream gradient.
+/// An operation with its inputs and results in the device's own memory, ready to be run again and
+/// again. Every operation is given the logits as the loss sees them; a backward starts from the
+/// forward's result, and the logits stand in for its upstream gradient.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
     limits: CallLimits,
@@ -69,7 +71,12 @@ impl<'a> Task<'a> {
     }
 
     fn operands(&self) -> Operands<'_> {
-        let operands = Operands { transform: self.transform, draws: self.draws, k: self.k, ..Operands::default() };
+        let operands = Operands {
+            transform: self.transform,
+            draws: self.draws,
+            k: self.k,
+            ..Operands::default()
+        };
         if !self.op.has_targets() {
             return operands;
         }
@@ -147,14 +154,18 @@ impl<'a, T: Element> OnCpu<'a, T> {
     }
 
     fn operand_bytes(&self) -> usize {
-        let soft = self.task.operands().soft_targets.map_or(0, |values| values.len() * values.dtype().size());
+        let soft = self
+            .task
+            .operands()
+            .soft_targets
+            .map_or(0, |values| values.len() * values.dtype().size());
         self.upstream.map_or(soft, size_of_val)
     }
 }
 
 impl<'a, T: Element> Stopwatch<'a, T> {
-    /// Moves the inputs to where the device works on them, and computes there what an operation starts from beside logits and
-    /// targets. The logits must be contiguous.
+    /// Moves the inputs to where the device works on them, and computes there what an operation
+    /// starts from beside logits and targets. The logits must be contiguous.
     ///
     /// # Errors
     /// As the operation itself.
@@ -177,7 +188,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 let operands = task.operands();
                 let each = task.op.operand_bytes(T::DTYPE, operands.soft_targets.is_some());
                 let timing = block_on(async {
-                    let upload = || upload(gpu, task.op, &x, &operands, device.limits(Waiting::Here));
+                    let upload =
+                        || upload(gpu, task.op, &x, &operands, device.limits(Waiting::Here));
                     let mut inputs = vec![upload().await?];
                     for _ in 1..Timing::sets(&inputs[0], once) {
                         inputs.push(upload().await?);
@@ -187,10 +199,15 @@ impl<'a, T: Element> Stopwatch<'a, T> {
                 (x.data().len() as u64 * each, Runs::OnGpu(timing))
             }
         };
-        Ok(Self { bytes: once * (1 + writes) + operand, limits: device.limits(Waiting::Here), runs })
+        Ok(Self {
+            bytes: once * (1 + writes) + operand,
+            limits: device.limits(Waiting::Here),
+            runs,
+        })
     }
 
-    /// Bytes of the arrays of the logits' shape that one run must read and write once; values of rows are not counted.
+    /// Bytes of the arrays of the logits' shape that one run must read and write once; values of
+    /// rows are not counted.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -205,8 +222,9 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         }
     }
 
-    /// Keeps a hardware GPU busy for 0.3 s, and does nothing on other devices. A GPU raises its clock only under load, and lowers it
-    /// while the host is busy: without this an NVIDIA H200 took up to six times as long.
+    /// Keeps a hardware GPU busy for 0.3 s, and does nothing on other devices. A GPU raises its
+    /// clock only under load, and lowers it while the host is busy: without this an NVIDIA H200
+    /// took up to six times as long.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -223,7 +241,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         Ok(())
     }
 
-    /// One run of the operation, from command to finished result, without any transfer to or from the host.
+    /// One run of the operation, from command to finished result, without any transfer to or from
+    /// the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -238,8 +257,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         }
     }
 
-    /// One plain copy of the logits in the device's own memory, on as many threads as the operation may use; on a hardware GPU by a
-    /// copy of buffers and by a shader, whichever was faster.
+    /// One plain copy of the logits in the device's own memory, on as many threads as the operation
+    /// may use; on a hardware GPU by a copy of buffers and by a shader, whichever was faster.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -278,7 +297,9 @@ async fn upload<T: Element>(
     };
     let (elements, log_sum_exps) = made.map_or((None, None), |made| (made.elements, made.rows));
     Ok(match elements {
-        Some(elements) => DeviceInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps },
+        Some(elements) => {
+            DeviceInputs { logits: elements, upstream: Some(logits), targets, log_sum_exps }
+        }
         None => DeviceInputs { logits, upstream: None, targets, log_sum_exps },
     })
 }
@@ -291,7 +312,9 @@ fn copy_on_all_threads<T: Element>(from: &[T], to: &mut [T]) {
         return to.copy_from_slice(from);
     }
     let part = from.len().div_ceil(threads).max(1);
-    to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+    to.par_chunks_mut(part)
+        .zip(from.par_chunks(part))
+        .for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(not(feature = "parallel"))]

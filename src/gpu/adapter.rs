@@ -9,7 +9,8 @@ use crate::plan::tuning::Vendor;
 use crate::plan::{Plan, WORKGROUP};
 use crate::{DeviceChoice, RejectedAdapter};
 
-/// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a unit.
+/// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a
+/// unit.
 pub(super) const WORKGROUP_BYTES: u32 = WORKGROUP * 8 + 16;
 
 /// The best adapter that `choice` allows and that opens.
@@ -27,20 +28,32 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
                 let (name, backend) = (info.name.clone(), backend_name(info.backend));
                 match opened {
                     Ok((gpu, note)) => {
-                        rejected_adapters.extend(note.map(|reason| RejectedAdapter { name, backend, reason }));
+                        rejected_adapters.extend(note.map(|reason| RejectedAdapter {
+                            name,
+                            backend,
+                            reason,
+                        }));
                         return Ok(Opened { gpu, reason, rejected_adapters });
                     }
-                    // A device asked for by name never becomes another one, such as the same GPU through another API.
+                    // A device asked for by name never becomes another one, such as the same GPU
+                    // through another API.
                     Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
                         rejected_adapters.push(RejectedAdapter { name, backend, reason });
-                        return Err(Refused { reason: "what was named cannot be used".to_owned(), rejected_adapters });
+                        return Err(Refused {
+                            reason: "what was named cannot be used".to_owned(),
+                            rejected_adapters,
+                        });
                     }
                     Err(why) => why,
                 }
             }
             Err(why) => why,
         };
-        rejected_adapters.push(RejectedAdapter { name: info.name, backend: backend_name(info.backend), reason });
+        rejected_adapters.push(RejectedAdapter {
+            name: info.name,
+            backend: backend_name(info.backend),
+            reason,
+        });
     }
     let mut reason = match (rejected_adapters.len(), choice) {
         (0, _) => "wgpu found no adapter".to_owned(),
@@ -84,9 +97,10 @@ pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
 /// Best first: hardware before software, a backend of the platform before GL.
 pub(super) async fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not always know WGSL.
-    // This crate makes no indirect dispatches. wgpu's validation of them compiles pipelines that NVIDIA's GL rejects (wgpu#7068), so that
-    // the device is lost while it is opened.
+    // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not
+    // always know WGSL. This crate makes no indirect dispatches. wgpu's validation of them compiles
+    // pipelines that NVIDIA's GL rejects (wgpu#7068), so that the device is lost while it is
+    // opened.
     let unused = wgpu::InstanceFlags::DEBUG | wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
     descriptor.flags = descriptor.flags.difference(unused).with_env();
     let backends = descriptor.backends;
@@ -114,7 +128,9 @@ fn judge(choice: &DeviceChoice, named: Option<&str>, info: &AdapterInfo) -> Resu
     match choice {
         DeviceChoice::Named(wanted) => {
             let (backend, name) = split_name(wanted);
-            if backend.is_some_and(|backend| backend != backend_name(info.backend)) || !holds(&info.name, name) {
+            if backend.is_some_and(|backend| backend != backend_name(info.backend))
+                || !holds(&info.name, name)
+            {
                 return Err(format!("it is not `{wanted}`"));
             }
             Ok(format!("asked for as `{wanted}`"))
@@ -140,10 +156,22 @@ fn unsuitable(adapter: &Adapter, info: &AdapterInfo) -> Option<String> {
 /// The first limit that is too low for the kernels.
 pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
     [
-        ("storage buffers a shader", limits.max_storage_buffers_per_shader_stage.into(), STORAGE_BUFFERS.into()),
-        ("threads a workgroup", limits.max_compute_invocations_per_workgroup.into(), WORKGROUP.into()),
+        (
+            "storage buffers a shader",
+            limits.max_storage_buffers_per_shader_stage.into(),
+            STORAGE_BUFFERS.into(),
+        ),
+        (
+            "threads a workgroup",
+            limits.max_compute_invocations_per_workgroup.into(),
+            WORKGROUP.into(),
+        ),
         ("threads a workgroup in x", limits.max_compute_workgroup_size_x.into(), WORKGROUP.into()),
-        ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size.into(), WORKGROUP_BYTES.into()),
+        (
+            "bytes of workgroup memory",
+            limits.max_compute_workgroup_storage_size.into(),
+            WORKGROUP_BYTES.into(),
+        ),
         ("bytes a binding", limits.max_storage_buffer_binding_size, Plan::LEAST_BINDING),
     ]
     .into_iter()
@@ -154,7 +182,9 @@ pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
 /// Drivers say so themselves, but for GL, where a name is all there is.
 pub(super) fn is_software(info: &AdapterInfo) -> bool {
     info.device_type == DeviceType::Cpu
-        || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"].iter().any(|name| holds(&info.name, name))
+        || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"]
+            .iter()
+            .any(|name| holds(&info.name, name))
 }
 
 /// Who made it, as far as defaults go by that.
@@ -222,12 +252,18 @@ mod tests {
             max_storage_buffer_binding_size: binding,
             ..wgpu::Limits::default()
         };
-        // Those of WebGPU; Direct3D 12 at feature level 11, whose first binding tier has 8 unordered access views; Apple7.
-        for limits in [wgpu::Limits::default(), of(8, 1024, 32 << 10, 128 << 20), of(31, 1024, 32 << 10, 256 << 20)] {
+        // Those of WebGPU; Direct3D 12 at feature level 11, whose first binding tier has 8
+        // unordered access views; Apple7.
+        for limits in [
+            wgpu::Limits::default(),
+            of(8, 1024, 32 << 10, 128 << 20),
+            of(31, 1024, 32 << 10, 256 << 20),
+        ] {
             assert_eq!(lacking(&limits), None);
         }
         assert!(
-            lacking(&of(7, 1024, 32 << 10, 128 << 20)).is_some_and(|reason| reason.starts_with("7 storage buffers"))
+            lacking(&of(7, 1024, 32 << 10, 128 << 20))
+                .is_some_and(|reason| reason.starts_with("7 storage buffers"))
         );
     }
 
@@ -249,8 +285,14 @@ mod tests {
         assert_eq!(of("Apple M2", 0, Backend::Metal, integrated), Vendor::Apple);
         assert_eq!(of("AMD Radeon Pro 5500M", 0, Backend::Metal, discrete), Vendor::Other);
         assert_eq!(of("Mali-G78", 0x13b5, Backend::Vulkan, integrated), Vendor::Arm);
-        assert_eq!(of("Intel(R) Iris(R) Xe Graphics", 0x8086, Backend::Dx12, integrated), Vendor::Intel);
+        assert_eq!(
+            of("Intel(R) Iris(R) Xe Graphics", 0x8086, Backend::Dx12, integrated),
+            Vendor::Intel
+        );
         assert_eq!(of("NVIDIA H200", 0x10de, Backend::Vulkan, discrete), Vendor::Other);
-        assert_eq!(of("llvmpipe (LLVM 15.0.6, 256 bits)", 0x10005, Backend::Vulkan, DeviceType::Cpu), Vendor::Software);
+        assert_eq!(
+            of("llvmpipe (LLVM 15.0.6, 256 bits)", 0x10005, Backend::Vulkan, DeviceType::Cpu),
+            Vendor::Software
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Batches in host memory: uploaded, computed and read back in parts, two of them in flight, within a bound of device
-//! memory.
+//! Batches in host memory: uploaded, computed and read back in parts, two of them in flight, within
+//! a bound of device memory.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,9 +24,11 @@ use crate::{Error, Shape, cpu};
 
 /// Parts that are on their way at the same time.
 const IN_FLIGHT: usize = 2;
-/// Copies of a part that the device's memory holds: the logits, which results overwrite, and both ways of staging.
+/// Copies of a part that the device's memory holds: the logits, which results overwrite, and both
+/// ways of staging.
 const COPIES: u64 = 3;
-/// Bytes beside the logits and its results that a row takes at most: its label and its gradient, and their staging.
+/// Bytes beside the logits and its results that a row takes at most: its label and its gradient,
+/// and their staging.
 const BESIDE: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
@@ -40,7 +42,8 @@ struct InFlight {
     mapped: Vec<Mapped>,
 }
 
-/// The arrays of a part that the host writes or reads; each is `None` where the operation has no such array.
+/// The arrays of a part that the host writes or reads; each is `None` where the operation has no
+/// such array.
 struct Arrays {
     /// Logits, and results over them.
     elements: Option<StagedArray>,
@@ -57,7 +60,10 @@ impl Arrays {
 
     fn into_buffers(self) -> impl Iterator<Item = Buffer> {
         let Self { elements, targets, row_upstream, rows_out } = self;
-        [elements, targets, row_upstream, rows_out].into_iter().flatten().flat_map(StagedArray::into_buffers)
+        [elements, targets, row_upstream, rows_out]
+            .into_iter()
+            .flatten()
+            .flat_map(StagedArray::into_buffers)
     }
 }
 
@@ -73,8 +79,8 @@ struct Stream<'s> {
 }
 
 impl Gpu {
-    /// Runs a request over memory of the host; what was done in another way than asked is told. With `whole`, logits of a request
-    /// in place are intact after a failure, all of them.
+    /// Runs a request over memory of the host; what was done in another way than asked is told.
+    /// With `whole`, logits of a request in place are intact after a failure, all of them.
     pub(crate) async fn run(
         &self,
         request: &mut Request<'_>,
@@ -83,7 +89,10 @@ impl Gpu {
     ) -> Result<Option<String>, Failed> {
         #[cfg(target_arch = "wasm32")]
         if call.waiting == crate::problem::waiting::Waiting::Here {
-            return Err(Failed { error: crate::problem::waiting::must_not_wait(self.name()), rows_done: 0 });
+            return Err(Failed {
+                error: crate::problem::waiting::must_not_wait(self.name()),
+                rows_done: 0,
+            });
         }
         let context = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
         // Parts may have to be bound from before where they start.
@@ -92,32 +101,42 @@ impl Gpu {
         let bytes = problem.rows * logits + Scratch::ALIGNMENT;
         let operand_bytes = 2 * problem.operand_bytes * problem.classes;
         let row_bytes = COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + BESIDE;
-        let affordable = u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
+        let affordable =
+            u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
-        let affordable = affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(context.limits.binding_bytes);
+        let affordable = affordable
+            .max(Plan::LEAST_BINDING + Scratch::ALIGNMENT)
+            .min(context.limits.binding_bytes);
         let row = logits + Scratch::ALIGNMENT;
         // Never below a row for the sake of overlap: one that is cut must be uploaded twice.
         let small = SMALL_PART + Scratch::ALIGNMENT;
-        // Where host and device share memory they share a cache too, and a small part is still in it when it is computed.
+        // Where host and device share memory they share a cache too, and a small part is still in
+        // it when it is computed.
         let part = if context.maps_storage { small } else { small.max(bytes / 4) };
         let part = part.max(row).min(affordable);
-        // A cut row is written piece by piece. After its first piece its logits are gone, and it cannot be computed again.
+        // A cut row is written piece by piece. After its first piece its logits are gone, and it
+        // cannot be computed again.
         if !is_in_place(request) || (!whole && context.lands_whole_rows(request, part)) {
             return context.in_parts(request, part, call).await;
         }
         // Results of a single part are written when all is done, so nothing needs to be kept apart.
-        if bytes <= affordable && context.plan(problem, bytes).is_ok_and(|plan| plan.batches().nth(1).is_none()) {
+        if bytes <= affordable
+            && context.plan(problem, bytes).is_ok_and(|plan| plan.batches().nth(1).is_none())
+        {
             match context.stream(request, &mut 0, bytes, call).await {
                 Ok(()) => return Ok(None),
                 Err(error) if error.out_of_memory => context.pool.clear(),
                 Err(error) => return Err(Failed { error: context.error(error), rows_done: 0 }),
             }
         }
-        keeping_logits(&context, request, part, call).await.map_err(|error| Failed { error, rows_done: 0 })
+        keeping_logits(&context, request, part, call)
+            .await
+            .map_err(|error| Failed { error, rows_done: 0 })
     }
 }
 
-/// Runs a request in place by way of other memory, so that one which fails half-way has not touched the caller's logits.
+/// Runs a request in place by way of other memory, so that one which fails half-way has not touched
+/// the caller's logits.
 async fn keeping_logits(
     context: &GpuContext,
     request: &mut Request<'_>,
@@ -159,7 +178,9 @@ async fn keeping_logits(
     if let Some((mut output, stride)) = request.output() {
         let mut from = 0;
         for (start, length) in runs(shape, stride, whole, 0..shape.classes()) {
-            output.bytes(start, length).copy_from_slice(&staged[from * size..(from + length) * size]);
+            output
+                .bytes(start, length)
+                .copy_from_slice(&staged[from * size..(from + length) * size]);
             from += length;
         }
     }
@@ -175,7 +196,13 @@ fn is_in_place(request: &Request<'_>) -> bool {
 fn kernel_problem(request: &Request<'_>, rows: usize, inner: usize) -> KernelProblem {
     let Request { op, operands, .. } = request;
     let has_soft_targets = operands.soft_targets.is_some();
-    KernelProblem::lower(*op, request.dtype(), operands, has_soft_targets, [rows, request.classes(), inner])
+    KernelProblem::lower(
+        *op,
+        request.dtype(),
+        operands,
+        has_soft_targets,
+        [rows, request.classes(), inner],
+    )
 }
 
 impl GpuContext {
@@ -190,14 +217,15 @@ impl GpuContext {
         Plan::new(problem, self.limits_of_parts(part))
     }
 
-    /// Whether no row is cut where parts have so many bytes; that is the same for all rows of a request.
+    /// Whether no row is cut where parts have so many bytes; that is the same for all rows of a
+    /// request.
     fn lands_whole_rows(&self, request: &Request<'_>, part: u64) -> bool {
         let problem = kernel_problem(request, request.rows(), request.shape.inner());
         self.plan(problem, part).is_ok_and(|plan| !plan.cuts_rows())
     }
 
-    /// Runs a request in parts of about so many bytes, or of less where memory is short. In place, every row that is not done keeps its
-    /// logits, so there a part is never smaller than a row.
+    /// Runs a request in parts of about so many bytes, or of less where memory is short. In place,
+    /// every row that is not done keeps its logits, so there a part is never smaller than a row.
     async fn in_parts(
         &self,
         request: &mut Request<'_>,
@@ -215,7 +243,8 @@ impl GpuContext {
                         && (!is_in_place(request) || self.lands_whole_rows(request, part / 2)) =>
                 {
                     part /= 2;
-                    note = Some(format!("{}; finished in parts of {} KiB", error.reason, part >> 10));
+                    note =
+                        Some(format!("{}; finished in parts of {} KiB", error.reason, part >> 10));
                     self.pool.clear();
                 }
                 Err(error) => return Err(Failed { error: self.error(error), rows_done }),
@@ -235,8 +264,11 @@ impl GpuContext {
         while *done < request.rows() {
             // What an earlier attempt has left of a block is one of its own.
             let of_block = *done % inner;
-            let (rows, inner) =
-                if of_block == 0 { (request.rows() - *done, inner) } else { (inner - of_block, inner - of_block) };
+            let (rows, inner) = if of_block == 0 {
+                (request.rows() - *done, inner)
+            } else {
+                (inner - of_block, inner - of_block)
+            };
             let problem = kernel_problem(request, rows, inner);
             self.stretch(request, problem, done, part, call).await?;
         }
@@ -301,12 +333,17 @@ impl<'s> Stream<'s> {
         let (weights, scratch) = context
             .guarded(|| {
                 let weights = match request.operands.coefficients.weight {
-                    Some(weight) => {
-                        Some((context.filled(BufferUsages::STORAGE, cast_slice(weight))?, size_of_val(weight) as u64))
-                    }
+                    Some(weight) => Some((
+                        context.filled(BufferUsages::STORAGE, cast_slice(weight))?,
+                        size_of_val(weight) as u64,
+                    )),
                     None => None,
                 };
-                let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, prepared.scratch_bytes())?;
+                let scratch = context.pool.take(
+                    &context.device,
+                    BufferUsages::STORAGE,
+                    prepared.scratch_bytes(),
+                )?;
                 Ok((weights, scratch))
             })
             .await?;
@@ -342,7 +379,10 @@ impl<'s> Stream<'s> {
                     logits: elements.filter(|_| !in_place),
                     targets: arrays.targets.as_ref().map(StagedArray::part),
                     row_upstream: arrays.row_upstream.as_ref().map(StagedArray::part),
-                    weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
+                    weights: self
+                        .weights
+                        .as_ref()
+                        .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements: elements.filter(|_| in_place),
                     rows_out: arrays.rows_out.as_ref().map(StagedArray::part),
                     summary: None,
@@ -350,10 +390,12 @@ impl<'s> Stream<'s> {
                     share_a_buffer: false,
                 };
                 // A part has no gaps between blocks, and a part of one block is a narrower block.
-                let bound = prepared.in_blocks(batch.inner).bind(context, &batch.passes, &buffers)?;
+                let bound =
+                    prepared.in_blocks(batch.inner).bind(context, &batch.passes, &buffers)?;
 
-                let mut encoder =
-                    context.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
+                let mut encoder = context
+                    .device
+                    .create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
                 arrays.iter().for_each(|array| array.record_upload(&mut encoder));
                 bound.record(&mut encoder);
                 arrays.iter().for_each(|array| array.record_readback(&mut encoder));
@@ -385,7 +427,8 @@ impl<'s> Stream<'s> {
         let element_bytes = (elements * problem.size).next_multiple_of(4);
         let operand_bytes = (elements * problem.operand_bytes).next_multiple_of(4);
         let target_bytes = if operands.targets.is_empty() { operand_bytes } else { rows * 4 };
-        let upstream_bytes = if operands.coefficients.row_upstream.is_some() { rows * 4 } else { 0 };
+        let upstream_bytes =
+            if operands.coefficients.row_upstream.is_some() { rows * 4 } else { 0 };
         let is_saved = operands.log_sum_exps.is_some() && element_bytes > 0;
         let value_bytes = if batch.writes_rows || is_saved { problem.bytes_of_a_row() } else { 0 };
         let array = |bytes: u64, is_written, is_read| match bytes {
@@ -401,7 +444,12 @@ impl<'s> Stream<'s> {
     }
 
     /// Writes the inputs of a part into its arrays, which are mapped. Call within error scopes.
-    fn write_inputs(&self, request: &Request<'_>, batch: &Batch, arrays: &Arrays) -> Result<(), GpuError> {
+    fn write_inputs(
+        &self,
+        request: &Request<'_>,
+        batch: &Batch,
+        arrays: &Arrays,
+    ) -> Result<(), GpuError> {
         let operands = &request.operands;
         let classes = ranged(&batch.classes);
         let index = self.rows_of_batch(request, batch);
@@ -410,7 +458,9 @@ impl<'s> Stream<'s> {
             let size = self.prepared.problem.size as usize;
             elements.write(|mut view| {
                 let mut at = 0;
-                for (start, length) in runs(request.shape, stride, self.rows_of(batch), classes.clone()) {
+                for (start, length) in
+                    runs(request.shape, stride, self.rows_of(batch), classes.clone())
+                {
                     view.slice(at..at + length * size).copy_from_slice(input.bytes(start, length));
                     at += length * size;
                 }
@@ -422,13 +472,16 @@ impl<'s> Stream<'s> {
                 Some(values) => {
                     let shape = Shape::new(usize::MAX, request.classes(), request.shape.inner());
                     let places = runs(shape, shape.block(), index.clone(), classes);
-                    // Targets are f32 on the device; an upstream gradient has the type of the logits.
+                    // Targets are f32 on the device; an upstream gradient has the type of the
+                    // logits.
                     let as_f32 = self.prepared.problem.op.has_targets();
                     put_values(view, values, places, as_f32);
                 }
             })?;
         }
-        if let (Some(array), Some(upstream)) = (&arrays.row_upstream, operands.coefficients.row_upstream) {
+        if let (Some(array), Some(upstream)) =
+            (&arrays.row_upstream, operands.coefficients.row_upstream)
+        {
             array.write(|mut view| view.copy_from_slice(cast_slice(&upstream[index.clone()])))?;
         }
         if let (Some(array), Some(saved)) = (&arrays.rows_out, operands.log_sum_exps) {
@@ -442,13 +495,16 @@ impl<'s> Stream<'s> {
         let Self { context, call, .. } = self;
         let InFlight { batch, arrays, params, submission, mapped } = chunk;
         context.poller.settle(Some(submission), mapped, *call).await?;
-        // Nothing is written before the last error that wgpu could report has had its chance: an in-place request's logits
-        // may still be wanted.
+        // Nothing is written before the last error that wgpu could report has had its chance: an
+        // in-place request's logits may still be wanted.
         let (elements, values) = context
             .guarded(|| {
                 let elements = arrays.elements.as_ref().filter(|_| batch.writes_elements);
                 let rows_out = arrays.rows_out.as_ref().filter(|array| array.is_read());
-                Ok((elements.map(StagedArray::view).transpose()?, rows_out.map(StagedArray::view).transpose()?))
+                Ok((
+                    elements.map(StagedArray::view).transpose()?,
+                    rows_out.map(StagedArray::view).transpose()?,
+                ))
             })
             .await?;
         copy_out(request, self.first, &batch, elements, values);
@@ -457,8 +513,9 @@ impl<'s> Stream<'s> {
     }
 }
 
-/// Where some classes of some rows are in an array whose blocks are so far apart, as stretches without gaps, in the order in
-/// which a part holds them: rows are whole blocks, or some columns of one.
+/// Where some classes of some rows are in an array whose blocks are so far apart, as stretches
+/// without gaps, in the order in which a part holds them: rows are whole blocks, or some columns of
+/// one.
 pub(super) fn runs(
     shape: Shape,
     stride: usize,
@@ -507,13 +564,22 @@ fn put_values(
 }
 
 /// Writes values as f32.
-fn put_f32(view: &mut WriteOnly<'_, [u8]>, at: usize, values: Elements<'_>, start: usize, length: usize) {
+fn put_f32(
+    view: &mut WriteOnly<'_, [u8]>,
+    at: usize,
+    values: Elements<'_>,
+    start: usize,
+    length: usize,
+) {
     if let Elements::F32(values) = values {
-        return view.slice(at..at + 4 * length).copy_from_slice(cast_slice(&values[start..start + length]));
+        return view
+            .slice(at..at + 4 * length)
+            .copy_from_slice(cast_slice(&values[start..start + length]));
     }
     for nth in 0..length {
         let place = at + 4 * nth;
-        view.slice(place..place + 4).copy_from_slice(&(values.at(start + nth) as f32).to_ne_bytes());
+        view.slice(place..place + 4)
+            .copy_from_slice(&(values.at(start + nth) as f32).to_ne_bytes());
     }
 }
 
@@ -530,7 +596,9 @@ fn copy_out(
     if let Some(values) = values {
         match &mut request.rows_out {
             RowsOut::Values(ElementsMut::F32(out)) => read_into(&mut out[rows.clone()], &values),
-            RowsOut::Predictions(out, each) => read_into(&mut out[rows.start * *each..rows.end * *each], &values),
+            RowsOut::Predictions(out, each) => {
+                read_into(&mut out[rows.start * *each..rows.end * *each], &values)
+            }
             RowsOut::None | RowsOut::Values(_) => {}
         }
         sharpen(request, rows.clone());
@@ -547,7 +615,11 @@ fn copy_out(
 
 /// Next to 0 the two terms of a log-sum-exp cancel, and f32 pairs are no longer enough.
 fn sharpen(request: &mut Request<'_>, rows: Range<usize>) {
-    let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) = (request.op, &mut request.rows_out) else { return };
+    let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) =
+        (request.op, &mut request.rows_out)
+    else {
+        return;
+    };
     let (input, stride) = request.data.input();
     let (shape, transform, first) = (request.shape, request.operands.transform, rows.start);
     cpu::for_each(&mut out[rows], &|nth, value| {

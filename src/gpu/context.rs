@@ -1,4 +1,5 @@
-//! An opened adapter with everything that lives as long as it does, and what becomes of it when it is lost.
+//! An opened adapter with everything that lives as long as it does, and what becomes of it when it
+//! is lost.
 
 use std::fmt;
 use std::ops::Deref;
@@ -44,21 +45,24 @@ pub(super) struct GpuContext {
     pub(super) poller: Poller,
     /// Whether the device computes in memory that the host can map, so that nothing needs staging.
     pub(super) maps_storage: bool,
-    /// Whether a kernel can write one value of a vector in a buffer without a word about the others: in Metal's language it
-    /// writes the whole of it, and who knows in which of a browser's or of GL.
+    /// Whether a kernel can write one value of a vector in a buffer without a word about the
+    /// others: in Metal's language it writes the whole of it, and who knows in which of a browser's
+    /// or of GL.
     pub(super) writes_parts: bool,
     name: String,
     faults: Arc<Mutex<Faults>>,
-    /// The process that opened it. One that is forked from it has neither the driver's threads nor ours.
+    /// The process that opened it. One that is forked from it has neither the driver's threads nor
+    /// ours.
     pub(super) process: u32,
 }
 
 /// How long a device that is dropped waits for work that is still under way.
 const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A queue that does not hang or panic when it is dropped. wgpu waits without end for the work of a queue that is dropped, and panics where
-/// the driver had no memory for it. So a queue of ours is dropped only when its work ends within [`DROP_TIMEOUT`], and is leaked otherwise; a
-/// caller's queue is dropped as it is.
+/// A queue that does not hang or panic when it is dropped. wgpu waits without end for the work of a
+/// queue that is dropped, and panics where the driver had no memory for it. So a queue of ours is
+/// dropped only when its work ends within [`DROP_TIMEOUT`], and is leaked otherwise; a caller's
+/// queue is dropped as it is.
 pub(super) struct GuardedQueue {
     queue: Option<Queue>,
     device: Device,
@@ -111,24 +115,39 @@ struct Faults {
 }
 
 impl Gpu {
-    /// Takes a wgpu device of yours, with whatever features and limits it was made with. Subgroup operations are used where
-    /// the device has [`Features::SUBGROUP`]; its callbacks and error handlers stay yours. It is not tested before it is used:
-    /// [`Gpu::self_test`] does that.
+    /// Takes a wgpu device of yours, with whatever features and limits it was made with. Subgroup
+    /// operations are used where the device has [`Features::SUBGROUP`]; its callbacks and error
+    /// handlers stay yours. It is not tested before it is used: [`Gpu::self_test`] does that.
     ///
     /// # Errors
-    /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage buffers a shader stage,
-    /// 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB. Every device of wgpu's default limits has them.
+    /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage
+    /// buffers a shader stage, 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB.
+    /// Every device of wgpu's default limits has them.
     pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
         let info = adapter::about(device.adapter_info());
         let backend = backend_name(info.backend);
         if let Some(reason) = adapter::lacking(&device.limits()) {
-            return Err(Error::NoGpu { wanted: format!("the caller's device on {}", info.name), reason });
+            return Err(Error::NoGpu {
+                wanted: format!("the caller's device on {}", info.name),
+                reason,
+            });
         }
         let faults = Arc::default();
-        let context =
-            GpuContext::new(device.clone(), GuardedQueue::new(device, queue.clone(), &faults, false), &info, faults);
+        let context = GpuContext::new(
+            device.clone(),
+            GuardedQueue::new(device, queue.clone(), &faults, false),
+            &info,
+            faults,
+        );
         let (context, name) = (Mutex::new(Arc::new(context)), info.name);
-        Ok(Self(Arc::new(Shared { context, name, backend, is_borrowed: true, tuning: None, uses_subgroups: true })))
+        Ok(Self(Arc::new(Shared {
+            context,
+            name,
+            backend,
+            is_borrowed: true,
+            tuning: None,
+            uses_subgroups: true,
+        })))
     }
 
     /// An adapter that passes the self-test, and what that found if its subgroups are not used.
@@ -137,14 +156,21 @@ impl Gpu {
         let backend = backend_name(info.backend);
         let context = Mutex::new(Arc::new(GpuContext::request(adapter).await?));
         let name = info.name.clone();
-        let mut gpu =
-            Self(Arc::new(Shared { context, name, backend, is_borrowed: false, tuning: None, uses_subgroups: true }));
+        let mut gpu = Self(Arc::new(Shared {
+            context,
+            name,
+            backend,
+            is_borrowed: false,
+            tuning: None,
+            uses_subgroups: true,
+        }));
         let note = self_test::judge(&mut gpu, &info).await.map_err(|unfit| unfit.reason)?;
         Ok((gpu, note))
     }
 
-    /// Tests the device in a few milliseconds, and compiles one pipeline for it: how threads are numbered, what subgroups exchange,
-    /// and the losses and gradients of 256 rows. Adapters that [`Device`] opens pass this test before they are used.
+    /// Tests the device in a few milliseconds, and compiles one pipeline for it: how threads are
+    /// numbered, what subgroups exchange, and the losses and gradients of 256 rows. Adapters that
+    /// [`Device`] opens pass this test before they are used.
     ///
     /// [`Device`]: crate::Device
     ///
@@ -159,7 +185,10 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::self_test`].
     pub async fn self_test_async(&self) -> Result<(), Error> {
-        let reason = |unfit: self_test::Unfit| Error::Gpu { adapter: self.0.name.clone(), reason: unfit.reason };
+        let reason = |unfit: self_test::Unfit| Error::Gpu {
+            adapter: self.0.name.clone(),
+            reason: unfit.reason,
+        };
         self_test::run(self).await.map_err(reason)
     }
 
@@ -181,7 +210,8 @@ impl Gpu {
         lock(&self.0.context).limits.tuning
     }
 
-    /// The same wgpu device with kernels of another shape. Resident data and steps stay with the `Gpu` that made them.
+    /// The same wgpu device with kernels of another shape. Resident data and steps stay with the
+    /// `Gpu` that made them.
     ///
     /// # Errors
     /// [`Error::Tuning`] where a number is none that kernels can be made with.
@@ -203,18 +233,26 @@ impl Gpu {
     fn shaped(&self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
         let GpuContext { device, queue, faults, .. } = &*lock(&self.0.context).clone();
         let info = adapter::about(device.adapter_info());
-        let context =
-            GpuContext::new(device.clone(), queue.clone(), &info, faults.clone()).shaped(tuning, uses_subgroups);
+        let context = GpuContext::new(device.clone(), queue.clone(), &info, faults.clone())
+            .shaped(tuning, uses_subgroups);
         let context = Mutex::new(Arc::new(context));
         let Shared { ref name, backend, is_borrowed, .. } = *self.0;
-        Self(Arc::new(Shared { context, name: name.clone(), backend, is_borrowed, tuning, uses_subgroups }))
+        Self(Arc::new(Shared {
+            context,
+            name: name.clone(),
+            backend,
+            is_borrowed,
+            tuning,
+            uses_subgroups,
+        }))
     }
 
     /// The device as it is now, opened anew where the last one was lost.
     pub(super) async fn current(&self) -> Result<Arc<GpuContext>, Error> {
         let context = lock(&self.0.context).clone();
         context.check_process().map_err(|error| context.error(error))?;
-        // wgpu reports what happened since the last call when it is polled. Polling a lost device may panic every time.
+        // wgpu reports what happened since the last call when it is polled. Polling a lost device
+        // may panic every time.
         let polled = if context.lost().is_none() { context.poller.poll() } else { Ok(()) };
         let Some(reason) = context.lost() else {
             polled.map_err(|error| context.error(error))?;
@@ -235,7 +273,8 @@ impl Gpu {
         match again {
             Ok(again) => {
                 let mut now = lock(&self.0.context);
-                // Another thread may have been first; what it has begun stays on the same device as what follows.
+                // Another thread may have been first; what it has begun stays on the same device as
+                // what follows.
                 if Arc::ptr_eq(&now, &context) || now.lost().is_some() {
                     *now = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
                 }
@@ -265,7 +304,9 @@ impl Gpu {
 impl GpuContext {
     async fn request(adapter: &Adapter) -> Result<Self, String> {
         let info = adapter::about(adapter.get_info());
-        let mut features = Features::SUBGROUP | Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+        let mut features = Features::SUBGROUP
+            | Features::TIMESTAMP_QUERY
+            | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
         if matches!(info.device_type, DeviceType::IntegratedGpu | DeviceType::Cpu) {
             features |= Features::MAPPABLE_PRIMARY_BUFFERS;
         }
@@ -275,8 +316,10 @@ impl GpuContext {
             required_limits: adapter.limits(),
             ..Default::default()
         };
-        // wgpu opens it in this call. Where the driver has no memory for one of its layouts, dropping the others panics.
-        let opening = survive(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
+        // wgpu opens it in this call. Where the driver has no memory for one of its layouts,
+        // dropping the others panics.
+        let opening =
+            survive(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
         let (device, queue) = opening.await.map_err(|error| one_line(&error))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
@@ -294,11 +337,17 @@ impl GpuContext {
         Ok(Self::new(device, queue, &info, faults))
     }
 
-    fn new(device: Device, queue: Arc<GuardedQueue>, info: &AdapterInfo, faults: Arc<Mutex<Faults>>) -> Self {
+    fn new(
+        device: Device,
+        queue: Arc<GuardedQueue>,
+        info: &AdapterInfo,
+        faults: Arc<Mutex<Faults>>,
+    ) -> Self {
         let (limits, features) = (device.limits(), device.features());
         // Narrower ones are worth nothing to the kernels.
         let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;
-        let (least, most) = if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
+        let (least, most) =
+            if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
         let tuning = Tuning::new(most, adapter::vendor(info));
         Self {
             kernels: Kernels::new(&device, least),
@@ -310,7 +359,10 @@ impl GpuContext {
                 buffer_bytes: limits.max_buffer_size,
                 workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
                 offset_alignment: limits.min_storage_buffer_offset_alignment.max(UNIT_BYTES as u32),
-                tile_bytes: limits.max_compute_workgroup_storage_size.saturating_sub(adapter::WORKGROUP_BYTES).into(),
+                tile_bytes: limits
+                    .max_compute_workgroup_storage_size
+                    .saturating_sub(adapter::WORKGROUP_BYTES)
+                    .into(),
                 tuning,
             },
             // A discrete GPU would have to compute across the bus.
@@ -328,7 +380,8 @@ impl GpuContext {
     fn shaped(mut self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
         if !uses_subgroups {
             self.kernels = Kernels::new(&self.device, 1);
-            self.limits.tuning = Tuning::new(1, adapter::vendor(&adapter::about(self.device.adapter_info())));
+            self.limits.tuning =
+                Tuning::new(1, adapter::vendor(&adapter::about(self.device.adapter_info())));
         }
         self.limits.tuning = tuning.unwrap_or(self.limits.tuning);
         self
@@ -347,11 +400,16 @@ impl GpuContext {
         if self.process == process() {
             return Ok(());
         }
-        Err(GpuError::new("this process was forked from the one that opened it, and has none of the driver's threads"))
+        Err(GpuError::new(
+            "this process was forked from the one that opened it, and has none of the driver's threads",
+        ))
     }
 
     /// Does the work with every error of wgpu caught on the way.
-    pub(super) async fn guarded<T>(&self, problem: impl FnOnce() -> Result<T, GpuError>) -> Result<T, GpuError> {
+    pub(super) async fn guarded<T>(
+        &self,
+        problem: impl FnOnce() -> Result<T, GpuError>,
+    ) -> Result<T, GpuError> {
         self.check_process()?;
         if let Some(lost) = self.lost() {
             return Err(GpuError::new(lost));
@@ -370,20 +428,23 @@ impl GpuContext {
         };
         // What wgpu caught came first, and explains whatever failed after it.
         let (validation, memory, internal) = popped;
-        // A driver that refuses a pipeline is an internal error; that the pipeline is then used is an error of validation.
+        // A driver that refuses a pipeline is an internal error; that the pipeline is then used is
+        // an error of validation.
         let caught = [memory.await, internal.await, validation.await].into_iter().flatten().next();
         let caught = caught.map(|error| GpuError {
             reason: one_line(&error),
             out_of_memory: matches!(error, wgpu::Error::OutOfMemory { .. }),
         });
-        let Some(error) = caught.or_else(|| lock(&self.faults).stray.take().map(GpuError::new)) else {
+        let Some(error) = caught.or_else(|| lock(&self.faults).stray.take().map(GpuError::new))
+        else {
             return match self.lost() {
                 Some(lost) => Err(GpuError::new(lost)),
                 None => result,
             };
         };
         self.kernels.forget();
-        // wgpu reports a lost device when it is polled, which may panic. If it is lost, that is the reason of everything else.
+        // wgpu reports a lost device when it is polled, which may panic. If it is lost, that is the
+        // reason of everything else.
         drop(self.poller.poll());
         Err(self.lost().map_or(error, GpuError::new))
     }
@@ -400,7 +461,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("name", &self.0.name).field("backend", &self.0.backend).finish_non_exhaustive()
+        f.debug_struct("Gpu")
+            .field("name", &self.0.name)
+            .field("backend", &self.0.backend)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,5 @@
-//! What goes wrong on a GPU, as one thing: errors of wgpu, of the driver, and panics of other people's callbacks.
+//! What goes wrong on a GPU, as one thing: errors of wgpu, of the driver, and panics of other
+//! people's callbacks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +17,8 @@ impl GpuError {
     }
 }
 
-/// A panic in the work becomes a [`GpuError`]: of somebody's callback, or of wgpu where it expects no error of a driver.
+/// A panic in the work becomes a [`GpuError`]: of somebody's callback, or of wgpu where it expects
+/// no error of a driver.
 pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -1,5 +1,5 @@
-//! What the device and the GPU path tell each other. It is the same in a build without the feature `gpu`, where
-//! [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values.
+//! What the device and the GPU path tell each other. It is the same in a build without the feature
+//! `gpu`, where [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values.
 
 use super::{DeviceArray, DeviceTargets, Gpu};
 use crate::{Error, RejectedAdapter};
@@ -17,7 +17,8 @@ pub(crate) struct Refused {
     pub(crate) rejected_adapters: Vec<RejectedAdapter>,
 }
 
-/// An attempt that failed: its first `rows_done` rows have their results, and the logits of the others are intact.
+/// An attempt that failed: its first `rows_done` rows have their results, and the logits of the
+/// others are intact.
 pub(crate) struct Failed {
     pub(crate) error: Error,
     pub(crate) rows_done: usize,
@@ -36,7 +37,8 @@ pub(crate) struct DeviceOperands<'h> {
 pub(crate) struct Results {
     pub(crate) elements: Option<DeviceArray>,
     pub(crate) rows: Option<DeviceArray>,
-    /// The summary of a loss over logits in one chunk. Of several chunks the host sums the losses of the rows.
+    /// The summary of a loss over logits in one chunk. Of several chunks the host sums the losses
+    /// of the rows.
     pub(crate) summary: Option<DeviceArray>,
 }
 

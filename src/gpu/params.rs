@@ -101,7 +101,8 @@ impl KernelOptions {
         Self::new(dtype, operands, operands.soft_targets.is_some(), false, &[RowTarget::IGNORED])
     }
 
-    /// Of targets that the device weighs itself where there is a mean, with those that are not counted.
+    /// Of targets that the device weighs itself where there is a mean, with those that are not
+    /// counted.
     pub(super) fn new(
         dtype: DType,
         operands: &Operands<'_>,
@@ -112,7 +113,11 @@ impl KernelOptions {
         let Operands { coefficients, transform, draws, k, .. } = operands;
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let mut ignored = [[0; 4]; MOST_IGNORED / 4];
-        ignored.as_flattened_mut().iter_mut().zip(not_counted).for_each(|(ignored, &label)| *ignored = label);
+        ignored
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(not_counted)
+            .for_each(|(ignored, &label)| *ignored = label);
         let pair = |value: f64| (value as f32, (value - f64::from(value as f32)) as f32);
         let (scale, scale_low) = pair(transform.scale.abs());
         let softcap = transform.softcap.unwrap_or(1.0);
@@ -179,7 +184,8 @@ impl KernelOptions {
         self
     }
 
-    /// The kernel of an operation under these options, over elements that start where they do in what is bound.
+    /// The kernel of an operation under these options, over elements that start where they do in
+    /// what is bound.
     pub(super) fn kernel(
         &self,
         plan: &Plan,
@@ -197,8 +203,11 @@ impl KernelOptions {
         let (strategy, access) = (plan.strategy, plan.access());
         let fit = starts.fit(problem, strategy, access, pass.rows.end - pass.rows.start);
         // One thread a row: what is left of its last unit is not even looked at.
-        let classes =
-            if strategy.kind == Kind::RegisterResident && strategy.lanes == 1 { problem.classes as u32 } else { 0 };
+        let classes = if strategy.kind == Kind::RegisterResident && strategy.lanes == 1 {
+            problem.classes as u32
+        } else {
+            0
+        };
         Kernel {
             op,
             strategy,
@@ -232,13 +241,11 @@ pub(super) struct Starts {
 
 #[cfg(test)]
 impl Starts {
-    /// At units, words, and neither; where units can be bound, and where one cannot be written in parts.
+    /// At units, words, and neither; where units can be bound, and where one cannot be written in
+    /// parts.
     pub(super) fn of_each_kind() -> [Self; 4] {
-        [(0, true, true), (2, true, false), (1, true, true), (1, false, true)].map(|(at, is_wide, writes_parts)| Self {
-            places: [at, 0],
-            is_wide,
-            writes_parts,
-        })
+        [(0, true, true), (2, true, false), (1, true, true), (1, false, true)]
+            .map(|(at, is_wide, writes_parts)| Self { places: [at, 0], is_wide, writes_parts })
     }
 }
 
@@ -255,20 +262,30 @@ impl Starts {
                 }
                 _ if problem.inner > 1 => false,
                 _ => {
-                    let strides = problem.strides.iter().all(|stride| rows <= 1 || stride.is_multiple_of(count));
+                    let strides = problem
+                        .strides
+                        .iter()
+                        .all(|stride| rows <= 1 || stride.is_multiple_of(count));
                     starts.all(|start| start.is_multiple_of(count)) && strides
                 }
             }
         };
         let aligned = at_multiples_of(unit);
         // The last word must not be shared with what follows either.
-        let ends = if matches!(access, Access::Staged { .. }) { rows * problem.classes } else { problem.classes };
+        let ends = if matches!(access, Access::Staged { .. }) {
+            rows * problem.classes
+        } else {
+            problem.classes
+        };
         let even = problem.size == 4 || (at_multiples_of(2) && ends.is_multiple_of(2));
         let is_held = strategy.kind == Kind::RegisterResident;
         // Where rows share units, workgroups do.
         let may_share = self.writes_parts || !problem.op.spec().writes_elements;
         Fit {
-            wide: self.is_wide && even && problem.inner == 1 && (aligned || (!is_held && may_share)),
+            wide: self.is_wide
+                && even
+                && problem.inner == 1
+                && (aligned || (!is_held && may_share)),
             aligned,
             whole: problem.classes.is_multiple_of(unit) && (is_held || aligned),
             even,

@@ -1,10 +1,12 @@
-//! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from them.
+//! The one place where the parts in `shaders/` are joined, and the cache of the pipelines made from
+//! them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use wgpu::{
-    BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout, ShaderRuntimeChecks, ShaderStages,
+    BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout,
+    ShaderRuntimeChecks, ShaderStages,
 };
 
 use crate::DType;
@@ -53,7 +55,8 @@ pub(super) struct Kernel {
     pub(super) labels: Labels,
     pub(super) z_loss: bool,
     pub(super) transform: TransformKind,
-    /// Whether every storage binding is `read_write`, as is needed where one buffer holds inputs and results.
+    /// Whether every storage binding is `read_write`, as is needed where one buffer holds inputs
+    /// and results.
     pub(super) read_write: bool,
 }
 
@@ -108,14 +111,17 @@ impl Key {
 }
 
 fn is_total(entry: Entry) -> bool {
-    matches!(entry, Entry::CountTargets | Entry::TotalTargets | Entry::SumLosses | Entry::TotalLosses)
+    matches!(
+        entry,
+        Entry::CountTargets | Entry::TotalTargets | Entry::SumLosses | Entry::TotalLosses
+    )
 }
 
 pub(super) struct Kernels {
     /// Threads that any subgroup has; 1 where there are none.
     pub(super) subgroup: u32,
-    /// What the compiler adds to kernels that are already proved: nothing. With all of it they compute the same, in half as much
-    /// time again.
+    /// What the compiler adds to kernels that are already proved: nothing. With all of it they
+    /// compute the same, in half as much time again.
     pub(super) checks: ShaderRuntimeChecks,
     layout: Layout,
     /// The layout of kernels whose bindings are all `read_write`, made on first use.
@@ -153,8 +159,10 @@ impl Layout {
             count: None,
         };
         let entries: Vec<_> = (0..).zip(bindings).map(entry).collect();
-        let bindings = device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("logits"), entries: &entries });
+        let bindings = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("logits"),
+            entries: &entries,
+        });
         let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some("logits"),
             bind_group_layouts: &[Some(&bindings)],
@@ -195,7 +203,12 @@ impl Kernels {
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
-    pub(super) fn pipeline(&self, device: &Device, kernel: Kernel, entry: Entry) -> ComputePipeline {
+    pub(super) fn pipeline(
+        &self,
+        device: &Device,
+        kernel: Kernel,
+        entry: Entry,
+    ) -> ComputePipeline {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let compiled = pipelines
             .entry(Key::new(kernel, entry))
@@ -222,21 +235,40 @@ impl Kernels {
             let source = self.edited(self_test_source(self.subgroup));
             self.build(device, "logits self-test", &source, None)
         };
-        self.self_test.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(build).clone()
+        self.self_test
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(build)
+            .clone()
     }
 
-    fn compile(&self, device: &Device, source: &str, kernel: Kernel, entry: Entry) -> ComputePipeline {
+    fn compile(
+        &self,
+        device: &Device,
+        source: &str,
+        kernel: Kernel,
+        entry: Entry,
+    ) -> ComputePipeline {
         let label = format!("logits {:?} {}", kernel.op, entry.name());
         self.build(device, &label, source, Some(&self.layout(device, kernel.read_write).pipeline))
     }
 
-    fn build(&self, device: &Device, label: &str, source: &str, layout: Option<&PipelineLayout>) -> ComputePipeline {
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
-        // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept below the counts in `Params`,
-        // which are those of what is bound; a label is used as an index only where it is below the classes; a thread's number is
-        // below that of threads, whatever a driver says of its subgroups; and workgroup memory is sized by the plan for the
-        // rows that it holds.
+    fn build(
+        &self,
+        device: &Device,
+        label: &str,
+        source: &str,
+        layout: Option<&PipelineLayout>,
+    ) -> ComputePipeline {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(label),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        // SAFETY: no index is out of range and no loop endless. Every row, class and unit is kept
+        // below the counts in `Params`, which are those of what is bound; a label is used as an
+        // index only where it is below the classes; a thread's number is below that of threads,
+        // whatever a driver says of its subgroups; and workgroup memory is sized by the plan for
+        // the rows that it holds.
         let module = unsafe { device.create_shader_module_trusted(descriptor, self.checks) };
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(label),
@@ -277,30 +309,38 @@ enum Value {
     Switch(bool),
 }
 
-/// The lines that a module begins with: every constant that its parts know, and what it means. Parts declare no constant whose
-/// value depends on the kernel.
+/// The lines that a module begins with: every constant that its parts know, and what it means.
+/// Parts declare no constant whose value depends on the kernel.
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let Kernel { op, strategy, access, fit, labels, transform, .. } = kernel;
     let spec = op.spec();
     let is_split = strategy.kind == Kind::SplitRow;
-    // Totals read no rows of logits; everything about those has its default, so that one pipeline is enough for all kernels.
+    // Totals read no rows of logits; everything about those has its default, so that one pipeline
+    // is enough for all kernels.
     let is_total = is_total(entry);
     let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
     let switch = |is_on: bool| Value::Switch(is_on && !is_total);
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
-    // A row in registers meets no loop or condition that threads leave at different times, unless it is searched for classes afterwards.
+    // A row in registers meets no loop or condition that threads leave at different times, unless
+    // it is searched for classes afterwards.
     let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || spec.rereads_row;
-    let (is_capped, is_transformed) = (transform == TransformKind::Capped, transform != TransformKind::Plain);
+    let (is_capped, is_transformed) =
+        (transform == TransformKind::Capped, transform != TransformKind::Plain);
     let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
     let reduces = spec.statistics != Statistics::Saved || labels == Labels::Soft;
     let keeps = has_maximum && spec.writes_elements && !is_log && !(op.has_targets() && is_capped);
-    let is_online = strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
+    let is_online =
+        strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
     written(&[
-        ("LANES", Value::Number(lanes), "Threads that share a row: a power of two up to WORKGROUP."),
+        (
+            "LANES",
+            Value::Number(lanes),
+            "Threads that share a row: a power of two up to WORKGROUP.",
+        ),
         (
             "UNITS",
             number(kernel.units, 1),
@@ -316,7 +356,11 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
             Value::Number(subgroup),
             "Threads that can always exchange values without a barrier; 1 without subgroups.",
         ),
-        ("TILE", number(tile, 1), "Vectors of four values in the workgroup memory through which rows are staged."),
+        (
+            "TILE",
+            number(tile, 1),
+            "Vectors of four values in the workgroup memory through which rows are staged.",
+        ),
         (
             "SEGMENT",
             number(if is_split { kernel.segment } else { 1 }, 1),
@@ -327,27 +371,47 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
             number(kernel.classes, 0),
             "The classes of a row, where the kernel is made for their number; else 0.",
         ),
-        ("FLAGS", Value::Number(kernel.flags), "WEIGHTED, MEAN and ROW_GRADIENTS, where the kernel is made for them."),
+        (
+            "FLAGS",
+            Value::Number(kernel.flags),
+            "WEIGHTED, MEAN and ROW_GRADIENTS, where the kernel is made for them.",
+        ),
         (
             "IN_PLACE",
             switch(kernel.in_place),
             "Logits are read from `elements`: one buffer cannot be bound both ways at once.",
         ),
-        ("STRIDED", switch(kernel.strided), "The classes of a row are apart, because blocks of rows lie side by side."),
+        (
+            "STRIDED",
+            switch(kernel.strided),
+            "The classes of a row are apart, because blocks of rows lie side by side.",
+        ),
         (
             "LANES_ACROSS_ROWS",
             switch(access == Access::LanesAcrossRows),
             "Neighbouring threads take neighbouring rows, not neighbouring lanes of one.",
         ),
-        ("STAGED", switch(matches!(access, Access::Staged { .. })), "Rows come and go through workgroup memory."),
-        ("ALIGNED", switch(fit.aligned), "Rows, or all stretches that a workgroup takes, start at a unit's boundary."),
+        (
+            "STAGED",
+            switch(matches!(access, Access::Staged { .. })),
+            "Rows come and go through workgroup memory.",
+        ),
+        (
+            "ALIGNED",
+            switch(fit.aligned),
+            "Rows, or all stretches that a workgroup takes, start at a unit's boundary.",
+        ),
         ("WHOLE", switch(fit.whole), "Rows, or those stretches, consist of whole units."),
         ("EVEN", switch(fit.even), "Rows, or those stretches, consist of whole words."),
         ("BF16", switch(kernel.dtype == DType::BF16), "16-bit values are bfloat16; else binary16."),
         ("SCALED", switch(transform == TransformKind::Scaled), "Logits are multiplied by a scale."),
         ("CAPPED", switch(is_capped), "Logits are scaled and go through a soft cap."),
         ("TRANSFORMED", switch(is_transformed), "SCALED or CAPPED."),
-        ("TARGETS", switch(op.has_targets()), "The operation has targets: classes or probabilities."),
+        (
+            "TARGETS",
+            switch(op.has_targets()),
+            "The operation has targets: classes or probabilities.",
+        ),
         (
             "SPREAD",
             switch(op.has_targets() && labels != Labels::Classes),
@@ -355,23 +419,43 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ),
         ("SOFT", switch(op.has_targets() && labels == Labels::Soft), "Targets are probabilities."),
         ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
-        ("LOG", switch(is_log), "Results are logarithms of probabilities, or the backward starts from those."),
+        (
+            "LOG",
+            switch(is_log),
+            "Results are logarithms of probabilities, or the backward starts from those.",
+        ),
         ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
-        ("REDUCES", switch(reduces), "A row is reduced before elements are written; else each is computed on its own."),
+        (
+            "REDUCES",
+            switch(reduces),
+            "A row is reduced before elements are written; else each is computed on its own.",
+        ),
         (
             "HAS_MAXIMUM",
             switch(has_maximum),
             "A row is reduced to its maximum and a sum of exponentials; else, where it is, to one plain sum.",
         ),
-        ("CLASS_MATTERS", switch(class_matters), "Which of equal maxima comes first is part of the result."),
+        (
+            "CLASS_MATTERS",
+            switch(class_matters),
+            "Which of equal maxima comes first is part of the result.",
+        ),
         (
             "KEEPS",
             switch(keeps),
             "Registers keep exponentials in place of logits, because those are what is written in the end.",
         ),
-        ("ONLINE", switch(is_online), "The maximum and the sum of exponentials are found in one pass."),
+        (
+            "ONLINE",
+            switch(is_online),
+            "The maximum and the sum of exponentials are found in one pass.",
+        ),
         ("SPLIT_ROW", switch(is_split), "Several workgroups share a row, a segment each."),
-        ("REREADS_ROW", switch(spec.rereads_row), "Rows are searched for classes once they are reduced."),
+        (
+            "REREADS_ROW",
+            switch(spec.rereads_row),
+            "Rows are searched for classes once they are reduced.",
+        ),
         (
             "DIVERGES",
             Value::Switch(diverges),
@@ -420,7 +504,11 @@ pub(super) fn self_test_source(subgroup: u32) -> String {
     let parts = [
         shader!("shared/bindings.wgsl"),
         shader!("elements/half.wgsl"),
-        if subgroup > 1 { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        if subgroup > 1 {
+            shader!("shared/lanes_subgroup.wgsl")
+        } else {
+            shader!("shared/lanes_plain.wgsl")
+        },
         shader!("shared/math.wgsl"),
         shader!("shared/transform.wgsl"),
         shader!("shared/reduce.wgsl"),
@@ -429,19 +517,24 @@ pub(super) fn self_test_source(subgroup: u32) -> String {
     self_test_constants(subgroup) + DROP_UNUSED + &parts.join("\n")
 }
 
-/// A line that nothing refers to. Where a module has an `override`, naga drops the functions that nobody calls before a driver
-/// sees them, here about half of all; without one it drops nothing.
+/// A line that nothing refers to. Where a module has an `override`, naga drops the functions that
+/// nobody calls before a driver sees them, here about half of all; without one it drops nothing.
 const DROP_UNUSED: &str = "override DROP_UNUSED: bool = false;\n";
 
 /// The whole module of an entry point: its constants, `run`, and its parts.
 pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let run = format!("fn run(grid: Grid) {{ {}(grid); }}\n", entry.name());
     let parts = parts(kernel, entry, subgroup > 1).join("\n");
-    let parts = if kernel.read_write { parts.replace("<storage, read>", "<storage, read_write>") } else { parts };
+    let parts = if kernel.read_write {
+        parts.replace("<storage, read>", "<storage, read_write>")
+    } else {
+        parts
+    };
     constants(kernel, entry, subgroup) + DROP_UNUSED + &run + &parts
 }
 
-/// The parts of an entry point's module, in the order of the text. The first lines of each part say what it needs of the others.
+/// The parts of an entry point's module, in the order of the text. The first lines of each part say
+/// what it needs of the others.
 pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'static str> {
     let spec = kernel.op.spec();
     let is_total = is_total(entry);
@@ -462,7 +555,11 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
             (false, false) => shader!("elements/f32_words.wgsl"),
         },
         // `main`, which numbers the threads, and exchanges between them: with or without subgroups.
-        if subgroups { shader!("shared/lanes_subgroup.wgsl") } else { shader!("shared/lanes_plain.wgsl") },
+        if subgroups {
+            shader!("shared/lanes_subgroup.wgsl")
+        } else {
+            shader!("shared/lanes_plain.wgsl")
+        },
         // Exact sums, exponentials and logarithms.
         shader!("shared/math.wgsl"),
         // The logit transform, and exponentials relative to a row's maximum.
@@ -489,8 +586,8 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         }),
         // What an operation does to each element, and what a loss makes of a row's target.
         (statistics != Statistics::GradientSum).then_some(shader!("shared/coefficients.wgsl")),
-        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum. The gradient from saved
-        // log-sum-exps has this in its own part.
+        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum. The
+        // gradient from saved log-sum-exps has this in its own part.
         match statistics {
             Statistics::Softmax => Some(shader!("shared/passes.wgsl")),
             Statistics::GradientSum => Some(shader!("shared/sum.wgsl")),
@@ -498,7 +595,9 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         },
         // Sums relative to a maximum that still grows.
         match statistics {
-            Statistics::Softmax => (kind == Kind::Online).then_some(shader!("shared/running_maximum.wgsl")),
+            Statistics::Softmax => {
+                (kind == Kind::Online).then_some(shader!("shared/running_maximum.wgsl"))
+            }
             Statistics::GradientSum | Statistics::Saved => Some(shader!("shared/no_maximum.wgsl")),
         },
         // The operation: what becomes of a reduced row.

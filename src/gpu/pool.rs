@@ -13,7 +13,8 @@ pub(super) struct Pool {
     pub(super) sabotage: Mutex<Sabotage>,
 }
 
-/// Bad days, for tests: allocations that fail as on a device that is full, and a device that is lost during one.
+/// Bad days, for tests: allocations that fail as on a device that is full, and a device that is
+/// lost during one.
 #[cfg(test)]
 #[derive(Default)]
 pub(super) struct Sabotage {
@@ -23,15 +24,20 @@ pub(super) struct Sabotage {
     pub(super) refuse_after: Option<usize>,
     /// The device is lost after so many more.
     pub(super) destroy_after: Option<usize>,
-    /// The next allocation returns an invalid buffer, and reports an error to the error scope, as wgpu does where a driver refuses.
+    /// The next allocation returns an invalid buffer, and reports an error to the error scope, as
+    /// wgpu does where a driver refuses.
     pub(super) spoil_next: bool,
 }
 
-/// Loses a device. One that is destroyed reports so when it has nothing left to do, and one that a driver loses at once.
+/// Loses a device. One that is destroyed reports so when it has nothing left to do, and one that a
+/// driver loses at once.
 #[cfg(test)]
 pub(super) fn destroy(device: &Device) {
     device.destroy();
-    let all = wgpu::PollType::Wait { submission_index: None, timeout: Some(std::time::Duration::from_secs(20)) };
+    let all = wgpu::PollType::Wait {
+        submission_index: None,
+        timeout: Some(std::time::Duration::from_secs(20)),
+    };
     drop(device.poll(all));
 }
 
@@ -42,7 +48,12 @@ impl Sabotage {
             buffer.destroy();
             let size = device.limits().max_buffer_size + 1;
             let usage = BufferUsages::STORAGE;
-            drop(device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false }));
+            drop(device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            }));
         }
     }
 
@@ -60,32 +71,49 @@ impl Sabotage {
 }
 
 impl Pool {
-    /// A buffer of at least `bytes` bytes and exactly these usages; its contents are whatever was left there. Call within
-    /// error scopes.
-    pub(super) fn take(&self, device: &Device, usage: BufferUsages, bytes: u64) -> Result<Buffer, GpuError> {
+    /// A buffer of at least `bytes` bytes and exactly these usages; its contents are whatever was
+    /// left there. Call within error scopes.
+    pub(super) fn take(
+        &self,
+        device: &Device,
+        usage: BufferUsages,
+        bytes: u64,
+    ) -> Result<Buffer, GpuError> {
         // Sizes are rounded so that batches of slightly different length share buffers.
         let size = bytes.max(256).next_multiple_of(if bytes <= 1 << 20 { 4096 } else { 1 << 20 });
-        let fits = |buffer: &Buffer| buffer.usage() == usage && buffer.size() >= bytes && buffer.size() <= 2 * size;
+        let fits = |buffer: &Buffer| {
+            buffer.usage() == usage && buffer.size() >= bytes && buffer.size() <= 2 * size
+        };
         {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let best = idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.size());
+            let best =
+                idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.size());
             if let Some(at) = best.map(|(at, _)| at) {
                 return Ok(idle.swap_remove(at));
             }
         }
         #[cfg(test)]
         if self.sabotage.lock().is_ok_and(|mut sabotage| sabotage.refuses(device, bytes)) {
-            return Err(GpuError { reason: format!("no memory for {bytes} bytes"), out_of_memory: true });
+            return Err(GpuError {
+                reason: format!("no memory for {bytes} bytes"),
+                out_of_memory: true,
+            });
         }
         // A little past the limit of the adapter is past it.
         let most = device.limits().max_buffer_size;
         let size = if size > most { bytes.next_multiple_of(4) } else { size };
         if size > most {
-            let reason = format!("a buffer of {size} bytes is beyond the {most} bytes that it allows");
+            let reason =
+                format!("a buffer of {size} bytes is beyond the {most} bytes that it allows");
             return Err(GpuError { reason, out_of_memory: true });
         }
         let label = Some("logits");
-        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
         #[cfg(test)]
         if let Ok(mut sabotage) = self.sabotage.lock() {
             sabotage.spoil(device, &buffer);
@@ -100,7 +128,8 @@ impl Pool {
         (idle.len(), idle.iter().map(Buffer::size).sum())
     }
 
-    /// Takes buffers back, unmapped; the oldest leave where they are more than `keep` bytes together.
+    /// Takes buffers back, unmapped; the oldest leave where they are more than `keep` bytes
+    /// together.
     pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>, keep: u64) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.extend(buffers);

@@ -1,15 +1,15 @@
-//! A prepared operation: the one thing that host memory in chunks, resident data, and a caller's command
-//! encoder bind their buffers to.
+//! A prepared operation: the one thing that host memory in chunks, resident data, and a caller's
+//! command encoder bind their buffers to.
 //!
-//! [`Prepared::new`] lowers an operation: it plans the passes over the rows. [`Prepared::bind`] turns passes
-//! and buffers into dispatches, each with its pipeline, its bind group and its parameters. [`Bound::record`]
-//! puts them into a command encoder.
+//! [`Prepared::new`] lowers an operation: it plans the passes over the rows. [`Prepared::bind`]
+//! turns passes and buffers into dispatches, each with its pipeline, its bind group and its
+//! parameters. [`Bound::record`] puts them into a command encoder.
 
 use std::ops::Range;
 
 use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferSize, BufferUsages,
-    CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding,
+    BufferSize, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
 };
 
 use super::context::GpuContext;
@@ -34,7 +34,10 @@ impl<'b> Part<'b> {
 
     /// The first `bytes` bytes, and the rest.
     pub(super) fn split(self, bytes: u64) -> (Self, Self) {
-        (Self { bytes, ..self }, Self { offset: self.offset + bytes, bytes: self.bytes - bytes, ..self })
+        (
+            Self { bytes, ..self },
+            Self { offset: self.offset + bytes, bytes: self.bytes - bytes, ..self },
+        )
     }
 }
 
@@ -52,13 +55,13 @@ pub(super) struct Buffers<'b> {
     pub(super) rows_out: Option<Part<'b>>,
     pub(super) summary: Option<Part<'b>>,
     pub(super) scratch: Scratch<'b>,
-    /// Whether one buffer holds both inputs and results. wgpu refuses a buffer that one dispatch reads
-    /// through one binding and writes through another, unless both bindings are `read_write`.
+    /// Whether one buffer holds both inputs and results. wgpu refuses a buffer that one dispatch
+    /// reads through one binding and writes through another, unless both bindings are `read_write`.
     pub(super) share_a_buffer: bool,
 }
 
-/// Memory that nobody looks at afterwards: the statistics that passes leave for each other, and something to be bound to
-/// what a kernel has and does not use.
+/// Memory that nobody looks at afterwards: the statistics that passes leave for each other, and
+/// something to be bound to what a kernel has and does not use.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch<'b> {
     pub(super) part: Part<'b>,
@@ -97,7 +100,11 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Plans the passes within `limits`.
-    pub(super) fn new(problem: KernelProblem, options: KernelOptions, limits: Limits) -> Result<Self, GpuError> {
+    pub(super) fn new(
+        problem: KernelProblem,
+        options: KernelOptions,
+        limits: Limits,
+    ) -> Result<Self, GpuError> {
         let plan = Plan::new(problem, limits).map_err(|why| GpuError::new(why.to_string()))?;
         Ok(Self { plan, problem, options })
     }
@@ -134,14 +141,21 @@ impl Prepared {
             if self.problem.op.spec().writes_elements || !in_place {
                 let problem = if in_place { self.problem.in_place() } else { self.problem };
                 for pass in self.plan.passes() {
-                    let kernel = self.options.kernel(&self.plan, &problem, &pass, in_place, context.starts());
+                    let kernel = self.options.kernel(
+                        &self.plan,
+                        &problem,
+                        &pass,
+                        in_place,
+                        context.starts(),
+                    );
                     context.kernels.pipeline(&context.device, kernel, pass.entry);
                 }
             }
         }
     }
 
-    /// Binds passes of the plan to buffers, and uploads the parameters of the passes. Call within error scopes.
+    /// Binds passes of the plan to buffers, and uploads the parameters of the passes. Call within
+    /// error scopes.
     ///
     /// ```text
     /// for each pass:
@@ -150,7 +164,12 @@ impl Prepared {
     ///     kernel     = the variant for the operation, the options, and how rows fall on 16-byte units
     ///     dispatch   = (pipeline of the kernel, bind group of the windows, workgroups of the pass)
     /// ```
-    pub(super) fn bind(&self, context: &GpuContext, passes: &[Pass], buffers: &Buffers<'_>) -> Result<Bound, GpuError> {
+    pub(super) fn bind(
+        &self,
+        context: &GpuContext,
+        passes: &[Pass],
+        buffers: &Buffers<'_>,
+    ) -> Result<Bound, GpuError> {
         let in_place = buffers.logits.is_none() && self.problem.op.spec().writes_elements;
         let problem = if in_place { self.problem.in_place() } else { self.problem };
         let prepared = Self { problem, ..*self };
@@ -184,10 +203,13 @@ impl Prepared {
         (params, slot): (&'b Buffer, u64),
     ) -> ([BufferBinding<'b>; BINDINGS.len()], Params, Starts) {
         let Self { plan, problem, options } = self;
-        let unused =
-            |part: Part<'b>| Place { binding: binding(part.buffer, part.offset, part.bytes), at: 0, is_wide: true };
-        // A read-only binding that a kernel does not use: the parameters, which are read too. Where all are
-        // `read_write`, a spare of its own.
+        let unused = |part: Part<'b>| Place {
+            binding: binding(part.buffer, part.offset, part.bytes),
+            at: 0,
+            is_wide: true,
+        };
+        // A read-only binding that a kernel does not use: the parameters, which are read too. Where
+        // all are `read_write`, a spare of its own.
         let read = |part: Option<Part<'b>>, range: &Range<u64>, size: u64, nth: u64| match part {
             Some(part) if !range.is_empty() => context.window(part, range, size),
             _ if buffers.share_a_buffer => unused(buffers.scratch.spare(nth)),
@@ -202,13 +224,20 @@ impl Prepared {
 
         let [in_stride, out_stride] = problem.strides;
         let in_place = buffers.logits.is_none();
-        let logits = read(buffers.logits, &pass.elements(problem.inner, in_stride), problem.size, 4);
-        let elements = written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
+        let logits =
+            read(buffers.logits, &pass.elements(problem.inner, in_stride), problem.size, 4);
+        let elements =
+            written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
         let targets = match problem.operand_bytes {
             // A counter, which is the same for all rows.
             0 if problem.op == Op::Sample => read(buffers.targets, &(0..1), 4, 5),
             0 => read(buffers.targets, &pass.rows, 4, 5),
-            size => read(buffers.targets, &pass.elements(problem.inner, problem.classes * problem.inner), size, 5),
+            size => read(
+                buffers.targets,
+                &pass.elements(problem.inner, problem.classes * problem.inner),
+                size,
+                5,
+            ),
         };
         let row_upstream = read(buffers.row_upstream, &pass.rows, 4, 6);
         let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
@@ -242,12 +271,19 @@ impl Prepared {
             ..options.params()
         };
         let is_wide = logits.is_wide && elements.is_wide;
-        let starts = Starts { places: [values.logits_at, elements.at], is_wide, ..context.starts() };
+        let starts =
+            Starts { places: [values.logits_at, elements.at], is_wide, ..context.starts() };
         let params = binding(params, slot, size_of::<Params>() as u64);
         let storage =
-            [logits, targets, weights, elements, rows_out, partials, summary, row_upstream].map(|place| place.binding);
-        let [logits, targets, weights, elements, rows_out, partials, summary, row_upstream] = storage;
-        ([params, logits, targets, weights, elements, rows_out, partials, summary, row_upstream], values, starts)
+            [logits, targets, weights, elements, rows_out, partials, summary, row_upstream]
+                .map(|place| place.binding);
+        let [logits, targets, weights, elements, rows_out, partials, summary, row_upstream] =
+            storage;
+        (
+            [params, logits, targets, weights, elements, rows_out, partials, summary, row_upstream],
+            values,
+            starts,
+        )
     }
 }
 
@@ -298,8 +334,16 @@ struct Dispatch {
 }
 
 impl GpuContext {
-    fn dispatch(&self, pass: &Pass, kernel: Kernel, windows: [BufferBinding<'_>; BINDINGS.len()]) -> Dispatch {
-        let entry = |(binding, window)| BindGroupEntry { binding, resource: BindingResource::Buffer(window) };
+    fn dispatch(
+        &self,
+        pass: &Pass,
+        kernel: Kernel,
+        windows: [BufferBinding<'_>; BINDINGS.len()],
+    ) -> Dispatch {
+        let entry = |(binding, window)| BindGroupEntry {
+            binding,
+            resource: BindingResource::Buffer(window),
+        };
         let group = self.device.create_bind_group(&BindGroupDescriptor {
             label: Some("logits"),
             layout: self.kernels.bindings(&self.device, kernel.read_write),
@@ -314,8 +358,8 @@ impl GpuContext {
         Starts { places: [0; 2], is_wide: true, writes_parts: self.writes_parts }
     }
 
-    /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be written to, which is an
-    /// error. Call within error scopes.
+    /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be
+    /// written to, which is an error. Call within error scopes.
     pub(super) fn probe(&self) {
         let (label, size, usage) = (Some("logits probe"), 4, BufferUsages::COPY_DST);
         let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
@@ -324,18 +368,21 @@ impl GpuContext {
 
     /// A new buffer with these contents. Call within error scopes.
     pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, GpuError> {
-        let buffer = self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
+        let buffer =
+            self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
         self.queue.write_buffer(&buffer, 0, contents);
         Ok(buffer)
     }
 
-    /// Usage of the buffer that holds the parameters of passes; it also stands in for read-only bindings.
+    /// Usage of the buffer that holds the parameters of passes; it also stands in for read-only
+    /// bindings.
     pub(super) const PARAMS_USAGE: BufferUsages =
         BufferUsages::UNIFORM.union(BufferUsages::STORAGE).union(BufferUsages::COPY_DST);
     /// Parameters of the passes of a batch are so far apart.
     const SLOT: u64 = 256;
 
-    /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole units where there are.
+    /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole
+    /// units where there are.
     fn window<'b>(&self, part: Part<'b>, range: &Range<u64>, size: u64) -> Place<'b> {
         let start = part.offset + range.start * size;
         let aligned = start - start % u64::from(self.limits.offset_alignment);
@@ -344,7 +391,11 @@ impl GpuContext {
         let is_wide = aligned + units <= part.buffer.size() && units <= self.limits.binding_bytes;
         let bytes = if is_wide { units } else { bytes.next_multiple_of(4) };
         // What takes two words is counted in words.
-        Place { binding: binding(part.buffer, aligned, bytes), at: ((start - aligned) / size.min(4)) as u32, is_wide }
+        Place {
+            binding: binding(part.buffer, aligned, bytes),
+            at: ((start - aligned) / size.min(4)) as u32,
+            is_wide,
+        }
     }
 }
 

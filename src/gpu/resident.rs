@@ -43,7 +43,8 @@ pub(super) struct Chunk {
     pub(super) memory: Arc<PooledBuffer>,
 }
 
-/// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next comes later in the queue.
+/// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next
+/// comes later in the queue.
 #[derive(Debug)]
 pub(super) struct PooledBuffer {
     context: Arc<GpuContext>,
@@ -133,13 +134,15 @@ impl Gpu {
                         values.for_each(|value| bytes.extend_from_slice(&value.to_ne_bytes()));
                     }
                 };
-                self.hold_filled(shape, shape.classes() as u64 * 4, false, call, &mut values_of).await?
+                self.hold_filled(shape, shape.classes() as u64 * 4, false, call, &mut values_of)
+                    .await?
             }
         };
         let row_upstream = match operands.coefficients.row_upstream {
             Some(gradients) => {
-                let mut gradients_of =
-                    |rows: Range<usize>, bytes: &mut Vec<u8>| bytes.extend_from_slice(cast_slice(&gradients[rows]));
+                let mut gradients_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
+                    bytes.extend_from_slice(cast_slice(&gradients[rows]))
+                };
                 Some(self.hold_filled(shape, 4, true, call, &mut gradients_of).await?)
             }
             None => None,
@@ -147,7 +150,9 @@ impl Gpu {
         let context = &labels.context;
         let weights = match operands.coefficients.weight {
             Some(weight) => {
-                let filled = context.guarded(|| context.filled(BufferUsages::STORAGE, cast_slice(weight))).await;
+                let filled = context
+                    .guarded(|| context.filled(BufferUsages::STORAGE, cast_slice(weight)))
+                    .await;
                 Some((filled.map_err(|error| context.error(error))?, size_of_val(weight) as u64))
             }
             None => None,
@@ -157,7 +162,8 @@ impl Gpu {
 }
 
 impl GpuContext {
-    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in. When it is given back the pool keeps `keep` bytes.
+    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in. When it is
+    /// given back the pool keeps `keep` bytes.
     pub(super) async fn hold(
         self: &Arc<Self>,
         shape: Shape,
@@ -166,24 +172,33 @@ impl GpuContext {
         keep: u64,
     ) -> Result<DeviceArray, Error> {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
-        // Chunks are the same whatever they hold: of what there may be of a row the largest must fit, in a buffer and, where
-        // rows lie across each other, in a binding.
-        let limit =
-            if inner > 1 { self.limits.binding_bytes.min(self.limits.buffer_bytes) } else { self.limits.buffer_bytes };
-        let most = (limit - u64::from(self.limits.offset_alignment)) / (classes as u64 * 8).max(row_bytes);
+        // Chunks are the same whatever they hold: of what there may be of a row the largest must
+        // fit, in a buffer and, where rows lie across each other, in a binding.
+        let limit = if inner > 1 {
+            self.limits.binding_bytes.min(self.limits.buffer_bytes)
+        } else {
+            self.limits.buffer_bytes
+        };
+        let most =
+            (limit - u64::from(self.limits.offset_alignment)) / (classes as u64 * 8).max(row_bytes);
         if most == 0 && rows > 0 {
-            return Err(
-                self.error(GpuError::new(format!("a row of {classes} classes is beyond a buffer of {limit} bytes")))
-            );
+            return Err(self.error(GpuError::new(format!(
+                "a row of {classes} classes is beyond a buffer of {limit} bytes"
+            ))));
         }
         let most = most.min(1 << 30);
         let take = || {
             let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
             let chunk = |rows: Range<u64>| {
                 let bytes = ((rows.end - rows.start) * row_bytes).next_multiple_of(4);
-                Ok((rows.start as usize..rows.end as usize, self.pool.take(&self.device, usage, bytes)?))
+                Ok((
+                    rows.start as usize..rows.end as usize,
+                    self.pool.take(&self.device, usage, bytes)?,
+                ))
             };
-            Plan::row_pieces(rows as u64, inner as u64, most).map(chunk).collect::<Result<Vec<_>, _>>()
+            Plan::row_pieces(rows as u64, inner as u64, most)
+                .map(chunk)
+                .collect::<Result<Vec<_>, _>>()
         };
         let taken = match self.guarded(take).await {
             // Idle buffers of the pool may hold the missing memory: free them and try once more.
@@ -193,10 +208,12 @@ impl GpuContext {
             }
             taken => taken,
         };
-        // Buffers become `PooledBuffer` only after the error scopes are clean: dropping a `PooledBuffer` returns its buffer to the pool, where an invalid one
-        // must not get.
-        let lend =
-            |(rows, buffer)| Chunk { rows, memory: Arc::new(PooledBuffer { context: self.clone(), buffer, keep }) };
+        // Buffers become `PooledBuffer` only after the error scopes are clean: dropping a
+        // `PooledBuffer` returns its buffer to the pool, where an invalid one must not get.
+        let lend = |(rows, buffer)| Chunk {
+            rows,
+            memory: Arc::new(PooledBuffer { context: self.clone(), buffer, keep }),
+        };
         let chunks = taken.map_err(|error| self.error(error))?.into_iter().map(lend).collect();
         Ok(DeviceArray { context: self.clone(), shape, row_bytes, of_rows, keep, chunks })
     }
@@ -222,7 +239,8 @@ impl DeviceArray {
         let mut before = None;
         for chunk in &self.chunks {
             let inner = self.inner(chunk);
-            // Whole blocks, for a part of one is no stretch of the chunk; and of halves an even number of rows.
+            // Whole blocks, for a part of one is no stretch of the chunk; and of halves an even
+            // number of rows.
             let at_once = (PIECE / self.row_bytes.max(1)).max(1) as usize;
             let at_once = if self.of_rows { at_once } else { (at_once / inner).max(1) * inner };
             let at_once = if at_once % 2 == 0 { at_once } else { 2 * at_once };
@@ -283,7 +301,8 @@ impl DeviceArray {
         call: CallLimits,
     ) -> Result<Vec<T>, Error> {
         let row_bytes = self.row_bytes as usize;
-        let mut values: Vec<T> = try_vec("the rows read back", rows.len() * row_bytes / size_of::<T>())?;
+        let mut values: Vec<T> =
+            try_vec("the rows read back", rows.len() * row_bytes / size_of::<T>())?;
         let into = bytemuck::cast_slice_mut::<T, u8>(&mut values);
         for chunk in &self.chunks {
             let wanted = rows.start.max(chunk.rows.start)..rows.end.min(chunk.rows.end);
@@ -322,7 +341,8 @@ impl DeviceArray {
         held: DeviceOperands<'_>,
     ) -> Result<Results, Error> {
         let context = &self.context;
-        let others = [held.targets.map(|targets| &targets.labels), held.upstream, held.log_sum_exps];
+        let others =
+            [held.targets.map(|targets| &targets.labels), held.upstream, held.log_sum_exps];
         if others.into_iter().flatten().any(|other| !Arc::ptr_eq(context, &other.context)) {
             return Err(Error::ResidentElsewhere);
         }
@@ -335,7 +355,9 @@ impl DeviceArray {
         let row_bytes = problem.bytes_of_a_row();
         let rows_out = match held.log_sum_exps {
             Some(_) => None,
-            None if row_bytes > 0 => Some(context.hold(self.shape, row_bytes, true, self.keep).await?),
+            None if row_bytes > 0 => {
+                Some(context.hold(self.shape, row_bytes, true, self.keep).await?)
+            }
             None => None,
         };
         let summary = if problem.sum { Some(context.hold_summary(self.keep).await?) } else { None };
@@ -345,7 +367,8 @@ impl DeviceArray {
                 let mut encoder = context.device.create_command_encoder(&Default::default());
                 let mut aside = Vec::new();
                 {
-                    let descriptor = ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
+                    let descriptor =
+                        ComputePassDescriptor { label: Some("logits"), timestamp_writes: None };
                     let mut pass = encoder.begin_compute_pass(&descriptor);
                     for nth in 0..self.chunks.len() {
                         let chunk = self.bind_chunk(nth, op, dtype, operands, held, &results)?;
@@ -362,7 +385,14 @@ impl DeviceArray {
     }
 
     /// The kernel problem of `rows` rows, in blocks of `inner`.
-    fn problem(&self, op: Op, dtype: DType, operands: &Operands<'_>, rows: usize, inner: usize) -> KernelProblem {
+    fn problem(
+        &self,
+        op: Op,
+        dtype: DType,
+        operands: &Operands<'_>,
+        rows: usize,
+        inner: usize,
+    ) -> KernelProblem {
         let has_soft_targets = operands.soft_targets.is_some();
         let shape = [rows, self.shape.classes(), inner];
         let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
@@ -386,7 +416,8 @@ impl DeviceArray {
         let problem = self.problem(op, dtype, operands, chunk.rows.len(), self.inner(chunk));
         let options = KernelOptions::of_request(dtype, operands);
         let prepared = Prepared::over_whole_batch(problem, options, context.limits)?;
-        let scratch = context.pool.take(&context.device, BufferUsages::STORAGE, prepared.scratch_bytes())?;
+        let scratch =
+            context.pool.take(&context.device, BufferUsages::STORAGE, prepared.scratch_bytes())?;
         fn part(held: &DeviceArray, nth: usize) -> Part<'_> {
             let Chunk { rows, memory } = &held.chunks[nth];
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
@@ -429,7 +460,13 @@ impl GpuContext {
     }
 
     /// Copies part of a buffer to one that is mapped for reading.
-    async fn read_back(&self, from: &Buffer, offset: u64, bytes: u64, call: CallLimits) -> Result<Buffer, GpuError> {
+    async fn read_back(
+        &self,
+        from: &Buffer,
+        offset: u64,
+        bytes: u64,
+        call: CallLimits,
+    ) -> Result<Buffer, GpuError> {
         let (staged, submission, mapped) = self
             .guarded(|| {
                 let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;

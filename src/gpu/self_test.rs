@@ -1,19 +1,22 @@
 //! The self-test of an adapter: a GPU that computes wrongly is not used.
 //!
-//! One workgroup (`shaders/self_test.wgsl`) tells how its threads are numbered, what they exchange and what they add up to, and
-//! computes the loss and the gradient of a row a thread with the functions that the kernels use: pairs of f32, exponentials, a cap,
-//! smoothed labels, rows in workgroup memory, 16-bit types. The module is small, for a driver compiles it whenever a process
+//! One workgroup (`shaders/self_test.wgsl`) tells how its threads are numbered, what they exchange
+//! and what they add up to, and computes the loss and the gradient of a row a thread with the
+//! functions that the kernels use: pairs of f32, exponentials, a cap, smoothed labels, rows in
+//! workgroup memory, 16-bit types. The module is small, for a driver compiles it whenever a process
 //! opens its first device.
 //!
-//! An adapter whose subgroups fail is used without them; one that fails without them too is rejected. The verdict is kept for the
-//! life of the process.
+//! An adapter whose subgroups fail is used without them; one that fails without them too is
+//! rejected. The verdict is kept for the life of the process.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
 use half::f16;
-use wgpu::{AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor};
+use wgpu::{
+    AdapterInfo, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoderDescriptor,
+};
 
 use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
@@ -26,7 +29,8 @@ use crate::problem::transform::Transform;
 use crate::problem::waiting::Waiting;
 use crate::{DType, Error};
 
-/// The verdict on an adapter: `None` if all is right, the reason if its subgroups are not used, or why it is rejected.
+/// The verdict on an adapter: `None` if all is right, the reason if its subgroups are not used, or
+/// why it is rejected.
 pub(super) type Verdict = Result<Option<String>, Unfit>;
 
 /// Why an adapter is not used.
@@ -63,7 +67,8 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
     let adapter = format!("{backend:?} {name} {vendor} {device} {device_pci_bus_id} {driver_info}");
     #[cfg(test)]
     let adapter = format!("{adapter} {:?}", super::pipelines::BROKEN.get());
-    let known = verdicts().iter().find(|(of, _)| *of == adapter).map(|(_, verdict)| verdict.clone());
+    let known =
+        verdicts().iter().find(|(of, _)| *of == adapter).map(|(_, verdict)| verdict.clone());
     if let Some(verdict) = known {
         if let Ok(Some(_)) = verdict {
             *gpu = gpu.without_subgroups();
@@ -115,9 +120,15 @@ const SMOOTHING: f64 = 0.0625;
 
 /// A row of two logits a thread; class 0 is the target.
 fn rows() -> Vec<[f32; 2]> {
-    let some = [[20.0, 0.0], [7.0, 7.0], [0.0, 0.0], [0.0, 20.0], [-60_000.0, 60_000.0], [6e-8, -6e-8]];
-    let others = (0..WORKGROUP as u16).map(|nth| [f32::from(nth % 31) - 15.0, f32::from(nth % 17) - 8.0]);
-    some.into_iter().chain(others).take(WORKGROUP as usize).map(|row| row.map(|x| f16::from_f32(x).to_f32())).collect()
+    let some =
+        [[20.0, 0.0], [7.0, 7.0], [0.0, 0.0], [0.0, 20.0], [-60_000.0, 60_000.0], [6e-8, -6e-8]];
+    let others =
+        (0..WORKGROUP as u16).map(|nth| [f32::from(nth % 31) - 15.0, f32::from(nth % 17) - 8.0]);
+    some.into_iter()
+        .chain(others)
+        .take(WORKGROUP as usize)
+        .map(|row| row.map(|x| f16::from_f32(x).to_f32()))
+        .collect()
 }
 
 /// Runs the self-test's kernel; returns the words of each thread.
@@ -128,7 +139,11 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
     let halves: Vec<f16> = rows.as_flattened().iter().map(|&x| f16::from_f32(x)).collect();
     let operands = Operands {
         transform: Transform { scale: 1.0, softcap: Some(CAP) },
-        coefficients: LossCoefficients { on_value: HIT, off_value: SMOOTHING, ..LossCoefficients::default() },
+        coefficients: LossCoefficients {
+            on_value: HIT,
+            off_value: SMOOTHING,
+            ..LossCoefficients::default()
+        },
         ..Operands::default()
     };
     let params = KernelOptions::of_request(DType::F16, &operands).params();
@@ -158,8 +173,9 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
                     BindGroupEntry { binding: 5, resource: part.buffer.as_entire_binding() },
                 ],
             });
-            let mut encoder =
-                context.device.create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
+            let mut encoder = context
+                .device
+                .create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
             port.record_upload(&mut encoder);
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -185,11 +201,13 @@ fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
     }
     let width = threads[0][0];
     // Every partial sum is exact in a pair of f32.
-    let total = [f64::from(WORKGROUP * (WORKGROUP - 1) / 2), f64::from(WORKGROUP) * 2_f64.powi(-30)];
+    let total =
+        [f64::from(WORKGROUP * (WORKGROUP - 1) / 2), f64::from(WORKGROUP) * 2_f64.powi(-30)];
     for (thread, &[seen, near, high, low, ..]) in (0..).zip(threads) {
         if seen != width || !width.is_power_of_two() || !(least..=WORKGROUP).contains(&width) {
-            let found =
-                format!("{seen} at thread {thread}, {width} at thread 0, where {least} is the least that was promised");
+            let found = format!(
+                "{seen} at thread {thread}, {width} at thread 0, where {least} is the least that was promised"
+            );
             return Err(Unfit::wrong("size of subgroups", found));
         }
         let wanted = match width {
@@ -198,7 +216,8 @@ fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
             _ => 4 * (thread & !3) + 6,
         };
         if near != wanted {
-            let found = format!("thread {thread} and those beside it add up to {near}, not {wanted}");
+            let found =
+                format!("thread {thread} and those beside it add up to {near}, not {wanted}");
             return Err(Unfit::wrong("exchange within a subgroup", found));
         }
         let sum = [high, low].map(|bits| f64::from(f32::from_bits(bits)));
@@ -213,16 +232,25 @@ fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
 /// Losses and gradients, against float64.
 fn check_rows(threads: &[Thread], rows: &[[f32; 2]]) -> Result<(), Unfit> {
     for (&[.., loss, smoothed, gradient, _], row) in threads.iter().rev().zip(rows) {
-        let check = |what: &str, found: f64, wanted: f64, bound: f64| match (found - wanted).abs() <= bound {
+        let check = |what: &str, found: f64, wanted: f64, bound: f64| match (found - wanted).abs()
+            <= bound
+        {
             true => Ok(()),
             // A NaN is within no bound.
-            false => Err(Unfit::wrong(what, format!("{found:e} for the logits {row:?}, not {wanted:e}"))),
+            false => {
+                Err(Unfit::wrong(what, format!("{found:e} for the logits {row:?}, not {wanted:e}")))
+            }
         };
         let y = row.map(|x| CAP * (f64::from(x) / CAP).tanh());
         let d = y[1] - y[0];
         let wanted = HIT * (d.max(0.0) + (-d.abs()).exp().ln_1p());
         check("loss", f32::from_bits(loss).into(), wanted, 1e-6 * wanted)?;
-        check("smoothed loss", f32::from_bits(smoothed).into(), SMOOTHING * d.abs(), 1e-6 * SMOOTHING * d.abs())?;
+        check(
+            "smoothed loss",
+            f32::from_bits(smoothed).into(),
+            SMOOTHING * d.abs(),
+            1e-6 * SMOOTHING * d.abs(),
+        )?;
         let p = 1.0 / (1.0 + (-d).exp());
         for (bits, wanted) in [(gradient as u16, -p), ((gradient >> 16) as u16, p)] {
             // Rounded to the nearest, of a normal or a subnormal number.

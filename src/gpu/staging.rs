@@ -1,4 +1,5 @@
-//! Arrays that go between host and device, by way of staging or straight where the device's memory can be mapped.
+//! Arrays that go between host and device, by way of staging or straight where the device's memory
+//! can be mapped.
 
 use bytemuck::cast_slice_mut;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
@@ -21,7 +22,12 @@ pub(super) struct StagedArray {
 
 impl StagedArray {
     /// Takes what is needed from the pool; `bytes` is not 0. Call within error scopes.
-    pub(super) fn new(context: &GpuContext, bytes: u64, is_written: bool, is_read: bool) -> Result<Self, GpuError> {
+    pub(super) fn new(
+        context: &GpuContext,
+        bytes: u64,
+        is_written: bool,
+        is_read: bool,
+    ) -> Result<Self, GpuError> {
         let take = |usage| context.pool.take(&context.device, usage, bytes);
         let either = |is: bool, usage| if is { usage } else { BufferUsages::empty() };
         let buffer = if context.maps_storage {
@@ -37,7 +43,9 @@ impl StagedArray {
                     | either(is_read, BufferUsages::COPY_SRC),
             )
         }?;
-        let staged = |is: bool, usage| if is && !context.maps_storage { take(usage).map(Some) } else { Ok(None) };
+        let staged = |is: bool, usage| {
+            if is && !context.maps_storage { take(usage).map(Some) } else { Ok(None) }
+        };
         Ok(Self {
             buffer,
             bytes,
@@ -62,8 +70,10 @@ impl StagedArray {
 
     /// Once that is mapped: what `write` writes is on its way.
     pub(super) fn write(&self, write: impl FnOnce(WriteOnly<'_, [u8]>)) -> Result<(), GpuError> {
-        let mut view =
-            self.writable().get_mapped_range_mut(..self.bytes).map_err(|error| GpuError::new(error.to_string()))?;
+        let mut view = self
+            .writable()
+            .get_mapped_range_mut(..self.bytes)
+            .map_err(|error| GpuError::new(error.to_string()))?;
         write(view.slice(..));
         drop(view);
         self.writable().unmap();
@@ -88,7 +98,9 @@ impl StagedArray {
 
     /// Once that is mapped. Call `unmap` when the view is gone.
     pub(super) fn view(&self) -> Result<wgpu::BufferView, GpuError> {
-        self.readable().get_mapped_range(..self.bytes).map_err(|error| GpuError::new(error.to_string()))
+        self.readable()
+            .get_mapped_range(..self.bytes)
+            .map_err(|error| GpuError::new(error.to_string()))
     }
 
     /// Unmaps what was read, and hands the buffers over.

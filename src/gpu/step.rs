@@ -1,5 +1,5 @@
-//! For engines with a wgpu device of their own: operations prepared once, and recorded into the caller's commands over
-//! the caller's buffers.
+//! For engines with a wgpu device of their own: operations prepared once, and recorded into the
+//! caller's commands over the caller's buffers.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{CrossEntropy, DType, Error, Reduction, Shape};
 
-/// A step to be prepared: an operation, the options of its loss, and the layout of its elements. [`StepBuilder::build`] prepares it.
+/// A step to be prepared: an operation, the options of its loss, and the layout of its elements.
+/// [`StepBuilder::build`] prepares it.
 ///
 /// ```no_run
 /// # fn f(gpu: &logits::Gpu) -> Result<(), logits::Error> {
@@ -42,21 +43,22 @@ pub struct StepBuilder<'g> {
 }
 
 impl<'g> StepBuilder<'g> {
-    /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without targets do not use them;
-    /// [`StepBuilder::as_seen_by`] applies its scale and cap to those.
+    /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without
+    /// targets do not use them; [`StepBuilder::as_seen_by`] applies its scale and cap to those.
     pub fn loss(mut self, loss: &'g CrossEntropy) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Targets that are probabilities: f32, of the shape of the logits and without gaps. Operations without targets do not use it.
+    /// Targets that are probabilities: f32, of the shape of the logits and without gaps. Operations
+    /// without targets do not use it.
     pub fn soft_targets(mut self) -> Self {
         self.has_soft_targets = true;
         self
     }
 
-    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]` from one block of `classes * inner` to the
-    /// next.
+    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]`
+    /// from one block of `classes * inner` to the next.
     pub fn row_stride(mut self, elements: usize) -> Self {
         self.row_stride = Some(elements);
         self
@@ -84,12 +86,14 @@ impl<'g> StepBuilder<'g> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
 
-    /// Compiles what the operation needs for the shape, and uploads class weights and upstream gradients of rows.
+    /// Compiles what the operation needs for the shape, and uploads class weights and upstream
+    /// gradients of rows.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`], [`Error::Weight`],
-    /// [`Error::OptionValue`], [`Error::UpstreamGradient`], [`Error::TopK`] or [`Error::IgnoredIndices`] of the options; [`Error::DType`]
-    /// of f64; [`Error::Gpu`] where the device cannot do it.
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`],
+    /// [`Error::Weight`], [`Error::OptionValue`], [`Error::UpstreamGradient`], [`Error::TopK`] or
+    /// [`Error::IgnoredIndices`] of the options; [`Error::DType`] of f64; [`Error::Gpu`] where the
+    /// device cannot do it.
     pub fn build(self) -> Result<Step, Error> {
         block_on(self.build_async())
     }
@@ -105,7 +109,8 @@ impl<'g> StepBuilder<'g> {
             return Err(Error::DType { dtype, adapter: gpu.name().to_owned() });
         }
         let op = operation.op();
-        let mut operands = Operands { transform: draw_transform(op, self.transform)?, ..Operands::default() };
+        let mut operands =
+            Operands { transform: draw_transform(op, self.transform)?, ..Operands::default() };
         match operation {
             Operation::TopK(k) => {
                 check_k(k, shape.classes())?;
@@ -129,7 +134,9 @@ impl<'g> StepBuilder<'g> {
             loss.check(shape)?;
             loss.check_weights_of_step(is_soft)?;
             // Targets have 32 bits; an index that does not fit is met by none.
-            let fits = |&index: &i64| i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index));
+            let fits = |&index: &i64| {
+                i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index))
+            };
             ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
             if ignored.len() > MOST_IGNORED {
                 return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
@@ -156,11 +163,16 @@ impl<'g> StepBuilder<'g> {
                 let filled = |values: Option<&[f32]>| match values {
                     Some(values) if !values.is_empty() => {
                         let bytes = size_of_val(values) as u64;
-                        context.filled(BufferUsages::STORAGE, cast_slice(values)).map(|buffer| Some((buffer, bytes)))
+                        context
+                            .filled(BufferUsages::STORAGE, cast_slice(values))
+                            .map(|buffer| Some((buffer, bytes)))
                     }
                     _ => Ok(None),
                 };
-                Ok((filled(operands.coefficients.weight)?, filled(operands.coefficients.row_upstream)?))
+                Ok((
+                    filled(operands.coefficients.weight)?,
+                    filled(operands.coefficients.row_upstream)?,
+                ))
             })
             .await
             .map_err(|error| context.error(error))?;
@@ -171,17 +183,24 @@ impl<'g> StepBuilder<'g> {
         let (shape, block) = (self.shape, self.shape.block());
         let strides = [self.row_stride.unwrap_or(block), self.output_row_stride.unwrap_or(block)];
         for stride in strides {
-            let elements = shape.outer().checked_mul(stride).filter(|&elements| elements <= isize::MAX as usize / 8);
+            let elements = shape
+                .outer()
+                .checked_mul(stride)
+                .filter(|&elements| elements <= isize::MAX as usize / 8);
             if stride < block {
                 return Err(Error::RowStride { stride, classes: block });
             }
-            elements.ok_or(Error::ShapeTooLarge { rows: shape.row_count(), classes: shape.classes() })?;
+            elements.ok_or(Error::ShapeTooLarge {
+                rows: shape.row_count(),
+                classes: shape.classes(),
+            })?;
         }
         Ok(strides.map(|stride| stride as u64))
     }
 }
 
-/// An operation for a shape, with its pipelines compiled and its scratch sized: what costs time is done.
+/// An operation for a shape, with its pipelines compiled and its scratch sized: what costs time is
+/// done.
 ///
 /// ```no_run
 /// # fn engine(device: logits::wgpu::Device, queue: logits::wgpu::Queue, x: logits::wgpu::Buffer, t: logits::wgpu::Buffer,
@@ -210,12 +229,14 @@ pub struct Step {
     needs_loss: bool,
 }
 
-/// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a multiple of 4.
+/// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a
+/// multiple of 4.
 ///
-/// One buffer may hold several parts, as where an allocator of a framework hands out pages of one buffer. A part
-/// that the step writes must not overlap another part, except for a result [in place](Self::in_place) of the logits.
-/// Where a buffer holds a part that the step writes, all parts in that buffer start at multiples of the device's
-/// `min_storage_buffer_offset_alignment`, and no two of them overlap.
+/// One buffer may hold several parts, as where an allocator of a framework hands out pages of one
+/// buffer. A part that the step writes must not overlap another part, except for a result [in
+/// place](Self::in_place) of the logits. Where a buffer holds a part that the step writes, all
+/// parts in that buffer start at multiples of the device's `min_storage_buffer_offset_alignment`,
+/// and no two of them overlap.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -233,28 +254,31 @@ impl<'b> StepBuffers<'b> {
     /// Logits, of the shape, the type and the layout that the step was prepared for.
     #[must_use]
     pub fn new(logits: BufferSlice<'b>) -> Self {
-        let (targets, upstream, draw, output, rows, loss, scratch) = (None, None, None, None, None, None, None);
+        let (targets, upstream, draw, output, rows, loss, scratch) =
+            (None, None, None, None, None, None, None);
         Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
     }
 
-    /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and which it may do without;
-    /// or, for the backward of a softmax, one an element without gaps, of the type of the logits.
+    /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and
+    /// which it may do without; or, for the backward of a softmax, one an element without gaps, of
+    /// the type of the logits.
     #[must_use]
     pub fn upstream(mut self, upstream: BufferSlice<'b>) -> Self {
         self.upstream = Some(upstream);
         self
     }
 
-    /// Which draw it is, one `u32` that is added to [`Sampling::step`](crate::Sampling::step): write it between runs, and one bound step draws anew
-    /// in each. A draw may do without.
+    /// Which draw it is, one `u32` that is added to [`Sampling::step`](crate::Sampling::step):
+    /// write it between runs, and one bound step draws anew in each. A draw may do without.
     #[must_use]
     pub fn draw(mut self, draw: BufferSlice<'b>) -> Self {
         self.draw = Some(draw);
         self
     }
 
-    /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was prepared for them. One that is neither a class nor the ignored index makes its row's
-    /// results NaN, and [`Summary::first_invalid_row`] names it: a GPU cannot refuse.
+    /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was
+    /// prepared for them. One that is neither a class nor the ignored index makes its row's results
+    /// NaN, and [`Summary::first_invalid_row`] names it: a GPU cannot refuse.
     #[must_use]
     pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
         self.targets = Some(targets);
@@ -276,7 +300,8 @@ impl<'b> StepBuffers<'b> {
     }
 
     /// Where values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
-    /// [`Prediction`](crate::Prediction)s. A loss may do without. Where log-sum-exps are given, they are here.
+    /// [`Prediction`](crate::Prediction)s. A loss may do without. Where log-sum-exps are given,
+    /// they are here.
     #[must_use]
     pub fn rows(mut self, rows: BufferSlice<'b>) -> Self {
         self.rows = Some(rows);
@@ -290,8 +315,8 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Scratch of yours, [`Step::scratch_bytes`] of it, at a multiple of 256 bytes. Steps that run one after the other may
-    /// share it. Without, [`Step::bind`] allocates it.
+    /// Scratch of yours, [`Step::scratch_bytes`] of it, at a multiple of 256 bytes. Steps that run
+    /// one after the other may share it. Without, [`Step::bind`] allocates it.
     #[must_use]
     pub fn scratch(mut self, scratch: BufferSlice<'b>) -> Self {
         self.scratch = Some(scratch);
@@ -304,13 +329,14 @@ impl<'b> StepBuffers<'b> {
 pub struct BoundStep(Bound);
 
 impl BoundStep {
-    /// Records the step as one compute pass. Nothing is allocated, submitted or waited for, beyond what wgpu keeps of
-    /// any command.
+    /// Records the step as one compute pass. Nothing is allocated, submitted or waited for, beyond
+    /// what wgpu keeps of any command.
     pub fn record(&self, encoder: &mut CommandEncoder) {
         self.0.record(encoder);
     }
 
-    /// Records the step into a pass of yours. It sets the pipeline and bind group 0, and leaves them so.
+    /// Records the step into a pass of yours. It sets the pipeline and bind group 0, and leaves
+    /// them so.
     pub fn record_in(&self, pass: &mut ComputePass<'_>) {
         self.0.record_in(pass);
     }
@@ -323,8 +349,14 @@ impl BoundStep {
 }
 
 impl Gpu {
-    /// Describes a step: an operation over logits of a shape and type, to be recorded into command encoders.
-    pub fn prepare(&self, operation: Operation, shape: impl Into<Shape>, dtype: DType) -> StepBuilder<'_> {
+    /// Describes a step: an operation over logits of a shape and type, to be recorded into command
+    /// encoders.
+    pub fn prepare(
+        &self,
+        operation: Operation,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> StepBuilder<'_> {
         StepBuilder {
             gpu: self,
             operation,
@@ -362,9 +394,9 @@ impl Step {
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
     ///
     /// # Errors
-    /// [`Error::BufferMissing`], [`Error::BufferSize`], [`Error::BufferUsage`], [`Error::BufferOffset`] or
-    /// [`Error::BufferOverlap`], naming the buffer; [`Error::Gpu`] for what only wgpu can tell, such as a buffer of another
-    /// device.
+    /// [`Error::BufferMissing`], [`Error::BufferSize`], [`Error::BufferUsage`],
+    /// [`Error::BufferOffset`] or [`Error::BufferOverlap`], naming the buffer; [`Error::Gpu`] for
+    /// what only wgpu can tell, such as a buffer of another device.
     pub fn bind(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
         block_on(self.bind_async(buffers))
     }
@@ -381,7 +413,8 @@ impl Step {
             0 => 0,
             outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
         };
-        let mut parts = Parts { alignment: u64::from(self.context.limits.offset_alignment), taken: Vec::new() };
+        let mut parts =
+            Parts { alignment: u64::from(self.context.limits.offset_alignment), taken: Vec::new() };
         let writes = op.spec().writes_elements;
         let in_place = writes && buffers.in_place;
         let logits = parts.take("logits", buffers.logits, bytes(strides[0]), in_place)?;
@@ -399,7 +432,8 @@ impl Step {
             let slice = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
             let values = if self.is_soft { rows * classes } else { rows };
             targets = Some(parts.take("targets", slice, values * 4, false)?);
-            row_upstream = self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
+            row_upstream =
+                self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
             if let Some(upstream) = buffers.upstream {
                 row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
                 options = options.with_row_gradients();
@@ -414,13 +448,19 @@ impl Step {
         }
         if self.needs_loss {
             let bytes = size_of::<Summary>() as u64;
-            summary =
-                Some(parts.take("loss", buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?, bytes, true)?);
+            summary = Some(parts.take(
+                "loss",
+                buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?,
+                bytes,
+                true,
+            )?);
         }
         let row_bytes = rows * problem.bytes_of_a_row();
         let rows_out = match buffers.rows {
             Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
-            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad) && problem.bytes_of_a_row() > 0 => {
+            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad)
+                && problem.bytes_of_a_row() > 0 =>
+            {
                 return Err(Error::BufferMissing { what: "rows" });
             }
             _ => None,
@@ -444,7 +484,11 @@ impl Step {
                 let scratch = match given_scratch {
                     Some(scratch) => scratch,
                     None => {
-                        own = context.pool.take(&context.device, BufferUsages::STORAGE, self.scratch_bytes())?;
+                        own = context.pool.take(
+                            &context.device,
+                            BufferUsages::STORAGE,
+                            self.scratch_bytes(),
+                        )?;
                         Part::whole(&own, self.scratch_bytes())
                     }
                 };
@@ -455,7 +499,10 @@ impl Step {
                     logits,
                     targets,
                     row_upstream,
-                    weights: self.weights.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
+                    weights: self
+                        .weights
+                        .as_ref()
+                        .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
                     elements,
                     rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
                     summary: summary.or(counts.then_some(weighed)),
@@ -506,24 +553,31 @@ impl<'b> Parts<'b> {
         Ok(part)
     }
 
-    /// Checks the parts against each other, and returns whether a buffer has both a part that is read and a part that is
-    /// written.
+    /// Checks the parts against each other, and returns whether a buffer has both a part that is
+    /// read and a part that is written.
     fn share_a_buffer(&self) -> Result<bool, Error> {
         let mut shares = false;
         for (nth, Taken { what, part, is_written }) in self.taken.iter().enumerate() {
-            let beside = |other: &&Taken<'_>| other.what != *what && other.part.buffer == part.buffer;
+            let beside =
+                |other: &&Taken<'_>| other.what != *what && other.part.buffer == part.buffer;
             let others: Vec<_> = self.taken.iter().filter(beside).collect();
             if others.is_empty() || !(*is_written || others.iter().any(|other| other.is_written)) {
                 continue;
             }
             shares |= others.iter().any(|other| other.is_written != *is_written);
             let end = |part: &Part<'_>| part.offset + part.bytes;
-            let overlaps = |other: &&Taken<'_>| part.offset < end(&other.part) && other.part.offset < end(part);
+            let overlaps = |other: &&Taken<'_>| {
+                part.offset < end(&other.part) && other.part.offset < end(part)
+            };
             if let Some(other) = self.taken[..nth].iter().filter(beside).find(overlaps) {
                 return Err(Error::BufferOverlap { what, other: other.what });
             }
             if !part.offset.is_multiple_of(self.alignment) {
-                return Err(Error::BufferOffset { what, offset: part.offset, alignment: self.alignment });
+                return Err(Error::BufferOffset {
+                    what,
+                    offset: part.offset,
+                    alignment: self.alignment,
+                });
             }
         }
         Ok(shares)

@@ -1,11 +1,12 @@
-//! An operation over resident logits, bound once, to be timed again and again beside a plain copy of the logits.
+//! An operation over resident logits, bound once, to be timed again and again beside a plain copy
+//! of the logits.
 
 use std::time::Duration;
 
 use wgpu::{
-    BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor, BufferSize,
-    BufferUsages, CommandEncoder, ComputePipeline, ComputePipelineDescriptor, Features, MapMode, QuerySet,
-    QuerySetDescriptor, QueryType,
+    BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor,
+    BufferSize, BufferUsages, CommandEncoder, ComputePipeline, ComputePipelineDescriptor, Features,
+    MapMode, QuerySet, QuerySetDescriptor, QueryType,
 };
 
 use super::adapter::is_software;
@@ -28,7 +29,11 @@ const MOST_SETS: u64 = 64;
 impl DeviceInputs {
     fn operands(&self) -> DeviceOperands<'_> {
         let Self { targets, upstream, log_sum_exps, .. } = self;
-        DeviceOperands { targets: targets.as_ref(), upstream: upstream.as_ref(), log_sum_exps: log_sum_exps.as_ref() }
+        DeviceOperands {
+            targets: targets.as_ref(),
+            upstream: upstream.as_ref(),
+            log_sum_exps: log_sum_exps.as_ref(),
+        }
     }
 }
 
@@ -98,8 +103,9 @@ struct Clock {
 }
 
 impl Timing {
-    /// The number of copies of the inputs that runs rotate through, so that a run does not find its logits (`bytes` bytes) in a
-    /// cache. At most [`MOST_SETS`]; 1 on a software adapter, where the CPU path does not rotate either.
+    /// The number of copies of the inputs that runs rotate through, so that a run does not find its
+    /// logits (`bytes` bytes) in a cache. At most [`MOST_SETS`]; 1 on a software adapter, where the
+    /// CPU path does not rotate either.
     pub(crate) fn sets(inputs: &DeviceInputs, bytes: u64) -> u64 {
         let is_software = is_software(&inputs.logits.context.device.adapter_info());
         if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
@@ -119,8 +125,8 @@ impl Timing {
             let context = logits.context.clone();
             let results = logits.run(op, dtype, operands, held).await?;
             let copies = context.hold(logits.shape, logits.row_bytes, false, logits.keep).await?;
-            let chunks =
-                (0..logits.chunks.len()).map(|nth| logits.bind_chunk(nth, op, dtype, operands, held, &results));
+            let chunks = (0..logits.chunks.len())
+                .map(|nth| logits.bind_chunk(nth, op, dtype, operands, held, &results));
             let chunks = context.guarded(|| chunks.collect::<Result<Vec<_>, _>>()).await;
             let mut bound = Vec::new();
             let mut traffic = Traffic { needed: 0, moved: 0 };
@@ -157,8 +163,9 @@ impl Timing {
         })
     }
 
-    /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too. Returns the faster of the two, for a
-    /// driver may copy buffers at a fraction of the speed of its memory.
+    /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too.
+    /// Returns the faster of the two, for a driver may copy buffers at a fraction of the speed of
+    /// its memory.
     pub(crate) fn copy(&mut self, timeout: Duration) -> Result<Reading, Error> {
         let by_buffers = self.timed(timeout, |set, encoder| {
             for (from, to, bytes) in set.chunks() {
@@ -169,7 +176,8 @@ impl Timing {
         let by_shader = self.timed(timeout, |set, encoder| {
             let GpuContext { device, limits, .. } = &*set.inputs.logits.context;
             // What one binding holds, at offsets where another may start.
-            let most = limits.binding_bytes - limits.binding_bytes % u64::from(limits.offset_alignment);
+            let most =
+                limits.binding_bytes - limits.binding_bytes % u64::from(limits.offset_alignment);
             let mut pass = encoder.begin_compute_pass(&Default::default());
             pass.set_pipeline(&copier);
             for (from, to, bytes) in set.chunks() {
@@ -196,7 +204,11 @@ impl Timing {
         Ok(if by_shader.best() < by_buffers.best() { by_shader } else { by_buffers })
     }
 
-    fn timed(&mut self, timeout: Duration, record: impl Fn(&Set, &mut CommandEncoder)) -> Result<Reading, Error> {
+    fn timed(
+        &mut self,
+        timeout: Duration,
+        record: impl Fn(&Set, &mut CommandEncoder),
+    ) -> Result<Reading, Error> {
         let set = &self.sets[self.next];
         let context = &set.inputs.logits.context;
         let mut encoder = context.device.create_command_encoder(&Default::default());
@@ -218,8 +230,10 @@ impl Timing {
         if let Some(clock) = &self.clock {
             clock.read.map_async(MapMode::Read, .., |_| {});
             wait(None)?;
-            let bytes =
-                clock.read.get_mapped_range(..).map_err(|error| context.error(GpuError::new(error.to_string())))?;
+            let bytes = clock
+                .read
+                .get_mapped_range(..)
+                .map_err(|error| context.error(GpuError::new(error.to_string())))?;
             let ticks: [u64; 2] = bytemuck::pod_read_unaligned(&bytes[..16]);
             drop(bytes);
             clock.read.unmap();
@@ -240,7 +254,8 @@ impl GpuContext {
         let made = self.guarded(|| {
             let source = wgpu::ShaderSource::Wgsl(COPY.into());
             let label = Some("logits copy");
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+            let module =
+                self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
             Ok(self.device.create_compute_pipeline(&ComputePipelineDescriptor {
                 label,
                 layout: None,
@@ -259,10 +274,18 @@ impl GpuContext {
             return Ok(None);
         }
         let made = self.guarded(|| {
-            let descriptor = QuerySetDescriptor { label: Some("logits clock"), ty: QueryType::Timestamp, count: 2 };
+            let descriptor = QuerySetDescriptor {
+                label: Some("logits clock"),
+                ty: QueryType::Timestamp,
+                count: 2,
+            };
             let buffer = |usage| {
-                let descriptor =
-                    BufferDescriptor { label: Some("logits clock"), size: 16, usage, mapped_at_creation: false };
+                let descriptor = BufferDescriptor {
+                    label: Some("logits clock"),
+                    size: 16,
+                    usage,
+                    mapped_at_creation: false,
+                };
                 self.device.create_buffer(&descriptor)
             };
             Ok(Clock {

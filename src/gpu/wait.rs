@@ -6,14 +6,16 @@ use std::time::Duration;
 use std::{pin::Pin, task::Poll};
 
 use futures_channel::oneshot;
-use wgpu::{Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex};
+use wgpu::{
+    Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex,
+};
 
 use super::failure::{GpuError, survive};
 use crate::problem::limits::CallLimits;
 use crate::problem::waiting::{Instant, Waiting};
 
-/// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds, whatever it is told; and in between it is
-/// seen that nobody wants to know any more.
+/// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds,
+/// whatever it is told; and in between it is seen that nobody wants to know any more.
 const SLICE: Duration = Duration::from_millis(100);
 
 const LATE: &str = "it was not done within the time allowed";
@@ -29,8 +31,8 @@ pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
     receiver
 }
 
-/// Returns what a browser settles when the work submitted so far is done, for there a wait for a submission's index returns at once. Empty
-/// elsewhere.
+/// Returns what a browser settles when the work submitted so far is done, for there a wait for a
+/// submission's index returns at once. Empty elsewhere.
 pub(super) fn submitted(queue: &Queue) -> Vec<Mapped> {
     if !cfg!(target_arch = "wasm32") {
         return Vec::new();
@@ -91,7 +93,12 @@ impl Poller {
         Ok(())
     }
 
-    async fn wait(&self, of: Option<SubmissionIndex>, timeout: Duration, waiting: Waiting) -> Result<(), GpuError> {
+    async fn wait(
+        &self,
+        of: Option<SubmissionIndex>,
+        timeout: Duration,
+        waiting: Waiting,
+    ) -> Result<(), GpuError> {
         match waiting {
             Waiting::Here => self.wait_here(of, timeout),
             Waiting::Elsewhere => self.elsewhere.wait(&self.device, of, timeout).await,
@@ -99,11 +106,24 @@ impl Poller {
     }
 
     /// Blocks until a submission is done, or all that there are.
-    pub(super) fn wait_here(&self, of: Option<SubmissionIndex>, timeout: Duration) -> Result<(), GpuError> {
-        wait_in_slices(Instant::now(), timeout, || true, |slice| poll_for(&self.device, of.clone(), slice))
+    pub(super) fn wait_here(
+        &self,
+        of: Option<SubmissionIndex>,
+        timeout: Duration,
+    ) -> Result<(), GpuError> {
+        wait_in_slices(
+            Instant::now(),
+            timeout,
+            || true,
+            |slice| poll_for(&self.device, of.clone(), slice),
+        )
     }
 
-    fn spin(&self, receiver: &mut Mapped, timeout: Duration) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
+    fn spin(
+        &self,
+        receiver: &mut Mapped,
+        timeout: Duration,
+    ) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
         let since = Instant::now();
         loop {
             self.poll()?;
@@ -116,18 +136,26 @@ impl Poller {
     }
 }
 
-/// Returns the answer of a mapping whose submission has been waited for, or `None` where its sender is gone.
+/// Returns the answer of a mapping whose submission has been waited for, or `None` where its sender
+/// is gone.
 #[cfg(not(target_arch = "wasm32"))]
-async fn within(_: Duration, receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
+async fn within(
+    _: Duration,
+    receiver: Mapped,
+) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
     // It has come: the submission was waited for.
     Ok(receiver.await.ok())
 }
 
 /// Waits up to `timeout` for the answer of a mapping: a browser has no other wait.
 #[cfg(target_arch = "wasm32")]
-async fn within(timeout: Duration, mut receiver: Mapped) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
+async fn within(
+    timeout: Duration,
+    mut receiver: Mapped,
+) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
     // A browser's timers count 31 bits of milliseconds.
-    let mut timer = gloo_timers::future::TimeoutFuture::new(timeout.as_millis().min(i32::MAX as u128) as u32);
+    let mut timer =
+        gloo_timers::future::TimeoutFuture::new(timeout.as_millis().min(i32::MAX as u128) as u32);
     std::future::poll_fn(|context| {
         if let Poll::Ready(answer) = Pin::new(&mut receiver).poll(context) {
             return Poll::Ready(Ok(answer.ok()));
@@ -144,13 +172,18 @@ struct Elsewhere;
 
 #[cfg(target_arch = "wasm32")]
 impl Elsewhere {
-    async fn wait(&self, _: &Device, _: Option<SubmissionIndex>, _: Duration) -> Result<(), GpuError> {
+    async fn wait(
+        &self,
+        _: &Device,
+        _: Option<SubmissionIndex>,
+        _: Duration,
+    ) -> Result<(), GpuError> {
         Ok(())
     }
 }
 
-/// The thread that waits for futures, once there is one. It has ended when this has been dropped: one that ends later may find
-/// its driver unloaded, or the process half gone.
+/// The thread that waits for futures, once there is one. It has ended when this has been dropped:
+/// one that ends later may find its driver unloaded, or the process half gone.
 #[cfg(not(target_arch = "wasm32"))]
 #[derive(Default)]
 struct Elsewhere(std::sync::Mutex<Option<Waiter>>);
@@ -169,7 +202,8 @@ impl Drop for Elsewhere {
         let waiter = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let Some(Waiter { requests, thread, process }) = waiter else { return };
         drop(requests);
-        // Whoever it wakes may drop all there is, on that very thread. A process that was forked has no such thread.
+        // Whoever it wakes may drop all there is, on that very thread. A process that was forked
+        // has no such thread.
         if thread.thread().id() != thread::current().id() && process == super::context::process() {
             drop(thread.join());
         }
@@ -199,7 +233,12 @@ impl Request {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Elsewhere {
-    async fn wait(&self, device: &Device, of: Option<SubmissionIndex>, timeout: Duration) -> Result<(), GpuError> {
+    async fn wait(
+        &self,
+        device: &Device,
+        of: Option<SubmissionIndex>,
+        timeout: Duration,
+    ) -> Result<(), GpuError> {
         let (done, answer) = oneshot::channel();
         self.ask(device, Request { of, since: Instant::now(), timeout, done })?;
         answer.await.map_err(|_| GpuError::new("nobody waits for the GPU any more"))?
@@ -231,7 +270,8 @@ impl Elsewhere {
     }
 }
 
-/// Waits until `poll` says that it is done. `poll` is told how long to wait at most, and may return earlier.
+/// Waits until `poll` says that it is done. `poll` is told how long to wait at most, and may return
+/// earlier.
 fn wait_in_slices(
     since: Instant,
     timeout: Duration,
@@ -255,7 +295,11 @@ fn wait_in_slices(
 }
 
 /// Waits for so long at most, and says whether it is done.
-fn poll_for(device: &Device, submission_index: Option<SubmissionIndex>, time: Duration) -> Result<bool, GpuError> {
+fn poll_for(
+    device: &Device,
+    submission_index: Option<SubmissionIndex>,
+    time: Duration,
+) -> Result<bool, GpuError> {
     poll(device, PollType::Wait { submission_index, timeout: Some(time) })
 }
 

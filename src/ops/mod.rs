@@ -1,4 +1,5 @@
-//! The operations: one file for each family, with the [`Spec`] of each operation, which says as plain data what it reads, writes and costs.
+//! The operations: one file for each family, with the [`Spec`] of each operation, which says as
+//! plain data what it reads, writes and costs.
 //!
 //! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader.
 
@@ -98,8 +99,8 @@ impl Op {
         self.spec().row_output == RowOutput::Predictions
     }
 
-    /// Bytes of an element of the operand that has the shape of the logits: soft targets are f32 on a GPU, an upstream gradient has the
-    /// type of the logits. 0 where there is none.
+    /// Bytes of an element of the operand that has the shape of the logits: soft targets are f32 on
+    /// a GPU, an upstream gradient has the type of the logits. 0 where there is none.
     pub(crate) fn operand_bytes(self, dtype: DType, has_soft_targets: bool) -> u64 {
         match self.spec().operand {
             Operand::UpstreamGradient => dtype.size() as u64,
@@ -115,7 +116,8 @@ mod tests {
 
     use super::*;
 
-    /// A variant that `Op::ALL` lacks would make the count of names differ from the largest discriminant.
+    /// A variant that `Op::ALL` lacks would make the count of names differ from the largest
+    /// discriminant.
     #[test]
     fn the_table_of_operations_is_whole() {
         let names: HashSet<&str> = Op::ALL.iter().map(|op| op.spec().name).collect();
@@ -123,10 +125,20 @@ mod tests {
         assert_eq!(Op::ALL.iter().map(|&op| op as usize).max(), Some(Op::ALL.len() - 1));
         for op in Op::ALL {
             let spec = op.spec();
-            // The cost model measures the operation whose cost stands for others, so that must be its own.
+            // The cost model measures the operation whose cost stands for others, so that must be
+            // its own.
             assert_eq!(spec.costs_like.spec().costs_like, spec.costs_like, "{}", spec.name);
-            assert!(spec.writes_elements || spec.row_output != RowOutput::None, "{} writes nothing", spec.name);
-            assert_eq!(spec.forward.is_some(), spec.operand == Operand::UpstreamGradient, "{}", spec.name);
+            assert!(
+                spec.writes_elements || spec.row_output != RowOutput::None,
+                "{} writes nothing",
+                spec.name
+            );
+            assert_eq!(
+                spec.forward.is_some(),
+                spec.operand == Operand::UpstreamGradient,
+                "{}",
+                spec.name
+            );
             assert!(!spec.shader.is_empty(), "{}", spec.name);
         }
     }

@@ -18,7 +18,8 @@ pub(super) const SAMPLE: Spec = Spec {
     shader: include_str!("../../shaders/sample.wgsl"),
 };
 
-/// Returns the transform under which a class is drawn: a positive scale alone, for draws are defined to the bit.
+/// Returns the transform under which a class is drawn: a positive scale alone, for draws are
+/// defined to the bit.
 pub(crate) fn draw_transform(op: Op, transform: Transform) -> Result<Transform, Error> {
     if op != Op::Sample {
         return Ok(transform);
@@ -27,5 +28,7 @@ pub(crate) fn draw_transform(op: Op, transform: Transform) -> Result<Transform, 
         let (option, value) = ("scale of the logits", transform.scale as f32);
         return Err(Error::OptionValue { option, value, range: "positive where a class is drawn" });
     }
-    transform.without_cap("not set where a class is drawn: draw from the log-softmax, which is as good as the logits")
+    transform.without_cap(
+        "not set where a class is drawn: draw from the log-softmax, which is as good as the logits",
+    )
 }

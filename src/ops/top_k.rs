@@ -22,5 +22,9 @@ pub(super) const TOP_K: Spec = Spec {
 
 /// Refuses a `k` of 0, above [`MAX_K`] or above the number of classes.
 pub(crate) fn check_k(k: usize, classes: usize) -> Result<(), Error> {
-    if (1..=classes.min(MAX_K)).contains(&k) { Ok(()) } else { Err(Error::TopK { k, classes, most: MAX_K }) }
+    if (1..=classes.min(MAX_K)).contains(&k) {
+        Ok(())
+    } else {
+        Err(Error::TopK { k, classes, most: MAX_K })
+    }
 }

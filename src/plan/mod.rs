@@ -1,7 +1,8 @@
-//! Which kernels run a shape, in how many passes, over which parts of which buffers: a pure function of the shape and of
-//! an adapter's limits.
+//! Which kernels run a shape, in how many passes, over which parts of which buffers: a pure
+//! function of the shape and of an adapter's limits.
 //!
-//! The kernel depends on the number of classes alone, so that a row's bits do not depend on the batch it came in.
+//! The kernel depends on the number of classes alone, so that a row's bits do not depend on the
+//! batch it came in.
 
 use std::ops::Range;
 
@@ -25,8 +26,8 @@ pub(crate) const WORKGROUP: u32 = 256;
 pub(crate) const UNIT_BYTES: u64 = 16;
 /// Entries before a row's segments in `partials`; the shader's constant of the same name.
 const ROW_ENTRIES: u64 = 2;
-/// Rows of a group whose targets are counted or whose losses are summed: a block of [`RowSum`](crate::RowSum), and the
-/// shader's constant of the same name.
+/// Rows of a group whose targets are counted or whose losses are summed: a block of
+/// [`RowSum`](crate::RowSum), and the shader's constant of the same name.
 const GROUP_ROWS: u64 = BLOCK_ROWS as u64;
 /// Bytes of an entry of `partials`.
 const PARTIAL_BYTES: u64 = 32;
@@ -96,12 +97,13 @@ pub(crate) struct KernelProblem {
     pub(crate) strides: [u64; 2],
     /// Bytes of an element.
     pub(crate) size: u64,
-    /// Bytes of an element of what else there is of the shape of the logits, if anything: targets that are probabilities, or
-    /// the gradient that a backward starts from.
+    /// Bytes of an element of what else there is of the shape of the logits, if anything: targets
+    /// that are probabilities, or the gradient that a backward starts from.
     pub(crate) operand_bytes: u64,
     /// How many predictions there are of a row, at most.
     pub(crate) predictions: u64,
-    /// Whether much is done to each element: a logit transform, or labels that are spread over the classes.
+    /// Whether much is done to each element: a logit transform, or labels that are spread over the
+    /// classes.
     pub(crate) heavy: bool,
     /// Whether classes have weights.
     pub(crate) weighted: bool,
@@ -130,8 +132,9 @@ impl KernelProblem {
         }
     }
 
-    /// The problem of an operation and its operands, over `[rows / inner, classes, inner]` logits without gaps.
-    /// Targets are probabilities where `has_soft_targets`; their values need not be known yet.
+    /// The problem of an operation and its operands, over `[rows / inner, classes, inner]` logits
+    /// without gaps. Targets are probabilities where `has_soft_targets`; their values need not be
+    /// known yet.
     pub(crate) fn lower(
         op: Op,
         dtype: DType,
@@ -196,7 +199,8 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// The elements of an array of the shape of the logits that it touches, blocks of which are so far apart.
+    /// The elements of an array of the shape of the logits that it touches, blocks of which are so
+    /// far apart.
     pub(crate) fn elements(&self, inner: u64, stride: u64) -> Range<u64> {
         if self.classes.is_empty() || self.rows.is_empty() {
             return 0..0;
@@ -267,7 +271,8 @@ impl Plan {
         let is_split = strategy.kind == Kind::SplitRow;
         let segment = strategy.segment(problem.size);
         let segments = if is_split { classes.div_ceil(segment) } else { 1 };
-        // A part of a buffer may start anywhere, but a binding only where the alignment allows, which is before that.
+        // A part of a buffer may start anywhere, but a binding only where the alignment allows,
+        // which is before that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
         let size = problem.size.max(problem.operand_bytes);
@@ -277,7 +282,9 @@ impl Plan {
         if segments + ROW_ENTRIES > partials {
             return Err(Unplannable::Classes(classes));
         }
-        if (problem.count || problem.sum) && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX)) {
+        if (problem.count || problem.sum)
+            && (rows.div_ceil(GROUP_ROWS) > partials || rows > u64::from(u32::MAX))
+        {
             return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
         }
         // Of a row with its share of the gaps.
@@ -300,10 +307,11 @@ impl Plan {
         Ok(Self { problem, limits, strategy, rows_per_pass, segments_per_pass })
     }
 
-    /// Rows of the largest parts that blocks of so many rows are cut into for buffers of so many rows: whole blocks, or parts
-    /// of one.
+    /// Rows of the largest parts that blocks of so many rows are cut into for buffers of so many
+    /// rows: whole blocks, or parts of one.
     pub(crate) fn row_pieces(rows: u64, inner: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
-        let (all, step) = if most >= inner { (rows, most / inner.max(1) * inner.max(1)) } else { (inner, most) };
+        let (all, step) =
+            if most >= inner { (rows, most / inner.max(1) * inner.max(1)) } else { (inner, most) };
         let outer = rows.checked_div(all).unwrap_or(0);
         (0..outer).flat_map(move |nth| pieces(nth * all..(nth + 1) * all, step.max(1)))
     }
@@ -343,19 +351,32 @@ impl Plan {
 
     /// Bytes of the statistics that passes leave for each other.
     pub(crate) fn partial_bytes(&self) -> u64 {
-        let split = if self.is_split() { self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES) } else { 0 };
-        let groups = if self.problem.count || self.problem.sum { self.problem.rows.div_ceil(GROUP_ROWS) } else { 0 };
+        let split = if self.is_split() {
+            self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES)
+        } else {
+            0
+        };
+        let groups = if self.problem.count || self.problem.sum {
+            self.problem.rows.div_ceil(GROUP_ROWS)
+        } else {
+            0
+        };
         split.max(groups) * PARTIAL_BYTES
     }
 
     /// Whether a block is cut into several passes, which then need buffers of their own.
     pub(crate) fn cuts_blocks(&self) -> bool {
-        self.problem.inner > 1 && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
+        self.problem.inner > 1
+            && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
     }
 
     /// What keeps a plan from running over buffers that hold the whole batch.
     pub(crate) fn check_whole(&self) -> Result<(), Unplannable> {
-        if self.cuts_blocks() { Err(Unplannable::Block(self.problem.inner, self.problem.classes)) } else { Ok(()) }
+        if self.cuts_blocks() {
+            Err(Unplannable::Block(self.problem.inner, self.problem.classes))
+        } else {
+            Ok(())
+        }
     }
 
     /// Every dispatch in order, over buffers that hold the whole batch.
@@ -393,16 +414,31 @@ impl Plan {
             let (classes, inner) = (problem.classes, problem.inner.min(count));
             if !cuts_rows {
                 let classes = 0..classes;
-                return vec![Batch { rows, classes, inner, passes, writes_elements: writes, writes_rows: true }];
+                return vec![Batch {
+                    rows,
+                    classes,
+                    inner,
+                    passes,
+                    writes_elements: writes,
+                    writes_rows: true,
+                }];
             }
             passes
                 .into_iter()
                 .map(|pass| {
                     let classes = pass.classes.clone();
-                    let (is_write, is_join) = (pass.entry == Entry::SplitWrite, pass.entry == Entry::SplitJoin);
+                    let (is_write, is_join) =
+                        (pass.entry == Entry::SplitWrite, pass.entry == Entry::SplitJoin);
                     let pass = Pass { classes: 0..classes.end - classes.start, ..pass };
                     let (rows, passes) = (rows.clone(), vec![pass]);
-                    Batch { rows, classes, inner, passes, writes_elements: is_write, writes_rows: is_join }
+                    Batch {
+                        rows,
+                        classes,
+                        inner,
+                        passes,
+                        writes_elements: is_write,
+                        writes_rows: is_join,
+                    }
                 })
                 .collect()
         })
@@ -415,9 +451,15 @@ impl Plan {
         let at_once = u64::from(WORKGROUP / self.strategy.lanes);
         match self.strategy.kind {
             Kind::RegisterResident | Kind::Online => {
-                let entry =
-                    if self.strategy.kind == Kind::RegisterResident { Entry::HoldRows } else { Entry::StreamRows };
-                passes.push(Pass { classes: whole, ..self.pass(entry, rows, 0..1, count.div_ceil(at_once)) });
+                let entry = if self.strategy.kind == Kind::RegisterResident {
+                    Entry::HoldRows
+                } else {
+                    Entry::StreamRows
+                };
+                passes.push(Pass {
+                    classes: whole,
+                    ..self.pass(entry, rows, 0..1, count.div_ceil(at_once))
+                });
             }
             Kind::SplitRow => {
                 let segment = self.segment();
@@ -427,8 +469,16 @@ impl Plan {
                     let segments = part.start as u32..part.end as u32;
                     Pass { classes, ..self.pass(entry, rows.clone(), segments, groups) }
                 };
-                passes.extend(pieces(0..segments, self.segments_per_pass).map(|piece| part(Entry::SplitReduce, piece)));
-                passes.push(self.pass(Entry::SplitJoin, rows.clone(), 0..segments as u32, count.div_ceil(at_once)));
+                passes.extend(
+                    pieces(0..segments, self.segments_per_pass)
+                        .map(|piece| part(Entry::SplitReduce, piece)),
+                );
+                passes.push(self.pass(
+                    Entry::SplitJoin,
+                    rows.clone(),
+                    0..segments as u32,
+                    count.div_ceil(at_once),
+                ));
                 if self.problem.op.spec().writes_elements {
                     let writes = pieces(0..segments, self.segments_per_pass);
                     passes.extend(writes.map(|piece| part(Entry::SplitWrite, piece)));
@@ -452,7 +502,8 @@ impl Plan {
         Pass { entry, rows, classes: 0..0, segments, groups: self.grid(groups) }
     }
 
-    /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the surplus.
+    /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the
+    /// surplus.
     fn grid(&self, groups: u64) -> [u32; 3] {
         let lines = groups.div_ceil(u64::from(self.limits.workgroups_per_dimension)).max(1);
         [groups.div_ceil(lines) as u32, lines as u32, 1]
@@ -461,7 +512,8 @@ impl Plan {
 
 /// A range in pieces of at most `size`.
 fn pieces(Range { start, end }: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
-    (0..(end - start).div_ceil(size)).map(move |nth| start + nth * size..end.min(start + (nth + 1) * size))
+    (0..(end - start).div_ceil(size))
+        .map(move |nth| start + nth * size..end.min(start + (nth + 1) * size))
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const LINE_BYTES: u64 = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Strategy {
     pub(crate) kind: Kind,
-    /// Threads that share a row, or a segment of one: a power of two up to those of a workgroup, which takes as many as it has
-    /// threads for.
+    /// Threads that share a row, or a segment of one: a power of two up to those of a workgroup,
+    /// which takes as many as it has threads for.
     pub(crate) lanes: u32,
     /// Units of it that each of them holds, or has on their way, at a time.
     pub(crate) units: u32,
@@ -29,7 +29,8 @@ pub(crate) enum Kind {
     RegisterResident,
     /// Rows are reduced while they are read, and read again where elements are written.
     Online,
-    /// Several workgroups share a row: segments of it are held in registers, and the row is joined from them.
+    /// Several workgroups share a row: segments of it are held in registers, and the row is joined
+    /// from them.
     SplitRow,
 }
 
@@ -41,7 +42,8 @@ const TILE_STEP: u64 = 256;
 pub(crate) enum Access {
     /// Each thread for itself.
     Direct,
-    /// Through workgroup memory of `elements` elements, at least those of the workgroup's rows, in one unbroken stream.
+    /// Through workgroup memory of `elements` elements, at least those of the workgroup's rows, in
+    /// one unbroken stream.
     Staged { elements: u32 },
     /// Lanes across rows: rows are strided, and neighbouring threads take neighbouring rows.
     LanesAcrossRows,
@@ -51,13 +53,15 @@ impl Strategy {
     /// By the classes and the adapter alone.
     pub(super) fn of(problem: &KernelProblem, limits: &Limits) -> Self {
         let &KernelProblem { op, classes, size, heavy, .. } = problem;
-        let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } = limits.tuning;
+        let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } =
+            limits.tuning;
         let unit = UNIT_BYTES / size;
         let units = classes.div_ceil(unit);
         // Of the same number of values, whatever their type.
         let most = (u64::from(lane_bytes) / 4 / unit).max(1);
         if op.spec().rereads_row || heavy {
-            // Much is done to each value, or the row is gone through again and again: many threads with little each.
+            // Much is done to each value, or the row is gone through again and again: many threads
+            // with little each.
             let most = (HEAVY_VALUES / unit).max(1);
             let lanes = units.div_ceil(most).next_power_of_two().min(WORKGROUP.into());
             let (kind, units) = match units.div_ceil(lanes) {
@@ -67,29 +71,45 @@ impl Strategy {
             };
             return Self { kind, lanes: lanes as u32, units: units as u32 };
         }
-        // Short rows are spread over as many threads as have a few units each, and take no barrier where they can.
+        // Short rows are spread over as many threads as have a few units each, and take no barrier
+        // where they can.
         let few = (FEW_VALUES / unit).min(most);
         let lanes = units.div_ceil(few).next_power_of_two().min(subgroup.into());
         let mut lanes = lanes.max(units.div_ceil(most).next_power_of_two());
-        // Where neighbours need not be read together, fewer threads may have fewer units that are none.
+        // Where neighbours need not be read together, fewer threads may have fewer units that are
+        // none.
         let padded = |lanes: u64| lanes * units.div_ceil(lanes);
-        if !coalesces && lanes > 1 && padded(lanes / 2) < padded(lanes) && units.div_ceil(lanes / 2) <= most {
+        if !coalesces
+            && lanes > 1
+            && padded(lanes / 2) < padded(lanes)
+            && units.div_ceil(lanes / 2) <= most
+        {
             lanes /= 2;
         }
         // Without whole units a row is not written well but from workgroup memory.
-        let fits =
-            classes.is_multiple_of(unit) || !coalesces || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
+        let fits = classes.is_multiple_of(unit)
+            || !coalesces
+            || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
         if classes <= held_classes.into() && lanes <= WORKGROUP.into() && fits {
-            return Self { kind: Kind::RegisterResident, lanes: lanes as u32, units: units.div_ceil(lanes) as u32 };
+            return Self {
+                kind: Kind::RegisterResident,
+                lanes: lanes as u32,
+                units: units.div_ceil(lanes) as u32,
+            };
         }
         if classes <= STREAM {
-            return Self { kind: Kind::Online, lanes: long_lanes, units: Self::in_flight(stream_units, size) };
+            return Self {
+                kind: Kind::Online,
+                lanes: long_lanes,
+                units: Self::in_flight(stream_units, size),
+            };
         }
         Self { kind: Kind::SplitRow, lanes: long_lanes, units: most as u32 }
     }
 
-    /// Units that a thread has on their way where a row is streamed: of each type as many values. With twice as many of 16 bits,
-    /// NVIDIA's compiler keeps them in memory, and takes nearly twice as long.
+    /// Units that a thread has on their way where a row is streamed: of each type as many values.
+    /// With twice as many of 16 bits, NVIDIA's compiler keeps them in memory, and takes nearly
+    /// twice as long.
     fn in_flight(stream_units: u32, size: u64) -> u32 {
         (u64::from(stream_units) * size / 4).max(1) as u32
     }
@@ -106,7 +126,8 @@ impl Strategy {
 }
 
 impl Plan {
-    /// Threads that take what lies next to each other; those after them have a stretch of their own.
+    /// Threads that take what lies next to each other; those after them have a stretch of their
+    /// own.
     pub(crate) fn stripe(&self) -> u32 {
         self.limits.tuning.subgroup.min(self.strategy.lanes)
     }
@@ -124,7 +145,8 @@ impl Plan {
     /// Units that a thread has at a time in a pass.
     pub(crate) fn units(&self, entry: Entry) -> u32 {
         if entry == Entry::SplitWrite {
-            return Strategy::in_flight(self.limits.tuning.stream_units, self.problem.size).min(self.strategy.units);
+            return Strategy::in_flight(self.limits.tuning.stream_units, self.problem.size)
+                .min(self.strategy.units);
         }
         self.strategy.units
     }
@@ -146,7 +168,9 @@ impl Plan {
         if self.problem.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
             // Few sizes make few pipelines, whatever numbers of classes a process meets.
             let most = self.limits.tile_bytes / UNIT_BYTES * 4;
-            return Access::Staged { elements: elements.next_multiple_of(TILE_STEP).min(most) as u32 };
+            return Access::Staged {
+                elements: elements.next_multiple_of(TILE_STEP).min(most) as u32,
+            };
         }
         Access::Direct
     }

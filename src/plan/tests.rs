@@ -1,5 +1,5 @@
-//! By arithmetic, with the limits of adapters that are not at hand: every element is covered exactly once, and no limit is
-//! crossed.
+//! By arithmetic, with the limits of adapters that are not at hand: every element is covered
+//! exactly once, and no limit is crossed.
 
 use std::collections::HashSet;
 
@@ -25,13 +25,19 @@ fn limits(
     }
 }
 
-/// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's were read off; the others
-/// are what their drivers are known for.
+/// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's
+/// were read off; the others are what their drivers are known for.
 pub(crate) fn adapters() -> [(&'static str, Limits); 10] {
     [
         ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32, Vendor::Other)),
-        ("NVIDIA GTX 1060, DX12", limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32, Vendor::Other)),
-        ("AMD RX 7900, RADV", limits((1 << 31) - 4, (1 << 32) - 4, 16, 62 << 10, 64, Vendor::Other)),
+        (
+            "NVIDIA GTX 1060, DX12",
+            limits((1 << 31) - 4, (1 << 31) - 4, 32, 30 << 10, 32, Vendor::Other),
+        ),
+        (
+            "AMD RX 7900, RADV",
+            limits((1 << 31) - 4, (1 << 32) - 4, 16, 62 << 10, 64, Vendor::Other),
+        ),
         ("Intel Xe, ANV", limits(1 << 30, 1 << 32, 16, 62 << 10, 32, Vendor::Intel)),
         ("Apple M2, Metal", limits((1 << 31) - 4, 9 << 30, 32, 30 << 10, 64, Vendor::Apple)),
         ("Adreno 740, Vulkan", limits(128 << 20, 1 << 30, 64, 30 << 10, 128, Vendor::Other)),
@@ -83,7 +89,11 @@ fn plans() -> impl Iterator<Item = (String, KernelProblem, Limits, Plan)> {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
                 let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-                let problem = KernelProblem { count: total, sum: total, ..KernelProblem::dense(op, rows, classes) };
+                let problem = KernelProblem {
+                    count: total,
+                    sum: total,
+                    ..KernelProblem::dense(op, rows, classes)
+                };
                 let what = format!("{op:?} {rows}x{classes} on {name}");
                 let plan = Plan::new(problem, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
                 (what, problem, limits, plan)
@@ -113,13 +123,20 @@ fn every_element_is_covered_exactly_once() {
         let elements = problem.rows * problem.classes;
         cover(
             &what,
-            passes.iter().filter(|pass| is_main(pass.entry)).map(|pass| pass.elements(1, problem.classes)),
+            passes
+                .iter()
+                .filter(|pass| is_main(pass.entry))
+                .map(|pass| pass.elements(1, problem.classes)),
             elements,
         );
         if plan.is_split() {
             cover(&what, of(Entry::SplitJoin).map(|pass| pass.rows.clone()), problem.rows);
             if problem.op.spec().writes_elements {
-                cover(&what, of(Entry::SplitWrite).map(|pass| pass.elements(1, problem.classes)), elements);
+                cover(
+                    &what,
+                    of(Entry::SplitWrite).map(|pass| pass.elements(1, problem.classes)),
+                    elements,
+                );
             }
         }
         // What is written later must have been reduced and joined before.
@@ -128,9 +145,13 @@ fn every_element_is_covered_exactly_once() {
             Entry::SplitJoin => 2,
             _ => 3,
         };
-        let of_rows = |start| passes.iter().filter(move |pass| pass.rows.start == start && pass.segments.end > 0);
+        let of_rows = |start| {
+            passes.iter().filter(move |pass| pass.rows.start == start && pass.segments.end > 0)
+        };
         assert!(of_rows(0).map(order).is_sorted(), "{what}");
-        for (first, last) in [(Entry::CountTargets, Entry::TotalTargets), (Entry::SumLosses, Entry::TotalLosses)] {
+        for (first, last) in
+            [(Entry::CountTargets, Entry::TotalTargets), (Entry::SumLosses, Entry::TotalLosses)]
+        {
             if problem.count {
                 cover(&what, of(first).map(|pass| pass.rows.clone()), problem.rows);
                 assert!(of(first).all(|pass| pass.rows.start.is_multiple_of(GROUP_ROWS)), "{what}");
@@ -148,9 +169,14 @@ fn workgroups_reach_every_element() {
             let segments = u64::from(pass.segments.end - pass.segments.start);
             let lanes = u64::from(plan.strategy.lanes);
             let needed = match pass.entry {
-                Entry::HoldRows | Entry::StreamRows | Entry::SplitJoin => (rows * lanes).div_ceil(WORKGROUP.into()),
+                Entry::HoldRows | Entry::StreamRows | Entry::SplitJoin => {
+                    (rows * lanes).div_ceil(WORKGROUP.into())
+                }
                 Entry::SplitReduce | Entry::SplitWrite => {
-                    assert!(rows == 1 || segments == u64::from(plan.segments()), "{what}: {pass:?}");
+                    assert!(
+                        rows == 1 || segments == u64::from(plan.segments()),
+                        "{what}: {pass:?}"
+                    );
                     let held = pass.classes.end - pass.classes.start;
                     assert!(
                         segments * plan.segment() >= held && (segments - 1) * plan.segment() < held,
@@ -158,9 +184,9 @@ fn workgroups_reach_every_element() {
                     );
                     (rows * segments * lanes).div_ceil(WORKGROUP.into())
                 }
-                Entry::CountTargets | Entry::SumLosses => {
-                    (rows.div_ceil(GROUP_ROWS) * u64::from(plan.long_lanes())).div_ceil(WORKGROUP.into())
-                }
+                Entry::CountTargets | Entry::SumLosses => (rows.div_ceil(GROUP_ROWS)
+                    * u64::from(plan.long_lanes()))
+                .div_ceil(WORKGROUP.into()),
                 Entry::TotalTargets | Entry::TotalLosses => 1,
             };
             let [x, y, z] = pass.groups.map(u64::from);
@@ -177,15 +203,19 @@ fn no_limit_is_crossed() {
         for pass in plan.passes() {
             let Range { start, end } = pass.elements(1, problem.classes);
             let elements = end - start;
-            // A binding may have to start before what is meant, wherever the caller's buffer starts.
+            // A binding may have to start before what is meant, wherever the caller's buffer
+            // starts.
             assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
             assert!(
-                (pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack <= limits.binding_bytes,
+                (pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack
+                    <= limits.binding_bytes,
                 "{what}: {pass:?}"
             );
             assert!(elements + slack / 4 < 1 << 32, "{what}: indices have 32 bits");
             assert!(
-                pass.groups.iter().all(|&groups| (1..=limits.workgroups_per_dimension).contains(&groups)),
+                pass.groups
+                    .iter()
+                    .all(|&groups| (1..=limits.workgroups_per_dimension).contains(&groups)),
                 "{what}"
             );
             assert!(pass.groups[0] as u64 * (pass.groups[1] as u64) < 1 << 32, "{what}");
@@ -193,10 +223,13 @@ fn no_limit_is_crossed() {
     }
 }
 
-/// The parts that go through the device one by one hold every element once, and are no larger than they may be.
+/// The parts that go through the device one by one hold every element once, and are no larger than
+/// they may be.
 #[test]
 fn batches_hold_every_element_once() {
-    for (what, problem, limits, _) in plans().filter(|(_, problem, ..)| problem.rows * problem.classes <= 1 << 32) {
+    for (what, problem, limits, _) in
+        plans().filter(|(_, problem, ..)| problem.rows * problem.classes <= 1 << 32)
+    {
         for part in [Plan::LEAST_BINDING, 8 << 20, 85 << 20] {
             let problem = KernelProblem { count: false, sum: false, ..problem };
             let part = part.min(limits.binding_bytes);
@@ -206,22 +239,26 @@ fn batches_hold_every_element_once() {
                 if rows.end - rows.start > 1 {
                     assert_eq!(*classes, 0..problem.classes);
                 }
-                rows.start * problem.classes + classes.start..(rows.end - 1) * problem.classes + classes.end
+                rows.start * problem.classes + classes.start
+                    ..(rows.end - 1) * problem.classes + classes.end
             };
             let mut elements = Vec::new();
             let mut rows = Vec::new();
             for batch in plan.batches() {
-                let held = (batch.rows.end - batch.rows.start) * (batch.classes.end - batch.classes.start);
+                let held =
+                    (batch.rows.end - batch.rows.start) * (batch.classes.end - batch.classes.start);
                 assert!(held * 4 <= part, "{what}: {batch:?}");
                 assert!(
                     batch
                         .passes
                         .iter()
-                        .all(|pass| pass.elements(1, batch.classes.end - batch.classes.start).end <= held),
+                        .all(|pass| pass.elements(1, batch.classes.end - batch.classes.start).end
+                            <= held),
                     "{what}: {batch:?}"
                 );
                 if batch.writes_elements
-                    || (!problem.op.spec().writes_elements && batch.passes.iter().any(|p| is_main(p.entry)))
+                    || (!problem.op.spec().writes_elements
+                        && batch.passes.iter().any(|p| is_main(p.entry)))
                 {
                     elements.push(flat(&batch));
                 }
@@ -238,7 +275,9 @@ fn batches_hold_every_element_once() {
 #[test]
 fn the_kernel_depends_on_the_classes_alone() {
     for (rows, classes) in SHAPES {
-        let of = |rows, limits| Plan::new(KernelProblem::dense(Op::Softmax, rows, classes), limits).unwrap().strategy;
+        let of = |rows, limits| {
+            Plan::new(KernelProblem::dense(Op::Softmax, rows, classes), limits).unwrap().strategy
+        };
         for (_, limits) in adapters() {
             assert_eq!(of(rows, limits), of(1, limits));
         }
@@ -247,23 +286,35 @@ fn the_kernel_depends_on_the_classes_alone() {
 
 #[test]
 fn what_has_no_plan_is_told_with_both_numbers() {
-    let problem = KernelProblem { count: true, sum: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 10) };
+    let problem =
+        KernelProblem { count: true, sum: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 10) };
     let webgpu = adapters()[9].1;
     let refused = |problem, limits| Plan::new(problem, limits).unwrap_err().to_string();
     let small = Limits { binding_bytes: 4096, ..webgpu };
-    assert_eq!(refused(problem, small), "it can bind 4096 bytes at once, where 1048576 are needed at the least");
+    assert_eq!(
+        refused(problem, small),
+        "it can bind 4096 bytes at once, where 1048576 are needed at the least"
+    );
     let wide = KernelProblem::dense(Op::CrossEntropy, 1, CLASSES + 1);
-    assert_eq!(refused(wide, webgpu), "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index");
-    let weighted = KernelProblem { weighted: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 1 << 26) };
+    assert_eq!(
+        refused(wide, webgpu),
+        "a row of 4294901761 classes is beyond the 4294901760 that a kernel can index"
+    );
+    let weighted =
+        KernelProblem { weighted: true, ..KernelProblem::dense(Op::CrossEntropy, 1, 1 << 26) };
     assert_eq!(
         refused(weighted, webgpu),
         "268435456 bytes of class weights are beyond the 134217728 that it can bind at once"
     );
     let long = KernelProblem { rows: 1 << 33, ..problem };
-    assert_eq!(refused(long, webgpu), "8589934592 rows are beyond the 4294959104 whose statistics it can bind at once");
+    assert_eq!(
+        refused(long, webgpu),
+        "8589934592 rows are beyond the 4294959104 whose statistics it can bind at once"
+    );
 }
 
-/// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single column.
+/// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single
+/// column.
 #[test]
 fn blocks_are_covered_whole_or_in_columns() {
     for (name, limits) in adapters() {
@@ -279,18 +330,27 @@ fn blocks_are_covered_whole_or_in_columns() {
         ] {
             for (size, operand_bytes) in [(4, 0), (2, 0), (2, 4)] {
                 let rows = outer * inner;
-                let dense = KernelProblem::dense(Op::CrossEntropyGrad, rows, classes).in_blocks(inner);
+                let dense =
+                    KernelProblem::dense(Op::CrossEntropyGrad, rows, classes).in_blocks(inner);
                 let problem = KernelProblem { size, operand_bytes, ..dense };
                 let what = format!("[{outer}, {classes}, {inner}] of {size} bytes on {name}");
                 let plan = Plan::new(problem, limits).unwrap_or_else(|why| panic!("{what}: {why}"));
                 let (mut reached, mut in_columns) = (0, false);
                 for batch in plan.batches() {
-                    let (count, held) = (batch.rows.end - batch.rows.start, batch.classes.end - batch.classes.start);
-                    let is_whole = batch.inner == inner && count % inner == 0 && batch.rows.start % inner == 0;
-                    let is_columns = batch.inner == count && batch.rows.start / inner == (batch.rows.end - 1) / inner;
+                    let (count, held) = (
+                        batch.rows.end - batch.rows.start,
+                        batch.classes.end - batch.classes.start,
+                    );
+                    let is_whole =
+                        batch.inner == inner && count % inner == 0 && batch.rows.start % inner == 0;
+                    let is_columns = batch.inner == count
+                        && batch.rows.start / inner == (batch.rows.end - 1) / inner;
                     assert!(is_whole || is_columns, "{what}: {batch:?}");
                     assert!(held == classes || count == 1, "{what}: {batch:?}");
-                    assert!(count * held * size.max(operand_bytes) <= limits.binding_bytes, "{what}: {batch:?}");
+                    assert!(
+                        count * held * size.max(operand_bytes) <= limits.binding_bytes,
+                        "{what}: {batch:?}"
+                    );
                     in_columns |= !is_whole;
                     if batch.classes.end == classes && batch.writes_elements {
                         assert_eq!(batch.rows.start, reached, "{what}");
@@ -304,7 +364,8 @@ fn blocks_are_covered_whole_or_in_columns() {
     }
 }
 
-/// A row that registers hold is read once; a longer one twice where something is written; what stands beside elements is small.
+/// A row that registers hold is read once; a longer one twice where something is written; what
+/// stands beside elements is small.
 #[test]
 fn kernels_move_little_more_than_they_must() {
     let reads_and_writes = |op, classes, transformed: bool| {
@@ -325,7 +386,9 @@ fn kernels_move_little_more_than_they_must() {
         (8192, Kind::RegisterResident),
         (32_000, Kind::Online),
     ] {
-        for (op, written) in [(Op::Softmax, 1.0), (Op::CrossEntropyGrad, 1.0), (Op::CrossEntropy, 0.0)] {
+        for (op, written) in
+            [(Op::Softmax, 1.0), (Op::CrossEntropyGrad, 1.0), (Op::CrossEntropy, 0.0)]
+        {
             let again = if kind == Kind::RegisterResident { 0.0 } else { written };
             for (found, whole, ratio) in reads_and_writes(op, classes, false) {
                 assert_eq!(found, kind, "{op:?} {classes}");
@@ -335,7 +398,8 @@ fn kernels_move_little_more_than_they_must() {
             }
         }
     }
-    // The segments' statistics are next to nothing; a logit transform takes one more reading of what is not held.
+    // The segments' statistics are next to nothing; a logit transform takes one more reading of
+    // what is not held.
     for (_, whole, _) in reads_and_writes(Op::Softmax, 262_144, false) {
         assert!(whole > 3.0 && whole < 3.4, "{whole}");
     }
@@ -344,47 +408,66 @@ fn kernels_move_little_more_than_they_must() {
     }
 }
 
-/// Units are of 16 bytes, lanes few enough for a subgroup where they can be, and all of a row is held.
+/// Units are of 16 bytes, lanes few enough for a subgroup where they can be, and all of a row is
+/// held.
 #[test]
 fn lanes_and_units_hold_a_row() {
     for (name, limits) in adapters() {
         for size in [2, 4] {
-            for classes in (1..=300).chain([999, 1000, 1001, 1024, 2047, 2048, 2049, 4096, 5001, 8191, 8192]) {
-                let plan = Plan::new(KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) }, limits)
-                    .unwrap();
+            for classes in
+                (1..=300).chain([999, 1000, 1001, 1024, 2047, 2048, 2049, 4096, 5001, 8191, 8192])
+            {
+                let plan = Plan::new(
+                    KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) },
+                    limits,
+                )
+                .unwrap();
                 let Strategy { kind, lanes, units } = plan.strategy;
                 let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.strategy);
                 assert!(lanes.is_power_of_two() && lanes <= WORKGROUP, "{what}");
                 if kind != Kind::RegisterResident {
                     // Only what workgroup memory could not stage.
-                    assert!(classes % (UNIT_BYTES / size) != 0 && limits.tuning.coalesces, "{what}");
+                    assert!(
+                        classes % (UNIT_BYTES / size) != 0 && limits.tuning.coalesces,
+                        "{what}"
+                    );
                     continue;
                 }
                 let unit = UNIT_BYTES / size;
                 assert!(u64::from(lanes * units) * unit >= classes, "{what}");
                 assert!(u64::from(lanes * (units - 1)) * unit < classes, "{what}");
-                assert!(u64::from(units) * unit * 4 <= u64::from(limits.tuning.lane_bytes), "{what}");
+                assert!(
+                    u64::from(units) * unit * 4 <= u64::from(limits.tuning.lane_bytes),
+                    "{what}"
+                );
                 let Tuning { subgroup, lane_bytes, .. } = limits.tuning;
                 if classes <= u64::from(subgroup * lane_bytes / 4) {
                     assert!(lanes <= limits.tuning.subgroup, "{what}");
                 }
                 if let Access::Staged { elements } = plan.access() {
                     assert!(u64::from(elements) * 4 <= limits.tile_bytes, "{what}");
-                    assert!(u64::from(elements) >= u64::from(WORKGROUP / lanes) * classes, "{what}");
+                    assert!(
+                        u64::from(elements) >= u64::from(WORKGROUP / lanes) * classes,
+                        "{what}"
+                    );
                 }
             }
         }
     }
 }
 
-/// A process that meets every number of classes compiles a bounded number of kernels for each operation.
+/// A process that meets every number of classes compiles a bounded number of kernels for each
+/// operation.
 #[test]
 fn kernels_are_few_for_many_numbers_of_classes() {
     for (name, limits) in adapters() {
         for size in [2, 4] {
             let shapes = (1..=20_000).map(|classes| {
-                let plan = Plan::new(KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) }, limits)
-                    .unwrap();
+                let plan = Plan::new(
+                    KernelProblem { size, ..KernelProblem::dense(Op::Softmax, 100, classes) },
+                    limits,
+                )
+                .unwrap();
                 // Kernels of one thread a row are made for its classes.
                 (plan.strategy, plan.access(), if plan.strategy.lanes == 1 { classes } else { 0 })
             });

@@ -29,14 +29,16 @@ impl Plan {
             Kind::RegisterResident | Kind::SplitRow => 1,
             Kind::Online if statistics == Statistics::Saved => u64::from(operand_bytes > 0),
             Kind::Online if statistics == Statistics::GradientSum => 1,
-            // Under a logit transform, and where classes are asked for, the largest logit is looked for before.
+            // Under a logit transform, and where classes are asked for, the largest logit is looked
+            // for before.
             Kind::Online => 1 + u64::from(transformed || op.predicts()),
         };
         let again = if self.strategy.kind == Kind::RegisterResident { 0 } else { writes };
         let reads = first + again;
         // Each class is asked for what stands beside it when sums are made, and when elements are.
         let operand_reads = if operand_bytes > 0 { 1 + writes } else { 0 };
-        let mut moved = elements * (size * (reads + writes) + operand_bytes * operand_reads) + of_rows;
+        let mut moved =
+            elements * (size * (reads + writes) + operand_bytes * operand_reads) + of_rows;
         // The label's own logit.
         if target > 0 {
             moved += rows * size;

@@ -9,26 +9,31 @@ use std::{fmt, fs};
 
 use crate::Error;
 
-/// How kernels are shaped to an adapter. The defaults follow from its limits and features, and for some from who made it; `logits tune` looks for better ones
-/// and writes them to a file, for [`Device::with_tuning_file`](crate::Device::with_tuning_file).
+/// How kernels are shaped to an adapter. The defaults follow from its limits and features, and for
+/// some from who made it; `logits tune` looks for better ones and writes them to a file, for
+/// [`Device::with_tuning_file`](crate::Device::with_tuning_file).
 ///
 /// As text it is a line `name = value` a number; lines that start with `#` are comments.
 ///
-/// A row's results depend on its logits and on these numbers, in their last bits, so one device has one set of them.
+/// A row's results depend on its logits and on these numbers, in their last bits, so one device has
+/// one set of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Threads that take what lies next to each other and are expected to exchange values without a barrier: a power of two
-    /// from 1 to 256.
+    /// Threads that take what lies next to each other and are expected to exchange values without a
+    /// barrier: a power of two from 1 to 256.
     pub subgroup: u32,
-    /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 32 from 32 to 512.
+    /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 32 from
+    /// 32 to 512.
     pub lane_bytes: u32,
     /// Widest row that is held in registers, up to 65,536 classes.
     pub held_classes: u32,
     /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,
-    /// Loads of 16 bytes that a thread has on their way where a row of f32 is streamed, and half as many of 16-bit types: 1 to 16.
+    /// Loads of 16 bytes that a thread has on their way where a row of f32 is streamed, and half as
+    /// many of 16-bit types: 1 to 16.
     pub stream_units: u32,
-    /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU that acts as one does not mind.
+    /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU
+    /// that acts as one does not mind.
     pub coalesces: bool,
 }
 
@@ -37,12 +42,15 @@ pub struct Tuning {
 pub(crate) enum Vendor {
     /// A CPU that acts as a GPU.
     Software,
-    /// wgpu reports subgroups of 4 to 64 for all of Metal; Apple's GPUs have 32 threads (`threadExecutionWidth`).
+    /// wgpu reports subgroups of 4 to 64 for all of Metal; Apple's GPUs have 32 threads
+    /// (`threadExecutionWidth`).
     Apple,
-    /// A thread of a Valhall GPU has 64 registers (Arm, "The Valhall shader core"), half of which hold 32 values.
+    /// A thread of a Valhall GPU has 64 registers (Arm, "The Valhall shader core"), half of which
+    /// hold 32 values.
     Arm,
-    /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the compiler decides (Intel, "The
-    /// SIMD machine"). In 16 threads half of the registers hold 32 values of each.
+    /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the
+    /// compiler decides (Intel, "The SIMD machine"). In 16 threads half of the registers hold 32
+    /// values of each.
     Intel,
     /// All that follows from the limits.
     Other,
@@ -74,7 +82,8 @@ impl Tuning {
     }
 }
 
-/// Reads a tuning file. Returns an error for anything but a regular file of at most 64 KiB: a pipe may never end.
+/// Reads a tuning file. Returns an error for anything but a regular file of at most 64 KiB: a pipe
+/// may never end.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     const LONGEST: u64 = 1 << 16;
     let found = fs::metadata(path)?;
@@ -82,7 +91,10 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("not a regular file"));
     }
     if found.len() > LONGEST {
-        return Err(io::Error::other(format!("{} bytes, where a tuning file has at most {LONGEST}", found.len())));
+        return Err(io::Error::other(format!(
+            "{} bytes, where a tuning file has at most {LONGEST}",
+            found.len()
+        )));
     }
     let mut text = String::new();
     // No more than its length: a file of /proc has none, and may have no end.
@@ -104,13 +116,18 @@ impl Tuning {
                 self.lane_bytes.is_multiple_of(32) && (32..=512).contains(&self.lane_bytes),
             ),
             ("held_classes", self.held_classes, "at most 65536", self.held_classes <= 65_536),
-            ("long_lanes", self.long_lanes, "a power of two from 4 to 256", power(self.long_lanes, 4)),
+            (
+                "long_lanes",
+                self.long_lanes,
+                "a power of two from 4 to 256",
+                power(self.long_lanes, 4),
+            ),
             ("stream_units", self.stream_units, "1 to 16", (1..=16).contains(&self.stream_units)),
         ];
         match checks.into_iter().find(|(.., holds)| !holds) {
-            Some((name, value, wanted, _)) => {
-                Err(Error::Tuning { reason: format!("{name} = {value}, where it must be {wanted}") })
-            }
+            Some((name, value, wanted, _)) => Err(Error::Tuning {
+                reason: format!("{name} = {value}, where it must be {wanted}"),
+            }),
             None => Ok(self),
         }
     }
@@ -133,15 +150,21 @@ impl FromStr for Tuning {
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Tuning { reason };
         let mut values: BTreeMap<&str, &str> = BTreeMap::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let (name, value) = line.split_once('=').ok_or_else(|| wrong(format!("`{line}` is no `name = value`")))?;
+        for line in
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            let (name, value) = line
+                .split_once('=')
+                .ok_or_else(|| wrong(format!("`{line}` is no `name = value`")))?;
             if values.insert(name.trim(), value.trim()).is_some() {
                 return Err(wrong(format!("{} is there twice", name.trim())));
             }
         }
-        let mut take = |name: &str| values.remove(name).ok_or_else(|| wrong(format!("{name} is missing")));
+        let mut take =
+            |name: &str| values.remove(name).ok_or_else(|| wrong(format!("{name} is missing")));
         let number = |name: &str, text: &str| {
-            text.parse().map_err(|_| wrong(format!("{name} = {text}, where it must be a whole number")))
+            text.parse()
+                .map_err(|_| wrong(format!("{name} = {text}, where it must be a whole number")))
         };
         let coalesces = take("coalesces")?;
         let tuning = Self {
@@ -150,9 +173,9 @@ impl FromStr for Tuning {
             held_classes: number("held_classes", take("held_classes")?)?,
             long_lanes: number("long_lanes", take("long_lanes")?)?,
             stream_units: number("stream_units", take("stream_units")?)?,
-            coalesces: coalesces
-                .parse()
-                .map_err(|_| wrong(format!("coalesces = {coalesces}, where it must be true or false")))?,
+            coalesces: coalesces.parse().map_err(|_| {
+                wrong(format!("coalesces = {coalesces}, where it must be true or false"))
+            })?,
         };
         match values.keys().next() {
             Some(name) => Err(wrong(format!("there is no `{name}`"))),
@@ -168,8 +191,11 @@ mod tests {
     #[test]
     fn text_says_it_all_and_nothing_else() {
         let of_others = [1, 32, 128].map(|subgroup| Tuning::new(subgroup, Vendor::Other));
-        let of_vendors = [(8, Vendor::Software), (64, Vendor::Apple), (16, Vendor::Arm), (32, Vendor::Intel)];
-        for tuning in of_vendors.map(|(most, vendor)| Tuning::new(most, vendor)).into_iter().chain(of_others) {
+        let of_vendors =
+            [(8, Vendor::Software), (64, Vendor::Apple), (16, Vendor::Arm), (32, Vendor::Intel)];
+        for tuning in
+            of_vendors.map(|(most, vendor)| Tuning::new(most, vendor)).into_iter().chain(of_others)
+        {
             assert_eq!(tuning.check().unwrap(), tuning);
             let text = format!("# of an adapter\n{tuning}");
             assert_eq!(text.parse::<Tuning>().unwrap(), tuning);
@@ -177,11 +203,20 @@ mod tests {
                 (text.replace("subgroup =", "subgroups ="), "subgroup is missing"),
                 (format!("{text}\nspeed = 9"), "there is no `speed`"),
                 (format!("{text}\nlong_lanes = 64"), "long_lanes is there twice"),
-                (text.replace("stream_units = 4", "stream_units = 40"), "stream_units = 40, where it must be 1 to 16"),
-                (text.replace("stream_units = 4", "stream_units"), "`stream_units` is no `name = value`"),
+                (
+                    text.replace("stream_units = 4", "stream_units = 40"),
+                    "stream_units = 40, where it must be 1 to 16",
+                ),
+                (
+                    text.replace("stream_units = 4", "stream_units"),
+                    "`stream_units` is no `name = value`",
+                ),
                 (text.replace("stream_units = 4", "stream_units = x"), "must be a whole number"),
             ] {
-                assert!(wrong.parse::<Tuning>().unwrap_err().to_string().contains(reason), "{reason}");
+                assert!(
+                    wrong.parse::<Tuning>().unwrap_err().to_string().contains(reason),
+                    "{reason}"
+                );
             }
         }
     }

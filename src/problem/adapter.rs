@@ -1,4 +1,5 @@
-//! The choice of a device, and the descriptions of adapters: those that exist, those that were rejected, and how fast one is.
+//! The choice of a device, and the descriptions of adapters: those that exist, those that were
+//! rejected, and how fast one is.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,9 +16,10 @@ pub enum DeviceChoice {
     Cpu,
     /// The best adapter of any kind, software included.
     Gpu,
-    /// The best adapter whose name holds this text, whatever the case; `vulkan:`, `gl:`, `metal:`, `dx12:` or
-    /// `webgpu:` before it asks for that backend as well, and may stand alone. If it cannot be used, opening fails: no other adapter
-    /// is tried, not even another whose name holds the text.
+    /// The best adapter whose name holds this text, whatever the case; `vulkan:`, `gl:`, `metal:`,
+    /// `dx12:` or `webgpu:` before it asks for that backend as well, and may stand alone. If it
+    /// cannot be used, opening fails: no other adapter is tried, not even another whose name holds
+    /// the text.
     Named(String),
 }
 
@@ -68,12 +70,16 @@ impl fmt::Display for RejectedAdapter {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Crossover {
-    /// The operation, by its name in `logits bench --ops`: that of its method, and `cross_entropy_grad` for the loss with its gradient.
+    /// The operation, by its name in `logits bench --ops`: that of its method, and
+    /// `cross_entropy_grad` for the loss with its gradient.
     pub operation: &'static str,
-    /// Bytes of logits, in rows of 1024 classes, from which the GPU is expected to be faster; `None` if it never is.
+    /// Bytes of logits, in rows of 1024 classes, from which the GPU is expected to be faster;
+    /// `None` if it never is.
     pub bytes: Option<u64>,
-    /// The measured throughput of the CPU, in bytes of logits a second, without the fixed cost of a call.
+    /// The measured throughput of the CPU, in bytes of logits a second, without the fixed cost of a
+    /// call.
     pub cpu_bytes_per_second: f64,
-    /// The measured throughput of the GPU, in bytes of logits a second, transfers counted, without the fixed cost of a call.
+    /// The measured throughput of the GPU, in bytes of logits a second, transfers counted, without
+    /// the fixed cost of a call.
     pub gpu_bytes_per_second: f64,
 }

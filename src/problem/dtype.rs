@@ -52,8 +52,8 @@ mod sealed {
             Self: Sized;
     }
 }
-/// A type that logits may have in memory. Arithmetic is in `f32`, and in `f64` for `f64`; a result is rounded once, to the
-/// nearest value of the type, of two the even one.
+/// A type that logits may have in memory. Arithmetic is in `f32`, and in `f64` for `f64`; a result
+/// is rounded once, to the nearest value of the type, of two the even one.
 pub trait Element:
     sealed::Sealed + bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Into<f64> + Send + Sync
 {

@@ -2,7 +2,8 @@
 
 /// The reason why a call was refused or could not be finished.
 ///
-/// Every problem with the caller's data is found before anything is written, and its variant names the value and its place.
+/// Every problem with the caller's data is found before anything is written, and its variant names
+/// the value and its place.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,7 +16,9 @@ pub enum Error {
         classes: usize,
     },
     /// The number of elements or of classes of the shape is beyond what the crate can index.
-    #[error("the shape [{rows}, {classes}] is too large: classes must stay below 2^32 - 1 and elements within memory")]
+    #[error(
+        "the shape [{rows}, {classes}] is too large: classes must stay below 2^32 - 1 and elements within memory"
+    )]
     ShapeTooLarge {
         /// The number of rows of the shape.
         rows: usize,
@@ -37,11 +40,14 @@ pub enum Error {
     RowStride {
         /// The stride given, in elements.
         stride: usize,
-        /// The number of elements that a stride must span: the classes of a row, or `classes * inner` of a block.
+        /// The number of elements that a stride must span: the classes of a row, or `classes *
+        /// inner` of a block.
         classes: usize,
     },
     /// A target is neither a class in `0..classes` nor an ignored index.
-    #[error("target {target} of row {row} is neither a class in 0..{classes} nor among the ignored {ignored:?}")]
+    #[error(
+        "target {target} of row {row} is neither a class in 0..{classes} nor among the ignored {ignored:?}"
+    )]
     TargetOutOfRange {
         /// The row whose target is wrong.
         row: usize,
@@ -53,7 +59,9 @@ pub enum Error {
         ignored: Vec<i64>,
     },
     /// A target probability is negative, beyond the range of f32 or not a number.
-    #[error("the target probability of class {class} in row {row} is {value}; it must be between 0 and 3.4028235e38")]
+    #[error(
+        "the target probability of class {class} in row {row} is {value}; it must be between 0 and 3.4028235e38"
+    )]
     Probability {
         /// The row, numbered as targets that are class indices are.
         row: usize,
@@ -70,8 +78,11 @@ pub enum Error {
         /// The upstream gradient of that row.
         value: f32,
     },
-    /// `k` is 0, above the number of classes of a row, or above the number of classes that one call finds.
-    #[error("the top {k} of {classes} classes: it must be at least 1, and at most {most} and the number of classes")]
+    /// `k` is 0, above the number of classes of a row, or above the number of classes that one call
+    /// finds.
+    #[error(
+        "the top {k} of {classes} classes: it must be at least 1, and at most {most} and the number of classes"
+    )]
     TopK {
         /// The number of classes that was asked for.
         k: usize,
@@ -88,7 +99,8 @@ pub enum Error {
         /// The name of the adapter.
         adapter: String,
     },
-    /// An array lies in memory neither in standard order without gaps nor, where it has two dimensions, column after column.
+    /// An array lies in memory neither in standard order without gaps nor, where it has two
+    /// dimensions, column after column.
     #[error(
         "an array of shape {dimensions:?} with strides {strides:?} has gaps or another order; copy it to standard layout"
     )]
@@ -98,7 +110,8 @@ pub enum Error {
         /// The strides of the array, in elements.
         strides: Vec<isize>,
     },
-    /// The loss has more ignored indices than a step on a GPU can look for; operations over host memory have no such bound.
+    /// The loss has more ignored indices than a step on a GPU can look for; operations over host
+    /// memory have no such bound.
     #[error("{found} ignored indices are beyond the {most} that a step can have")]
     IgnoredIndices {
         /// The number of indices that a step can have.
@@ -114,7 +127,8 @@ pub enum Error {
         /// The weight of that class.
         value: f32,
     },
-    /// The value of the environment variable `LOGITS_SIMD` names no SIMD level that this machine has.
+    /// The value of the environment variable `LOGITS_SIMD` names no SIMD level that this machine
+    /// has.
     #[error("LOGITS_SIMD is `{asked}`; this machine has {available:?}")]
     SimdLevel {
         /// The value of the variable.
@@ -157,7 +171,9 @@ pub enum Error {
         missing: &'static str,
     },
     /// The part of a buffer that was given starts where it cannot be bound.
-    #[error("the part of a buffer for {what} starts at byte {offset}, which is no multiple of {alignment}")]
+    #[error(
+        "the part of a buffer for {what} starts at byte {offset}, which is no multiple of {alignment}"
+    )]
     BufferOffset {
         /// The buffer.
         what: &'static str,
@@ -166,7 +182,8 @@ pub enum Error {
         /// The number of bytes that the start must be a multiple of.
         alignment: u64,
     },
-    /// Two parts of one buffer cannot be used together: they overlap, or one is read and the other written.
+    /// Two parts of one buffer cannot be used together: they overlap, or one is read and the other
+    /// written.
     #[error("{what} and {other} are in the same buffer, and one of them is written")]
     BufferOverlap {
         /// The part that is used for one thing, by its name.
@@ -174,11 +191,12 @@ pub enum Error {
         /// The part that is used for another, by its name.
         other: &'static str,
     },
-    /// The resident logits of a call and its other inputs, such as targets, are not on the same device.
+    /// The resident logits of a call and its other inputs, such as targets, are not on the same
+    /// device.
     #[error("the targets are not where the logits are")]
     ResidentElsewhere,
-    /// Host memory could not be allocated, for a result or for rows while they are computed. The logits of a call in place are intact;
-    /// the contents of other outputs are unspecified.
+    /// Host memory could not be allocated, for a result or for rows while they are computed. The
+    /// logits of a call in place are intact; the contents of other outputs are unspecified.
     #[error("{bytes} bytes of host memory could not be had for {what}")]
     OutOfMemory {
         /// The purpose of the memory.
@@ -194,13 +212,15 @@ pub enum Error {
         /// The adapters that were looked at, each with the reason why it was rejected.
         reason: String,
     },
-    /// A [`Tuning`](crate::Tuning) is one that no kernels can be made with, or a text or a file holds no tuning.
+    /// A [`Tuning`](crate::Tuning) is one that no kernels can be made with, or a text or a file
+    /// holds no tuning.
     #[error("no tuning: {reason}")]
     Tuning {
         /// The number or line that is wrong, and what it must be.
         reason: String,
     },
-    /// The explicitly chosen GPU could not finish the call. Its inputs are intact, and the contents of its outputs are unspecified.
+    /// The explicitly chosen GPU could not finish the call. Its inputs are intact, and the contents
+    /// of its outputs are unspecified.
     #[error("the GPU `{adapter}` failed: {reason}")]
     Gpu {
         /// The name of the adapter.
@@ -210,16 +230,27 @@ pub enum Error {
     },
 }
 
-/// Returns a `Vec` of `length` default values, or [`Error::OutOfMemory`] where the allocator would have aborted. `what` names its purpose.
-pub(crate) fn try_vec<T: Clone + Default>(what: &'static str, length: usize) -> Result<Vec<T>, Error> {
+/// Returns a `Vec` of `length` default values, or [`Error::OutOfMemory`] where the allocator would
+/// have aborted. `what` names its purpose.
+pub(crate) fn try_vec<T: Clone + Default>(
+    what: &'static str,
+    length: usize,
+) -> Result<Vec<T>, Error> {
     let mut values = Vec::new();
     try_reserve(what, &mut values, length)?;
     values.resize(length, T::default());
     Ok(values)
 }
 
-/// Makes room in `values` for `length` values in all, or returns [`Error::OutOfMemory`], in which `what` names the purpose.
-pub(crate) fn try_reserve<T>(what: &'static str, values: &mut Vec<T>, length: usize) -> Result<(), Error> {
+/// Makes room in `values` for `length` values in all, or returns [`Error::OutOfMemory`], in which
+/// `what` names the purpose.
+pub(crate) fn try_reserve<T>(
+    what: &'static str,
+    values: &mut Vec<T>,
+    length: usize,
+) -> Result<(), Error> {
     let bytes = length.saturating_mul(size_of::<T>());
-    values.try_reserve_exact(length.saturating_sub(values.len())).map_err(|_| Error::OutOfMemory { what, bytes })
+    values
+        .try_reserve_exact(length.saturating_sub(values.len()))
+        .map_err(|_| Error::OutOfMemory { what, bytes })
 }

@@ -7,8 +7,8 @@ use crate::problem::waiting::Waiting;
 /// The bounds of a call that runs on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallLimits {
-    /// Bytes of device memory that a call over host memory and the buffers kept for the next call take
-    /// together.
+    /// Bytes of device memory that a call over host memory and the buffers kept for the next call
+    /// take together.
     pub(crate) memory_budget: u64,
     /// How long a submission may take before the GPU counts as hung.
     pub(crate) timeout: Duration,
@@ -23,8 +23,8 @@ impl Default for CallLimits {
 }
 
 impl CallLimits {
-    /// Bytes that a call may use, and as many that buffers kept for the next call may take: a call of other
-    /// shapes finds nothing of use among those.
+    /// Bytes that a call may use, and as many that buffers kept for the next call may take: a call
+    /// of other shapes finds nothing of use among those.
     pub(crate) fn half(self) -> u64 {
         self.memory_budget / 2
     }

@@ -49,26 +49,34 @@ impl View {
 }
 
 impl<'a, T: Element> Logits<'a, T> {
-    /// Views `data` as rows that follow each other without gaps: `data.len()` is the number of elements of the shape.
+    /// Views `data` as rows that follow each other without gaps: `data.len()` is the number of
+    /// elements of the shape.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` has another length.
+    /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], or [`Error::Length`] where `data` has
+    /// another length.
     pub fn new(data: &'a [T], shape: impl Into<Shape>) -> Result<Self, Error> {
         Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
     }
 
-    /// Views `data` as rows that start `row_stride` elements apart, as in a padded matrix; of a shape `[outer, classes, inner]`,
-    /// as blocks of `classes * inner` elements that start so far apart. The elements between them are neither read nor written.
+    /// Views `data` as rows that start `row_stride` elements apart, as in a padded matrix; of a
+    /// shape `[outer, classes, inner]`, as blocks of `classes * inner` elements that start so far
+    /// apart. The elements between them are neither read nor written.
     ///
     /// # Errors
-    /// As [`Logits::new`], where `data` must reach the end of the last row; [`Error::RowStride`] where the stride is shorter
-    /// than a row.
-    pub fn with_row_stride(data: &'a [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
+    /// As [`Logits::new`], where `data` must reach the end of the last row; [`Error::RowStride`]
+    /// where the stride is shorter than a row.
+    pub fn with_row_stride(
+        data: &'a [T],
+        shape: impl Into<Shape>,
+        row_stride: usize,
+    ) -> Result<Self, Error> {
         Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
     }
 
-    /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is flatter, below 1 steeper.
-    /// A gradient is taken with respect to the logits before that division.
+    /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is
+    /// flatter, below 1 steeper. A gradient is taken with respect to the logits before that
+    /// division.
     ///
     /// ```
     /// use logits::{Device, Logits};
@@ -79,14 +87,16 @@ impl<'a, T: Element> Logits<'a, T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OptionValue`] where `temperature` is not between 1e-9 and 1e9, or all scales together are not between 1e-18 and 1e18.
+    /// [`Error::OptionValue`] where `temperature` is not between 1e-9 and 1e9, or all scales
+    /// together are not between 1e-18 and 1e18.
     pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
         Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
     }
 
-    /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale), and under its
-    /// [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go with that loss, and for the
-    /// log-sum-exps of [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
+    /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale),
+    /// and under its [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go
+    /// with that loss, and for the log-sum-exps of
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
     /// is given the logits as they are.
     ///
     /// ```
@@ -132,11 +142,16 @@ impl<'a, T: Element> LogitsMut<'a, T> {
         Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
     }
 
-    /// Views `data` as rows that start `row_stride` elements apart, as [`Logits::with_row_stride`] does.
+    /// Views `data` as rows that start `row_stride` elements apart, as [`Logits::with_row_stride`]
+    /// does.
     ///
     /// # Errors
     /// As [`Logits::with_row_stride`].
-    pub fn with_row_stride(data: &'a mut [T], shape: impl Into<Shape>, row_stride: usize) -> Result<Self, Error> {
+    pub fn with_row_stride(
+        data: &'a mut [T],
+        shape: impl Into<Shape>,
+        row_stride: usize,
+    ) -> Result<Self, Error> {
         Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
     }
 
@@ -185,7 +200,11 @@ fn check_strided(length: usize, shape: Shape, stride: usize) -> Result<(), Error
             .and_then(|start| start.checked_add(shape.block()))
             .ok_or(Error::ShapeTooLarge { rows, classes })?,
     };
-    if length < expected { Err(Error::Length { what: "logits", expected, found: length }) } else { Ok(()) }
+    if length < expected {
+        Err(Error::Length { what: "logits", expected, found: length })
+    } else {
+        Ok(())
+    }
 }
 
 pub(crate) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {

@@ -1,4 +1,5 @@
-//! The options of the loss, and their checks on the host, which settle which rows count and by what their sum is divided.
+//! The options of the loss, and their checks on the host, which settle which rows count and by what
+//! their sum is divided.
 
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
@@ -13,26 +14,31 @@ use crate::{Element, Error, Prediction, Shape, Targets};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reduction {
-    /// The losses of the counted rows are added and divided by the sum of their targets' weights (by their number, without weights).
-    /// Over no counted rows the mean is NaN and the gradient is zero.
+    /// The losses of the counted rows are added and divided by the sum of their targets' weights
+    /// (by their number, without weights). Over no counted rows the mean is NaN and the gradient is
+    /// zero.
     #[default]
     Mean,
     /// The losses of the counted rows are added.
     Sum,
-    /// Each row keeps its own loss, in [`Loss::per_row`]. [`Loss::loss`] is the sum of these, and the gradient is that of this sum.
+    /// Each row keeps its own loss, in [`Loss::per_row`]. [`Loss::loss`] is the sum of these, and
+    /// the gradient is that of this sum.
     None,
 }
 
-/// The cross-entropy of softmax, and its options, which have the names and the meaning that they have in PyTorch's `cross_entropy`.
+/// The cross-entropy of softmax, and its options, which have the names and the meaning that they
+/// have in PyTorch's `cross_entropy`.
 ///
-/// With `y_j = softcap * tanh(logit_scale * x_j / softcap)` (`x_j` if neither is set) and `lse = log(sum_j exp(y_j))`, a row
-/// loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j + e / classes)` are its labels. `t_j` is 1 for the
-/// target class and else 0, or the probability given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if
-/// not set). A z-loss adds `z * lse^2`. Where the reduction gives the row the factor `s`, its gradient is
-/// `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
+/// With `y_j = softcap * tanh(logit_scale * x_j / softcap)` (`x_j` if neither is set) and `lse =
+/// log(sum_j exp(y_j))`, a row loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j +
+/// e / classes)` are its labels. `t_j` is 1 for the target class and else 0, or the probability
+/// given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if not set). A
+/// z-loss adds `z * lse^2`. Where the reduction gives the row the factor `s`, its gradient is `d
+/// loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
 ///
-/// All options combine, for every type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
-/// [crate's page](crate#options-operations-types) has each with its source.
+/// All options combine, for every type and layout, on the CPU and on a GPU, in host memory,
+/// resident and in steps; the [crate's page](crate#options-operations-types) has each with its
+/// source.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -90,18 +96,19 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets the target that marks a row as not counted; -100 if not set. Such a row has a loss and a gradient of 0 and is left out of the
-    /// mean.
+    /// Sets the target that marks a row as not counted; -100 if not set. Such a row has a loss and
+    /// a gradient of 0 and is left out of the mean.
     ///
-    /// As in PyTorch, the gradient of such a row is NaN where its softmax is NaN (a logit is NaN or `+inf`, or all are `-inf`).
+    /// As in PyTorch, the gradient of such a row is NaN where its softmax is NaN (a logit is NaN or
+    /// `+inf`, or all are `-inf`).
     #[must_use]
     pub fn ignore_index(mut self, index: i64) -> Self {
         self.ignored = vec![index];
         self
     }
 
-    /// Sets several targets that mark a row as not counted, such as padding of more than one kind: [`CrossEntropy::ignore_index`]. Without
-    /// any index every row counts.
+    /// Sets several targets that mark a row as not counted, such as padding of more than one kind:
+    /// [`CrossEntropy::ignore_index`]. Without any index every row counts.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -117,9 +124,11 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets one weight for each class, which multiplies the loss of the rows that have the class as target. Weights are finite and not
-    /// negative; weights of any size have a mean, subnormal ones included. A step (`Gpu::prepare`) whose reduction is a mean adds weights
-    /// in f32 on the device: it refuses weights below 2^-64 and above 2^64, except 0, with [`Error::OptionValue`].
+    /// Sets one weight for each class, which multiplies the loss of the rows that have the class as
+    /// target. Weights are finite and not negative; weights of any size have a mean, subnormal ones
+    /// included. A step (`Gpu::prepare`) whose reduction is a mean adds weights in f32 on the
+    /// device: it refuses weights below 2^-64 and above 2^64, except 0, with
+    /// [`Error::OptionValue`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -137,9 +146,10 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets the part of each target that is spread evenly over all classes, from 0 (the default) to 1 (Szegedy et al. 2016,
-    /// arXiv:1512.00567). As in PyTorch the part of each class is multiplied by the weight of that class, and a mean still divides by
-    /// the weights of the targets alone. A row with a logit of `-inf` then has an infinite loss, whatever its target.
+    /// Sets the part of each target that is spread evenly over all classes, from 0 (the default) to
+    /// 1 (Szegedy et al. 2016, arXiv:1512.00567). As in PyTorch the part of each class is
+    /// multiplied by the weight of that class, and a mean still divides by the weights of the
+    /// targets alone. A row with a logit of `-inf` then has an infinite loss, whatever its target.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -155,9 +165,11 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets the factor of the squared log-sum-exp of each counted row, which is added to its loss and keeps logits from drifting (PaLM,
-    /// arXiv:2204.02311, used 1e-4). The factor is not negative, and 0 if not set. A mean divides this term by the number of counted rows,
-    /// whatever their weights; in [`Loss::per_row`] the term is scaled so that the rows still sum to the loss times the total weight.
+    /// Sets the factor of the squared log-sum-exp of each counted row, which is added to its loss
+    /// and keeps logits from drifting (PaLM, arXiv:2204.02311, used 1e-4). The factor is not
+    /// negative, and 0 if not set. A mean divides this term by the number of counted rows, whatever
+    /// their weights; in [`Loss::per_row`] the term is scaled so that the rows still sum to the
+    /// loss times the total weight.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -173,8 +185,9 @@ impl CrossEntropy {
         self
     }
 
-    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x, infinities included (Gemma 2,
-    /// arXiv:2408.00118). The cap is between 1e-9 and 1e9; there is none if not set.
+    /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x,
+    /// infinities included (Gemma 2, arXiv:2408.00118). The cap is between 1e-9 and 1e9; there is
+    /// none if not set.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -190,7 +203,8 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets the factor that multiplies every logit, before a soft cap; 1 if not set. Its magnitude is between 1e-9 and 1e9.
+    /// Sets the factor that multiplies every logit, before a soft cap; 1 if not set. Its magnitude
+    /// is between 1e-9 and 1e9.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -207,8 +221,9 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets one factor for each row, which multiplies the gradient of that row beside [`CrossEntropy::upstream_gradient`]: the gradient of
-    /// a later result with respect to [`Loss::per_row`]. The factors are finite. They do not change the loss.
+    /// Sets one factor for each row, which multiplies the gradient of that row beside
+    /// [`CrossEntropy::upstream_gradient`]: the gradient of a later result with respect to
+    /// [`Loss::per_row`]. The factors are finite. They do not change the loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -224,8 +239,9 @@ impl CrossEntropy {
         self
     }
 
-    /// Sets the factor that multiplies every gradient: the gradient of a later result with respect to this loss, or a loss scale. The
-    /// factor is finite, and 1 if not set. It does not change the loss.
+    /// Sets the factor that multiplies every gradient: the gradient of a later result with respect
+    /// to this loss, or a loss scale. The factor is finite, and 1 if not set. It does not change
+    /// the loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -259,7 +275,9 @@ impl CrossEntropy {
         self.check_transform()?;
         if let Some(factors) = &self.upstream_gradients {
             check_length("upstream gradients", shape.row_count(), factors.len())?;
-            if let Some((row, &value)) = factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
+            if let Some((row, &value)) =
+                factors.iter().enumerate().find(|(_, factor)| !factor.is_finite())
+            {
                 return Err(Error::UpstreamGradient { row, value });
             }
         }
@@ -274,16 +292,23 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// Returns the coefficients of the kernels for `counted_rows` rows whose targets weigh `total_weight` together; both are 1 where a
-    /// device counts the rows itself.
-    pub(crate) fn coefficients(&self, classes: usize, total_weight: f64, counted_rows: usize) -> LossCoefficients<'_> {
+    /// Returns the coefficients of the kernels for `counted_rows` rows whose targets weigh
+    /// `total_weight` together; both are 1 where a device counts the rows itself.
+    pub(crate) fn coefficients(
+        &self,
+        classes: usize,
+        total_weight: f64,
+        counted_rows: usize,
+    ) -> LossCoefficients<'_> {
         let is_mean = self.reduction == Reduction::Mean;
         let divisor = if is_mean { total_weight } else { 1.0 };
-        let z_loss = f64::from(self.z_loss) * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
+        let z_loss = f64::from(self.z_loss)
+            * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
         let factor = f64::from(self.upstream_gradient) / divisor;
         let smoothing = f64::from(self.label_smoothing);
         let weight = self.weight.as_deref();
-        let class_weight = weight.map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
+        let class_weight = weight
+            .map_or(classes as f64, |weight| weight.iter().map(|&weight| f64::from(weight)).sum());
         LossCoefficients {
             weight,
             class_weight,
@@ -295,7 +320,8 @@ impl CrossEntropy {
         }
     }
 
-    /// Returns the transform of logits to which `of_logits` has been applied, as this loss sees them.
+    /// Returns the transform of logits to which `of_logits` has been applied, as this loss sees
+    /// them.
     pub(crate) fn transform(&self, of_logits: Transform) -> Result<Transform, Error> {
         self.check_transform()?;
         of_logits.then(self.logit_scale, self.softcap)
@@ -308,8 +334,13 @@ impl CrossEntropy {
         check_magnitude("logit_scale", self.logit_scale, true)
     }
 
-    /// Checks options and targets against the shape, and finds the target and the weight of each row.
-    pub(crate) fn prepare<'a>(&'a self, shape: Shape, targets: Targets<'a>) -> Result<Prepared<'a>, Error> {
+    /// Checks options and targets against the shape, and finds the target and the weight of each
+    /// row.
+    pub(crate) fn prepare<'a>(
+        &'a self,
+        shape: Shape,
+        targets: Targets<'a>,
+    ) -> Result<Prepared<'a>, Error> {
         let (rows, classes) = (shape.row_count(), shape.classes());
         let indices = match targets.0 {
             Kind::Classes(indices) => indices,
@@ -335,15 +366,24 @@ impl CrossEntropy {
         self.check(shape)?;
         let mut rows: Vec<RowTarget> = try_vec("targets", rows)?;
         // In most calls no ignored index could be a class.
-        let classes_ignored =
-            self.ignored.iter().any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
+        let classes_ignored = self
+            .ignored
+            .iter()
+            .any(|&index| usize::try_from(index).is_ok_and(|index| index < classes));
         let mut counted_rows = 0;
         indices.for_each(classes, |row, target, is_class| {
-            if (!is_class || classes_ignored) && self.ignored.iter().any(|&index| i128::from(index) == target) {
+            if (!is_class || classes_ignored)
+                && self.ignored.iter().any(|&index| i128::from(index) == target)
+            {
                 return Ok(());
             }
             if !is_class {
-                return Err(Error::TargetOutOfRange { row, target, classes, ignored: self.ignored.clone() });
+                return Err(Error::TargetOutOfRange {
+                    row,
+                    target,
+                    classes,
+                    ignored: self.ignored.clone(),
+                });
             }
             counted_rows += 1;
             // Shape::elements has seen that a class fits 32 bits.
@@ -376,11 +416,20 @@ impl CrossEntropy {
             rows.iter_mut().for_each(|row| row.weight = (f64::from(row.weight) * unit) as f32);
             total_weight *= unit;
         }
-        Ok(Prepared { loss: self, shape, weight, rows, soft_targets: None, counted_rows, total_weight, unit })
+        Ok(Prepared {
+            loss: self,
+            shape,
+            weight,
+            rows,
+            soft_targets: None,
+            counted_rows,
+            total_weight,
+            unit,
+        })
     }
 
-    /// Returns the power of two that multiplies weights under a mean over `counted_rows` rows that weigh `total_weight` together; it is 1
-    /// for ordinary weights.
+    /// Returns the power of two that multiplies weights under a mean over `counted_rows` rows that
+    /// weigh `total_weight` together; it is 1 for ordinary weights.
     fn unit_of_mean(&self, total_weight: f64, counted_rows: usize) -> f64 {
         let Some(weight) = &self.weight else { return 1.0 };
         let of_all = || f64::from(weight.iter().copied().fold(0.0, f32::max));
@@ -391,30 +440,38 @@ impl CrossEntropy {
 
     /// Copies the options, with weights multiplied by `unit`.
     pub(crate) fn kept(&self, unit: f64) -> Result<Self, Error> {
-        let copy =
-            |values: &Option<Vec<f32>>, unit| values.as_deref().map(|values| multiplied(values, unit)).transpose();
-        let (weight, upstream_gradients) = (copy(&self.weight, unit)?, copy(&self.upstream_gradients, 1.0)?);
+        let copy = |values: &Option<Vec<f32>>, unit| {
+            values.as_deref().map(|values| multiplied(values, unit)).transpose()
+        };
+        let (weight, upstream_gradients) =
+            (copy(&self.weight, unit)?, copy(&self.upstream_gradients, 1.0)?);
         Ok(Self { ignored: self.ignored.clone(), weight, upstream_gradients, ..*self })
     }
 
-    /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
+    /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave
+    /// the normal numbers of f32.
     pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
         // A mean over probabilities is one over rows.
         let is_summed = self.reduction == Reduction::Mean && !is_soft;
         let mut weights = self.weight.iter().flatten().filter(|_| is_summed);
-        match weights.find(|&&weight| weight != 0.0 && !(2.0_f32.powi(-64)..=2.0_f32.powi(64)).contains(&weight)) {
+        match weights.find(|&&weight| {
+            weight != 0.0 && !(2.0_f32.powi(-64)..=2.0_f32.powi(64)).contains(&weight)
+        }) {
             None => Ok(()),
             Some(&value) => {
-                let range = "0 or between 2^-64 and 2^64 under a mean in a step, which adds them in f32";
+                let range =
+                    "0 or between 2^-64 and 2^64 under a mean in a step, which adds them in f32";
                 Err(Error::OptionValue { option: "weight", value, range })
             }
         }
     }
 }
 
-/// Returns the power of two that weights are multiplied by under a mean, and that the losses of rows are divided by afterwards: the one
-/// nearest to 1 with which neither `total` (what the counted rows weigh) nor `upstream / total` is near the ends of f32. Where there is none,
-/// the mean weight is brought near 1. `largest`, the largest weight that is used, keeps it from growing beyond f32.
+/// Returns the power of two that weights are multiplied by under a mean, and that the losses of
+/// rows are divided by afterwards: the one nearest to 1 with which neither `total` (what the
+/// counted rows weigh) nor `upstream / total` is near the ends of f32. Where there is none, the
+/// mean weight is brought near 1. `largest`, the largest weight that is used, keeps it from growing
+/// beyond f32.
 #[doc(hidden)]
 #[must_use]
 pub fn weight_unit(total: f64, counted_rows: f64, upstream: f64, largest: f64) -> f64 {
@@ -462,7 +519,8 @@ pub(crate) struct Prepared<'a> {
     shape: Shape,
     /// The class weights multiplied by `unit`, where that is not 1.
     weight: Option<Vec<f32>>,
-    /// Empty where the targets are probabilities, which are then in `soft_targets`. Their weights are multiplied by `unit`.
+    /// Empty where the targets are probabilities, which are then in `soft_targets`. Their weights
+    /// are multiplied by `unit`.
     pub(crate) rows: Vec<RowTarget>,
     pub(crate) soft_targets: Option<Elements<'a>>,
     counted_rows: usize,
@@ -474,7 +532,8 @@ pub(crate) struct Prepared<'a> {
 
 impl Prepared<'_> {
     pub(crate) fn coefficients(&self) -> LossCoefficients<'_> {
-        let coefficients = self.loss.coefficients(self.shape.classes(), self.total_weight, self.counted_rows);
+        let coefficients =
+            self.loss.coefficients(self.shape.classes(), self.total_weight, self.counted_rows);
         match &self.weight {
             Some(weight) => LossCoefficients {
                 weight: Some(weight),
@@ -485,12 +544,14 @@ impl Prepared<'_> {
         }
     }
 
-    /// Returns a copy of the options for later calls, with weights as [`LossCoefficients`] has them.
+    /// Returns a copy of the options for later calls, with weights as [`LossCoefficients`] has
+    /// them.
     pub(crate) fn kept_loss(&self) -> Result<CrossEntropy, Error> {
         self.loss.kept(self.unit)
     }
 
-    /// Returns the operands of an operation on logits to which the transform `of_logits` has been applied.
+    /// Returns the operands of an operation on logits to which the transform `of_logits` has been
+    /// applied.
     pub(crate) fn operands(&self, of_logits: Transform) -> Result<Operands<'_>, Error> {
         Ok(Operands {
             transform: self.loss.transform(of_logits)?,
@@ -508,14 +569,23 @@ impl Prepared<'_> {
     }
 
     /// Counts the rows whose target is among their `k` predictions in `top`.
-    pub(crate) fn accuracy(&self, top: &[Prediction], k: usize, fell_back: Option<String>) -> Accuracy {
+    pub(crate) fn accuracy(
+        &self,
+        top: &[Prediction],
+        k: usize,
+        fell_back: Option<String>,
+    ) -> Accuracy {
         let target = |row: usize| match self.soft_targets {
             None => self.rows[row].class,
             Some(values) => {
                 let (inner, classes) = (self.shape.inner(), self.shape.classes());
                 let start = row / inner * self.shape.block() + row % inner;
                 let best = (0..classes).map(|class| values.at(start + class * inner)).enumerate();
-                best.fold((0, f64::MIN), |best, (class, q)| if q > best.1 { (class, q) } else { best }).0 as u32
+                best.fold(
+                    (0, f64::MIN),
+                    |best, (class, q)| if q > best.1 { (class, q) } else { best },
+                )
+                .0 as u32
             }
         };
         // An ignored target is no class that could have been predicted.
@@ -528,7 +598,11 @@ impl Prepared<'_> {
     }
 
     /// Reduces the weighted losses of the rows, which [`RowSum`] sums.
-    pub(crate) fn reduce<S: Element>(&self, mut per_row: Vec<S>, fell_back: Option<String>) -> Loss<S> {
+    pub(crate) fn reduce<S: Element>(
+        &self,
+        mut per_row: Vec<S>,
+        fell_back: Option<String>,
+    ) -> Loss<S> {
         let sum = sum_of_rows(&per_row);
         let totals = self.totals(sum);
         let (loss, perplexity) = totals.reduce(self.loss.reduction);
@@ -579,10 +653,11 @@ pub struct Loss<S = f32> {
     /// The weighted loss of each row, in nats; 0 for an ignored row. The `Vec` is empty where
     /// [`ResidentLoss::read`](crate::ResidentLoss::read) left the rows on the device.
     pub per_row: Vec<S>,
-    /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row counts.
+    /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row
+    /// counts.
     pub perplexity: f64,
-    /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller parts than planned; `None`
-    /// where all went as planned.
+    /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU did it in
+    /// smaller parts than planned; `None` where all went as planned.
     pub fell_back: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! What a call is about, as plain data: shapes, types, views of logits, targets, options and their checks.
+//! What a call is about, as plain data: shapes, types, views of logits, targets, options and their
+//! checks.
 //!
 //! Nothing here computes a row, and nothing knows of wgpu.
 

@@ -32,8 +32,8 @@ fn column_major(dimensions: &[usize]) -> Option<Shape> {
 impl<'a, T: Element, D: Dimension> TryFrom<ArrayView<'a, T, D>> for Logits<'a, T> {
     type Error = Error;
 
-    /// An array `[rows, classes]` or `[n, classes, d1, ...]` without gaps, in the usual order; or, of two dimensions, in
-    /// the other.
+    /// An array `[rows, classes]` or `[n, classes, d1, ...]` without gaps, in the usual order; or,
+    /// of two dimensions, in the other.
     fn try_from(array: ArrayView<'a, T, D>) -> Result<Self, Error> {
         let (dimensions, strides) = (array.shape().to_vec(), array.strides().to_vec());
         if let Some(data) = array.to_slice() {

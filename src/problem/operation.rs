@@ -10,12 +10,14 @@ pub enum Operation {
     Softmax,
     /// Log-probabilities, one an element: [`Device::log_softmax`](crate::Device::log_softmax).
     LogSoftmax,
-    /// One f32 a row: [`Device::log_sum_exp`](crate::Device::log_sum_exp). In a step the error within 0.5 of 0, where the terms of a
-    /// log-sum-exp cancel, is 2e-7 absolute instead of 1e-6 relative.
+    /// One f32 a row: [`Device::log_sum_exp`](crate::Device::log_sum_exp). In a step the error
+    /// within 0.5 of 0, where the terms of a log-sum-exp cancel, is 2e-7 absolute instead of 1e-6
+    /// relative.
     LogSumExp,
     /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
     Predict,
-    /// The given number of [`Prediction`](crate::Prediction)s a row: [`Device::top_k`](crate::Device::top_k).
+    /// The given number of [`Prediction`](crate::Prediction)s a row:
+    /// [`Device::top_k`](crate::Device::top_k).
     TopK(usize),
     /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
     Sample(Sampling),
@@ -29,8 +31,9 @@ pub enum Operation {
     CrossEntropy,
     /// The loss and its gradient: [`LossCall::with_gradient`](crate::LossCall::with_gradient).
     CrossEntropyGrad,
-    /// The gradient from log-sum-exps in `StepBuffers::rows`: [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean
-    /// weighs the targets anew.
+    /// The gradient from log-sum-exps in `StepBuffers::rows`:
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean weighs the
+    /// targets anew.
     CrossEntropyBackward,
 }
 

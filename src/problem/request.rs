@@ -62,8 +62,9 @@ impl LossCoefficients<'_> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Prediction {
-    /// The class: of the largest logit, where nothing else is said; of equal ones the lowest. As in PyTorch's `argmax` a
-    /// NaN counts as largest. Under a soft cap, logits that the cap rounds to the same value keep their order.
+    /// The class: of the largest logit, where nothing else is said; of equal ones the lowest. As in
+    /// PyTorch's `argmax` a NaN counts as largest. Under a soft cap, logits that the cap rounds to
+    /// the same value keep their order.
     pub class: u32,
     /// Its probability under softmax; NaN where the row's softmax is.
     pub probability: f32,
@@ -152,13 +153,17 @@ impl<'a> Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// Whether an operation does much to each element: a logit transform, labels that are spread, or something that stands beside it.
+    /// Whether an operation does much to each element: a logit transform, labels that are spread,
+    /// or something that stands beside it.
     pub(crate) fn is_heavy(&self, op: Op, operand_bytes: u64) -> bool {
-        operand_bytes > 0 || !self.transform.is_identity() || (op.has_targets() && self.coefficients.off_value > 0.0)
+        operand_bytes > 0
+            || !self.transform.is_identity()
+            || (op.has_targets() && self.coefficients.off_value > 0.0)
     }
 }
 
-/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole requests.
+/// A validated piece of work. Splitting it by blocks yields pieces that are themselves whole
+/// requests.
 pub(crate) struct Request<'a> {
     pub(crate) op: Op,
     pub(crate) shape: Shape,
@@ -173,7 +178,13 @@ pub(crate) struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// A whole batch.
-    pub(crate) fn new(op: Op, view: View, data: Data<'a>, operands: Operands<'a>, rows_out: RowsOut<'a>) -> Self {
+    pub(crate) fn new(
+        op: Op,
+        view: View,
+        data: Data<'a>,
+        operands: Operands<'a>,
+        rows_out: RowsOut<'a>,
+    ) -> Self {
         Self { op, shape: view.shape, data, operands, first_row: 0, skip: 0, rows_out }
     }
 
@@ -201,7 +212,10 @@ impl<'a> Request<'a> {
                 let (a, b) = input.split_at(cut(input.len(), stride));
                 let at = cut(output.len(), block);
                 let (out_a, out_b) = output.split_at(at);
-                (Data::Write { input: a, stride, output: out_a }, Data::Write { input: b, stride, output: out_b })
+                (
+                    Data::Write { input: a, stride, output: out_a },
+                    Data::Write { input: b, stride, output: out_b },
+                )
             }
             Data::Over { data, stride } => {
                 let at = cut(data.len(), stride);
@@ -214,7 +228,15 @@ impl<'a> Request<'a> {
         let shape_of = |outer| Shape::new(outer, shape.classes(), inner);
         let rest = shape.outer() - outer;
         (
-            Request { op, shape: shape_of(outer), data, operands, first_row, skip: skip.min(rows), rows_out },
+            Request {
+                op,
+                shape: shape_of(outer),
+                data,
+                operands,
+                first_row,
+                skip: skip.min(rows),
+                rows_out,
+            },
             Request {
                 op,
                 shape: shape_of(rest),

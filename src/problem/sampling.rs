@@ -2,12 +2,13 @@
 
 use crate::Error;
 
-/// How one class of each row is drawn from its softmax: by the Gumbel-max trick (Gumbel, 1954; the class with the largest
-/// `y_j + g_j`), with noise from a counter, so that a seed gives the same draws on every device.
+/// How one class of each row is drawn from its softmax: by the Gumbel-max trick (Gumbel, 1954; the
+/// class with the largest `y_j + g_j`), with noise from a counter, so that a seed gives the same
+/// draws on every device.
 ///
-/// The temperature is that of the logits: [`Logits::temperature`](crate::Logits::temperature). The noise of a class depends
-/// on the seed, the step, the row and the class alone (Threefry-2x32, 20 rounds: Salmon et al., 2011); rows 2^32 apart share
-/// it.
+/// The temperature is that of the logits: [`Logits::temperature`](crate::Logits::temperature). The
+/// noise of a class depends on the seed, the step, the row and the class alone (Threefry-2x32, 20
+/// rounds: Salmon et al., 2011); rows 2^32 apart share it.
 ///
 /// ```
 /// use logits::{Device, Logits, Sampling};
@@ -40,15 +41,17 @@ impl Sampling {
         self
     }
 
-    /// Only of the `k` most likely classes, and of what is as likely as the last of them (Fan et al., 2018); at least 1.
+    /// Only of the `k` most likely classes, and of what is as likely as the last of them (Fan et
+    /// al., 2018); at least 1.
     #[must_use]
     pub const fn top_k(mut self, k: usize) -> Self {
         self.top_k = k;
         self
     }
 
-    /// Only of the most likely classes that together have the probability `p`, as few as will do, and of what is as likely
-    /// as the last of them (Holtzman et al., 2020); above 0, at most 1. With [`Sampling::top_k`] too, of what that leaves.
+    /// Only of the most likely classes that together have the probability `p`, as few as will do,
+    /// and of what is as likely as the last of them (Holtzman et al., 2020); above 0, at most 1.
+    /// With [`Sampling::top_k`] too, of what that leaves.
     #[must_use]
     pub const fn top_p(mut self, p: f32) -> Self {
         self.top_p = p;

@@ -2,12 +2,13 @@
 
 use crate::Error;
 
-/// The shape of a batch of logits, `[outer, classes, inner]`: each of its `outer * inner` rows is reduced over `classes`.
+/// The shape of a batch of logits, `[outer, classes, inner]`: each of its `outer * inner` rows is
+/// reduced over `classes`.
 ///
-/// An image classifier is `[batch, 10, 1]`, a language model `[tokens, 128256, 1]`, a segmentation network
-/// `[batch, 21, height * width]`. `[rows, classes]` and `[outer, classes, inner]` convert into it, so most calls never name
-/// it. Rows are numbered as targets of the shape `[outer, inner]` lie in memory: row `o * inner + i` has class `c` at
-/// `(o * classes + c) * inner + i`.
+/// An image classifier is `[batch, 10, 1]`, a language model `[tokens, 128256, 1]`, a segmentation
+/// network `[batch, 21, height * width]`. `[rows, classes]` and `[outer, classes, inner]` convert
+/// into it, so most calls never name it. Rows are numbered as targets of the shape `[outer, inner]`
+/// lie in memory: row `o * inner + i` has class `c` at `(o * classes + c) * inner + i`.
 ///
 /// ```
 /// use logits::{Logits, Shape};
@@ -31,7 +32,8 @@ impl Shape {
         Self::new(rows, classes, 1)
     }
 
-    /// `outer` blocks of `classes` planes of `inner` values: the reduction is over the dimension in the middle.
+    /// `outer` blocks of `classes` planes of `inner` values: the reduction is over the dimension in
+    /// the middle.
     #[must_use]
     pub const fn new(outer: usize, classes: usize, inner: usize) -> Self {
         Self { outer, classes, inner }
@@ -40,7 +42,8 @@ impl Shape {
     /// PyTorch's `[n, classes, d1, d2, ...]`; a single dimension is that of the classes of one row.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`] without dimensions; [`Error::ShapeTooLarge`] where the product of the last ones is no `usize`.
+    /// [`Error::ZeroClasses`] without dimensions; [`Error::ShapeTooLarge`] where the product of the
+    /// last ones is no `usize`.
     pub fn of_dimensions(dimensions: &[usize]) -> Result<Self, Error> {
         match *dimensions {
             [] => Err(Error::ZeroClasses { rows: 1, classes: 0 }),
@@ -50,7 +53,8 @@ impl Shape {
                 if rest.contains(&0) {
                     return Ok(Self::new(outer, classes, 0));
                 }
-                let inner = rest.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+                let inner =
+                    rest.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
                 let inner = inner.ok_or(Error::ShapeTooLarge { rows: outer, classes })?;
                 Ok(Self::new(outer, classes, inner))
             }
@@ -75,7 +79,8 @@ impl Shape {
         self.outer
     }
 
-    /// Returns the number of values of one class that lie next to each other; 1 where the classes of a row do.
+    /// Returns the number of values of one class that lie next to each other; 1 where the classes
+    /// of a row do.
     #[must_use]
     pub const fn inner(self) -> usize {
         self.inner
@@ -89,8 +94,8 @@ impl Shape {
     /// Returns the number of elements: `outer * classes * inner`.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`] without classes; [`Error::ShapeTooLarge`] where the count does not fit an address or
-    /// a class index does not fit 32 bits.
+    /// [`Error::ZeroClasses`] without classes; [`Error::ShapeTooLarge`] where the count does not
+    /// fit an address or a class index does not fit 32 bits.
     pub fn elements(self) -> Result<usize, Error> {
         let Self { outer, classes, inner } = self;
         let rows = self.row_count();

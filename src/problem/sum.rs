@@ -1,21 +1,22 @@
-//! The sum of the losses of rows: one algorithm for host calls, resident data, prepared steps and the
-//! command line. Equal losses have a sum of equal bits on all of these paths.
+//! The sum of the losses of rows: one algorithm for host calls, resident data, prepared steps and
+//! the command line. Equal losses have a sum of equal bits on all of these paths.
 //!
 //! # f32
 //!
 //! A block is 1,024 rows, counted from the first row of the batch; the last block may be shorter.
 //! Losses are not negative.
 //!
-//! Level 1 sums a block. `E` is the largest biased exponent in the block, at least 1 (the exponent of
-//! subnormal numbers). Every loss is rounded to a multiple of the quantum `2^(E - 127 - 40)`, half to even,
-//! and the multiples, integers up to 2^41, are added exactly:
+//! Level 1 sums a block. `E` is the largest biased exponent in the block, at least 1 (the exponent
+//! of subnormal numbers). Every loss is rounded to a multiple of the quantum `2^(E - 127 - 40)`,
+//! half to even, and the multiples, integers up to 2^41, are added exactly:
 //!
 //! ```text
 //! N = sum_rows round(loss_row / 2^(E - 167))                       below 2^51
 //! ```
 //!
-//! A sum of integers depends on no order of rows, lanes or threads. A loss whose exponent is at least
-//! `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the largest loss a row.
+//! A sum of integers depends on no order of rows, lanes or threads. A loss whose exponent is at
+//! least `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the largest
+//! loss a row.
 //!
 //! Level 2 sums the blocks. `E2` is the largest `E` of all blocks:
 //!
@@ -24,8 +25,8 @@
 //! total = T * 2^(E2 - 187), of which the 48 highest bits are kept
 //! ```
 //!
-//! 48 bits are two f32 on a device, whose sum in f64 is the total of the host. A total that is beyond f32
-//! is infinite on a device alone.
+//! 48 bits are two f32 on a device, whose sum in f64 is the total of the host. A total that is
+//! beyond f32 is infinite on a device alone.
 //!
 //! ```text
 //! for block in losses.chunks(1024):
@@ -48,8 +49,8 @@
 //!
 //! # f64
 //!
-//! A block is summed in f64, in eight lanes, and the sums of blocks are added in order. f64 losses exist on
-//! the CPU alone.
+//! A block is summed in f64, in eight lanes, and the sums of blocks are added in order. f64 losses
+//! exist on the CPU alone.
 
 use crate::problem::dtype::Elements;
 use crate::{DType, Element};
@@ -67,14 +68,15 @@ const INFINITE: i32 = 255;
 /// The exponent of a block with a NaN.
 const NAN: i32 = 256;
 
-/// The sum of the losses of rows, or of the weights of their targets, as [`Loss::loss`](crate::Loss::loss)
-/// has it.
+/// The sum of the losses of rows, or of the weights of their targets, as
+/// [`Loss::loss`](crate::Loss::loss) has it.
 ///
-/// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits as that
-/// of a batch of all the rows. So an evaluation in batches, or in parts on several machines, has the loss of
-/// one call, to the last bit.
+/// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits
+/// as that of a batch of all the rows. So an evaluation in batches, or in parts on several
+/// machines, has the loss of one call, to the last bit.
 ///
-/// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024 yet.
+/// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024
+/// yet.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction, RowSum};
@@ -115,7 +117,8 @@ impl<S: Element> RowSum<S> {
         Self { blocks: Vec::new(), open: Vec::new() }
     }
 
-    /// Adds the values of the next rows, none of which is negative; a NaN or an infinity is allowed.
+    /// Adds the values of the next rows, none of which is negative; a NaN or an infinity is
+    /// allowed.
     pub fn push(&mut self, values: &[S]) {
         let missing = if self.open.is_empty() { 0 } else { BLOCK_ROWS - self.open.len() };
         let (first, rest) = values.split_at(missing.min(values.len()));
@@ -129,8 +132,9 @@ impl<S: Element> RowSum<S> {
         self.open.extend_from_slice(rest);
     }
 
-    /// Joins the sum of the rows that follow, which another thread or machine may have made. Returns `None`
-    /// where `self` is not of a multiple of 1,024 rows, as `later` then has other blocks than the whole.
+    /// Joins the sum of the rows that follow, which another thread or machine may have made.
+    /// Returns `None` where `self` is not of a multiple of 1,024 rows, as `later` then has other
+    /// blocks than the whole.
     ///
     /// ```
     /// use logits::RowSum;
@@ -188,9 +192,10 @@ fn block_of<S: Element>(values: &[S]) -> Block {
     }
 }
 
-/// Level 1, in f64 alone, which SSE2 has too. Adding `1.5 * 2^52` quanta to a loss rounds it to a multiple of the
-/// quantum, half to even, for the sum is between 2^52 and 2^53 quanta, where the numbers of f64 are the multiples.
-/// Subtracting is exact, and so is every partial sum, in any order.
+/// Level 1, in f64 alone, which SSE2 has too. Adding `1.5 * 2^52` quanta to a loss rounds it to a
+/// multiple of the quantum, half to even, for the sum is between 2^52 and 2^53 quanta, where the
+/// numbers of f64 are the multiples. Subtracting is exact, and so is every partial sum, in any
+/// order.
 fn block_of_f32(losses: &[f32]) -> Block {
     let largest = largest(losses);
     let exponent = exponent_of(largest);
@@ -242,7 +247,8 @@ fn total_of_blocks(blocks: impl Iterator<Item = Block> + Clone) -> f64 {
     let total: u128 = scaled.sum();
     let surplus = (u128::BITS - total.leading_zeros()).saturating_sub(KEPT_BITS);
     // At most 48 bits, so the conversion is exact.
-    (total >> surplus << surplus) as f64 * power_of_two(exponent - 127 - QUANTUM_BITS - TOTAL_BITS as i32)
+    (total >> surplus << surplus) as f64
+        * power_of_two(exponent - 127 - QUANTUM_BITS - TOTAL_BITS as i32)
 }
 
 /// 2 to the power of `exponent`, for normal numbers of f64.

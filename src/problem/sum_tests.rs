@@ -44,13 +44,15 @@ fn reference(losses: &[f32]) -> f64 {
         let mut sum = 0_u64;
         for loss in losses {
             let bits = bits_of(loss);
-            let mantissa = u64::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
+            let mantissa =
+                u64::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
             let down = exponent - exponent_of(bits);
             sum += match down {
                 0..=17 => mantissa << (17 - down),
                 _ => {
                     let by = (down - 17).min(40);
-                    let (whole, rest, half) = (mantissa >> by, mantissa & ((1 << by) - 1), 1 << (by - 1));
+                    let (whole, rest, half) =
+                        (mantissa >> by, mantissa & ((1 << by) - 1), 1 << (by - 1));
                     whole + u64::from(rest > half || (rest == half && whole & 1 == 1))
                 }
             };
@@ -77,7 +79,8 @@ fn exact(losses: &[f32]) -> f64 {
     let mut words = [0_u128; 12];
     for loss in losses {
         let bits = loss.to_bits() & 0x7fff_ffff;
-        let mantissa = u128::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
+        let mantissa =
+            u128::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
         let place = (bits >> 23).max(1) - 1;
         words[place as usize / 32] += mantissa << (place % 32);
     }
@@ -86,7 +89,10 @@ fn exact(losses: &[f32]) -> f64 {
 }
 
 fn assert_same(got: f64, wanted: f64, what: &str) {
-    assert!(got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan()), "{what}: {got:e}, not {wanted:e}");
+    assert!(
+        got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan()),
+        "{what}: {got:e}, not {wanted:e}"
+    );
 }
 
 const ROWS: [usize; 9] = [0, 1, 2, 10, 1023, 1024, 1025, 5000, 70_001];
@@ -100,11 +106,13 @@ fn sums_are_those_of_integers() {
     for rows in ROWS {
         for (lowest, spread) in EXPONENTS {
             let losses = random.losses(rows, lowest, spread);
-            let (got, what) = (sum_of_rows(&losses), format!("{rows} rows from {lowest} to {spread} more"));
+            let (got, what) =
+                (sum_of_rows(&losses), format!("{rows} rows from {lowest} to {spread} more"));
             assert_same(got, reference(&losses), &what);
             // 2^-41 of the largest loss a row, and what the 48 bits leave out.
             let (exact, largest) = (exact(&losses), losses.iter().fold(0.0, |a: f32, &b| a.max(b)));
-            let most = f64::from(largest) * rows as f64 * 2.0_f64.powi(-40) + exact * 2.0_f64.powi(-46);
+            let most =
+                f64::from(largest) * rows as f64 * 2.0_f64.powi(-40) + exact * 2.0_f64.powi(-46);
             assert!((got - exact).abs() <= most, "{what}: {got:e}, exactly {exact:e}");
             if spread <= 17 && rows <= BLOCK_ROWS {
                 // No loss is rounded: the total is the exact sum, of which 48 bits are kept.
@@ -122,7 +130,11 @@ fn a_total_is_two_f32() {
         let (bits, size) = (total.to_bits(), f64::from(f32::MAX));
         let high = f64::from_bits(bits & !((1 << 29) - 1));
         // The 24 upper bits, and the 24 next.
-        assert!(high > size || (f64::from(high as f32) == high && f64::from((total - high) as f32) == total - high));
+        assert!(
+            high > size
+                || (f64::from(high as f32) == high
+                    && f64::from((total - high) as f32) == total - high)
+        );
     }
 }
 
@@ -175,7 +187,11 @@ fn pieces_and_parts_have_the_sum_of_the_whole() {
             let (joined, joined_doubles) = joined.unwrap();
             assert_same(joined.total(), wanted, "parts");
             assert_same(joined_doubles.total(), wanted_of_doubles, "parts of f64");
-            assert_eq!(joined.join(RowSum::new()).is_none(), !rows.is_multiple_of(BLOCK_ROWS), "{rows}");
+            assert_eq!(
+                joined.join(RowSum::new()).is_none(),
+                !rows.is_multiple_of(BLOCK_ROWS),
+                "{rows}"
+            );
         }
     }
 }

@@ -21,10 +21,12 @@ pub trait ClassIndex: Sealed + Copy {
     fn targets(values: &[Self]) -> Targets<'_>;
 }
 
-/// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability an element.
+/// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability
+/// an element.
 ///
-/// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is checked by the operation,
-/// which knows their shape and the ignored index. Probabilities are made by [`Targets::probabilities`].
+/// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is
+/// checked by the operation, which knows their shape and the ignored index. Probabilities are made
+/// by [`Targets::probabilities`].
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a>(pub(crate) Kind<'a>);
 
@@ -71,8 +73,8 @@ impl Indices<'_> {
         with_indices!(self, values => values.len())
     }
 
-    /// Calls `visit` for every target in order, with its row, its value widened so that no type's value is lost, and whether it is a
-    /// class in `0..classes`.
+    /// Calls `visit` for every target in order, with its row, its value widened so that no type's
+    /// value is lost, and whether it is a class in `0..classes`.
     pub(crate) fn for_each<E>(
         &self,
         classes: usize,
@@ -110,8 +112,9 @@ class_indices!(
 );
 
 impl<'a> Targets<'a> {
-    /// Probabilities of the shape of the logits: each class's share of the row. They must lie between 0 and the largest f32; that
-    /// those of a row sum to 1 is the caller's to see to, as in PyTorch.
+    /// Probabilities of the shape of the logits: each class's share of the row. They must lie
+    /// between 0 and the largest f32; that those of a row sum to 1 is the caller's to see to, as in
+    /// PyTorch.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Targets};

@@ -2,7 +2,8 @@
 
 use crate::Error;
 
-/// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without a cap `scale * x`.
+/// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without
+/// a cap `scale * x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Transform {
     pub(crate) scale: f64,
@@ -38,14 +39,21 @@ impl Transform {
 
     fn scaled(self, factor: f64) -> Result<Self, Error> {
         // A cap of the other sign is the same with the sign at the logits.
-        let scaled = Self { scale: self.scale * factor, softcap: self.softcap.map(|cap| cap * factor.abs()) };
+        let scaled = Self {
+            scale: self.scale * factor,
+            softcap: self.softcap.map(|cap| cap * factor.abs()),
+        };
         // What products and quotients of f32 stay finite with.
         let fits = |value: f64| (1e-18..=1e18).contains(&value.abs());
         if fits(scaled.scale) && scaled.softcap.is_none_or(fits) {
             return Ok(scaled);
         }
         let value = scaled.scale as f32;
-        Err(Error::OptionValue { option: "scale of the logits altogether", value, range: "between 1e-18 and 1e18" })
+        Err(Error::OptionValue {
+            option: "scale of the logits altogether",
+            value,
+            range: "between 1e-18 and 1e18",
+        })
     }
 
     /// For operations to which only a factor means anything.
@@ -62,11 +70,19 @@ impl Transform {
 }
 
 /// A factor that products and quotients of f32 stay finite with.
-pub(crate) fn check_magnitude(option: &'static str, value: f32, may_be_negative: bool) -> Result<(), Error> {
+pub(crate) fn check_magnitude(
+    option: &'static str,
+    value: f32,
+    may_be_negative: bool,
+) -> Result<(), Error> {
     let magnitude = if may_be_negative { value.abs() } else { value };
     if (1e-9..=1e9).contains(&magnitude) {
         return Ok(());
     }
-    let range = if may_be_negative { "between 1e-9 and 1e9, or the negative of that" } else { "between 1e-9 and 1e9" };
+    let range = if may_be_negative {
+        "between 1e-9 and 1e9, or the negative of that"
+    } else {
+        "between 1e-9 and 1e9"
+    };
     Err(Error::OptionValue { option, value, range })
 }

@@ -46,7 +46,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     pollster::block_on(future)
 }
 
-/// A browser's thread must not wait, or what it waits for never happens; and nothing in the CPU path is ever pending.
+/// A browser's thread must not wait, or what it waits for never happens; and nothing in the CPU
+/// path is ever pending.
 #[cfg(not(all(feature = "gpu", not(target_arch = "wasm32"))))]
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

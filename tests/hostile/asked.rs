@@ -103,7 +103,8 @@ impl Asked {
 fn of_logits(op: Op) -> Vec<Asked> {
     let asked = |option| Asked::new(op, option);
     if op == Op::Sample {
-        let cold = |sampling: Sampling, option| Asked { temperature: 0.7, sampling, ..asked(option) };
+        let cold =
+            |sampling: Sampling, option| Asked { temperature: 0.7, sampling, ..asked(option) };
         return vec![
             asked(""),
             Asked { sampling: Sampling::new(8).top_k(3), ..asked("top_k") },
@@ -126,7 +127,9 @@ fn of_logits(op: Op) -> Vec<Asked> {
 /// Each option of the loss by itself, and all at once.
 fn of_loss(op: Op) -> Vec<Asked> {
     let asked = |option| Asked::new(op, option);
-    let weights = |classes: usize| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect::<Vec<_>>();
+    let weights = |classes: usize| {
+        (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect::<Vec<_>>()
+    };
     let factors = || (0..300).map(|row| ((row % 7) as f32 - 3.0) * 0.3).collect::<Vec<_>>();
     let every = |option| {
         asked(option).with(|loss| {
@@ -154,7 +157,8 @@ fn of_loss(op: Op) -> Vec<Asked> {
 /// What is asked of each strategy but the first in the default tier.
 fn by_default(spread: Spread) -> Vec<Asked> {
     let plain = Asked::new(Op::CrossEntropyGrad, "");
-    let smoothed = Asked::new(Op::CrossEntropyGrad, "smoothing").with(|loss| loss.label_smoothing(0.1));
+    let smoothed =
+        Asked::new(Op::CrossEntropyGrad, "smoothing").with(|loss| loss.label_smoothing(0.1));
     let capped = Asked::new(Op::CrossEntropyGrad, "cap 30").with(|loss| loss.softcap(30.0));
     match spread {
         Spread::Alone => Vec::new(),
@@ -168,7 +172,9 @@ fn by_default(spread: Spread) -> Vec<Asked> {
 fn is_by_default(asked: &Asked) -> bool {
     match asked.op {
         Op::CrossEntropy => matches!(asked.option, "" | "soft" | "every"),
-        Op::CrossEntropyBackward => !matches!(asked.option, "smoothing" | "weight" | "upstream gradients"),
+        Op::CrossEntropyBackward => {
+            !matches!(asked.option, "smoothing" | "weight" | "upstream gradients")
+        }
         Op::Predict | Op::TopK => !asked.option.starts_with("scale"),
         _ => true,
     }
@@ -177,9 +183,21 @@ fn is_by_default(asked: &Asked) -> bool {
 pub fn all_asked() -> Vec<Asked> {
     use Op::*;
     let losses = [CrossEntropy, CrossEntropyGrad, CrossEntropyBackward];
-    let others = [Softmax, LogSoftmax, LogSumExp, SoftmaxBackward, LogSoftmaxBackward, Predict, TopK, Sample];
-    let mut all: Vec<Asked> =
-        others.into_iter().flat_map(of_logits).chain(losses.into_iter().flat_map(of_loss)).collect();
+    let others = [
+        Softmax,
+        LogSoftmax,
+        LogSumExp,
+        SoftmaxBackward,
+        LogSoftmaxBackward,
+        Predict,
+        TopK,
+        Sample,
+    ];
+    let mut all: Vec<Asked> = others
+        .into_iter()
+        .flat_map(of_logits)
+        .chain(losses.into_iter().flat_map(of_loss))
+        .collect();
     for dtype in [DType::F16, DType::BF16] {
         all.extend([CrossEntropyGrad, Softmax].map(|op| Asked { dtype, ..Asked::new(op, "") }));
     }
@@ -189,12 +207,16 @@ pub fn all_asked() -> Vec<Asked> {
     for spread in [Spread::Staged, Spread::Streamed, Spread::Split] {
         let mut asked = by_default(spread);
         if tier::is_full() {
-            // Whoever looks again never splits; of the others, rows are long enough for one option to do.
-            let fits =
-                |asked: &Asked| spread != Spread::Split || (asked.option.is_empty() && !asked.op.spec().rereads_row);
-            let is_new =
-                |new: &Asked| !by_default(spread).iter().any(|old| (old.op, old.option) == (new.op, new.option));
-            let more = others.into_iter().flat_map(of_logits).chain(losses.into_iter().flat_map(of_loss));
+            // Whoever looks again never splits; of the others, rows are long enough for one option
+            // to do.
+            let fits = |asked: &Asked| {
+                spread != Spread::Split || (asked.option.is_empty() && !asked.op.spec().rereads_row)
+            };
+            let is_new = |new: &Asked| {
+                !by_default(spread).iter().any(|old| (old.op, old.option) == (new.op, new.option))
+            };
+            let more =
+                others.into_iter().flat_map(of_logits).chain(losses.into_iter().flat_map(of_loss));
             asked.extend(more.filter(|more| fits(more) && is_new(more)));
         }
         all.extend(asked.into_iter().map(|asked| Asked { spread, ..asked }));

@@ -1,9 +1,11 @@
 //! From DXC's listings to LLVM IR that clang 14 takes for any CPU.
 //!
-//! DXIL is the LLVM IR of 2016 with its own functions for what a GPU does itself. Clang 14 reads such text still, so that a kernel stays as
-//! DXC left it, but for these lines: functions `dx.op.*` become loads, stores and intrinsics, variables of a thread become `alloca`s,
-//! and variables of a workgroup get names of their own. Every operation on floats is `fast` in a listing: the driver may go on where
-//! DXC stopped. [`Mode::Strict`] takes the word away, so that its results are what DXC alone has made of a kernel.
+//! DXIL is the LLVM IR of 2016 with its own functions for what a GPU does itself. Clang 14 reads
+//! such text still, so that a kernel stays as DXC left it, but for these lines: functions `dx.op.*`
+//! become loads, stores and intrinsics, variables of a thread become `alloca`s, and variables of a
+//! workgroup get names of their own. Every operation on floats is `fast` in a listing: the driver
+//! may go on where DXC stopped. [`Mode::Strict`] takes the word away, so that its results are what
+//! DXC alone has made of a kernel.
 
 use std::fmt::Write as _;
 
@@ -11,7 +13,8 @@ use super::program::{Mode, Source};
 
 const RUNTIME: &str = include_str!("dxil.ll");
 
-/// Source files of kernels, whose numbers are their places, and one that makes them known to `run.cpp`.
+/// Source files of kernels, whose numbers are their places, and one that makes them known to
+/// `run.cpp`.
 pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
     let mut glue = "#include \"metal_stdlib\"\n\
          extern \"C\" void dxil_barrier() { metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup); }\n"
@@ -27,8 +30,10 @@ pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
              at[9] = &groups;\n    dxil_{number}(at, group.x, group.y, index);\n}});\n"
         )
         .unwrap();
-        sources
-            .push(Source { name: format!("{number}.ll"), text: Kernel::default().translated(number, listing, mode) });
+        sources.push(Source {
+            name: format!("{number}.ll"),
+            text: Kernel::default().translated(number, listing, mode),
+        });
     }
     sources.push(Source { name: "glue.cpp".to_owned(), text: glue });
     sources
@@ -95,7 +100,8 @@ impl Kernel {
         format!("%fresh.{}", self.fresh)
     }
 
-    /// A variable outside of the kernel. Returns the type, name and start of one that each thread has.
+    /// A variable outside of the kernel. Returns the type, name and start of one that each thread
+    /// has.
     fn variable(&mut self, number: usize, line: &str) -> Option<(String, String, String)> {
         let (name, what) = line.split_once(" = ").unwrap();
         let what = what.split(", align").next().unwrap();
@@ -119,7 +125,8 @@ impl Kernel {
     }
 
     fn instruction(&mut self, line: &str, mode: Mode) {
-        let mut line = line.replace("addrspace(3)*", "*").replace(" addrspace(3)", "").replace(" *", "*");
+        let mut line =
+            line.replace("addrspace(3)*", "*").replace(" addrspace(3)", "").replace(" *", "*");
         for (there, here) in &self.names {
             line = line.replace(there.as_str(), here);
         }
@@ -135,8 +142,8 @@ impl Kernel {
         }
     }
 
-    /// A thread's variable is an `alloca`, so its address is no constant expression. Moves one such expression into an instruction of its own and
-    /// returns the line that uses its name.
+    /// A thread's variable is an `alloca`, so its address is no constant expression. Moves one such
+    /// expression into an instruction of its own and returns the line that uses its name.
     fn without_constant(&mut self, line: &str) -> Option<String> {
         let (start, kind) = ["getelementptr inbounds (", "getelementptr (", "bitcast ("]
             .into_iter()
@@ -153,7 +160,8 @@ impl Kernel {
         Some(format!("{}{name}{}", &line[..start], &line[end + 1..]))
     }
 
-    /// A function of the GPU: `head` is what stands before it, such as `%1 = call float`, and `call` its name and operands.
+    /// A function of the GPU: `head` is what stands before it, such as `%1 = call float`, and
+    /// `call` its name and operands.
     fn call(&mut self, head: &str, call: &str, mode: Mode) {
         let (name, operands) = call.split_once('(').unwrap();
         let operands: Vec<&str> = operands.trim_end_matches(')').split(", ").collect();
@@ -169,9 +177,15 @@ impl Kernel {
             // FirstbitHi
             "33" => format!("{result} = call i32 @first_bit_high({})", operands[1]),
             // FMax
-            "35" => format!("{result} = call {fast}float @llvm.maxnum.f32({}, {})", operands[1], operands[2]),
+            "35" => format!(
+                "{result} = call {fast}float @llvm.maxnum.f32({}, {})",
+                operands[1], operands[2]
+            ),
             // FMin
-            "36" => format!("{result} = call {fast}float @llvm.minnum.f32({}, {})", operands[1], operands[2]),
+            "36" => format!(
+                "{result} = call {fast}float @llvm.minnum.f32({}, {})",
+                operands[1], operands[2]
+            ),
             // IMax, IMin, UMax, UMin
             "37" | "38" | "39" | "40" => {
                 let of = ["smax", "smin", "umax", "umin"][code.parse::<usize>().unwrap() - 37];
@@ -222,7 +236,8 @@ impl Kernel {
     }
 
     fn handle(&mut self, result: &str, class: &str, register: &str) {
-        // Registers are bindings, but for the number of workgroups: class 2 is constants, and of those register 1.
+        // Registers are bindings, but for the number of workgroups: class 2 is constants, and of
+        // those register 1.
         let place = if (class, register) == ("2", "1") { "9" } else { register };
         let (slot, buffer) = (self.fresh(), self.fresh());
         self.put(&format!("  {slot} = getelementptr i8*, i8** %bound, i32 {place}"));
@@ -267,7 +282,8 @@ fn without_notes(line: &str) -> &str {
     line.split(" #").next().unwrap().trim_end()
 }
 
-/// Returns the contents of a workgroup's array, such as `[4 x float`, before anything is written there: numbers that no kernel could use.
+/// Returns the contents of a workgroup's array, such as `[4 x float`, before anything is written
+/// there: numbers that no kernel could use.
 fn unset(array: &str) -> String {
     let (count, ty) = array.trim_start_matches('[').split_once(" x ").unwrap();
     let value = match ty {

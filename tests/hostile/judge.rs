@@ -1,4 +1,5 @@
-//! What a batch must come to, in float64 straight from the definitions, and how far off a kernel is.
+//! What a batch must come to, in float64 straight from the definitions, and how far off a kernel
+//! is.
 
 use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction};
@@ -50,24 +51,36 @@ pub struct Verdict {
 
 impl Verdict {
     /// `error` is that of one value, in units that the bound is in.
-    fn note(&mut self, quantity: &'static str, bound: f64, error: f64, kind: &'static str, place: impl Fn() -> String) {
+    fn note(
+        &mut self,
+        quantity: &'static str,
+        bound: f64,
+        error: f64,
+        kind: &'static str,
+        place: impl Fn() -> String,
+    ) {
         let error = if error.is_nan() { f64::INFINITY } else { error };
         match self.worst.iter_mut().find(|worst| worst.quantity == quantity) {
             Some(worst) => worst.error = worst.error.max(error),
             None => self.worst.push(Worst { quantity, bound, error }),
         }
-        let is_new = || !self.failures.iter().any(|(known, text)| *known == kind && text.starts_with(quantity));
+        let is_new = || {
+            !self.failures.iter().any(|(known, text)| *known == kind && text.starts_with(quantity))
+        };
         if error > bound && is_new() {
             self.failures.push((kind, format!("{quantity} of a row `{kind}`: {}", place())));
         }
     }
 }
 
-/// How far off a value is, in units of `unit`: special values must be the same, what is no normal f32 must be none.
+/// How far off a value is, in units of `unit`: special values must be the same, what is no normal
+/// f32 must be none.
 fn error(got: f64, wanted: f64, unit: f64) -> f64 {
     let is_same = match wanted {
         _ if wanted.is_nan() => got.is_nan(),
-        _ if wanted.abs() > MOST => got.abs() >= MOST * (1.0 - 1e-6) && (got < 0.0) == (wanted < 0.0),
+        _ if wanted.abs() > MOST => {
+            got.abs() >= MOST * (1.0 - 1e-6) && (got < 0.0) == (wanted < 0.0)
+        }
         _ if got == wanted => true,
         _ => return (got - wanted).abs() / unit.max(LEAST),
     };
@@ -82,7 +95,8 @@ fn relative(got: f64, wanted: f64) -> f64 {
     error(got, wanted, wanted.abs())
 }
 
-/// The same of a sum of so many terms, each of which may be taken for 0 where it is no normal number.
+/// The same of a sum of so many terms, each of which may be taken for 0 where it is no normal
+/// number.
 fn relative_of(terms: usize, got: f64, wanted: f64) -> f64 {
     let lost = terms as f64 * LEAST;
     if (got - wanted).abs() <= lost { 0.0 } else { relative(got, wanted) }
@@ -126,7 +140,13 @@ impl Batch {
         let top = if has_nan { f64::NAN } else { y[at] };
         let others: f64 = (0..y.len()).filter(|&j| j != at).map(|j| (y[j] - top).exp()).sum();
         let is_bad = has_nan || top.is_infinite();
-        Seen { slope, top, log_sum: if is_bad && !has_nan { 0.0 } else { others.ln_1p() }, is_bad, y }
+        Seen {
+            slope,
+            top,
+            log_sum: if is_bad && !has_nan { 0.0 } else { others.ln_1p() },
+            is_bad,
+            y,
+        }
     }
 
     /// Log-sum-exps as f32, which is what a backward is given.
@@ -136,8 +156,14 @@ impl Batch {
 
     /// What the softmax or its logarithm is.
     pub fn outputs(&self, is_log: bool) -> Vec<Vec<f64>> {
-        let of = |seen: &Seen, j: usize| if is_log { seen.log_probability(j) } else { seen.log_probability(j).exp() };
-        self.rows.iter().map(|x| self.see(x)).map(|seen| (0..seen.y.len()).map(|j| of(&seen, j)).collect()).collect()
+        let of = |seen: &Seen, j: usize| {
+            if is_log { seen.log_probability(j) } else { seen.log_probability(j).exp() }
+        };
+        self.rows
+            .iter()
+            .map(|x| self.see(x))
+            .map(|seen| (0..seen.y.len()).map(|j| of(&seen, j)).collect())
+            .collect()
     }
 
     /// What rounding a result to its type may do to it.
@@ -168,13 +194,24 @@ impl Batch {
             match self.op {
                 Op::Softmax | Op::LogSoftmax => self.judge_outputs(row, &seen, found, &mut verdict),
                 Op::LogSumExp => {
-                    let (got, wanted) = (f32::from_bits(found.rows[row]).into(), seen.log_sum_exp());
+                    let (got, wanted) =
+                        (f32::from_bits(found.rows[row]).into(), seen.log_sum_exp());
                     // Within 0.5 of 0 the bound is absolute: 2e-7.
-                    let error = if wanted.abs() < 0.5 { error(got, wanted, 0.2) } else { relative(got, wanted) };
-                    verdict.note("log-sum-exp", 1e-6, error, self.kinds[row], || place(x, None, got, wanted));
+                    let error = if wanted.abs() < 0.5 {
+                        error(got, wanted, 0.2)
+                    } else {
+                        relative(got, wanted)
+                    };
+                    verdict.note("log-sum-exp", 1e-6, error, self.kinds[row], || {
+                        place(x, None, got, wanted)
+                    });
                 }
-                Op::Predict | Op::TopK | Op::Sample => self.judge_predictions(row, &seen, found, &mut verdict),
-                Op::SoftmaxBackward | Op::LogSoftmaxBackward => self.judge_backward(row, found, &mut verdict),
+                Op::Predict | Op::TopK | Op::Sample => {
+                    self.judge_predictions(row, &seen, found, &mut verdict)
+                }
+                Op::SoftmaxBackward | Op::LogSoftmaxBackward => {
+                    self.judge_backward(row, found, &mut verdict)
+                }
                 Op::CrossEntropy | Op::CrossEntropyGrad | Op::CrossEntropyBackward => {
                     let divisors = sums.unwrap_or((1.0, 1.0));
                     total += self.judge_loss(row, &seen, divisors, found, &mut verdict);
@@ -182,9 +219,12 @@ impl Batch {
             }
         }
         if let (Some(got), Some((weight, _))) = (found.total, sums) {
-            let wanted = if self.loss.reduction == Reduction::Mean { total / weight } else { total };
+            let wanted =
+                if self.loss.reduction == Reduction::Mean { total / weight } else { total };
             let error = relative(got.into(), wanted);
-            verdict.note("loss of the batch", 1e-6, error, "all", || format!("{got:e}, where it is {wanted:e}"));
+            verdict.note("loss of the batch", 1e-6, error, "all", || {
+                format!("{got:e}, where it is {wanted:e}")
+            });
         }
         verdict
     }
@@ -199,7 +239,9 @@ impl Batch {
             let got = found.elements[row * seen.y.len() + j];
             let terms = if self.op == Op::LogSoftmax { seen.y.len() } else { 0 };
             let error = relative_of(terms, self.unrounded(got, wanted), wanted);
-            verdict.note(quantity, bound, error, self.kinds[row], || place(&self.rows[row], Some(j), got, wanted));
+            verdict.note(quantity, bound, error, self.kinds[row], || {
+                place(&self.rows[row], Some(j), got, wanted)
+            });
         }
     }
 
@@ -207,20 +249,32 @@ impl Batch {
         let (x, kind) = (&self.rows[row], self.kinds[row]);
         // NaN is largest, and a logit transform does not change the order but by its sign.
         let key = |j: usize| {
-            if x[j].is_nan() { f64::INFINITY } else { x[j].clamp(-MOST * 2.0, MOST * 2.0) * self.scale.signum() }
+            if x[j].is_nan() {
+                f64::INFINITY
+            } else {
+                x[j].clamp(-MOST * 2.0, MOST * 2.0) * self.scale.signum()
+            }
         };
         let mut order: Vec<usize> = (0..x.len()).collect();
         // Zeros are equal.
-        order.sort_by(|&a, &b| if key(a) == key(b) { a.cmp(&b) } else { key(b).total_cmp(&key(a)) });
+        order
+            .sort_by(|&a, &b| if key(a) == key(b) { a.cmp(&b) } else { key(b).total_cmp(&key(a)) });
         for (nth, &in_order) in order.iter().enumerate().take(self.k) {
             let at = 2 * (row * self.k + nth);
             let class = found.rows[at] as usize;
-            let wanted_class = if self.op == Op::Sample { self.draws[row] as usize } else { in_order };
+            let wanted_class =
+                if self.op == Op::Sample { self.draws[row] as usize } else { in_order };
             let is_right = if class == wanted_class { 0.0 } else { f64::INFINITY };
-            verdict.note("class", 0.0, is_right, kind, || format!("{class}, where it is {wanted_class}, of {x:?}"));
-            let (got, wanted) = (f32::from_bits(found.rows[at + 1]).into(), seen.log_probability(wanted_class).exp());
-            verdict
-                .note("probability", 2e-6, relative(got, wanted), kind, || place(x, Some(wanted_class), got, wanted));
+            verdict.note("class", 0.0, is_right, kind, || {
+                format!("{class}, where it is {wanted_class}, of {x:?}")
+            });
+            let (got, wanted) = (
+                f32::from_bits(found.rows[at + 1]).into(),
+                seen.log_probability(wanted_class).exp(),
+            );
+            verdict.note("probability", 2e-6, relative(got, wanted), kind, || {
+                place(x, Some(wanted_class), got, wanted)
+            });
         }
     }
 
@@ -229,7 +283,8 @@ impl Batch {
         let (y, g) = (&self.rows[row], &upstream[row]);
         let is_log = self.op == Op::LogSoftmaxBackward;
         let sum: f64 = y.iter().zip(g).map(|(y, g)| if is_log { *g } else { y * g }).sum();
-        let (most, whole) = g.iter().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
+        let (most, whole) =
+            g.iter().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
         for j in 0..y.len() {
             let (wanted, unit) = match is_log {
                 true => (g[j] - y[j].exp() * sum, most + y[j].exp() * whole),
@@ -251,10 +306,13 @@ impl Batch {
     /// What a mean divides by, and what it multiplies a z-loss by.
     fn divisors(&self) -> (f64, f64) {
         let is_soft = self.elementwise.is_some();
-        let counted: Vec<_> = self.targets.iter().filter(|target| is_soft || target.is_some()).collect();
+        let counted: Vec<_> =
+            self.targets.iter().filter(|target| is_soft || target.is_some()).collect();
         let weight = counted
             .iter()
-            .map(|target| target.map_or(1.0, |class| if is_soft { 1.0 } else { self.weight(class) }))
+            .map(|target| {
+                target.map_or(1.0, |class| if is_soft { 1.0 } else { self.weight(class) })
+            })
             .sum();
         match self.loss.reduction {
             Reduction::Mean => (weight, weight / counted.len() as f64),
@@ -263,9 +321,17 @@ impl Batch {
     }
 
     /// Returns the loss that the row should have.
-    fn judge_loss(&self, row: usize, seen: &Seen, divisors: (f64, f64), found: &Found, verdict: &mut Verdict) -> f64 {
+    fn judge_loss(
+        &self,
+        row: usize,
+        seen: &Seen,
+        divisors: (f64, f64),
+        found: &Found,
+        verdict: &mut Verdict,
+    ) -> f64 {
         let (x, kind, classes) = (&self.rows[row], self.kinds[row], seen.y.len());
-        let (off_value, z_loss) = (f64::from(self.loss.label_smoothing), f64::from(self.loss.z_loss) * divisors.1);
+        let (off_value, z_loss) =
+            (f64::from(self.loss.label_smoothing), f64::from(self.loss.z_loss) * divisors.1);
         let target = self.targets[row];
         let is_counted = self.elementwise.is_some() || target.is_some();
         let label = |j: usize| {
@@ -279,8 +345,10 @@ impl Batch {
         // What has no label takes no part, but where probabilities say so.
         let takes_part = |j: usize| labels[j] != 0.0 || self.elementwise.is_some();
         let log_sum_exp = seen.log_sum_exp();
-        let terms = (0..classes).filter(|&j| takes_part(j)).map(|j| labels[j] * -seen.log_probability(j));
-        let loss = if is_counted { terms.sum::<f64>() + z_loss * log_sum_exp * log_sum_exp } else { 0.0 };
+        let terms =
+            (0..classes).filter(|&j| takes_part(j)).map(|j| labels[j] * -seen.log_probability(j));
+        let loss =
+            if is_counted { terms.sum::<f64>() + z_loss * log_sum_exp * log_sum_exp } else { 0.0 };
         let is_known = self.op == Op::CrossEntropyBackward;
         if !is_known {
             let got = f32::from_bits(found.rows[row]).into();
@@ -298,13 +366,16 @@ impl Batch {
             * self.loss.upstream_gradients.as_ref().map_or(1.0, |factors| f64::from(factors[row]));
         let sum: f64 = labels.iter().sum();
         let unit = (factor * (sum + (2.0 * z_loss * operands).abs()) * self.scale).abs();
-        // A log-sum-exp as f32 is not enough to tell probabilities by where its last digit is more than they differ by.
+        // A log-sum-exp as f32 is not enough to tell probabilities by where its last digit is more
+        // than they differ by.
         let is_vague = is_known && self.scale.abs() != 1.0 && operands.abs() > 1e7;
         for (j, &label) in labels.iter().enumerate() {
             let log = if is_known { seen.y[j] - operands } else { seen.log_probability(j) };
             let wanted = match is_counted {
                 _ if is_bad => f64::NAN,
-                true => factor * (log.exp() * (sum + 2.0 * z_loss * operands) - label) * seen.slope[j],
+                true => {
+                    factor * (log.exp() * (sum + 2.0 * z_loss * operands) - label) * seen.slope[j]
+                }
                 false => 0.0,
             };
             let got = found.elements[row * classes + j];

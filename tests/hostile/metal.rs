@@ -5,8 +5,17 @@ use std::fmt::Write as _;
 use super::program::Source;
 
 /// Bindings in their order, as the shaders call them.
-const BINDINGS: [&str; 9] =
-    ["params", "logits", "targets", "weights", "elements", "rows_out", "partials", "summary", "row_gradients"];
+const BINDINGS: [&str; 9] = [
+    "params",
+    "logits",
+    "targets",
+    "weights",
+    "elements",
+    "rows_out",
+    "partials",
+    "summary",
+    "row_gradients",
+];
 
 /// Files that kernels are spread over: as many as keep two compilers busy to the end.
 const FILES: usize = 4;
@@ -15,20 +24,28 @@ const FILES: usize = 4;
 pub fn sources(kernels: &[String]) -> Vec<Source> {
     (0..FILES)
         .map(|file| {
-            let texts = kernels.iter().enumerate().skip(file).step_by(FILES).map(|(number, msl)| as_cpp(number, msl));
-            let text = std::iter::once("#include \"metal_stdlib\"\n".to_owned()).chain(texts).collect();
+            let texts = kernels
+                .iter()
+                .enumerate()
+                .skip(file)
+                .step_by(FILES)
+                .map(|(number, msl)| as_cpp(number, msl));
+            let text =
+                std::iter::once("#include \"metal_stdlib\"\n".to_owned()).chain(texts).collect();
             Source { name: format!("{file}.cpp"), text }
         })
         .collect()
 }
 
-/// A kernel's MSL as C++: everything in a namespace of its own, and a function that knows where its parameters are bound.
+/// A kernel's MSL as C++: everything in a namespace of its own, and a function that knows where its
+/// parameters are bound.
 fn as_cpp(number: usize, msl: &str) -> String {
     let mut text = format!("namespace {{ namespace kernel_{number} {{\n");
     for line in msl.lines().filter(|line| !line.starts_with("#include")) {
         // Arrays without an end have one element in MSL; clang may believe it.
         let is_array = line.starts_with("typedef") && line.ends_with("[1];");
-        let line = if is_array { line.replace("[1];", "[1u << 26];") } else { with_single_literals(line) };
+        let line =
+            if is_array { line.replace("[1];", "[1u << 26];") } else { with_single_literals(line) };
         text.push_str(&line);
         text.push('\n');
     }
@@ -48,12 +65,16 @@ fn as_cpp(number: usize, msl: &str) -> String {
             "group" | "groups" | "index" => name.to_owned(),
             "_buffer_sizes" => "_mslBufferSizes {}".to_owned(),
             _ if ty.starts_with("threadgroup ") => {
-                writeln!(memory, "alignas(16) {} shared_{name};", ty.trim_end_matches('&')).unwrap();
+                writeln!(memory, "alignas(16) {} shared_{name};", ty.trim_end_matches('&'))
+                    .unwrap();
                 format!("shared_{name}")
             }
             _ => {
                 let binding = BINDINGS.iter().position(|&binding| binding == name);
-                format!("bound.as<{ty}>({})", binding.unwrap_or_else(|| panic!("{name} is no binding")))
+                format!(
+                    "bound.as<{ty}>({})",
+                    binding.unwrap_or_else(|| panic!("{name} is no binding"))
+                )
             }
         });
     }
@@ -79,7 +100,8 @@ fn with_single_literals(line: &str) -> String {
             at += 1;
             continue;
         }
-        let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let digits =
+            |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let whole = digits(at);
         let end = at + whole;
         if whole > 0 && bytes.get(end) == Some(&b'.') && digits(end + 1) > 0 {

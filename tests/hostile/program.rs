@@ -68,7 +68,8 @@ impl Workshop {
     pub fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("logits-kernels-{}-{nth}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("logits-kernels-{}-{nth}", std::process::id()));
         // Fails where it exists: what another user left there is not compiled.
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("metal_stdlib"), HEADER).unwrap();
@@ -92,7 +93,8 @@ impl Workshop {
         self.folder.join("kernels")
     }
 
-    /// DXC's listings of kernels in HLSL, by a command that writes that of `FILE` to `FILE.ll`, as `.ci/dxc` does.
+    /// DXC's listings of kernels in HLSL, by a command that writes that of `FILE` to `FILE.ll`, as
+    /// `.ci/dxc` does.
     pub fn listings(&self, dxc: &str, kernels: &[String]) -> Vec<String> {
         let path = |nth: usize| self.folder.join(format!("{nth}.hlsl"));
         for (nth, text) in kernels.iter().enumerate() {
@@ -103,7 +105,9 @@ impl Workshop {
             let files = (nth * AT_ONCE..kernels.len().min((nth + 1) * AT_ONCE)).map(path);
             run(Command::new(words[0]).args(&words[1..]).arg("--listing").args(files));
         });
-        (0..kernels.len()).map(|nth| std::fs::read_to_string(path(nth).with_extension("hlsl.ll")).unwrap()).collect()
+        (0..kernels.len())
+            .map(|nth| std::fs::read_to_string(path(nth).with_extension("hlsl.ll")).unwrap())
+            .collect()
     }
 }
 
@@ -148,7 +152,11 @@ pub fn output_of(program: &Path, input: &[u8], mode: Mode) -> Vec<u8> {
     let place = program.with_extension("in");
     std::fs::write(&place, input).unwrap();
     let argument = if mode == Mode::Hostile { "flush" } else { "as is" };
-    let out = Command::new(program).arg(argument).stdin(std::fs::File::open(&place).unwrap()).output().unwrap();
+    let out = Command::new(program)
+        .arg(argument)
+        .stdin(std::fs::File::open(&place).unwrap())
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     out.stdout
 }

@@ -63,7 +63,9 @@ const REGULAR: [(&str, Fill); 17] = [
         let value = random.within(20.0);
         x.fill(value);
     }),
-    ("zeros of both signs", |random, x| x.iter_mut().for_each(|x| *x = random.one_of(&[0.0, -0.0]))),
+    ("zeros of both signs", |random, x| {
+        x.iter_mut().for_each(|x| *x = random.one_of(&[0.0, -0.0]))
+    }),
     ("across 256", |random, x| around(random, x, 256.0, 4.0)),
     ("across -256", |random, x| around(random, x, -256.0, 4.0)),
     ("across 256, one far above", |random, x| {
@@ -101,14 +103,17 @@ const IRREGULAR: [(&str, Fill); 11] = [
     ("huge", |random, x| around(random, x, 0.0, 3e38)),
     ("near a huge number", |random, x| {
         let middle = random.one_of(&[3e38, -3e38, 1e30, -1e20]);
-        x.iter_mut().for_each(|x| *x = random.one_of(&[middle, middle * 0.999_999_9, middle * 0.5]));
+        x.iter_mut()
+            .for_each(|x| *x = random.one_of(&[middle, middle * 0.999_999_9, middle * 0.5]));
     }),
     ("a huge one", |random, x| {
         around(random, x, 0.0, 8.0);
         let at = somewhere(random, x);
         x[at] = random.one_of(&[3e38, -3e38, 1e20, -1e20]);
     }),
-    ("huge of both signs", |random, x| x.iter_mut().for_each(|x| *x = random.one_of(&[3e38, -3e38, 0.0]))),
+    ("huge of both signs", |random, x| {
+        x.iter_mut().for_each(|x| *x = random.one_of(&[3e38, -3e38, 0.0]))
+    }),
     ("an infinity below", |random, x| {
         around(random, x, 0.0, 8.0);
         let at = somewhere(random, x);

@@ -14,7 +14,8 @@ pub enum Operation {
     Resident,
 }
 
-/// How a call ended that was as good as any: right, with what it says about the way there, or a typed error.
+/// How a call ended that was as good as any: right, with what it says about the way there, or a
+/// typed error.
 pub type Answer = Result<Option<String>, Error>;
 
 pub struct Call {
@@ -30,7 +31,8 @@ impl Call {
     pub fn new(operation: Operation, shape: [usize; 2]) -> Self {
         let [rows, classes] = shape;
         // Some thousands of values, of which neighbours differ, from -6 to 6.
-        let logits: Vec<f32> = (0..rows * classes).map(|nth| (nth * 7919 % 6007) as f32 / 500.0 - 6.0).collect();
+        let logits: Vec<f32> =
+            (0..rows * classes).map(|nth| (nth * 7919 % 6007) as f32 / 500.0 - 6.0).collect();
         let targets: Vec<i64> = (0..rows).map(|row| (row * 31 % classes) as i64).collect();
         let (mut elements, mut losses) = (Vec::new(), Vec::new());
         for (row, &target) in logits.chunks(classes).zip(&targets) {
@@ -66,13 +68,22 @@ impl Call {
                 assert_eq!(got.len(), self.wanted.len());
                 for (nth, (&got, &(wanted, error))) in got.iter().zip(&self.wanted).enumerate() {
                     let off = (f64::from(got) - wanted).abs();
-                    assert!(off <= error, "{self}: value {nth} is {got} in place of {wanted}; {note:?}");
+                    assert!(
+                        off <= error,
+                        "{self}: value {nth} is {got} in place of {wanted}; {note:?}"
+                    );
                 }
                 Ok(note)
             }
             Err(error) => {
-                assert!(matches!(error, Error::Gpu { .. } | Error::OutOfMemory { .. }), "{self}: {error}");
-                let intact = x.iter().zip(&self.logits).all(|(now, before)| now.to_bits() == before.to_bits());
+                assert!(
+                    matches!(error, Error::Gpu { .. } | Error::OutOfMemory { .. }),
+                    "{self}: {error}"
+                );
+                let intact = x
+                    .iter()
+                    .zip(&self.logits)
+                    .all(|(now, before)| now.to_bits() == before.to_bits());
                 assert!(intact, "{self}: logits are not intact after {error}");
                 Err(error)
             }
@@ -95,19 +106,24 @@ impl Call {
                 (x.to_vec(), ran.fell_back)
             }
             Operation::Gradient => {
-                let (loss, gradient) =
-                    device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets).with_gradient_vec()?;
+                let (loss, gradient) = device
+                    .cross_entropy(&loss, Logits::new(x, self.shape)?, targets)
+                    .with_gradient_vec()?;
                 with_losses(gradient, loss)
             }
             Operation::GradientInPlace => {
-                let loss =
-                    device.cross_entropy(&loss, LogitsMut::new(x, self.shape)?, targets).with_gradient_in_place()?;
+                let loss = device
+                    .cross_entropy(&loss, LogitsMut::new(x, self.shape)?, targets)
+                    .with_gradient_in_place()?;
                 with_losses(x.to_vec(), loss)
             }
-            Operation::Loss => {
-                with_losses(Vec::new(), device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets).loss()?)
+            Operation::Loss => with_losses(
+                Vec::new(),
+                device.cross_entropy(&loss, Logits::new(x, self.shape)?, targets).loss()?,
+            ),
+            Operation::Resident => {
+                (device.upload(Logits::new(x, self.shape)?)?.softmax().run()?.read()?, None)
             }
-            Operation::Resident => (device.upload(Logits::new(x, self.shape)?)?.softmax().run()?.read()?, None),
         })
     }
 }

@@ -19,7 +19,8 @@ struct Fault {
     result: i32,
     /// What the reason must hold one of.
     reasons: &'static [&'static str],
-    /// The default tier tries every `step`th place of a call in several parts, and every `step / 4`th of a call in one.
+    /// The default tier tries every `step`th place of a call in several parts, and every `step /
+    /// 4`th of a call in one.
     step: usize,
 }
 
@@ -53,8 +54,8 @@ const SHAPES: [([usize; 2], &[Operation]); 3] = [
     ([2, 300_001], &[SoftmaxInPlace, Gradient]),
 ];
 
-/// One device that may fall back, for the environment names it, and one that may not; both with the least budget, of which no buffer is kept
-/// for the next call.
+/// One device that may fall back, for the environment names it, and one that may not; both with the
+/// least budget, of which no buffer is kept for the next call.
 fn devices() -> [(Device, bool); 2] {
     [(Device::new(), true), (Device::gpu().unwrap(), false)].map(|(device, falls)| {
         assert_eq!(device.backend(), "vulkan", "{device}");
@@ -62,8 +63,9 @@ fn devices() -> [(Device, bool); 2] {
     })
 }
 
-/// How calls ended that a fault struck: made by the CPU, with a typed error, on a device opened anew, or as if nothing had been. A fault
-/// may go unnoticed: wgpu tries a smaller descriptor pool or block of memory, and nothing depends on the last poll of a call.
+/// How calls ended that a fault struck: made by the CPU, with a typed error, on a device opened
+/// anew, or as if nothing had been. A fault may go unnoticed: wgpu tries a smaller descriptor pool
+/// or block of memory, and nothing depends on the last poll of a call.
 #[derive(Default)]
 struct Tally {
     tried: usize,
@@ -73,18 +75,25 @@ struct Tally {
     unnoticed: usize,
 }
 
-/// Lets faults strike at the first place in a call, at its second, and so on until there is none. The calls and the devices take turns. With
-/// `LOGITS_FULL=1` every place is tried, else a sample: a device that is lost compiles its kernels again.
+/// Lets faults strike at the first place in a call, at its second, and so on until there is none.
+/// The calls and the devices take turns. With `LOGITS_FULL=1` every place is tried, else a sample:
+/// a device that is lost compiles its kernels again.
 fn strike(layer: &Layer, faults: &[Fault]) {
     let devices = devices();
-    println!("\n| fault | shape | calls | fell back | typed error | opened anew | unnoticed | not met |");
+    println!(
+        "\n| fault | shape | calls | fell back | typed error | opened anew | unnoticed | not met |"
+    );
     println!("|---|---|---:|---:|---:|---:|---:|---:|");
     for (which, (shape, some)) in SHAPES.into_iter().enumerate() {
         let operations = if tier::is_full() { &ALL } else { some };
-        let calls: Vec<Call> = operations.iter().map(|&operation| Call::new(operation, shape)).collect();
+        let calls: Vec<Call> =
+            operations.iter().map(|&operation| Call::new(operation, shape)).collect();
         for (nth, fault) in faults.iter().enumerate() {
             let turns: Vec<_> = match tier::is_full() || shape[0] == 3 {
-                true => devices.iter().flat_map(|device| calls.iter().map(move |call| (device, call))).collect(),
+                true => devices
+                    .iter()
+                    .flat_map(|device| calls.iter().map(move |call| (device, call)))
+                    .collect(),
                 // One call on each device, so that it is compiled once for each loss.
                 false => devices.iter().zip(calls.iter().cycle().skip(nth + which)).collect(),
             };
@@ -95,7 +104,11 @@ fn strike(layer: &Layer, faults: &[Fault]) {
             };
             let (mut tally, mut missed) = (Tally::default(), 0);
             for (place, ((device, falls), call)) in (0..).step_by(step).zip(turns.iter().cycle()) {
-                missed = if once(layer, fault, device, *falls, call, place, &mut tally) { 0 } else { missed + 1 };
+                missed = if once(layer, fault, device, *falls, call, place, &mut tally) {
+                    0
+                } else {
+                    missed + 1
+                };
                 if missed == turns.len() {
                     break;
                 }
@@ -134,7 +147,11 @@ fn once(
     match &answer {
         _ if !struck => assert_eq!(answer, Ok(None), "{context}"),
         // Found by the poll before the call; an upload starts again whenever its device is lost.
-        Ok(None) if call.operation == Resident && matches!(fault.kind, Kind::Submit | Kind::Wait) => tally.anew += 1,
+        Ok(None)
+            if call.operation == Resident && matches!(fault.kind, Kind::Submit | Kind::Wait) =>
+        {
+            tally.anew += 1
+        }
         Ok(None) if fault.kind == Kind::Wait && fault.times == 1 && nth == 0 => tally.anew += 1,
         Ok(None) => {
             assert!(fault.kind == Kind::Make || fault.result == TIMEOUT, "{context}");
@@ -145,7 +162,10 @@ fn once(
             tally.fell_back += 1;
         }
         Err(error) => {
-            assert!((!falls || call.operation == Resident) && told(&error.to_string()), "{context}");
+            assert!(
+                (!falls || call.operation == Resident) && told(&error.to_string()),
+                "{context}"
+            );
             tally.failed += 1;
         }
     }
@@ -163,7 +183,8 @@ fn lost() {
 fn short_of_memory() {
     below_wgpu("days::short_of_memory", |layer| {
         strike(layer, &SHORT);
-        // wgpu allocates device memory in blocks, and tries smaller ones; only what is larger than all of them has to fail.
+        // wgpu allocates device memory in blocks, and tries smaller ones; only what is larger than
+        // all of them has to fail.
         let call = Call::new(Resident, [12, 1_000_000]);
         let (device, _) = &devices()[1];
         layer.fail(Kind::Allocate, 0, FOREVER, OUT_OF_MEMORY);
@@ -174,7 +195,8 @@ fn short_of_memory() {
     });
 }
 
-/// Nobody waits for a GPU that hangs: not who has a timeout, who drops its device, nor who drops a future of it.
+/// Nobody waits for a GPU that hangs: not who has a timeout, who drops its device, nor who drops a
+/// future of it.
 #[test]
 fn hung() {
     below_wgpu("days::hung", |layer| {
@@ -185,7 +207,8 @@ fn hung() {
             let loss = CrossEntropy::default();
             device.cross_entropy(&loss, x, &[0, 1, 2]).loss().unwrap();
             layer.fail(Kind::Wait, 0, FOREVER, TIMEOUT);
-            let device = device.with_timeout(Duration::from_millis(if has_future { 60_000 } else { 30 }));
+            let device =
+                device.with_timeout(Duration::from_millis(if has_future { 60_000 } else { 30 }));
             let mut start = Instant::now();
             if has_future {
                 let mut future = pin!(device.cross_entropy(&loss, x, &[0, 1, 2]).loss_async());
@@ -195,23 +218,29 @@ fn hung() {
                 start = Instant::now();
             }
             drop(device);
-            println!("a device that hangs is dropped, after a future of it ({has_future}), in {:?}", start.elapsed());
+            println!(
+                "a device that hangs is dropped, after a future of it ({has_future}), in {:?}",
+                start.elapsed()
+            );
             assert!(start.elapsed() < Duration::from_secs(1));
             layer.mend(Kind::Wait);
         }
     });
 }
 
-/// A device that is lost, and cannot be opened again, or finds no memory for something while it is; and one that cannot be opened at all.
+/// A device that is lost, and cannot be opened again, or finds no memory for something while it is;
+/// and one that cannot be opened at all.
 #[test]
 fn not_opened() {
     below_wgpu("days::not_opened", |layer| {
         let call = Call::new(SoftmaxInPlace, [3, 50]);
         let devices = devices();
         let step = if tier::is_full() { 1 } else { 9 };
-        for (kind, result) in
-            [(Kind::Open, OUT_OF_MEMORY), (Kind::Make, OUT_OF_MEMORY), (Kind::Allocate, OUT_OF_MEMORY)]
-        {
+        for (kind, result) in [
+            (Kind::Open, OUT_OF_MEMORY),
+            (Kind::Make, OUT_OF_MEMORY),
+            (Kind::Allocate, OUT_OF_MEMORY),
+        ] {
             for nth in (0..).step_by(step) {
                 let (device, falls) = &devices[nth % 2];
                 layer.fail(Kind::Wait, 0, 1, DEVICE_LOST);

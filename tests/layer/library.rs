@@ -1,4 +1,5 @@
-//! The layer as a library, and programs that have it. The tests of the command line include this file.
+//! The layer as a library, and programs that have it. The tests of the command line include this
+//! file.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -33,9 +34,13 @@ pub const FOREVER: usize = i32::MAX as usize;
 
 /// A program whose calls of Vulkan go through the layer, to this adapter.
 pub fn above_layer(program: impl AsRef<OsStr>, layer: &Path, adapter: &str) -> Command {
-    // The validation layer, where it listens, is below ours: it sees what is really called, and no fault.
+    // The validation layer, where it listens, is below ours: it sees what is really called, and no
+    // fault.
     let mut layers = env::var(LAYERS).unwrap_or_default();
-    layers.insert_str(0, if layers.is_empty() { "VK_LAYER_LOGITS_fault" } else { "VK_LAYER_LOGITS_fault:" });
+    layers.insert_str(
+        0,
+        if layers.is_empty() { "VK_LAYER_LOGITS_fault" } else { "VK_LAYER_LOGITS_fault:" },
+    );
     let mut command = Command::new(program);
     command
         .env(LAYERS, layers)
@@ -94,7 +99,9 @@ fn build() -> Result<PathBuf, String> {
         .map_err(|error| format!("no C compiler `cc`: {error}"))?;
     if !built.status.success() {
         let said = String::from_utf8_lossy(&built.stderr).into_owned();
-        return Err(format!("the layer cannot be built; are Vulkan's headers (libvulkan-dev) there? {said}"));
+        return Err(format!(
+            "the layer cannot be built; are Vulkan's headers (libvulkan-dev) there? {said}"
+        ));
     }
     let manifest = r#"{ "file_format_version": "1.2.0", "layer": { "name": "VK_LAYER_LOGITS_fault", "type": "GLOBAL",
         "library_path": "./liblogits_fault.so", "api_version": "1.3.0", "implementation_version": "1", "description": "faults" } }"#;

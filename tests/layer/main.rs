@@ -1,8 +1,9 @@
-//! Faults that a driver makes. A layer between Vulkan's loader and the driver (`layer.c`) makes calls of wgpu fail. A call that may fall back
-//! must then give the right result and say why; one that may not must give the right result or a typed error; and the call after it must work.
+//! Faults that a driver makes. A layer between Vulkan's loader and the driver (`layer.c`) makes
+//! calls of wgpu fail. A call that may fall back must then give the right result and say why; one
+//! that may not must give the right result or a typed error; and the call after it must work.
 //!
-//! The layer is loaded where the environment says so before wgpu asks for an instance. So each test runs itself again, in a process with
-//! that environment, and with no longer than it may take.
+//! The layer is loaded where the environment says so before wgpu asks for an instance. So each test
+//! runs itself again, in a process with that environment, and with no longer than it may take.
 
 #![cfg(all(feature = "gpu", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
@@ -38,12 +39,15 @@ impl Layer {
     fn load(path: &str) -> Self {
         const RTLD_NOW: c_int = 2;
         let path = CString::new(path).unwrap();
-        // SAFETY: the layer runs no code when it is loaded. It is never unloaded, so the loader gets this very one, again and again.
+        // SAFETY: the layer runs no code when it is loaded. It is never unloaded, so the loader
+        // gets this very one, again and again.
         let function = unsafe { dlsym(dlopen(path.as_ptr(), RTLD_NOW), c"logits_fault".as_ptr()) };
         assert!(!function.is_null());
         // SAFETY: that is its type in layer.c.
         Self(unsafe {
-            std::mem::transmute::<*mut c_void, extern "C" fn(c_int, c_int, c_int, c_int) -> c_int>(function)
+            std::mem::transmute::<*mut c_void, extern "C" fn(c_int, c_int, c_int, c_int) -> c_int>(
+                function,
+            )
         })
     }
 
@@ -58,7 +62,8 @@ impl Layer {
     }
 }
 
-/// Panics of wgpu, which are caught, in places where it expects no error of a driver. A poll of a lost device has no other answer.
+/// Panics of wgpu, which are caught, in places where it expects no error of a driver. A poll of a
+/// lost device has no other answer.
 const WGPU: [&str; 4] = [
     "Error in Device::poll",
     // A command buffer that cannot be begun, in `Queue::write_buffer`.
@@ -118,9 +123,14 @@ fn below_wgpu(name: &str, test: fn(&Layer)) {
         "{name} ended with {ended}; its last line: {}",
         said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default()
     );
-    // wgpu leaves what it had made where it finds no memory while it opens a device, or panics as it drops one.
+    // wgpu leaves what it had made where it finds no memory while it opens a device, or panics as
+    // it drops one.
     let leaks = ["UNASSIGNED-ObjectTracker-ObjectLeak", "VUID-vkDestroyDevice-device-00378"];
-    let is_complaint = |line: &&str| ["VUID-", "UNASSIGNED-", "SYNC-"].iter().any(|kind| line.contains(kind));
-    let complaint = said.lines().filter(is_complaint).find(|line| !leaks.iter().any(|leak| line.contains(leak)));
+    let is_complaint =
+        |line: &&str| ["VUID-", "UNASSIGNED-", "SYNC-"].iter().any(|kind| line.contains(kind));
+    let complaint = said
+        .lines()
+        .filter(is_complaint)
+        .find(|line| !leaks.iter().any(|leak| line.contains(leak)));
     assert_eq!(complaint, None, "the validation layer on {name}");
 }

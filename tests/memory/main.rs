@@ -1,5 +1,6 @@
-//! The CPU path where memory is short: an allocator refuses what is large, from some allocation on or one alone. A call then does its
-//! work, or returns a typed error and leaves logits in place as they were.
+//! The CPU path where memory is short: an allocator refuses what is large, from some allocation on
+//! or one alone. A call then does its work, or returns a typed error and leaves logits in place as
+//! they were.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
@@ -31,7 +32,8 @@ fn refuses(bytes: usize) -> bool {
     refuses
 }
 
-// SAFETY: every call goes to the system's allocator with the same arguments, or returns null, which means that there is no memory.
+// SAFETY: every call goes to the system's allocator with the same arguments, or returns null, which
+// means that there is no memory.
 unsafe impl GlobalAlloc for Short {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller's.
@@ -45,15 +47,19 @@ unsafe impl GlobalAlloc for Short {
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         // SAFETY: as the caller's.
-        if refuses(bytes) { std::ptr::null_mut() } else { unsafe { System.realloc(at, layout, bytes) } }
+        if refuses(bytes) {
+            std::ptr::null_mut()
+        } else {
+            unsafe { System.realloc(at, layout, bytes) }
+        }
     }
 }
 
 #[global_allocator]
 static ALLOCATOR: Short = Short;
 
-/// Calls `call` and refuses large allocations after the first `allowed`: the next one alone where `once`, else all. Returns the result and
-/// how many were refused.
+/// Calls `call` and refuses large allocations after the first `allowed`: the next one alone where
+/// `once`, else all. Returns the result and how many were refused.
 fn with_memory_for<R>(allowed: isize, once: bool, call: impl FnOnce() -> R) -> (R, usize) {
     LEFT.store(allowed, SeqCst);
     ONCE.store(once, SeqCst);
@@ -66,12 +72,18 @@ fn with_memory_for<R>(allowed: isize, once: bool, call: impl FnOnce() -> R) -> (
 
 /// Numbers between -8 and 8 in no order.
 fn logits<T: Element>(count: usize, of: impl Fn(f64) -> T) -> Vec<T> {
-    (0..count as u32).map(|n| of(f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 20) - 8.0)).collect()
+    (0..count as u32)
+        .map(|n| of(f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 20) - 8.0))
+        .collect()
 }
 
-/// Runs `call` on a copy of `logits` with ever more memory, until it gets all that it asks for. Returns how many runs were refused memory,
-/// and how many of these ended in an error.
-fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result<Vec<T>, Error>) -> [usize; 2] {
+/// Runs `call` on a copy of `logits` with ever more memory, until it gets all that it asks for.
+/// Returns how many runs were refused memory, and how many of these ended in an error.
+fn check<T: Element>(
+    what: &str,
+    logits: &[T],
+    call: impl Fn(&mut [T]) -> Result<Vec<T>, Error>,
+) -> [usize; 2] {
     let mut wanted = logits.to_vec();
     let returned = call(&mut wanted).unwrap();
     let (mut refusals, mut errors) = (0, 0);
@@ -81,12 +93,18 @@ fn check<T: Element>(what: &str, logits: &[T], call: impl Fn(&mut [T]) -> Result
             let (outcome, refused) = with_memory_for(allowed, once, || call(&mut data));
             match outcome {
                 Ok(values) => {
-                    assert!(values == returned && data == wanted, "{what}, {allowed} allocations: other results")
+                    assert!(
+                        values == returned && data == wanted,
+                        "{what}, {allowed} allocations: other results"
+                    )
                 }
                 Err(error) => {
                     errors += 1;
                     assert!(matches!(error, Error::OutOfMemory { .. }), "{what}: {error}");
-                    assert!(data == logits, "{what}, {allowed} allocations: logits are not intact after \"{error}\"");
+                    assert!(
+                        data == logits,
+                        "{what}, {allowed} allocations: logits are not intact after \"{error}\""
+                    );
                 }
             }
             if refused == 0 {
@@ -108,7 +126,11 @@ fn shape((outer, classes, inner): (usize, usize, usize)) -> Shape {
     Shape::new(outer, classes, inner)
 }
 
-fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: impl Fn(f64) -> T + Copy) {
+fn every_call<T: Element>(
+    dtype: &str,
+    shapes: &[(usize, usize, usize)],
+    of: impl Fn(f64) -> T + Copy,
+) {
     println!("| call | refusals | errors |\n|---|---|---|");
     let device = Device::cpu();
     let mut counts = [0; 2];
@@ -137,20 +159,27 @@ fn every_call<T: Element>(dtype: &str, shapes: &[(usize, usize, usize)], of: imp
                     .with_gradient_in_place()
                     .map(|_| Vec::new())
             }),
-            check(&name("log-softmax"), &x, |data| Ok(device.log_softmax(Logits::new(data, shape)?).to_vec()?.values)),
+            check(&name("log-softmax"), &x, |data| {
+                Ok(device.log_softmax(Logits::new(data, shape)?).to_vec()?.values)
+            }),
             check(&name("resident softmax"), &x, |data| {
                 device.upload(Logits::new(data, shape)?)?.softmax().run()?.read()
             }),
-            check(&name("top 3"), &x, |data| device.top_k(Logits::new(data, shape)?, 3).to_vec().map(|_| Vec::new())),
+            check(&name("top 3"), &x, |data| {
+                device.top_k(Logits::new(data, shape)?, 3).to_vec().map(|_| Vec::new())
+            }),
         ];
-        found.iter().for_each(|[refusals, errors]| counts = [counts[0] + refusals, counts[1] + errors]);
+        found
+            .iter()
+            .for_each(|[refusals, errors]| counts = [counts[0] + refusals, counts[1] + errors]);
     }
     let [refusals, errors] = counts;
     assert!(refusals > 0, "{dtype}: no allocation was large enough to be refused");
     assert!(errors < refusals, "{dtype}: no call did its work with less memory");
 }
 
-/// One test for all types: the harness allocates, beyond what may be refused, when one of several tests ends.
+/// One test for all types: the harness allocates, beyond what may be refused, when one of several
+/// tests ends.
 #[test]
 fn every_type_is_done_or_refused() {
     every_call("f32", &SHAPES, |x| x as f32);

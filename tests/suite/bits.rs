@@ -1,13 +1,17 @@
-//! The bits of results: a hash for each operation, option, type and shape, in `golden/bits.json`. Code that only moves changes none of them.
+//! The bits of results: a hash for each operation, option, type and shape, in `golden/bits.json`.
+//! Code that only moves changes none of them.
 //!
-//! `LOGITS_RECORD=1 LOGITS_FULL=1 cargo test --test suite bits::` writes the hashes of this machine's CPU and adapters into the file. The CPU's are
-//! those of Linux on x86-64, for each SIMD level (`LOGITS_SIMD`); an adapter has its own, for its driver decides how sums are taken.
+//! `LOGITS_RECORD=1 LOGITS_FULL=1 cargo test --test suite bits::` writes the hashes of this
+//! machine's CPU and adapters into the file. The CPU's are those of Linux on x86-64, for each SIMD
+//! level (`LOGITS_SIMD`); an adapter has its own, for its driver decides how sums are taken.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use logits::half::{bf16, f16};
-use logits::{CrossEntropy, Device, Element, Logits, Prediction, Reduction, Sampling, Shape, Targets};
+use logits::{
+    CrossEntropy, Device, Element, Logits, Prediction, Reduction, Sampling, Shape, Targets,
+};
 use serde_json::Value;
 
 use crate::common::{self, Share};
@@ -26,7 +30,8 @@ const SHAPES: [[usize; 3]; 9] = [
     [1, 1200, 41],
 ];
 
-/// The inputs of a batch `[outer, classes, inner]`: logits, upstream gradients and targets, the same on every machine.
+/// The inputs of a batch `[outer, classes, inner]`: logits, upstream gradients and targets, the
+/// same on every machine.
 struct Inputs<T> {
     shape: Shape,
     x: Vec<T>,
@@ -48,7 +53,9 @@ impl<T: Element> Inputs<T> {
     fn new([outer, classes, inner]: [usize; 3], narrow: fn(f64) -> T) -> Self {
         let (elements, rows) = (outer * classes * inner, outer * inner);
         let values = |stream: u64, value: fn(f64) -> f64| {
-            (0..elements as u64).map(|at| narrow(value(noise(stream << 32 | at)))).collect::<Vec<T>>()
+            (0..elements as u64)
+                .map(|at| narrow(value(noise(stream << 32 | at))))
+                .collect::<Vec<T>>()
         };
         Self {
             shape: Shape::new(outer, classes, inner),
@@ -57,9 +64,13 @@ impl<T: Element> Inputs<T> {
             upstream: values(2, |u| u - 0.5),
             soft: values(3, |u| u * u),
             targets: (0..rows as u64)
-                .map(|row| if row % 5 == 4 { -100 } else { (noise(4 << 32 | row) * classes as f64) as i64 })
+                .map(|row| {
+                    if row % 5 == 4 { -100 } else { (noise(4 << 32 | row) * classes as f64) as i64 }
+                })
                 .collect(),
-            weight: (0..classes as u64).map(|class| (0.5 + noise(5 << 32 | class)) as f32).collect(),
+            weight: (0..classes as u64)
+                .map(|class| (0.5 + noise(5 << 32 | class)) as f32)
+                .collect(),
         }
     }
 
@@ -104,23 +115,39 @@ type Case<T> = (&'static str, fn(&Device, &Inputs<T>) -> Hash);
 
 fn cases<T: Element>() -> Vec<Case<T>> {
     vec![
-        ("softmax", |device, of| Hash::new().add(&device.softmax(of.logits()).to_vec().unwrap().values)),
-        ("log_softmax", |device, of| Hash::new().add(&device.log_softmax(of.logits()).to_vec().unwrap().values)),
-        ("log_sum_exp", |device, of| Hash::new().add(&device.log_sum_exp(of.logits()).to_vec().unwrap().values)),
+        ("softmax", |device, of| {
+            Hash::new().add(&device.softmax(of.logits()).to_vec().unwrap().values)
+        }),
+        ("log_softmax", |device, of| {
+            Hash::new().add(&device.log_softmax(of.logits()).to_vec().unwrap().values)
+        }),
+        ("log_sum_exp", |device, of| {
+            Hash::new().add(&device.log_sum_exp(of.logits()).to_vec().unwrap().values)
+        }),
         ("softmax, temperature", |device, of| {
-            Hash::new().add(&device.softmax(of.logits().temperature(0.7).unwrap()).to_vec().unwrap().values)
+            Hash::new().add(
+                &device.softmax(of.logits().temperature(0.7).unwrap()).to_vec().unwrap().values,
+            )
         }),
         ("softmax_backward", |device, of| {
             let y = Logits::new(&of.soft, of.shape).unwrap();
             Hash::new().add(&device.softmax_backward(y, &of.upstream).to_vec().unwrap().values)
         }),
         ("log_softmax_backward", |device, of| {
-            Hash::new().add(&device.log_softmax_backward(of.logits(), &of.upstream).to_vec().unwrap().values)
+            Hash::new().add(
+                &device.log_softmax_backward(of.logits(), &of.upstream).to_vec().unwrap().values,
+            )
         }),
-        ("predict", |device, of| Hash::new().predictions(&device.predict(of.logits()).to_vec().unwrap().values)),
-        ("top_k", |device, of| Hash::new().predictions(&device.top_k(of.logits(), 3).to_vec().unwrap().values)),
+        ("predict", |device, of| {
+            Hash::new().predictions(&device.predict(of.logits()).to_vec().unwrap().values)
+        }),
+        ("top_k", |device, of| {
+            Hash::new().predictions(&device.top_k(of.logits(), 3).to_vec().unwrap().values)
+        }),
         ("sample", |device, of| {
-            Hash::new().predictions(&device.sample(&Sampling::new(7), of.logits()).to_vec().unwrap().values)
+            Hash::new().predictions(
+                &device.sample(&Sampling::new(7), of.logits()).to_vec().unwrap().values,
+            )
         }),
         ("sample, top_k and top_p", |device, of| {
             let sampling = Sampling::new(7).step(1).top_k(40).top_p(0.8);
@@ -129,18 +156,32 @@ fn cases<T: Element>() -> Vec<Case<T>> {
         ("cross_entropy", |device, of| alone(device, of, CrossEntropy::default())),
         ("cross_entropy_grad", |device, of| fused(device, of, CrossEntropy::default())),
         ("cross_entropy_grad, none", |device, of| {
-            fused(device, of, CrossEntropy::default().reduction(Reduction::None).upstream_gradient(0.25))
+            fused(
+                device,
+                of,
+                CrossEntropy::default().reduction(Reduction::None).upstream_gradient(0.25),
+            )
         }),
         ("cross_entropy_grad, weight and label_smoothing", |device, of| {
-            fused(device, of, CrossEntropy::default().weight(of.weight.clone()).label_smoothing(0.1))
+            fused(
+                device,
+                of,
+                CrossEntropy::default().weight(of.weight.clone()).label_smoothing(0.1),
+            )
         }),
-        ("cross_entropy_grad, z_loss", |device, of| fused(device, of, CrossEntropy::default().z_loss(1e-3))),
+        ("cross_entropy_grad, z_loss", |device, of| {
+            fused(device, of, CrossEntropy::default().z_loss(1e-3))
+        }),
         ("cross_entropy_grad, softcap and logit_scale", |device, of| {
             fused(device, of, CrossEntropy::default().softcap(20.0).logit_scale(-0.5))
         }),
         ("cross_entropy_grad, probabilities", |device, of| {
             let (loss, gradient) = device
-                .cross_entropy(&CrossEntropy::default(), of.logits(), Targets::probabilities(&of.soft))
+                .cross_entropy(
+                    &CrossEntropy::default(),
+                    of.logits(),
+                    Targets::probabilities(&of.soft),
+                )
                 .with_gradient_vec()
                 .unwrap();
             Hash::new().add(&loss.per_row).add(&gradient)
@@ -148,8 +189,13 @@ fn cases<T: Element>() -> Vec<Case<T>> {
         ("cross_entropy_backward", |device, of| {
             let saved: Vec<T::Row> = device.log_sum_exp(of.logits()).to_vec().unwrap().values;
             let loss = CrossEntropy::default().label_smoothing(0.1);
-            Hash::new()
-                .add(&device.cross_entropy_backward(&loss, of.logits(), &of.targets, &saved).to_vec().unwrap().values)
+            Hash::new().add(
+                &device
+                    .cross_entropy_backward(&loss, of.logits(), &of.targets, &saved)
+                    .to_vec()
+                    .unwrap()
+                    .values,
+            )
         }),
     ]
 }
@@ -160,11 +206,13 @@ fn alone<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Has
 }
 
 fn fused<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Hash {
-    let (loss, gradient) = device.cross_entropy(&loss, of.logits(), &of.targets).with_gradient_vec().unwrap();
+    let (loss, gradient) =
+        device.cross_entropy(&loss, of.logits(), &of.targets).with_gradient_vec().unwrap();
     Hash::new().add(&loss.per_row).add(&gradient)
 }
 
-/// The hashes of one device by type and operation: one for each shape, or none where the default tier leaves the case out.
+/// The hashes of one device by type and operation: one for each shape, or none where the default
+/// tier leaves the case out.
 type Table = BTreeMap<String, Vec<Option<String>>>;
 
 fn add<T: Element>(table: &mut Table, device: &Device, narrow: fn(f64) -> T) {
@@ -179,7 +227,9 @@ fn add<T: Element>(table: &mut Table, device: &Device, narrow: fn(f64) -> T) {
         for (at, (name, run)) in cases::<T>().into_iter().enumerate() {
             let name = format!("{} {name}", T::DTYPE);
             let is_due = (at * SHAPES.len() + shape_at + name.len()).is_multiple_of(step);
-            let hash = is_due.then(|| run(device, inputs.get_or_insert_with(|| Inputs::new(shape, narrow))).text());
+            let hash = is_due.then(|| {
+                run(device, inputs.get_or_insert_with(|| Inputs::new(shape, narrow))).text()
+            });
             table.entry(name).or_default().push(hash);
         }
     }
@@ -202,7 +252,8 @@ fn golden() -> PathBuf {
 
 /// Compares a device's hashes with those of the file, or writes them there.
 fn check(devices: &[(String, Device)]) {
-    let mut golden_tables: Value = serde_json::from_str(&std::fs::read_to_string(golden()).unwrap()).unwrap();
+    let mut golden_tables: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden()).unwrap()).unwrap();
     let records = std::env::var_os("LOGITS_RECORD").is_some();
     for (name, device) in devices {
         if golden_tables[name].is_null() && !records {
@@ -231,7 +282,8 @@ fn check(devices: &[(String, Device)]) {
         assert!(wrong.is_empty(), "other bits on {name}: {wrong:#?}");
     }
     if records {
-        std::fs::write(golden(), serde_json::to_string_pretty(&golden_tables).unwrap() + "\n").unwrap();
+        std::fs::write(golden(), serde_json::to_string_pretty(&golden_tables).unwrap() + "\n")
+            .unwrap();
     }
 }
 

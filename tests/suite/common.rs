@@ -6,8 +6,8 @@ use logits::{Device, DeviceChoice};
 
 use crate::tier;
 
-/// How many devices each adapter is opened as. A software driver compiles and runs what one device is given on one thread; with two,
-/// two tests compile at once.
+/// How many devices each adapter is opened as. A software driver compiles and runs what one device
+/// is given on one thread; with two, two tests compile at once.
 pub const DEVICES_PER_ADAPTER: usize = 2;
 
 /// Which device of each adapter a test uses: one with the fewest other users.
@@ -36,8 +36,9 @@ pub fn shared<T: Clone>(values: &[OnceLock<T>; DEVICES_PER_ADAPTER], new: impl F
     SLOT.with(|slot| values[slot.0].get_or_init(new).clone())
 }
 
-/// Every GPU of this machine, software included, opened [`DEVICES_PER_ADAPTER`] times for all tests. Without one the reason is
-/// printed, and it is a failure where `LOGITS_REQUIRE_GPU=1` promises one.
+/// Every GPU of this machine, software included, opened [`DEVICES_PER_ADAPTER`] times for all
+/// tests. Without one the reason is printed, and it is a failure where `LOGITS_REQUIRE_GPU=1`
+/// promises one.
 pub fn gpus() -> Vec<Device> {
     static GPUS: [OnceLock<Result<Vec<Device>, String>>; DEVICES_PER_ADAPTER] =
         [const { OnceLock::new() }; DEVICES_PER_ADAPTER];
@@ -81,8 +82,9 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which takes Mesa a quarter of a second to
-/// four seconds, and the kernels of two adapters are the same text.
+/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which
+/// takes Mesa a quarter of a second to four seconds, and the kernels of two adapters are the same
+/// text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// All of it: the CPU, and every device where `LOGITS_FULL=1` is set.
@@ -108,8 +110,8 @@ fn is_same(a: &Device, b: &Device) -> bool {
     (a.name(), a.backend()) == (b.name(), b.backend())
 }
 
-/// Returns the cases that `device` runs, with their indices: those whose index is `first` modulo a step, which is 1 on the CPU, `step`
-/// on the first GPU and `2 * step` on any other.
+/// Returns the cases that `device` runs, with their indices: those whose index is `first` modulo a
+/// step, which is 1 on the CPU, `step` on the first GPU and `2 * step` on any other.
 pub fn in_turn<C, const N: usize>(
     device: &Device,
     first: usize,

@@ -1,9 +1,11 @@
-//! Pairwise covering arrays: few cases in which every value of an option meets every value of every other option.
+//! Pairwise covering arrays: few cases in which every value of an option meets every value of every
+//! other option.
 //!
-//! The loss's nine options have 3,456 combinations, and a driver compiles a pipeline or two for most of them. A fault that
-//! takes two options to show is found by any set of cases that holds every pair of values, and a few dozen cases suffice. [`sample`]
-//! picks them greedily, as AETG does (Cohen, Dalal, Fredman and Patton 1997, "The AETG system"), from all cases instead of
-//! from random candidates:
+//! The loss's nine options have 3,456 combinations, and a driver compiles a pipeline or two for
+//! most of them. A fault that takes two options to show is found by any set of cases that holds
+//! every pair of values, and a few dozen cases suffice. [`sample`] picks them greedily, as AETG
+//! does (Cohen, Dalal, Fredman and Patton 1997, "The AETG system"), from all cases instead of from
+//! random candidates:
 //!
 //! ```text
 //! missing = every pair of values of two axes that any case holds
@@ -33,9 +35,13 @@ pub fn product(sizes: &[usize]) -> Vec<Vec<usize>> {
     (0..count).map(case).collect()
 }
 
-/// Which of `cases` a device runs: all of them; a [`sample`] of pairs, or of single values, where [`common::share`] says so. The CPU
-/// takes no more than a sample of those that are `large`.
-pub fn cases(device: &Device, cases: &[Vec<usize>], large: impl Fn(&[usize]) -> bool) -> Vec<usize> {
+/// Which of `cases` a device runs: all of them; a [`sample`] of pairs, or of single values, where
+/// [`common::share`] says so. The CPU takes no more than a sample of those that are `large`.
+pub fn cases(
+    device: &Device,
+    cases: &[Vec<usize>],
+    large: impl Fn(&[usize]) -> bool,
+) -> Vec<usize> {
     match common::share(device) {
         Share::Values => sample(cases, 1),
         Share::Pairs => sample(cases, 2),
@@ -47,13 +53,14 @@ pub fn cases(device: &Device, cases: &[Vec<usize>], large: impl Fn(&[usize]) -> 
     }
 }
 
-/// Which of `cases`, each a value on every axis, hold together every value that any of them holds (`strength` 1), or every pair of
-/// values (`strength` 2).
+/// Which of `cases`, each a value on every axis, hold together every value that any of them holds
+/// (`strength` 1), or every pair of values (`strength` 2).
 pub fn sample(cases: &[Vec<usize>], strength: usize) -> Vec<usize> {
     let mut missing: HashSet<Pair> = cases.iter().flat_map(|case| pairs(case, strength)).collect();
     let mut taken = Vec::new();
     while !missing.is_empty() {
-        let gain = |case: &Vec<usize>| pairs(case, strength).filter(|pair| missing.contains(pair)).count();
+        let gain =
+            |case: &Vec<usize>| pairs(case, strength).filter(|pair| missing.contains(pair)).count();
         let Some(best) = (0..cases.len()).rev().max_by_key(|&nth| gain(&cases[nth])) else { break };
         for pair in pairs(&cases[best], strength) {
             missing.remove(&pair);
@@ -82,23 +89,33 @@ fn a_sample_holds_every_pair() {
             let taken = sample(&cases, 2);
             // Counted in another way than `sample` does.
             for b in 0..sizes.len() {
-                for (a, x, y) in
-                    (0..b).flat_map(|a| product(&[sizes[a], sizes[b]]).into_iter().map(move |v| (a, v[0], v[1])))
-                {
+                for (a, x, y) in (0..b).flat_map(|a| {
+                    product(&[sizes[a], sizes[b]]).into_iter().map(move |v| (a, v[0], v[1]))
+                }) {
                     let holds = |case: &Vec<usize>| case[a] == x && case[b] == y;
-                    let (wanted, got) = (cases.iter().any(holds), taken.iter().any(|&nth| holds(&cases[nth])));
+                    let (wanted, got) =
+                        (cases.iter().any(holds), taken.iter().any(|&nth| holds(&cases[nth])));
                     assert_eq!(got, wanted, "{x} of axis {a} with {y} of axis {b} in {sizes:?}");
                 }
             }
             let mut longest = sizes.clone();
             longest.sort_unstable();
             let least = longest.iter().rev().take(2).product::<usize>();
-            println!("{sizes:?}: {} of {} cases; no fewer than {least} can do", taken.len(), cases.len());
+            println!(
+                "{sizes:?}: {} of {} cases; no fewer than {least} can do",
+                taken.len(),
+                cases.len()
+            );
             assert!(taken.len() <= 2 * least + 4);
             // And every value, in the fewest cases that can.
             let taken = sample(&cases, 1);
-            for (axis, value) in cases.iter().flatten().enumerate().map(|(at, &value)| (at % sizes.len(), value)) {
-                assert!(taken.iter().any(|&nth| cases[nth][axis] == value), "{value} of axis {axis} in {sizes:?}");
+            for (axis, value) in
+                cases.iter().flatten().enumerate().map(|(at, &value)| (at % sizes.len(), value))
+            {
+                assert!(
+                    taken.iter().any(|&nth| cases[nth][axis] == value),
+                    "{value} of axis {axis} in {sizes:?}"
+                );
             }
             assert!(taken.len() <= longest.last().map_or(0, |most| most + 2));
         }

@@ -8,10 +8,12 @@ use rand::{RngExt, SeedableRng};
 use crate::common::{self, Share};
 use crate::tier;
 
-/// Few different values, so that there are ties, over the whole range, and everything that is special.
+/// Few different values, so that there are ties, over the whole range, and everything that is
+/// special.
 fn logits(rows: usize, classes: usize) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64((rows * 131 + classes) as u64);
-    let mut x: Vec<f32> = (0..rows * classes).map(|_| rng.random_range(-40..40) as f32 * 0.25).collect();
+    let mut x: Vec<f32> =
+        (0..rows * classes).map(|_| rng.random_range(-40..40) as f32 * 0.25).collect();
     for row in 0..rows {
         let x = &mut x[row * classes..][..classes];
         match (row + classes) % 10 {
@@ -34,7 +36,13 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
 fn sorted(x: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     let key = |class: &usize| if x[*class].is_nan() { f64::INFINITY } else { x[*class] };
-    order.sort_by(|a, b| x[*b].is_nan().cmp(&x[*a].is_nan()).then(key(b).partial_cmp(&key(a)).unwrap()).then(a.cmp(b)));
+    order.sort_by(|a, b| {
+        x[*b]
+            .is_nan()
+            .cmp(&x[*a].is_nan())
+            .then(key(b).partial_cmp(&key(a)).unwrap())
+            .then(a.cmp(b))
+    });
     order
 }
 
@@ -55,7 +63,8 @@ fn check_top<T: Element>(device: &Device, x: &[T], shape: Shape, k: usize) {
             let got = f64::from(top.probability);
             // What is no normal number may be taken for 0.
             let bound = if wanted < f64::from(f32::MIN_POSITIVE) { wanted } else { 2e-6 * wanted };
-            let fits = (got.is_nan() && (wanted.is_nan() || !max.is_finite())) || (got - wanted).abs() <= bound;
+            let fits = (got.is_nan() && (wanted.is_nan() || !max.is_finite()))
+                || (got - wanted).abs() <= bound;
             assert!(fits, "{}: {got} for {wanted}", what());
         }
     }
@@ -64,14 +73,25 @@ fn check_top<T: Element>(device: &Device, x: &[T], shape: Shape, k: usize) {
 #[test]
 fn top_k_is_a_full_sort() {
     for device in common::devices() {
-        for (nth, (rows, classes)) in
-            [(3, 1), (20, 2), (15, 10), (9, 64), (8, 100), (8, 1000), (8, 2048), (8, 2049), (7, 4099), (2, 140_000)]
-                .into_iter()
-                .enumerate()
+        for (nth, (rows, classes)) in [
+            (3, 1),
+            (20, 2),
+            (15, 10),
+            (9, 64),
+            (8, 100),
+            (8, 1000),
+            (8, 2048),
+            (8, 2049),
+            (7, 4099),
+            (2, 140_000),
+        ]
+        .into_iter()
+        .enumerate()
         {
             for k in [1, 5, 64] {
                 let (x, k) = (logits(rows, classes), k.min(classes));
-                // In the default tier a GPU checks one type a shape, f32 or f16 in turn, and not 64 of a long row.
+                // In the default tier a GPU checks one type a shape, f32 or f16 in turn, and not 64
+                // of a long row.
                 let both = common::share(&device) == Share::All;
                 if !both && rows * classes > 100_000 && k > 5 {
                     continue;
@@ -108,8 +128,17 @@ fn accuracy_counts_what_counts() {
         assert_eq!((first.correct, first.counted_rows, first.accuracy()), (1, 2, 0.5));
         assert_eq!(device.cross_entropy(&loss, x, &[1, 2, -1]).accuracy(2).unwrap().correct, 2);
         let soft = [0.1_f32, 0.8, 0.1, 0.5, 0.3, 0.2, 0.9, 0.0, 0.1];
-        assert_eq!(device.cross_entropy(&loss, x, Targets::probabilities(&soft)).accuracy(1).unwrap().correct, 2);
-        assert!(device.cross_entropy(&loss, x, &[-1, -1, -1]).accuracy(1).unwrap().accuracy().is_nan());
+        assert_eq!(
+            device
+                .cross_entropy(&loss, x, Targets::probabilities(&soft))
+                .accuracy(1)
+                .unwrap()
+                .correct,
+            2
+        );
+        assert!(
+            device.cross_entropy(&loss, x, &[-1, -1, -1]).accuracy(1).unwrap().accuracy().is_nan()
+        );
     }
 }
 
@@ -119,7 +148,8 @@ fn a_seed_draws_the_same_on_every_device() {
     let shapes = [(2000, 3), (3000, 10), (500, 100), (50, 2049), (20, 32_000), (2, 140_000)];
     for (nth, (rows, classes)) in shapes.into_iter().enumerate() {
         let mut rng = StdRng::seed_from_u64(classes as u64);
-        let mut x: Vec<f32> = (0..rows * classes).map(|_| rng.random::<f32>() * 12.0 - 6.0).collect();
+        let mut x: Vec<f32> =
+            (0..rows * classes).map(|_| rng.random::<f32>() * 12.0 - 6.0).collect();
         // Equal logits, some far below the others, some next to 0, and none.
         x.iter_mut().step_by(7).for_each(|x| *x = x.round());
         x.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 76.0);
@@ -134,7 +164,8 @@ fn a_seed_draws_the_same_on_every_device() {
         ];
         for (choice, sampling) in samplings.into_iter().enumerate() {
             for (turn, temperature) in [1.0, 0.7, 3.0].into_iter().enumerate() {
-                // By default every way to draw at one temperature of three, and in parts at every other one.
+                // By default every way to draw at one temperature of three, and in parts at every
+                // other one.
                 if !tier::is_full() && (nth + choice + turn) % 3 > 0 {
                     continue;
                 }
@@ -146,7 +177,10 @@ fn a_seed_draws_the_same_on_every_device() {
                     }
                     let there = device.sample(&sampling, x).to_vec().unwrap().values;
                     for (row, (here, there)) in here.iter().zip(&there).enumerate() {
-                        assert_eq!(here.class, there.class, "{rows}x{classes}, row {row}, {sampling:?} on {device}");
+                        assert_eq!(
+                            here.class, there.class,
+                            "{rows}x{classes}, row {row}, {sampling:?} on {device}"
+                        );
                         let error = (here.probability - there.probability).abs() / here.probability;
                         assert!(error <= 2e-6, "{error}");
                     }
@@ -155,8 +189,13 @@ fn a_seed_draws_the_same_on_every_device() {
                         continue;
                     }
                     // In parts of a megabyte.
-                    let parts = device.clone().with_memory_budget(1).sample(&sampling, x).to_vec().unwrap();
-                    assert_eq!((parts.values, parts.fell_back), (there, None), "{rows}x{classes} in parts on {device}");
+                    let parts =
+                        device.clone().with_memory_budget(1).sample(&sampling, x).to_vec().unwrap();
+                    assert_eq!(
+                        (parts.values, parts.fell_back),
+                        (there, None),
+                        "{rows}x{classes} in parts on {device}"
+                    );
                 }
             }
         }
@@ -169,23 +208,38 @@ fn a_row_without_a_softmax_draws_its_prediction() {
     let x = logits(21, 30);
     for device in common::devices() {
         let x = Logits::new(&x, [21, 30]).unwrap();
-        let (drawn, best) =
-            (device.sample(&Sampling::new(3), x).to_vec().unwrap(), device.predict(x).to_vec().unwrap());
+        let (drawn, best) = (
+            device.sample(&Sampling::new(3), x).to_vec().unwrap(),
+            device.predict(x).to_vec().unwrap(),
+        );
         for (row, (drawn, best)) in drawn.values.iter().zip(&best.values).enumerate() {
-            assert_eq!(drawn.probability.is_nan(), best.probability.is_nan(), "row {row} on {device}");
-            assert!(!drawn.probability.is_nan() || drawn.class == best.class, "row {row} on {device}");
+            assert_eq!(
+                drawn.probability.is_nan(),
+                best.probability.is_nan(),
+                "row {row} on {device}"
+            );
+            assert!(
+                !drawn.probability.is_nan() || drawn.class == best.class,
+                "row {row} on {device}"
+            );
         }
-        for sampling in [Sampling::new(1).top_k(0), Sampling::new(1).top_p(0.0), Sampling::new(1).top_p(f32::NAN)] {
+        for sampling in [
+            Sampling::new(1).top_k(0),
+            Sampling::new(1).top_p(0.0),
+            Sampling::new(1).top_p(f32::NAN),
+        ] {
             assert!(matches!(device.sample(&sampling, x).to_vec(), Err(Error::OptionValue { .. })));
         }
     }
 }
 
-/// Pearson's statistic of counts, less its mean, in standard deviations: about normal for many classes.
+/// Pearson's statistic of counts, less its mean, in standard deviations: about normal for many
+/// classes.
 fn deviations(counts: &[u64], probabilities: &[f64]) -> f64 {
     let draws: u64 = counts.iter().sum();
     let terms = counts.iter().zip(probabilities).filter(|(_, p)| **p > 0.0);
-    let statistic: f64 = terms.map(|(&n, &p)| (n as f64 - p * draws as f64).powi(2) / (p * draws as f64)).sum();
+    let statistic: f64 =
+        terms.map(|(&n, &p)| (n as f64 - p * draws as f64).powi(2) / (p * draws as f64)).sum();
     let freedom = (probabilities.iter().filter(|&&p| p > 0.0).count() - 1) as f64;
     (statistic - freedom) / (2.0 * freedom).sqrt()
 }
@@ -202,7 +256,8 @@ fn draws_follow_the_softmax() {
             (Sampling::new(12), 0.5, CLASSES, 1.0),
             (Sampling::new(13).top_k(6), 1.0, 6, 1.0),
         ];
-        for (_, (sampling, temperature, top_k, top_p)) in common::in_turn(&device, 0, 1, samplings) {
+        for (_, (sampling, temperature, top_k, top_p)) in common::in_turn(&device, 0, 1, samplings)
+        {
             // A software adapter takes long for each.
             let draws = match device.is_gpu() {
                 _ if tier::is_full() => 1_000_000,
@@ -211,7 +266,8 @@ fn draws_follow_the_softmax() {
             };
             let mut p: Vec<f64> = row.iter().map(|&x| f64::from(x / temperature).exp()).collect();
             let whole: f64 = p.iter().sum();
-            let mass = |count: usize| order[..count].iter().map(|&class| p[class]).sum::<f64>() / whole;
+            let mass =
+                |count: usize| order[..count].iter().map(|&class| p[class]).sum::<f64>() / whole;
             let kept = (1..=top_k).find(|&count| mass(count) >= top_p).unwrap_or(top_k);
             order[kept..].iter().for_each(|&class| p[class] = 0.0);
             let sum: f64 = p.iter().sum();

@@ -1,6 +1,9 @@
 //! Every refusal: typed, early, naming the value and its place, with nothing written.
 
-use logits::{CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape, Targets};
+use logits::{
+    CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape,
+    Targets,
+};
 
 use crate::common;
 
@@ -8,7 +11,10 @@ const UNTOUCHED: f32 = 7.25;
 
 #[test]
 fn shapes_that_make_no_sense() {
-    assert_eq!(Logits::<f32>::new(&[], [3, 0]).unwrap_err(), Error::ZeroClasses { rows: 3, classes: 0 });
+    assert_eq!(
+        Logits::<f32>::new(&[], [3, 0]).unwrap_err(),
+        Error::ZeroClasses { rows: 3, classes: 0 }
+    );
     let huge = Error::ShapeTooLarge { rows: usize::MAX, classes: 2 };
     assert_eq!(Logits::new(&[0.0_f32], [usize::MAX, 2]).unwrap_err(), huge);
     let classes = u32::MAX as usize;
@@ -51,14 +57,24 @@ fn targets_and_options() {
         let mut refused = |loss: &CrossEntropy, targets: &[i64], error: Error| {
             let x = Logits::new(&logits, [2, 3]).unwrap();
             assert_eq!(device.cross_entropy(loss, x, targets).loss().unwrap_err(), error);
-            assert_eq!(device.cross_entropy(loss, x, targets).with_gradient(&mut gradient).unwrap_err(), error);
+            assert_eq!(
+                device.cross_entropy(loss, x, targets).with_gradient(&mut gradient).unwrap_err(),
+                error
+            );
             let x = LogitsMut::new(&mut logits, [2, 3]).unwrap();
-            assert_eq!(device.cross_entropy(loss, x, targets).with_gradient_in_place().unwrap_err(), error);
+            assert_eq!(
+                device.cross_entropy(loss, x, targets).with_gradient_in_place().unwrap_err(),
+                error
+            );
             assert_eq!((logits, gradient), ([UNTOUCHED; 6], [UNTOUCHED; 6]));
         };
         let loss = CrossEntropy::default();
-        let out_of_range =
-            |row, target| Error::TargetOutOfRange { row, target: i128::from(target), classes: 3, ignored: vec![-100] };
+        let out_of_range = |row, target| Error::TargetOutOfRange {
+            row,
+            target: i128::from(target),
+            classes: 3,
+            ignored: vec![-100],
+        };
         refused(&loss, &[0, 3], out_of_range(1, 3));
         refused(&loss, &[-1, 0], out_of_range(0, -1));
         refused(&loss, &[0, i64::MAX], out_of_range(1, i64::MAX));
@@ -66,10 +82,15 @@ fn targets_and_options() {
         refused(
             &loss.clone().upstream_gradient(f32::INFINITY),
             &[0, 0],
-            Error::OptionValue { option: "upstream_gradient", value: f32::INFINITY, range: "finite" },
+            Error::OptionValue {
+                option: "upstream_gradient",
+                value: f32::INFINITY,
+                range: "finite",
+            },
         );
         for value in [-1e-4, f32::NEG_INFINITY] {
-            let error = Error::OptionValue { option: "z_loss", value, range: "finite and not negative" };
+            let error =
+                Error::OptionValue { option: "z_loss", value, range: "finite and not negative" };
             refused(&loss.clone().z_loss(value), &[0, 0], error);
         }
         for value in [-0.1, 1.5, f32::INFINITY] {
@@ -77,13 +98,24 @@ fn targets_and_options() {
             let error = Error::OptionValue { option: "label_smoothing", value, range };
             refused(&loss.clone().label_smoothing(value), &[0, 0], error);
         }
-        refused(&loss.clone().weight([1.0, 2.0]), &[0, 0], Error::Length { what: "weights", expected: 3, found: 2 });
-        refused(&loss.clone().weight([1.0, 2.0, -1.0]), &[0, 0], Error::Weight { class: 2, value: -1.0 });
+        refused(
+            &loss.clone().weight([1.0, 2.0]),
+            &[0, 0],
+            Error::Length { what: "weights", expected: 3, found: 2 },
+        );
+        refused(
+            &loss.clone().weight([1.0, 2.0, -1.0]),
+            &[0, 0],
+            Error::Weight { class: 2, value: -1.0 },
+        );
         let not_a_number = loss.clone().weight([1.0, f32::NAN, 1.0]);
         let x = Logits::new(&logits, [2, 3]).unwrap();
         let error = device.cross_entropy(&not_a_number, x, &[0, 0]).loss().unwrap_err();
         assert!(matches!(error, Error::Weight { class: 1, value } if value.is_nan()));
-        assert_eq!(error.to_string(), "the weight of class 1 is NaN; weights must be finite and not negative");
+        assert_eq!(
+            error.to_string(),
+            "the weight of class 1 is NaN; weights must be finite and not negative"
+        );
         let beyond = Targets::probabilities(&[0.5, 0.5, 0.0, 0.0, 1e300, 0.0]);
         let error = device.cross_entropy(&loss, x, beyond).loss().unwrap_err();
         assert_eq!(error, Error::Probability { row: 1, class: 1, value: 1e300 });
@@ -96,10 +128,15 @@ fn an_ignored_row_has_the_same_zeros_everywhere() {
     let plain = CrossEntropy::default().logit_scale(-1.0);
     for classes in [3, 40] {
         let logits: Vec<f32> = (0..2 * classes as u16).map(|x| f32::from(x % 7)).collect();
-        for loss in [plain.clone(), plain.clone().label_smoothing(0.1), plain.clone().softcap(2.0)] {
+        for loss in [plain.clone(), plain.clone().label_smoothing(0.1), plain.clone().softcap(2.0)]
+        {
             let x = Logits::new(&logits, [2, classes]).unwrap();
-            let gradient = Device::cpu().cross_entropy(&loss, x, &[-100, 0]).with_gradient_vec().unwrap().1;
-            assert!(gradient[..classes].iter().all(|x| x.to_bits() == 0), "{classes} classes, {loss:?}");
+            let gradient =
+                Device::cpu().cross_entropy(&loss, x, &[-100, 0]).with_gradient_vec().unwrap().1;
+            assert!(
+                gradient[..classes].iter().all(|x| x.to_bits() == 0),
+                "{classes} classes, {loss:?}"
+            );
         }
     }
 }
@@ -131,8 +168,12 @@ fn several_indices_are_ignored() {
         let targets = [0_i64, -1, 2, i64::MIN, 1];
         let several = CrossEntropy::default().ignore_indices([-1, i64::MIN, 2]);
         let one = CrossEntropy::default();
-        let (got, gradient) = device.cross_entropy(&several, x, &targets).with_gradient_vec().unwrap();
-        let (wanted, same) = device.cross_entropy(&one, x, &[0_i64, -100, -100, -100, 1]).with_gradient_vec().unwrap();
+        let (got, gradient) =
+            device.cross_entropy(&several, x, &targets).with_gradient_vec().unwrap();
+        let (wanted, same) = device
+            .cross_entropy(&one, x, &[0_i64, -100, -100, -100, 1])
+            .with_gradient_vec()
+            .unwrap();
         assert_eq!((got, gradient), (wanted, same));
         // Without an ignored index, -100 is out of range like any other target.
         let none = CrossEntropy::default().ignore_indices([]);
@@ -159,7 +200,10 @@ fn empty_batches() {
 #[test]
 fn a_gpu_that_is_not_there() {
     let error = Device::open(&DeviceChoice::Named("no such adapter".to_owned())).unwrap_err();
-    assert!(matches!(&error, Error::NoGpu { wanted, .. } if wanted == "no such adapter"), "{error}");
+    assert!(
+        matches!(&error, Error::NoGpu { wanted, .. } if wanted == "no such adapter"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -181,7 +225,8 @@ fn devices_explain_themselves() {
 fn a_confident_row_keeps_its_loss() {
     for device in common::devices() {
         let x = Logits::new(&[20.0_f32, 0.0], [1, 2]).unwrap();
-        let (out, gradient) = device.cross_entropy(&CrossEntropy::default(), x, &[0]).with_gradient_vec().unwrap();
+        let (out, gradient) =
+            device.cross_entropy(&CrossEntropy::default(), x, &[0]).with_gradient_vec().unwrap();
         let wanted = (-20.0_f64).exp().ln_1p();
         approx::assert_relative_eq!(out.loss, wanted, max_relative = 1e-6);
         approx::assert_relative_eq!(f64::from(gradient[0]), -wanted, max_relative = 1e-6);

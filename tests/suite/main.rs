@@ -1,4 +1,5 @@
-//! Every integration test, in one binary: each adapter is opened once, and its compiled pipelines are shared by all tests.
+//! Every integration test, in one binary: each adapter is opened once, and its compiled pipelines
+//! are shared by all tests.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 

@@ -1,5 +1,5 @@
-//! Every option of the loss with every other: against PyTorch's answers in float64 (`tests/golden/options.py` made the file), and
-//! against the oracle in float64, on every device.
+//! Every option of the loss with every other: against PyTorch's answers in float64
+//! (`tests/golden/options.py` made the file), and against the oracle in float64, on every device.
 
 use crate::common::{self, Share};
 use crate::covering;
@@ -9,7 +9,8 @@ use logits_check::Options;
 use logits_check::oracle::{Expected, Labels};
 use serde_json::Value;
 
-/// The worst relative error of a loss, and the worst error of a gradient as a fraction of its row's scale.
+/// The worst relative error of a loss, and the worst error of a gradient as a fraction of its row's
+/// scale.
 #[derive(Default)]
 struct Worst {
     combinations: usize,
@@ -58,12 +59,18 @@ fn every_combination_agrees_with_pytorch() {
             let given = &file["inputs"][case["layout"].as_str().unwrap()];
             let number = |key: &str| case[key].as_f64().unwrap() as f32;
             let is = |key: &str| case[key].as_bool().unwrap();
-            let dimensions: Vec<usize> = numbers(&given["shape"]).iter().map(|&size| size as usize).collect();
+            let dimensions: Vec<usize> =
+                numbers(&given["shape"]).iter().map(|&size| size as usize).collect();
             let shape = Shape::of_dimensions(&dimensions).unwrap();
             let logits = narrow(&numbers(&given["x"]));
-            let classes: Vec<i64> = numbers(&given["targets"]).iter().map(|&class| class as i64).collect();
+            let classes: Vec<i64> =
+                numbers(&given["targets"]).iter().map(|&class| class as i64).collect();
             let probabilities = narrow(&numbers(&given["probabilities"]));
-            let targets = if is("soft") { Targets::probabilities(&probabilities) } else { Targets::from(&classes) };
+            let targets = if is("soft") {
+                Targets::probabilities(&probabilities)
+            } else {
+                Targets::from(&classes)
+            };
             let options = Options {
                 ignored: vec![if is("ignored") { 2 } else { -100 }],
                 weight: is("weighted").then(|| weight.clone()),
@@ -80,7 +87,8 @@ fn every_combination_agrees_with_pytorch() {
                 row_gradients: is("by_rows").then(|| narrow(&numbers(&given["row_gradients"]))),
             };
             let x = Logits::new(&logits, shape).unwrap();
-            let (out, gradient) = device.cross_entropy(&options.loss(), x, targets).with_gradient_vec().unwrap();
+            let (out, gradient) =
+                device.cross_entropy(&options.loss(), x, targets).with_gradient_vec().unwrap();
             assert_eq!(out.fell_back, None);
             let error = relative(out.loss, case["loss"].as_f64().unwrap());
             worst.loss = worst.loss.max(error);
@@ -104,9 +112,11 @@ fn every_combination_agrees_with_pytorch() {
             let wanted = numbers(&case["gradient"]);
             for row in 0..shape.row_count() {
                 for class in 0..shape.classes() {
-                    let (got, wanted) = (gradient[batch.place(row, class)], wanted[batch.place(row, class)]);
+                    let (got, wanted) =
+                        (gradient[batch.place(row, class)], wanted[batch.place(row, class)]);
                     // The file has 11 digits.
-                    let error = (f64::from(got) - wanted).abs() / if scale[row] == 0.0 { 1.0 } else { scale[row] };
+                    let error = (f64::from(got) - wanted).abs()
+                        / if scale[row] == 0.0 { 1.0 } else { scale[row] };
                     worst.gradient = worst.gradient.max(error);
                     assert!(error <= 1e-6, "{options:?}: {got} for PyTorch's {wanted}");
                 }
@@ -132,7 +142,9 @@ fn indices(case: &Value, all: &[Value]) -> Vec<usize> {
         "upstream",
         "by_rows",
     ];
-    AXES.iter().map(|&axis| all.iter().position(|other| other[axis] == case[axis]).unwrap()).collect()
+    AXES.iter()
+        .map(|&axis| all.iter().position(|other| other[axis] == case[axis]).unwrap())
+        .collect()
 }
 
 /// Logits and labels of a shape, without a library of random numbers that a seed might not outlive.
@@ -159,16 +171,21 @@ impl Batch {
         let (rows, classes) = (shape.row_count(), shape.classes());
         let elements = shape.elements().unwrap();
         // Rows differ in how far their logits are apart: up to 24, and up to 96.
-        let spread =
-            |at: usize| if (at / (classes * shape.inner()) + at % shape.inner()) % 2 == 1 { 32.0 } else { 8.0 };
-        let logits = (0..elements).map(|at| (uniform() + uniform() + uniform() - 1.5) * spread(at)).collect();
+        let spread = |at: usize| {
+            if (at / (classes * shape.inner()) + at % shape.inner()) % 2 == 1 { 32.0 } else { 8.0 }
+        };
+        let logits = (0..elements)
+            .map(|at| (uniform() + uniform() + uniform() - 1.5) * spread(at))
+            .collect();
         let mut probabilities: Vec<f64> = (0..elements).map(|_| uniform()).collect();
         // What a row's sum to is the caller's to see to; here about 1.
         probabilities.iter_mut().for_each(|q| *q = f64::from((*q * 2.0 / classes as f64) as f32));
         Self {
             shape,
             logits,
-            classes: (0..rows).map(|row| if row % 3 == 1 { 1 } else { (uniform() * classes as f64) as i64 }).collect(),
+            classes: (0..rows)
+                .map(|row| if row % 3 == 1 { 1 } else { (uniform() * classes as f64) as i64 })
+                .collect(),
             probabilities,
             row_gradients: (0..rows).map(|_| (uniform() * 4.0 - 2.0) as f32).collect(),
             weight: (0..classes).map(|class| [0.75, 1.5, 0.0, 2.0, 0.5][class % 5]).collect(),
@@ -181,7 +198,8 @@ impl Batch {
     }
 
     fn rows_of(&self, values: &[f64]) -> Vec<Vec<f64>> {
-        let row = |row| (0..self.shape.classes()).map(|class| values[self.place(row, class)]).collect();
+        let row =
+            |row| (0..self.shape.classes()).map(|class| values[self.place(row, class)]).collect();
         (0..self.shape.row_count()).map(row).collect()
     }
 
@@ -197,7 +215,11 @@ impl Batch {
     }
 
     fn targets(&self, is_soft: bool) -> Targets<'_> {
-        if is_soft { Targets::probabilities(&self.probabilities) } else { Targets::from(&self.classes) }
+        if is_soft {
+            Targets::probabilities(&self.probabilities)
+        } else {
+            Targets::from(&self.classes)
+        }
     }
 }
 
@@ -208,10 +230,11 @@ type Combination = (Options, bool);
 const AXES: [usize; 9] = [4, 2, 3, 2, 2, 3, 3, 2, 2];
 
 fn combination(batch: &Batch, values: &[usize]) -> Combination {
-    let [targets, weight, smoothing, z_loss, softcap, scale, reduction, upstream, by_rows]: [usize; 9] =
-        values.try_into().unwrap();
+    let [targets, weight, smoothing, z_loss, softcap, scale, reduction, upstream, by_rows]: [usize;
+        9] = values.try_into().unwrap();
     let (is_soft, ignored) =
-        [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][targets].clone();
+        [(true, vec![]), (false, vec![]), (false, vec![1]), (false, vec![-100, 1, 0])][targets]
+            .clone();
     let options = Options {
         ignored,
         weight: (weight == 1).then(|| batch.weight.clone()),
@@ -235,13 +258,24 @@ fn compare<T: Element>(
     bound: f64,
     worst: &mut Worst,
 ) -> (Vec<T>, Expected) {
-    let what = || format!("{}, soft {is_soft}, {:?} of {} on {device}", options.brief(), batch.shape, T::DTYPE);
+    let what = || {
+        format!(
+            "{}, soft {is_soft}, {:?} of {} on {device}",
+            options.brief(),
+            batch.shape,
+            T::DTYPE
+        )
+    };
     let wanted = batch.expected(options, *is_soft, logits);
     let (loss, targets) = (options.loss(), batch.targets(*is_soft));
     let x = Logits::new(logits, batch.shape).unwrap();
     let (out, gradient) = device.cross_entropy(&loss, x, targets).with_gradient_vec().unwrap();
     assert_eq!(out.fell_back, None);
-    let error = if wanted.loss.is_nan() && out.loss.is_nan() { 0.0 } else { relative(out.loss, wanted.loss) };
+    let error = if wanted.loss.is_nan() && out.loss.is_nan() {
+        0.0
+    } else {
+        relative(out.loss, wanted.loss)
+    };
     worst.loss = worst.loss.max(error);
     assert!(error <= bound, "{}: loss {} for {}", what(), out.loss, wanted.loss);
     for (row, (&got, &wanted)) in out.per_row.iter().zip(&wanted.per_row).enumerate() {
@@ -249,8 +283,8 @@ fn compare<T: Element>(
         worst.loss = worst.loss.max(error);
         assert!(error <= bound, "{}: loss of row {row} {got:?} for {wanted}", what());
     }
-    // The loss alone and the gradient in place are other pipelines. In the default tier a GPU checks the first in even cases and
-    // the second in odd ones.
+    // The loss alone and the gradient in place are other pipelines. In the default tier a GPU
+    // checks the first in even cases and the second in odd ones.
     let both = common::share(device) == Share::All;
     if both || worst.combinations.is_multiple_of(2) {
         let alone = device.cross_entropy(&loss, x, targets).loss().unwrap();
@@ -271,7 +305,13 @@ fn bits<T: Element>(values: &[T]) -> Vec<u64> {
 }
 
 /// Gradients within a bound of the scale of their row.
-fn gradients_within<T: Element>(batch: &Batch, got: &[T], wanted: &Expected, bound: f64, what: &str) -> f64 {
+fn gradients_within<T: Element>(
+    batch: &Batch,
+    got: &[T],
+    wanted: &Expected,
+    bound: f64,
+    what: &str,
+) -> f64 {
     let mut worst = 0.0_f64;
     for (row, (gradient, &scale)) in wanted.gradients.iter().zip(&wanted.scale).enumerate() {
         for (class, &wanted) in gradient.iter().enumerate() {
@@ -299,21 +339,24 @@ fn every_combination_agrees_with_float64() {
             let (values, shape) = all[nth].split_at(AXES.len());
             let batch = &batches[shape[0]];
             let combination = combination(batch, values);
-            let (gradient, wanted) = compare(&device, batch, &narrow(&batch.logits), &combination, 1e-6, &mut worst);
+            let (gradient, wanted) =
+                compare(&device, batch, &narrow(&batch.logits), &combination, 1e-6, &mut worst);
             let what = format!("{} {} on {device}", combination.0.brief(), combination.1);
-            worst.gradient = worst.gradient.max(gradients_within(batch, &gradient, &wanted, 1e-6, &what));
+            worst.gradient =
+                worst.gradient.max(gradients_within(batch, &gradient, &wanted, 1e-6, &what));
         }
         worst.print("float64", &device);
     }
 }
 
-/// How many shapes there are, and of each option that takes a kernel of its own how many values, in the order of
-/// [`of_kernel`].
+/// How many shapes there are, and of each option that takes a kernel of its own how many values, in
+/// the order of [`of_kernel`].
 fn kernel_axes(shapes: usize) -> [usize; 5] {
     [shapes, 2, 2, 2, 3]
 }
 
-/// A combination under a mean over weighted classes; rows have gradients of their own where logits are capped.
+/// A combination under a mean over weighted classes; rows have gradients of their own where logits
+/// are capped.
 fn of_kernel(batch: &Batch, values: &[usize]) -> Combination {
     let [_, targets, smoothing, z_loss, transform]: [usize; 5] = values.try_into().unwrap();
     // Logits as they are, scaled by a negative number, or scaled and capped.
@@ -335,17 +378,27 @@ fn every_kernel_agrees_with_float64() {
         Shape::new(2, 2, 131),
         Shape::new(1, 131_073, 2),
     ];
-    let batches: Vec<Batch> = (10..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
+    let batches: Vec<Batch> =
+        (10..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
     let all = covering::product(&kernel_axes(shapes.len()));
     for device in common::devices() {
         let mut worst = Worst::default();
-        for values in covering::cases(&device, &all, |case| is_large(shapes[case[0]])).into_iter().map(|nth| &all[nth])
+        for values in covering::cases(&device, &all, |case| is_large(shapes[case[0]]))
+            .into_iter()
+            .map(|nth| &all[nth])
         {
             let batch = &batches[values[0]];
             let combination = of_kernel(batch, values);
-            let (gradient, wanted) = compare(&device, batch, &narrow(&batch.logits), &combination, 1e-6, &mut worst);
-            let what = format!("{} {} {:?} on {device}", combination.0.brief(), combination.1, batch.shape);
-            worst.gradient = worst.gradient.max(gradients_within(batch, &gradient, &wanted, 1e-6, &what));
+            let (gradient, wanted) =
+                compare(&device, batch, &narrow(&batch.logits), &combination, 1e-6, &mut worst);
+            let what = format!(
+                "{} {} {:?} on {device}",
+                combination.0.brief(),
+                combination.1,
+                batch.shape
+            );
+            worst.gradient =
+                worst.gradient.max(gradients_within(batch, &gradient, &wanted, 1e-6, &what));
         }
         worst.print("float64, every kernel", &device);
     }
@@ -387,7 +440,8 @@ fn gradient_is_rounded_once<T: Element>(
                 continue;
             }
             let error = units(got, exact, digits, smallest, narrow(exact).into());
-            // Where labels are spread p and label may cancel, and what is left of f32 is not more than this.
+            // Where labels are spread p and label may cancel, and what is left of f32 is not more
+            // than this.
             let cancels = *is_soft || options.label_smoothing > 0.0 || options.z_loss > 0.0;
             let slack = if cancels { 3e-7 * wanted.scale[row] } else { 0.0 };
             // What is no normal f32 may be taken for 0.
@@ -418,7 +472,8 @@ fn gradients_of_bf16_are_rounded_once() {
     gradients_are_rounded_once((bf16::from_f64, 7, -126));
 }
 
-/// Runs the cases of one half type. The type is the last axis of the cases, so the tests of both types together hold every pair.
+/// Runs the cases of one half type. The type is the last axis of the cases, so the tests of both
+/// types together hold every pair.
 fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
     let dtype = usize::from(T::DTYPE == DType::BF16);
     let shapes = [
@@ -431,7 +486,8 @@ fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
         Shape::rows(2, 131_073),
         Shape::new(2, 21, 35),
     ];
-    let batches: Vec<Batch> = (20..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
+    let batches: Vec<Batch> =
+        (20..).zip(shapes).map(|(seed, shape)| Batch::new(shape, seed)).collect();
     let mut sizes = kernel_axes(shapes.len()).to_vec();
     // f16 and bf16.
     sizes.push(2);
@@ -441,10 +497,14 @@ fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
         let cases: Vec<Vec<usize>> = match common::share(&device) {
             Share::All => {
                 let large = |case: &[usize]| is_large(shapes[case[0]]);
-                covering::cases(&device, &all, large).into_iter().map(|nth| all[nth].clone()).collect()
+                covering::cases(&device, &all, large)
+                    .into_iter()
+                    .map(|nth| all[nth].clone())
+                    .collect()
             }
-            // By default a GPU takes shapes whose rows are stored in ways of their own, one after the other: shapes meet options in
-            // `every_kernel_agrees_with_float64`, and a driver's compiler takes up to four seconds for a case of this.
+            // By default a GPU takes shapes whose rows are stored in ways of their own, one after
+            // the other: shapes meet options in `every_kernel_agrees_with_float64`, and a driver's
+            // compiler takes up to four seconds for a case of this.
             Share::Pairs | Share::Values => {
                 let options = covering::product(&sizes[1..]);
                 let chosen = covering::cases(&device, &options, |_| false);
@@ -478,9 +538,11 @@ fn doubles_are_doubles_on_the_cpu_and_refused_on_a_gpu() {
         let batch = Batch::new(shape, 30);
         for values in covering::product(&kernel_axes(1)) {
             let combination = of_kernel(&batch, &values);
-            let (gradient, wanted) = compare(&Device::cpu(), &batch, &batch.logits, &combination, 1e-13, &mut worst);
+            let (gradient, wanted) =
+                compare(&Device::cpu(), &batch, &batch.logits, &combination, 1e-13, &mut worst);
             let what = format!("{} {} {shape:?}", combination.0.brief(), combination.1);
-            worst.gradient = worst.gradient.max(gradients_within(&batch, &gradient, &wanted, 1e-14, &what));
+            worst.gradient =
+                worst.gradient.max(gradients_within(&batch, &gradient, &wanted, 1e-14, &what));
         }
     }
     worst.print("f64", &Device::cpu());

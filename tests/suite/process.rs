@@ -14,7 +14,8 @@ unsafe extern "C" {
     safe fn kill(process: i32, signal: i32) -> i32;
 }
 
-/// Other tests' threads may hold a lock at the time of the fork, so the test runs alone in a process.
+/// Other tests' threads may hold a lock at the time of the fork, so the test runs alone in a
+/// process.
 #[test]
 fn a_fork_computes_on_the_cpu() {
     if common::gpus().is_empty() {
@@ -30,7 +31,9 @@ fn a_fork_computes_on_the_cpu() {
 #[ignore = "a_fork_computes_on_the_cpu runs it"]
 fn forks_alone() {
     for gpu in common::gpus() {
-        let device = Device::open(&DeviceChoice::Named(format!("{}:{}", gpu.backend(), gpu.name()))).unwrap();
+        let device =
+            Device::open(&DeviceChoice::Named(format!("{}:{}", gpu.backend(), gpu.name())))
+                .unwrap();
         let logits = vec![0.5_f32; 300 * 1000];
         let x = Logits::new(&logits, [300, 1000]).unwrap();
         // The GPU has worked, the CPU's threads run, and so does the one that waits for the GPU.
@@ -49,7 +52,8 @@ fn forks_alone() {
         }
         let (start, mut status) = (Instant::now(), 0);
         let waited = loop {
-            // SAFETY: `status` is a live i32 that nobody else uses, and `waitpid` writes one i32 to it.
+            // SAFETY: `status` is a live i32 that nobody else uses, and `waitpid` writes one i32 to
+            // it.
             match unsafe { waitpid(child, &mut status, 1) } {
                 0 if start.elapsed() > Duration::from_secs(60) => {
                     kill(child, 9);

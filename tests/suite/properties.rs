@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use crate::common::{self, Share};
 
-/// Widths of rows for GPUs, one for each kind of kernel, because a driver compiles each. The first GPU takes all of them, the
-/// others the second and the last.
+/// Widths of rows for GPUs, one for each kind of kernel, because a driver compiles each. The first
+/// GPU takes all of them, the others the second and the last.
 const ON_GPUS: [usize; 4] = [4, 33, 1, 2049];
 
 /// Returns the CPU and the GPUs that check rows of this width.
@@ -21,7 +21,12 @@ fn devices(classes: usize) -> impl Iterator<Item = Device> {
 
 /// A shape, its logits and a target for each row.
 fn batches() -> impl Strategy<Value = (usize, usize, Vec<f32>, Vec<usize>)> {
-    let classes = prop_oneof![1_usize..40, 250_usize..270, 2040_usize..2060, prop::sample::select(&ON_GPUS[..])];
+    let classes = prop_oneof![
+        1_usize..40,
+        250_usize..270,
+        2040_usize..2060,
+        prop::sample::select(&ON_GPUS[..])
+    ];
     (1_usize..12, classes).prop_flat_map(|(rows, classes)| {
         let logits = prop::collection::vec(-44.0_f32..44.0, rows * classes);
         (Just(rows), Just(classes), logits, prop::collection::vec(0..classes, rows))
@@ -83,7 +88,8 @@ proptest! {
         }
     }
 
-    /// The gradient against central differences of the crate's own loss, which the battery holds against float64.
+    /// The gradient against central differences of the crate's own loss, which the battery holds
+    /// against float64.
     #[test]
     fn gradients_are_finite_differences(
         logits in prop::collection::vec(-4.0_f32..4.0, 12),
@@ -103,8 +109,9 @@ proptest! {
             };
             let ((up, to), (down, from)) = (moved(step), moved(-step));
             let slope = 2.0 * (up - down) / (to - from);
-            // The third derivative of the loss is at most 1/6, which makes an error of 2 * step^2 / 36. The rest of the limit is
-            // rounding: two losses of about 8, off by a few 1e-7, over a step.
+            // The third derivative of the loss is at most 1/6, which makes an error of 2 * step^2 /
+            // 36. The rest of the limit is rounding: two losses of about 8, off by a few 1e-7, over
+            // a step.
             prop_assert!(
                 abs_diff_eq!(f64::from(gradient[at]), slope, epsilon = 6e-4), "{} {slope} on {device}", gradient[at]
             );

@@ -1,9 +1,10 @@
-//! Every operation over the range of its type: rows of seven widths, whose logits are up to 110 below the largest, of any
-//! magnitude, and apart by subnormal numbers, against float64.
+//! Every operation over the range of its type: rows of seven widths, whose logits are up to 110
+//! below the largest, of any magnitude, and apart by subnormal numbers, against float64.
 //!
-//! The widths meet each way that rows are computed: on a GPU held in registers, read again and split, on the CPU side by side, in one
-//! piece and in several, which threads may share. A process has one SIMD level, and the other levels are tested by this binary run
-//! again: so they are seen as callers see them, with one judge for the CPU and GPUs.
+//! The widths meet each way that rows are computed: on a GPU held in registers, read again and
+//! split, on the CPU side by side, in one piece and in several, which threads may share. A process
+//! has one SIMD level, and the other levels are tested by this binary run again: so they are seen
+//! as callers see them, with one judge for the CPU and GPUs.
 
 mod judge;
 mod noise;
@@ -70,7 +71,8 @@ fn the_cpu_is_right_over_the_range_of_f64() {
     cpu(F64);
 }
 
-/// Runs the four tests above again at each level that this machine has beside the process's own, if the environment asks for none.
+/// Runs the four tests above again at each level that this machine has beside the process's own, if
+/// the environment asks for none.
 #[test]
 fn other_levels_are_right_over_the_range() {
     if std::env::var_os("LOGITS_SIMD").is_some() {
@@ -85,7 +87,9 @@ fn other_levels_are_right_over_the_range() {
         (out.status.success(), text + &String::from_utf8_lossy(&out.stderr))
     };
     let mut tested = 0;
-    for level in ["avx512", "avx2", "neon", "simd128", "portable"].into_iter().filter(|level| *level != own) {
+    for level in
+        ["avx512", "avx2", "neon", "simd128", "portable"].into_iter().filter(|level| *level != own)
+    {
         let (has_level, text) = again(level, "range_sweep::this_machine_has_the_level");
         if !has_level {
             println!("{text}");
@@ -96,7 +100,10 @@ fn other_levels_are_right_over_the_range() {
         assert!(passes && text.contains("4 passed"), "{level}");
         tested += 1;
     }
-    assert!(tested > 0 || own == "portable" || cfg!(target_feature = "simd128"), "no other level ran");
+    assert!(
+        tested > 0 || own == "portable" || cfg!(target_feature = "simd128"),
+        "no other level ran"
+    );
 }
 
 /// Tells [`other_levels_are_right_over_the_range`] so.
@@ -105,8 +112,9 @@ fn this_machine_has_the_level() {
     assert!(logits::simd_level().is_ok(), "{:?}", logits::simd_level());
 }
 
-/// By default each operation meets one way that rows are computed on the first GPU, in one type, and every second operation on every other GPU.
-/// The sweep in full, of every operation in every type and width, is one of those that CI takes in turn. `of` is the number of the type.
+/// By default each operation meets one way that rows are computed on the first GPU, in one type,
+/// and every second operation on every other GPU. The sweep in full, of every operation in every
+/// type and width, is one of those that CI takes in turn. `of` is the number of the type.
 fn gpus<T: Element>(of: usize, kind: fn() -> Kind<T>) {
     let mut failures = Vec::new();
     for device in common::gpus() {

@@ -1,4 +1,5 @@
-//! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against float64.
+//! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against
+//! float64.
 
 use logits::{CrossEntropy, Device, Logits, Reduction};
 use logits_check::Options;
@@ -18,10 +19,12 @@ fn cases() -> Vec<Case> {
     let plain = Options::default;
     let two = |a: f32, b: f32| vec![a, b];
     // Steps of a sixteenth below the largest logit, which is met last.
-    let below = |top: f32| (0..100_u16).rev().map(|nth| top - f32::from(nth) / 16.0).collect::<Vec<_>>();
+    let below =
+        |top: f32| (0..100_u16).rev().map(|nth| top - f32::from(nth) / 16.0).collect::<Vec<_>>();
     let mut weight = vec![1e-3; 2];
     weight[1] = 0.5;
-    // All but the last are 0.77 lower, on the other side of 256, where differences are taken in another way.
+    // All but the last are 0.77 lower, on the other side of 256, where differences are taken in
+    // another way.
     let mut across = vec![-256.195_92; 32_000];
     across[31_999] = -255.424_94;
     let mut across_up = vec![255.424_94; 32_000];
@@ -87,18 +90,23 @@ fn extreme_rows_agree_with_float64() {
         let step = if common::share(&device) == common::Share::Values { 2 } else { 1 };
         for Case { name, row, target, options } in cases().into_iter().step_by(step) {
             let wide = row.iter().map(|&x| f64::from(x)).collect();
-            let Expected { per_row, gradients, scale, .. } = options.expected(&[wide], &[Labels::Class(target)]);
+            let Expected { per_row, gradients, scale, .. } =
+                options.expected(&[wide], &[Labels::Class(target)]);
             let x = Logits::new(&row, [1, row.len()]).unwrap();
             let loss = options.loss();
             let alone = device.cross_entropy(&loss, x, &[target]).loss().unwrap().per_row[0];
-            let (out, gradient) = device.cross_entropy(&loss, x, &[target]).with_gradient_vec().unwrap();
+            let (out, gradient) =
+                device.cross_entropy(&loss, x, &[target]).with_gradient_vec().unwrap();
             for got in [alone, out.per_row[0]].map(f64::from) {
                 let error = (got / per_row[0] - 1.0).abs();
                 assert!(error <= 1e-6, "{name} on {device}: loss {got:e} for {:e}", per_row[0]);
             }
             for (class, (&got, &wanted)) in gradient.iter().zip(&gradients[0]).enumerate() {
                 let error = (f64::from(got) - wanted).abs() / scale[0];
-                assert!(error <= 1e-6, "{name} on {device}: gradient of class {class} {got:e} for {wanted:e}");
+                assert!(
+                    error <= 1e-6,
+                    "{name} on {device}: gradient of class {class} {got:e} for {wanted:e}"
+                );
             }
         }
     }
@@ -111,7 +119,8 @@ fn probabilities_across_256_are_right() {
         for Case { name, row, .. } in cases().into_iter().take(2) {
             let top = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
             let sum: f64 = row.iter().map(|&x| (f64::from(x) - top).exp()).sum();
-            let got = device.softmax(Logits::new(&row, [1, row.len()]).unwrap()).to_vec().unwrap().values;
+            let got =
+                device.softmax(Logits::new(&row, [1, row.len()]).unwrap()).to_vec().unwrap().values;
             for (class, (&p, &x)) in got.iter().zip(&row).enumerate() {
                 let wanted = (f64::from(x) - top).exp() / sum;
                 let error = (f64::from(p) / wanted - 1.0).abs();
@@ -121,12 +130,14 @@ fn probabilities_across_256_are_right() {
     }
 }
 
-/// The difference of two logits under a cap comes from the last terms of a series; the smallest probabilities show its error first.
+/// The difference of two logits under a cap comes from the last terms of a series; the smallest
+/// probabilities show its error first.
 #[test]
 fn probabilities_under_a_large_cap_are_right() {
     let cap = 1e4_f32;
     let row: Vec<f32> = (0..100_u16).map(|nth| 1733.0 - 0.8 * f32::from(nth)).collect();
-    let y: Vec<f64> = row.iter().map(|&x| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()).collect();
+    let y: Vec<f64> =
+        row.iter().map(|&x| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()).collect();
     let sum: f64 = y.iter().map(|&each| (each - y[0]).exp()).sum();
     let loss = CrossEntropy::default().softcap(cap);
     for device in common::devices() {
@@ -143,30 +154,38 @@ fn probabilities_under_a_large_cap_are_right() {
 /// A class that is masked out has no probability on the way back either, whatever the temperature.
 #[test]
 fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
-    let (row, loss) = ([1.0, f32::NEG_INFINITY, -0.5, 3.0], CrossEntropy::default().reduction(Reduction::Sum));
+    let (row, loss) =
+        ([1.0, f32::NEG_INFINITY, -0.5, 3.0], CrossEntropy::default().reduction(Reduction::Sum));
     for device in common::devices() {
         let x = Logits::new(&row, [1, 4]).unwrap().temperature(2.0).unwrap();
         let known = Device::cpu().log_sum_exp(x).to_vec().unwrap().values;
         let got = device.cross_entropy_backward(&loss, x, &[0], &known).to_vec().unwrap().values;
-        let wanted = Device::cpu().cross_entropy_backward(&loss, x, &[0], &known).to_vec().unwrap().values;
+        let wanted =
+            Device::cpu().cross_entropy_backward(&loss, x, &[0], &known).to_vec().unwrap().values;
         assert_eq!(got[1], 0.0, "{device}: {got:?}");
         let is_near = got.iter().zip(&wanted).all(|(a, b)| (a - b).abs() <= 1e-6);
         assert!(is_near, "{device}: {got:?} for {wanted:?}");
     }
 }
 
-/// A NaN among the results of the forward operation, or among the gradients, makes NaN of its row and of no other.
+/// A NaN among the results of the forward operation, or among the gradients, makes NaN of its row
+/// and of no other.
 #[test]
 fn a_nan_makes_nan_of_its_row_alone_on_the_way_back() {
     let backward = |device: &Device, log: bool, y: &[f32], g: &[f32]| {
         let y = Logits::new(y, [3, 5]).unwrap();
-        let out = if log { device.log_softmax_backward(y, g).to_vec() } else { device.softmax_backward(y, g).to_vec() };
+        let out = if log {
+            device.log_softmax_backward(y, g).to_vec()
+        } else {
+            device.softmax_backward(y, g).to_vec()
+        };
         out.unwrap().values
     };
     for device in common::devices() {
         for log in [false, true] {
-            let y: Vec<f32> =
-                (0..15_u8).map(|j| if log { -f32::from(j % 5) } else { f32::from(j % 5) / 10.0 }).collect();
+            let y: Vec<f32> = (0..15_u8)
+                .map(|j| if log { -f32::from(j % 5) } else { f32::from(j % 5) / 10.0 })
+                .collect();
             let g: Vec<f32> = (0..15_u8).map(|j| f32::from(j) - 7.0).collect();
             let wanted = backward(&Device::cpu(), log, &y, &g);
             for (in_y, in_g) in [(true, false), (false, true)] {
@@ -179,8 +198,14 @@ fn a_nan_makes_nan_of_its_row_alone_on_the_way_back() {
                 let got = backward(&device, log, &y, &g);
                 let cpu = backward(&Device::cpu(), log, &y, &g);
                 for (place, (&got, &wanted)) in got.iter().zip(&wanted).enumerate() {
-                    let what = format!("log {log}, NaN in y {in_y}, place {place} on {device}: {got}");
-                    assert_eq!(got.is_nan(), cpu[place].is_nan(), "{what}, {} on the CPU", cpu[place]);
+                    let what =
+                        format!("log {log}, NaN in y {in_y}, place {place} on {device}: {got}");
+                    assert_eq!(
+                        got.is_nan(),
+                        cpu[place].is_nan(),
+                        "{what}, {} on the CPU",
+                        cpu[place]
+                    );
                     assert!(place / 5 == 1 || (got - wanted).abs() <= 1e-5, "{what} for {wanted}");
                 }
                 assert!(got[7].is_nan(), "{device}");

@@ -1,7 +1,9 @@
-//! Data that stays on the device: the results of the simple API, read back only where asked, in either form.
+//! Data that stays on the device: the results of the simple API, read back only where asked, in
+//! either form.
 
 use logits::{
-    CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Reduction, Resident, ResidentLoss, Sampling,
+    CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Reduction, Resident,
+    ResidentLoss, Sampling,
 };
 use pollster::block_on;
 
@@ -12,10 +14,13 @@ fn logits(count: usize) -> Vec<f32> {
 }
 
 fn targets(shape: [usize; 2]) -> Vec<i64> {
-    (0..shape[0]).map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % shape[1]) as i64 }).collect()
+    (0..shape[0])
+        .map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % shape[1]) as i64 })
+        .collect()
 }
 
-/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of them subnormal.
+/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of
+/// them subnormal.
 fn wide_logits(count: usize) -> Vec<f32> {
     let mut logits = logits(count);
     logits.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 71.5);
@@ -26,7 +31,8 @@ fn wide_logits(count: usize) -> Vec<f32> {
 #[test]
 fn resident_results_are_those_of_the_simple_api() {
     for device in common::devices() {
-        // In the default tier the first GPU takes every third shape, which meets a kernel of each kind.
+        // In the default tier the first GPU takes every third shape, which meets a kernel of each
+        // kind.
         let shapes = [[2, 140_000], [300, 1], [1, 1], [50, 9], [9, 2048], [0, 7], [3, 20_000]];
         for (nth, shape) in common::in_turn(&device, 0, 3, shapes) {
             let logits = wide_logits(shape[0] * shape[1]);
@@ -49,7 +55,11 @@ fn resident_results_are_those_of_the_simple_api() {
             );
             let log_sum_exps = resident.log_sum_exp().run().unwrap();
             assert_eq!(log_sum_exps.row_count(), shape[0]);
-            for (got, wanted) in log_sum_exps.read().unwrap().iter().zip(device.log_sum_exp(x).to_vec().unwrap().values)
+            for (got, wanted) in log_sum_exps
+                .read()
+                .unwrap()
+                .iter()
+                .zip(device.log_sum_exp(x).to_vec().unwrap().values)
             {
                 approx::assert_relative_eq!(*got, wanted, max_relative = 1e-6, epsilon = 2e-7);
             }
@@ -57,22 +67,32 @@ fn resident_results_are_those_of_the_simple_api() {
                 CrossEntropy::default(),
                 CrossEntropy::default().label_smoothing(0.1).z_loss(0.01),
                 CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(3.0),
-                CrossEntropy::default().weight((0..shape[1]).map(|class| (class % 3) as f32).collect::<Vec<_>>()),
+                CrossEntropy::default()
+                    .weight((0..shape[1]).map(|class| (class % 3) as f32).collect::<Vec<_>>()),
             ];
             for (_, loss) in common::in_turn(&device, nth / 3 + 1, 4, losses) {
                 let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
-                let (wanted, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+                let (wanted, gradient) =
+                    device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                 let (got, theirs) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
                 let alone = resident.cross_entropy(&on_device).run().unwrap();
                 let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&theirs.read().unwrap()), bits(&gradient), "{place}");
                 for got in [got, alone] {
-                    assert_eq!(bits(&got.per_row().read().unwrap()), bits(&wanted.per_row), "{place}");
+                    assert_eq!(
+                        bits(&got.per_row().read().unwrap()),
+                        bits(&wanted.per_row),
+                        "{place}"
+                    );
                     let reduced = got.read().unwrap();
-                    assert_eq!((reduced.rows, reduced.counted_rows), (wanted.rows, wanted.counted_rows));
+                    assert_eq!(
+                        (reduced.rows, reduced.counted_rows),
+                        (wanted.rows, wanted.counted_rows)
+                    );
                     let same = |got: f64, wanted: f64| {
                         assert!(
-                            (got.is_nan() && wanted.is_nan()) || approx::relative_eq!(got, wanted, max_relative = 1e-6)
+                            (got.is_nan() && wanted.is_nan())
+                                || approx::relative_eq!(got, wanted, max_relative = 1e-6)
                         );
                     };
                     same(reduced.loss, wanted.loss);
@@ -93,7 +113,9 @@ fn log_sum_exps_next_to_0_are_within_what_is_said() {
             let noise = logits(rows * classes);
             let x: Vec<f32> = noise.iter().map(|x| x * 1e-3 - (classes as f32).ln()).collect();
             let resident = device.upload(Logits::new(&x, [rows, classes]).unwrap()).unwrap();
-            for (got, x) in resident.log_sum_exp().run().unwrap().read().unwrap().iter().zip(x.chunks(classes)) {
+            for (got, x) in
+                resident.log_sum_exp().run().unwrap().read().unwrap().iter().zip(x.chunks(classes))
+            {
                 let exact = x.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
                 assert!(exact.abs() < 0.05, "{exact} is not next to 0");
                 worst = worst.max((f64::from(*got) - exact).abs());
@@ -108,14 +130,18 @@ fn log_sum_exps_next_to_0_are_within_what_is_said() {
 fn only_the_rows_asked_for_come_back() {
     for device in common::devices() {
         let logits = logits(50 * 9);
-        let padded: Vec<f32> = logits.chunks(9).flat_map(|row| row.iter().copied().chain([f32::NAN; 2])).collect();
+        let padded: Vec<f32> =
+            logits.chunks(9).flat_map(|row| row.iter().copied().chain([f32::NAN; 2])).collect();
         let x = Logits::with_row_stride(&padded, [50, 9], 11).unwrap();
         let resident = device.upload(x).unwrap();
         let clone = resident.clone();
         drop(resident);
         assert_eq!(clone.read_rows(7..9).unwrap(), logits[63..81]);
         assert_eq!(clone.read_rows(49..60).unwrap(), logits[441..]);
-        assert!(clone.read_rows(60..70).unwrap().is_empty() && clone.read_rows(3..3).unwrap().is_empty());
+        assert!(
+            clone.read_rows(60..70).unwrap().is_empty()
+                && clone.read_rows(3..3).unwrap().is_empty()
+        );
         // The handle outlives the device that it came from.
         let softmax = clone.softmax().run().unwrap();
         drop((clone, device));
@@ -147,7 +173,10 @@ fn resident_things_that_do_not_fit_are_refused() {
         );
         if device.is_gpu() {
             let elsewhere = Device::cpu().upload_targets(&loss, [2, 3], &[0, 1]).unwrap();
-            assert_eq!(resident.cross_entropy(&elsewhere).run().map(drop), Err(Error::ResidentElsewhere));
+            assert_eq!(
+                resident.cross_entropy(&elsewhere).run().map(drop),
+                Err(Error::ResidentElsewhere)
+            );
         }
     }
 }
@@ -176,7 +205,10 @@ fn async_forms_are_the_blocking_ones() {
         assert_eq!(sendable(device.predict(x).to_vec_async()), device.predict(x).to_vec());
         assert_eq!(sendable(device.top_k(x, 3).to_vec_async()), device.top_k(x, 3).to_vec());
         let sampling = Sampling::new(7);
-        assert_eq!(sendable(device.sample(&sampling, x).to_vec_async()), device.sample(&sampling, x).to_vec());
+        assert_eq!(
+            sendable(device.sample(&sampling, x).to_vec_async()),
+            device.sample(&sampling, x).to_vec()
+        );
         let upstream = logits.clone();
         let backward = || device.softmax_backward(x, &upstream);
         assert_eq!(sendable(backward().to_vec_async()), backward().to_vec());
@@ -197,16 +229,22 @@ fn async_forms_are_the_blocking_ones() {
             device.cross_entropy(&loss, x, &targets).loss()
         );
         let wanted = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
-        assert_eq!(sendable(device.cross_entropy(&loss, x, &targets).with_gradient_vec_async()).unwrap(), wanted);
+        assert_eq!(
+            sendable(device.cross_entropy(&loss, x, &targets).with_gradient_vec_async()).unwrap(),
+            wanted
+        );
         let mut gradient = vec![f32::NAN; 70_000];
-        sendable(device.cross_entropy(&loss, x, &targets).with_gradient_async(&mut gradient)).unwrap();
+        sendable(device.cross_entropy(&loss, x, &targets).with_gradient_async(&mut gradient))
+            .unwrap();
         assert_eq!(gradient, wanted.1);
         let mut over = logits.clone();
         let in_place = LogitsMut::new(&mut over, shape).unwrap();
-        sendable(device.cross_entropy(&loss, in_place, &targets).with_gradient_in_place_async()).unwrap();
+        sendable(device.cross_entropy(&loss, in_place, &targets).with_gradient_in_place_async())
+            .unwrap();
         assert_eq!(over, wanted.1);
         let mut over = logits.clone();
-        sendable(device.softmax(LogitsMut::new(&mut over, shape).unwrap()).in_place_async()).unwrap();
+        sendable(device.softmax(LogitsMut::new(&mut over, shape).unwrap()).in_place_async())
+            .unwrap();
         assert_eq!(over, device.softmax(x).to_vec().unwrap().values);
 
         let resident = sendable(device.upload_async(x)).unwrap();
@@ -215,14 +253,23 @@ fn async_forms_are_the_blocking_ones() {
             sendable(resident.cross_entropy_with_gradient(&on_device).run_async()).unwrap();
         assert_eq!(sendable(theirs.read_async()).unwrap(), wanted.1);
         assert_eq!(sendable(out.per_row().read_async()).unwrap(), wanted.0.per_row);
-        approx::assert_relative_eq!(sendable(out.read_async()).unwrap().loss, wanted.0.loss, max_relative = 1e-6);
+        approx::assert_relative_eq!(
+            sendable(out.read_async()).unwrap().loss,
+            wanted.0.loss,
+            max_relative = 1e-6
+        );
         let probabilities = sendable(resident.softmax().run_async()).unwrap();
         assert_eq!(sendable(probabilities.read_rows_async(3..5)).unwrap(), elements[3000..5000]);
         let best = sendable(resident.predict().run_async()).unwrap();
-        assert_eq!(sendable(best.read_async()).unwrap(), device.predict(x).to_vec().unwrap().values);
+        assert_eq!(
+            sendable(best.read_async()).unwrap(),
+            device.predict(x).to_vec().unwrap().values
+        );
 
         // Many at once on one thread: each is woken when it is its turn.
-        let all = block_on(futures_util::future::join_all((0..8).map(|_| device.softmax(x).to_vec_async())));
+        let all = block_on(futures_util::future::join_all(
+            (0..8).map(|_| device.softmax(x).to_vec_async()),
+        ));
         assert!(all.iter().all(|out| *out == device.softmax(x).to_vec()));
         // One that is dropped half-way harms nobody.
         drop(futures_util::FutureExt::now_or_never(device.softmax(x).to_vec_async()));
@@ -246,14 +293,22 @@ fn eight_threads_share_a_device() {
                         let x = Logits::new(&logits, shape).unwrap();
                         let targets = targets(shape);
                         let loss = CrossEntropy::default().reduction(Reduction::Sum);
-                        let wanted = Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
-                        let (got, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+                        let wanted = Device::cpu()
+                            .cross_entropy(&loss, x, &targets)
+                            .with_gradient_vec()
+                            .unwrap();
+                        let (got, gradient) =
+                            device.cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                         assert_eq!(got.fell_back, None);
                         let resident = device.upload(x).unwrap();
                         let on_device = device.upload_targets(&loss, shape, &targets).unwrap();
-                        let (also, theirs) = resident.cross_entropy_with_gradient(&on_device).run().unwrap();
-                        let handles: (Resident, Resident) =
-                            if thread % 2 == 0 { (resident, theirs.clone()) } else { (theirs.clone(), resident) };
+                        let (also, theirs) =
+                            resident.cross_entropy_with_gradient(&on_device).run().unwrap();
+                        let handles: (Resident, Resident) = if thread % 2 == 0 {
+                            (resident, theirs.clone())
+                        } else {
+                            (theirs.clone(), resident)
+                        };
                         drop(handles);
                         assert_eq!(theirs.read().unwrap(), gradient);
                         for loss in [got.loss, also.read().unwrap().loss] {
@@ -285,7 +340,8 @@ fn placement_is_measured() {
         }
         let logits = logits(1000);
         let x = Logits::new(&logits, [10, 100]).unwrap();
-        let (here, there) = (placed.softmax(x).to_vec().unwrap(), Device::cpu().softmax(x).to_vec().unwrap());
+        let (here, there) =
+            (placed.softmax(x).to_vec().unwrap(), Device::cpu().softmax(x).to_vec().unwrap());
         assert_eq!(here.fell_back, None);
         for (a, b) in here.values.iter().zip(&there.values) {
             approx::assert_relative_eq!(a, b, max_relative = 2e-6);

@@ -7,7 +7,8 @@ pub fn is_full() -> bool {
     is_set("LOGITS_FULL")
 }
 
-/// Whether a test that finds no adapter fails: `LOGITS_REQUIRE_GPU=1`, in a build that can find one.
+/// Whether a test that finds no adapter fails: `LOGITS_REQUIRE_GPU=1`, in a build that can find
+/// one.
 pub fn requires_gpu() -> bool {
     cfg!(feature = "gpu") && is_set("LOGITS_REQUIRE_GPU")
 }
@@ -16,7 +17,8 @@ fn is_set(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| value == "1")
 }
 
-/// Says that something is not tested, past the capture of the test harness. Nothing is lost where stderr is closed.
+/// Says that something is not tested, past the capture of the test harness. Nothing is lost where
+/// stderr is closed.
 pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
 }

@@ -19,25 +19,51 @@ fn cases() -> Vec<Options> {
             let weight = Some(weight.map(|weight: f32| weight * unit).to_vec());
             let plain = Options { weight, reduction: Reduction::Mean, ..Options::default() };
             cases.push(plain.clone());
-            cases.push(Options { label_smoothing: 0.1, z_loss: 1e-2, upstream: 3e38, ..plain.clone() });
+            cases.push(Options {
+                label_smoothing: 0.1,
+                z_loss: 1e-2,
+                upstream: 3e38,
+                ..plain.clone()
+            });
             cases.push(Options { reduction: Reduction::Sum, upstream: 0.25, ..plain });
         }
     }
-    // Classes weigh little beside class 2, which counts under label smoothing alone, or beside each other.
-    for weight in
-        [[1e-39, 2e-39, 1.0], [1e-42, 1e-42, 3e38], [1e-35, 1e-35, 3e38], [1e-10, 1e38, 0.0], [1e-30, 1e12, 1.0]]
-    {
-        cases.push(Options { weight: Some(weight.to_vec()), reduction: Reduction::Mean, ..Options::default() });
+    // Classes weigh little beside class 2, which counts under label smoothing alone, or beside each
+    // other.
+    for weight in [
+        [1e-39, 2e-39, 1.0],
+        [1e-42, 1e-42, 3e38],
+        [1e-35, 1e-35, 3e38],
+        [1e-10, 1e38, 0.0],
+        [1e-30, 1e12, 1.0],
+    ] {
+        cases.push(Options {
+            weight: Some(weight.to_vec()),
+            reduction: Reduction::Mean,
+            ..Options::default()
+        });
     }
-    // Gradients are normal numbers, though the upstream gradient divided by what the rows weigh is none.
+    // Gradients are normal numbers, though the upstream gradient divided by what the rows weigh is
+    // none.
     let weight = Some(vec![1e20, 2e20, 4e20]);
-    cases.push(Options { weight, upstream: 1e-30, reduction: Reduction::Mean, ..Options::default() });
+    cases.push(Options {
+        weight,
+        upstream: 1e-30,
+        reduction: Reduction::Mean,
+        ..Options::default()
+    });
     let (weight, label_smoothing) = (Some(vec![1e-39, 2e-39, 1.0]), 1e-10);
-    cases.push(Options { weight, label_smoothing, reduction: Reduction::Mean, ..Options::default() });
+    cases.push(Options {
+        weight,
+        label_smoothing,
+        reduction: Reduction::Mean,
+        ..Options::default()
+    });
     cases
 }
 
-/// A loss, or a gradient, may be wrong by so much of its row's scale, while its value is a normal f32 or was made from such.
+/// A loss, or a gradient, may be wrong by so much of its row's scale, while its value is a normal
+/// f32 or was made from such.
 #[track_caller]
 fn assert_near(got: f64, wanted: f64, scale: f64, what: &str) {
     let error = (got - wanted).abs();
@@ -49,38 +75,57 @@ fn assert_near(got: f64, wanted: f64, scale: f64, what: &str) {
 
 #[test]
 fn weights_of_any_size_are_right() {
-    let rows: Vec<Vec<f64>> = LOGITS.chunks(3).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
+    let rows: Vec<Vec<f64>> =
+        LOGITS.chunks(3).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
     let x = Logits::new(&LOGITS, [4, 3]).unwrap();
     for options in cases() {
-        let Expected { loss: wanted, per_row, gradients, scale } = options.expected(&rows, &TARGETS.map(Labels::Class));
+        let Expected { loss: wanted, per_row, gradients, scale } =
+            options.expected(&rows, &TARGETS.map(Labels::Class));
         let loss = options.loss();
         for device in common::devices() {
             let what = format!("weights {:?}, {} on {device}", options.weight, options.brief());
             let resident = device.upload(x).unwrap();
             let targets = device.upload_targets(&loss, [4, 3], &TARGETS).unwrap();
-            let (on_device, its_gradient) = resident.cross_entropy_with_gradient(&targets).run().unwrap();
-            let (out, gradient) = device.cross_entropy(&loss, x, &TARGETS).with_gradient_vec().unwrap();
+            let (on_device, its_gradient) =
+                resident.cross_entropy_with_gradient(&targets).run().unwrap();
+            let (out, gradient) =
+                device.cross_entropy(&loss, x, &TARGETS).with_gradient_vec().unwrap();
             let reads = [
                 (out.loss, out.per_row, gradient),
-                (on_device.read().unwrap().loss, on_device.per_row().read().unwrap(), its_gradient.read().unwrap()),
+                (
+                    on_device.read().unwrap().loss,
+                    on_device.per_row().read().unwrap(),
+                    its_gradient.read().unwrap(),
+                ),
             ];
             for (reduced, losses, gradient) in reads {
                 // A sum of losses that are no normal numbers is not either.
                 assert_near(reduced, wanted, wanted.abs(), &what);
                 for (row, &loss) in losses.iter().enumerate() {
-                    assert_near(loss.into(), per_row[row], per_row[row].abs(), &format!("{what}, row {row}"));
+                    assert_near(
+                        loss.into(),
+                        per_row[row],
+                        per_row[row].abs(),
+                        &format!("{what}, row {row}"),
+                    );
                 }
                 for (place, &value) in gradient.iter().enumerate() {
                     let (row, class) = (place / 3, place % 3);
                     // The gradient of a target is the sum of terms that may each be larger than it.
-                    assert_near(value.into(), gradients[row][class], scale[row], &format!("{what}, place {place}"));
+                    assert_near(
+                        value.into(),
+                        gradients[row][class],
+                        scale[row],
+                        &format!("{what}, place {place}"),
+                    );
                 }
             }
         }
     }
 }
 
-/// The mean does not depend on what weights are multiplied by, even where each weight is subnormal in f32.
+/// The mean does not depend on what weights are multiplied by, even where each weight is subnormal
+/// in f32.
 #[test]
 fn halves_and_f64_are_weighted_too() {
     let halves = LOGITS.map(f16::from_f32);

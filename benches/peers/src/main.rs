@@ -1,7 +1,9 @@
-//! `logits` and Burn on the same adapter, in turn, by the wall clock: one JSON object an operation and shape.
+//! `logits` and Burn on the same adapter, in turn, by the wall clock: one JSON object an operation
+//! and shape.
 //!
-//! Both work on logits that lie on the device already and wait until the device is done. Burn's loss is the mean that its
-//! `CrossEntropyLoss` computes, read back as one number; its gradient is what autodiff makes of that.
+//! Both work on logits that lie on the device already and wait until the device is done. Burn's
+//! loss is the mean that its `CrossEntropyLoss` computes, read back as one number; its gradient is
+//! what autodiff makes of that.
 
 use std::error::Error;
 use std::hint::black_box;

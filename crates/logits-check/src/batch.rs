@@ -43,7 +43,9 @@ impl<T: Element> Batch<T> {
 
     /// The logits of a row.
     pub fn row(&self, row: usize) -> Vec<f64> {
-        (0..self.shape.classes()).map(|class| self.values[self.place_at(self.stride, row, class)].into()).collect()
+        (0..self.shape.classes())
+            .map(|class| self.values[self.place_at(self.stride, row, class)].into())
+            .collect()
     }
 
     /// The logits of each row.
@@ -53,7 +55,10 @@ impl<T: Element> Batch<T> {
 
     /// The elements without gaps.
     pub fn dense(&self) -> Vec<T> {
-        self.values.chunks(self.stride).flat_map(|whole| whole[..self.block()].iter().copied()).collect()
+        self.values
+            .chunks(self.stride)
+            .flat_map(|whole| whole[..self.block()].iter().copied())
+            .collect()
     }
 }
 

@@ -1,8 +1,10 @@
-//! What results of `logits` are held against. The tests, `logits check`, the example `conformance`, the page and the fuzz targets share it.
+//! What results of `logits` are held against. The tests, `logits check`, the example `conformance`,
+//! the page and the fuzz targets share it.
 //!
 //! * [`oracle`] computes in float64. It knows slices and numbers, and shares no code with `logits`.
 //! * [`Options`] are a choice of options, for `logits` and for the oracle.
-//! * [`Batch`] is where the elements of `[outer, classes, inner]` stand, and [`noise`] is what tests fill it with.
+//! * [`Batch`] is where the elements of `[outer, classes, inner]` stand, and [`noise`] is what
+//!   tests fill it with.
 //! * [`excess`] is how far off a result is.
 //! * [`battery`] holds batches that break softmax against the oracle, element by element.
 //! * [`conformance`] runs every operation, option and type on a device.

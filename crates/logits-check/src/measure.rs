@@ -11,12 +11,14 @@ fn grain(dtype: DType) -> (f64, f64, f64) {
     }
 }
 
-/// How far off `got` is, in units of `bound` and the rounding of its type; at most 1 is within the bound. Infinite where only one of
-/// both is a number, but 0 where `wanted` is beyond what the type holds, or a rounding next to that, and `got` is that infinity.
+/// How far off `got` is, in units of `bound` and the rounding of its type; at most 1 is within the
+/// bound. Infinite where only one of both is a number, but 0 where `wanted` is beyond what the type
+/// holds, or a rounding next to that, and `got` is that infinity.
 pub fn excess<T: Element>(got: T, wanted: f64, bound: f64) -> f64 {
     let (unit, least, most) = grain(T::DTYPE);
     let got: f64 = got.into();
-    let is_beyond = got.is_infinite() && wanted.abs() >= most * (1.0 - 1e-5) && got.signum() == wanted.signum();
+    let is_beyond =
+        got.is_infinite() && wanted.abs() >= most * (1.0 - 1e-5) && got.signum() == wanted.signum();
     if got == wanted || is_beyond || (got.is_nan() && wanted.is_nan()) {
         0.0
     } else if !got.is_finite() || !wanted.is_finite() {
@@ -40,7 +42,10 @@ pub(crate) fn error(got: f64, wanted: f64, measure: Measure) -> f64 {
         0.0
     } else if !got.is_finite() || !wanted.is_finite() {
         // Beyond the largest f32 infinity is the right answer.
-        if got.is_infinite() && wanted.abs() > f64::from(f32::MAX) && got.signum() == wanted.signum() {
+        if got.is_infinite()
+            && wanted.abs() > f64::from(f32::MAX)
+            && got.signum() == wanted.signum()
+        {
             0.0
         } else {
             f64::INFINITY

@@ -46,7 +46,16 @@ impl Default for Options {
 impl Options {
     /// Describes the options in one line, without the values of weights and row gradients.
     pub fn brief(&self) -> String {
-        let Self { ignored, label_smoothing, z_loss, softcap, logit_scale, reduction, upstream, .. } = self;
+        let Self {
+            ignored,
+            label_smoothing,
+            z_loss,
+            softcap,
+            logit_scale,
+            reduction,
+            upstream,
+            ..
+        } = self;
         let (weighted, by_rows) = (self.weight.is_some(), self.row_gradients.is_some());
         format!(
             "ignored {ignored:?}, weighted {weighted}, smoothing {label_smoothing}, z {z_loss}, cap {softcap:?}, \

@@ -149,7 +149,8 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
     let z_loss = terms.z_loss * if terms.is_mean { total / counted } else { 1.0 };
     let (smoothing, scale) = (terms.label_smoothing, terms.logit_scale);
 
-    let mut result = Expected { loss: 0.0, per_row: Vec::new(), gradients: Vec::new(), scale: Vec::new() };
+    let mut result =
+        Expected { loss: 0.0, per_row: Vec::new(), gradients: Vec::new(), scale: Vec::new() };
     for (nth, (x, label)) in rows.iter().zip(labels).enumerate() {
         let classes = x.len();
         if !is_counted(label) {
@@ -183,7 +184,8 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
             .collect();
         let mut loss: f64 = (0..classes).map(|j| q[j] * ((max - y[j]) + above)).sum();
         loss += z_loss * log_sum_exp * log_sum_exp;
-        let factor = terms.upstream / divisor * terms.row_gradients.map_or(1.0, |factors| factors[nth]);
+        let factor =
+            terms.upstream / divisor * terms.row_gradients.map_or(1.0, |factors| factors[nth]);
         let label_sum: f64 = q.iter().sum();
         let multiple = label_sum + 2.0 * z_loss * log_sum_exp;
         let gradient = (0..classes).map(|j| {
@@ -192,7 +194,9 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
         });
         result.gradients.push(gradient.collect());
         let steepest = slope.iter().fold(0.0_f64, |a, &b| a.max(b.abs()));
-        result.scale.push((factor * (label_sum + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
+        result
+            .scale
+            .push((factor * (label_sum + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
         result.loss += loss;
         result.per_row.push(loss);
     }

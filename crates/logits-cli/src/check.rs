@@ -56,20 +56,31 @@ fn table_of(device: &Device, report: &Report) -> String {
     let mut lines = vec![
         device.to_string(),
         format!("{} batches of {} shapes, against float64\n", report.cases, battery::SHAPES.len()),
-        format!("{:<32} {:>10} {:>9} {:>8} {:>9}       worst at", "quantity", "checked", "worst", "bound", "from CPU"),
+        format!(
+            "{:<32} {:>10} {:>9} {:>8} {:>9}       worst at",
+            "quantity", "checked", "worst", "bound", "from CPU"
+        ),
     ];
     for finding in &report.findings {
         let verdict = if finding.passed() { "ok" } else { "FAILED" };
-        let versus = finding.versus_cpu.map_or("-".to_owned(), |difference| format!("{difference:.2e}"));
+        let versus =
+            finding.versus_cpu.map_or("-".to_owned(), |difference| format!("{difference:.2e}"));
         lines.push(format!(
             "{:<32} {:>10} {:>9.2e} {:>8.0e} {:>9} {:<6} {}",
-            finding.quantity, finding.checked, finding.worst, finding.bound, versus, verdict, finding.place
+            finding.quantity,
+            finding.checked,
+            finding.worst,
+            finding.bound,
+            versus,
+            verdict,
+            finding.place
         ));
     }
     if let Some(reason) = &report.fell_back {
         lines.push(format!("\nFAILED: not all went as planned on {}: {reason}", device.name()));
     }
-    let verdict = if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" };
+    let verdict =
+        if report.passed() { "every result is within its bound" } else { "OUT OF BOUNDS" };
     lines.push(format!("\n{verdict}"));
     lines.join("\n")
 }

@@ -1,6 +1,8 @@
-//! The binary `logits`: evaluate, check and time from the shell. A client of the library's public API.
+//! The binary `logits`: evaluate, check and time from the shell. A client of the library's public
+//! API.
 
-// print! and eprint! panic where standard output or error is full or closed; `stdio` returns an error.
+// print! and eprint! panic where standard output or error is full or closed; `stdio` returns an
+// error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
@@ -22,7 +24,10 @@ use clap::{Parser, Subcommand};
 use logits::{Device, DeviceChoice};
 
 #[derive(Parser)]
-#[command(version, about = "Softmax and cross-entropy of batched logits, on any GPU and on the CPU")]
+#[command(
+    version,
+    about = "Softmax and cross-entropy of batched logits, on any GPU and on the CPU"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -30,18 +35,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the devices of this machine, which one is used, and why; measures them for some seconds
+    /// Print the devices of this machine, which one is used, and why; measures them for some
+    /// seconds
     Info {
         /// Print one JSON object on one line
         #[arg(long)]
         json: bool,
     },
-    /// Compare a battery of shapes and values with float64; exit code 1 if anything is out of bounds, 2 after an error
+    /// Compare a battery of shapes and values with float64; exit code 1 if anything is out of
+    /// bounds, 2 after an error
     Check {
         #[command(flatten)]
         common: Common,
     },
-    /// Compute the cross-entropy of logits and targets in .npy files, and on request gradients and probabilities
+    /// Compute the cross-entropy of logits and targets in .npy files, and on request gradients and
+    /// probabilities
     Loss(loss::Options),
     /// Time operations, in units of a plain copy of the logits on the same device
     Bench(bench::Options),
@@ -51,7 +59,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Common {
-    /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or gl: before it if needed
+    /// auto, cpu, gpu (the best adapter of any kind), or part of an adapter's name, with vulkan: or
+    /// gl: before it if needed
     #[arg(long, default_value = "auto", value_parser = NonEmptyStringValueParser::new().try_map(|name| name.parse::<DeviceChoice>()))]
     device: DeviceChoice,
     /// Use the kernel sizes that `logits tune` wrote to this file
@@ -125,7 +134,8 @@ fn run() -> Result<bool, CliError> {
             let commands = "a command is needed: info, check, loss, bench or tune; see --help";
             return Err(CliError::Usage(commands.to_owned()));
         }
-        // The first lines say what is wrong, and a line that starts with "tip:" what may have been meant.
+        // The first lines say what is wrong, and a line that starts with "tip:" what may have been
+        // meant.
         Err(error) => {
             let text = error.to_string();
             let mut lines = text.lines().map(str::trim);
@@ -137,18 +147,22 @@ fn run() -> Result<bool, CliError> {
     };
     match arguments.command {
         Command::Info { json } => info::run(json).map(|()| true),
-        Command::Check { common } => common.open().and_then(|device| check::run(&device, common.json)),
+        Command::Check { common } => {
+            common.open().and_then(|device| check::run(&device, common.json))
+        }
         Command::Loss(options) => loss::run(&options).map(|()| true),
         Command::Bench(options) => bench::run(&options).map(|()| true),
         Command::Tune(options) => tune::run(&options).map(|()| true),
     }
 }
 
-/// Mesa's device-select layer writes to stderr where there is no session to select a device for; other tools read ours.
+/// Mesa's device-select layer writes to stderr where there is no session to select a device for;
+/// other tools read ours.
 fn quiet_mesa() {
     #[cfg(unix)]
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing that main does; there is no other thread yet that could read the environment.
+        // SAFETY: the first thing that main does; there is no other thread yet that could read the
+        // environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

@@ -2,8 +2,13 @@
 
 use logits::Error;
 
-/// Resizes `values` to `length`; new elements are 0. Returns [`Error::OutOfMemory`], which names `what`, where there is no memory for it.
-pub(crate) fn resize<T: Clone + Default>(values: &mut Vec<T>, what: &'static str, length: usize) -> Result<(), Error> {
+/// Resizes `values` to `length`; new elements are 0. Returns [`Error::OutOfMemory`], which names
+/// `what`, where there is no memory for it.
+pub(crate) fn resize<T: Clone + Default>(
+    values: &mut Vec<T>,
+    what: &'static str,
+    length: usize,
+) -> Result<(), Error> {
     let bytes = length.saturating_mul(size_of::<T>());
     let refused = |_| Error::OutOfMemory { what, bytes };
     values.try_reserve_exact(length.saturating_sub(values.len())).map_err(refused)?;

@@ -10,7 +10,8 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::CliError;
 
-/// Writes `text` and a line feed to standard output at once, so that whoever reads the first line finds all of it written.
+/// Writes `text` and a line feed to standard output at once, so that whoever reads the first line
+/// finds all of it written.
 pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let written = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
@@ -20,7 +21,8 @@ pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     })
 }
 
-/// Prints `value` as JSON on one line, with 17 digits of each f64, which is what reads back as the same number in every language.
+/// Prints `value` as JSON on one line, with 17 digits of each f64, which is what reads back as the
+/// same number in every language.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     struct SeventeenDigits;
     impl Formatter for SeventeenDigits {
@@ -40,11 +42,12 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
 /// The longest line on standard error, in bytes, line feed included.
 const MAX_LINE_BYTES: usize = 300;
 
-/// Writes `message` to standard error in one line, without its middle where it is too long. A failure to write is ignored: there is nowhere
-/// left to report it.
+/// Writes `message` to standard error in one line, without its middle where it is too long. A
+/// failure to write is ignored: there is nowhere left to report it.
 pub(crate) fn report(message: &str) {
     let words = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let printable: String = words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let printable: String =
+        words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     let line = without_middle(&format!("logits: {printable}"), MAX_LINE_BYTES - 1);
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
@@ -78,7 +81,9 @@ pub(crate) fn progress(length: u64, unit: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"));
+    let style = ProgressStyle::with_template(&format!(
+        "{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{eta}}"
+    ));
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

@@ -40,12 +40,16 @@ const KNOBS: [Knob; 5] = [
     Knob {
         name: "lane_bytes",
         classes: &[100, 1000, 4096],
-        candidates: |now| [64, 128, 256, 512].map(|lane_bytes| Tuning { lane_bytes, ..now }).to_vec(),
+        candidates: |now| {
+            [64, 128, 256, 512].map(|lane_bytes| Tuning { lane_bytes, ..now }).to_vec()
+        },
     },
     Knob {
         name: "long_lanes",
         classes: &[32_000, 262_144],
-        candidates: |now| [8, 32, 64, 128, 256].map(|long_lanes| Tuning { long_lanes, ..now }).to_vec(),
+        candidates: |now| {
+            [8, 32, 64, 128, 256].map(|long_lanes| Tuning { long_lanes, ..now }).to_vec()
+        },
     },
     Knob {
         name: "stream_units",
@@ -55,7 +59,9 @@ const KNOBS: [Knob; 5] = [
     Knob {
         name: "held_classes",
         classes: &[4096, 8192, 16_384],
-        candidates: |now| [2048, 4096, 8192, 16_384].map(|held_classes| Tuning { held_classes, ..now }).to_vec(),
+        candidates: |now| {
+            [2048, 4096, 8192, 16_384].map(|held_classes| Tuning { held_classes, ..now }).to_vec()
+        },
     },
 ];
 
@@ -89,9 +95,13 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or(name);
             let relative = taken / least;
             let said = match options.common.json {
-                true => json!({"candidate": line, "relative_time": relative, "kept": is_better}).to_string(),
+                true => json!({"candidate": line, "relative_time": relative, "kept": is_better})
+                    .to_string(),
                 false => {
-                    format!("{line:<22} {relative:>6.3} of the best so far{}", if is_better { ", kept" } else { "" })
+                    format!(
+                        "{line:<22} {relative:>6.3} of the best so far{}",
+                        if is_better { ", kept" } else { "" }
+                    )
                 }
             };
             bar.suspend(|| stdio::print(said))?;
@@ -104,10 +114,15 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     bar.finish_and_clear();
     let mut outputs = outputs.into_iter().flatten().collect::<Vec<_>>();
     for output in &mut outputs {
-        output.write_text(&format!("# logits tune: {} ({})\n{best}", device.name(), device.backend()))?;
+        output.write_text(&format!(
+            "# logits tune: {} ({})\n{best}",
+            device.name(),
+            device.backend()
+        ))?;
     }
     if !options.common.json {
-        let what = if best == start { "nothing better than the defaults" } else { "better numbers" };
+        let what =
+            if best == start { "nothing better than the defaults" } else { "better numbers" };
         stdio::print(format!("{what} found; written to {}", options.out.display()))?;
     }
     output::commit(outputs)
@@ -131,7 +146,9 @@ fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliErr
             let mut watch = Stopwatch::new(device, timed, &loss, x, Targets::from(&targets))?;
             watch.operation()?;
             watch.warm_up()?;
-            let runs = (0..RUNS).map(|_| watch.operation().map(Reading::best)).collect::<Result<Vec<Duration>, _>>()?;
+            let runs = (0..RUNS)
+                .map(|_| watch.operation().map(Reading::best))
+                .collect::<Result<Vec<Duration>, _>>()?;
             logarithms.push(runs.into_iter().min().unwrap_or_default().as_secs_f64().ln());
         }
     }

@@ -34,7 +34,8 @@ impl Place {
         self.0.is_gpu()
     }
 
-    /// What becomes of a call that would have to wait, as a page must not: its error, or nothing where nobody had to.
+    /// What becomes of a call that would have to wait, as a page must not: its error, or nothing
+    /// where nobody had to.
     pub fn blocking(&self) -> Option<String> {
         let x = Logits::new(&[0.0_f32, 1.0], [1, 2]);
         x.and_then(|x| self.0.softmax(x).to_vec()).err().map(|error| error.to_string())
@@ -58,8 +59,8 @@ impl Place {
         Ok(last[(1 << 20) - 1])
     }
 
-    /// Every operation, option and type against float64, as the example `conformance` prints it; and how many were
-    /// out of bounds.
+    /// Every operation, option and type against float64, as the example `conformance` prints it;
+    /// and how many were out of bounds.
     pub async fn conformance(&self) -> Conformance {
         let findings = logits_check::conformance::run(&self.0).await;
         let failed = findings.iter().filter(|finding| !finding.passed()).count();
@@ -85,11 +86,13 @@ pub struct Batch {
 
 #[wasm_bindgen]
 impl Batch {
-    /// As a network half way through its training might have them: noise, and targets that stand out somewhat.
+    /// As a network half way through its training might have them: noise, and targets that stand
+    /// out somewhat.
     pub fn seeded(rows: usize, classes: usize, seed: u32) -> Result<Self, JsError> {
         let count = rows.checked_mul(classes).filter(|&count| count > 0 && count <= 1 << 27);
-        let count =
-            count.ok_or_else(|| JsError::new(&format!("{rows} rows of {classes} classes are no such batch")))?;
+        let count = count.ok_or_else(|| {
+            JsError::new(&format!("{rows} rows of {classes} classes are no such batch"))
+        })?;
         let mut state = seed | 1;
         let mut next = || {
             // Xorshift of 32 bits: Marsaglia 2003.
@@ -98,15 +101,18 @@ impl Batch {
             state ^= state << 5;
             state as f32 / u32::MAX as f32
         };
-        let mut logits: Vec<f32> = (0..count).map(|_| 2.0 * (next() + next() + next() - 1.5)).collect();
-        let targets: Vec<u32> = (0..rows).map(|_| (next() * classes as f32) as u32 % classes as u32).collect();
+        let mut logits: Vec<f32> =
+            (0..count).map(|_| 2.0 * (next() + next() + next() - 1.5)).collect();
+        let targets: Vec<u32> =
+            (0..rows).map(|_| (next() * classes as f32) as u32 % classes as u32).collect();
         for (row, &target) in targets.iter().enumerate() {
             logits[row * classes + target as usize] += 6.0 * next();
         }
         Ok(Self { rows, classes, logits, targets })
     }
 
-    /// From a `.npy` file of `[rows, classes]`; every target is class 0 until [`Batch::set_target`].
+    /// From a `.npy` file of `[rows, classes]`; every target is class 0 until
+    /// [`Batch::set_target`].
     pub fn from_npy(bytes: &[u8]) -> Result<Self, JsError> {
         let (rows, classes, logits) = npy::read(bytes).map_err(|reason| JsError::new(&reason))?;
         Ok(Self { rows, classes, logits, targets: vec![0; rows] })
@@ -136,7 +142,8 @@ impl Batch {
         self.logits.chunks(self.classes).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// Softmax, the fused loss with its gradient, and the most likely classes; each timed, from memory to memory.
+    /// Softmax, the fused loss with its gradient, and the most likely classes; each timed, from
+    /// memory to memory.
     pub async fn compute(&self, place: &Place, temperature: f32) -> Result<Results, JsError> {
         self.computed(&place.0, temperature).await.map_err(thrown)
     }
@@ -150,12 +157,18 @@ impl Batch {
         let start = Instant::now();
         let softmax = device.softmax(cooled).to_vec_async().await?;
         let softmax_at = start.elapsed();
-        let (out, gradient) = device.cross_entropy(&loss, x, &self.targets).with_gradient_vec_async().await?;
+        let (out, gradient) =
+            device.cross_entropy(&loss, x, &self.targets).with_gradient_vec_async().await?;
         let loss_at = start.elapsed();
         let k = self.classes.min(5);
         let best = device.top_k(cooled, k).to_vec_async().await?;
         let end = start.elapsed();
-        let hits = best.values.chunks(k).zip(&self.targets).filter(|(best, target)| best[0].class == **target).count();
+        let hits = best
+            .values
+            .chunks(k)
+            .zip(&self.targets)
+            .filter(|(best, target)| best[0].class == **target)
+            .count();
         Ok(Results {
             classes: self.classes,
             k,
@@ -225,13 +238,20 @@ impl Results {
         self.chances.chunks(self.k).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// The largest difference between any two probabilities or gradients of the same place; NaN where one is and
-    /// the other is not.
+    /// The largest difference between any two probabilities or gradients of the same place; NaN
+    /// where one is and the other is not.
     pub fn difference(&self, other: &Results) -> f64 {
-        let pairs = self.softmax.iter().zip(&other.softmax).chain(self.gradient.iter().zip(&other.gradient));
+        let pairs = self
+            .softmax
+            .iter()
+            .zip(&other.softmax)
+            .chain(self.gradient.iter().zip(&other.gradient));
         pairs.fold(0.0, |most: f64, (&a, &b)| {
-            let apart =
-                if a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) { 0.0 } else { f64::from((a - b).abs()) };
+            let apart = if a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) {
+                0.0
+            } else {
+                f64::from((a - b).abs())
+            };
             if apart > most || apart.is_nan() { apart } else { most }
         })
     }

@@ -1,5 +1,5 @@
-//! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) * sum_k g_k, from their
-//! results. Twin of `shaders/backward.wgsl`.
+//! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) *
+//! sum_k g_k, from their results. Twin of `shaders/backward.wgsl`.
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::Rows;
@@ -15,7 +15,9 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::
     );
     rows.map(
         #[inline(always)]
-        |row, class, p| R::W::of(p.into() * (operands.elementwise(row, class).into() - dots[row]) * scale),
+        |row, class, p| {
+            R::W::of(p.into() * (operands.elementwise(row, class).into() - dots[row]) * scale)
+        },
     );
 }
 

@@ -1,7 +1,9 @@
-//! Cross-entropy: loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)); with labels q that are
-//! spread over the classes, loss = sum_j q_j * (log-sum-exp - y_j). Twin of `shaders/cross_entropy.wgsl`.
+//! Cross-entropy: loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)); with
+//! labels q that are spread over the classes, loss = sum_j q_j * (log-sum-exp - y_j). Twin of
+//! `shaders/cross_entropy.wgsl`.
 //!
-//! Labels come first, then the losses, the gradient from the logits, and the gradient from a saved log-sum-exp.
+//! Labels come first, then the losses, the gradient from the logits, and the gradient from a saved
+//! log-sum-exp.
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::{LogSumExps, ROWS, Rows, Stats};
@@ -9,19 +11,23 @@ use crate::cpu::simd::{Exp, Isa, Real};
 use crate::cpu::transform::LogitTransform;
 
 impl<W: Real> RowOperands<'_, W> {
-    /// Returns whether the label of a row is spread over the classes, by soft targets or label smoothing.
+    /// Returns whether the label of a row is spread over the classes, by soft targets or label
+    /// smoothing.
     #[inline(always)]
     fn has_spread_labels(&self) -> bool {
         self.has_elementwise() || self.coefficients.off_value > 0.0
     }
 
-    /// Returns the spread part of the label of a class: weight * (on_value * soft target + off_value). A target that is
-    /// a class has its on-label beside that.
+    /// Returns the spread part of the label of a class: weight * (on_value * soft target +
+    /// off_value). A target that is a class has its on-label beside that.
     #[inline(always)]
     fn spread_label(&self, row: usize, class: usize) -> f64 {
         let weight = self.coefficients.weight.map_or(1.0, |weight| f64::from(weight[class]));
-        let on_label =
-            if self.has_elementwise() { self.coefficients.on_value * self.elementwise(row, class).into() } else { 0.0 };
+        let on_label = if self.has_elementwise() {
+            self.coefficients.on_value * self.elementwise(row, class).into()
+        } else {
+            0.0
+        };
         weight * (on_label + self.coefficients.off_value)
     }
 
@@ -38,7 +44,8 @@ impl<W: Real> RowOperands<'_, W> {
     }
 }
 
-/// Targets that are classes, and what follows from them. Soft targets have no class and no on-label.
+/// Targets that are classes, and what follows from them. Soft targets have no class and no
+/// on-label.
 struct Targets {
     is_ignored: [bool; ROWS],
     /// The target classes; class 0 for an ignored row.
@@ -53,7 +60,11 @@ impl Targets {
     #[inline(always)]
     fn new<W: Real>(operands: &RowOperands<'_, W>) -> Self {
         let (on_value, has_classes) = (operands.coefficients.on_value, !operands.has_elementwise());
-        let factor = if operands.coefficients.factor.is_finite() { operands.coefficients.factor } else { f64::NAN };
+        let factor = if operands.coefficients.factor.is_finite() {
+            operands.coefficients.factor
+        } else {
+            f64::NAN
+        };
         let (mut is_ignored, mut classes) = ([false; ROWS], [0; ROWS]);
         let (mut on_label, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
         for (row, target) in operands.targets.iter().enumerate() {
@@ -82,7 +93,8 @@ struct Measured<W> {
     losses: [W; ROWS],
 }
 
-/// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and [`gradient_rows`] share one copy.
+/// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and
+/// [`gradient_rows`] share one copy.
 #[inline(never)]
 fn losses_and_labels<R: Rows>(
     rows: &R,
@@ -104,8 +116,8 @@ fn losses_and_labels<R: Rows>(
             } else {
                 for row in 0..ROWS {
                     // All terms are positive, so nothing cancels.
-                    losses[row] =
-                        targets.on_label[row] * ((lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row]);
+                    losses[row] = targets.on_label[row]
+                        * ((lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row]);
                 }
             }
             let mut spread_sums = [0.0; ROWS];
@@ -113,7 +125,9 @@ fn losses_and_labels<R: Rows>(
                 spread_sums = operands.spread_label_sums(rows);
                 let spread_losses = rows.sums(
                     #[inline(always)]
-                    |row, class, x| operands.spread_label(row, class) * (lse.max[row] - transform.value(x)),
+                    |row, class, x| {
+                        operands.spread_label(row, class) * (lse.max[row] - transform.value(x))
+                    },
                 );
                 for row in 0..ROWS {
                     if spread_sums[row] > 0.0 || !(spread_losses[row] == 0.0) {
@@ -128,7 +142,8 @@ fn losses_and_labels<R: Rows>(
             }
             let mut rounded = [R::W::ZERO; ROWS];
             for row in 0..ROWS {
-                rounded[row] = if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
+                rounded[row] =
+                    if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
             }
             Measured { logits, lse, spread_sums, losses: rounded }
         },
@@ -136,7 +151,10 @@ fn losses_and_labels<R: Rows>(
 }
 
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) -> [R::W; ROWS] {
+pub(in crate::cpu) fn rows<R: Rows>(
+    rows: &mut R,
+    operands: &RowOperands<'_, R::W>,
+) -> [R::W; ROWS] {
     let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
         return [R::W::ZERO; ROWS];
@@ -147,7 +165,10 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::
 
 /// Replaces the logits by the gradient, and returns the losses.
 #[inline(always)]
-pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) -> [R::W; ROWS] {
+pub(in crate::cpu) fn gradient_rows<R: Rows>(
+    rows: &mut R,
+    operands: &RowOperands<'_, R::W>,
+) -> [R::W; ROWS] {
     let transform = rows.transform();
     let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
@@ -155,7 +176,8 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
-    let Measured { logits, lse, spread_sums, losses } = losses_and_labels(rows, operands, &targets, &stats);
+    let Measured { logits, lse, spread_sums, losses } =
+        losses_and_labels(rows, operands, &targets, &stats);
     let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
         labels[row] = targets.factors[row] * (targets.on_label[row] + spread_sums[row]);
@@ -184,7 +206,8 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
                 } else {
                     0.0
                 };
-                // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is negative.
+                // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the
+                // slope is negative.
                 R::W::of((e.into() * multiples[row] - spread_label) * transform.derivative(x) + 0.0)
             },
         );
@@ -197,15 +220,20 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(rows: &mut R, operands: &RowOperand
     let mut added = [0.0; ROWS];
     if operands.has_spread_labels() {
         for row in 0..rows.count() {
-            added[row] = targets.factors[row] * (spread_sums[row] - operands.spread_label(row, targets.classes[row]));
+            added[row] = targets.factors[row]
+                * (spread_sums[row] - operands.spread_label(row, targets.classes[row]));
         }
     }
     let mut values = [R::W::ZERO; ROWS];
     for row in 0..ROWS {
-        // p - 1 must not cancel, so it is the complement; the other spread labels are added apart from it.
-        let complement = stats.complement(row, transform.orient_one(logits[row]) == stats.max[row], terms[row]);
-        let value = added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
-        let value = if targets.is_ignored[row] { 0.0 } else { value * transform.derivative(logits[row]) };
+        // p - 1 must not cancel, so it is the complement; the other spread labels are added apart
+        // from it.
+        let complement =
+            stats.complement(row, transform.orient_one(logits[row]) == stats.max[row], terms[row]);
+        let value =
+            added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
+        let value =
+            if targets.is_ignored[row] { 0.0 } else { value * transform.derivative(logits[row]) };
         values[row] = R::W::of(if stats.is_regular(row) { value } else { f64::NAN });
     }
     rows.put(&targets.classes, &values);
@@ -217,7 +245,8 @@ fn ignore<R: Rows>(rows: &mut R) {
     let (transform, maxima) = (rows.transform(), rows.maxima());
     let mut values = [R::W::ZERO; ROWS];
     for row in 0..rows.count() {
-        if !transform.is_regular(maxima[row]) || rows.find_where(row, |x| !x.is_number()).is_some() {
+        if !transform.is_regular(maxima[row]) || rows.find_where(row, |x| !x.is_number()).is_some()
+        {
             values[row] = R::W::NAN;
         }
     }
@@ -229,11 +258,16 @@ fn ignore<R: Rows>(rows: &mut R) {
 pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
     let (transform, coefficients) = (rows.transform(), operands.coefficients);
     let targets = Targets::new(operands);
-    let spread_sums = if operands.has_spread_labels() { operands.spread_label_sums(rows) } else { [0.0; ROWS] };
+    let spread_sums =
+        if operands.has_spread_labels() { operands.spread_label_sums(rows) } else { [0.0; ROWS] };
     let (mut factors, mut multiples, mut saved_lse) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
         saved_lse[row] = operands.log_sum_exps[row].into();
-        let z = if coefficients.z_loss > 0.0 { 2.0 * coefficients.z_loss * saved_lse[row] } else { 0.0 };
+        let z = if coefficients.z_loss > 0.0 {
+            2.0 * coefficients.z_loss * saved_lse[row]
+        } else {
+            0.0
+        };
         factors[row] = if saved_lse[row].is_finite() { targets.factors[row] } else { f64::NAN };
         multiples[row] = targets.on_label[row] + spread_sums[row] + z;
     }
@@ -242,8 +276,11 @@ pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperand
         |row, class, x| {
             let p: f64 = R::W::exp_wide(transform.value(x) - saved_lse[row]).into();
             let on_label = if class == targets.classes[row] { targets.on_label[row] } else { 0.0 };
-            let spread_label = if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
-            let value = factors[row] * (multiples[row] * p - (on_label + spread_label)) * transform.derivative(x);
+            let spread_label =
+                if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
+            let value = factors[row]
+                * (multiples[row] * p - (on_label + spread_label))
+                * transform.derivative(x);
             // The gradient of a row that does not count is 0 whatever its logits.
             R::W::of(if factors[row] == 0.0 { 0.0 } else { value })
         },

@@ -14,16 +14,21 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     for row in 0..rows.count() {
         let value = lse.total(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
-            // PyTorch has the same: -inf for a row of nothing but -inf, +inf with a +inf, NaN with a NaN.
+            // PyTorch has the same: -inf for a row of nothing but -inf, +inf with a +inf, NaN with
+            // a NaN.
             if rows.find_where(row, |x| !x.is_number()).is_some() {
                 f64::NAN
             } else {
                 transform.value_of_max(stats.max[row])
             }
         } else if value.abs() < 0.32 * (1.0 - stats.max_probability(row)) {
-            // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its slope
-            // 1 - p of the largest; where max all but cancels it, that would be much of the little that is left.
-            exact_with_max((0..rows.classes()).map(|class| transform.value(rows.get(row, class))), lse.max[row])
+            // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its
+            // slope 1 - p of the largest; where max all but cancels it, that would be much of the
+            // little that is left.
+            exact_with_max(
+                (0..rows.classes()).map(|class| transform.value(rows.get(row, class))),
+                lse.max[row],
+            )
         } else {
             value
         });
@@ -31,12 +36,19 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     values
 }
 
-/// Returns the log-sum-exp of a row, computed in f64 throughout: slow, for the rare rows of a GPU whose log-sum-exp is
-/// next to 0.
+/// Returns the log-sum-exp of a row, computed in f64 throughout: slow, for the rare rows of a GPU
+/// whose log-sum-exp is next to 0.
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<Y: LogitTransform>(transform: Y, x: &[f32]) -> f64 {
-        let max = x.iter().map(|&x| transform.value(x)).fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
-        if !max.is_finite() { max } else { exact_with_max(x.iter().map(|&x| transform.value(x)), max) }
+        let max = x
+            .iter()
+            .map(|&x| transform.value(x))
+            .fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b });
+        if !max.is_finite() {
+            max
+        } else {
+            exact_with_max(x.iter().map(|&x| transform.value(x)), max)
+        }
     }
     (if transform.is_identity() { of(Identity, x) } else { of(ScaledCapped(*transform), x) }) as f32
 }

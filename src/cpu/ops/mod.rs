@@ -1,8 +1,8 @@
 //! The operations on up to 32 rows at a time, each the twin of its shader.
 //!
-//! [`RowTask::run_op`] runs the operation of a task on a group of rows; [`RowTask::select_classes`] runs the two
-//! operations that take one row at a time, top-k and sampling. Each file has one family of operations, written once over
-//! the trait [`Rows`].
+//! [`RowTask::run_op`] runs the operation of a task on a group of rows; [`RowTask::select_classes`]
+//! runs the two operations that take one row at a time, top-k and sampling. Each file has one
+//! family of operations, written once over the trait [`Rows`].
 
 mod backward;
 mod cross_entropy;
@@ -45,14 +45,24 @@ impl RowTask<'_> {
         match self.op {
             Op::Softmax => apart!(softmax::rows(rows)),
             Op::LogSoftmax => apart!(softmax::log_rows(rows)),
-            Op::CrossEntropy => write_values(rows_out, at, rows.count(), apart!(cross_entropy::rows(rows, operands))),
-            Op::CrossEntropyGrad => {
-                write_values(rows_out, at, rows.count(), apart!(cross_entropy::gradient_rows(rows, operands)))
-            }
+            Op::CrossEntropy => write_values(
+                rows_out,
+                at,
+                rows.count(),
+                apart!(cross_entropy::rows(rows, operands)),
+            ),
+            Op::CrossEntropyGrad => write_values(
+                rows_out,
+                at,
+                rows.count(),
+                apart!(cross_entropy::gradient_rows(rows, operands)),
+            ),
             Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, operands)),
             Op::SoftmaxBackward => apart!(backward::rows(rows, operands)),
             Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, operands)),
-            Op::LogSumExp => write_values(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows))),
+            Op::LogSumExp => {
+                write_values(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows)))
+            }
             Op::Predict => {
                 let predictions = apart!(predict::rows(rows));
                 if let RowsOut::Predictions(out, _) = rows_out {
@@ -63,8 +73,8 @@ impl RowTask<'_> {
         }
     }
 
-    /// Selects classes of one row: the `k` best ones, or one that is drawn. `x` is the row, `index` its place among the
-    /// rows of the task, and `at` the place of its predictions in `rows_out`.
+    /// Selects classes of one row: the `k` best ones, or one that is drawn. `x` is the row, `index`
+    /// its place among the rows of the task, and `at` the place of its predictions in `rows_out`.
     #[inline(never)]
     pub(super) fn select_classes<I: Isa, Y: LogitTransform, W: Exp>(
         &self,
@@ -100,7 +110,8 @@ impl RowTask<'_> {
                     let pending = PendingLines::default();
                     select!(LanesAcrossRows { isa, transform, count: 1, logits, results, pending })
                 } else {
-                    let (input, threads_share_rows) = (Some((x, classes)), self.schedule.threads_share_rows);
+                    let (input, threads_share_rows) =
+                        (Some((x, classes)), self.schedule.threads_share_rows);
                     let (output, streams, pending) = (None, false, PendingLines::default());
                     select!(LanesAlongRow {
                         isa,
@@ -122,11 +133,19 @@ impl RowTask<'_> {
 
 /// Writes the values of `count` rows to `rows_out` from `at` on.
 #[inline(always)]
-fn write_values<W: Element>(rows_out: &mut RowsOut<'_>, at: usize, count: usize, values: [W; ROWS]) {
+fn write_values<W: Element>(
+    rows_out: &mut RowsOut<'_>,
+    at: usize,
+    count: usize,
+    values: [W; ROWS],
+) {
     let values = &values[..count];
     match rows_out {
         RowsOut::Values(ElementsMut::F32(out)) => {
-            out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into() as f32);
+            out[at..][..count]
+                .iter_mut()
+                .zip(values)
+                .for_each(|(out, &value)| *out = value.into() as f32);
         }
         RowsOut::Values(ElementsMut::F64(out)) => {
             out[at..][..count].iter_mut().zip(values).for_each(|(out, &value)| *out = value.into());

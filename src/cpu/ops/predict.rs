@@ -1,4 +1,5 @@
-//! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl` and `shaders/top_k.wgsl`.
+//! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl`
+//! and `shaders/top_k.wgsl`.
 
 use crate::Prediction;
 use crate::cpu::rows::{ROWS, Rows, Stats};
@@ -21,12 +22,13 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
 pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
     // A NaN counts as largest.
     let nan = if stats.is_regular(row) { None } else { rows.find_where(row, |x| !x.is_number()) };
-    let class = nan.or_else(|| rows.find(row, rows.transform().orient_one(stats.max[row]))).unwrap_or(0);
+    let class =
+        nan.or_else(|| rows.find(row, rows.transform().orient_one(stats.max[row]))).unwrap_or(0);
     Prediction { class: class as u32, probability: stats.max_probability(row) as f32 }
 }
 
-/// The `out.len()` largest of the first row, which is no more than there are classes: in falling order, of equal ones the
-/// lower class first.
+/// The `out.len()` largest of the first row, which is no more than there are classes: in falling
+/// order, of equal ones the lower class first.
 #[inline(always)]
 pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
     let transform = rows.transform();
@@ -36,7 +38,11 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
     let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
     for (nth, chunk) in x.chunks(ROWS).enumerate() {
         // Nearly always no logit of a chunk is among the best.
-        if found == k && !chunk.iter().fold(false, |any, &x| any | is_above(transform.orient_one(x), best[k - 1].0)) {
+        if found == k
+            && !chunk
+                .iter()
+                .fold(false, |any, &x| any | is_above(transform.orient_one(x), best[k - 1].0))
+        {
             continue;
         }
         for (lane, &x) in chunk.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! A class drawn from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, down to the bits: additions and
-//! multiplications of f32, rounded each, and whole numbers.
+//! A class drawn from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, down to
+//! the bits: additions and multiplications of f32, rounded each, and whole numbers.
 
 use super::predict;
 use crate::Prediction;
@@ -9,7 +9,13 @@ use crate::problem::sampling::{Draws, threefry};
 
 /// Draws a class of the first row; `x` is its logits, and `index` its place in the batch.
 #[inline(always)]
-pub(in crate::cpu) fn row<R: Rows>(rows: &mut R, x: &[R::W], index: usize, scale: f64, draws: &Draws) -> Prediction {
+pub(in crate::cpu) fn row<R: Rows>(
+    rows: &mut R,
+    x: &[R::W],
+    index: usize,
+    scale: f64,
+    draws: &Draws,
+) -> Prediction {
     let stats = rows.reduce(false);
     if !stats.is_regular(0) {
         return predict::best(rows, &stats, 0);
@@ -46,7 +52,8 @@ fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) ->
     }
     if draws.top_p < 1.0 {
         let mass = |key| {
-            let weights = x.iter().map(|&x| difference(x)).filter(|&t| key_of(t) >= key).map(fixed_point_exp);
+            let weights =
+                x.iter().map(|&x| difference(x)).filter(|&t| key_of(t) >= key).map(fixed_point_exp);
             rounded_down(weights.fold(0_u64, |sum, weight| sum + u64::from(weight)))
         };
         let wanted = draws.top_p * mass(lowest);
@@ -55,8 +62,8 @@ fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) ->
     lowest
 }
 
-/// Returns the largest key up to that of 0 for which `holds`, by bisection: it holds for `lowest`, and for no key above
-/// one for which it does not.
+/// Returns the largest key up to that of 0 for which `holds`, by bisection: it holds for `lowest`,
+/// and for no key above one for which it does not.
 fn largest_key_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
     let (mut low, mut high) = (lowest, 0);
     while low < high {
@@ -93,7 +100,8 @@ fn rounded_down(mass: u64) -> f32 {
     (mass >> excess) as f32 * f32::from_bits((excess + 127) << 23)
 }
 
-/// -log(-log(1 - v)) for a v in (0, 1) of so many random bits, of which zeros in front only make it smaller.
+/// -log(-log(1 - v)) for a v in (0, 1) of so many random bits, of which zeros in front only make it
+/// smaller.
 fn gumbel(bits: u32) -> f32 {
     let zeros = (bits | 1).leading_zeros();
     let mantissa = ((bits | 1) << zeros) >> 8;
@@ -114,9 +122,16 @@ fn log(x: f32) -> f32 {
 /// log(1 + f) for f from -1/4 to 1/2, fitted for the least relative error (1.0e-7 with roundings).
 fn log1p(f: f32) -> f32 {
     let mut q = 0.052_806_754;
-    for term in
-        [-0.119_419_396, 0.149_702_32, -0.168_371_16, 0.199_794_19, -0.249_928_79, 0.333_334_92, -0.500_000_7, 1.0]
-    {
+    for term in [
+        -0.119_419_396,
+        0.149_702_32,
+        -0.168_371_16,
+        0.199_794_19,
+        -0.249_928_79,
+        0.333_334_92,
+        -0.500_000_7,
+        1.0,
+    ] {
         q = q * f + term;
     }
     f * q
@@ -148,12 +163,16 @@ mod tests {
         let mut sorted = x.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let total: f64 = sorted.iter().map(|&x| f64::from(x - max).exp()).sum();
-        for (top_k, top_p) in [(1, 1.0), (10, 1.0), (996, 1.0), (u32::MAX, 0.5), (u32::MAX, 0.999), (50, 0.3)] {
+        for (top_k, top_p) in
+            [(1, 1.0), (10, 1.0), (996, 1.0), (u32::MAX, 0.5), (u32::MAX, 0.999), (50, 0.3)]
+        {
             let draws = Draws { top_k, top_p, ..Draws::default() };
             let lowest = lowest_key(&x, &draws, |x| x - max);
             let kept = x.iter().filter(|&&x| key_of(x - max) >= lowest).count();
             let mut wanted = sorted.len().min(top_k as usize);
-            let mass = |count: usize| sorted[..count].iter().map(|&x| f64::from(x - max).exp()).sum::<f64>();
+            let mass = |count: usize| {
+                sorted[..count].iter().map(|&x| f64::from(x - max).exp()).sum::<f64>()
+            };
             if top_p < 1.0 {
                 let of = if top_k == u32::MAX { total } else { mass(wanted) };
                 wanted = (1..=wanted).find(|&count| mass(count) >= f64::from(top_p) * of).unwrap();

@@ -1,9 +1,10 @@
-//! Lanes across rows: the lanes of a vector hold the same class of sixteen rows, a tile of `[classes][16]`.
+//! Lanes across rows: the lanes of a vector hold the same class of sixteen rows, a tile of
+//! `[classes][16]`.
 //!
-//! Contiguous rows are transposed into tiles by perfect shuffles: interleaving the first half of the elements with the
-//! second half, four times over, turns `[16][classes]` into `[classes][16]` (two shuffles are done at once). Tiles of
-//! strided rows (`inner` above 1) are read as they are. [`Tiles`] and these shuffles come first, then the passes over
-//! tiles, [`LanesAcrossRows`].
+//! Contiguous rows are transposed into tiles by perfect shuffles: interleaving the first half of
+//! the elements with the second half, four times over, turns `[16][classes]` into `[classes][16]`
+//! (two shuffles are done at once). Tiles of strided rows (`inner` above 1) are read as they are.
+//! [`Tiles`] and these shuffles come first, then the passes over tiles, [`LanesAcrossRows`].
 
 use super::{ROWS, Rows, Stats, split_factor};
 use crate::Error;
@@ -41,22 +42,27 @@ impl<W: Real> Tiles<W> {
     #[inline(always)]
     pub(in crate::cpu) fn halves(&mut self) -> [[&mut [W]; 2]; 2] {
         let middle = self.logits.len() / 2;
-        let ((a, b), (c, d)) = (self.logits.split_at_mut(middle), self.results.split_at_mut(middle));
+        let ((a, b), (c, d)) =
+            (self.logits.split_at_mut(middle), self.results.split_at_mut(middle));
         [[a, b], [c, d]]
     }
 }
 
-/// Transposes `[16][classes]` in `a` into `[classes][16]`, in `a` again; `b` is scratch of the same length.
+/// Transposes `[16][classes]` in `a` into `[classes][16]`, in `a` again; `b` is scratch of the same
+/// length.
 #[inline(always)]
 pub(in crate::cpu) fn transpose<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
     interleave_twice(isa, a, b, classes);
     interleave_twice(isa, b, a, classes);
 }
 
-/// Folds the sixteen lanes of each of sixteen rows to one value, which stands in the lane of that row:
-/// the first half of the rows is interleaved with the second half and folded, four times.
+/// Folds the sixteen lanes of each of sixteen rows to one value, which stands in the lane of that
+/// row: the first half of the rows is interleaved with the second half and folded, four times.
 #[inline(always)]
-pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(rows: [V; LANES], with: impl Fn(V, V) -> V) -> V {
+pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(
+    rows: [V; LANES],
+    with: impl Fn(V, V) -> V,
+) -> V {
     let mut rows = rows;
     for half in [8, 4, 2, 1] {
         for at in 0..half {
@@ -67,13 +73,15 @@ pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(rows: [V; LANES], wi
     rows[0]
 }
 
-/// Interleaves the first quarter with the third, the second with the fourth, and then these two: two shuffles at once.
+/// Interleaves the first quarter with the third, the second with the fourth, and then these two:
+/// two shuffles at once.
 #[inline(always)]
 fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
     let quarter = classes * LANES / 4;
     // The last vector of a quarter may reach into the next quarter.
     let whole = quarter.next_multiple_of(LANES);
-    let [a, b, c, d]: [&[[W; LANES]]; 4] = [0, 1, 2, 3].map(|nth| from[nth * quarter..][..whole].as_chunks().0);
+    let [a, b, c, d]: [&[[W; LANES]]; 4] =
+        [0, 1, 2, 3].map(|nth| from[nth * quarter..][..whole].as_chunks().0);
     let (to, _) = to[..4 * whole].as_chunks_mut::<{ 4 * LANES }>();
     for (nth, to) in to.iter_mut().enumerate() {
         let load = |from: &[[W; LANES]]| W::V::load(isa, &from[nth]);
@@ -87,7 +95,12 @@ fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: 
 
 /// Undoes [`transpose`].
 #[inline(always)]
-pub(in crate::cpu) fn transpose_back<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W], classes: usize) {
+pub(in crate::cpu) fn transpose_back<I: Isa, W: Real>(
+    isa: I,
+    a: &mut [W],
+    b: &mut [W],
+    classes: usize,
+) {
     deinterleave_twice(isa, a, b, classes);
     deinterleave_twice(isa, b, a, classes);
 }
@@ -97,11 +110,13 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
     let quarter = classes * LANES / 4;
     let whole = quarter.next_multiple_of(LANES);
     let (from, _) = from[..4 * whole].as_chunks::<{ 4 * LANES }>();
-    // From the end, so that a vector that reaches into the next quarter is overwritten by that quarter.
+    // From the end, so that a vector that reaches into the next quarter is overwritten by that
+    // quarter.
     for (nth, from) in from.iter().enumerate().rev() {
         let (from, _) = from.as_chunks();
         let load = |nth: usize| W::V::load(isa, &from[nth]);
-        let ((even, odd), (other_even, other_odd)) = (load(0).deinterleave(load(1)), load(2).deinterleave(load(3)));
+        let ((even, odd), (other_even, other_odd)) =
+            (load(0).deinterleave(load(1)), load(2).deinterleave(load(3)));
         let ((p, q), (r, s)) = (even.deinterleave(other_even), odd.deinterleave(other_odd));
         for (at, v) in [p, r, q, s].iter().enumerate() {
             to[at * quarter + nth * LANES..][..LANES].copy_from_slice(&v.array());
@@ -165,7 +180,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
         let Self { isa, transform, .. } = *self;
         let max = self.largest();
         let bases = RowExpBases::new(isa, transform, &max);
-        let base_lanes = [ExpBaseLanes::of_rows(isa, &bases, 0), ExpBaseLanes::of_rows(isa, &bases, 1)];
+        let base_lanes =
+            [ExpBaseLanes::of_rows(isa, &bases, 0), ExpBaseLanes::of_rows(isa, &bases, 1)];
         let base_lanes = [&base_lanes[0], &base_lanes[1]];
         let max_logits = each(
             max,
@@ -304,7 +320,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
     fn map(&mut self, value: impl Fn(usize, usize, W) -> W + Sync) {
         for class in 0..self.classes() {
             for row in 0..self.count {
-                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class));
+                self.results[row / LANES][class][row % LANES] =
+                    value(row, class, self.get(row, class));
             }
         }
     }
@@ -314,7 +331,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
         for class in 0..self.classes() {
             for row in 0..self.count {
                 let e = self.results[row / LANES][class][row % LANES];
-                self.results[row / LANES][class][row % LANES] = value(row, class, self.get(row, class), e);
+                self.results[row / LANES][class][row % LANES] =
+                    value(row, class, self.get(row, class), e);
             }
         }
     }
@@ -322,8 +340,12 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
     #[inline(always)]
     fn pick(&self, classes: &[usize; ROWS]) -> [W; ROWS] {
         let mut logits = [W::ZERO; ROWS];
-        for (half, (logits, classes)) in
-            logits.as_chunks_mut::<LANES>().0.iter_mut().zip(classes.as_chunks::<LANES>().0).enumerate()
+        for (half, (logits, classes)) in logits
+            .as_chunks_mut::<LANES>()
+            .0
+            .iter_mut()
+            .zip(classes.as_chunks::<LANES>().0)
+            .enumerate()
         {
             for lane in 0..LANES {
                 logits[lane] = self.logits[half][classes[lane]][lane];
@@ -334,8 +356,10 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
 
     #[inline(always)]
     fn put(&mut self, classes: &[usize; ROWS], values: &[W; ROWS]) {
-        for (results, (values, classes)) in
-            self.results.iter_mut().zip(values.as_chunks::<LANES>().0.iter().zip(classes.as_chunks::<LANES>().0))
+        for (results, (values, classes)) in self
+            .results
+            .iter_mut()
+            .zip(values.as_chunks::<LANES>().0.iter().zip(classes.as_chunks::<LANES>().0))
         {
             for lane in 0..LANES {
                 results[classes[lane]][lane] = values[lane];

@@ -1,7 +1,8 @@
 //! Lanes along the row: the lanes of a vector hold neighbouring classes of one row.
 //!
-//! A row is cut into pieces that stay in a core's caches, each with an exponent base of its own, so that the row is read
-//! from memory once however long it is, while the next piece is prefetched. Pieces are joined in order:
+//! A row is cut into pieces that stay in a core's caches, each with an exponent base of its own, so
+//! that the row is read from memory once however long it is, while the next piece is prefetched.
+//! Pieces are joined in order:
 //!
 //! ```text
 //! for each piece:  max, base, rest_sum = reduce(piece)          // read.rs
@@ -9,8 +10,8 @@
 //! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)     // write.rs
 //! ```
 //!
-//! So the bits of a row depend neither on which thread takes which piece, nor on whether exponentials were held from the
-//! first pass or computed again in the second.
+//! So the bits of a row depend neither on which thread takes which piece, nor on whether
+//! exponentials were held from the first pass or computed again in the second.
 
 use super::read::BLOCK;
 use super::write::{PieceStart, splat_factors, two};
@@ -24,7 +25,8 @@ use crate::problem::error::{try_reserve, try_vec};
 
 /// The most elements of a piece.
 pub(super) const PIECE: usize = 4096;
-/// The most exponentials that are held from one pass to the next: they share a core's second cache with the logits.
+/// The most exponentials that are held from one pass to the next: they share a core's second cache
+/// with the logits.
 pub(super) const HELD: usize = 1 << 17;
 
 /// A part of a row, reduced.
@@ -39,7 +41,8 @@ pub(super) struct Piece<W> {
     pub(super) ratio: f64,
 }
 
-/// Where a row is cut into pieces: of much the same length, for each to be asked for while the one before it is computed.
+/// Where a row is cut into pieces: of much the same length, for each to be asked for while the one
+/// before it is computed.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
     classes: usize,
@@ -162,7 +165,8 @@ where
     fn find(&self, row: usize, logit: T::Wide) -> Option<usize> {
         let x = self.row(row);
         let (whole, rest) = x.split_at(x.len() - x.len() % BLOCK);
-        self.position(whole, logit).or_else(|| Some(whole.len() + rest.iter().position(|x| x.widen() == logit)?))
+        self.position(whole, logit)
+            .or_else(|| Some(whole.len() + rest.iter().position(|x| x.widen() == logit)?))
     }
 
     #[inline(never)]
@@ -190,7 +194,9 @@ where
         let mut sums = [0.0; ROWS];
         for (row, sum) in sums.iter_mut().enumerate().take(self.count) {
             // Where memory is short, threads do not share the row.
-            if let (true, Ok(mut pieces)) = (self.threads_share_rows, try_vec("sums of pieces", self.cut().pieces)) {
+            if let (true, Ok(mut pieces)) =
+                (self.threads_share_rows, try_vec("sums of pieces", self.cut().pieces))
+            {
                 threads::for_each(&mut pieces, &|nth, sum| *sum = self.sum(row, nth, &value));
                 *sum = pieces.iter().sum();
                 continue;
@@ -237,7 +243,11 @@ where
     }
 
     #[inline(always)]
-    fn map_with(&mut self, _: &Stats<T::Wide>, value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync) {
+    fn map_with(
+        &mut self,
+        _: &Stats<T::Wide>,
+        value: impl Fn(usize, usize, T::Wide, T::Wide) -> T::Wide + Sync,
+    ) {
         let (isa, transform, classes, per_row, is_held) =
             (self.isa, self.transform, self.classes, self.cut().pieces, self.is_held());
         let (held, value) = (std::mem::take(self.held), &value);
@@ -266,7 +276,9 @@ where
                         #[inline(always)]
                         |x| x.array(),
                     );
-                    for (lane, (out, &e)) in out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate() {
+                    for (lane, (out, &e)) in
+                        out.as_flattened_mut().iter_mut().zip(e.as_flattened()).enumerate()
+                    {
                         *out = value(row, class + at + lane, *out, e);
                     }
                     each(
@@ -292,7 +304,8 @@ where
     #[inline(always)]
     fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
         let Some((output, stride)) = &mut self.output else { return };
-        // Stores past the caches must be complete before this one to the same row. Where threads share a row they have fenced already.
+        // Stores past the caches must be complete before this one to the same row. Where threads
+        // share a row they have fenced already.
         if self.streams && !self.threads_share_rows {
             self.isa.fence();
         }

@@ -1,17 +1,22 @@
-//! The loops over the classes of up to 32 rows at a time. Each operation is written once, over the trait [`Rows`], which
-//! has two implementations:
+//! The loops over the classes of up to 32 rows at a time. Each operation is written once, over the
+//! trait [`Rows`], which has two implementations:
 //!
-//! * `lanes_along_row.rs`, with `read.rs` and `write.rs`: the lanes of a vector hold neighbouring classes of one row.
-//! * `lanes_across_rows.rs`: the lanes hold the same class of sixteen rows, for rows that are too short to fill lanes.
+//! * `lanes_along_row.rs`, with `read.rs` and `write.rs`: the lanes of a vector hold neighbouring
+//!   classes of one row.
+//! * `lanes_across_rows.rs`: the lanes hold the same class of sixteen rows, for rows that are too
+//!   short to fill lanes.
 //!
-//! The number of classes alone decides which one is used, and so the order of sums. [`Stats`] is what both reduce rows to.
+//! The number of classes alone decides which one is used, and so the order of sums. [`Stats`] is
+//! what both reduce rows to.
 
 mod lanes_across_rows;
 mod lanes_along_row;
 mod read;
 mod write;
 
-pub(super) use lanes_across_rows::{LanesAcrossRows, Tiles, gather, scatter, transpose, transpose_back};
+pub(super) use lanes_across_rows::{
+    LanesAcrossRows, Tiles, gather, scatter, transpose, transpose_back,
+};
 pub(super) use lanes_along_row::{Held, LanesAlongRow, pieces_of};
 
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
@@ -43,27 +48,35 @@ pub(super) trait Rows {
     fn find(&self, row: usize, logit: Self::W) -> Option<usize>;
     /// Returns the largest oriented logit of each row, NaN left out.
     fn maxima(&self) -> [Self::W; ROWS];
-    /// Returns the statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`] will follow.
+    /// Returns the statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`]
+    /// will follow.
     fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
     /// Returns exp(y - log_base) of one logit of each row.
     fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
     /// Returns the sum over the classes of a value.
     fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
-    /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal number.
+    /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal
+    /// number.
     fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
     /// Writes a value of each logit.
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
     /// Writes a value of each logit and of its exp(y - log_base).
-    fn map_with(&mut self, stats: &Stats<Self::W>, value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync);
+    fn map_with(
+        &mut self,
+        stats: &Stats<Self::W>,
+        value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync,
+    );
     /// Returns the logit of a class of each row, as long as nothing has been written.
     fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
     /// Writes one value of each row.
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
 }
 
-/// Splits `factor * ratio` into two factors, by which the caller multiplies an exponential one after the other. The first is 1 where the product is
-/// a normal number. A subnormal product would lose bits, or be flushed, although times an exponential, which may be as large as
-/// [`Exp::LARGEST`], it may be normal again; then the first is `1 / LARGEST`, which is exact, and the second is the rest.
+/// Splits `factor * ratio` into two factors, by which the caller multiplies an exponential one
+/// after the other. The first is 1 where the product is a normal number. A subnormal product would
+/// lose bits, or be flushed, although times an exponential, which may be as large as
+/// [`Exp::LARGEST`], it may be normal again; then the first is `1 / LARGEST`, which is exact, and
+/// the second is the rest.
 #[inline(always)]
 fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
     let whole = factor * ratio;
@@ -76,8 +89,9 @@ fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
 
 /// The statistics of each row: its maximum, and the rest of its exponential sum.
 ///
-/// `rest_sum` is the sum over j of exp(y_j - log_base) less one instance of the maximum's exponential, `max_exp`. Keeping
-/// the two apart is what lets a confident row have a loss of 2e-9 instead of 0:
+/// `rest_sum` is the sum over j of exp(y_j - log_base) less one instance of the maximum's
+/// exponential, `max_exp`. Keeping the two apart is what lets a confident row have a loss of 2e-9
+/// instead of 0:
 ///
 /// ```text
 /// log-sum-exp = y(max) + log1p(rest_sum / max_exp)
@@ -91,7 +105,8 @@ pub(super) struct Stats<W> {
     /// exp(y - log_base) of the maximum of each row.
     max_exps: [f64; ROWS],
     rest_sums: [f64; ROWS],
-    /// 1 / (max_exp + rest_sum): an exponential times this is a probability. NaN where the softmax has no value.
+    /// 1 / (max_exp + rest_sum): an exponential times this is a probability. NaN where the softmax
+    /// has no value.
     inverse_sums: [f64; ROWS],
 }
 
@@ -123,7 +138,8 @@ impl<W: Exp> Stats<W> {
         for row in 0..ROWS {
             // A NaN among the logits has made the sum NaN.
             let is_regular = transform.is_regular(max[row]);
-            inverse_sums[row] = if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
+            inverse_sums[row] =
+                if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
         }
         Self { max, bases, max_exps, rest_sums, inverse_sums }
     }
@@ -132,7 +148,8 @@ impl<W: Exp> Stats<W> {
     pub(super) fn log_sum_exps<Y: LogitTransform>(&self, transform: Y) -> LogSumExps {
         let (mut max, mut log1p_rest) = ([0.0; ROWS], [0.0; ROWS]);
         for row in 0..ROWS {
-            max[row] = if self.is_regular(row) { transform.value_of_max(self.max[row]) } else { f64::NAN };
+            max[row] =
+                if self.is_regular(row) { transform.value_of_max(self.max[row]) } else { f64::NAN };
             log1p_rest[row] = log1p(self.rest_sums[row] / self.max_exps[row]);
         }
         LogSumExps { max, log1p_rest }
@@ -140,13 +157,20 @@ impl<W: Exp> Stats<W> {
 
     /// Returns exp(y - log_base) of one logit of each row.
     #[inline(never)]
-    fn terms<I: Isa, Y: LogitTransform>(&self, isa: I, transform: Y, logits: &[W; ROWS]) -> [f64; ROWS] {
+    fn terms<I: Isa, Y: LogitTransform>(
+        &self,
+        isa: I,
+        transform: Y,
+        logits: &[W; ROWS],
+    ) -> [f64; ROWS] {
         isa.vectorize(
             #[inline(always)]
             || {
                 let mut terms = [0.0; ROWS];
-                let base_lanes =
-                    [ExpBaseLanes::of_rows(isa, &self.bases, 0), ExpBaseLanes::of_rows(isa, &self.bases, 1)];
+                let base_lanes = [
+                    ExpBaseLanes::of_rows(isa, &self.bases, 0),
+                    ExpBaseLanes::of_rows(isa, &self.bases, 1),
+                ];
                 let (halves, _) = logits.as_chunks();
                 let x = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
                 let [a, b] = transform.exp(isa, x, [&base_lanes[0], &base_lanes[1]]);
@@ -158,7 +182,8 @@ impl<W: Exp> Stats<W> {
         )
     }
 
-    /// Returns the statistics of one row as those of all rows, so that `terms` takes 32 logits of that row.
+    /// Returns the statistics of one row as those of all rows, so that `terms` takes 32 logits of
+    /// that row.
     pub(super) fn of_row(&self, row: usize) -> Self {
         Self {
             max: [self.max[row]; ROWS],
@@ -186,8 +211,8 @@ impl<W: Exp> Stats<W> {
         self.max_exps[row] * self.inverse_sums[row]
     }
 
-    /// Returns 1 - p of a logit whose exponential is `term`. It is the sum of all other exponentials times
-    /// `inverse_sum`, so nothing cancels.
+    /// Returns 1 - p of a logit whose exponential is `term`. It is the sum of all other
+    /// exponentials times `inverse_sum`, so nothing cancels.
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
         let rest_sum = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };

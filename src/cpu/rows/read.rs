@@ -5,8 +5,9 @@
 //! rest_sum = sum over j of exp(y_j - log_base), without one instance of the maximum       // rest_sum
 //! ```
 //!
-//! The maximum is left out wherever it occurs, and counted: rest_sum = sum + (count - 1) * max_exp. Rows of one piece take
-//! each step together, and rows of several pieces one after the other (`reduced`).
+//! The maximum is left out wherever it occurs, and counted: rest_sum = sum + (count - 1) * max_exp.
+//! Rows of one piece take each step together, and rows of several pieces one after the other
+//! (`reduced`).
 
 use super::lanes_across_rows::fold_transposed;
 use super::lanes_along_row::{HELD, Held, LanesAlongRow, Piece};
@@ -16,7 +17,8 @@ use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, exp
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
-/// The vectors of a block, which are added as a tree before the sum goes on in f64. `BLOCK` counts their elements.
+/// The vectors of a block, which are added as a tree before the sum goes on in f64. `BLOCK` counts
+/// their elements.
 const TREE: usize = 8;
 pub(super) const BLOCK: usize = TREE * LANES;
 
@@ -29,10 +31,20 @@ where
         let max = self.max(x);
         let base = self.transform.exp_base(max);
         let base_lanes = ExpBaseLanes::of_row(self.isa, &base);
-        let [terms] =
-            self.transform.exp(self.isa, [Vector::splat(self.isa, self.transform.orient_one(max))], [&base_lanes]);
+        let [terms] = self.transform.exp(
+            self.isa,
+            [Vector::splat(self.isa, self.transform.orient_one(max))],
+            [&base_lanes],
+        );
         let max_exp = terms.array()[0].into();
-        let rest_sum = self.rest_sum(x, &base_lanes, (max, max_exp), held, x.len(), &mut PendingLines::default());
+        let rest_sum = self.rest_sum(
+            x,
+            &base_lanes,
+            (max, max_exp),
+            held,
+            x.len(),
+            &mut PendingLines::default(),
+        );
         Piece { max, base, max_exp, rest_sum, ratio: 1.0 }
     }
 
@@ -63,8 +75,9 @@ where
         best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
 
-    /// Returns the sum of all exponentials but one instance of the largest; where `held` is not empty, it gets them all.
-    /// It is a function of its own so that the values that are the same for the whole piece stay in registers.
+    /// Returns the sum of all exponentials but one instance of the largest; where `held` is not
+    /// empty, it gets them all. It is a function of its own so that the values that are the same
+    /// for the whole piece stay in registers.
     #[inline(never)]
     fn rest_sum(
         &self,
@@ -81,7 +94,13 @@ where
                 let (blocks, _) = x.as_chunks::<BLOCK>();
                 let whole = blocks.len() * BLOCK;
                 let (sums, count) = if held.is_empty() {
-                    self.block_sums(blocks.iter().map(|block| (block, None)), base_lanes, max, ahead, pending)
+                    self.block_sums(
+                        blocks.iter().map(|block| (block, None)),
+                        base_lanes,
+                        max,
+                        ahead,
+                        pending,
+                    )
                 } else {
                     let (held, _) = held.as_chunks_mut::<LANES>();
                     let held = held.as_chunks_mut::<TREE>().0.iter_mut().map(Some);
@@ -93,7 +112,8 @@ where
         )
     }
 
-    /// Returns the sums, in lanes, of whole blocks. The largest is left out wherever it occurs, and counted.
+    /// Returns the sums, in lanes, of whole blocks. The largest is left out wherever it occurs, and
+    /// counted.
     #[inline(always)]
     #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
     fn block_sums<'x>(
@@ -134,8 +154,8 @@ where
         (sums, count)
     }
 
-    /// Returns the sums, in lanes, of the elements from `start` on: less than a block, or a row that is shorter than
-    /// that. The largest is left out wherever it occurs, and counted.
+    /// Returns the sums, in lanes, of the elements from `start` on: less than a block, or a row
+    /// that is shorter than that. The largest is left out wherever it occurs, and counted.
     #[inline(always)]
     fn tail_sums(
         &self,
@@ -160,7 +180,8 @@ where
             let x = [T::load(isa, &pair[0]), T::load(isa, &pair[1])];
             let e = transform.exp(isa, x, [base_lanes; 2]);
             if holds {
-                let (held, _) = held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
+                let (held, _) =
+                    held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
                 (held[0], held[1]) = (e[0].array(), e[1].array());
             }
             sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
@@ -177,7 +198,8 @@ where
             count += x.equal(top).count_ones();
         }
         if let (false, Some(x)) = (last.is_empty(), x.last_chunk()) {
-            // The last vector overlaps the one before it; elements that have been added already get the weight 0.
+            // The last vector overlaps the one before it; elements that have been added already get
+            // the weight 0.
             let x = T::load(isa, x);
             let weights = T::Wide::LAST[last.len()..].first_chunk().map_or(
                 zero,
@@ -214,10 +236,15 @@ where
         None
     }
 
-    /// Returns the sum of `value` over piece `nth` of a row. Not inlined: both branches of `LanesAlongRow::sums` share one
-    /// copy.
+    /// Returns the sum of `value` over piece `nth` of a row. Not inlined: both branches of
+    /// `LanesAlongRow::sums` share one copy.
     #[inline(never)]
-    pub(super) fn sum(&self, row: usize, nth: usize, value: &impl Fn(usize, usize, T::Wide) -> f64) -> f64 {
+    pub(super) fn sum(
+        &self,
+        row: usize,
+        nth: usize,
+        value: &impl Fn(usize, usize, T::Wide) -> f64,
+    ) -> f64 {
         self.isa.vectorize(
             #[inline(always)]
             || {
@@ -273,7 +300,9 @@ where
         results: &mut [T::Wide; ROWS],
         with: impl Fn(<T::Wide as Real>::V<I>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
     ) {
-        for (half, (lanes, results)) in lanes.as_chunks::<LANES>().0.iter().zip(results.as_chunks_mut().0).enumerate() {
+        for (half, (lanes, results)) in
+            lanes.as_chunks::<LANES>().0.iter().zip(results.as_chunks_mut().0).enumerate()
+        {
             if half * LANES < self.count {
                 let lanes = each(
                     *lanes,
@@ -292,8 +321,10 @@ where
         let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
         let holds = hold && !self.threads_share_rows && count * classes <= HELD;
         // Where memory is short, exponentials are computed again.
-        let holds =
-            holds && exponentials.try_reserve_exact((count * classes).saturating_sub(exponentials.len())).is_ok();
+        let holds = holds
+            && exponentials
+                .try_reserve_exact((count * classes).saturating_sub(exponentials.len()))
+                .is_ok();
         exponentials.resize(if holds { count * classes } else { 0 }, T::Wide::ZERO);
         pieces.clear();
         pieces.resize(count * per_row, Piece::default());
@@ -310,16 +341,21 @@ where
                 #[inline(always)]
                 |max| self.transform.orient_one(max),
             );
-            let base_lanes = [ExpBaseLanes::of_rows(self.isa, &bases, 0), ExpBaseLanes::of_rows(self.isa, &bases, 1)];
+            let base_lanes = [
+                ExpBaseLanes::of_rows(self.isa, &bases, 0),
+                ExpBaseLanes::of_rows(self.isa, &bases, 1),
+            ];
             let (halves, _) = max_logits.as_chunks();
-            let max_logits = [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
+            let max_logits =
+                [Vector::load(self.isa, &halves[0]), Vector::load(self.isa, &halves[1])];
             let [a, b] = self.transform.exp(self.isa, max_logits, [&base_lanes[0], &base_lanes[1]]);
             for (to, from) in max_exps.iter_mut().zip([a.array(), b.array()].as_flattened()) {
                 *to = (*from).into();
             }
             let (mut lanes, mut counts) = ([[T::Wide::ZERO; LANES]; ROWS], [0.0; ROWS]);
             for row in 0..count {
-                let held = if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
+                let held =
+                    if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
                 let (x, top, ahead) = (self.row(row), max[row], count * classes);
                 if classes < BLOCK {
                     let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
@@ -328,9 +364,17 @@ where
                     pending.write_some(isa, classes * size_of::<T>() / CACHE_LINE);
                 } else {
                     let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
-                    rest_sums[row] = self.rest_sum(x, &base_lanes, (top, max_exps[row]), held, ahead, &mut pending);
+                    rest_sums[row] = self.rest_sum(
+                        x,
+                        &base_lanes,
+                        (top, max_exps[row]),
+                        held,
+                        ahead,
+                        &mut pending,
+                    );
                 }
-                pieces[row] = Piece { max: max[row], base: bases.at(row), ratio: 1.0, ..Piece::default() };
+                pieces[row] =
+                    Piece { max: max[row], base: bases.at(row), ratio: 1.0, ..Piece::default() };
             }
             if classes < BLOCK {
                 let mut sums = [T::Wide::ZERO; ROWS];
@@ -359,7 +403,8 @@ where
                 } else {
                     for (nth, piece) in pieces.iter_mut().enumerate() {
                         let (x, start) = (&x[cut.piece(nth)], row * classes + cut.at(nth));
-                        let held = if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };
+                        let held =
+                            if holds { &mut exponentials[start..][..x.len()] } else { &mut [][..] };
                         *piece = self.piece(x, held);
                     }
                 }
@@ -374,8 +419,8 @@ where
     }
 }
 
-/// Joins the pieces of a row: returns its maximum with its exponent base and exponential, and the rest of its exponential
-/// sum relative to that base.
+/// Joins the pieces of a row: returns its maximum with its exponent base and exponential, and the
+/// rest of its exponential sum relative to that base.
 ///
 /// ```text
 /// ratio = exp(piece.log_base - log_base)
@@ -392,11 +437,14 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
         // A piece of nothing but -inf has no base of its own, but is 0 relative to any.
-        let ratio = if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
-        // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the row.
+        let ratio =
+            if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
+        // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the
+        // row.
         let left_out = if nth == top { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
-        // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but not to 0.
+        // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but
+        // not to 0.
         let rounded: f64 = W::of(ratio).into();
         piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }

@@ -1,7 +1,8 @@
-//! Lanes along the row: writes the results of rows, in place, into other memory, or past the caches.
+//! Lanes along the row: writes the results of rows, in place, into other memory, or past the
+//! caches.
 //!
-//! `LanesAlongRow::write` calls a closure for every two vectors of logits; `scaled` is the pass of softmax. The inner
-//! loop is at the end, in `written`.
+//! `LanesAlongRow::write` calls a closure for every two vectors of logits; `scaled` is the pass of
+//! softmax. The inner loop is at the end, in `written`.
 
 use super::lanes_along_row::{Held, LanesAlongRow};
 use super::read::BLOCK;
@@ -24,9 +25,9 @@ impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
-    /// Writes the elements of each row, piece by piece. `of_piece` makes a closure for each piece, with the values that
-    /// are the same for all of it; that closure gets the place of two vectors in the piece and their logits, and returns
-    /// what replaces them.
+    /// Writes the elements of each row, piece by piece. `of_piece` makes a closure for each piece,
+    /// with the values that are the same for all of it; that closure gets the place of two vectors
+    /// in the piece and their logits, and returns what replaces them.
     #[inline(always)]
     pub(super) fn write<F>(&mut self, of_piece: impl Fn(PieceStart) -> F + Sync)
     where
@@ -41,7 +42,14 @@ where
                 |(x, stride)| &x[row * stride..][..classes],
             );
             if classes < BLOCK {
-                write_piece(isa, input, rest, streams, &of_piece, PieceStart { row, piece: 0, class: 0 });
+                write_piece(
+                    isa,
+                    input,
+                    rest,
+                    streams,
+                    &of_piece,
+                    PieceStart { row, piece: 0, class: 0 },
+                );
                 continue;
             }
             let write = |piece: usize, out: &mut [T]| {
@@ -72,7 +80,8 @@ where
         }
     }
 
-    /// Writes exp(y - log_base) * ratio * factor, from the exponentials that were held or from the logits.
+    /// Writes exp(y - log_base) * ratio * factor, from the exponentials that were held or from the
+    /// logits.
     #[inline(always)]
     pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
         let (isa, transform, classes, per_row, is_held) =
@@ -131,8 +140,8 @@ pub(super) fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
     [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
-/// Writes one piece to `out`; its logits stand in `input`, or in `out` itself. It is a function of its own so that the
-/// values that are the same for the whole piece stay in registers.
+/// Writes one piece to `out`; its logits stand in `input`, or in `out` itself. It is a function of
+/// its own so that the values that are the same for the whole piece stay in registers.
 #[inline(never)]
 fn write_piece<I: Isa, T: Number, F>(
     isa: I,
@@ -174,8 +183,9 @@ fn written<I: Isa, T: Number>(
     // The elements before the first whole line.
     let head = if streams { out.as_ptr().align_offset(CACHE_LINE) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
-    // The last pair, and the first one where whole lines begin after it starts, overlap the pairs between them, so both are computed
-    // before anything is written. The loop makes `values!` expand once for both.
+    // The last pair, and the first one where whole lines begin after it starts, overlap the pairs
+    // between them, so both are computed before anything is written. The loop makes `values!`
+    // expand once for both.
     let mut ends = [[[T::default(); LANES]; 2]; 2];
     for (end, at) in ends.iter_mut().zip([last, 0]).take(1 + usize::from(head > 0)) {
         *end = values!(at, input.unwrap_or(out)[at..]);
@@ -200,7 +210,8 @@ fn written<I: Isa, T: Number>(
         let (out, _) = out.as_chunks_mut::<LANES>();
         for at in 0..2 {
             if streams {
-                // SAFETY: it is `head` elements and whole vectors after a start that is as aligned as its type.
+                // SAFETY: it is `head` elements and whole vectors after a start that is as aligned
+                // as its type.
                 unsafe { T::stream(isa, &mut out[at], values[at]) };
             } else {
                 out[at] = values[at];

@@ -1,9 +1,10 @@
 //! exp of f32 to one unit in the last place, and of f64.
 //!
-//! The power of two is taken out by a two-part ln 2 (Cody and Waite, Software Manual for the Elementary Functions, 1980),
-//! and a polynomial of degree 6 does the rest. A row's exponentials stand relative to a power of two next to the largest,
-//! so that no logit has anything subtracted before its own argument is reduced, which would round; but where the
-//! largest is beyond [`FAR`] the difference from it is exact wherever its exponential is not 0, and is taken.
+//! The power of two is taken out by a two-part ln 2 (Cody and Waite, Software Manual for the
+//! Elementary Functions, 1980), and a polynomial of degree 6 does the rest. A row's exponentials
+//! stand relative to a power of two next to the largest, so that no logit has anything subtracted
+//! before its own argument is reduced, which would round; but where the largest is beyond [`FAR`]
+//! the difference from it is exact wherever its exponential is not 0, and is taken.
 //! `shaders/shared/math.wgsl` is the twin.
 
 use super::isa::Isa;
@@ -11,7 +12,8 @@ use super::vector::{LANES, Lane, Real, Vector};
 
 /// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).
 const LOWEST: f32 = -105.0;
-/// From here on x - max is exact in f32 wherever exp(x - max) is not 0: x is within a factor of two of max.
+/// From here on x - max is exact in f32 wherever exp(x - max) is not 0: x is within a factor of two
+/// of max.
 const FAR: f32 = 220.0;
 /// 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -25,8 +27,9 @@ const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
 const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
-/// Exponentials are relative to something this many powers of two below the largest, so that the least of them are no
-/// subnormals: exp(-105) and a half power is 2^-152. What they are multiplied by in the end has the rest.
+/// Exponentials are relative to something this many powers of two below the largest, so that the
+/// least of them are no subnormals: exp(-105) and a half power is 2^-152. What they are multiplied
+/// by in the end has the rest.
 const EXCESS: i32 = 26;
 const EXCESS_F64: i32 = 55;
 /// The power of two below those, whose exponent is that of 0: what is smaller becomes it, and 0.
@@ -38,7 +41,8 @@ const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 pub(in crate::cpu) struct ExpBase<W> {
     /// The offset that is subtracted from logits.
     pub(in crate::cpu) offset: W,
-    /// The number that is added to x * log2(e), to round it to an integer and to have the power of two in the low bits.
+    /// The number that is added to x * log2(e), to round it to an integer and to have the power of
+    /// two in the low bits.
     pub(in crate::cpu) rounding_bias: W,
     /// A difference x - offset that is no larger than this has the exponential 0.
     pub(in crate::cpu) underflow: W,
@@ -53,7 +57,8 @@ pub(in crate::cpu) trait Exp: Real {
     const LN2: [Self; 2];
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
-    /// About the exponential of a row's largest logit as it is stored, for those of small ones to stay normal.
+    /// About the exponential of a row's largest logit as it is stored, for those of small ones to
+    /// stay normal.
     const LARGEST: f64;
     const MIN_NORMAL: f64;
     /// Returns the exponent base of a row whose largest logit is `max`.
@@ -73,14 +78,15 @@ fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64;
     let (mut bases, mut log_bases) = (ExpBase::<[W; LANES]>::default(), [0.0; LANES]);
     for lane in 0..LANES {
         let ExpBase { offset, rounding_bias, underflow, log_base } = W::exp_base(max[lane]);
-        (bases.offset[lane], bases.rounding_bias[lane], bases.underflow[lane]) = (offset, rounding_bias, underflow);
+        (bases.offset[lane], bases.rounding_bias[lane], bases.underflow[lane]) =
+            (offset, rounding_bias, underflow);
         log_bases[lane] = log_base;
     }
     (bases, log_bases)
 }
 
-/// Returns exp(x - log_base) of `N` values or vectors, NaN for NaN. All of them take each step together, for one alone
-/// would wait for its own last step:
+/// Returns exp(x - log_base) of `N` values or vectors, NaN for NaN. All of them take each step
+/// together, for one alone would wait for its own last step:
 ///
 /// ```text
 /// d = max(x - offset, underflow)
@@ -138,7 +144,8 @@ impl Exp for f32 {
         // Any base will do for infinities and NaN, as long as the exponential of -inf is 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let log_base = f64::from(offset) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
+        let log_base =
+            f64::from(offset) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
         let underflow = (n + NOTHING as f32) * std::f32::consts::LN_2;
         ExpBase { offset, rounding_bias: (ROUND - NOTHING as f32) - n, underflow, log_base }
     }
@@ -154,7 +161,10 @@ impl Exp for f32 {
             let rounding_bias = (all(ROUND - NOTHING as f32) - n).array();
             let all = |value| I::F64::splat(isa, value);
             let log_bases = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
-            return (ExpBase { offset: [0.0; LANES], rounding_bias, underflow, log_base: 0.0 }, log_bases.array());
+            return (
+                ExpBase { offset: [0.0; LANES], rounding_bias, underflow, log_base: 0.0 },
+                log_bases.array(),
+            );
         }
         exp_bases_one_by_one(max)
     }
@@ -171,8 +181,8 @@ impl Exp for f64 {
     const LOG2_E: f64 = std::f64::consts::LOG2_E;
     const LN2: [f64; 2] = [-LN2_HIGH_F64, -LN2_LOW_F64];
     const POLYNOMIAL: &[f64] = &[
-        SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4], SERIES[3], SERIES[2],
-        SERIES[1], SERIES[0],
+        SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4],
+        SERIES[3], SERIES[2], SERIES[1], SERIES[0],
     ];
     const LARGEST: f64 = (1_u64 << EXCESS_F64) as f64;
     const MIN_NORMAL: f64 = f64::MIN_POSITIVE;
@@ -191,8 +201,8 @@ impl Exp for f64 {
     }
 }
 
-/// log(1 + u) for u from 0 on, in f64 to a few units in the last place. Free of branches, for a loop over rows to be made
-/// vectors of: 2 artanh(s) with s = f / (2 + f), 1 + u = 2^k (1 + f).
+/// log(1 + u) for u from 0 on, in f64 to a few units in the last place. Free of branches, for a
+/// loop over rows to be made vectors of: 2 artanh(s) with s = f / (2 + f), 1 + u = 2^k (1 + f).
 #[inline(always)]
 pub(in crate::cpu) fn log1p(u: f64) -> f64 {
     let y = 1.0 + u;
@@ -250,7 +260,8 @@ const SERIES: [f64; 12] = [
     1.0 / 6_227_020_800.0,
 ];
 
-/// exp(d) - 1 and exp(d) in f64, to about two units in the last place; d is clamped to [-1000, 710].
+/// exp(d) - 1 and exp(d) in f64, to about two units in the last place; d is clamped to [-1000,
+/// 710].
 #[inline(always)]
 fn expm1_and_exp(d: f64) -> (f64, f64) {
     let d = d.clamp(-1000.0, 710.0);
@@ -294,8 +305,12 @@ mod tests {
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
         let ExpBase { offset, rounding_bias, underflow, log_base } = f32::exp_base(0.0);
         let all = |value| I::F32::splat(isa, value);
-        let bases =
-            ExpBase { offset: all(offset), rounding_bias: all(rounding_bias), underflow: all(underflow), log_base };
+        let bases = ExpBase {
+            offset: all(offset),
+            rounding_bias: all(rounding_bias),
+            underflow: all(underflow),
+            log_base,
+        };
         let mut worst = [0.0_f64; LANES];
         for start in bits.step_by(LANES) {
             let mut x = [0.0; LANES];
@@ -307,8 +322,10 @@ mod tests {
             for lane in 0..LANES {
                 let wanted = exp(f64::from(x[lane]));
                 // 2^-23 of the power of two below it, or what subnormals are multiples of.
-                let power = f64::from_bits(wanted.to_bits() & 0x7ff0_0000_0000_0000).max(f64::from(f32::MIN_POSITIVE));
-                let error = (f64::from(found[lane]) - wanted).abs() / (power * f64::from(f32::EPSILON));
+                let power = f64::from_bits(wanted.to_bits() & 0x7ff0_0000_0000_0000)
+                    .max(f64::from(f32::MIN_POSITIVE));
+                let error =
+                    (f64::from(found[lane]) - wanted).abs() / (power * f64::from(f32::EPSILON));
                 worst[lane] = if error > worst[lane] { error } else { worst[lane] };
             }
         }
@@ -319,9 +336,10 @@ mod tests {
     fn exp_of_every_f32_is_within_one_unit_in_the_last_place() {
         let (first, last) = ((-0.0_f32).to_bits(), (-104.0_f32).to_bits());
         for level in available() {
-            // In full all of them, but for portable code, which takes ten times as long, every sixteenth stretch; by default
-            // a sixteenth of that.
-            let step = if level.name() == "portable" { 16 } else { 1 } * if crate::tier::is_full() { 1 } else { 16 };
+            // In full all of them, but for portable code, which takes ten times as long, every
+            // sixteenth stretch; by default a sixteenth of that.
+            let step = if level.name() == "portable" { 16 } else { 1 }
+                * if crate::tier::is_full() { 1 } else { 16 };
             let stretch = 1 << 16;
             let starts = (first..last).step_by(stretch * step);
             let of = |start: u32| {
@@ -357,14 +375,22 @@ mod tests {
     #[test]
     fn float64_is_as_good_as_the_platform_s() {
         let worst = |error: fn(f64) -> f64| {
-            (1..200_000).map(|n| error(f64::from(n) * 1.3e-3 * f64::from(n).sqrt())).fold(0.0_f64, f64::max)
+            (1..200_000)
+                .map(|n| error(f64::from(n) * 1.3e-3 * f64::from(n).sqrt()))
+                .fold(0.0_f64, f64::max)
         };
         let exp_error = worst(|d| if d > 700.0 { 0.0 } else { (exp(-d) / (-d).exp() - 1.0).abs() });
         let tanh_error = worst(|u| (tanh(u * 1e-3).0 / (u * 1e-3).tanh() - 1.0).abs());
         println!("worst relative errors: exp {exp_error:.1e}, tanh {tanh_error:.1e}");
         assert!(exp_error < 1e-15 && tanh_error < 1e-15, "{exp_error} {tanh_error}");
-        assert_eq!([tanh(f64::INFINITY).0, tanh(-1e300).0, tanh(f64::INFINITY).1], [1.0, -1.0, 0.0]);
-        assert_eq!([tanh(1e-300).0, exp(f64::NEG_INFINITY), exp(f64::INFINITY)], [1e-300, 0.0, 710.0_f64.exp()]);
+        assert_eq!(
+            [tanh(f64::INFINITY).0, tanh(-1e300).0, tanh(f64::INFINITY).1],
+            [1.0, -1.0, 0.0]
+        );
+        assert_eq!(
+            [tanh(1e-300).0, exp(f64::NEG_INFINITY), exp(f64::INFINITY)],
+            [1e-300, 0.0, 710.0_f64.exp()]
+        );
         assert!(tanh(f64::NAN).0.is_nan() && exp(f64::NAN).is_nan());
     }
 }

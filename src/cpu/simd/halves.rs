@@ -53,7 +53,8 @@ mod x86 {
         #[inline(always)]
         pub(super) fn store_avx512(simd: Avx512, value: [f32; 16]) -> [u16; 16] {
             let value: f32x16<Avx512> = value.simd_into(simd);
-            let bits: u16x16<Avx512> = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.into()).simd_into(simd);
+            let bits: u16x16<Avx512> =
+                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.into()).simd_into(simd);
             bits.into()
         }
     );
@@ -69,7 +70,8 @@ mod x86 {
         #[inline(always)]
         pub(super) fn store_avx2(simd: Avx2, value: [f32; 8]) -> [u16; 8] {
             let value: f32x8<Avx2> = value.simd_into(simd);
-            let bits: u16x8<Avx2> = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.into()).simd_into(simd);
+            let bits: u16x8<Avx2> =
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.into()).simd_into(simd);
             bits.into()
         }
     );
@@ -79,11 +81,16 @@ mod x86 {
 pub(super) fn load_f16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
     match simd.level() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        fearless_simd::Level::Avx512(own) => f32x16::load_array_ref(simd, &x86::load_avx512(own, *bits)),
+        fearless_simd::Level::Avx512(own) => {
+            f32x16::load_array_ref(simd, &x86::load_avx512(own, *bits))
+        }
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         fearless_simd::Level::Avx2(own) => {
             let [a, b]: [[u16; 8]; 2] = bytemuck::cast(*bits);
-            f32x16::load_array_ref(simd, &bytemuck::cast([x86::load_avx2(own, a), x86::load_avx2(own, b)]))
+            f32x16::load_array_ref(
+                simd,
+                &bytemuck::cast([x86::load_avx2(own, a), x86::load_avx2(own, b)]),
+            )
         }
         _ => f16_load_by_bits(simd, bits),
     }
@@ -110,7 +117,8 @@ fn f16_load_by_bits<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
     let magnitude = bits & all(0x7fff);
     // An exponent that is too small by 112, of subnormals too.
     let scaled: f32x16<S> = (magnitude << 13).bitcast();
-    let scaled = scaled * <f32x16<S> as SimdBase<S>>::splat(simd, f32::from_bits((112 + 127) << 23));
+    let scaled =
+        scaled * <f32x16<S> as SimdBase<S>>::splat(simd, f32::from_bits((112 + 127) << 23));
     let number: u32x16<S> = scaled.bitcast();
     let sign = (bits & all(0x8000)) << 16;
     // Infinities and NaN have all bits of the exponent; a NaN becomes a quiet one.
@@ -133,7 +141,9 @@ fn f16_store_by_bits<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     let small: u32x16<S> = (small + float(0x3f00_0000)).bitcast();
     let small = small - all(0x3f00_0000);
     // 65520 and beyond are infinite.
-    let large = magnitude.simd_gt(all(0x7f80_0000)).select(all(0x7e00) | ((magnitude >> 13) & all(0x3ff)), all(0x7c00));
+    let large = magnitude
+        .simd_gt(all(0x7f80_0000))
+        .select(all(0x7e00) | ((magnitude >> 13) & all(0x3ff)), all(0x7c00));
     let number = magnitude.simd_lt(all(113 << 23)).select(small, normal);
     low_halves(simd, magnitude.simd_ge(all(0x477f_f000)).select(large, number) | sign)
 }

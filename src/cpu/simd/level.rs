@@ -7,7 +7,8 @@ use crate::Error;
 /// The variable that forces a level.
 const VARIABLE: &str = "LOGITS_SIMD";
 
-/// Instruction sets that the inner loops are compiled for, with the proof that this machine has them.
+/// Instruction sets that the inner loops are compiled for, with the proof that this machine has
+/// them.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) enum Level {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -18,7 +19,8 @@ pub(in crate::cpu) enum Level {
     Neon(fearless_simd::aarch64::Neon),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(fearless_simd::wasm32::WasmSimd128),
-    /// Plain Rust, where none of the others is there. A module with simd128 runs only where that is, and so has no such level.
+    /// Plain Rust, where none of the others is there. A module with simd128 runs only where that
+    /// is, and so has no such level.
     #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
     Portable,
 }
@@ -40,11 +42,13 @@ impl Level {
     }
 }
 
-/// Returns the name of the instruction set that the CPU path computes with, the best that this machine has: `avx512` (as of Ice Lake and
-/// Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it is compiled in, and then alone) or `portable`.
+/// Returns the name of the instruction set that the CPU path computes with, the best that this
+/// machine has: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it
+/// is compiled in, and then alone) or `portable`.
 ///
-/// The environment's `LOGITS_SIMD` forces one of them; it is read once, and an empty one is none. `avx512`, `avx2` and `neon` give the same bits;
-/// the others have no fused multiply-add, and may differ from those in the last place.
+/// The environment's `LOGITS_SIMD` forces one of them; it is read once, and an empty one is none.
+/// `avx512`, `avx2` and `neon` give the same bits; the others have no fused multiply-add, and may
+/// differ from those in the last place.
 ///
 /// # Errors
 /// [`Error::SimdLevel`] where `LOGITS_SIMD` is none that this machine has.
@@ -54,7 +58,11 @@ pub fn simd_level() -> Result<&'static str, Error> {
 
 pub(in crate::cpu) fn level() -> Result<Level, Error> {
     static LEVEL: OnceLock<Result<Level, Error>> = OnceLock::new();
-    LEVEL.get_or_init(|| chosen(std::env::var_os(VARIABLE).map(|asked| asked.to_string_lossy().into_owned()))).clone()
+    LEVEL
+        .get_or_init(|| {
+            chosen(std::env::var_os(VARIABLE).map(|asked| asked.to_string_lossy().into_owned()))
+        })
+        .clone()
 }
 
 fn chosen(asked: Option<String>) -> Result<Level, Error> {
@@ -62,7 +70,10 @@ fn chosen(asked: Option<String>) -> Result<Level, Error> {
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(available[0]) };
     match available.iter().find(|level| level.name() == asked) {
         Some(&level) => Ok(level),
-        None => Err(Error::SimdLevel { asked, available: available.into_iter().map(Level::name).collect() }),
+        None => Err(Error::SimdLevel {
+            asked,
+            available: available.into_iter().map(Level::name).collect(),
+        }),
     }
 }
 
@@ -84,8 +95,8 @@ pub(in crate::cpu) fn available() -> Vec<Level> {
     levels
 }
 
-/// Runs an expression with the token of a level, compiled for its instructions. What it calls must be inlined, or
-/// do the same again.
+/// Runs an expression with the token of a level, compiled for its instructions. What it calls must
+/// be inlined, or do the same again.
 macro_rules! at_level {
     ($level:expr, $isa:ident => $body:expr) => {{
         use $crate::cpu::simd::{Isa as _, Level};

@@ -19,7 +19,8 @@ pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
     /// Writes past the caches, where there is an instruction for it.
     ///
     /// # Safety
-    /// The place is a multiple of 64 bytes, or of its own size. [`Isa::fence`] comes before another thread reads.
+    /// The place is a multiple of 64 bytes, or of its own size. [`Isa::fence`] comes before another
+    /// thread reads.
     unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]);
 }
 
@@ -126,7 +127,8 @@ mod tests {
         T::store(isa, Vector::load(isa, values))
     }
 
-    /// Every half as an f32, and f32s of all kinds as halves, are what the crate `half` makes of them.
+    /// Every half as an f32, and f32s of all kinds as halves, are what the crate `half` makes of
+    /// them.
     #[test]
     fn halves_come_and_go_as_everywhere() {
         fn check<T: Number<Wide = f32>>(of_bits: fn(u16) -> T, bits: fn(T) -> u16) {
@@ -136,7 +138,8 @@ mod tests {
                     let found = at_level!(level, isa => loaded(isa, &halves));
                     for (half, found) in halves.iter().zip(found) {
                         let wanted = half.widen();
-                        let same = found.to_bits() == wanted.to_bits() || (found.is_nan() && wanted.is_nan());
+                        let same = found.to_bits() == wanted.to_bits()
+                            || (found.is_nan() && wanted.is_nan());
                         assert!(same, "{level:?}: {found} for {wanted}");
                     }
                 }
@@ -147,7 +150,10 @@ mod tests {
                     for (&x, found) in x.iter().zip(found) {
                         let wanted = T::narrow(x);
                         let both_nan = x.is_nan() && found.widen().is_nan();
-                        assert!(bits(found) == bits(wanted) || both_nan, "{level:?}: {found:?} for {wanted:?}, of {x}");
+                        assert!(
+                            bits(found) == bits(wanted) || both_nan,
+                            "{level:?}: {found:?} for {wanted:?}, of {x}"
+                        );
                     }
                 }
             }

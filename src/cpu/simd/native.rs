@@ -247,8 +247,8 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     }
 }
 
-/// Writes past the caches, where there is an instruction for it: for results that are larger than those, which would
-/// otherwise be read before they are written.
+/// Writes past the caches, where there is an instruction for it: for results that are larger than
+/// those, which would otherwise be read before they are written.
 ///
 /// # Safety
 /// `to` is writable, for nothing but this, and a multiple of 64, or of the size of the values.
@@ -261,14 +261,18 @@ unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8
             #[inline(always)]
             fn store_64(_simd: Avx512, to: *mut u8, values: [u8; 64]) {
                 // SAFETY: the caller's promise.
-                unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast())) }
+                unsafe {
+                    _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast()))
+                }
             }
         );
         fearless_simd::kernel!(
             #[inline(always)]
             fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
                 // SAFETY: the caller's promise.
-                unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(values.as_ptr().cast())) }
+                unsafe {
+                    _mm256_stream_si256(to.cast(), _mm256_loadu_si256(values.as_ptr().cast()))
+                }
             }
         );
         let level = simd.level();

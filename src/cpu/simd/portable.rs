@@ -106,7 +106,11 @@ macro_rules! arrays {
 
             #[inline(always)]
             fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self {
-                each(|lane| if self.0[lane] == value.0[lane] { then.0[lane] } else { otherwise.0[lane] })
+                each(
+                    |lane| {
+                        if self.0[lane] == value.0[lane] { then.0[lane] } else { otherwise.0[lane] }
+                    },
+                )
             }
 
             #[inline(always)]
@@ -120,13 +124,15 @@ macro_rules! arrays {
 
             #[inline(always)]
             fn interleave(self, other: Self) -> (Self, Self) {
-                let lane = |lane: usize| if lane % 2 == 0 { self.0[lane / 2] } else { other.0[lane / 2] };
+                let lane =
+                    |lane: usize| if lane % 2 == 0 { self.0[lane / 2] } else { other.0[lane / 2] };
                 (each(lane), each(|at| lane(at + LANES)))
             }
 
             #[inline(always)]
             fn deinterleave(self, other: Self) -> (Self, Self) {
-                let lane = |lane: usize| if lane < LANES { self.0[lane] } else { other.0[lane - LANES] };
+                let lane =
+                    |lane: usize| if lane < LANES { self.0[lane] } else { other.0[lane - LANES] };
                 (each(|at| lane(2 * at)), each(|at| lane(2 * at + 1)))
             }
 
@@ -137,7 +143,11 @@ macro_rules! arrays {
 
             // Lane by lane through all of its steps, which is a loop that compilers understand.
             #[inline(always)]
-            fn exp<const N: usize>(_: Portable, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
+            fn exp<const N: usize>(
+                _: Portable,
+                x: [Self; N],
+                bases: [&ExpBase<Self>; N],
+            ) -> [Self; N] {
                 let mut out = x;
                 for (out, base) in out.iter_mut().zip(bases) {
                     *out = each(|lane| {

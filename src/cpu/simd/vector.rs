@@ -12,9 +12,13 @@ use crate::cpu::scratch::{Reserve, Scratch};
 /// Lanes of a vector, of every instruction set and for both types.
 pub(in crate::cpu) const LANES: usize = 16;
 
-/// Returns the value of each element. (`map` of arrays is not always inlined, and what it calls then lacks the instruction set.)
+/// Returns the value of each element. (`map` of arrays is not always inlined, and what it calls
+/// then lacks the instruction set.)
 #[inline(always)]
-pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(from: [A; N], value: impl Fn(A) -> B) -> [B; N] {
+pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(
+    from: [A; N],
+    value: impl Fn(A) -> B,
+) -> [B; N] {
     let mut out = [value(from[0]); N];
     for at in 1..N {
         out[at] = value(from[at]);
@@ -31,7 +35,8 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
-    /// Sixteen zeros and sixteen ones: the sixteen elements from `LAST[n]` on weigh the last `n` lanes of a vector 1.
+    /// Sixteen zeros and sixteen ones: the sixteen elements from `LAST[n]` on weigh the last `n`
+    /// lanes of a vector 1.
     const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
@@ -102,7 +107,8 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
     /// Returns a bit for each lane, from the lowest on: whether it equals `value`.
     fn equal(self, value: Self) -> u32;
-    /// Interleaves two vectors lane by lane; returns the first sixteen of the thirty-two lanes, and the last.
+    /// Interleaves two vectors lane by lane; returns the first sixteen of the thirty-two lanes, and
+    /// the last.
     fn interleave(self, other: Self) -> (Self, Self);
     /// Returns the even lanes of two vectors, one vector after the other, and the odd lanes.
     fn deinterleave(self, other: Self) -> (Self, Self);

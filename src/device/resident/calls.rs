@@ -43,7 +43,8 @@ impl<T: Element> Default for Inputs<'_, T> {
     }
 }
 
-/// An operation over resident logits, whose result `R` is resident too. It does nothing until it is run.
+/// An operation over resident logits, whose result `R` is resident too. It does nothing until it is
+/// run.
 #[derive(Debug)]
 #[must_use = "a call does nothing until it is run"]
 pub struct ResidentCall<'c, T: Element, R> {
@@ -63,11 +64,13 @@ impl<T: Element, R> Clone for ResidentCall<'_, T, R> {
 impl<T: Element, R> Copy for ResidentCall<'_, T, R> {}
 
 impl<T: Element, R> ResidentCall<'_, T, R> {
-    /// Hands the operation to the device. On a GPU this neither waits for the result nor reads it back.
+    /// Hands the operation to the device. On a GPU this neither waits for the result nor reads it
+    /// back.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost; [`Error::ResidentElsewhere`] where the inputs are on different
-    /// devices; and the errors of the operation.
+    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost;
+    /// [`Error::ResidentElsewhere`] where the inputs are on different devices; and the errors of
+    /// the operation.
     pub fn run(self) -> Result<R, Error> {
         block_on(self.run_async())
     }
@@ -93,22 +96,33 @@ impl<T: Element> Resident<T> {
         self.elements_call(Op::LogSoftmax, Inputs::default())
     }
 
-    /// The backward of softmax, from probabilities: [`Device::softmax_backward`](crate::Device::softmax_backward).
+    /// The backward of softmax, from probabilities:
+    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
     ///
-    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with [`Error::OptionValue`] where a cap is set.
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with
+    /// [`Error::OptionValue`] where a cap is set.
     pub fn softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
-        self.elements_call(Op::SoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
+        self.elements_call(
+            Op::SoftmaxBackward,
+            Inputs { upstream: Some(upstream), ..Inputs::default() },
+        )
     }
 
-    /// The backward of log-softmax, from log-probabilities: [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
+    /// The backward of log-softmax, from log-probabilities:
+    /// [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
     ///
-    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with [`Error::OptionValue`] where a cap is set.
+    /// Running the call fails with [`Error::Length`] where `upstream` has another shape, and with
+    /// [`Error::OptionValue`] where a cap is set.
     pub fn log_softmax_backward<'c>(&'c self, upstream: &'c Self) -> ResidentCall<'c, T, Self> {
-        self.elements_call(Op::LogSoftmaxBackward, Inputs { upstream: Some(upstream), ..Inputs::default() })
+        self.elements_call(
+            Op::LogSoftmaxBackward,
+            Inputs { upstream: Some(upstream), ..Inputs::default() },
+        )
     }
 
-    /// Log-sum-exps: [`Device::log_sum_exp`](crate::Device::log_sum_exp). On a GPU the error within 0.5 of 0, where the terms of a
-    /// log-sum-exp cancel, is 2e-7 absolute instead of 1e-6 relative.
+    /// Log-sum-exps: [`Device::log_sum_exp`](crate::Device::log_sum_exp). On a GPU the error within
+    /// 0.5 of 0, where the terms of a log-sum-exp cancel, is 2e-7 absolute instead of 1e-6
+    /// relative.
     pub fn log_sum_exp(&self) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
         let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.values, 1);
         ResidentCall { x: self, op: Op::LogSumExp, inputs: Inputs::default(), result }
@@ -121,23 +135,30 @@ impl<T: Element> Resident<T> {
 
     /// The `k` most likely classes of each row: [`Device::top_k`](crate::Device::top_k).
     ///
-    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of classes.
+    /// Running the call fails with [`Error::TopK`] where `k` is 0, above 64, or above the number of
+    /// classes.
     pub fn top_k(&self, k: usize) -> ResidentCall<'_, T, ResidentRows<Prediction>> {
         self.predictions_call(Op::TopK, Inputs { k: Some(k), ..Inputs::default() })
     }
 
     /// A class drawn for each row: [`Device::sample`](crate::Device::sample).
     ///
-    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and where the logits are under a cap or have a
-    /// negative scale.
-    pub fn sample<'c>(&'c self, sampling: &'c Sampling) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
+    /// Running the call fails with [`Error::OptionValue`] where an option is out of range, and
+    /// where the logits are under a cap or have a negative scale.
+    pub fn sample<'c>(
+        &'c self,
+        sampling: &'c Sampling,
+    ) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
         self.predictions_call(Op::Sample, Inputs { sampling: Some(sampling), ..Inputs::default() })
     }
 
     /// The loss alone: [`LossCall::loss`](crate::LossCall::loss).
     ///
     /// Running the call fails with [`Error::Length`] where the targets are of another shape.
-    pub fn cross_entropy<'c>(&'c self, targets: &'c ResidentTargets) -> ResidentCall<'c, T, ResidentLoss<T::Row>> {
+    pub fn cross_entropy<'c>(
+        &'c self,
+        targets: &'c ResidentTargets,
+    ) -> ResidentCall<'c, T, ResidentLoss<T::Row>> {
         let inputs = Inputs { targets: Some(targets), ..Inputs::default() };
         let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.loss(outcome).0;
         ResidentCall { x: self, op: Op::CrossEntropy, inputs, result }
@@ -158,26 +179,38 @@ impl<T: Element> Resident<T> {
         ResidentCall { x: self, op: Op::CrossEntropyGrad, inputs, result }
     }
 
-    /// The gradient from saved log-sum-exps: [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward).
+    /// The gradient from saved log-sum-exps:
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward).
     ///
-    /// Running the call fails with [`Error::Length`] where the targets are of another shape, or where there is not one log-sum-exp a row.
+    /// Running the call fails with [`Error::Length`] where the targets are of another shape, or
+    /// where there is not one log-sum-exp a row.
     pub fn cross_entropy_backward<'c>(
         &'c self,
         targets: &'c ResidentTargets,
         log_sum_exps: &'c ResidentRows<T::Row>,
     ) -> ResidentCall<'c, T, Self> {
-        let inputs = Inputs { targets: Some(targets), log_sum_exps: Some(log_sum_exps), ..Inputs::default() };
+        let inputs = Inputs {
+            targets: Some(targets),
+            log_sum_exps: Some(log_sum_exps),
+            ..Inputs::default()
+        };
         self.elements_call(Op::CrossEntropyBackward, inputs)
     }
 
     fn elements_call<'c>(&'c self, op: Op, inputs: Inputs<'c, T>) -> ResidentCall<'c, T, Self> {
-        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.elements(outcome.elements);
+        let result =
+            |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.elements(outcome.elements);
         ResidentCall { x: self, op, inputs, result }
     }
 
-    fn predictions_call<'c>(&'c self, op: Op, inputs: Inputs<'c, T>) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
-        let result =
-            |x: &Self, inputs: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.predictions, inputs.k.unwrap_or(1));
+    fn predictions_call<'c>(
+        &'c self,
+        op: Op,
+        inputs: Inputs<'c, T>,
+    ) -> ResidentCall<'c, T, ResidentRows<Prediction>> {
+        let result = |x: &Self, inputs: &Inputs<'_, T>, outcome: Outcome<T>| {
+            x.rows(outcome.predictions, inputs.k.unwrap_or(1))
+        };
         ResidentCall { x: self, op, inputs, result }
     }
 
@@ -209,32 +242,42 @@ impl<T: Element> Resident<T> {
     async fn run(&self, op: Op, inputs: &Inputs<'_, T>) -> Result<Outcome<T>, Error> {
         self.check(inputs)?;
         let &Inputs { targets, upstream, log_sum_exps, k, sampling } = inputs;
-        let mut operands =
-            Operands { transform: draw_transform(op, self.transform)?, k: k.unwrap_or(0), ..Operands::default() };
+        let mut operands = Operands {
+            transform: draw_transform(op, self.transform)?,
+            k: k.unwrap_or(0),
+            ..Operands::default()
+        };
         if let Some(sampling) = sampling {
             operands.draws = sampling.draws()?;
         }
         if let Some(targets) = targets {
             let ResidentTargets { loss, totals, .. } = targets;
             operands.transform = loss.transform(self.transform)?;
-            operands.coefficients = loss.coefficients(self.shape.classes(), totals.weight, totals.counted_rows);
+            operands.coefficients =
+                loss.coefficients(self.shape.classes(), totals.weight, totals.counted_rows);
         }
         let outcome = match &self.memory {
             Memory::Cpu(logits) => {
                 match targets.map(|targets| &targets.memory) {
                     None => {}
                     Some(TargetMemory::Classes(targets)) => operands.targets = targets,
-                    Some(TargetMemory::Probabilities(values)) => operands.soft_targets = Some(Elements::F64(values)),
+                    Some(TargetMemory::Probabilities(values)) => {
+                        operands.soft_targets = Some(Elements::F64(values))
+                    }
                     Some(TargetMemory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match upstream.map(|upstream| &upstream.memory) {
                     None => {}
-                    Some(Memory::Cpu(values)) => operands.upstream_gradient = Some(T::erase(values)),
+                    Some(Memory::Cpu(values)) => {
+                        operands.upstream_gradient = Some(T::erase(values))
+                    }
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 match log_sum_exps.map(|values| &values.memory) {
                     None => {}
-                    Some(Memory::Cpu(values)) => operands.log_sum_exps = Some(T::Row::erase(values)),
+                    Some(Memory::Cpu(values)) => {
+                        operands.log_sum_exps = Some(T::Row::erase(values))
+                    }
                     Some(Memory::Gpu(_)) => return Err(Error::ResidentElsewhere),
                 }
                 self.run_on_cpu(op, logits, operands)
@@ -242,18 +285,24 @@ impl<T: Element> Resident<T> {
             Memory::Gpu(logits) => {
                 let mut on_gpu = DeviceOperands::default();
                 if let Some(targets) = targets {
-                    let TargetMemory::Gpu(of_targets) = &targets.memory else { return Err(Error::ResidentElsewhere) };
+                    let TargetMemory::Gpu(of_targets) = &targets.memory else {
+                        return Err(Error::ResidentElsewhere);
+                    };
                     on_gpu.targets = Some(of_targets);
                     if targets.is_soft {
                         operands.soft_targets = Some(Elements::F32(&[]));
                     }
                 }
                 if let Some(upstream) = upstream {
-                    let Memory::Gpu(of_upstream) = &upstream.memory else { return Err(Error::ResidentElsewhere) };
+                    let Memory::Gpu(of_upstream) = &upstream.memory else {
+                        return Err(Error::ResidentElsewhere);
+                    };
                     on_gpu.upstream = Some(of_upstream);
                 }
                 if let Some(values) = log_sum_exps {
-                    let Memory::Gpu(of_rows) = &values.memory else { return Err(Error::ResidentElsewhere) };
+                    let Memory::Gpu(of_rows) = &values.memory else {
+                        return Err(Error::ResidentElsewhere);
+                    };
                     on_gpu.log_sum_exps = Some(of_rows);
                 }
                 Ok(Outcome::on_gpu(op, logits.run(op, T::DTYPE, &operands, on_gpu).await?))
@@ -268,10 +317,17 @@ impl<T: Element> Resident<T> {
         outcome.map(of_targets)
     }
 
-    fn run_on_cpu(&self, op: Op, logits: &[T], operands: Operands<'_>) -> Result<Outcome<T>, Error> {
+    fn run_on_cpu(
+        &self,
+        op: Op,
+        logits: &[T],
+        operands: Operands<'_>,
+    ) -> Result<Outcome<T>, Error> {
         let (shape, rows, each) = (self.shape, self.shape.row_count(), operands.k.max(1));
-        let mut elements = try_vec("the result", if op.spec().writes_elements { logits.len() } else { 0 })?;
-        let mut values: Vec<T::Row> = try_vec("the result", if op.has_values() { rows } else { 0 })?;
+        let mut elements =
+            try_vec("the result", if op.spec().writes_elements { logits.len() } else { 0 })?;
+        let mut values: Vec<T::Row> =
+            try_vec("the result", if op.has_values() { rows } else { 0 })?;
         let mut predictions = try_vec("predictions", if op.predicts() { rows * each } else { 0 })?;
         if rows > 0 {
             let (input, stride) = (T::erase(logits), shape.block());

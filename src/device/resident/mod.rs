@@ -29,13 +29,16 @@ use crate::problem::request::{RowTarget, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
-use crate::{CrossEntropy, Device, Element, Error, Logits, Loss, Prediction, Reduction, Shape, Targets};
+use crate::{
+    CrossEntropy, Device, Element, Error, Logits, Loss, Prediction, Reduction, Shape, Targets,
+};
 
-/// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a gradient. Cheap to clone, for
-/// clones share the memory, which nothing changes; whatever order handles are dropped in, the last one frees it.
+/// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a
+/// gradient. Cheap to clone, for clones share the memory, which nothing changes; whatever order
+/// handles are dropped in, the last one frees it.
 ///
-/// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every handle made before.
-/// Upload again then; the device has been opened anew.
+/// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every
+/// handle made before. Upload again then; the device has been opened anew.
 #[derive(Clone, Debug)]
 pub struct Resident<T: Element = f32> {
     memory: Memory<T>,
@@ -55,7 +58,8 @@ pub struct ResidentRows<T> {
     limits: CallLimits,
 }
 
-/// A value of the result of an operation: an [`Element`] or a [`Prediction`]. No other type implements it.
+/// A value of the result of an operation: an [`Element`] or a [`Prediction`]. No other type
+/// implements it.
 pub trait ResultValue: sealed::ResultValue + bytemuck::Pod + Default {}
 
 impl<T: sealed::ResultValue + bytemuck::Pod + Default> ResultValue for T {}
@@ -141,8 +145,8 @@ impl Device {
     /// Copies logits to the device, where they stay.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident data does not fall back;
-    /// [`Error::DType`] for f64 on a GPU.
+    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident
+    /// data does not fall back; [`Error::DType`] for f64 on a GPU.
     pub fn upload<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
         block_on(self.upload_waiting(x, Waiting::Here))
     }
@@ -155,12 +159,19 @@ impl Device {
         self.upload_waiting(x, Waiting::Elsewhere).await
     }
 
-    async fn upload_waiting<T: Element>(&self, x: Logits<'_, T>, waiting: Waiting) -> Result<Resident<T>, Error> {
+    async fn upload_waiting<T: Element>(
+        &self,
+        x: Logits<'_, T>,
+        waiting: Waiting,
+    ) -> Result<Resident<T>, Error> {
         let (View { shape, stride, transform }, limits) = (x.view(), self.limits(waiting));
         let memory = match self.place() {
             Place::Cpu => {
                 let mut values = try_vec("the logits", shape.elements()?)?;
-                for (block, x) in values.chunks_exact_mut(shape.block().max(1)).zip(x.data().chunks(stride.max(1))) {
+                for (block, x) in values
+                    .chunks_exact_mut(shape.block().max(1))
+                    .zip(x.data().chunks(stride.max(1)))
+                {
                     block.copy_from_slice(&x[..shape.block()]);
                 }
                 Memory::Cpu(Arc::new(values))
@@ -168,16 +179,19 @@ impl Device {
             Place::Gpu(gpu) if T::DTYPE == crate::DType::F64 => {
                 return Err(Error::DType { dtype: T::DTYPE, adapter: gpu.name().to_owned() });
             }
-            Place::Gpu(gpu) => Memory::Gpu(gpu.upload(shape, (x.elements(), stride), limits).await?),
+            Place::Gpu(gpu) => {
+                Memory::Gpu(gpu.upload(shape, (x.elements(), stride), limits).await?)
+            }
         };
         Ok(Resident { memory, shape, transform, limits })
     }
 
-    /// Checks targets against the shape of the logits and the options of the loss, and copies them to the device with these options.
+    /// Checks targets against the shape of the logits and the options of the loss, and copies them
+    /// to the device with these options.
     ///
     /// # Errors
-    /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options, [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the
-    /// shape, and as [`Device::upload`].
+    /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options,
+    /// [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the shape, and as [`Device::upload`].
     pub fn upload_targets<'t>(
         &self,
         loss: &CrossEntropy,
@@ -212,17 +226,30 @@ impl Device {
         let totals = prepared.totals(0.0);
         let is_soft = prepared.soft_targets.is_some();
         let memory = match (self.place(), prepared.soft_targets) {
-            (Place::Cpu, None) => TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows))),
+            (Place::Cpu, None) => {
+                TargetMemory::Classes(Arc::new(std::mem::take(&mut prepared.rows)))
+            }
             (Place::Cpu, Some(values)) => {
                 let mut copy = try_vec("the targets", values.len())?;
                 copy.iter_mut().enumerate().for_each(|(place, value)| *value = values.at(place));
                 TargetMemory::Probabilities(Arc::new(copy))
             }
             (Place::Gpu(gpu), _) => TargetMemory::Gpu(
-                gpu.upload_targets(shape, &prepared.operands(Transform::default())?, self.limits(waiting)).await?,
+                gpu.upload_targets(
+                    shape,
+                    &prepared.operands(Transform::default())?,
+                    self.limits(waiting),
+                )
+                .await?,
             ),
         };
-        Ok(ResidentTargets { memory, shape, totals, loss: Arc::new(prepared.kept_loss()?), is_soft })
+        Ok(ResidentTargets {
+            memory,
+            shape,
+            totals,
+            loss: Arc::new(prepared.kept_loss()?),
+            is_soft,
+        })
     }
 }
 
@@ -233,7 +260,8 @@ impl<T: Element> Resident<T> {
         self.shape
     }
 
-    /// The same values, read by every operation as if divided by `temperature`: [`Logits::temperature`].
+    /// The same values, read by every operation as if divided by `temperature`:
+    /// [`Logits::temperature`].
     ///
     /// # Errors
     /// As [`Logits::temperature`].
@@ -265,8 +293,8 @@ impl<T: Element> Resident<T> {
         self.read_waiting(0..self.shape.outer(), Waiting::Elsewhere).await
     }
 
-    /// Reads some rows back, or of a shape `[outer, classes, inner]` some blocks of `classes * inner`; those beyond the last
-    /// are left out.
+    /// Reads some rows back, or of a shape `[outer, classes, inner]` some blocks of `classes *
+    /// inner`; those beyond the last are left out.
     ///
     /// # Errors
     /// As [`Resident::read`].
@@ -332,8 +360,9 @@ impl<S> ResidentLoss<S> {
 }
 
 impl<S: Element> ResidentLoss<S> {
-    /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU these are 32 bytes, or, where the logits did not fit one
-    /// buffer, the losses of the rows, which are then summed on the host.
+    /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU these are 32 bytes, or,
+    /// where the logits did not fit one buffer, the losses of the rows, which are then summed on
+    /// the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails or was lost; [`Error::OutOfMemory`].
@@ -367,7 +396,12 @@ impl<S: Element> ResidentLoss<S> {
 }
 
 impl<T: bytemuck::Pod + Default> Memory<T> {
-    async fn read(&self, rows: Range<usize>, width: usize, limits: CallLimits) -> Result<Vec<T>, Error> {
+    async fn read(
+        &self,
+        rows: Range<usize>,
+        width: usize,
+        limits: CallLimits,
+    ) -> Result<Vec<T>, Error> {
         match self {
             Self::Cpu(values) => {
                 let values = &values[rows.start * width..rows.end * width];

@@ -1,5 +1,5 @@
-//! Bad days: whatever happens to the GPU, a call that may fall back has the right answer and says why, one that may not
-//! has a typed error and intact logits, and the next call works.
+//! Bad days: whatever happens to the GPU, a call that may fall back has the right answer and says
+//! why, one that may not has a typed error and intact logits, and the next call works.
 
 use std::time::Duration;
 
@@ -41,7 +41,11 @@ const FAULTS: [Fault; 5] = [
             for in_place in [false, true] {
                 let kernel = Kernel {
                     op: Op::CrossEntropyGrad,
-                    strategy: Strategy { kind: Kind::Online, lanes: context.limits.tuning.long_lanes, units: 4 },
+                    strategy: Strategy {
+                        kind: Kind::Online,
+                        lanes: context.limits.tuning.long_lanes,
+                        units: 4,
+                    },
                     dtype: DType::F32,
                     in_place,
                     strided: false,
@@ -102,7 +106,9 @@ fn sabotage(gpu: &Gpu, change: impl FnOnce(&mut Sabotage)) {
 
 #[test]
 fn every_fault_costs_nothing() {
-    println!("| fault | injected | the call returned | explicit GPU | the next call |\n|---|---|---|---|---|");
+    println!(
+        "| fault | injected | the call returned | explicit GPU | the next call |\n|---|---|---|---|---|"
+    );
     for Fault { name, injected, inject, reason, settings, shape } in FAULTS {
         for (gpu, strict) in gpus().iter().zip(gpus()) {
             if name == "poll times out" && gpu.backend() == "gl" {
@@ -113,7 +119,8 @@ fn every_fault_costs_nothing() {
             let targets = [1, 2, 3];
             let loss = CrossEntropy::default();
             let x = Logits::new(&logits, shape).unwrap();
-            let wanted = Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+            let wanted =
+                Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
             // Something has been done before, with buffers pooled and pipelines made.
             for gpu in [gpu, &strict] {
                 device(gpu, false).cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
@@ -124,30 +131,48 @@ fn every_fault_costs_nothing() {
             let falling = settings(device(gpu, true));
             let mut in_place = logits.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
-            let out = falling.cross_entropy(&loss, x_mut, &targets).with_gradient_in_place().unwrap();
+            let out =
+                falling.cross_entropy(&loss, x_mut, &targets).with_gradient_in_place().unwrap();
             let Some(why) = out.fell_back else {
-                assert!(name == "poll times out" && gpu.tuning().coalesces, "{name} on {falling} went unnoticed");
-                skip("the GPU has done each part by the time that it is waited for, so nothing times out");
+                assert!(
+                    name == "poll times out" && gpu.tuning().coalesces,
+                    "{name} on {falling} went unnoticed"
+                );
+                skip(
+                    "the GPU has done each part by the time that it is waited for, so nothing times out",
+                );
                 continue;
             };
             assert!(why.contains(reason), "{name} on {falling}: {why}");
             // Rows that were done before the fault are the GPU's own.
             approx::assert_relative_eq!(out.loss, wanted.0.loss, max_relative = 1e-6);
-            let far = in_place.iter().zip(&wanted.1).find(|(a, b)| !approx::abs_diff_eq!(a, b, epsilon = 1e-6));
+            let far = in_place
+                .iter()
+                .zip(&wanted.1)
+                .find(|(a, b)| !approx::abs_diff_eq!(a, b, epsilon = 1e-6));
             assert_eq!(far, None, "{name} on {falling}");
 
             inject(&strict);
             let explicit = settings(device(&strict, false));
             let mut in_place = logits.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
-            let error = explicit.cross_entropy(&loss, x_mut, &targets).with_gradient_in_place().unwrap_err();
-            assert!(matches!(&error, Error::Gpu { reason: why, .. } if why.contains(reason)), "{name}: {error}");
+            let error = explicit
+                .cross_entropy(&loss, x_mut, &targets)
+                .with_gradient_in_place()
+                .unwrap_err();
+            assert!(
+                matches!(&error, Error::Gpu { reason: why, .. } if why.contains(reason)),
+                "{name}: {error}"
+            );
             assert_eq!(in_place, logits, "{name} on {explicit}");
 
             // The next call is as good as any.
             for gpu in [gpu, &strict] {
                 sabotage(gpu, |sabotage| *sabotage = Sabotage::default());
-                let next = device(gpu, false).cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
+                let next = device(gpu, false)
+                    .cross_entropy(&loss, x, &targets)
+                    .with_gradient_vec()
+                    .unwrap();
                 assert_eq!(next.0.fell_back, None);
                 approx::assert_relative_eq!(next.0.loss, wanted.0.loss, max_relative = 1e-6);
             }
@@ -182,7 +207,8 @@ fn memory_that_is_short_makes_parts_smaller() {
     }
 }
 
-/// The GPU goes away between two parts of one call: the first come from it, the others from the CPU.
+/// The GPU goes away between two parts of one call: the first come from it, the others from the
+/// CPU.
 #[test]
 fn a_call_is_finished_from_where_it_broke() {
     for (falling, explicit) in gpus().iter().zip(gpus()) {
@@ -199,9 +225,11 @@ fn a_call_is_finished_from_where_it_broke() {
         }
         let mut in_place = logits.clone();
         let falling = device(falling, true).with_memory_budget(1);
-        let out = falling.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
+        let out =
+            falling.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
         assert!(out.fell_back.is_some());
-        let from_gpu = in_place.chunks(1000).zip(on_gpu.chunks(1000)).take_while(|(a, b)| a == b).count();
+        let from_gpu =
+            in_place.chunks(1000).zip(on_gpu.chunks(1000)).take_while(|(a, b)| a == b).count();
         assert!(from_gpu > 0 && from_gpu < shape[0], "{from_gpu} rows");
         assert_eq!(in_place[from_gpu * 1000..], on_cpu[from_gpu * 1000..]);
 
@@ -212,7 +240,8 @@ fn a_call_is_finished_from_where_it_broke() {
     }
 }
 
-/// Probabilities are wider than halves, so what is one part of logits may be two of those. Whichever allocation fails, logits are intact.
+/// Probabilities are wider than halves, so what is one part of logits may be two of those.
+/// Whichever allocation fails, logits are intact.
 #[test]
 fn a_second_part_that_fails_leaves_logits_in_place_intact() {
     let shape = [512, 1024];
@@ -226,7 +255,9 @@ fn a_second_part_that_fails_leaves_logits_in_place_intact() {
         let mut failed = 0;
         for allowed in 0..20 {
             gpu.now().pool.clear();
-            sabotage(&gpu, |sabotage| *sabotage = Sabotage { refuse_after: Some(allowed), ..Sabotage::default() });
+            sabotage(&gpu, |sabotage| {
+                *sabotage = Sabotage { refuse_after: Some(allowed), ..Sabotage::default() }
+            });
             let mut in_place = halves.clone();
             let x_mut = LogitsMut::new(&mut in_place, shape).unwrap();
             match device.cross_entropy(&loss, x_mut, targets).with_gradient_in_place() {
@@ -241,20 +272,31 @@ fn a_second_part_that_fails_leaves_logits_in_place_intact() {
     }
 }
 
-/// Rows longer than the memory that is left: no row of which a piece has been overwritten is taken for logits again.
+/// Rows longer than the memory that is left: no row of which a piece has been overwritten is taken
+/// for logits again.
 #[test]
 fn rows_in_place_are_not_cut_where_memory_is_short() {
     let shape = [2, 700_001];
     let logits = logits(shape[0] * shape[1]);
-    let wanted = Device::cpu().softmax(Logits::new(&logits, shape).unwrap()).to_vec().unwrap().values;
+    let wanted =
+        Device::cpu().softmax(Logits::new(&logits, shape).unwrap()).to_vec().unwrap().values;
     for gpu in first_gpus() {
         for allowed in 0..16 {
             gpu.now().pool.clear();
-            let refuse = Sabotage { refuse_above: Some(2 << 20), refuse_after: Some(allowed), ..Sabotage::default() };
+            let refuse = Sabotage {
+                refuse_above: Some(2 << 20),
+                refuse_after: Some(allowed),
+                ..Sabotage::default()
+            };
             sabotage(&gpu, |sabotage| *sabotage = refuse);
             let mut in_place = logits.clone();
-            device(&gpu, true).softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
-            let near = |(a, b): &(&f32, &f32)| approx::relative_eq!(**a, **b, epsilon = 0.0, max_relative = 2e-6);
+            device(&gpu, true)
+                .softmax(LogitsMut::new(&mut in_place, shape).unwrap())
+                .in_place()
+                .unwrap();
+            let near = |(a, b): &(&f32, &f32)| {
+                approx::relative_eq!(**a, **b, epsilon = 0.0, max_relative = 2e-6)
+            };
             let far = in_place.iter().zip(&wanted).find(|pair| !near(pair));
             assert_eq!(far, None, "{allowed} allocations");
         }

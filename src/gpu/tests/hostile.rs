@@ -1,10 +1,13 @@
-//! Kernels run on the CPU after other compilers keep the bounds that the crate promises: naga's MSL, compiled by clang with -ffast-math and
-//! run without subnormal numbers, as Metal may; and naga's HLSL after Microsoft's DXC, which adds up in another order, both as DXC left
-//! it and after clang has gone on in the same way. `tests/hostile` has what is asked, the rows, the judge, and the ways to a program.
+//! Kernels run on the CPU after other compilers keep the bounds that the crate promises: naga's
+//! MSL, compiled by clang with -ffast-math and run without subnormal numbers, as Metal may; and
+//! naga's HLSL after Microsoft's DXC, which adds up in another order, both as DXC left it and after
+//! clang has gone on in the same way. `tests/hostile` has what is asked, the rows, the judge, and
+//! the ways to a program.
 //!
-//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute. `LOGITS_DXC` is a command that writes the
-//! listing of `FILE` to `FILE.ll`: `.ci/dxc LIBRARY`.
-//! `LOGITS_FULL=1` runs every option with every strategy. `LOGITS_HOSTILE_KEEP=1` leaves what was compiled in the temporary folder.
+//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute.
+//! `LOGITS_DXC` is a command that writes the listing of `FILE` to `FILE.ll`: `.ci/dxc LIBRARY`.
+//! `LOGITS_FULL=1` runs every option with every strategy. `LOGITS_HOSTILE_KEEP=1` leaves what was
+//! compiled in the temporary folder.
 
 #[path = "../../../tests/hostile/asked.rs"]
 mod asked;
@@ -38,11 +41,27 @@ use crate::problem::request::{Operands, RowTarget};
 use crate::problem::transform::Transform;
 use crate::{DType, Device, Logits, Reduction, tier};
 
-/// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds of rows, and why.
+/// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds
+/// of rows, and why.
 const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 3] = [
-    (Op::Sample, "top_k", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
-    (Op::Sample, "top_p", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
-    (Op::Sample, "both", &["subnormal"], "logits whose difference is flushed to 0 are as likely as each other"),
+    (
+        Op::Sample,
+        "top_k",
+        &["subnormal"],
+        "logits whose difference is flushed to 0 are as likely as each other",
+    ),
+    (
+        Op::Sample,
+        "top_p",
+        &["subnormal"],
+        "logits whose difference is flushed to 0 are as likely as each other",
+    ),
+    (
+        Op::Sample,
+        "both",
+        &["subnormal"],
+        "logits whose difference is flushed to 0 are as likely as each other",
+    ),
 ];
 
 /// One run: what it is judged by, its passes, and its buffers.
@@ -72,7 +91,13 @@ struct Texts {
 
 impl Texts {
     fn new(route: &Route, edit: fn(String) -> String) -> Self {
-        Self { route: route.clone(), kernels: Vec::new(), numbers: HashMap::new(), modules: HashMap::new(), edit }
+        Self {
+            route: route.clone(),
+            kernels: Vec::new(),
+            numbers: HashMap::new(),
+            modules: HashMap::new(),
+            edit,
+        }
     }
 
     fn number(&mut self, text: String) -> usize {
@@ -100,7 +125,8 @@ fn narrowed(dtype: DType, values: impl Iterator<Item = f32>) -> (Vec<u8>, Vec<f6
         match dtype {
             DType::F16 => {
                 // Infinities of the row's own, but none by rounding.
-                let value = if value.is_finite() { value.clamp(-65_504.0, 65_504.0) } else { value };
+                let value =
+                    if value.is_finite() { value.clamp(-65_504.0, 65_504.0) } else { value };
                 bytes.extend(f16::from_f32(value).to_bits().to_ne_bytes());
                 read.push(f16::from_f32(value).to_f64());
             }
@@ -135,16 +161,28 @@ impl Case {
         let transform = loss.transform(transform).unwrap();
         let operand_bytes = op.operand_bytes(dtype, is_soft);
         let k = if op == Op::TopK { 5 } else { 1 };
-        let draws = if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
-        let is_heavy = Operands { transform, coefficients: loss.coefficients(7, 1.0, 1), ..Operands::default() }
-            .is_heavy(op, operand_bytes);
+        let draws =
+            if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
+        let is_heavy = Operands {
+            transform,
+            coefficients: loss.coefficients(7, 1.0, 1),
+            ..Operands::default()
+        }
+        .is_heavy(op, operand_bytes);
         let (count, classes) = spread.shape(op, is_heavy);
         let mut loss = loss.clone();
-        loss.weight = loss.weight.map(|weight| (0..classes).map(|class| weight[class % weight.len()]).collect());
+        loss.weight = loss
+            .weight
+            .map(|weight| (0..classes).map(|class| weight[class % weight.len()]).collect());
         loss.upstream_gradients = loss.upstream_gradients.map(|factors| factors[..count].to_vec());
 
-        let operands =
-            Operands { transform, coefficients: loss.coefficients(classes, 1.0, 1), k, draws, ..Operands::default() };
+        let operands = Operands {
+            transform,
+            coefficients: loss.coefficients(classes, 1.0, 1),
+            k,
+            draws,
+            ..Operands::default()
+        };
         let problem = KernelProblem {
             size: dtype.size() as u64,
             operand_bytes,
@@ -171,10 +209,11 @@ impl Case {
             (params.classes, params.inner) = (classes as u32, 1);
             (params.logits_stride, params.elements_stride) = (classes as u32, classes as u32);
             params.segments = plan.segments();
-            (params.first_segment, params.pass_segments) = (pass.segments.start, pass.segments.len() as u32);
+            (params.first_segment, params.pass_segments) =
+                (pass.segments.start, pass.segments.len() as u32);
             params.first_group = Plan::first_group(&pass);
-            let needs_groups =
-                pass.entry == Entry::TotalLosses || (pass.entry == Entry::TotalTargets && operand_bytes == 0);
+            let needs_groups = pass.entry == Entry::TotalLosses
+                || (pass.entry == Entry::TotalTargets && operand_bytes == 0);
             params.groups = if needs_groups { plan.row_groups() } else { 0 };
             params.soft_rows = if operand_bytes > 0 { count as u32 } else { 0 };
             (number, pass.groups, params)
@@ -234,14 +273,17 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
     let classes = rows[0].x.len();
     let mut random = Random::new(classes as u64 + 1);
     if asked.is_soft {
-        let mut share = || if random.unit() < 0.05 { 0.0 } else { 2.0 * random.unit() / classes as f32 };
+        let mut share =
+            || if random.unit() < 0.05 { 0.0 } else { 2.0 * random.unit() / classes as f32 };
         let (bytes, read) = narrowed(DType::F32, (0..rows.len() * classes).map(|_| share()));
         batch.elementwise = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
         return bytes;
     }
     if asked.op.spec().forward.is_some() {
         let sizes = [1.0, 1e4, 1e-3, 1e30];
-        let values = (0..rows.len()).flat_map(|row| vec![sizes[row % 4]; classes]).map(|size| random.within(size));
+        let values = (0..rows.len())
+            .flat_map(|row| vec![sizes[row % 4]; classes])
+            .map(|size| random.within(size));
         let (bytes, read) = narrowed(asked.dtype, values);
         batch.elementwise = Some(read.chunks(classes).map(<[f64]>::to_vec).collect());
         return bytes;
@@ -253,7 +295,10 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
 /// What the CPU draws.
 fn draws_of(asked: &Asked, rows: &[Row]) -> Vec<u32> {
     let x: Vec<f32> = rows.iter().flat_map(|row| row.x.iter().copied()).collect();
-    let x = Logits::new(&x, [rows.len(), rows[0].x.len()]).unwrap().temperature(asked.temperature).unwrap();
+    let x = Logits::new(&x, [rows.len(), rows[0].x.len()])
+        .unwrap()
+        .temperature(asked.temperature)
+        .unwrap();
     let drawn = Device::cpu().sample(&asked.sampling, x).to_vec().unwrap().values;
     drawn.into_iter().map(|drawn| drawn.class).collect()
 }
@@ -271,7 +316,9 @@ fn input_of(cases: &[Case]) -> Vec<u8> {
         word(&mut input, case.passes.len());
         for (number, [x, y, _], params) in &case.passes {
             let params = bytemuck::bytes_of(params);
-            [*number, *x as usize, *y as usize, params.len()].into_iter().for_each(|value| word(&mut input, value));
+            [*number, *x as usize, *y as usize, params.len()]
+                .into_iter()
+                .for_each(|value| word(&mut input, value));
             input.extend(params);
         }
     }
@@ -291,7 +338,12 @@ fn verdicts(cases: &[Case], output: &[u8]) -> Vec<Verdict> {
         let total = case.asked.loss.reduction == Reduction::Mean;
         case.batch.judge(&Found {
             elements: widened(case.batch.dtype, elements),
-            rows: rows_out.as_chunks::<4>().0.iter().map(|&word| u32::from_ne_bytes(word)).collect(),
+            rows: rows_out
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&word| u32::from_ne_bytes(word))
+                .collect(),
             total: total.then(|| bytemuck::pod_read_unaligned::<Summary>(summary).loss),
         })
     };
@@ -314,7 +366,12 @@ fn compiler() -> Option<String> {
 }
 
 /// Compiles and runs the cases in each mode, and judges the results.
-fn run<const N: usize>(cases: &[Case], texts: &Texts, compiler: &str, modes: [Mode; N]) -> [Vec<Verdict>; N] {
+fn run<const N: usize>(
+    cases: &[Case],
+    texts: &Texts,
+    compiler: &str,
+    modes: [Mode; N],
+) -> [Vec<Verdict>; N] {
     let workshop = Workshop::new();
     let mut clock = Instant::now();
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
@@ -322,7 +379,13 @@ fn run<const N: usize>(cases: &[Case], texts: &Texts, compiler: &str, modes: [Mo
         Route::Metal => Vec::new(),
         Route::Dxc(command) => workshop.listings(command, &texts.kernels),
     };
-    println!("{:?}: {} runs of {} kernels, listed in {:.1?}", texts.route, cases.len(), texts.kernels.len(), lap());
+    println!(
+        "{:?}: {} runs of {} kernels, listed in {:.1?}",
+        texts.route,
+        cases.len(),
+        texts.kernels.len(),
+        lap()
+    );
     let input = input_of(cases);
     modes.map(|mode| {
         let sources = match texts.route {
@@ -341,9 +404,9 @@ fn run<const N: usize>(cases: &[Case], texts: &Texts, compiler: &str, modes: [Mo
 
 /// Which known violation it is.
 fn known(asked: &Asked, kind: &str) -> Option<usize> {
-    KNOWN_VIOLATIONS
-        .iter()
-        .position(|&(op, option, kinds, _)| op == asked.op && asked.option.starts_with(option) && kinds.contains(&kind))
+    KNOWN_VIOLATIONS.iter().position(|&(op, option, kinds, _)| {
+        op == asked.op && asked.option.starts_with(option) && kinds.contains(&kind)
+    })
 }
 
 #[test]
@@ -371,7 +434,10 @@ fn check_bounds(route: &Route) {
     for ((case, strict), hostile) in cases.iter().zip(&strict).zip(&hostile) {
         let name = case.asked.name();
         for (a, b) in strict.worst.iter().zip(&hostile.worst) {
-            println!("{name:<52} {:<18} {:>7.0e} {:>9.1e} {:>9.1e}", a.quantity, a.bound, a.error, b.error);
+            println!(
+                "{name:<52} {:<18} {:>7.0e} {:>9.1e} {:>9.1e}",
+                a.quantity, a.bound, a.error, b.error
+            );
         }
         for (mode, verdict) in [(Mode::Strict, strict), (Mode::Hostile, hostile)] {
             for (kind, text) in &verdict.failures {
@@ -402,13 +468,17 @@ fn kernels_without_opaque_break_after_dxc() {
     }
 }
 
-/// The proof can fail: the same compilers break the same kernels where `opaque` returns what it is given.
+/// The proof can fail: the same compilers break the same kernels where `opaque` returns what it is
+/// given.
 fn check_that_they_break(route: &Route) {
     let Some(compiler) = compiler() else { return };
     let mut texts = Texts::new(route, |text| {
         let bare = text
             .replace("return bitcast<f32>(bitcast<u32>(x) ^ params.zero);", "return x;")
-            .replace("return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));", "return x;");
+            .replace(
+                "return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4<u32>(params.zero));",
+                "return x;",
+            );
         assert!(!bare.contains("^ params.zero") && bare.len() + 60 < text.len());
         bare
     });
@@ -419,7 +489,8 @@ fn check_that_they_break(route: &Route) {
         verdict.failures.iter().for_each(|(_, text)| println!("{}: {text}", case.asked.name()));
     }
     assert!(!hostile[0].failures.is_empty(), "{route:?} broke nothing");
-    // In strict mode clang keeps the order of operations, so MSL keeps its bounds. HLSL does not: DXC has already reordered it.
+    // In strict mode clang keeps the order of operations, so MSL keeps its bounds. HLSL does not:
+    // DXC has already reordered it.
     let is_broken = strict.iter().any(|verdict| !verdict.failures.is_empty());
     assert_eq!(is_broken, *route != Route::Metal, "{route:?}");
 }

@@ -13,15 +13,21 @@ fn subgroups_do_not_change_a_bit() {
         }
         without.altered(|context| context.kernels = Kernels::new(&context.device, 1));
         let (with, without) = (device(with, false), device(&without, false));
-        for (nth, shape) in shapes_of(0, 1, [[2, 140_000], [3, 5000], [5, 2048], [9, 300], [50, 9], [300, 1]]) {
+        for (nth, shape) in
+            shapes_of(0, 1, [[2, 140_000], [3, 5000], [5, 2048], [9, 300], [50, 9], [300, 1]])
+        {
             let logits = wide_logits(shape[0] * shape[1]);
-            assert_eq!(all(&with, &logits, shape, nth), all(&without, &logits, shape, nth), "{shape:?} on {with}");
+            assert_eq!(
+                all(&with, &logits, shape, nth),
+                all(&without, &logits, shape, nth),
+                "{shape:?} on {with}"
+            );
         }
     }
 }
 
-/// Modules for subgroups as if those were of so many threads, which are no neighbours: they exchange values through workgroup
-/// memory. Everything else of the text is that for subgroups.
+/// Modules for subgroups as if those were of so many threads, which are no neighbours: they
+/// exchange values through workgroup memory. Everything else of the text is that for subgroups.
 fn as_if_of(width: u32) -> Edit {
     let exchange = "
         var<workgroup> exchanged: array<vec2<u32>, 256>;
@@ -32,10 +38,16 @@ fn as_if_of(width: u32) -> Edit {
             return exchanged[thread ^ distance];
         }";
     let edits = [
-        ("@builtin(subgroup_size) width: u32,", "@builtin(local_invocation_index) index: u32,".to_owned()),
+        (
+            "@builtin(subgroup_size) width: u32,",
+            "@builtin(local_invocation_index) index: u32,".to_owned(),
+        ),
         ("@builtin(subgroup_id) subgroup: u32,", String::new()),
         ("@builtin(subgroup_invocation_id) within: u32,", String::new()),
-        ("subgroup * width + within", format!("index % (256u / {width}u) * {width}u + index / (256u / {width}u)")),
+        (
+            "subgroup * width + within",
+            format!("index % (256u / {width}u) * {width}u + index / (256u / {width}u)"),
+        ),
         ("group.x, width)", format!("group.x, {width}u)")),
         ("subgroupShuffleXor", "exchange".to_owned()),
     ];
@@ -77,24 +89,32 @@ fn the_size_of_subgroups_does_not_change_a_bit() {
 fn parts_do_not_change_a_bit() {
     let first = gpus();
     for (adapter, (whole, pieces)) in first.iter().zip(gpus()).enumerate() {
-        // A handful of rows at a time, in a grid of a few workgroups a line; and a row of 600,000 in three parts.
+        // A handful of rows at a time, in a grid of a few workgroups a line; and a row of 600,000
+        // in three parts.
         pieces.altered(|context| {
             context.limits.binding_bytes = Plan::LEAST_BINDING;
             context.limits.workgroups_per_dimension = 30;
         });
         let (whole, pieces) = (device(whole, false), device(&pieces, false));
-        for (nth, shape) in
-            shapes_of(adapter, first.len(), [[4, 200_000], [500, 1000], [70, 5000], [90_000, 3], [2, 600_000]])
-        {
+        for (nth, shape) in shapes_of(
+            adapter,
+            first.len(),
+            [[4, 200_000], [500, 1000], [70, 5000], [90_000, 3], [2, 600_000]],
+        ) {
             let logits = wide_logits(shape[0] * shape[1]);
-            assert_eq!(all(&pieces, &logits, shape, nth), all(&whole, &logits, shape, nth), "{shape:?} on {whole}");
+            assert_eq!(
+                all(&pieces, &logits, shape, nth),
+                all(&whole, &logits, shape, nth),
+                "{shape:?} on {whole}"
+            );
         }
     }
 }
 
 #[test]
 fn staging_does_not_change_a_bit() {
-    let (maps, others): (Vec<_>, Vec<_>) = gpus().into_iter().zip(gpus()).partition(|(gpu, _)| gpu.now().maps_storage);
+    let (maps, others): (Vec<_>, Vec<_>) =
+        gpus().into_iter().zip(gpus()).partition(|(gpu, _)| gpu.now().maps_storage);
     for (gpu, _) in others {
         skip(&format!("{} ({}) maps no storage", gpu.name(), gpu.backend()));
     }
@@ -102,9 +122,14 @@ fn staging_does_not_change_a_bit() {
     for (adapter, (mapped, staged)) in maps.into_iter().enumerate() {
         staged.altered(|context| context.maps_storage = false);
         let (mapped, staged) = (device(&mapped, false), device(&staged, false));
-        for (nth, shape) in shapes_of(adapter, adapters, [[2, 140_000], [50, 900], [3, 5], [1, 1]]) {
+        for (nth, shape) in shapes_of(adapter, adapters, [[2, 140_000], [50, 900], [3, 5], [1, 1]])
+        {
             let logits = wide_logits(shape[0] * shape[1]);
-            assert_eq!(all(&mapped, &logits, shape, nth), all(&staged, &logits, shape, nth), "{shape:?} on {mapped}");
+            assert_eq!(
+                all(&mapped, &logits, shape, nth),
+                all(&staged, &logits, shape, nth),
+                "{shape:?} on {mapped}"
+            );
         }
     }
 }
@@ -118,7 +143,11 @@ fn a_small_budget_does_not_change_a_bit() {
         let poor = whole.clone().with_memory_budget(1);
         for (nth, shape) in shapes_of(adapter, adapters, [[700, 1000], [2, 600_000]]) {
             let logits = wide_logits(shape[0] * shape[1]);
-            assert_eq!(all(&poor, &logits, shape, nth), all(&whole, &logits, shape, nth), "{shape:?} on {whole}");
+            assert_eq!(
+                all(&poor, &logits, shape, nth),
+                all(&whole, &logits, shape, nth),
+                "{shape:?} on {whole}"
+            );
         }
     }
 }
@@ -142,7 +171,11 @@ fn chunks_do_not_change_the_loss() {
                 assert_eq!(bits(&got.per_row().read().unwrap()), bits(&wanted.per_row));
                 let got = got.read().unwrap();
                 assert_eq!(got.loss.to_bits(), wanted.loss.to_bits(), "{reduction:?} on {device}");
-                assert_eq!(got.perplexity.to_bits(), wanted.perplexity.to_bits(), "{reduction:?} on {device}");
+                assert_eq!(
+                    got.perplexity.to_bits(),
+                    wanted.perplexity.to_bits(),
+                    "{reduction:?} on {device}"
+                );
             }
         }
     }
@@ -175,7 +208,10 @@ fn a_call_stays_within_its_budget() {
                     }
                     most
                 });
-                let out = device.cross_entropy(&CrossEntropy::default(), x, &targets).with_gradient_vec().unwrap();
+                let out = device
+                    .cross_entropy(&CrossEntropy::default(), x, &targets)
+                    .with_gradient_vec()
+                    .unwrap();
                 is_done.store(true, std::sync::atomic::Ordering::Relaxed);
                 assert_eq!(out.0.fell_back, None);
                 watch.join().unwrap()
@@ -224,7 +260,12 @@ fn calls_leave_nothing() {
             match call % 3 {
                 0 => drop(device.softmax(x).to_vec().unwrap()),
                 1 => drop(device.predict(x).to_vec().unwrap()),
-                _ => drop(device.cross_entropy(&CrossEntropy::default(), x, &vec![0; shape[0]]).loss().unwrap()),
+                _ => drop(
+                    device
+                        .cross_entropy(&CrossEntropy::default(), x, &vec![0; shape[0]])
+                        .loss()
+                        .unwrap(),
+                ),
             }
             let now = counters();
             if call < calls / 3 {

@@ -15,10 +15,12 @@ use super::{Gpu, Opened, adapter};
 use crate::tier::skip;
 use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction, tier};
 
-/// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was promised.
+/// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was
+/// promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
-    let open = |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
+    let open =
+        |adapter| Some(block_on(Gpu::open(adapter)).inspect_err(|error| skip(error)).ok()?.0);
     let opened: Vec<_> = adapters.iter().filter_map(open).collect();
     if opened.is_empty() {
         skip("no adapter");
@@ -27,29 +29,41 @@ fn gpus() -> Vec<Gpu> {
     opened
 }
 
-/// Returns every adapter with `LOGITS_FULL=1`, else the first one: for tests of what is the same through every API.
+/// Returns every adapter with `LOGITS_FULL=1`, else the first one: for tests of what is the same
+/// through every API.
 fn first_gpus() -> Vec<Gpu> {
     let mut gpus = gpus();
     gpus.truncate(if tier::is_full() { usize::MAX } else { 1 });
     gpus
 }
 
-/// The shapes for the first (0), second, ... of `count` adapters or tunings, with their places: all of them, or by default every second
-/// one where there is another one for the others.
-fn shapes_of<S, const N: usize>(nth: usize, count: usize, shapes: [S; N]) -> impl Iterator<Item = (usize, S)> {
+/// The shapes for the first (0), second, ... of `count` adapters or tunings, with their places: all
+/// of them, or by default every second one where there is another one for the others.
+fn shapes_of<S, const N: usize>(
+    nth: usize,
+    count: usize,
+    shapes: [S; N],
+) -> impl Iterator<Item = (usize, S)> {
     let turns = count.clamp(1, 2);
-    shapes.into_iter().enumerate().filter(move |(place, _)| tier::is_full() || place % turns == nth % turns)
+    shapes
+        .into_iter()
+        .enumerate()
+        .filter(move |(place, _)| tier::is_full() || place % turns == nth % turns)
 }
 
 fn device(gpu: &Gpu, may_fall_back: bool) -> Device {
-    Device::on_gpu(Opened { gpu: gpu.clone(), reason: String::new(), rejected_adapters: Vec::new() }, may_fall_back)
+    Device::on_gpu(
+        Opened { gpu: gpu.clone(), reason: String::new(), rejected_adapters: Vec::new() },
+        may_fall_back,
+    )
 }
 
 fn logits(count: usize) -> Vec<f32> {
     (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
 }
 
-/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of them subnormal.
+/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of
+/// them subnormal.
 fn wide_logits(count: usize) -> Vec<f32> {
     let mut logits = logits(count);
     logits.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 71.5);
@@ -69,8 +83,8 @@ struct Results {
     loss: f64,
 }
 
-/// Runs every operation; in the default tier, for a driver compiles for each, a third of them, chosen by `nth`: the loss and its
-/// gradient where `nth % 3` is 0.
+/// Runs every operation; in the default tier, for a driver compiles for each, a third of them,
+/// chosen by `nth`: the loss and its gradient where `nth % 3` is 0.
 fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result<Results, Error> {
     let x = Logits::new(logits, shape)?;
     let takes = |third: usize| tier::is_full() || nth % 3 == third;
@@ -81,7 +95,9 @@ fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result
         let (out, gradient) = device.cross_entropy(&loss, x, &targets).with_gradient_vec()?;
         let alone = device.cross_entropy(&loss, x, &targets).loss()?;
         let mut in_place = logits.to_vec();
-        device.cross_entropy(&loss, LogitsMut::new(&mut in_place, shape)?, &targets).with_gradient_in_place()?;
+        device
+            .cross_entropy(&loss, LogitsMut::new(&mut in_place, shape)?, &targets)
+            .with_gradient_in_place()?;
         results.elements.extend([bits(&gradient), bits(&in_place)]);
         results.rows.extend([bits(&out.per_row), bits(&alone.per_row)]);
         results.loss = out.loss;

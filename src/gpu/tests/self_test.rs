@@ -29,7 +29,9 @@ const BREAKS: [Broken; 7] = [
         of_subgroups: true,
     },
     Broken {
-        edit: |text| text.replace("folds[thread / (done * count) * count + thread % count]", "folds[0]"),
+        edit: |text| {
+            text.replace("folds[thread / (done * count) * count + thread % count]", "folds[0]")
+        },
         check: "sum over a workgroup",
         of_subgroups: true,
     },
@@ -41,7 +43,12 @@ const BREAKS: [Broken; 7] = [
     },
     Broken {
         // As where a zero without a sign is taken for an infinity.
-        edit: |text| text.replace("(bits & 0x7fffffffu) >= 0x7f800000u", "(bits ^ 0x80000000u) >= 0x7f800000u"),
+        edit: |text| {
+            text.replace(
+                "(bits & 0x7fffffffu) >= 0x7f800000u",
+                "(bits ^ 0x80000000u) >= 0x7f800000u",
+            )
+        },
         check: "smoothed loss: inf",
         of_subgroups: false,
     },
@@ -70,7 +77,10 @@ fn what_is_broken_is_not_used() {
                 let told = device.rejected_adapters().last().unwrap().reason.clone();
                 assert!(told.contains("used without subgroups"), "{told}");
                 // The kernels that are broken are not used.
-                let p = device.softmax(Logits::new(&[1.0_f32; 1000], [1, 1000]).unwrap()).to_vec().unwrap();
+                let p = device
+                    .softmax(Logits::new(&[1.0_f32; 1000], [1, 1000]).unwrap())
+                    .to_vec()
+                    .unwrap();
                 assert!(p.values.iter().all(|p| (p - 1e-3).abs() < 1e-8), "{name}");
                 told
             } else {
@@ -115,7 +125,9 @@ fn a_device_of_the_caller_is_tested_when_asked() {
 #[test]
 fn rows_in_workgroup_memory_are_tested() {
     for gpu in first_gpus() {
-        BROKEN.set(Some(|text| text.replace("tile[2u * thread + 1u] = given.y", "tile[2u * thread] = given.y")));
+        BROKEN.set(Some(|text| {
+            text.replace("tile[2u * thread + 1u] = given.y", "tile[2u * thread] = given.y")
+        }));
         let broken = gpu.with_tuning(gpu.tuning()).unwrap();
         BROKEN.set(None);
         let told = broken.self_test().unwrap_err().to_string();
@@ -138,7 +150,12 @@ fn it_is_quick_once_it_is_compiled() {
             })
             .collect();
         times.sort();
-        println!("{} ({}): {first:?} with its pipeline, {:?} without", gpu.name(), gpu.backend(), times[2]);
+        println!(
+            "{} ({}): {first:?} with its pipeline, {:?} without",
+            gpu.name(),
+            gpu.backend(),
+            times[2]
+        );
         assert!(times[2].as_secs_f64() < 0.5, "{:?}", times[2]);
     }
 }

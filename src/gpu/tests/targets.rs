@@ -1,4 +1,5 @@
-//! Modules in the languages of other targets, with the options that wgpu-hal 30 sets for a module whose checks are off.
+//! Modules in the languages of other targets, with the options that wgpu-hal 30 sets for a module
+//! whose checks are off.
 
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{hlsl, msl};
@@ -9,7 +10,8 @@ pub const ENTRY: &str = "main";
 
 /// Parses and validates a shader. Panics with the compiler's message.
 pub fn parsed(text: &str) -> (Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{error:?} in\n{text}"));
@@ -39,7 +41,8 @@ pub fn hlsl_of(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderMod
     };
     let pipeline = hlsl::PipelineOptions { entry_point: entry_point() };
     let mut text = String::new();
-    let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).unwrap();
+    let written =
+        hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).unwrap();
     assert!(written.entry_point_names.iter().all(|entry| entry.is_ok()), "{written:?}");
     text
 }

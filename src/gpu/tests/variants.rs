@@ -1,10 +1,12 @@
-//! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of the host, it keeps within
-//! what every adapter has, and the compilers of the platforms that are not at hand are given something to compile.
+//! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of
+//! the host, it keeps within what every adapter has, and the compilers of the platforms that are
+//! not at hand are given something to compile.
 //!
-//! By default that is what one adapter asks for, and one variant of each family is translated: of modules of the same parts, whose
-//! arrays and loops have the same sizes. `LOGITS_VARIANTS=FOLDER` asks for what ten adapters do, translates a few variants of each family,
-//! and keeps them there, the module included, for the compilers that are at hand (see `.ci/shaders`).
-//! `LOGITS_FULL=1` asks for the same, and translates every variant.
+//! By default that is what one adapter asks for, and one variant of each family is translated: of
+//! modules of the same parts, whose arrays and loops have the same sizes. `LOGITS_VARIANTS=FOLDER`
+//! asks for what ten adapters do, translates a few variants of each family, and keeps them there,
+//! the module included, for the compilers that are at hand (see `.ci/shaders`). `LOGITS_FULL=1`
+//! asks for the same, and translates every variant.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -43,17 +45,26 @@ const FEW: usize = 3;
 /// The adapter that is asked about every option; the others are asked about none.
 const ALL_OPTIONS: &str = "Apple M2, Metal";
 /// Around where plans change.
-const CLASSES: [u64; 12] = [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072, 131_073, 1_000_003];
+const CLASSES: [u64; 12] =
+    [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072, 131_073, 1_000_003];
 
-/// Each option of an operation by itself, none first, and all at once; and whether targets are probabilities.
+/// Each option of an operation by itself, none first, and all at once; and whether targets are
+/// probabilities.
 fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
     let plain = || CrossEntropy::default().reduction(Reduction::Sum);
-    let transforms = [(plain(), false), (plain().logit_scale(2.0), false), (plain().softcap(3.0), false)];
+    let transforms =
+        [(plain(), false), (plain().logit_scale(2.0), false), (plain().softcap(3.0), false)];
     if !op.has_targets() {
         return transforms.into();
     }
-    let every =
-        || plain().label_smoothing(0.1).z_loss(0.1).softcap(3.0).weight(vec![1.0]).upstream_gradients(vec![1.0]);
+    let every = || {
+        plain()
+            .label_smoothing(0.1)
+            .z_loss(0.1)
+            .softcap(3.0)
+            .weight(vec![1.0])
+            .upstream_gradients(vec![1.0])
+    };
     let more = [
         (plain(), true),
         (plain().label_smoothing(0.1), false),
@@ -85,8 +96,9 @@ struct Family {
     sizes: Vec<String>,
 }
 
-/// What plans ask for: of every adapter that they are tested with, with its subgroups and without any, each operation, type,
-/// layout and number of classes; and each option, on one of them, over logits that can be bound at their start.
+/// What plans ask for: of every adapter that they are tested with, with its subgroups and without
+/// any, each operation, type, layout and number of classes; and each option, on one of them, over
+/// logits that can be bound at their start.
 fn variants() -> HashSet<Variant> {
     let mut variants = HashSet::new();
     for (name, limits) in crate::plan::tests::adapters() {
@@ -98,12 +110,24 @@ fn variants() -> HashSet<Variant> {
                 if nth > 0 && name != ALL_OPTIONS {
                     continue;
                 }
-                let starts = Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
+                let starts =
+                    Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
                 for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
                     // By default each width of an operation in one type.
                     let in_turn = |nth: usize| is_wide() || (nth + turn) % 3 == of;
-                    for (_, classes) in CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth)) {
-                        of_shape(op, &loss, is_soft, dtype, classes, limits, starts.clone(), &mut variants);
+                    for (_, classes) in
+                        CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth))
+                    {
+                        of_shape(
+                            op,
+                            &loss,
+                            is_soft,
+                            dtype,
+                            classes,
+                            limits,
+                            starts.clone(),
+                            &mut variants,
+                        );
                     }
                 }
             }
@@ -126,12 +150,16 @@ fn of_shape(
     // What is not for rows is two KiB at the most.
     let memory = limits.tile_bytes + 2048;
     let transform = loss.transform(Transform::default()).unwrap();
-    let operands =
-        Operands { transform, coefficients: loss.coefficients(classes as usize, 1.0, 1), ..Operands::default() };
+    let operands = Operands {
+        transform,
+        coefficients: loss.coefficients(classes as usize, 1.0, 1),
+        ..Operands::default()
+    };
     let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
     let size = if dtype == DType::F32 { 4 } else { 2 };
     let operand_bytes = if is_sum { size } else { 4 * u64::from(is_soft) };
-    let (heavy, counts) = (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
+    let (heavy, counts) =
+        (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
     let problem = KernelProblem {
         size,
         operand_bytes,
@@ -143,8 +171,11 @@ fn of_shape(
     let strided = KernelProblem { strides: [classes + 3, classes + 5], ..problem };
     let blocks = KernelProblem { rows: 740, ..problem }.in_blocks(37);
     // The device weighs targets itself for a mean.
-    let scale = KernelOptions::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
-    for (problem, in_place) in [(problem, false), (strided, false), (blocks, false), (problem, true)] {
+    let scale =
+        KernelOptions::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
+    for (problem, in_place) in
+        [(problem, false), (strided, false), (blocks, false), (problem, true)]
+    {
         if in_place && !op.spec().writes_elements {
             continue;
         }
@@ -163,10 +194,12 @@ fn of_shape(
 impl Variant {
     fn new(kernel: Kernel, entry: Entry, subgroup: u32, memory: u64) -> Self {
         let (source, has_subgroups) = (source(kernel, entry, subgroup), subgroup > 1);
-        let sizes =
-            source.lines().filter(|line| ["const UNITS:", "const TILE:"].iter().any(|size| line.starts_with(size)));
+        let sizes = source.lines().filter(|line| {
+            ["const UNITS:", "const TILE:"].iter().any(|size| line.starts_with(size))
+        });
         let sizes = sizes.map(str::to_owned).collect();
-        let family = Family { parts: parts(kernel, entry, has_subgroups), entry: entry.name(), sizes };
+        let family =
+            Family { parts: parts(kernel, entry, has_subgroups), entry: entry.name(), sizes };
         Self { family, source, has_subgroups, memory }
     }
 
@@ -184,7 +217,8 @@ fn folder() -> Option<std::ffi::OsString> {
     std::env::var_os("LOGITS_VARIANTS")
 }
 
-/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each family are translated instead of one.
+/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each family are
+/// translated instead of one.
 fn is_wide() -> bool {
     tier::is_full() || folder().is_some()
 }
@@ -251,8 +285,10 @@ fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl
 
     keep("metal", msl_of(module, info).as_bytes());
 
-    let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..Default::default() };
-    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
+    let options =
+        spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..Default::default() };
+    let pipeline =
+        spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
     let words = spv::write_vec(module, info, &options, Some(&pipeline)).unwrap();
     keep("spv", bytemuck::cast_slice(&words));
 
@@ -261,8 +297,11 @@ fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl
         return;
     }
     let options = glsl::Options { zero_initialize_workgroup_memory: false, ..Default::default() };
-    let pipeline =
-        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned(), multiview: None };
+    let pipeline = glsl::PipelineOptions {
+        shader_stage: ShaderStage::Compute,
+        entry_point: ENTRY.to_owned(),
+        multiview: None,
+    };
     let mut text = String::new();
     glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default())
         .unwrap()
@@ -271,8 +310,8 @@ fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl
     keep("comp", text.as_bytes());
 }
 
-/// What adapters need not have more of: 256 threads and 8 storage buffers, as WebGPU's defaults, and workgroup memory
-/// as the plan was told of.
+/// What adapters need not have more of: 256 threads and 8 storage buffers, as WebGPU's defaults,
+/// and workgroup memory as the plan was told of.
 fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
     let mut layouter = Layouter::default();
     layouter.update(module.to_ctx()).unwrap();
@@ -284,7 +323,9 @@ fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
             continue;
         }
         match variable.space {
-            AddressSpace::WorkGroup => bytes += u64::from(layouter[variable.ty].size.next_multiple_of(16)),
+            AddressSpace::WorkGroup => {
+                bytes += u64::from(layouter[variable.ty].size.next_multiple_of(16))
+            }
             AddressSpace::Storage { .. } => buffers += 1,
             _ => {}
         }
@@ -301,9 +342,13 @@ fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
 /// The host's structs and the shaders' are the same.
 fn check_layouts(module: &Module) {
     let members = |name: &str| {
-        let (_, found) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
-        let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
-        let offsets = members.iter().map(|member| (member.name.clone().unwrap(), member.offset as usize));
+        let (_, found) =
+            module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
+        let naga::TypeInner::Struct { members, span } = &found.inner else {
+            panic!("{name} is no struct")
+        };
+        let offsets =
+            members.iter().map(|member| (member.name.clone().unwrap(), member.offset as usize));
         (offsets.collect::<Vec<_>>(), *span as usize)
     };
     macro_rules! same {
@@ -366,9 +411,9 @@ fn check_bindings(module: &Module) {
         let Some(binding) = &variable.binding else { continue };
         let expected = match variable.space {
             AddressSpace::Uniform => BufferBindingType::Uniform,
-            AddressSpace::Storage { access } => {
-                BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
-            }
+            AddressSpace::Storage { access } => BufferBindingType::Storage {
+                read_only: !access.contains(naga::StorageAccess::STORE),
+            },
             ref other => panic!("a binding in {other:?}"),
         };
         assert_eq!(BINDINGS[binding.binding as usize], expected, "binding {}", binding.binding);

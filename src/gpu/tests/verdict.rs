@@ -1,9 +1,11 @@
-//! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan, for AMD's compiler to judge, and HLSL
-//! of those for subgroups of 32, which is what `.ci/ptxas/run` starts from for NVIDIA's. `LOGITS_VERDICT=FOLDER` asks for it, and without
-//! that nothing is done. `.ci/aco/run` and `.ci/ptxas/run` make tables from the names:
+//! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan,
+//! for AMD's compiler to judge, and HLSL of those for subgroups of 32, which is what
+//! `.ci/ptxas/run` starts from for NVIDIA's. `LOGITS_VERDICT=FOLDER` asks for it, and without that
+//! nothing is done. `.ci/aco/run` and `.ci/ptxas/run` make tables from the names:
 //!
-//! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD` and `.spv` or `.hlsl`, where `THREADS` are those of a subgroup that the plan was made for,
-//! `+` joins whatever the same code is for, and `HELD` is how many values a thread holds at a time; 0 where it holds none of a row.
+//! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD` and `.spv` or `.hlsl`, where
+//! `THREADS` are those of a subgroup that the plan was made for, `+` joins whatever the same code
+//! is for, and `HELD` is how many values a thread holds at a time; 0 where it holds none of a row.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -29,8 +31,9 @@ const FEW_CLASSES: [u64; 3] = [1000, 32_000, 262_144];
 /// Threads of the least subgroup of RDNA3, whatever the plan is made for.
 const LEAST_SUBGROUP: u32 = 32;
 
-/// What must be found fault with, or the judge is blind: an array indexed by a number that only run time knows, large enough to lie in
-/// scratch memory (Mesa makes branches of indices into 256 bytes and less), and more values at once than there are registers.
+/// What must be found fault with, or the judge is blind: an array indexed by a number that only run
+/// time knows, large enough to lie in scratch memory (Mesa makes branches of indices into 256 bytes
+/// and less), and more values at once than there are registers.
 fn controls() -> [(&'static str, String); 2] {
     let kernel = |body: &str| {
         format!(
@@ -44,10 +47,14 @@ fn controls() -> [(&'static str, String); 2] {
     let lines = |line: fn(u32) -> String| (0..300).map(line).collect::<String>();
     let loads = lines(|nth| format!("let v{nth} = data[id.x * 300u + {nth}u];\n"));
     let stores = lines(|nth| format!("data[id.x * 300u + {nth}u] = v{};\n", 299 - nth));
-    [("scratch", kernel(scratch)), ("spills", kernel(&format!("{loads} storageBarrier();\n {stores}")))]
+    [
+        ("scratch", kernel(scratch)),
+        ("spills", kernel(&format!("{loads} storageBarrier();\n {stores}"))),
+    ]
 }
 
-/// As RADV reports an RX 7900, whose subgroups have 32 to 64 threads; and what a driver gets that reports no more than 32.
+/// As RADV reports an RX 7900, whose subgroups have 32 to 64 threads; and what a driver gets that
+/// reports no more than 32.
 fn adapters() -> [Limits; 2] {
     let known = crate::plan::tests::adapters();
     let of = |part: &str| known.iter().find(|(name, _)| name.contains(part)).unwrap().1;
@@ -66,7 +73,8 @@ fn losses(op: Op) -> Vec<(&'static str, CrossEntropy, &'static [u64])> {
     losses
 }
 
-/// The words that wgpu-hal's `vulkan/device.rs` writes for a trusted module and a device of Vulkan 1.3.
+/// The words that wgpu-hal's `vulkan/device.rs` writes for a trusted module and a device of Vulkan
+/// 1.3.
 fn words(module: &Module, info: &ModuleInfo) -> Vec<u32> {
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = spv::Options {
@@ -83,7 +91,8 @@ fn words(module: &Module, info: &ModuleInfo) -> Vec<u32> {
         emit_int_div_checks: false,
         ..Default::default()
     };
-    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
+    let pipeline =
+        spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.to_owned() };
     spv::write_vec(module, info, &options, Some(&pipeline)).unwrap()
 }
 
@@ -129,13 +138,25 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn add(&mut self, op: Op, (name, loss): (&str, &CrossEntropy), dtype: DType, classes: u64, limits: Limits) {
+    fn add(
+        &mut self,
+        op: Op,
+        (name, loss): (&str, &CrossEntropy),
+        dtype: DType,
+        classes: u64,
+        limits: Limits,
+    ) {
         let transform = loss.transform(Transform::default()).unwrap();
-        let operands =
-            Operands { transform, coefficients: loss.coefficients(classes as usize, 1.0, 1), ..Operands::default() };
+        let operands = Operands {
+            transform,
+            coefficients: loss.coefficients(classes as usize, 1.0, 1),
+            ..Operands::default()
+        };
         let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, false));
-        let (heavy, totals) =
-            (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
+        let (heavy, totals) = (
+            operands.is_heavy(op, operand_bytes),
+            op.has_targets() && op != Op::CrossEntropyBackward,
+        );
         let problem = KernelProblem {
             size,
             operand_bytes,
@@ -157,16 +178,24 @@ impl Kernels {
             let threads = limits.tuning.subgroup;
             let key = (threads, pass.entry.name(), words(module, info));
             let uses = self.uses.entry(key).or_insert_with(|| {
-                let access = if matches!(kernel.access, Access::Staged { .. }) { "staged" } else { "direct" };
+                let access = if matches!(kernel.access, Access::Staged { .. }) {
+                    "staged"
+                } else {
+                    "direct"
+                };
                 let (lanes, units) = (kernel.strategy.lanes, kernel.units);
                 let (shape, held) = match pass.entry {
-                    Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce | Entry::SplitWrite => {
+                    Entry::HoldRows
+                    | Entry::StreamRows
+                    | Entry::SplitReduce
+                    | Entry::SplitWrite => {
                         (format!("{lanes}x{units}-{access}"), u64::from(units) * UNIT_BYTES / size)
                     }
                     Entry::SplitJoin => (lanes.to_string(), 0),
                     _ => (kernel.long_lanes.to_string(), 0),
                 };
-                let hlsl = (threads == LEAST_SUBGROUP).then(|| hlsl_of(module, info, ShaderModel::V6_2));
+                let hlsl =
+                    (threads == LEAST_SUBGROUP).then(|| hlsl_of(module, info, ShaderModel::V6_2));
                 Uses { shape, held, hlsl, ..Uses::default() }
             });
             uses.add(op, dtype, name, classes);
@@ -183,7 +212,9 @@ fn default_kernels_for_the_verdict() {
         for op in OPS {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 for (name, loss, classes) in losses(op) {
-                    classes.iter().for_each(|&classes| kernels.add(op, (name, &loss), dtype, classes, limits));
+                    classes.iter().for_each(|&classes| {
+                        kernels.add(op, (name, &loss), dtype, classes, limits)
+                    });
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Recording into a caller's own wgpu commands: the same results as the simple API, over any device and any buffers.
+//! Recording into a caller's own wgpu commands: the same results as the simple API, over any device
+//! and any buffers.
 
 mod one_buffer;
 mod refusals;
@@ -43,7 +44,8 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
     // It skips, or fails where a GPU is promised.
     common::gpus();
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // Debug information stays off, as in the crate's own devices: Vulkan's validation layer did not always know the sources' language.
+    // Debug information stays off, as in the crate's own devices: Vulkan's validation layer did not
+    // always know the sources' language.
     descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
     let backends = descriptor.backends;
     let adapters = block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
@@ -65,8 +67,12 @@ impl Engine {
         bytes.extend_from_slice(bytemuck::cast_slice(contents));
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let size = bytes.len() as u64;
-        let buffer =
-            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
         self.queue.write_buffer(&buffer, 0, &bytes);
         buffer
     }
@@ -79,8 +85,12 @@ impl Engine {
     fn read<T: bytemuck::Pod>(&self, slice: wgpu::BufferSlice<'_>) -> Vec<T> {
         let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
         let size = slice.size();
-        let staged =
-            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        let staged = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(slice.buffer(), slice.offset(), &staged, 0, size);
         self.queue.submit([encoder.finish()]);
@@ -90,7 +100,8 @@ impl Engine {
         view.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
     }
 
-    /// Whether this adapter runs case `nth`. In the default tier an adapter other than the first runs those of `some` only.
+    /// Whether this adapter runs case `nth`. In the default tier an adapter other than the first
+    /// runs those of `some` only.
     fn takes(&self, nth: usize, some: &[usize]) -> bool {
         common::share(&Device::on(&self.gpu)) != Share::Values || some.contains(&nth)
     }

@@ -1,5 +1,5 @@
-//! One buffer that holds all that a step reads and writes, as where an allocator of a framework hands out
-//! pages of one buffer.
+//! One buffer that holds all that a step reads and writes, as where an allocator of a framework
+//! hands out pages of one buffer.
 
 use logits::half::f16;
 use logits::{DType, Error, Operation, Reduction, Sampling, Shape, StepBuffers, StepBuilder};
@@ -27,7 +27,8 @@ fn bytes<T: bytemuck::Pod>(values: &[T]) -> Vec<u8> {
     bytes
 }
 
-/// Runs the step over buffers of their own, or over parts of one buffer. Returns the bytes of all arrays afterwards.
+/// Runs the step over buffers of their own, or over parts of one buffer. Returns the bytes of all
+/// arrays afterwards.
 fn run(engine: &Engine, step: &StepBuilder<'_>, arrays: &Arrays, in_one: bool) -> [Vec<u8>; 6] {
     let step = step.build().unwrap();
     let scratch = vec![0xff; step.scratch_bytes() as usize];
@@ -46,7 +47,8 @@ fn run(engine: &Engine, step: &StepBuilder<'_>, arrays: &Arrays, in_one: bool) -
     } else {
         contents.map(|bytes| engine.buffer(ALIGNMENT, bytes))
     };
-    let slice = |nth: usize| buffers[nth].slice(starts[nth]..starts[nth] + contents[nth].len() as u64);
+    let slice =
+        |nth: usize| buffers[nth].slice(starts[nth]..starts[nth] + contents[nth].len() as u64);
     let mut bound = StepBuffers::new(slice(0)).in_place().scratch(slice(6));
     if !targets.is_empty() {
         bound = bound.targets(slice(1));
@@ -64,10 +66,12 @@ fn run(engine: &Engine, step: &StepBuilder<'_>, arrays: &Arrays, in_one: bool) -
         bound = bound.loss(slice(5));
     }
     engine.run(&step, &bound);
-    [0, 1, 2, 3, 4, 5].map(|nth| if contents[nth].is_empty() { Vec::new() } else { engine.read(slice(nth)) })
+    [0, 1, 2, 3, 4, 5]
+        .map(|nth| if contents[nth].is_empty() { Vec::new() } else { engine.read(slice(nth)) })
 }
 
-/// Every operation writes the same bytes into one buffer as into buffers of their own, and leaves its inputs as they were.
+/// Every operation writes the same bytes into one buffer as into buffers of their own, and leaves
+/// its inputs as they were.
 #[test]
 fn one_buffer_holds_all_arrays_of_a_step() {
     use Operation::*;
@@ -84,8 +88,10 @@ fn one_buffer_holds_all_arrays_of_a_step() {
         CrossEntropyGrad,
         CrossEntropyBackward,
     ];
-    // A row in registers, strided rows, several reads of a row, and a row that several workgroups share.
-    let shapes = [Shape::rows(9, 13), Shape::new(3, 40, 5), Shape::rows(5, 5000), Shape::rows(2, 140_001)];
+    // A row in registers, strided rows, several reads of a row, and a row that several workgroups
+    // share.
+    let shapes =
+        [Shape::rows(9, 13), Shape::new(3, 40, 5), Shape::rows(5, 5000), Shape::rows(2, 140_001)];
     for (which, engine) in engines().iter().enumerate() {
         for (nth, shape) in shapes.into_iter().enumerate() {
             for (case, operation) in operations.into_iter().enumerate() {
@@ -117,8 +123,8 @@ fn same_in_one_buffer(engine: &Engine, shape: Shape, operation: Operation, case:
     };
     let is_loss = matches!(operation, CrossEntropy | CrossEntropyGrad | CrossEntropyBackward);
     let is_backward = matches!(operation, SoftmaxBackward | LogSoftmaxBackward);
-    let has_elements =
-        is_backward || matches!(operation, Softmax | LogSoftmax | CrossEntropyGrad | CrossEntropyBackward);
+    let has_elements = is_backward
+        || matches!(operation, Softmax | LogSoftmax | CrossEntropyGrad | CrossEntropyBackward);
     let factors: Vec<f32> = (0..rows).map(|row| 0.5 + row as f32).collect();
     let labels: Vec<u32> = (0..rows).map(|row| (row * 7919 % classes) as u32).collect();
     let soft: Vec<f32> = x.iter().map(|x| x.abs() / classes as f32).collect();
@@ -143,7 +149,11 @@ fn same_in_one_buffer(engine: &Engine, shape: Shape, operation: Operation, case:
             TopK(k) => poison(rows * 8 * k),
             _ => Vec::new(),
         },
-        loss: poison(if is_loss && operation != CrossEntropyBackward && case % 3 != 2 { 32 } else { 0 }),
+        loss: poison(if is_loss && operation != CrossEntropyBackward && case % 3 != 2 {
+            32
+        } else {
+            0
+        }),
         logits,
     };
     let step = engine.gpu.prepare(operation, shape, dtype).loss(&loss);
@@ -154,13 +164,20 @@ fn same_in_one_buffer(engine: &Engine, shape: Shape, operation: Operation, case:
     for ((name, apart), in_one) in names.iter().zip(&apart).zip(&in_one) {
         assert!(apart == in_one, "{name} of {place}");
     }
-    assert!(in_one[1] == arrays.targets && in_one[2] == arrays.upstream, "targets or upstream of {place}");
+    assert!(
+        in_one[1] == arrays.targets && in_one[2] == arrays.upstream,
+        "targets or upstream of {place}"
+    );
     assert!((has_elements && in_place) || in_one[0] == arrays.logits, "logits of {place}");
     let written = [&in_one[if in_place { 0 } else { 3 }], &in_one[4], &in_one[5]];
-    let before = [if in_place { &arrays.logits } else { &arrays.output }, &arrays.rows, &arrays.loss];
+    let before =
+        [if in_place { &arrays.logits } else { &arrays.output }, &arrays.rows, &arrays.loss];
     let expected = [has_elements, operation != CrossEntropyBackward, true];
     for ((after, before), is_written) in written.into_iter().zip(before).zip(expected) {
-        assert!(before.is_empty() || !is_written || after != before, "nothing was written of {place}");
+        assert!(
+            before.is_empty() || !is_written || after != before,
+            "nothing was written of {place}"
+        );
     }
 }
 
@@ -168,19 +185,35 @@ fn same_in_one_buffer(engine: &Engine, shape: Shape, operation: Operation, case:
 #[test]
 fn parts_of_one_buffer_lie_apart() {
     for engine in engines() {
-        let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [4, 10], DType::F32).build().unwrap();
+        let step =
+            engine.gpu.prepare(Operation::CrossEntropyGrad, [4, 10], DType::F32).build().unwrap();
         let one = engine.poisoned(1024);
         let part = |start: u64, length: u64| one.slice(start..start + length);
-        let good = StepBuffers::new(part(0, 160)).targets(part(256, 16)).output(part(512, 160)).loss(part(768, 32));
+        let good = StepBuffers::new(part(0, 160))
+            .targets(part(256, 16))
+            .output(part(512, 160))
+            .loss(part(768, 32));
         assert_eq!(step.bind(&good).map(|bound| bound.dispatches() > 0), Ok(true));
         let refused = |buffers: StepBuffers<'_>, error: Error| {
             assert_eq!(step.bind(&buffers).map(|bound| bound.dispatches()), Err(error));
         };
-        refused(good.targets(part(156, 16)), Error::BufferOverlap { what: "targets", other: "logits" });
-        refused(good.output(part(256, 160)), Error::BufferOverlap { what: "targets", other: "output" });
+        refused(
+            good.targets(part(156, 16)),
+            Error::BufferOverlap { what: "targets", other: "logits" },
+        );
+        refused(
+            good.output(part(256, 160)),
+            Error::BufferOverlap { what: "targets", other: "output" },
+        );
         refused(good.loss(part(508, 32)), Error::BufferOverlap { what: "loss", other: "output" });
         let alignment = 256;
-        refused(good.targets(part(164, 16)), Error::BufferOffset { what: "targets", offset: 164, alignment });
-        refused(good.in_place().targets(part(0, 16)), Error::BufferOverlap { what: "targets", other: "logits" });
+        refused(
+            good.targets(part(164, 16)),
+            Error::BufferOffset { what: "targets", offset: 164, alignment },
+        );
+        refused(
+            good.in_place().targets(part(0, 16)),
+            Error::BufferOverlap { what: "targets", other: "logits" },
+        );
     }
 }

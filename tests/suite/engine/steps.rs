@@ -2,14 +2,15 @@
 
 use logits::half::f16;
 use logits::{
-    CrossEntropy, DType, Device, Error, Logits, Operation, Prediction, Reduction, Sampling, Shape, Step, StepBuffers,
-    Summary, Targets,
+    CrossEntropy, DType, Device, Error, Logits, Operation, Prediction, Reduction, Sampling, Shape,
+    Step, StepBuffers, Summary, Targets,
 };
 
 use super::{Engine, engines, logits, new_engines};
 use crate::tier;
 
-/// Equal, or neighbouring halves: a step divides a mean by a pair of f32, the simple API by an f64, so the last bit may differ.
+/// Equal, or neighbouring halves: a step divides a mean by a pair of f32, the simple API by an f64,
+/// so the last bit may differ.
 #[track_caller]
 fn assert_neighbours(got: &[f16], wanted: &[f16], what: &str) {
     assert_eq!(got.len(), wanted.len(), "{what}");
@@ -23,15 +24,17 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Compares every operation, over buffers at odd offsets, with the simple API on the same device. Runs every `step`th loss from
-/// `first % step` on; with a `step` above 1, only one of the four other operations, number `first % 4`.
+/// Compares every operation, over buffers at odd offsets, with the simple API on the same device.
+/// Runs every `step`th loss from `first % step` on; with a `step` above 1, only one of the four
+/// other operations, number `first % 4`.
 fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step: usize) {
     let [rows, classes] = shape;
     let simple = Device::on(&engine.gpu);
     let logits = logits(rows * classes);
     let view = Logits::new(&logits, shape).unwrap();
-    let targets: Vec<i32> =
-        (0..rows).map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % classes) as i32 }).collect();
+    let targets: Vec<i32> = (0..rows)
+        .map(|row| if row % 5 == 3 { -100 } else { (row * 7919 % classes) as i32 })
+        .collect();
     let x = engine.buffer(12, &logits);
     let t = engine.buffer(20, &targets);
     let (x, t) = (x.slice(12..), t.slice(20..));
@@ -45,24 +48,39 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
     }
 
     fn prepare_loss(engine: &Engine, loss: &CrossEntropy, shape: [usize; 2]) -> Step {
-        engine.gpu.prepare(Operation::CrossEntropyGrad, shape, DType::F32).loss(loss).build().unwrap()
+        engine
+            .gpu
+            .prepare(Operation::CrossEntropyGrad, shape, DType::F32)
+            .loss(loss)
+            .build()
+            .unwrap()
     }
 
     let takes = |operation: usize| step == 1 || first % 4 == operation;
     if takes(0) {
-        engine.run(&prepare(engine, Operation::Softmax, shape), &StepBuffers::new(x).output(elements));
+        engine.run(
+            &prepare(engine, Operation::Softmax, shape),
+            &StepBuffers::new(x).output(elements),
+        );
         let wanted = simple.softmax(view).to_vec().unwrap().values;
         assert_eq!(bits(&engine.read(elements)), bits(&wanted), "softmax of {place}");
     }
     if takes(1) {
-        engine.run(&prepare(engine, Operation::LogSumExp, shape), &StepBuffers::new(x).rows(per_row));
+        engine
+            .run(&prepare(engine, Operation::LogSumExp, shape), &StepBuffers::new(x).rows(per_row));
         let wanted = simple.log_sum_exp(view).to_vec().unwrap().values;
         for (got, wanted) in engine.read::<f32>(per_row).iter().zip(&wanted) {
-            assert!((got - wanted).abs() <= 2e-7 + 1e-6 * wanted.abs(), "{got} {wanted} in {place}");
+            assert!(
+                (got - wanted).abs() <= 2e-7 + 1e-6 * wanted.abs(),
+                "{got} {wanted} in {place}"
+            );
         }
     }
     if takes(2) {
-        engine.run(&prepare(engine, Operation::LogSoftmax, shape), &StepBuffers::new(x).output(elements));
+        engine.run(
+            &prepare(engine, Operation::LogSoftmax, shape),
+            &StepBuffers::new(x).output(elements),
+        );
         let wanted = simple.log_softmax(view).to_vec().unwrap().values;
         assert_eq!(bits(&engine.read(elements)), bits(&wanted), "log_softmax of {place}");
     }
@@ -99,16 +117,25 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
             assert!(error.to_string().contains("class weights"), "{error}");
             continue;
         }
-        let (wanted, gradient) = simple.cross_entropy(&loss, view, &targets).with_gradient_vec().unwrap();
+        let (wanted, gradient) =
+            simple.cross_entropy(&loss, view, &targets).with_gradient_vec().unwrap();
         let summary = engine.poisoned(8);
-        let whole = StepBuffers::new(x).targets(t).output(elements).rows(per_row).loss(summary.slice(..));
+        let whole =
+            StepBuffers::new(x).targets(t).output(elements).rows(per_row).loss(summary.slice(..));
         engine.run(&prepare_loss(engine, &loss, shape), &whole);
         let got: Vec<f32> = engine.read(elements);
         let scale = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
         for (got, wanted) in got.iter().zip(&gradient) {
-            assert!((got - wanted).abs() <= 1e-6 * scale, "{got} {wanted} in the gradient of {place}");
+            assert!(
+                (got - wanted).abs() <= 1e-6 * scale,
+                "{got} {wanted} in the gradient of {place}"
+            );
         }
-        assert_eq!(bits(&engine.read::<f32>(per_row)[..rows]), bits(&wanted.per_row), "losses of {place}");
+        assert_eq!(
+            bits(&engine.read::<f32>(per_row)[..rows]),
+            bits(&wanted.per_row),
+            "losses of {place}"
+        );
         if loss != CrossEntropy::default().reduction(Reduction::None) {
             let summary: Summary = engine.read(summary.slice(..))[0];
             approx::assert_relative_eq!(f64::from(summary.loss), wanted.loss, max_relative = 1e-6);
@@ -121,7 +148,8 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
         let summary = engine.poisoned(8);
         let step = prepare_loss(engine, &loss, shape);
         let scratch = engine.poisoned(step.scratch_bytes() as usize / 4);
-        let buffers = StepBuffers::new(over.slice(12..)).in_place().targets(t).loss(summary.slice(..));
+        let buffers =
+            StepBuffers::new(over.slice(12..)).in_place().targets(t).loss(summary.slice(..));
         let bound = step.bind(&buffers.scratch(scratch.slice(..))).unwrap();
         let mut encoder = engine.device.create_command_encoder(&Default::default());
         bound.record_in(&mut encoder.begin_compute_pass(&Default::default()));
@@ -133,10 +161,13 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
 #[test]
 fn steps_are_the_simple_api_on_default_limits() {
     for engine in engines() {
-        let shapes = [[1, 1], [50, 9], [9, 300], [3, 5000], [2, 140_000], [5, 2048], [300, 1], [5000, 3]];
+        let shapes =
+            [[1, 1], [50, 9], [9, 300], [3, 5000], [2, 140_000], [5, 2048], [300, 1], [5000, 3]];
         // A driver compiles for each: by default a sixth of the losses, and not every short row.
         let (count, step) = if tier::is_full() { (shapes.len(), 1) } else { (5, 6) };
-        for (nth, shape) in shapes.into_iter().enumerate().take(count).filter(|(nth, _)| engine.takes(*nth, &[1])) {
+        for (nth, shape) in
+            shapes.into_iter().enumerate().take(count).filter(|(nth, _)| engine.takes(*nth, &[1]))
+        {
             same_as_the_simple_api(&engine, shape, nth, step);
         }
     }
@@ -175,10 +206,13 @@ fn steps_of_every_type_and_layout() {
         {
             let place = format!("{shape:?} with gaps of {gap} on {}", engine.gpu.name());
             let simple = Device::on(&engine.gpu);
-            let (rows, classes, block) = (shape.row_count(), shape.classes(), shape.classes() * shape.inner());
+            let (rows, classes, block) =
+                (shape.row_count(), shape.classes(), shape.classes() * shape.inner());
             let stride = block + gap;
-            let x: Vec<f16> = logits(shape.outer() * stride).iter().map(|&x| f16::from_f32(x)).collect();
-            let view = Logits::with_row_stride(&x, shape, stride).unwrap().temperature(0.8).unwrap();
+            let x: Vec<f16> =
+                logits(shape.outer() * stride).iter().map(|&x| f16::from_f32(x)).collect();
+            let view =
+                Logits::with_row_stride(&x, shape, stride).unwrap().temperature(0.8).unwrap();
             let padded = |mut values: Vec<f16>| {
                 values.resize(values.len().next_multiple_of(2), f16::ZERO);
                 values
@@ -200,41 +234,76 @@ fn steps_of_every_type_and_layout() {
             let read = || {
                 let all: Vec<f16> = engine.read(out.slice(..));
                 let blocks = all.chunks(block + 1).take(shape.outer());
-                assert!(blocks.clone().all(|block_of| block_of[block] == f16::ONE), "gaps of {place}");
+                assert!(
+                    blocks.clone().all(|block_of| block_of[block] == f16::ONE),
+                    "gaps of {place}"
+                );
                 blocks.flat_map(|block_of| block_of[..block].to_vec()).collect::<Vec<f16>>()
             };
             let takes = |part: Part| tier::is_full() || parts.contains(&part);
             let softmax = Device::cpu().softmax(view).to_vec().unwrap().values;
             if takes(Softmax) {
-                engine.run(&prepare(Operation::Softmax), &StepBuffers::new(x_at).output(out.slice(..)));
-                assert_eq!(read(), simple.softmax(view).to_vec().unwrap().values, "softmax of {place}");
+                engine.run(
+                    &prepare(Operation::Softmax),
+                    &StepBuffers::new(x_at).output(out.slice(..)),
+                );
+                assert_eq!(
+                    read(),
+                    simple.softmax(view).to_vec().unwrap().values,
+                    "softmax of {place}"
+                );
             }
 
             if takes(TopK) {
                 let k = classes.min(3);
-                engine.run(&prepare(Operation::TopK(k)), &StepBuffers::new(x_at).rows(values.slice(..)));
+                engine.run(
+                    &prepare(Operation::TopK(k)),
+                    &StepBuffers::new(x_at).rows(values.slice(..)),
+                );
                 let wanted = simple.top_k(view, k).to_vec().unwrap().values;
-                assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows * k], wanted, "top k of {place}");
+                assert_eq!(
+                    engine.read::<Prediction>(values.slice(..))[..rows * k],
+                    wanted,
+                    "top k of {place}"
+                );
             }
             if takes(SoftmaxBackward) {
                 // From dense results of the same step.
                 let backward = engine.gpu.prepare(Operation::SoftmaxBackward, shape, DType::F16);
                 let backward = backward.temperature(0.8).unwrap().build().unwrap();
-                let (y, g) = (engine.buffer(0, &padded(softmax.clone())), engine.buffer(0, &padded(softmax.clone())));
-                engine.run(&backward, &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)));
+                let (y, g) = (
+                    engine.buffer(0, &padded(softmax.clone())),
+                    engine.buffer(0, &padded(softmax.clone())),
+                );
+                engine.run(
+                    &backward,
+                    &StepBuffers::new(y.slice(..)).in_place().upstream(g.slice(..)),
+                );
                 let y_view = Logits::new(&softmax, shape).unwrap().temperature(0.8).unwrap();
                 let wanted = simple.softmax_backward(y_view, &softmax).to_vec().unwrap().values;
-                assert_eq!(engine.read::<f16>(y.slice(..))[..wanted.len()], wanted, "backward of {place}");
+                assert_eq!(
+                    engine.read::<f16>(y.slice(..))[..wanted.len()],
+                    wanted,
+                    "backward of {place}"
+                );
             }
             if takes(Sample) {
                 let sampling = Sampling::new(3).top_k(5);
-                engine.run(&prepare(Operation::Sample(sampling)), &StepBuffers::new(x_at).rows(values.slice(..)));
+                engine.run(
+                    &prepare(Operation::Sample(sampling)),
+                    &StepBuffers::new(x_at).rows(values.slice(..)),
+                );
                 let wanted = simple.sample(&sampling, view).to_vec().unwrap().values;
-                assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draws of {place}");
+                assert_eq!(
+                    engine.read::<Prediction>(values.slice(..))[..rows],
+                    wanted,
+                    "draws of {place}"
+                );
                 // One bound step, whose draws a counter moves on.
                 let counter = engine.buffer(4, &[0_u32]);
                 let bound = prepare(Operation::Sample(sampling.step(u64::from(u32::MAX))));
-                let buffers = StepBuffers::new(x_at).rows(values.slice(..)).draw(counter.slice(4..));
+                let buffers =
+                    StepBuffers::new(x_at).rows(values.slice(..)).draw(counter.slice(4..));
                 let bound = bound.bind(&buffers).unwrap();
                 for draw in [0_u32, 1, 7] {
                     engine.queue.write_buffer(&counter, 4, bytemuck::bytes_of(&draw));
@@ -243,32 +312,52 @@ fn steps_of_every_type_and_layout() {
                     engine.queue.submit([encoder.finish()]);
                     let sampling = sampling.step(u64::from(u32::MAX) + u64::from(draw));
                     let wanted = simple.sample(&sampling, view).to_vec().unwrap().values;
-                    assert_eq!(engine.read::<Prediction>(values.slice(..))[..rows], wanted, "draw {draw} of {place}");
+                    assert_eq!(
+                        engine.read::<Prediction>(values.slice(..))[..rows],
+                        wanted,
+                        "draw {draw} of {place}"
+                    );
                 }
             }
 
             let factors: Vec<f32> = (0..rows).map(|row| 0.5 + row as f32).collect();
-            let q: Vec<f32> = logits(shape.elements().unwrap()).iter().map(|x| x.abs() / classes as f32).collect();
+            let q: Vec<f32> = logits(shape.elements().unwrap())
+                .iter()
+                .map(|x| x.abs() / classes as f32)
+                .collect();
             let classes_of: Vec<u32> = (0..rows).map(|row| (row * 7919 % classes) as u32).collect();
-            let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
+            let weight: Vec<f32> =
+                (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
             // A cap of long rows takes a driver's compiler several seconds.
             let loss = CrossEntropy::default().weight(weight).z_loss(1e-3);
             let loss = if classes > 1000 && !tier::is_full() { loss } else { loss.softcap(6.0) };
             let by_rows = loss.clone().upstream_gradients(factors.clone());
             // A driver compiles for each: by default one kind of targets a shape.
-            let kinds =
-                [false, true].into_iter().filter(|&is_soft| tier::is_full() || is_soft == ((nth + nth / 2) % 2 == 1));
+            let kinds = [false, true]
+                .into_iter()
+                .filter(|&is_soft| tier::is_full() || is_soft == ((nth + nth / 2) % 2 == 1));
             for is_soft in kinds {
-                let targets = if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes_of) };
+                let targets =
+                    if is_soft { Targets::probabilities(&q) } else { Targets::from(&classes_of) };
                 let t = if is_soft { engine.buffer(4, &q) } else { engine.buffer(4, &classes_of) };
                 if takes(Gradient) {
-                    let (wanted, gradient) = simple.cross_entropy(&by_rows, view, targets).with_gradient_vec().unwrap();
+                    let (wanted, gradient) =
+                        simple.cross_entropy(&by_rows, view, targets).with_gradient_vec().unwrap();
                     let (upstream, summary) = (engine.buffer(0, &factors), engine.poisoned(8));
-                    let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
-                    let buffers = buffers.upstream(upstream.slice(..)).loss(summary.slice(..)).rows(values.slice(..));
-                    engine.run(&prepare_loss(Operation::CrossEntropyGrad, &loss, is_soft), &buffers);
+                    let buffers =
+                        StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
+                    let buffers = buffers
+                        .upstream(upstream.slice(..))
+                        .loss(summary.slice(..))
+                        .rows(values.slice(..));
+                    engine
+                        .run(&prepare_loss(Operation::CrossEntropyGrad, &loss, is_soft), &buffers);
                     let summary: Summary = engine.read(summary.slice(..))[0];
-                    approx::assert_relative_eq!(f64::from(summary.loss), wanted.loss, max_relative = 1e-6);
+                    approx::assert_relative_eq!(
+                        f64::from(summary.loss),
+                        wanted.loss,
+                        max_relative = 1e-6
+                    );
                     assert_eq!(summary.counted_rows as usize, rows);
                     assert_neighbours(&read(), &gradient, &format!("gradient of {place}"));
                 }
@@ -276,17 +365,30 @@ fn steps_of_every_type_and_layout() {
                     // Log-sum-exps stand where rows would go; any will do.
                     let saved = engine.buffer(0, &vec![3.0_f32; rows]);
                     let step = prepare_loss(Operation::CrossEntropyBackward, &loss, is_soft);
-                    let buffers = StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
+                    let buffers =
+                        StepBuffers::new(x_at).targets(t.slice(4..)).output(out.slice(..));
                     engine.run(&step, &buffers.rows(saved.slice(..)));
-                    let wanted =
-                        simple.cross_entropy_backward(&loss, view, targets, &vec![3.0; rows]).to_vec().unwrap().values;
-                    assert_neighbours(&read(), &wanted, &format!("gradient from log-sum-exps of {place}"));
+                    let wanted = simple
+                        .cross_entropy_backward(&loss, view, targets, &vec![3.0; rows])
+                        .to_vec()
+                        .unwrap()
+                        .values;
+                    assert_neighbours(
+                        &read(),
+                        &wanted,
+                        &format!("gradient from log-sum-exps of {place}"),
+                    );
                 }
             }
         }
         let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F64).build().map(drop);
         assert!(matches!(refused, Err(Error::DType { .. })));
-        let refused = engine.gpu.prepare(Operation::Softmax, [2, 3], DType::F32).row_stride(2).build().map(drop);
+        let refused = engine
+            .gpu
+            .prepare(Operation::Softmax, [2, 3], DType::F32)
+            .row_stride(2)
+            .build()
+            .map(drop);
         assert_eq!(refused, Err(Error::RowStride { stride: 2, classes: 3 }));
     }
 }
@@ -300,7 +402,9 @@ fn steps_go_beyond_a_binding() {
     }) {
         let shapes = [[300_000, 3], [700, 1000], [2, 600_000], [4, 140_000]];
         let (count, step) = if tier::is_full() { (shapes.len(), 1) } else { (3, 6) };
-        for (nth, shape) in shapes.into_iter().enumerate().take(count).filter(|(nth, _)| engine.takes(*nth, &[1])) {
+        for (nth, shape) in
+            shapes.into_iter().enumerate().take(count).filter(|(nth, _)| engine.takes(*nth, &[1]))
+        {
             same_as_the_simple_api(&engine, shape, 14 - nth, step);
         }
     }
@@ -324,7 +428,10 @@ fn a_row_beyond_a_binding_in_host_memory() {
         let (got, gradient) = device.cross_entropy(&loss, x, &target).with_gradient_vec().unwrap();
         assert_eq!(got.fell_back, None);
         approx::assert_relative_eq!(got.loss, wanted.0.loss, max_relative = 1e-6);
-        let far = gradient.iter().zip(&wanted.1).find(|(a, b)| (*a - *b).abs() > 1e-6 * b.abs().max(1e-12));
+        let far = gradient
+            .iter()
+            .zip(&wanted.1)
+            .find(|(a, b)| (*a - *b).abs() > 1e-6 * b.abs().max(1e-12));
         assert_eq!(far, None, "on {device}");
     }
 }
@@ -333,12 +440,20 @@ fn a_row_beyond_a_binding_in_host_memory() {
 fn special_values_are_those_of_the_simple_api() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     let weight = [1.0, 0.0, 2.0];
-    let rows = [[nan, 1.0, 2.0], [1.0, inf, 2.0], [-inf; 3], [-inf, 1.0, 0.0], [1.0, 2.0, -inf], [0.5, 1.0, 2.0]];
+    let rows = [
+        [nan, 1.0, 2.0],
+        [1.0, inf, 2.0],
+        [-inf; 3],
+        [-inf, 1.0, 0.0],
+        [1.0, 2.0, -inf],
+        [0.5, 1.0, 2.0],
+    ];
     for engine in engines() {
         // Batches of one row, so that every loss is seen by itself.
         for row in rows {
             for target in [0, 1, 2, -100] {
-                // The default tier runs the last two; `pytorch::` checks special values under the other options.
+                // The default tier runs the last two; `pytorch::` checks special values under the
+                // other options.
                 for loss in [
                     CrossEntropy::default(),
                     CrossEntropy::default().reduction(Reduction::Sum),
@@ -351,7 +466,8 @@ fn special_values_are_those_of_the_simple_api() {
                 {
                     let simple = Device::on(&engine.gpu);
                     let view = Logits::new(&row, [1, 3]).unwrap();
-                    let (wanted, gradient) = simple.cross_entropy(&loss, view, &[target]).with_gradient_vec().unwrap();
+                    let (wanted, gradient) =
+                        simple.cross_entropy(&loss, view, &[target]).with_gradient_vec().unwrap();
                     let (x, t) = (engine.buffer(0, &row), engine.buffer(0, &[target]));
                     let (out, summary) = (engine.poisoned(3), engine.poisoned(8));
                     let step = engine
@@ -360,17 +476,22 @@ fn special_values_are_those_of_the_simple_api() {
                         .loss(&loss)
                         .build()
                         .unwrap();
-                    let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
+                    let buffers =
+                        StepBuffers::new(x.slice(..)).targets(t.slice(..)).output(out.slice(..));
                     engine.run(&step, &buffers.loss(summary.slice(..)));
                     let got = f64::from(engine.read::<Summary>(summary.slice(..))[0].loss);
                     let place = format!("{row:?} {target} {loss:?}: {got} for {}", wanted.loss);
                     let same = (got.is_nan() && wanted.loss.is_nan()) || got == wanted.loss;
                     // A bound relative to an infinite value would accept everything.
-                    let is_close = wanted.loss.is_finite() && (got - wanted.loss).abs() <= 1e-6 * wanted.loss;
+                    let is_close =
+                        wanted.loss.is_finite() && (got - wanted.loss).abs() <= 1e-6 * wanted.loss;
                     assert!(same || is_close, "{place}");
                     for (got, wanted) in engine.read::<f32>(out.slice(..)).iter().zip(&gradient) {
                         let same = got.is_nan() && wanted.is_nan();
-                        assert!(same || (got - wanted).abs() <= 1e-6, "{place}: gradient {got} for {wanted}");
+                        assert!(
+                            same || (got - wanted).abs() <= 1e-6,
+                            "{place}: gradient {got} for {wanted}"
+                        );
                     }
                 }
             }
@@ -385,7 +506,12 @@ fn an_empty_batch_has_a_loss() {
             let loss = CrossEntropy::default().reduction(reduction);
             let spare = engine.poisoned(8);
             let (x, t) = (engine.poisoned(8), engine.poisoned(8));
-            let step = engine.gpu.prepare(Operation::CrossEntropyGrad, [0, 3], DType::F32).loss(&loss).build().unwrap();
+            let step = engine
+                .gpu
+                .prepare(Operation::CrossEntropyGrad, [0, 3], DType::F32)
+                .loss(&loss)
+                .build()
+                .unwrap();
             let buffers = StepBuffers::new(x.slice(..)).in_place().targets(t.slice(..));
             engine.run(&step, &buffers.loss(spare.slice(..)));
             let summary: Summary = engine.read(spare.slice(..))[0];

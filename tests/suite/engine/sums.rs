@@ -1,6 +1,9 @@
-//! One sum of the losses of rows, to the last bit: in a host call, resident, in a step, and in parts.
+//! One sum of the losses of rows, to the last bit: in a host call, resident, in a step, and in
+//! parts.
 
-use logits::{CrossEntropy, DType, Device, Logits, Operation, Reduction, RowSum, StepBuffers, Summary};
+use logits::{
+    CrossEntropy, DType, Device, Logits, Operation, Reduction, RowSum, StepBuffers, Summary,
+};
 
 use super::engines;
 use crate::common;
@@ -29,7 +32,9 @@ fn targets(rows: usize) -> Vec<i32> {
 
 fn losses() -> Vec<CrossEntropy> {
     let weighted = CrossEntropy::default().weight([0.7, 1.3e-7, 2.9]);
-    let of = |loss: &CrossEntropy| [Reduction::Sum, Reduction::Mean].map(|reduction| loss.clone().reduction(reduction));
+    let of = |loss: &CrossEntropy| {
+        [Reduction::Sum, Reduction::Mean].map(|reduction| loss.clone().reduction(reduction))
+    };
     [of(&CrossEntropy::default()), of(&weighted)].concat()
 }
 
@@ -38,7 +43,9 @@ const ROWS: [usize; 7] = [1, 10, 1023, 1024, 1025, 5000, 70_001];
 #[test]
 fn a_loss_is_the_same_number_in_every_way() {
     let cases = ROWS.into_iter().flat_map(|rows| [(rows, false), (rows, true)]);
-    for ((rows, is_wide), loss) in cases.flat_map(|case| losses().into_iter().map(move |loss| (case, loss))) {
+    for ((rows, is_wide), loss) in
+        cases.flat_map(|case| losses().into_iter().map(move |loss| (case, loss)))
+    {
         let x = if is_wide { wide_logits(rows) } else { logits(rows) };
         let targets = targets(rows);
         let view = Logits::new(&x, [rows, CLASSES]).unwrap();
@@ -55,14 +62,22 @@ fn a_loss_is_the_same_number_in_every_way() {
             assert_eq!(resident.per_row().read().unwrap(), host.per_row, "{what}");
             assert_eq!(resident.read().unwrap().loss.to_bits(), host.loss.to_bits(), "{what}");
 
-            let step = engine.gpu.prepare(Operation::CrossEntropy, [rows, CLASSES], DType::F32).loss(&loss);
+            let step = engine
+                .gpu
+                .prepare(Operation::CrossEntropy, [rows, CLASSES], DType::F32)
+                .loss(&loss);
             let (x, t) = (engine.buffer(0, &x), engine.buffer(0, &targets));
             let (per_row, summary) = (engine.poisoned(rows), engine.poisoned(8));
             let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..));
-            engine.run(&step.build().unwrap(), &buffers.rows(per_row.slice(..)).loss(summary.slice(..)));
+            engine.run(
+                &step.build().unwrap(),
+                &buffers.rows(per_row.slice(..)).loss(summary.slice(..)),
+            );
             assert_eq!(engine.read::<f32>(per_row.slice(..)), host.per_row, "{what}");
-            let Summary { loss: reduced, sum: of_step, weight, counted_rows, .. } = engine.read(summary.slice(..))[0];
-            let [of_step, weight] = [of_step, weight].map(|pair| f64::from(pair[0]) + f64::from(pair[1]));
+            let Summary { loss: reduced, sum: of_step, weight, counted_rows, .. } =
+                engine.read(summary.slice(..))[0];
+            let [of_step, weight] =
+                [of_step, weight].map(|pair| f64::from(pair[0]) + f64::from(pair[1]));
             assert_eq!(of_step.to_bits(), sum.total().to_bits(), "{what}");
             assert_eq!(counted_rows as usize, host.counted_rows, "{what}");
             let of_step = if host.loss == sum.total() { of_step } else { of_step / weight };
@@ -79,7 +94,8 @@ fn parts_have_the_loss_of_the_whole() {
         let rows = 5000;
         let (x, targets) = (logits(rows), targets(rows));
         let sum_of = |start: usize, end: usize| {
-            let view = Logits::new(&x[start * CLASSES..end * CLASSES], [end - start, CLASSES]).unwrap();
+            let view =
+                Logits::new(&x[start * CLASSES..end * CLASSES], [end - start, CLASSES]).unwrap();
             let out = device.cross_entropy(&loss, view, &targets[start..end]).loss().unwrap();
             let mut sum = RowSum::new();
             // In pieces of any size.
@@ -111,12 +127,18 @@ fn special_losses_are_summed_alike() {
                 x[(at + 1) * CLASSES + 1] = f32::MAX;
                 x[at * CLASSES + 1] = f32::MIN;
             }
-            let targets: Vec<i32> = (0..rows).map(|row| i32::from(row == at && logit == f32::MAX)).collect();
+            let targets: Vec<i32> =
+                (0..rows).map(|row| i32::from(row == at && logit == f32::MAX)).collect();
             let view = Logits::new(&x, [rows, CLASSES]).unwrap();
             let host = device.cross_entropy(&loss, view, &targets).loss().unwrap();
-            let step = engine.gpu.prepare(Operation::CrossEntropy, [rows, CLASSES], DType::F32).loss(&loss);
-            let (x, t, summary) = (engine.buffer(0, &x), engine.buffer(0, &targets), engine.poisoned(8));
-            let buffers = StepBuffers::new(x.slice(..)).targets(t.slice(..)).loss(summary.slice(..));
+            let step = engine
+                .gpu
+                .prepare(Operation::CrossEntropy, [rows, CLASSES], DType::F32)
+                .loss(&loss);
+            let (x, t, summary) =
+                (engine.buffer(0, &x), engine.buffer(0, &targets), engine.poisoned(8));
+            let buffers =
+                StepBuffers::new(x.slice(..)).targets(t.slice(..)).loss(summary.slice(..));
             engine.run(&step.build().unwrap(), &buffers);
             let summary: Summary = engine.read(summary.slice(..))[0];
             let sum = f64::from(summary.sum[0]) + f64::from(summary.sum[1]);

@@ -5,7 +5,8 @@ use logits::{DType, Device, Element};
 /// The least normal f32.
 pub const LEAST: f64 = f32::MIN_POSITIVE as f64;
 
-/// The numbers of a type: digits of the mantissa, the exponent of the least normal number, and the largest number.
+/// The numbers of a type: digits of the mantissa, the exponent of the least normal number, and the
+/// largest number.
 #[derive(Clone, Copy)]
 struct Numbers {
     digits: i32,
@@ -54,12 +55,27 @@ impl Worst {
             Bound::Scaled(bound) => Bound::Scaled(of_type(bound)),
             Bound::Same => Bound::Same,
         };
-        Self { quantity, bound, dtype: T::DTYPE, numbers: numbers(T::DTYPE), error: 0.0, place: String::new() }
+        Self {
+            quantity,
+            bound,
+            dtype: T::DTYPE,
+            numbers: numbers(T::DTYPE),
+            error: 0.0,
+            place: String::new(),
+        }
     }
 
-    /// Notes a result. `scale` is what a scaled error is relative to. `lost` is what may be missing of it, for a GPU may take
-    /// numbers for 0 that are no normal f32. Where a result is no normal number itself, it may be off by as much as the least of those.
-    pub fn note(&mut self, got: f64, wanted: f64, scale: f64, lost: f64, place: impl FnOnce() -> String) {
+    /// Notes a result. `scale` is what a scaled error is relative to. `lost` is what may be missing
+    /// of it, for a GPU may take numbers for 0 that are no normal f32. Where a result is no normal
+    /// number itself, it may be off by as much as the least of those.
+    pub fn note(
+        &mut self,
+        got: f64,
+        wanted: f64,
+        scale: f64,
+        lost: f64,
+        place: impl FnOnce() -> String,
+    ) {
         let least = if self.dtype == DType::F64 { f64::MIN_POSITIVE } else { LEAST };
         let allowed =
             lost + match self.bound {
@@ -79,8 +95,8 @@ impl Worst {
         }
     }
 
-    /// Returns how far rounding to the type may move a result near `at`: a half is rounded once more, and any type rounds where it is
-    /// subnormal.
+    /// Returns how far rounding to the type may move a result near `at`: a half is rounded once
+    /// more, and any type rounds where it is subnormal.
     fn rounding(&self, at: f64) -> f64 {
         let Numbers { digits, lowest, .. } = self.numbers;
         let is_half = matches!(self.dtype, DType::F16 | DType::BF16);
@@ -92,7 +108,8 @@ impl Worst {
     fn is_beyond(&self, got: f64, wanted: f64) -> bool {
         let Numbers { digits, most, .. } = self.numbers;
         let unit = power_of_two(1 - digits);
-        let is_largest = wanted.abs() >= most * (1.0 - unit) && got.abs() >= most * (1.0 - 2.0 * unit);
+        let is_largest =
+            wanted.abs() >= most * (1.0 - unit) && got.abs() >= most * (1.0 - 2.0 * unit);
         is_largest && got.is_sign_negative() == wanted.is_sign_negative()
     }
 }
@@ -118,7 +135,8 @@ pub struct Report {
 impl Report {
     pub fn new(device: &Device) -> Self {
         let level = logits::simd_level().unwrap_or("none");
-        let name = if device.is_gpu() { device.backend().to_owned() } else { format!("CPU, {level}") };
+        let name =
+            if device.is_gpu() { device.backend().to_owned() } else { format!("CPU, {level}") };
         Self { device: name, is_gpu: device.is_gpu(), worst: Vec::new() }
     }
 
@@ -152,12 +170,18 @@ impl Report {
                 Bound::Scaled(bound) => format!("{bound:.0e} of the scale"),
                 Bound::Same => "the same".to_owned(),
             };
-            println!("| {} | {operation} | {dtype} | {quantity} | {bound} | {error:.2} | {place} |", self.device);
+            println!(
+                "| {} | {operation} | {dtype} | {quantity} | {bound} | {error:.2} | {place} |",
+                self.device
+            );
         }
         let failed = self.worst.iter().filter(|(_, worst)| worst.error > 1.0);
         let text = |(operation, worst): &(&str, Worst)| {
             let Worst { quantity, dtype, error, place, .. } = worst;
-            format!("{operation} of {dtype} on {}: {quantity}, {error:.2} of its bound, {place}", self.device)
+            format!(
+                "{operation} of {dtype} on {}: {quantity}, {error:.2} of its bound, {place}",
+                self.device
+            )
         };
         failed.map(text).collect()
     }

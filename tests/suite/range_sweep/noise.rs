@@ -1,4 +1,5 @@
-//! The noise of draws in float64: Gumbel's, from 32 bits that Threefry-2x32 makes of the seed, the row and the class.
+//! The noise of draws in float64: Gumbel's, from 32 bits that Threefry-2x32 makes of the seed, the
+//! row and the class.
 
 /// Twenty rounds (Salmon et al., 2011).
 fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {

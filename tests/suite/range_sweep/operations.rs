@@ -33,9 +33,15 @@ pub fn operations<T: Element>() -> [Operation<T>; 12] {
 }
 
 /// Calls `check` with each row, its number and what was found of it.
-fn by_rows<'a, T: Element, R>(batch: &'a Batch<T>, found: &'a [R], mut check: impl FnMut(&'a Row, usize, &'a [R])) {
+fn by_rows<'a, T: Element, R>(
+    batch: &'a Batch<T>,
+    found: &'a [R],
+    mut check: impl FnMut(&'a Row, usize, &'a [R]),
+) {
     assert_eq!(found.len() % batch.rows.len(), 0);
-    for (nth, (row, found)) in batch.rows.iter().zip(found.chunks(found.len() / batch.rows.len())).enumerate() {
+    for (nth, (row, found)) in
+        batch.rows.iter().zip(found.chunks(found.len() / batch.rows.len())).enumerate()
+    {
         check(row, nth, found);
     }
 }
@@ -66,7 +72,12 @@ fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, re
     report.add::<T>(name, sums);
 }
 
-fn log_softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn log_softmax<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     let out = device.log_softmax(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T>("log-probability", Bound::Relative(1e-6));
@@ -79,7 +90,12 @@ fn log_softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>
     report.add::<T>(name, worst);
 }
 
-fn log_sum_exp<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn log_sum_exp<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     let out = device.log_sum_exp(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T::Row>("log-sum-exp", Bound::Relative(1e-6));
@@ -98,16 +114,32 @@ fn log_sum_exp<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>
     report.add::<T>(name, worst);
 }
 
-fn softmax_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn softmax_backward<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     backward(name, device, batch, report, false);
 }
 
-fn log_softmax_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn log_softmax_backward<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     backward(name, device, batch, report, true);
 }
 
 /// Starts from the result that float64 has of the forward operation, rounded to the type.
-fn backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report, is_log: bool) {
+fn backward<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+    is_log: bool,
+) {
     let (classes, noise) = (batch.classes, &batch.noise);
     let value = |row: &Row, class: usize| if is_log { row.log_p(class) } else { row.p[class] };
     let y = batch.rows.iter().flat_map(|row| (0..classes).map(move |class| value(row, class)));
@@ -116,7 +148,8 @@ fn backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, r
     let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
     for &factor in batch.factors() {
         // As the type holds it.
-        let upstream: Vec<T> = noise.iter().map(|&noise| (batch.kind.narrow)(noise * f64::from(factor))).collect();
+        let upstream: Vec<T> =
+            noise.iter().map(|&noise| (batch.kind.narrow)(noise * f64::from(factor))).collect();
         let g: Vec<f64> = upstream.iter().map(|&g| g.into()).collect();
         let upstream: Vec<T> = upstream.into_iter().cycle().take(y.len()).collect();
         let x = Logits::new(&y, batch.shape()).unwrap();
@@ -130,14 +163,17 @@ fn backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, r
             let p = &p[nth * classes..][..classes];
             let g = || g.iter().cycle().skip(nth * classes % g.len()).take(classes);
             let sum: f64 = if is_log { g().sum() } else { g().zip(p).map(|(g, p)| g * p).sum() };
-            let (most, whole) = g().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
+            let (most, whole) =
+                g().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
             for (class, (&found, (p, g))) in found.iter().zip(p.iter().zip(g())).enumerate() {
                 let (wanted, scale) = match is_log {
                     true => (g - p * sum, most + p * whole),
                     false => (p * (g - sum), most),
                 };
                 let lost = report.lost() * if is_log { whole } else { p * classes as f64 };
-                worst.note(found.into(), wanted, scale, lost, || format!("{}, factor {factor:e}", place(row, class)));
+                worst.note(found.into(), wanted, scale, lost, || {
+                    format!("{}, factor {factor:e}", place(row, class))
+                });
             }
         });
     }
@@ -148,7 +184,12 @@ fn loss(factor: f32) -> CrossEntropy {
     CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(factor)
 }
 
-fn judge_losses<T: Element>(name: &'static str, batch: &Batch<T>, losses: &[T::Row], report: &mut Report) {
+fn judge_losses<T: Element>(
+    name: &'static str,
+    batch: &Batch<T>,
+    losses: &[T::Row],
+    report: &mut Report,
+) {
     let mut worst = Worst::new::<T::Row>("loss", Bound::Relative(1e-6));
     let lost = report.lost() * batch.classes as f64;
     by_rows(batch, losses, |row, _, found| {
@@ -157,20 +198,39 @@ fn judge_losses<T: Element>(name: &'static str, batch: &Batch<T>, losses: &[T::R
     report.add::<T>(name, worst);
 }
 
-fn cross_entropy<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn cross_entropy<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     let out = device.cross_entropy(&loss(1.0), logits(batch), &batch.targets).loss().unwrap();
     assert_eq!(out.fell_back, None);
     judge_losses(name, batch, &out.per_row, report);
 }
 
-fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+fn cross_entropy_grad<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
     for &factor in batch.factors() {
         let (out, gradient) = if name.ends_with("in_place") {
             let mut x = batch.x.clone();
             let logits = LogitsMut::new(&mut x, batch.shape()).unwrap();
-            (device.cross_entropy(&loss(factor), logits, &batch.targets).with_gradient_in_place().unwrap(), x)
+            (
+                device
+                    .cross_entropy(&loss(factor), logits, &batch.targets)
+                    .with_gradient_in_place()
+                    .unwrap(),
+                x,
+            )
         } else {
-            device.cross_entropy(&loss(factor), logits(batch), &batch.targets).with_gradient_vec().unwrap()
+            device
+                .cross_entropy(&loss(factor), logits(batch), &batch.targets)
+                .with_gradient_vec()
+                .unwrap()
         };
         assert_eq!(out.fell_back, None);
         judge_losses(name, batch, &out.per_row, report);
@@ -181,9 +241,11 @@ fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &B
             for (class, &found) in found.iter().enumerate() {
                 let (is_target, found) = (class == row.target, found.into());
                 let wanted = factor * if is_target { row.less_one(class) } else { row.p[class] };
-                let of_row = || format!("{}, target {}, factor {factor:e}", place(row, class), row.target);
+                let of_row =
+                    || format!("{}, target {}, factor {factor:e}", place(row, class), row.target);
                 worst.note(found, wanted, factor, 0.0, of_row);
-                // Beside the target, whose own entry is the sum of the others, an entry is a probability.
+                // Beside the target, whose own entry is the sum of the others, an entry is a
+                // probability.
                 let lost = match is_target {
                     true => report.lost() * batch.classes as f64,
                     false if row.p[class] < LEAST => LEAST,
@@ -198,10 +260,19 @@ fn cross_entropy_grad<T: Element>(name: &'static str, device: &Device, batch: &B
 }
 
 /// Starts from log-sum-exps that are rounded to the type that they have.
-fn cross_entropy_backward<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
-    let known: Vec<T::Row> = batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp())).collect();
+fn cross_entropy_backward<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
+    let known: Vec<T::Row> =
+        batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp())).collect();
     for &factor in batch.factors() {
-        let out = device.cross_entropy_backward(&loss(factor), logits(batch), &batch.targets, &known).to_vec().unwrap();
+        let out = device
+            .cross_entropy_backward(&loss(factor), logits(batch), &batch.targets, &known)
+            .to_vec()
+            .unwrap();
         assert_eq!(out.fell_back, None);
         let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
         let factor = f64::from(factor);
@@ -218,7 +289,8 @@ fn cross_entropy_backward<T: Element>(name: &'static str, device: &Device, batch
     }
 }
 
-/// Notes the classes and probabilities that an operation decided on, which must be those of `wanted`.
+/// Notes the classes and probabilities that an operation decided on, which must be those of
+/// `wanted`.
 fn judge_decisions<T: Element>(
     name: &'static str,
     batch: &Batch<T>,
@@ -266,7 +338,8 @@ fn top_k<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, repo
     });
 }
 
-/// Checks that a GPU draws the class that the CPU draws, and the CPU the one with the largest sum of logit and noise.
+/// Checks that a GPU draws the class that the CPU draws, and the CPU the one with the largest sum
+/// of logit and noise.
 fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
     let sampling = Sampling::new(SEED.into());
     let out = device.sample(&sampling, logits(batch)).to_vec().unwrap();
@@ -284,7 +357,10 @@ fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, rep
         let below = |class: usize| row.x[class] - row.x[row.top];
         let score = |class: usize| below(class) + noise.of(class);
         // Noise is between -3.2 and 22.2.
-        let best = (0..row.x.len()).filter(|&class| below(class) > -26.0).map(score).fold(f64::NEG_INFINITY, f64::max);
+        let best = (0..row.x.len())
+            .filter(|&class| below(class) > -26.0)
+            .map(score)
+            .fold(f64::NEG_INFINITY, f64::max);
         // Scores are of f32.
         score(found[0] as usize) >= best - 1e-5
     });

@@ -6,7 +6,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::tier;
 
-/// How far the smallest logits are below the largest. exp(-86) is 4.5e-38, and the least normal f32 1.2e-38.
+/// How far the smallest logits are below the largest. exp(-86) is 4.5e-38, and the least normal f32
+/// 1.2e-38.
 const DEPTHS: [f64; 4] = [-20.0, -70.0, -80.0, -86.0];
 
 /// A type of logits.
@@ -27,7 +28,8 @@ impl<T: Element> Kind<T> {
             DType::BF16 => [3e38, 2.0_f64.powi(-133)],
             _ => [3e38, 2.0_f64.powi(-149)],
         };
-        let factors = if T::DTYPE == DType::F16 { [1.0, 1e-4, 1e-2, 1e4] } else { [1.0, 1e-35, 1e-20, 1e30] };
+        let factors =
+            if T::DTYPE == DType::F16 { [1.0, 1e-4, 1e-2, 1e4] } else { [1.0, 1e-35, 1e-20, 1e30] };
         Self { narrow, narrow_row, ends, factors }
     }
 }
@@ -55,11 +57,14 @@ const AT_DEPTHS: [Fill<f64>; 4] = [
     // The largest logit so far is another one at every step.
     ("rising from", |rng, x, depth| {
         let step = depth / x.len() as f64;
-        (0_u32..).zip(x.iter_mut()).for_each(|(j, x)| *x = depth - step * (f64::from(j) + rng.random_range(0.0..1.0)));
+        (0_u32..)
+            .zip(x.iter_mut())
+            .for_each(|(j, x)| *x = depth - step * (f64::from(j) + rng.random_range(0.0..1.0)));
     }),
 ];
 
-/// Rows without a depth. A fill gets the largest magnitude of its type and its least number above 0.
+/// Rows without a depth. A fill gets the largest magnitude of its type and its least number above
+/// 0.
 const OTHERS: [Fill<[f64; 2]>; 8] = [
     ("the others at the least normal number", |rng, x, _| {
         let top = rng.random_range(-3.0..3.0);
@@ -78,7 +83,9 @@ const OTHERS: [Fill<[f64; 2]>; 8] = [
     ("below 0 at the largest magnitude", |rng, x, [most, _]| {
         x.fill_with(|| -most * [1.0, 1.0 - 1e-7][rng.random_range(0..2)]);
     }),
-    ("subnormal numbers", |rng, x, [_, least]| x.fill_with(|| least * f64::from(rng.random_range(-9000..9000)))),
+    ("subnormal numbers", |rng, x, [_, least]| {
+        x.fill_with(|| least * f64::from(rng.random_range(-9000..9000)))
+    }),
     ("subnormal numbers, every second one 80 lower", |rng, x, [_, least]| {
         x.fill_with(|| least * f64::from(rng.random_range(-9000..9000)));
         x.iter_mut().skip(1).step_by(2).for_each(|x| *x -= 80.0);
@@ -124,7 +131,8 @@ impl Row {
 
     /// p - 1 of the class, from what is beside it.
     pub fn less_one(&self, class: usize) -> f64 {
-        let beside: f64 = if class == self.top { self.others / (1.0 + self.others) } else { 1.0 - self.p[class] };
+        let beside: f64 =
+            if class == self.top { self.others / (1.0 + self.others) } else { 1.0 - self.p[class] };
         -beside
     }
 }

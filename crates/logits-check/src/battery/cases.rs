@@ -34,8 +34,10 @@ pub const IGNORED: i64 = -100;
 impl Case {
     /// The options as `logits` takes them.
     pub fn loss(&self) -> CrossEntropy {
-        let loss =
-            CrossEntropy::default().reduction(self.reduction).ignore_index(IGNORED).upstream_gradient(self.upstream);
+        let loss = CrossEntropy::default()
+            .reduction(self.reduction)
+            .ignore_index(IGNORED)
+            .upstream_gradient(self.upstream);
         let loss = loss.label_smoothing(self.smoothing).z_loss(self.z_loss);
         match &self.weight {
             Some(weight) => loss.weight(weight.clone()),
@@ -55,14 +57,19 @@ type Fill = (&'static str, fn(&mut StdRng, usize, usize) -> f32);
 const FILLS: [Fill; 11] = [
     ("normal", |rng, _, _| normal(rng)),
     ("wide", |rng, _, _| 40.0 * normal(rng)),
-    ("confident", |rng, row, class| normal(rng) + if class == row * 7 { 17.0 + (row % 16) as f32 } else { 0.0 }),
+    ("confident", |rng, row, class| {
+        normal(rng) + if class == row * 7 { 17.0 + (row % 16) as f32 } else { 0.0 }
+    }),
     ("far from 0", |rng, row, _| (if row.is_multiple_of(2) { 3e4 } else { -3e4 }) + normal(rng)),
     ("ties", |rng, _, _| rng.random_range(-2..=2) as f32),
     ("all equal", |_, row, _| row as f32 * 0.37 - 1.0),
     ("extreme", |rng, _, _| normal(rng) * 10.0_f32.powi(rng.random_range(-44..=38))),
     ("log-sum-exp near 0", |rng, _, _| normal(rng) * 1e-3),
     ("special", |rng, _, _| normal(rng)),
-    ("deep", |rng, row, class| if (class + row) % 97 < 3 { 0.0 } else { rng.random_range(-86.0..-20.0) }),
+    (
+        "deep",
+        |rng, row, class| if (class + row) % 97 < 3 { 0.0 } else { rng.random_range(-86.0..-20.0) },
+    ),
     ("subnormal", |rng, _, _| rng.random_range(-9000..=9000) as f32 * f32::from_bits(1)),
 ];
 
@@ -136,7 +143,8 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
         "special" => specials(&mut logits, &mut targets, classes),
         _ => {}
     }
-    let weight = (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
+    let weight =
+        (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
     let reduction = [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3];
     let upstream = if nth.is_multiple_of(2) { 1.0 } else { -2.5 };
     // With weights and without, and over special values with it and without.
@@ -152,7 +160,18 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
         "special" if rows % 2 == 1 => 1e-2,
         _ => 0.0,
     };
-    Case { fill: name, rows, classes, logits, targets, reduction, weight, upstream, smoothing, z_loss }
+    Case {
+        fill: name,
+        rows,
+        classes,
+        logits,
+        targets,
+        reduction,
+        weight,
+        upstream,
+        smoothing,
+        z_loss,
+    }
 }
 
 /// Row after row one of the special values, and every fourth row none.

@@ -1,4 +1,5 @@
-//! Batches that break softmax, held against the oracle element by element: what `logits check` runs.
+//! Batches that break softmax, held against the oracle element by element: what `logits check`
+//! runs.
 
 mod cases;
 mod report;

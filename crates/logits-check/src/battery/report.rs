@@ -1,4 +1,5 @@
-//! Runs a case on a device and holds every result against float64, against the CPU path and against a row run alone.
+//! Runs a case on a device and holds every result against float64, against the CPU path and against
+//! a row run alone.
 
 use logits::{Device, Error, Logits, Prediction, Reduction};
 
@@ -18,7 +19,8 @@ pub struct Finding {
     pub worst: f64,
     /// Where that was.
     pub place: String,
-    /// Largest difference from the CPU path in the same measure, between finite values; `None` where it is not taken.
+    /// Largest difference from the CPU path in the same measure, between finite values; `None`
+    /// where it is not taken.
     pub versus_cpu: Option<f64>,
 }
 
@@ -51,7 +53,8 @@ const CLASS: usize = 8;
 const PREDICTED: usize = 9;
 const ROW_BITS: usize = 10;
 
-/// Quantities and their bounds, those of the crate's documentation. A class or a bit is right or it is not.
+/// Quantities and their bounds, those of the crate's documentation. A class or a bit is right or it
+/// is not.
 const QUANTITIES: [(&str, f64); 11] = [
     ("softmax, relative", 2e-6),
     ("softmax row sum - 1", 1e-6),
@@ -116,13 +119,16 @@ impl Report {
         let twin = if device.is_gpu() { Some(Results::of(&cpu, case)?) } else { None };
         self.fell_back = self.fell_back.take().or_else(|| got.fell_back.clone());
 
-        let weights = |target: i64| case.weight.as_ref().map_or(1.0, |weight| f64::from(weight[target as usize]));
+        let weights = |target: i64| {
+            case.weight.as_ref().map_or(1.0, |weight| f64::from(weight[target as usize]))
+        };
         let counted = || case.targets.iter().filter(|&&target| target != IGNORED);
         let total: f64 = counted().map(|&target| weights(target)).sum();
         let denominator = if case.reduction == Reduction::Mean { total } else { 1.0 };
         let mut reduced = 0.0;
         let counted_rows = counted().count() as f64;
-        // What each class is of a row's labels, what all of them are, and the same of the target alone.
+        // What each class is of a row's labels, what all of them are, and the same of the target
+        // alone.
         let share = f64::from(case.smoothing) / case.classes as f64;
         let shares = share * (0..case.classes).map(|class| weights(class as i64)).sum::<f64>();
         let hit = 1.0 - f64::from(case.smoothing);
@@ -140,7 +146,8 @@ impl Report {
                 _ => (f64::from(case.upstream) / denominator, hit * weights(target) + shares),
             };
             // The z-loss is a mean over the counted rows, whatever they weigh.
-            let z = f64::from(case.z_loss) * if case.reduction == Reduction::Mean { total / counted_rows } else { 1.0 };
+            let z = f64::from(case.z_loss)
+                * if case.reduction == Reduction::Mean { total / counted_rows } else { 1.0 };
             let slope = if oracle.is_regular() { 2.0 * z * oracle.log_sum_exp() } else { 0.0 };
             // As much as goes into an element of the gradient.
             let scale = factor * (labels + slope.abs());
@@ -150,9 +157,11 @@ impl Report {
                 let at = row * case.classes + class;
                 let probability = f64::from(got.softmax[at]);
                 sum += probability;
-                self.note(PROBABILITY, error(probability, oracle.probability(class), Measure::Relative), || {
-                    place(Some(class))
-                });
+                self.note(
+                    PROBABILITY,
+                    error(probability, oracle.probability(class), Measure::Relative),
+                    || place(Some(class)),
+                );
                 let log_probability = f64::from(got.log_softmax[at]);
                 self.note(
                     LOG_PROBABILITY,
@@ -167,16 +176,40 @@ impl Report {
                     IGNORED => 0.0,
                     // The target's entry costs a whole sum; it is looked at below, once.
                     _ if is_target => gradient,
-                    _ => factor * ((labels + slope) * oracle.probability(class) - share * weights(class as i64)),
+                    _ => {
+                        factor
+                            * ((labels + slope) * oracle.probability(class)
+                                - share * weights(class as i64))
+                    }
                 };
                 let unit = if scale == 0.0 { 1.0 } else { scale.abs() };
                 if !is_target {
-                    self.note(GRADIENT, error(gradient, wanted, Measure::Absolute) / unit, || place(Some(class)));
+                    self.note(GRADIENT, error(gradient, wanted, Measure::Absolute) / unit, || {
+                        place(Some(class))
+                    });
                 }
                 if let Some(twin) = &twin {
-                    self.versus(PROBABILITY, got.softmax[at], twin.softmax[at], Measure::Relative, 1.0);
-                    self.versus(LOG_PROBABILITY, got.log_softmax[at], twin.log_softmax[at], Measure::Relative, 1.0);
-                    self.versus(GRADIENT, got.gradient[at], twin.gradient[at], Measure::Absolute, unit);
+                    self.versus(
+                        PROBABILITY,
+                        got.softmax[at],
+                        twin.softmax[at],
+                        Measure::Relative,
+                        1.0,
+                    );
+                    self.versus(
+                        LOG_PROBABILITY,
+                        got.log_softmax[at],
+                        twin.log_softmax[at],
+                        Measure::Relative,
+                        1.0,
+                    );
+                    self.versus(
+                        GRADIENT,
+                        got.gradient[at],
+                        twin.gradient[at],
+                        Measure::Absolute,
+                        unit,
+                    );
                 }
             }
             if oracle.is_regular() {
@@ -184,7 +217,11 @@ impl Report {
             }
 
             let log_sum_exp = f64::from(got.log_sum_exp[row]);
-            self.note(LOG_SUM_EXP, error(log_sum_exp, oracle.log_sum_exp(), Measure::Relative), || place(None));
+            self.note(
+                LOG_SUM_EXP,
+                error(log_sum_exp, oracle.log_sum_exp(), Measure::Relative),
+                || place(None),
+            );
 
             let mut wanted = 0.0;
             if target != IGNORED {
@@ -200,28 +237,49 @@ impl Report {
                 }
                 reduced += wanted;
                 let gradient = f64::from(got.gradient[row * case.classes + class]);
-                let own = labels * oracle.gradient(class, class) + slope * oracle.probability(class);
+                let own =
+                    labels * oracle.gradient(class, class) + slope * oracle.probability(class);
                 let exact = factor * (own + shares - share * weight);
-                self.note(GRADIENT, error(gradient, exact, Measure::Absolute) / scale.abs(), || place(Some(class)));
+                self.note(
+                    GRADIENT,
+                    error(gradient, exact, Measure::Absolute) / scale.abs(),
+                    || place(Some(class)),
+                );
                 // Smoothed labels may take from the target just what they add.
                 if case.smoothing == 0.0 && case.z_loss == 0.0 {
-                    self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || place(Some(class)));
+                    self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || {
+                        place(Some(class))
+                    });
                 }
-                if let Some(twin) = twin.as_ref().filter(|_| case.smoothing == 0.0 && case.z_loss == 0.0) {
+                if let Some(twin) =
+                    twin.as_ref().filter(|_| case.smoothing == 0.0 && case.z_loss == 0.0)
+                {
                     let cpu = twin.gradient[row * case.classes + class];
                     self.versus(TARGET_GRADIENT, gradient as f32, cpu, Measure::Relative, 1.0);
                 }
             }
-            self.note(ROW_LOSS, error(f64::from(got.per_row[row]), wanted, Measure::Relative), || place(None));
+            self.note(
+                ROW_LOSS,
+                error(f64::from(got.per_row[row]), wanted, Measure::Relative),
+                || place(None),
+            );
 
             let Prediction { class, probability } = got.predictions[row];
             self.note(CLASS, f64::from(u8::from(class as usize != oracle.argmax())), || {
                 format!("{}: {class} for {}", place(None), oracle.argmax())
             });
             let wanted = oracle.probability(oracle.argmax());
-            self.note(PREDICTED, error(f64::from(probability), wanted, Measure::Relative), || place(None));
+            self.note(PREDICTED, error(f64::from(probability), wanted, Measure::Relative), || {
+                place(None)
+            });
             if let Some(twin) = &twin {
-                self.versus(LOG_SUM_EXP, got.log_sum_exp[row], twin.log_sum_exp[row], Measure::Relative, 1.0);
+                self.versus(
+                    LOG_SUM_EXP,
+                    got.log_sum_exp[row],
+                    twin.log_sum_exp[row],
+                    Measure::Relative,
+                    1.0,
+                );
                 self.versus(ROW_LOSS, got.per_row[row], twin.per_row[row], Measure::Relative, 1.0);
                 let cpu = twin.predictions[row].probability;
                 self.versus(PREDICTED, probability, cpu, Measure::Relative, 1.0);
@@ -249,13 +307,17 @@ impl Report {
                 ..*case
             };
             let alone = Results::of(device, &alone)?;
-            let same_scale = case.weight.is_none() && case.upstream == 1.0 && case.reduction != Reduction::Mean;
+            let same_scale =
+                case.weight.is_none() && case.upstream == 1.0 && case.reduction != Reduction::Mean;
             let part = row * case.classes..(row + 1) * case.classes;
             let same = same_bits(&alone.softmax, &got.softmax[part.clone()])
                 && same_bits(&alone.log_softmax, &got.log_softmax[part.clone()])
                 && (!same_scale || same_bits(&alone.gradient, &got.gradient[part]))
                 && same_bits(&alone.log_sum_exp, &got.log_sum_exp[row..=row])
-                && same_bits(&[alone.predictions[0].probability], &[got.predictions[row].probability])
+                && same_bits(
+                    &[alone.predictions[0].probability],
+                    &[got.predictions[row].probability],
+                )
                 && (case.weight.is_some() || same_bits(&alone.per_row, &got.per_row[row..=row]));
             self.note(ROW_BITS, f64::from(u8::from(!same)), || {
                 format!("{}x{} {}, row {row}", case.rows, case.classes, case.fill)
@@ -284,11 +346,17 @@ impl Results {
         let log_softmax = device.log_softmax(x).to_vec()?;
         let log_sum_exp = device.log_sum_exp(x).to_vec()?;
         let predictions = device.predict(x).to_vec()?;
-        let (loss, gradient) = device.cross_entropy(&case.loss(), x, &case.targets).with_gradient_vec()?;
+        let (loss, gradient) =
+            device.cross_entropy(&case.loss(), x, &case.targets).with_gradient_vec()?;
         // The loss alone is another kernel that must come to the same.
         let alone = device.cross_entropy(&case.loss(), x, &case.targets).loss()?;
         let agree = same_bits(&alone.per_row, &loss.per_row);
-        let fell_back = [softmax.fell_back, log_softmax.fell_back, log_sum_exp.fell_back, predictions.fell_back];
+        let fell_back = [
+            softmax.fell_back,
+            log_softmax.fell_back,
+            log_sum_exp.fell_back,
+            predictions.fell_back,
+        ];
         Ok(Self {
             softmax: softmax.values,
             log_softmax: log_softmax.values,
@@ -297,7 +365,11 @@ impl Results {
             loss: if agree { loss.loss } else { f64::NEG_INFINITY },
             per_row: loss.per_row,
             gradient,
-            fell_back: fell_back.into_iter().chain([loss.fell_back, alone.fell_back]).flatten().next(),
+            fell_back: fell_back
+                .into_iter()
+                .chain([loss.fell_back, alone.fell_back])
+                .flatten()
+                .next(),
         })
     }
 }

@@ -6,7 +6,8 @@ use logits::DType;
 
 use super::Finding;
 
-/// Of each type the worst error, in units of its bound; a column a device. What failed is told below it.
+/// Of each type the worst error, in units of its bound; a column a device. What failed is told
+/// below it.
 pub fn matrix(columns: &[(String, Vec<Finding>)]) -> String {
     let mut text =
         "worst errors against float64, in units of what is promised: f32 / f16 / bf16 (/ f64 on the CPU)\n\n"
@@ -27,13 +28,20 @@ pub fn matrix(columns: &[(String, Vec<Finding>)]) -> String {
     }
     seen.sort_by_key(|&(operation, _)| operation);
     for (operation, option) in seen {
-        let name = if option.is_empty() { (*operation).to_owned() } else { format!("{operation}: {option}") };
+        let name = if option.is_empty() {
+            (*operation).to_owned()
+        } else {
+            format!("{operation}: {option}")
+        };
         let _ = write!(text, "{name:<50}");
         for (_, findings) in columns {
             let of_type = |dtype| {
-                let finding =
-                    findings.iter().find(|f| (&f.operation, &f.option, f.dtype) == (operation, option, dtype));
-                finding.map(|f| if f.passed() { format!("{:.2}", f.worst) } else { "FAILED".to_owned() })
+                let finding = findings
+                    .iter()
+                    .find(|f| (&f.operation, &f.option, f.dtype) == (operation, option, dtype));
+                finding.map(|f| {
+                    if f.passed() { format!("{:.2}", f.worst) } else { "FAILED".to_owned() }
+                })
             };
             let types = [DType::F32, DType::F16, DType::BF16, DType::F64];
             let cells: Vec<_> = types.into_iter().filter_map(of_type).collect();

@@ -1,8 +1,11 @@
-//! Every operation, option and type on one device, against float64: worst errors, in units of the bounds that the crate's
-//! documentation states.
+//! Every operation, option and type on one device, against float64: worst errors, in units of the
+//! bounds that the crate's documentation states.
 
 use logits::half::{bf16, f16};
-use logits::{CrossEntropy, DType, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape, Targets};
+use logits::{
+    CrossEntropy, DType, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape,
+    Targets,
+};
 
 use crate::oracle::{Labels, Row};
 use crate::{Batch, Options, excess, noise};
@@ -32,11 +35,12 @@ impl Finding {
     }
 }
 
-/// Of a row, its gradients upstream, their sum and a class: what is wanted there, and what its error is measured in.
+/// Of a row, its gradients upstream, their sum and a class: what is wanted there, and what its
+/// error is measured in.
 type Wanted<'a> = &'a dyn Fn(&[f64], &[f64], f64, usize) -> (f64, f64);
 
-/// `[outer, classes, inner]`: one of each kernel and of each layout; and what is tried there, of f32 and of other types. Each
-/// is a kernel to be compiled, which takes some drivers a second.
+/// `[outer, classes, inner]`: one of each kernel and of each layout; and what is tried there, of
+/// f32 and of other types. Each is a kernel to be compiled, which takes some drivers a second.
 const SHAPES: [([usize; 3], What, What); 9] = [
     ([6, 1, 1], What::Operations, What::Nothing),
     ([300, 3, 1], What::Operations, What::Nothing),
@@ -88,16 +92,27 @@ fn logit(row: usize, class: usize, classes: usize) -> f64 {
 }
 
 impl Suite<'_> {
-    fn note<T: Element>(&mut self, operation: &'static str, option: &'static str, worst: f64, place: String) {
-        let same = |seen: &&mut Finding| (seen.operation, seen.option, seen.dtype) == (operation, option, T::DTYPE);
+    fn note<T: Element>(
+        &mut self,
+        operation: &'static str,
+        option: &'static str,
+        worst: f64,
+        place: String,
+    ) {
+        let same = |seen: &&mut Finding| {
+            (seen.operation, seen.option, seen.dtype) == (operation, option, T::DTYPE)
+        };
         match self.findings.iter_mut().find(same) {
             Some(seen) if worst > seen.worst => (seen.worst, seen.place) = (worst, place),
             Some(_) => {}
-            None => self.findings.push(Finding { operation, option, dtype: T::DTYPE, worst, place }),
+            None => {
+                self.findings.push(Finding { operation, option, dtype: T::DTYPE, worst, place })
+            }
         }
     }
 
-    /// Notes what came of an operation: an error of it, that the CPU had to finish it, or how far off its results are.
+    /// Notes what came of an operation: an error of it, that the CPU had to finish it, or how far
+    /// off its results are.
     fn judge<T: Element, R>(
         &mut self,
         operation: &'static str,
@@ -134,7 +149,13 @@ impl Suite<'_> {
         let view = |batch| Logits::new(batch, shape);
         self.rows::<T>("", &special, view(&special.values), |x| x).await;
         if options {
-            self.rows::<T>("temperature", &special, view(&special.values).and_then(|x| x.temperature(0.7)), cold).await;
+            self.rows::<T>(
+                "temperature",
+                &special,
+                view(&special.values).and_then(|x| x.temperature(0.7)),
+                cold,
+            )
+            .await;
             self.rows::<T>(
                 "softcap, logit_scale",
                 &plain,
@@ -147,7 +168,8 @@ impl Suite<'_> {
         self.losses::<T>(&plain, options).await;
     }
 
-    /// Checks the operations that need logits alone. `transform` is the logit transform of `x`, on which the oracle is taken.
+    /// Checks the operations that need logits alone. `transform` is the logit transform of `x`, on
+    /// which the oracle is taken.
     async fn rows<T: Element>(
         &mut self,
         option: &'static str,
@@ -158,17 +180,24 @@ impl Suite<'_> {
         let (device, shape) = (self.device, batch.shape);
         let x = match x {
             Ok(x) => x,
-            Err(error) => return self.note::<T>("logits", option, f64::INFINITY, error.to_string()),
+            Err(error) => {
+                return self.note::<T>("logits", option, f64::INFINITY, error.to_string());
+            }
         };
         let classes = shape.classes();
-        let y: Vec<Vec<f64>> = batch.rows().iter().map(|x| x.iter().map(|&x| transform(x)).collect()).collect();
+        let y: Vec<Vec<f64>> =
+            batch.rows().iter().map(|x| x.iter().map(|&x| transform(x)).collect()).collect();
         let reduced: Vec<_> = y.iter().map(|y| Row::new(y)).collect();
         let elements = |values: &[T], wanted: &dyn Fn(usize, usize) -> f64, bound: f64| {
             let mut worst = 0.0_f64;
             for row in 0..y.len() {
                 for class in 0..classes {
                     let wanted = wanted(row, class);
-                    worst = worst.max(excess(values[batch.place(row, class)], wanted, bound * wanted.abs()));
+                    worst = worst.max(excess(
+                        values[batch.place(row, class)],
+                        wanted,
+                        bound * wanted.abs(),
+                    ));
                 }
             }
             worst
@@ -180,11 +209,14 @@ impl Suite<'_> {
             elements(&p, &|row, class| reduced[row].probability(class), 2e-6)
         });
         let out = device.log_softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("log_softmax", option, shape, out, |p| elements(&p, &log_probability, 1e-6));
+        self.judge::<T, _>("log_softmax", option, shape, out, |p| {
+            elements(&p, &log_probability, 1e-6)
+        });
         let out = device.log_sum_exp(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("log_sum_exp", option, shape, out, |values| {
             let of = |(row, &got): (&Row<'_>, &T::Row)| {
-                // Of rows without a softmax, the battery of `logits check` knows which of NaN and infinities it is.
+                // Of rows without a softmax, the battery of `logits check` knows which of NaN and
+                // infinities it is.
                 let wanted = row.log_sum_exp();
                 if row.is_regular() { excess(got, wanted, 1e-6 * wanted.abs()) } else { 0.0 }
             };
@@ -200,7 +232,11 @@ impl Suite<'_> {
         let out = device.predict(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("predict", option, shape, out, |found| {
             let of = |(row, found): (usize, &Prediction)| {
-                if reduced[row].is_regular() { of_prediction(row, found, reduced[row].max()) } else { 0.0 }
+                if reduced[row].is_regular() {
+                    of_prediction(row, found, reduced[row].max())
+                } else {
+                    0.0
+                }
             };
             found.iter().enumerate().map(of).fold(0.0, f64::max)
         });
@@ -208,7 +244,9 @@ impl Suite<'_> {
         let out = device.top_k(x, k).to_vec_async().await.map(|out| (out.values, out.fell_back));
         self.judge::<T, _>("top_k", option, shape, out, |found| {
             let mut worst = 0.0_f64;
-            for (row, found) in found.chunks(k).enumerate().filter(|&(row, _)| reduced[row].is_regular()) {
+            for (row, found) in
+                found.chunks(k).enumerate().filter(|&(row, _)| reduced[row].is_regular())
+            {
                 let mut sorted = y[row].clone();
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 for (found, &wanted) in found.iter().zip(&sorted) {
@@ -226,12 +264,22 @@ impl Suite<'_> {
             ("sample, top_k", Sampling::new(8).top_k(3)),
             ("sample, top_p", Sampling::new(9).top_p(0.8)),
         ] {
-            let out = device.sample(&sampling, x).to_vec_async().await.map(|out| (out.values, out.fell_back));
+            let out = device
+                .sample(&sampling, x)
+                .to_vec_async()
+                .await
+                .map(|out| (out.values, out.fell_back));
             let twin = self.cpu.sample(&sampling, x).to_vec_async().await.map(|out| out.values);
             self.judge::<T, _>(name, option, shape, out, |found| {
-                let classes = |found: &[Prediction]| found.iter().map(|found| found.class).collect::<Vec<_>>();
+                let classes = |found: &[Prediction]| {
+                    found.iter().map(|found| found.class).collect::<Vec<_>>()
+                };
                 // A draw is the same on every device.
-                if twin.is_ok_and(|twin| classes(&twin) == classes(&found)) { 0.0 } else { f64::INFINITY }
+                if twin.is_ok_and(|twin| classes(&twin) == classes(&found)) {
+                    0.0
+                } else {
+                    f64::INFINITY
+                }
             });
         }
     }
@@ -262,31 +310,47 @@ impl Suite<'_> {
             Ok(p) => device.softmax_backward(p, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
-        self.judge::<T, _>("softmax_backward", "", shape, out.map(|out| (out.values, out.fell_back)), |out| {
-            judged(&out, &shares, &|p, g, sum, class| (p[class] * (g[class] - sum), 1.0))
-        });
+        self.judge::<T, _>(
+            "softmax_backward",
+            "",
+            shape,
+            out.map(|out| (out.values, out.fell_back)),
+            |out| judged(&out, &shares, &|p, g, sum, class| (p[class] * (g[class] - sum), 1.0)),
+        );
         let out = match Logits::new(&logs.values, shape) {
             Ok(l) => device.log_softmax_backward(l, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
-        self.judge::<T, _>("log_softmax_backward", "", shape, out.map(|out| (out.values, out.fell_back)), |out| {
-            judged(&out, &logs, &|l, g, sum, class| {
-                let whole: f64 = g.iter().map(|g| g.abs()).sum();
-                (g[class] - l[class].exp() * sum, 1.0 + l[class].exp() * whole)
-            })
-        });
+        self.judge::<T, _>(
+            "log_softmax_backward",
+            "",
+            shape,
+            out.map(|out| (out.values, out.fell_back)),
+            |out| {
+                judged(&out, &logs, &|l, g, sum, class| {
+                    let whole: f64 = g.iter().map(|g| g.abs()).sum();
+                    (g[class] - l[class].exp() * sum, 1.0 + l[class].exp() * whole)
+                })
+            },
+        );
     }
 
     async fn losses<T: Element>(&mut self, batch: &Batch<T>, with_options: bool) {
         let (shape, classes, rows) = (batch.shape, batch.shape.classes(), batch.shape.row_count());
         let values = batch.rows();
-        let targets: Vec<i64> =
-            (0..rows).map(|row| if row % 4 == 1 { row * 7 % classes } else { row * 13 % classes } as i64).collect();
-        let ignored: Vec<i64> =
-            targets.iter().enumerate().map(|(row, &class)| if row % 3 == 2 { -100 } else { class }).collect();
+        let targets: Vec<i64> = (0..rows)
+            .map(|row| if row % 4 == 1 { row * 7 % classes } else { row * 13 % classes } as i64)
+            .collect();
+        let ignored: Vec<i64> = targets
+            .iter()
+            .enumerate()
+            .map(|(row, &class)| if row % 3 == 2 { -100 } else { class })
+            .collect();
         let soft: Vec<Vec<f64>> = (0..rows)
             .map(|row| {
-                (0..classes).map(|class| f64::from((noise(row + 7, class) + 1.0) as f32 / classes as f32)).collect()
+                (0..classes)
+                    .map(|class| f64::from((noise(row + 7, class) + 1.0) as f32 / classes as f32))
+                    .collect()
             })
             .collect();
         let probabilities = Batch::new(shape, |row, class| soft[row][class] as f32);
@@ -315,22 +379,37 @@ impl Suite<'_> {
             ("softcap", Options { softcap: Some(30.0), ..plain.clone() }, &targets, false),
             ("logit_scale", Options { logit_scale: -0.75, ..plain.clone() }, &targets, false),
             ("upstream_gradient", Options { upstream: -2.5, ..mean.clone() }, &targets, false),
-            ("upstream_gradients", Options { row_gradients: Some(factors), ..plain.clone() }, &targets, false),
+            (
+                "upstream_gradients",
+                Options { row_gradients: Some(factors), ..plain.clone() },
+                &targets,
+                false,
+            ),
             ("probabilities", mean.clone(), &targets, true),
             ("every option", every.clone(), &ignored, false),
             ("every option, probabilities", every, &targets, true),
         ];
-        for (option, options, targets, is_soft) in cases.into_iter().take(if with_options { usize::MAX } else { 1 }) {
+        for (option, options, targets, is_soft) in
+            cases.into_iter().take(if with_options { usize::MAX } else { 1 })
+        {
             let labels: Vec<Labels<'_>> = match is_soft {
                 true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
                 false => targets.iter().map(|&class| Labels::Class(class)).collect(),
             };
             let wanted = options.expected(&values, &labels);
-            let given = || if is_soft { Targets::probabilities(&probabilities.values) } else { Targets::from(targets) };
+            let given = || {
+                if is_soft {
+                    Targets::probabilities(&probabilities.values)
+                } else {
+                    Targets::from(targets)
+                }
+            };
             let loss = options.loss();
             let reduced = |found: f64, per_row: &[T::Row]| {
                 let rows = per_row.iter().zip(&wanted.per_row);
-                let worst = rows.map(|(&got, &wanted)| excess(got, wanted, 1e-6 * wanted.abs())).fold(0.0, f64::max);
+                let worst = rows
+                    .map(|(&got, &wanted)| excess(got, wanted, 1e-6 * wanted.abs()))
+                    .fold(0.0, f64::max);
                 match options.reduction {
                     Reduction::None => worst,
                     _ => excess(found, wanted.loss, 1e-6 * wanted.loss.abs()).max(worst),
@@ -348,17 +427,27 @@ impl Suite<'_> {
             };
             let x = match Logits::new(&batch.values, shape) {
                 Ok(x) => x,
-                Err(error) => return self.note::<T>("logits", option, f64::INFINITY, error.to_string()),
+                Err(error) => {
+                    return self.note::<T>("logits", option, f64::INFINITY, error.to_string());
+                }
             };
             let device = self.device;
             let out = device.cross_entropy(&loss, x, given()).loss_async().await;
             let out = out.map(|out| ((out.loss, out.per_row), out.fell_back));
-            self.judge::<T, _>("cross_entropy", option, shape, out, |(loss, per_row)| reduced(loss, &per_row));
+            self.judge::<T, _>("cross_entropy", option, shape, out, |(loss, per_row)| {
+                reduced(loss, &per_row)
+            });
             let out = device.cross_entropy(&loss, x, given()).with_gradient_vec_async().await;
             let out = out.map(|(out, gradient)| ((out.loss, out.per_row, gradient), out.fell_back));
-            self.judge::<T, _>("cross_entropy_grad", option, shape, out, |(loss, per_row, gradient)| {
-                reduced(loss, &per_row).max(gradients(&gradient, &|_| 0.0))
-            });
+            self.judge::<T, _>(
+                "cross_entropy_grad",
+                option,
+                shape,
+                out,
+                |(loss, per_row, gradient)| {
+                    reduced(loss, &per_row).max(gradients(&gradient, &|_| 0.0))
+                },
+            );
             // From log-sum-exps as f32 has them: of those of 300, 3e-5 remain uncertain.
             let saved: Result<Vec<T::Row>, Error> = match x.as_seen_by(&loss) {
                 Ok(x) => self.cpu.log_sum_exp(x).to_vec_async().await.map(|out| out.values),
@@ -366,7 +455,10 @@ impl Suite<'_> {
             };
             let (out, known) = match saved {
                 Ok(saved) => {
-                    let out = device.cross_entropy_backward(&loss, x, given(), &saved).to_vec_async().await;
+                    let out = device
+                        .cross_entropy_backward(&loss, x, given(), &saved)
+                        .to_vec_async()
+                        .await;
                     (out.map(|out| (out.values, out.fell_back)), saved)
                 }
                 Err(error) => (Err(error), Vec::new()),

@@ -20,7 +20,11 @@ pub(super) struct Inputs<'o, T> {
 
 impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
     /// Drawn from a seed, and brought to the type by `narrow`.
-    pub(super) fn new(options: &'o Options, shape: [usize; 2], narrow: fn(f32) -> T) -> Result<Self, Error> {
+    pub(super) fn new(
+        options: &'o Options,
+        shape: [usize; 2],
+        narrow: fn(f32) -> T,
+    ) -> Result<Self, Error> {
         let [rows, classes] = shape;
         let elements = Shape::from(shape).elements()?;
         let mut inputs = Self::empty(options, classes)?;

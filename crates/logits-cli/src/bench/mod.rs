@@ -1,4 +1,5 @@
-//! `logits bench`: an operation's time over that of a plain copy of the logits, on the same device in the same run.
+//! `logits bench`: an operation's time over that of a plain copy of the logits, on the same device
+//! in the same run.
 
 mod inputs;
 mod plot;
@@ -50,7 +51,8 @@ pub(crate) struct Options {
     /// Targets that are probabilities, of the shape and type of the logits
     #[arg(long)]
     soft_targets: bool,
-    /// Cap the logits: S * tanh(x / S), after --logit-scale; sample, softmax_backward and log_softmax_backward refuse it
+    /// Cap the logits: S * tanh(x / S), after --logit-scale; sample, softmax_backward and
+    /// log_softmax_backward refuse it
     #[arg(long, value_name = "S")]
     softcap: Option<f32>,
     /// Factor on the logits of every operation, before the cap
@@ -62,8 +64,8 @@ pub(crate) struct Options {
     /// sample draws from the most likely classes whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Milliseconds for each operation and shape, with copies and without warm-up; one run at least. If not given, 2000 and five runs at
-    /// least
+    /// Milliseconds for each operation and shape, with copies and without warm-up; one run at
+    /// least. If not given, 2000 and five runs at least
     #[arg(long, value_name = "MS")]
     budget: Option<u64>,
     /// Draw GB/s over classes, beside the copy's, into this SVG file
@@ -76,7 +78,17 @@ pub(crate) struct Options {
 impl Options {
     /// The options that differ from their defaults, as they were given.
     fn described(&self) -> String {
-        let Self { label_smoothing, weight, z_loss, soft_targets, softcap, logit_scale, k, top_p, .. } = self;
+        let Self {
+            label_smoothing,
+            weight,
+            z_loss,
+            soft_targets,
+            softcap,
+            logit_scale,
+            k,
+            top_p,
+            ..
+        } = self;
         let given = [
             (*label_smoothing != 0.0).then(|| format!("label_smoothing={label_smoothing}")),
             weight.then(|| "weight".to_owned()),
@@ -148,7 +160,8 @@ impl FromStr for RowsByClasses {
 const RUNS: usize = 31;
 /// Of these, how many of a kind follow each other.
 const AT_A_TIME: usize = 4;
-/// The time that a measurement takes if nothing else is asked for, and how many runs it then has in any case.
+/// The time that a measurement takes if nothing else is asked for, and how many runs it then has in
+/// any case.
 const BUDGET: (Duration, usize) = (Duration::from_secs(2), 5);
 
 pub(crate) struct Row {
@@ -198,9 +211,13 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
 }
 
 /// With logits of a type, to which `narrow` brings them.
-fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> Result<(), CliError> {
+fn run_with<T: Element<Row = f32>>(
+    options: &Options,
+    narrow: fn(f32) -> T,
+) -> Result<(), CliError> {
     let ops: Vec<OpName> = options.ops.iter().copied().flatten().copied().collect();
-    // Options are checked by operations over no rows at all, before a device is opened and the first of them is timed.
+    // Options are checked by operations over no rows at all, before a device is opened and the
+    // first of them is timed.
     for &RowsByClasses(shape) in &options.shapes {
         logits::Shape::from(shape).elements()?;
         let nothing = Inputs::<T>::empty(options, shape[1])?;
@@ -216,7 +233,10 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     for &RowsByClasses(shape) in &options.shapes {
         let inputs = Inputs::new(options, shape, narrow)?;
         if rows.is_empty() && !options.common.json {
-            stdio::print(format_args!("{device}\n{}{described}", if described.is_empty() { "" } else { "with " }))?;
+            stdio::print(format_args!(
+                "{device}\n{}{described}",
+                if described.is_empty() { "" } else { "with " }
+            ))?;
             stdio::print(format_args!(
                 "{:<22} {:>14} {:>11} {:>8} {:>11} {:>8} {:>11} {:>8}",
                 "op", "shape", "median ms", "GB/s", "copy ms", "copies", "wall ms", "traffic"
@@ -231,7 +251,11 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     }
     bar.finish_and_clear();
     if !options.common.json {
-        let clock = if rows.iter().all(|row| row.has_timestamps) { "the device's timestamps" } else { "wall clock" };
+        let clock = if rows.iter().all(|row| row.has_timestamps) {
+            "the device's timestamps"
+        } else {
+            "wall clock"
+        };
         let arrays = "arrays of the logits' shape, read once and written once";
         stdio::print(format_args!(
             "\nmedian and copy by {clock}; GB/s: {arrays};\n\
@@ -245,16 +269,24 @@ fn run_with<T: Element<Row = f32>>(options: &Options, narrow: fn(f32) -> T) -> R
     output::commit(plot_file)
 }
 
-fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'_, T>) -> Result<Row, CliError> {
+fn measure<T: Element<Row = f32>>(
+    device: &Device,
+    op: OpName,
+    inputs: &Inputs<'_, T>,
+) -> Result<Row, CliError> {
     let (shape, timed) = (inputs.shape, inputs.timed(op));
     if let Some(row) = verify::first_wrong(device, timed, inputs)? {
         let [rows, classes] = shape;
         let name = op.name();
-        return Err(CliError::Usage(format!("{name} of {rows}x{classes} is wrong in row {row}; nothing was timed")));
+        return Err(CliError::Usage(format!(
+            "{name} of {rows}x{classes} is wrong in row {row}; nothing was timed"
+        )));
     }
     let mut watch = Stopwatch::new(device, timed, &inputs.loss, inputs.x()?, inputs.targets())?;
-    let (budget, least) = inputs.options.budget.map_or(BUDGET, |budget| (Duration::from_millis(budget), 1));
-    let is_enough = |runs: usize, spent: Duration| runs >= RUNS || (runs >= least && spent >= budget);
+    let (budget, least) =
+        inputs.options.budget.map_or(BUDGET, |budget| (Duration::from_millis(budget), 1));
+    let is_enough =
+        |runs: usize, spent: Duration| runs >= RUNS || (runs >= least && spent >= budget);
     let mut spent = Duration::ZERO;
     // The first runs touch fresh pages and compile pipelines.
     for nth in 1..=2 {
@@ -266,8 +298,9 @@ fn measure<T: Element<Row = f32>>(device: &Device, op: OpName, inputs: &Inputs<'
     watch.warm_up()?;
     let (mut copies, mut operations) = (Vec::new(), Vec::new());
     spent = Duration::ZERO;
-    // Taken in turn, so that whatever slows the machine slows both; but a few at a time, after one that is not counted,
-    // so that each finds in the caches what its own kind has left there: a copy leaves lines to be written.
+    // Taken in turn, so that whatever slows the machine slows both; but a few at a time, after one
+    // that is not counted, so that each finds in the caches what its own kind has left there: a
+    // copy leaves lines to be written.
     while !is_enough(operations.len(), spent) {
         for (readings, is_copy) in [(&mut copies, true), (&mut operations, false)] {
             let mut read = || if is_copy { watch.copy() } else { watch.operation() };

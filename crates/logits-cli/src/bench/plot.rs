@@ -10,7 +10,8 @@ use crate::CliError;
 /// The picture, as SVG.
 pub(crate) fn draw(rows: &[Row], title: &str) -> Result<String, CliError> {
     let mut svg = String::new();
-    paint(&mut svg, rows, title).map_err(|error| CliError::Usage(format!("nothing to draw: {error}")))?;
+    paint(&mut svg, rows, title)
+        .map_err(|error| CliError::Usage(format!("nothing to draw: {error}")))?;
     Ok(svg)
 }
 

@@ -1,4 +1,5 @@
-//! A fast wrong answer is worth nothing: a few rows of every operation against float64, before it is timed.
+//! A fast wrong answer is worth nothing: a few rows of every operation against float64, before it
+//! is timed.
 
 use logits::{DType, Device, Element, Error, Logits, Operation, Prediction, Reduction};
 
@@ -23,7 +24,8 @@ pub(super) fn compute<T: Element<Row = f32>>(
     let loss = &inputs.loss.clone().reduction(Reduction::Sum);
     let (x, targets, upstream) = (inputs.x()?, inputs.targets(), &inputs.logits);
     let seen = x.as_seen_by(loss)?;
-    let (mut start, mut elements, mut rows, mut predictions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut start, mut elements, mut rows, mut predictions) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     match timed {
         Operation::Softmax => elements = device.softmax(seen).to_vec()?.values,
         Operation::LogSoftmax => elements = device.log_softmax(seen).to_vec()?.values,
@@ -45,11 +47,14 @@ pub(super) fn compute<T: Element<Row = f32>>(
         }
         Operation::CrossEntropyBackward => {
             let log_sum_exps = device.log_sum_exp(seen).to_vec()?.values;
-            elements = device.cross_entropy_backward(loss, x, targets, &log_sum_exps).to_vec()?.values;
+            elements =
+                device.cross_entropy_backward(loss, x, targets, &log_sum_exps).to_vec()?.values;
         }
         Operation::Predict => predictions = device.predict(seen).to_vec()?.values,
         Operation::TopK(k) => predictions = device.top_k(seen, k).to_vec()?.values,
-        Operation::Sample(sampling) => predictions = device.sample(&sampling, seen).to_vec()?.values,
+        Operation::Sample(sampling) => {
+            predictions = device.sample(&sampling, seen).to_vec()?.values
+        }
         // An operation that this command does not know: `agrees` rejects it.
         _ => {}
     }
@@ -68,7 +73,8 @@ pub(super) fn first_wrong<T: Element<Row = f32>>(
     Ok([0, rows / 2, rows - 1].into_iter().find(is_wrong))
 }
 
-/// A number in float64, and how large the terms are that it is the sum of: errors are relative to those.
+/// A number in float64, and how large the terms are that it is the sum of: errors are relative to
+/// those.
 struct Exact(f64, f64);
 
 impl Exact {
@@ -110,7 +116,8 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
             }
         };
         let classes = inputs.shape[1];
-        let (y, slopes): (Vec<f64>, Vec<f64>) = inputs.logits[row * classes..][..classes].iter().map(seen).unzip();
+        let (y, slopes): (Vec<f64>, Vec<f64>) =
+            inputs.logits[row * classes..][..classes].iter().map(seen).unzip();
         let max = y.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let log_sum_exp = max + y.iter().map(|y| (y - max).exp()).sum::<f64>().ln();
         Self { inputs, row, y, slopes, log_sum_exp }
@@ -123,7 +130,8 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
     /// A class's label: its target, smoothed and weighted.
     fn label(&self, class: usize) -> f64 {
         let smoothing = f64::from(self.inputs.options.label_smoothing);
-        let share = (1.0 - smoothing) * self.inputs.target(self.row, class) + smoothing / self.y.len() as f64;
+        let share = (1.0 - smoothing) * self.inputs.target(self.row, class)
+            + smoothing / self.y.len() as f64;
         self.inputs.weight(class) * share
     }
 
@@ -159,8 +167,9 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
     }
 
     fn loss(&self) -> Exact {
-        let of_labels: f64 =
-            (0..self.y.len()).map(|class| self.label(class) * (self.log_sum_exp - self.y[class])).sum();
+        let of_labels: f64 = (0..self.y.len())
+            .map(|class| self.label(class) * (self.log_sum_exp - self.y[class]))
+            .sum();
         let loss = of_labels + f64::from(self.inputs.options.z_loss) * self.log_sum_exp.powi(2);
         Exact(loss, loss.abs().max(1.0))
     }
@@ -169,12 +178,14 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         let labels: f64 = (0..self.y.len()).map(|class| self.label(class)).sum();
         let pull = labels + 2.0 * f64::from(self.inputs.options.z_loss) * self.log_sum_exp;
         move |class| {
-            let (slope, push, label) = (self.slopes[class], self.probability(class) * pull, self.label(class));
+            let (slope, push, label) =
+                (self.slopes[class], self.probability(class) * pull, self.label(class));
             Exact(slope * (push - label), slope.abs() * (push.abs() + label))
         }
     }
 
-    /// From probabilities or log-probabilities that were rounded to the type, and with the logits as the gradient.
+    /// From probabilities or log-probabilities that were rounded to the type, and with the logits
+    /// as the gradient.
     fn backward(&self, start: &[T], of_probabilities: bool) -> impl Fn(usize) -> Exact {
         let classes = self.y.len();
         let of = |values: &[T]| -> Vec<f64> {
@@ -183,19 +194,23 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         let (y, upstream) = (of(start), of(&self.inputs.logits));
         let scale = f64::from(self.inputs.options.logit_scale);
         let terms = upstream.iter().zip(&y).map(|(g, y)| if of_probabilities { g * y } else { *g });
-        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        let (sum, size) =
+            terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
         move |class| {
             let (y, g) = (y[class], upstream[class]);
             match of_probabilities {
                 true => Exact(scale * y * (g - sum), scale.abs() * y * (g.abs() + size)),
-                false => Exact(scale * (g - y.exp() * sum), scale.abs() * (g.abs() + y.exp() * size)),
+                false => {
+                    Exact(scale * (g - y.exp() * sum), scale.abs() * (g.abs() + y.exp() * size))
+                }
             }
         }
     }
 
     /// Whether two logits of the row are the same but for rounding: to a kernel they may be equal.
     fn is_as_large(&self, a: usize, b: usize) -> bool {
-        let is_exact = self.inputs.options.softcap.is_none() && self.inputs.options.logit_scale == 1.0;
+        let is_exact =
+            self.inputs.options.softcap.is_none() && self.inputs.options.logit_scale == 1.0;
         let error = if is_exact { 0.0 } else { PRECISION * self.y[b].abs().max(1.0) };
         (self.y[a] - self.y[b]).abs() <= error
     }
@@ -212,7 +227,8 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         let is_next = |(nth, found): (usize, &Prediction)| {
             let (class, wanted) = (found.class as usize, order[nth]);
             class < self.y.len()
-                && (class == wanted || (self.y[class] != self.y[wanted] && self.is_as_large(class, wanted)))
+                && (class == wanted
+                    || (self.y[class] != self.y[wanted] && self.is_as_large(class, wanted)))
                 && self.has_its_probability(found)
         };
         let mut classes: Vec<u32> = found.iter().map(|found| found.class).collect();
@@ -231,11 +247,17 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         order.sort_by(|&a, &b| self.y[b].total_cmp(&self.y[a]));
         let k = self.inputs.options.k.unwrap_or(usize::MAX).min(order.len());
         // With the last of k all that are as large.
-        let kept = order
-            .partition_point(|&other| self.y[other] >= self.y[order[k - 1]] || self.is_as_large(other, order[k - 1]));
-        let mass = |classes: &[usize]| classes.iter().map(|&class| self.probability(class)).sum::<f64>();
-        let larger = order.partition_point(|&other| self.y[other] > self.y[class] && !self.is_as_large(other, class));
+        let kept = order.partition_point(|&other| {
+            self.y[other] >= self.y[order[k - 1]] || self.is_as_large(other, order[k - 1])
+        });
+        let mass =
+            |classes: &[usize]| classes.iter().map(|&class| self.probability(class)).sum::<f64>();
+        let larger = order.partition_point(|&other| {
+            self.y[other] > self.y[class] && !self.is_as_large(other, class)
+        });
         let enough = f64::from(self.inputs.options.top_p) * mass(&order[..kept]);
-        larger < kept && mass(&order[..larger]) <= enough + PRECISION && self.has_its_probability(found)
+        larger < kept
+            && mass(&order[..larger]) <= enough + PRECISION
+            && self.has_its_probability(found)
     }
 }

@@ -7,7 +7,8 @@ use logits::Shape;
 /// Elements of the logits that are in memory at a time, but for a single row that is longer.
 const BATCH_ELEMENTS: usize = 4 << 20;
 
-/// The shape of the rows: that of the logits, `[classes]` or `[n, classes, d1, ...]`, without the classes.
+/// The shape of the rows: that of the logits, `[classes]` or `[n, classes, d1, ...]`, without the
+/// classes.
 pub(crate) fn row_shape(dimensions: &[usize]) -> Vec<usize> {
     let classes_at = usize::from(dimensions.len() > 1);
     let others = dimensions.iter().enumerate().filter(|&(at, _)| at != classes_at);
@@ -23,12 +24,15 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    /// Cuts logits `[classes]` or `[n, classes, d1, ...]` into batches. `any_fortran`: whether the logits or the targets are in Fortran order.
+    /// Cuts logits `[classes]` or `[n, classes, d1, ...]` into batches. `any_fortran`: whether the
+    /// logits or the targets are in Fortran order.
     pub(crate) fn new(shape: &[usize], any_fortran: bool) -> Self {
         let shape = match *shape {
             [classes] => vec![1, classes],
             // In C order the inner dimensions are contiguous, so they are one.
-            [n, classes, ref inner @ ..] if !any_fortran && inner.len() > 1 => vec![n, classes, inner.iter().product()],
+            [n, classes, ref inner @ ..] if !any_fortran && inner.len() > 1 => {
+                vec![n, classes, inner.iter().product()]
+            }
             _ => shape.to_vec(),
         };
         let max_rows = (BATCH_ELEMENTS / shape[1].max(1)).max(1);
@@ -37,7 +41,8 @@ impl Batches {
         Self { shape, batch_shape, in_order: !any_fortran || rows.len() == 1 }
     }
 
-    /// The shape of the logits that the ranges of a batch index; several inner dimensions may have become one.
+    /// The shape of the logits that the ranges of a batch index; several inner dimensions may have
+    /// become one.
     pub(crate) fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -55,7 +60,8 @@ impl Batches {
     /// Every batch, in C order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Batch> {
         let (classes, rows) = (self.shape[1], self.row_shape());
-        let counts: Vec<usize> = rows.iter().zip(&self.batch_shape).map(|(axis, size)| axis.div_ceil(*size)).collect();
+        let counts: Vec<usize> =
+            rows.iter().zip(&self.batch_shape).map(|(axis, size)| axis.div_ceil(*size)).collect();
         // The digits of `nth` are the batch's index along each axis, the last axis fastest.
         (0..counts.iter().product()).map(move |mut nth: usize| {
             let mut row_ranges = vec![0..0; rows.len()];
@@ -67,7 +73,11 @@ impl Batches {
             let mut logit_ranges = row_ranges.clone();
             logit_ranges.insert(1, 0..classes);
             let inner = row_ranges[1..].iter().map(Range::len).product();
-            Batch { shape: Shape::new(row_ranges[0].len(), classes, inner), row_ranges, logit_ranges }
+            Batch {
+                shape: Shape::new(row_ranges[0].len(), classes, inner),
+                row_ranges,
+                logit_ranges,
+            }
         })
     }
 }
@@ -91,7 +101,8 @@ fn batch_shape(rows: &[usize], max_rows: usize, any_fortran: bool) -> Vec<usize>
         }
         return sizes;
     }
-    // Inputs are contiguous along the first axes, outputs along the last ones: double one of each in turn.
+    // Inputs are contiguous along the first axes, outputs along the last ones: double one of each
+    // in turn.
     let mut is_first = true;
     loop {
         let has_room = |&axis: &usize| sizes[axis] < rows[axis];

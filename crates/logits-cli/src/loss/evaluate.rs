@@ -20,7 +20,11 @@ pub(super) struct Outputs {
 impl Outputs {
     /// Writes what is still in memory.
     pub(super) fn finish(self) -> Result<Vec<Output>, CliError> {
-        [self.grad, self.probs, self.log_probs, self.per_row].into_iter().flatten().map(Writer::finish).collect()
+        [self.grad, self.probs, self.log_probs, self.per_row]
+            .into_iter()
+            .flatten()
+            .map(Writer::finish)
+            .collect()
     }
 }
 
@@ -70,9 +74,12 @@ where
     /// Evaluates the rows of `batch` and writes them to each output.
     pub(super) fn evaluate(&mut self, batches: &Batches, batch: &Batch) -> Result<(), CliError> {
         let Self { device, loss, logits, targets, outputs, results, buffers, .. } = self;
-        let Buffers { logits: x, probabilities, target_probabilities, integers, target_classes } = buffers;
-        let of_logits = |is_fortran| Selection::new(batches.shape(), is_fortran, &batch.logit_ranges);
-        let of_rows = |is_fortran| Selection::new(&batches.row_shape(), is_fortran, &batch.row_ranges);
+        let Buffers { logits: x, probabilities, target_probabilities, integers, target_classes } =
+            buffers;
+        let of_logits =
+            |is_fortran| Selection::new(batches.shape(), is_fortran, &batch.logit_ranges);
+        let of_rows =
+            |is_fortran| Selection::new(&batches.row_shape(), is_fortran, &batch.row_ranges);
         let (shape, rows) = (batch.shape, batch.shape.row_count());
         let elements = shape.elements()?;
 
@@ -87,9 +94,13 @@ where
             resize(integers, "the targets of a batch", rows)?;
             targets.integers(&of_rows(is_fortran), integers)?;
             resize(target_classes, "the targets of a batch", rows)?;
-            // Every counted target fits: `survey_targets` has checked them. No class has the number of one that has changed since.
+            // Every counted target fits: `survey_targets` has checked them. No class has the number
+            // of one that has changed since.
             let class_of = |&mut target: &mut i128| i64::try_from(target).unwrap_or(i64::MAX);
-            target_classes.iter_mut().zip(integers).for_each(|(class, target)| *class = class_of(target));
+            target_classes
+                .iter_mut()
+                .zip(integers)
+                .for_each(|(class, target)| *class = class_of(target));
             Targets::from(target_classes.as_slice())
         };
 
@@ -120,7 +131,9 @@ where
             None => device.cross_entropy(loss, view, targets).loss()?,
             // The gradient comes last: it overwrites the logits.
             Some(file) => {
-                let out = device.cross_entropy(loss, LogitsMut::new(x, shape)?, targets).with_gradient_in_place()?;
+                let out = device
+                    .cross_entropy(loss, LogitsMut::new(x, shape)?, targets)
+                    .with_gradient_in_place()?;
                 file.write(&of_logits(false), x)?;
                 out
             }

@@ -15,16 +15,17 @@ pub(super) fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliEr
     let mut reader = Reader::open(path)?;
     reader.expect_floats()?;
     if *reader.shape() != [classes] {
-        return Err(reader.error(format!("weights of shape {:?}, where [{classes}] is needed", reader.shape())));
+        return Err(reader
+            .error(format!("weights of shape {:?}, where [{classes}] is needed", reader.shape())));
     }
     let mut weight = Vec::new();
     resize(&mut weight, "the weights", classes)?;
     reader.floats(&Selection::flat(0..classes), &mut weight)?;
     let is_weight = |value: &f64| (0.0..=f64::from(f32::MAX)).contains(value);
     if let Some((class, &value)) = weight.iter().enumerate().find(|(_, value)| !is_weight(value)) {
-        return Err(
-            reader.error(format!("the weight of class {class} is {value}; weights must be between 0 and 3.4028235e38"))
-        );
+        return Err(reader.error(format!(
+            "the weight of class {class} is {value}; weights must be between 0 and 3.4028235e38"
+        )));
     }
     Ok(weight)
 }
@@ -33,7 +34,8 @@ pub(super) fn read_weight(path: &Path, classes: usize) -> Result<Vec<f64>, CliEr
 pub(super) struct Totals {
     pub(super) counted_rows: u64,
     pub(super) weight: f64,
-    /// The largest weight of a class that is a target, or of any class where targets are probabilities.
+    /// The largest weight of a class that is a target, or of any class where targets are
+    /// probabilities.
     pub(super) largest_weight: f64,
 }
 
@@ -62,7 +64,9 @@ pub(super) fn survey_targets(
         } else {
             ""
         };
-        return Err(reader.error(format!("targets of shape {found:?}, where {rows:?} is needed{hint}")));
+        return Err(
+            reader.error(format!("targets of shape {found:?}, where {rows:?} is needed{hint}"))
+        );
     }
     let classes = shape[usize::from(shape.len() > 1)];
     // Weights are summed as the library sums them, which has them in f32.
@@ -74,7 +78,11 @@ pub(super) fn survey_targets(
     }
 }
 
-fn check_probabilities(reader: &mut Reader, shape: &[usize], weight: Option<&[f64]>) -> Result<Totals, CliError> {
+fn check_probabilities(
+    reader: &mut Reader,
+    shape: &[usize],
+    weight: Option<&[f64]>,
+) -> Result<Totals, CliError> {
     let count: usize = shape.iter().product();
     let rows: usize = row_shape(shape).iter().product();
     let mut batch = Vec::new();
@@ -85,7 +93,8 @@ fn check_probabilities(reader: &mut Reader, shape: &[usize], weight: Option<&[f6
         if let Some(at) = batch.iter().position(|q| !(0.0..=f64::from(f32::MAX)).contains(q)) {
             let (inner, classes): (usize, _) = (shape.iter().skip(2).product(), count / rows);
             let index = reader.c_index(start + at);
-            let (row, class) = (index / (classes * inner) * inner + index % inner, index / inner % classes);
+            let (row, class) =
+                (index / (classes * inner) * inner + index % inner, index / inner % classes);
             return Err(reader.error(Error::Probability { row, class, value: batch[at] }));
         }
     }
@@ -117,10 +126,16 @@ fn check_classes<S: Float>(
             if ignored.iter().any(|&index| i128::from(index) == target) {
                 continue;
             }
-            let class = usize::try_from(target).ok().filter(|&class| class < classes).ok_or_else(|| {
-                let row = reader.c_index(start + nth);
-                reader.error(Error::TargetOutOfRange { row, target, classes, ignored: ignored.to_vec() })
-            })?;
+            let class =
+                usize::try_from(target).ok().filter(|&class| class < classes).ok_or_else(|| {
+                    let row = reader.c_index(start + nth);
+                    reader.error(Error::TargetOutOfRange {
+                        row,
+                        target,
+                        classes,
+                        ignored: ignored.to_vec(),
+                    })
+                })?;
             totals.counted_rows += 1;
             let weight = weight.map_or(1.0, |weight| weight[class]);
             *row_weight = S::of(weight);

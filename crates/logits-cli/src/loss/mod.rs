@@ -1,4 +1,5 @@
-//! `logits loss`: from files of logits and targets to a number, and to files of gradients and probabilities.
+//! `logits loss`: from files of logits and targets to a number, and to files of gradients and
+//! probabilities.
 
 mod batches;
 mod evaluate;
@@ -32,10 +33,12 @@ The exit code is 0, or 2 after an error, which is one line on standard error.";
 #[derive(clap::Args)]
 #[command(after_help = FILES)]
 pub(crate) struct Options {
-    /// Logits [rows, classes] or [n, classes, d1, ...]: float16, float32 or float64, which only the CPU computes
+    /// Logits [rows, classes] or [n, classes, d1, ...]: float16, float32 or float64, which only the
+    /// CPU computes
     #[arg(long, value_name = "X.npy")]
     logits: PathBuf,
-    /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the logits
+    /// Targets [rows] or [n, d1, ...] of any integer type, or probabilities of the shape of the
+    /// logits
     #[arg(long, value_name = "Y.npy")]
     targets: PathBuf,
     /// Write the gradient with respect to the logits to this file
@@ -53,8 +56,15 @@ pub(crate) struct Options {
     /// How the losses of the rows are reduced to the number printed; with none it is their sum
     #[arg(long, value_enum, default_value = "mean")]
     reduction: ReductionName,
-    /// Rows with these targets count in no loss, gradient or accuracy; separated by commas, in place of the default
-    #[arg(long, value_name = "I", default_value = "-100", value_delimiter = ',', allow_hyphen_values = true)]
+    /// Rows with these targets count in no loss, gradient or accuracy; separated by commas, in
+    /// place of the default
+    #[arg(
+        long,
+        value_name = "I",
+        default_value = "-100",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     ignore_index: Vec<i64>,
     /// The part of each target that is spread evenly over all classes, 0 to 1
     #[arg(long, value_name = "E", default_value_t = 0.0, allow_hyphen_values = true)]
@@ -106,7 +116,8 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     logits.expect_floats()?;
     let dimensions = logits.shape().to_vec();
     if dimensions.is_empty() {
-        return Err(logits.error("a single number, where [rows, classes] or [n, classes, d1, ...] is needed"));
+        return Err(logits
+            .error("a single number, where [rows, classes] or [n, classes, d1, ...] is needed"));
     }
     let shape = Shape::of_dimensions(&dimensions).map_err(|error| logits.error(error))?;
     shape.elements().map_err(|error| logits.error(error))?;
@@ -117,12 +128,15 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
         Device::cpu().top_k(nothing, k).to_vec()?;
     }
     let outputs = create_outputs(options, &dimensions)?;
-    let weight = options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
+    let weight =
+        options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
     let mut targets = Reader::open(&options.targets)?;
-    let totals = survey_targets(&mut targets, &options.ignore_index, &dimensions, weight.as_deref())?;
+    let totals =
+        survey_targets(&mut targets, &options.ignore_index, &dimensions, weight.as_deref())?;
     let device = options.common.open()?;
     let files = Files { logits, targets, outputs };
-    // A GPU that was asked for refuses f64; a device that was chosen automatically falls back to the CPU.
+    // A GPU that was asked for refuses f64; a device that was chosen automatically falls back to
+    // the CPU.
     if files.logits.is_double() {
         run_with::<f64>(options, &device, files, weight, totals)
     } else {
@@ -139,11 +153,16 @@ struct Files {
 
 /// Makes the files asked for, with their headers.
 fn create_outputs(options: &Options, shape: &[usize]) -> Result<Outputs, CliError> {
-    let inputs = [&options.logits, &options.targets].into_iter().chain(&options.weight).map(PathBuf::as_path);
+    let inputs = [&options.logits, &options.targets]
+        .into_iter()
+        .chain(&options.weight)
+        .map(PathBuf::as_path);
     let inputs: Vec<&Path> = inputs.chain(options.common.inputs()).collect();
     let paths = [&options.grad, &options.probs, &options.log_probs, &options.per_row];
     let [grad, probs, log_probs, per_row] = output::create(paths.map(Option::as_deref), &inputs)?;
-    let writer = |output: Option<_>, shape: &[usize]| output.map(|output| Writer::new(output, shape)).transpose();
+    let writer = |output: Option<_>, shape: &[usize]| {
+        output.map(|output| Writer::new(output, shape)).transpose()
+    };
     Ok(Outputs {
         grad: writer(grad, shape)?,
         probs: writer(probs, shape)?,
@@ -165,7 +184,9 @@ where
 {
     let Files { logits, targets, outputs } = files;
     let batches = Batches::new(logits.shape(), logits.is_fortran() || targets.is_fortran());
-    let scale = weight.as_ref().map_or(1.0, |weight| weight_scale(options, weight, &totals, targets.is_float()));
+    let scale = weight
+        .as_ref()
+        .map_or(1.0, |weight| weight_scale(options, weight, &totals, targets.is_float()));
     let loss = loss_of_batches(options, weight.as_deref(), &totals, scale)?;
     let rows: usize = batches.row_shape().iter().product();
     let losses = SumOfRows::new("the losses of the rows", rows, batches.in_order())?;
@@ -193,7 +214,8 @@ where
     output::commit(outputs)
 }
 
-/// The power of two that class weights, and so losses, are multiplied by: one with which f32 holds the weights that count, and their sums.
+/// The power of two that class weights, and so losses, are multiplied by: one with which f32 holds
+/// the weights that count, and their sums.
 fn weight_scale(options: &Options, weight: &[f64], totals: &Totals, is_soft: bool) -> f64 {
     // Smoothing brings in the weights of all classes.
     let of_all = weight.iter().copied().fold(0.0, f64::max);
@@ -218,10 +240,12 @@ fn loss_of_batches(
     totals: &Totals,
     scale: f64,
 ) -> Result<CrossEntropy, CliError> {
-    // Each batch returns the losses of its rows. Its gradient depends on the other batches only through `totals`.
+    // Each batch returns the losses of its rows. Its gradient depends on the other batches only
+    // through `totals`.
     let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = options.loss().reduction(Reduction::Sum);
-    // The z-loss is averaged over the counted rows, the rest over their total weight: `z_loss` is multiplied by their mean weight.
+    // The z-loss is averaged over the counted rows, the rest over their total weight: `z_loss` is
+    // multiplied by their mean weight.
     let is_weighted = is_mean && totals.weight > 0.0;
     let mean_weight = if is_weighted { totals.weight / totals.counted_rows as f64 } else { 1.0 };
     loss = loss.z_loss((f64::from(options.z_loss) * (mean_weight * scale)) as f32);

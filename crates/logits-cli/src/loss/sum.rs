@@ -5,7 +5,8 @@ use logits::{Element, Error, RowSum};
 use crate::memory::resize;
 use crate::npy::Selection;
 
-/// A [`RowSum`] of losses or weights. Where files are in Fortran order, rows of several dimensions come in another order than their own, which the sum
+/// A [`RowSum`] of losses or weights. Where files are in Fortran order, rows of several dimensions
+/// come in another order than their own, which the sum
 /// needs: all values are held until the end then.
 #[derive(Default)]
 pub(super) struct SumOfRows<S> {
@@ -38,7 +39,8 @@ impl<S: Element> SumOfRows<S> {
         });
     }
 
-    /// Adds the values of the next rows of the file, of which the row with the place `nth` has the C index `c_index(nth)`.
+    /// Adds the values of the next rows of the file, of which the row with the place `nth` has the
+    /// C index `c_index(nth)`.
     pub(super) fn add_at(&mut self, values: &[S], c_index: impl Fn(usize) -> usize) {
         let Some(held) = &mut self.held else { return self.sum.push(values) };
         values.iter().enumerate().for_each(|(nth, &value)| held[c_index(nth)] = value);

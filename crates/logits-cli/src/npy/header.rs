@@ -1,8 +1,9 @@
 //! The header of a `.npy` file: a magic string, a version, and a Python dictionary of three keys.
 //!
-//! The format is numpy's, <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>. A parser of any Python literal may take
-//! exponential time over nested brackets, so this one reads only the header of an array of numbers. White space may stand between tokens, and
-//! each of the three keys is there once:
+//! The format is numpy's, <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
+//! A parser of any Python literal may take exponential time over nested brackets, so this one reads
+//! only the header of an array of numbers. White space may stand between tokens, and each of the
+//! three keys is there once:
 //!
 //! ```text
 //! header  = "\x93NUMPY" version length "{" pair { "," pair } [ "," ] "}"
@@ -68,7 +69,10 @@ impl NumberType {
 fn unreadable(code: &str) -> String {
     // ml_dtypes saves bfloat16 as bytes.
     let hint = if code.ends_with("V2") { "; save bfloat16 as float32" } else { "" };
-    format!("numbers of type {}, where float16, float32, float64 or integers are needed{hint}", quoted(code))
+    format!(
+        "numbers of type {}, where float16, float32, float64 or integers are needed{hint}",
+        quoted(code)
+    )
 }
 
 impl fmt::Display for NumberType {
@@ -86,7 +90,8 @@ impl fmt::Display for NumberType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) number: NumberType,
-    /// Whether the array is in Fortran order. False where both orders are the same, as for a vector.
+    /// Whether the array is in Fortran order. False where both orders are the same, as for a
+    /// vector.
     pub(crate) is_fortran: bool,
     pub(crate) shape: Vec<usize>,
     /// Bytes before the data.
@@ -94,7 +99,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads a header. A claimed length above `MAX_HEADER_BYTES` is refused before memory is reserved.
+    /// Reads a header. A claimed length above `MAX_HEADER_BYTES` is refused before memory is
+    /// reserved.
     pub(crate) fn read(file: &mut impl Read) -> Result<Self, String> {
         const NOT: &str = "not a .npy file";
         let mut read = |bytes: &mut [u8]| {
@@ -124,26 +130,37 @@ impl Header {
                 read(&mut length)?;
                 u32::from_le_bytes(length)
             }
-            major => return Err(format!("{NOT} of a known version: {major}.{}, where 1, 2 or 3 is needed", start[7])),
+            major => {
+                return Err(format!(
+                    "{NOT} of a known version: {major}.{}, where 1, 2 or 3 is needed",
+                    start[7]
+                ));
+            }
         };
         if length > MAX_HEADER_BYTES {
-            return Err(format!("{NOT}: a header of {length} bytes, where at most {MAX_HEADER_BYTES} are read"));
+            return Err(format!(
+                "{NOT}: a header of {length} bytes, where at most {MAX_HEADER_BYTES} are read"
+            ));
         }
         let mut text = vec![0; length as usize];
         read(&mut text)?;
-        let header = Parser { text: &text, at: 0 }.header().map_err(|reason| format!("{NOT}: {reason}"));
+        let header =
+            Parser { text: &text, at: 0 }.header().map_err(|reason| format!("{NOT}: {reason}"));
         let start = if start[6] == 1 { 10 } else { 12 };
         let (number, is_fortran, shape) = header??;
         let is_fortran = is_fortran && shape.iter().filter(|&&size| size > 1).count() > 1;
         Ok(Self { number, is_fortran, shape, length: start + u64::from(length) })
     }
 
-    /// Returns the header (version 1, C order, little-endian f32) of an array of this shape, padded so that the data starts at a multiple
-    /// of 64 bytes.
+    /// Returns the header (version 1, C order, little-endian f32) of an array of this shape, padded
+    /// so that the data starts at a multiple of 64 bytes.
     pub(crate) fn of_f32(shape: &[usize]) -> Vec<u8> {
         let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
         let comma = if sizes.len() == 1 { "," } else { "" };
-        let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
+        let text = format!(
+            "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}",
+            sizes.join(", ")
+        );
         // The length fits into 16 bits: MAX_DIMENSIONS sizes of 20 digits take 1,500 bytes.
         let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
         let mut bytes = [MAGIC, &[1, 0], &(length as u16).to_le_bytes(), text.as_bytes()].concat();
@@ -162,7 +179,8 @@ fn quoted(text: &str) -> String {
     format!("{start:?}")
 }
 
-/// The outer error: the text is no header. The inner error: it is the header of an array that this program does not read.
+/// The outer error: the text is no header. The inner error: it is the header of an array that this
+/// program does not read.
 type Parsed = Result<(NumberType, bool, Vec<usize>), String>;
 
 struct Parser<'t> {
@@ -219,7 +237,11 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), String> {
-        if self.take(byte) { Ok(()) } else { Err(self.expected(&format!("'{}'", char::from(byte)))) }
+        if self.take(byte) {
+            Ok(())
+        } else {
+            Err(self.expected(&format!("'{}'", char::from(byte))))
+        }
     }
 
     fn expected(&mut self, what: &str) -> String {
@@ -238,7 +260,10 @@ impl Parser<'_> {
             return Err(self.expected("a string"));
         };
         let rest = &self.text[self.at + 1..];
-        let length = rest.iter().position(|&byte| byte == quote).ok_or("a string in its header does not end")?;
+        let length = rest
+            .iter()
+            .position(|&byte| byte == quote)
+            .ok_or("a string in its header does not end")?;
         self.at += length + 2;
         Ok(String::from_utf8_lossy(&rest[..length]).into_owned())
     }
@@ -283,7 +308,9 @@ impl Parser<'_> {
             return Err(self.expected("a size"));
         }
         let digits = String::from_utf8_lossy(&rest[..count]);
-        let size = digits.parse().map_err(|_| format!("a size of {} is beyond this machine", quoted(&digits)))?;
+        let size = digits
+            .parse()
+            .map_err(|_| format!("a size of {} is beyond this machine", quoted(&digits)))?;
         self.at += count + usize::from(rest.get(count) == Some(&b'L'));
         Ok(size)
     }

@@ -39,7 +39,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Opens a file and reads its header. Returns an error where the data is shorter than the shape needs.
+    /// Opens a file and reads its header. Returns an error where the data is shorter than the shape
+    /// needs.
     pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
         let bad = |reason: String| CliError::file(path, reason);
         let failed = |error: io::Error| CliError::file(path, error);
@@ -60,7 +61,9 @@ impl Reader {
         let Header { number, shape, .. } = &header;
         let needed = bytes_of(shape, number.itemsize).map_err(bad)?;
         if held < needed {
-            return Err(bad(format!("cut short: {held} bytes of data for the shape {shape:?} of {number}")));
+            return Err(bad(format!(
+                "cut short: {held} bytes of data for the shape {shape:?} of {number}"
+            )));
         }
         let position = header.length;
         Ok(Self { path: path.to_owned(), file, header, position, buffer: Vec::new() })
@@ -104,14 +107,19 @@ impl Reader {
     pub(crate) fn expect_floats(&self) -> Result<(), CliError> {
         match self.is_float() {
             true => Ok(()),
-            false => {
-                Err(self.error(format!("{} numbers, where float16, float32 or float64 are needed", self.header.number)))
-            }
+            false => Err(self.error(format!(
+                "{} numbers, where float16, float32 or float64 are needed",
+                self.header.number
+            ))),
         }
     }
 
     /// Reads a selection of an array of floats into `out`, rounded to its type.
-    pub(crate) fn floats<T: Float>(&mut self, selection: &Selection, out: &mut [T]) -> Result<(), CliError> {
+    pub(crate) fn floats<T: Float>(
+        &mut self,
+        selection: &Selection,
+        out: &mut [T],
+    ) -> Result<(), CliError> {
         match self.header.number.itemsize {
             2 => self.numbers(selection, out, |bytes| T::of(f16::from_le_bytes(bytes).to_f64())),
             4 => self.numbers(selection, out, |bytes| T::of(f32::from_le_bytes(bytes).into())),
@@ -120,13 +128,23 @@ impl Reader {
     }
 
     /// Reads a selection of an array of integers into `out`.
-    pub(crate) fn integers(&mut self, selection: &Selection, out: &mut [i128]) -> Result<(), CliError> {
+    pub(crate) fn integers(
+        &mut self,
+        selection: &Selection,
+        out: &mut [i128],
+    ) -> Result<(), CliError> {
         let NumberType { kind, itemsize, .. } = self.header.number;
         match (kind, itemsize) {
             (Kind::Int, 1) => self.numbers(selection, out, |bytes| i8::from_le_bytes(bytes).into()),
-            (Kind::Int, 2) => self.numbers(selection, out, |bytes| i16::from_le_bytes(bytes).into()),
-            (Kind::Int, 4) => self.numbers(selection, out, |bytes| i32::from_le_bytes(bytes).into()),
-            (Kind::Int, _) => self.numbers(selection, out, |bytes| i64::from_le_bytes(bytes).into()),
+            (Kind::Int, 2) => {
+                self.numbers(selection, out, |bytes| i16::from_le_bytes(bytes).into())
+            }
+            (Kind::Int, 4) => {
+                self.numbers(selection, out, |bytes| i32::from_le_bytes(bytes).into())
+            }
+            (Kind::Int, _) => {
+                self.numbers(selection, out, |bytes| i64::from_le_bytes(bytes).into())
+            }
             (_, 1) => self.numbers(selection, out, |bytes| u8::from_le_bytes(bytes).into()),
             (_, 2) => self.numbers(selection, out, |bytes| u16::from_le_bytes(bytes).into()),
             (_, 4) => self.numbers(selection, out, |bytes| u32::from_le_bytes(bytes).into()),
@@ -173,7 +191,10 @@ impl Reader {
                 if stride == 1 {
                     out.iter_mut().zip(numbers).for_each(|(to, number)| *to = number);
                 } else {
-                    out.iter_mut().step_by(stride).zip(numbers).for_each(|(to, number)| *to = number);
+                    out.iter_mut()
+                        .step_by(stride)
+                        .zip(numbers)
+                        .for_each(|(to, number)| *to = number);
                 }
             }
             Ok(())
@@ -185,7 +206,8 @@ impl Reader {
     }
 }
 
-/// Returns the bytes of an array's data. A shape is refused whose sizes but for zeros have a product beyond memory, as numpy does.
+/// Returns the bytes of an array's data. A shape is refused whose sizes but for zeros have a
+/// product beyond memory, as numpy does.
 fn bytes_of(shape: &[usize], itemsize: usize) -> Result<u64, String> {
     let not_empty = shape.iter().try_fold(itemsize, |bytes, &size| bytes.checked_mul(size.max(1)));
     match not_empty.filter(|&bytes| bytes <= isize::MAX as usize) {

@@ -30,7 +30,11 @@ impl Writer {
     }
 
     /// Writes the elements of `selection`, which must be of C order, from `values`, rounded to f32.
-    pub(crate) fn write<T: Float>(&mut self, selection: &Selection, values: &[T]) -> Result<(), CliError> {
+    pub(crate) fn write<T: Float>(
+        &mut self,
+        selection: &Selection,
+        values: &[T],
+    ) -> Result<(), CliError> {
         debug_assert_eq!(selection.memory_stride(), 1);
         let Self { file, start, position } = self;
         let length = selection.run_length();
@@ -45,7 +49,9 @@ impl Writer {
             if cfg!(target_endian = "little") && T::DTYPE == DType::F32 {
                 file.write_all(bytemuck::cast_slice(values))
             } else {
-                values.iter().try_for_each(|&value| file.write_all(&(value.into() as f32).to_le_bytes()))
+                values
+                    .iter()
+                    .try_for_each(|&value| file.write_all(&(value.into() as f32).to_le_bytes()))
             }
         });
         written.map_err(|error: io::Error| file.get_ref().error(error))

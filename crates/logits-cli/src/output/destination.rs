@@ -1,4 +1,5 @@
-//! Where an output file is to be: symbolic links are followed, and what cannot be written is refused.
+//! Where an output file is to be: symbolic links are followed, and what cannot be written is
+//! refused.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -16,7 +17,8 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The identity of a file or folder, whatever path leads to it: device and inode; elsewhere the canonical path.
+/// The identity of a file or folder, whatever path leads to it: device and inode; elsewhere the
+/// canonical path.
 #[derive(Clone, PartialEq)]
 pub(super) struct FileId(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] PathBuf);
 
@@ -35,7 +37,8 @@ impl FileId {
     }
 }
 
-/// The regular files that standard output and standard error are redirected to, each with its name for errors.
+/// The regular files that standard output and standard error are redirected to, each with its name
+/// for errors.
 pub(super) fn standard_streams() -> impl Iterator<Item = (FileId, &'static str)> {
     #[cfg(unix)]
     {
@@ -56,14 +59,16 @@ pub(super) fn standard_streams() -> impl Iterator<Item = (FileId, &'static str)>
 #[derive(Clone, PartialEq)]
 pub(super) enum Identity {
     Existing(FileId),
-    /// A folder and a name in it that does not exist yet, in lower case where systems mostly do not distinguish it.
+    /// A folder and a name in it that does not exist yet, in lower case where systems mostly do not
+    /// distinguish it.
     New(FileId, OsString),
 }
 
 impl Identity {
     fn new(folder: FileId, name: &OsStr) -> Self {
         let is_folded = cfg!(any(windows, target_vendor = "apple"));
-        let name = if is_folded { name.to_string_lossy().to_lowercase().into() } else { name.to_owned() };
+        let name =
+            if is_folded { name.to_string_lossy().to_lowercase().into() } else { name.to_owned() };
         Self::New(folder, name)
     }
 }
@@ -75,12 +80,15 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// Follows symbolic links, dangling ones too, and checks that a file may be written there. `given` is the path as the user wrote it.
+    /// Follows symbolic links, dangling ones too, and checks that a file may be written there.
+    /// `given` is the path as the user wrote it.
     pub(super) fn find(given: &Path) -> Result<Self, CliError> {
         let bad = |reason: &dyn Display| CliError::file(given, reason);
         // The last component of `a/`, `a/.` and `a/..` names a folder.
         let names_file = |path: &Path| {
-            let is_last = |name: &OsStr| path.as_os_str().as_encoded_bytes().ends_with(name.as_encoded_bytes());
+            let is_last = |name: &OsStr| {
+                path.as_os_str().as_encoded_bytes().ends_with(name.as_encoded_bytes())
+            };
             path.file_name().is_some_and(is_last)
         };
         let existing = match given.metadata() {
@@ -108,14 +116,17 @@ impl Destination {
                     }
                     FileId::of(&path).map(Identity::Existing)
                 }
-                // Only where `given` leads to no file: a link in /proc/self/fd names a path that may be gone, though the file exists.
+                // Only where `given` leads to no file: a link in /proc/self/fd names a path that
+                // may be gone, though the file exists.
                 Err(error) if error.kind() == ErrorKind::NotFound && existing.is_none() => {
                     let folder = folder_of(&path);
-                    let missing = |error: io::Error| bad(&format!("no folder {}: {error}", folder.display()));
+                    let missing =
+                        |error: io::Error| bad(&format!("no folder {}: {error}", folder.display()));
                     if !folder.metadata().map_err(missing)?.is_dir() {
                         return Err(bad(&format!("{} is not a folder", folder.display())));
                     }
-                    FileId::of(folder).map(|id| Identity::new(id, path.file_name().unwrap_or_default()))
+                    FileId::of(folder)
+                        .map(|id| Identity::new(id, path.file_name().unwrap_or_default()))
                 }
                 Err(error) => Err(error),
             };
@@ -125,7 +136,8 @@ impl Destination {
     }
 }
 
-/// Returns whether this process may give another file the name of an existing one: in a sticky folder only its owner, the folder's and root may.
+/// Returns whether this process may give another file the name of an existing one: in a sticky
+/// folder only its owner, the folder's and root may.
 fn may_rename(path: &Path, found: &fs::Metadata) -> io::Result<bool> {
     #[cfg(unix)]
     {

@@ -1,5 +1,5 @@
-//! Output files. A path that cannot be written is refused before any work. Each file is written under a temporary name in its folder; `commit`
-//! renames all of them, or none.
+//! Output files. A path that cannot be written is refused before any work. Each file is written
+//! under a temporary name in its folder; `commit` renames all of them, or none.
 
 mod destination;
 mod signals;
@@ -41,7 +41,8 @@ impl Output {
         let former = destination.metadata().ok();
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX);
-        // A new file has the mode that the umask gives. One that takes a former file's place is private until it has its mode.
+        // A new file has the mode that the umask gives. One that takes a former file's place is
+        // private until it has its mode.
         #[cfg(unix)]
         if former.is_none() {
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -57,7 +58,11 @@ impl Output {
             {
                 use std::os::unix::fs::MetadataExt;
                 // Only root may give a file away.
-                let _ = std::os::unix::fs::fchown(temporary.as_file(), Some(former.uid()), Some(former.gid()));
+                let _ = std::os::unix::fs::fchown(
+                    temporary.as_file(),
+                    Some(former.uid()),
+                    Some(former.gid()),
+                );
             }
             temporary.as_file().set_permissions(former.permissions()).map_err(failed)?;
         }
@@ -81,7 +86,8 @@ impl Seek for Output {
     }
 }
 
-/// Creates a temporary file for each path that there is. Returns an error where two paths, or a path and an input, are the same file.
+/// Creates a temporary file for each path that there is. Returns an error where two paths, or a
+/// path and an input, are the same file.
 pub(crate) fn create<const N: usize>(
     paths: [Option<&Path>; N],
     inputs: &[&Path],
@@ -110,19 +116,22 @@ pub(crate) fn create<const N: usize>(
     }
     let mut outputs = [const { None }; N];
     for (output, found) in outputs.iter_mut().zip(destinations) {
-        *output = found.map(|(given, destination)| Output::create(given, destination)).transpose()?;
+        *output =
+            found.map(|(given, destination)| Output::create(given, destination)).transpose()?;
     }
     Ok(outputs)
 }
 
-/// Renames all outputs to their destinations. After an error the files that were there before are there again.
+/// Renames all outputs to their destinations. After an error the files that were there before are
+/// there again.
 pub(crate) fn commit(outputs: impl IntoIterator<Item = Output>) -> Result<(), CliError> {
     let outputs: Vec<Output> = outputs.into_iter().collect();
     let mut temporaries = temporaries();
     let is_only = outputs.len() == 1;
     let mut renamed: Vec<(PathBuf, Option<TempPath>)> = Vec::new();
     for Output { given, destination, temporary } in outputs {
-        let keeps_former = !is_only && destination.symlink_metadata().is_ok_and(|found| found.is_file());
+        let keeps_former =
+            !is_only && destination.symlink_metadata().is_ok_and(|found| found.is_file());
         match replace(&destination, temporary, keeps_former) {
             Ok(former) => renamed.push((destination, former)),
             Err(error) => {
@@ -146,19 +155,29 @@ pub(crate) fn are_unfinished() -> bool {
     !temporaries().is_empty()
 }
 
-/// Gives `temporary` the name `path`. Returns the file that had this name before, where `keeps_former`. After an error `path` is as it was.
-fn replace(path: &Path, temporary: NamedTempFile, keeps_former: bool) -> io::Result<Option<TempPath>> {
+/// Gives `temporary` the name `path`. Returns the file that had this name before, where
+/// `keeps_former`. After an error `path` is as it was.
+fn replace(
+    path: &Path,
+    temporary: NamedTempFile,
+    keeps_former: bool,
+) -> io::Result<Option<TempPath>> {
     let former = keeps_former.then(|| back_up(path)).transpose()?;
     match temporary.persist(path) {
         Ok(_) => Ok(former),
         Err(failed) => {
             let kept = former.map(|former| put_back(former, path)).unwrap_or_default();
-            Err(if kept.is_empty() { failed.error } else { io::Error::other(format!("{}{kept}", failed.error)) })
+            Err(if kept.is_empty() {
+                failed.error
+            } else {
+                io::Error::other(format!("{}{kept}", failed.error))
+            })
         }
     }
 }
 
-/// Gives a file that was backed up its name again. Where that fails, the backup stays, and the text returned says where it is.
+/// Gives a file that was backed up its name again. Where that fails, the backup stays, and the text
+/// returned says where it is.
 fn put_back(former: TempPath, path: &Path) -> String {
     if fs::rename(&former, path).is_ok() {
         return String::new();
@@ -168,7 +187,8 @@ fn put_back(former: TempPath, path: &Path) -> String {
     text
 }
 
-/// Gives `file` a second, temporary name. Where the file system has no hard links, the file is moved to it.
+/// Gives `file` a second, temporary name. Where the file system has no hard links, the file is
+/// moved to it.
 fn back_up(file: &Path) -> io::Result<TempPath> {
     let make = |name: &Path| {
         fs::hard_link(file, name).or_else(|error| match error.kind() {
@@ -191,15 +211,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let names = || {
-            let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let mut names: Vec<_> =
+                fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();
             names
         };
         fs::write(path("former"), "former").unwrap();
         let paths = [path("new"), path("former"), path("taken"), path("last")];
         let written = || {
-            let mut outputs =
-                create(paths.each_ref().map(|path| Some(path.as_path())), &[]).unwrap().map(Option::unwrap);
+            let mut outputs = create(paths.each_ref().map(|path| Some(path.as_path())), &[])
+                .unwrap()
+                .map(Option::unwrap);
             outputs.iter_mut().for_each(|output| output.write_text("written").unwrap());
             outputs
         };

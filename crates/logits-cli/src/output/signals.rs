@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Temporary files that a signal removes. The lock is held while one is created and while they are renamed.
+/// Temporary files that a signal removes. The lock is held while one is created and while they are
+/// renamed.
 static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 pub(super) fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets SIGHUP, SIGINT, SIGQUIT and SIGTERM remove the temporary files before they end the process. Must be called before other threads start: they
-/// inherit the signal mask.
+/// Lets SIGHUP, SIGINT, SIGQUIT and SIGTERM remove the temporary files before they end the process.
+/// Must be called before other threads start: they inherit the signal mask.
 #[cfg(unix)]
 pub(super) fn clean_up_after_signals() {
     use std::sync::Once;
@@ -23,7 +24,8 @@ pub(super) fn clean_up_after_signals() {
     ONCE.call_once(|| {
         let ending = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter();
         let ending: SigSet = ending.filter(|&signal| !is_ignored(signal)).collect();
-        // A signal goes to any thread that does not block it, so all threads block these, and one waits for them.
+        // A signal goes to any thread that does not block it, so all threads block these, and one
+        // waits for them.
         if ending.thread_block().is_err() {
             return;
         }
@@ -37,7 +39,12 @@ pub(super) fn clean_up_after_signals() {
                 let _ = raise(signal);
             }
         };
-        if thread::Builder::new().name("signals".to_owned()).stack_size(1 << 16).spawn(wait).is_err() {
+        if thread::Builder::new()
+            .name("signals".to_owned())
+            .stack_size(1 << 16)
+            .spawn(wait)
+            .is_err()
+        {
             let _ = ending.thread_unblock();
         }
     });
@@ -52,7 +59,8 @@ pub(crate) fn survive_size_limit() {
     let _ = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block();
 }
 
-/// Returns whether `signal` is ignored, as under `nohup`. `SigSet::wait` would receive it all the same.
+/// Returns whether `signal` is ignored, as under `nohup`. `SigSet::wait` would receive it all the
+/// same.
 #[cfg(unix)]
 fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
     use nix::libc::{SIG_IGN, sigaction};

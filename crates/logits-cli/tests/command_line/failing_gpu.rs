@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::layer::{DEVICE_LOST, FOREVER, Kind, above_layer, found_or_skipped};
 
-/// `logits info` says what there is, and what failed, where the best GPU is lost while it is measured.
+/// `logits info` says what there is, and what failed, where the best GPU is lost while it is
+/// measured.
 #[test]
 fn info_tells_of_a_gpu_that_fails_while_it_is_measured() {
     let Some((layer, adapter)) = found_or_skipped() else { return };
@@ -20,7 +21,8 @@ fn info_tells_of_a_gpu_that_fails_while_it_is_measured() {
     let said = info(&[]);
     assert!(said.contains("was not measured: ") && said.contains("lost"), "{said}");
     let said = info(&["--json"]);
-    let json: Value = serde_json::from_str(said.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+    let json: Value =
+        serde_json::from_str(said.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
     assert_eq!((&json["placement"], json["cpu_threads"].is_u64()), (&Value::Null, true));
     assert!(json["placement_error"].as_str().unwrap().contains("lost"), "{json}");
 }

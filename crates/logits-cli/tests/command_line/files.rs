@@ -59,7 +59,9 @@ pub(super) fn header_of<T: Number>(shape: &[u64], is_fortran: bool) -> Vec<u8> {
     let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
     let end = if cfg!(target_endian = "little") { '<' } else { '>' };
     let (code, order) = (T::CODE, if is_fortran { "True" } else { "False" });
-    npy_header(&format!("{{'descr': '{end}{code}', 'fortran_order': {order}, 'shape': ({sizes}), }}"))
+    npy_header(&format!(
+        "{{'descr': '{end}{code}', 'fortran_order': {order}, 'shape': ({sizes}), }}"
+    ))
 }
 
 pub(super) fn write<T: Number>(path: &Path, shape: &[u64], values: &[T]) {
@@ -82,9 +84,14 @@ pub(super) fn read(path: &Path) -> (Vec<u64>, Vec<f32>) {
     let text = str::from_utf8(&bytes[10..start]).unwrap();
     let shape = text.strip_prefix("{'descr': '<f4', 'fortran_order': False, 'shape': (").unwrap();
     let shape = shape.trim_end().strip_suffix("), }").unwrap();
-    let shape: Vec<u64> =
-        shape.split(',').map(str::trim).filter(|size| !size.is_empty()).map(|size| size.parse().unwrap()).collect();
-    let values: Vec<f32> = bytes[start..].chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+    let shape: Vec<u64> = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|size| !size.is_empty())
+        .map(|size| size.parse().unwrap())
+        .collect();
+    let values: Vec<f32> =
+        bytes[start..].chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
     assert_eq!(values.len() as u64, shape.iter().product::<u64>());
     (shape, values)
 }
@@ -125,8 +132,9 @@ impl Files {
     /// The names in the folder.
     pub(super) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -135,7 +143,16 @@ impl Files {
     pub(super) fn loss(&self, arguments: &[&str]) -> Command {
         let mut command = logits();
         command.current_dir(self.folder.path());
-        command.args(["loss", "--device", "cpu", "--json", "--logits", "x.npy", "--targets", "y.npy"]);
+        command.args([
+            "loss",
+            "--device",
+            "cpu",
+            "--json",
+            "--logits",
+            "x.npy",
+            "--targets",
+            "y.npy",
+        ]);
         command.args(arguments);
         command
     }

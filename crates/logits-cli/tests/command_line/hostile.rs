@@ -1,4 +1,5 @@
-//! Files and calls that are wrong on purpose. Each ends within a second with exit code 2 and one short line, and leaves no file.
+//! Files and calls that are wrong on purpose. Each ends within a second with exit code 2 and one
+//! short line, and leaves no file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -164,14 +165,20 @@ fn hostile_files_are_refused_in_one_line() {
     let mut count = 0;
     let mut check = |bytes: &[u8], reason: &str| {
         fs::write(files.path("case.npy"), bytes).unwrap();
-        // The reason is compared for logits alone: for targets and weights the shape may be refused instead.
+        // The reason is compared for logits alone: for targets and weights the shape may be refused
+        // instead.
         for (input, reason) in [("--logits", reason), ("--targets", ""), ("--weight", "")] {
             let mut command = logits();
-            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--grad", "g.npy"]);
-            for (option, file) in [("--logits", "x.npy"), ("--targets", "y.npy"), ("--weight", "w.npy")] {
+            command
+                .current_dir(files.folder.path())
+                .args(["loss", "--device", "cpu", "--grad", "g.npy"]);
+            for (option, file) in
+                [("--logits", "x.npy"), ("--targets", "y.npy"), ("--weight", "w.npy")]
+            {
                 command.args([option, if option == input { "case.npy" } else { file }]);
             }
-            let context = format!("{input} {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(150)]));
+            let context =
+                format!("{input} {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(150)]));
             let line = refused_at_once(&mut command, &context);
             assert!(line.contains("case.npy"), "{context}: {line}");
             assert!(line.contains(reason), "{context}: {line}");
@@ -201,8 +208,20 @@ fn headers_take_no_memory_that_is_not_there() {
     for (bytes, reason) in starts().iter().filter(|(_, reason)| reason.contains("a header of")) {
         fs::write(files.path("case.npy"), bytes).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -v 300000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_logits"), "loss"]);
-        command.args(["--device", "cpu", "--logits", &files.text("case.npy"), "--targets", &files.text("y.npy")]);
+        command.args([
+            "-c",
+            "ulimit -v 300000; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_logits"),
+            "loss",
+        ]);
+        command.args([
+            "--device",
+            "cpu",
+            "--logits",
+            &files.text("case.npy"),
+            "--targets",
+            &files.text("y.npy"),
+        ]);
         assert!(refused_at_once(&mut command, reason).contains(reason));
     }
 }
@@ -245,7 +264,9 @@ fn inputs_that_are_no_files_are_named() {
     ] {
         for input in ["--logits", "--targets", "--weight"] {
             let mut command = logits();
-            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--probs", "p.npy"]);
+            command
+                .current_dir(files.folder.path())
+                .args(["loss", "--device", "cpu", "--probs", "p.npy"]);
             for (option, file) in [("--logits", "x.npy"), ("--targets", "y.npy")] {
                 command.args(if option == input { vec![] } else { vec![option, file] });
             }
@@ -260,10 +281,16 @@ fn inputs_that_are_no_files_are_named() {
     refused_at_once(command.arg(OsString::from_vec(b"\xff\xfe.npy".to_vec())), "no text");
     // Standard input is a file where one is redirected to it.
     let mut command = logits();
-    command.args(["loss", "--device", "cpu", "--logits", "/dev/stdin", "--targets"]).arg(files.path("y.npy"));
-    assert!(command.stdin(fs::File::open(files.path("x.npy")).unwrap()).status().unwrap().success());
+    command
+        .args(["loss", "--device", "cpu", "--logits", "/dev/stdin", "--targets"])
+        .arg(files.path("y.npy"));
+    assert!(
+        command.stdin(fs::File::open(files.path("x.npy")).unwrap()).status().unwrap().success()
+    );
     let mut command = logits();
-    command.args(["loss", "--device", "cpu", "--logits", "/dev/stdin", "--targets"]).arg(files.path("y.npy"));
+    command
+        .args(["loss", "--device", "cpu", "--logits", "/dev/stdin", "--targets"])
+        .arg(files.path("y.npy"));
     command.stdin(std::process::Stdio::piped());
     assert!(refused_at_once(&mut command, "a pipe").contains("a pipe"));
 }

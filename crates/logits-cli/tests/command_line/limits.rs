@@ -1,4 +1,5 @@
-//! `logits loss` at the limits: few threads, little memory, types that a GPU lacks, weights of any size.
+//! `logits loss` at the limits: few threads, little memory, types that a GPU lacks, weights of any
+//! size.
 
 #[cfg(all(unix, feature = "parallel"))]
 use std::process::Command;
@@ -14,14 +15,19 @@ use crate::common;
 fn one_thread_does_the_work_where_none_can_be_started() {
     let files = Files::new();
     let (rows, classes) = (300, 1000);
-    let logits: Vec<f32> = (0..rows * classes).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
+    let logits: Vec<f32> =
+        (0..rows * classes).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
     let targets: Vec<i64> = (0..rows as i64).collect();
     let (x, y) = (files.path("large.npy"), files.path("targets.npy"));
     write(&x, &[rows as u64, classes as u64], &logits);
     write(&y, &[rows as u64], &targets);
     let loss = |stack: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
-        command.args(["loss", "--device", "cpu", "--json", "--logits"]).arg(&x).arg("--targets").arg(&y);
+        command
+            .args(["loss", "--device", "cpu", "--json", "--logits"])
+            .arg(&x)
+            .arg("--targets")
+            .arg(&y);
         let output = command.env("RUST_MIN_STACK", stack).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].clone()
@@ -30,7 +36,8 @@ fn one_thread_does_the_work_where_none_can_be_started() {
     assert_eq!(loss("200000000000000"), loss("2000000"));
 }
 
-/// A GPU computes no f64. One that was asked for says so; one that was chosen automatically leaves it to the CPU.
+/// A GPU computes no f64. One that was asked for says so; one that was chosen automatically leaves
+/// it to the CPU.
 #[test]
 fn a_gpu_refuses_files_of_f64() {
     let files = Files::new();
@@ -46,26 +53,39 @@ fn a_gpu_refuses_files_of_f64() {
     let output = run(&["loss", "--logits", &x, "--targets", &y, "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let fell_back = json["fell_back"].as_str();
-    assert_eq!(fell_back.is_some_and(|why| why.contains("f64")), json["backend"] != "cpu", "{json}");
+    assert_eq!(
+        fell_back.is_some_and(|why| why.contains("f64")),
+        json["backend"] != "cpu",
+        "{json}"
+    );
 }
 
-/// Weights of any size that f32 holds, or that f64 holds and f32 rounds to 0, have the mean that their ratios give.
+/// Weights of any size that f32 holds, or that f64 holds and f32 rounds to 0, have the mean that
+/// their ratios give.
 #[test]
 fn weights_of_any_size_have_a_mean() {
     let files = Files::new();
-    let (x, y, w, g, r) =
-        (files.text("x.npy"), files.text("y.npy"), files.text("w.npy"), files.text("g.npy"), files.text("r.npy"));
+    let (x, y, w, g, r) = (
+        files.text("x.npy"),
+        files.text("y.npy"),
+        files.text("w.npy"),
+        files.text("g.npy"),
+        files.text("r.npy"),
+    );
     let weights = [0.5, 2.0, 1.0, 0.25];
     let run = |unit: f64, device: &str| {
         write(&files.path("w.npy"), &[4], &weights.map(|weight| weight * unit));
-        let arguments = ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--device", device];
+        let arguments =
+            ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--device", device];
         let output = run(&[&arguments[..], &["--grad", &g, "--per-row", &r, "--json"]].concat());
         assert!(output.status.success(), "{output:?}");
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
         (json["loss"].as_f64().unwrap(), read(&files.path("g.npy")).1, read(&files.path("r.npy")).1)
     };
     let mut names = vec!["cpu".to_owned()];
-    names.extend(common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())));
+    names.extend(
+        common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())),
+    );
     for name in names {
         let (loss, gradient, losses) = run(1.0, &name);
         for exponent in [-140, -130, -90, 90, 120] {
@@ -81,14 +101,28 @@ fn weights_of_any_size_have_a_mean() {
             write(&files.path("w.npy"), &[4], &weights);
             write(&files.path("t.npy"), &[5], targets);
             let (t, x, w) = (files.text("t.npy"), files.text("x.npy"), files.text("w.npy"));
-            let output =
-                super::run(&["loss", "--logits", &x, "--targets", &t, "--weight", &w, "--device", &name, "--json"]);
+            let output = super::run(&[
+                "loss",
+                "--logits",
+                &x,
+                "--targets",
+                &t,
+                "--weight",
+                &w,
+                "--device",
+                &name,
+                "--json",
+            ]);
             serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].as_f64().unwrap()
         };
         let targets = [0, 1, -100, 1, 0];
         let even = wide([1.0, 1.0, 1.0, 1.0], &targets);
         for light in [1e-60, 1e-300] {
-            approx::assert_relative_eq!(wide([light, light, 1.0, 3e38], &targets), even, max_relative = 1e-6);
+            approx::assert_relative_eq!(
+                wide([light, light, 1.0, 3e38], &targets),
+                even,
+                max_relative = 1e-6
+            );
         }
         for unit in [1e-200, 1e-310] {
             approx::assert_relative_eq!(run(unit, &name).0, loss, max_relative = 1e-6);
@@ -96,15 +130,18 @@ fn weights_of_any_size_have_a_mean() {
     }
 }
 
-/// The mean over target probabilities is one over the rows, so tiny weights make it tiny, and so they make a sum.
+/// The mean over target probabilities is one over the rows, so tiny weights make it tiny, and so
+/// they make a sum.
 #[test]
 fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
     let files = Files::new();
     write(&files.path("q.npy"), &[5, 4], &[0.25_f32; 20]);
-    let [x, q, y, w, g, r] = ["x.npy", "q.npy", "y.npy", "w.npy", "g.npy", "r.npy"].map(|name| files.text(name));
+    let [x, q, y, w, g, r] =
+        ["x.npy", "q.npy", "y.npy", "w.npy", "g.npy", "r.npy"].map(|name| files.text(name));
     let loss = |unit: f64, targets: &[&str]| {
         write(&files.path("w.npy"), &[4], &[0.5, 2.0, 1.0, 0.25].map(|weight| weight * unit));
-        let arguments = ["loss", "--logits", &x, "--weight", &w, "--device", "cpu", "--json", "--grad", &g];
+        let arguments =
+            ["loss", "--logits", &x, "--weight", &w, "--device", "cpu", "--json", "--grad", &g];
         let output = run(&[&arguments[..], &["--per-row", &r, "--targets"], targets].concat());
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
         (json["loss"].as_f64().unwrap(), [&g, &r].map(|name| read(name.as_ref()).1))
@@ -131,14 +168,21 @@ fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
     assert!(z > 0.1, "{z}");
 }
 
-/// With little address space there are no threads, and no room for a huge row: the one is done without, the other refused.
+/// With little address space there are no threads, and no room for a huge row: the one is done
+/// without, the other refused.
 #[cfg(all(target_os = "linux", feature = "parallel"))]
 #[test]
 fn little_memory_is_enough_or_the_row_is_refused() {
     let files = Files::new();
     let limited = |kilobytes: &str, x: &str, y: &str, grad: &str| {
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -v $0; exec \"$@\"", kilobytes, env!("CARGO_BIN_EXE_logits"), "loss"]);
+        command.args([
+            "-c",
+            "ulimit -v $0; exec \"$@\"",
+            kilobytes,
+            env!("CARGO_BIN_EXE_logits"),
+            "loss",
+        ]);
         command.args(["--device", "cpu", "--json", "--logits", x, "--targets", y, "--grad", grad]);
         command.env("RAYON_NUM_THREADS", "500").output().unwrap()
     };
@@ -146,10 +190,24 @@ fn little_memory_is_enough_or_the_row_is_refused() {
     let (large, wanted) = (files.text("large.npy"), files.text("wanted.npy"));
     let logits: Vec<f32> = (0..300_000).map(|x| (x * 7 % 1101) as f32 * 0.01 - 2.0).collect();
     write(&files.path("large.npy"), &[5, 60_000], &logits);
-    let free = run(&["loss", "--device", "cpu", "--json", "--logits", &large, "--targets", &y, "--grad", &wanted]);
+    let free = run(&[
+        "loss",
+        "--device",
+        "cpu",
+        "--json",
+        "--logits",
+        &large,
+        "--targets",
+        &y,
+        "--grad",
+        &wanted,
+    ]);
     let short = limited("300000", &large, &y, &g);
     assert!(short.status.success(), "{short:?}");
-    assert_eq!((short.stdout, read(&files.path("g.npy"))), (free.stdout, read(&files.path("wanted.npy"))));
+    assert_eq!(
+        (short.stdout, read(&files.path("g.npy"))),
+        (free.stdout, read(&files.path("wanted.npy")))
+    );
 
     // A row of 1.6 GB, which takes no room in the file system.
     write(&files.path("target.npy"), &[1], &[0_i64]);

@@ -40,7 +40,9 @@ fn loss_is_that_of_the_library() {
         files.text("r.npy"),
     );
     let mut names = vec!["cpu".to_owned()];
-    names.extend(common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())));
+    names.extend(
+        common::gpus().iter().map(|device| format!("{}:{}", device.backend(), device.name())),
+    );
     for name in names {
         let output = run(&[
             "loss",
@@ -66,8 +68,10 @@ fn loss_is_that_of_the_library() {
 
         let device = Device::cpu();
         let logits = Logits::new(&files.logits, [5, 4]).unwrap();
-        let (out, gradient) =
-            device.cross_entropy(&CrossEntropy::default(), logits, &files.targets).with_gradient_vec().unwrap();
+        let (out, gradient) = device
+            .cross_entropy(&CrossEntropy::default(), logits, &files.targets)
+            .with_gradient_vec()
+            .unwrap();
         let close = |got: &[f32], wanted: &[f32]| {
             assert_eq!(got.len(), wanted.len());
             for (got, wanted) in got.iter().zip(wanted) {
@@ -75,7 +79,11 @@ fn loss_is_that_of_the_library() {
             }
         };
         approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), out.loss, max_relative = 1e-6);
-        approx::assert_relative_eq!(json["perplexity"].as_f64().unwrap(), out.loss.exp(), max_relative = 1e-6);
+        approx::assert_relative_eq!(
+            json["perplexity"].as_f64().unwrap(),
+            out.loss.exp(),
+            max_relative = 1e-6
+        );
         assert_eq!((json["rows"].as_u64(), json["counted_rows"].as_u64()), (Some(5), Some(4)));
         assert!(json["accuracy"].as_f64().unwrap() <= 1.0 && json["fell_back"].is_null());
         let (shape, values) = read(&files.path("g.npy"));
@@ -110,20 +118,26 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let logits = Logits::new(&files.logits, [5, 4]).unwrap();
     let loss = CrossEntropy::default().label_smoothing(0.1).z_loss(0.01);
-    let (wanted, gradient) = Device::cpu().cross_entropy(&loss, logits, &files.targets).with_gradient_vec().unwrap();
+    let (wanted, gradient) =
+        Device::cpu().cross_entropy(&loss, logits, &files.targets).with_gradient_vec().unwrap();
     approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), wanted.loss, max_relative = 1e-6);
     for (got, wanted) in read(&files.path("g.npy")).1.iter().zip(&gradient) {
         approx::assert_abs_diff_eq!(got, wanted, epsilon = 1e-6);
     }
-    refused(&["loss", "--logits", &x, "--targets", &y, "--label-smoothing", "1.5"], &["label_smoothing", "1.5"]);
+    refused(
+        &["loss", "--logits", &x, "--targets", &y, "--label-smoothing", "1.5"],
+        &["label_smoothing", "1.5"],
+    );
     let several = ["loss", "--logits", &x, "--targets", &y, "--ignore-index", "-100,3,1", "--json"];
     let json: Value = serde_json::from_slice(&run(&several).stdout).unwrap();
     assert_eq!(json["counted_rows"].as_u64(), Some(2));
-    // As it was given, whatever the weights; before any file is made; and where there is not a row to use it on.
+    // As it was given, whatever the weights; before any file is made; and where there is not a row
+    // to use it on.
     let w = files.text("w.npy");
     write(&files.path("w.npy"), &[4], &[0.25_f32, 0.5, 0.5, 0.25]);
     let p = files.text("p.npy");
-    let weighted = ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--probs", &p, "--z-loss=-1"];
+    let weighted =
+        ["loss", "--logits", &x, "--targets", &y, "--weight", &w, "--probs", &p, "--z-loss=-1"];
     refused(&weighted, &["z_loss is -1;"]);
     assert!(!files.path("p.npy").exists());
     let (none, nothing) = (files.text("none.npy"), files.text("nothing.npy"));
@@ -136,20 +150,33 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
 fn files_of_other_types() {
     let files = Files::new();
     let wide: Vec<f64> = files.logits.iter().map(|&x| f64::from(x)).collect();
-    let small: Vec<u8> = files.targets.iter().map(|&target| if target < 0 { 255 } else { target as u8 }).collect();
+    let small: Vec<u8> =
+        files.targets.iter().map(|&target| if target < 0 { 255 } else { target as u8 }).collect();
     write(&files.path("wide.npy"), &[5, 4], &wide);
     write(&files.path("small.npy"), &[5], &small);
     let loss = |x: &str, y: &str, ignored: &str| -> Value {
         let (x, y) = (files.text(x), files.text(y));
-        let output =
-            run(&["loss", "--logits", &x, "--targets", &y, "--ignore-index", ignored, "--device", "cpu", "--json"]);
+        let output = run(&[
+            "loss",
+            "--logits",
+            &x,
+            "--targets",
+            &y,
+            "--ignore-index",
+            ignored,
+            "--device",
+            "cpu",
+            "--json",
+        ]);
         serde_json::from_slice(&output.stdout).unwrap()
     };
     // What is f64 is computed in f64 here.
     let (wide, narrow) = (loss("wide.npy", "small.npy", "255"), loss("x.npy", "y.npy", "-100"));
     for (key, value) in narrow.as_object().unwrap() {
         match value.as_f64() {
-            Some(value) => approx::assert_relative_eq!(wide[key].as_f64().unwrap(), value, max_relative = 1e-6),
+            Some(value) => {
+                approx::assert_relative_eq!(wide[key].as_f64().unwrap(), value, max_relative = 1e-6)
+            }
             None => assert_eq!(&wide[key], value),
         }
     }
@@ -174,7 +201,8 @@ fn files_of_other_types() {
     assert_eq!(loss("half.npy", "y.npy", "-100"), loss("x.npy", "y.npy", "-100"));
 }
 
-/// `[n, classes, d1, d2]` with every option, against the library's rows; of a block that is read in columns, too.
+/// `[n, classes, d1, d2]` with every option, against the library's rows; of a block that is read in
+/// columns, too.
 #[test]
 fn any_rank_and_every_option() {
     let files = Files::new();
@@ -220,14 +248,20 @@ fn any_rank_and_every_option() {
         ]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let loss =
-            CrossEntropy::default().weight(weight).label_smoothing(0.1).z_loss(0.01).softcap(2.5).logit_scale(-0.75);
+        let loss = CrossEntropy::default()
+            .weight(weight)
+            .label_smoothing(0.1)
+            .z_loss(0.01)
+            .softcap(2.5)
+            .logit_scale(-0.75);
         let view = Logits::new(&x, [n, classes, inner]).unwrap();
         let targets = Targets::probabilities(&q);
-        let (out, gradient) = Device::cpu().cross_entropy(&loss, view, targets).with_gradient_vec().unwrap();
+        let (out, gradient) =
+            Device::cpu().cross_entropy(&loss, view, targets).with_gradient_vec().unwrap();
         approx::assert_relative_eq!(json["loss"].as_f64().unwrap(), out.loss, max_relative = 1e-6);
         assert_eq!(json["rows"].as_u64().unwrap() as usize, n * inner);
-        let accuracy = |k| Device::cpu().cross_entropy(&loss, view, targets).accuracy(k).unwrap().accuracy();
+        let accuracy =
+            |k| Device::cpu().cross_entropy(&loss, view, targets).accuracy(k).unwrap().accuracy();
         assert_eq!(json["accuracy"].as_f64().unwrap(), accuracy(1));
         assert_eq!(json["top_k_accuracy"].as_f64().unwrap(), accuracy(2));
         let (shape, got) = read(Path::new(&g));
@@ -235,8 +269,15 @@ fn any_rank_and_every_option() {
         let scale = 1.0 / (n * inner) as f32;
         let off = |got: &f32, wanted: &f32| (got - wanted).abs() > 2e-6 * scale;
         assert!(!got.iter().zip(&gradient).any(|(got, wanted)| off(got, wanted)), "{dimensions:?}");
-        let wanted = Device::cpu().softmax(view.as_seen_by(&loss).unwrap()).to_vec().unwrap().values;
-        assert!(read(Path::new(&p)).1.iter().zip(&wanted).all(|(got, wanted)| (got - wanted).abs() <= 1e-6));
+        let wanted =
+            Device::cpu().softmax(view.as_seen_by(&loss).unwrap()).to_vec().unwrap().values;
+        assert!(
+            read(Path::new(&p))
+                .1
+                .iter()
+                .zip(&wanted)
+                .all(|(got, wanted)| (got - wanted).abs() <= 1e-6)
+        );
     }
 }
 
@@ -267,7 +308,8 @@ fn bad_input_leaves_nothing_behind() {
     let loss = |x: &str, y: &str, more: &[&str], words: &[&str]| {
         let arguments = [&["loss", "--logits", x, "--targets", y], more, &gradient].concat();
         refused(&arguments, words);
-        let names = std::fs::read_dir(files.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names =
+            std::fs::read_dir(files.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let strange: Vec<_> = names
             .filter(|name| {
                 let name = name.to_str().unwrap();
@@ -294,7 +336,12 @@ fn bad_input_leaves_nothing_behind() {
     loss(&y, &y, &[], &["y.npy", "int64 numbers"]);
     loss(&x, &x, &[], &["x.npy", "target probability of class 0 in row 0 is -2"]);
     write(&files.path("soft.npy"), &[4, 5], &[0.25_f32; 20]);
-    loss(&x, &files.text("soft.npy"), &[], &["soft.npy", "[4, 5]", "probabilities [5, 4] or integers [5]"]);
+    loss(
+        &x,
+        &files.text("soft.npy"),
+        &[],
+        &["soft.npy", "[4, 5]", "probabilities [5, 4] or integers [5]"],
+    );
 
     write(&files.path("far.npy"), &[5], &[0_i64, 1, 2, 9, 0]);
     loss(&x, &files.text("far.npy"), &[], &["far.npy", "target 9 of row 3", "0..4"]);
@@ -317,29 +364,51 @@ fn bad_input_leaves_nothing_behind() {
     loss(&x, &y, &["--probs", "/dev/null"], &["/dev/null", "not a regular file"]);
     refused(&[], &["a command is needed"]);
     refused(&["loss", "--logits", &x], &["--targets"]);
-    refused(&["loss", "--logits", &x, "--targets", &y, "--device", "no such adapter"], &["no such adapter"]);
+    refused(
+        &["loss", "--logits", &x, "--targets", &y, "--device", "no such adapter"],
+        &["no such adapter"],
+    );
     refused(&["bench", "--shapes", "10"], &["rows x classes"]);
 }
 
 #[test]
 fn bench_prints_what_was_agreed() {
-    let output =
-        run(&["bench", "--device", "cpu", "--shapes", "64x10,3x5000", "--ops", "softmax,cross_entropy_grad", "--json"]);
-    let lines: Vec<Value> =
-        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let output = run(&[
+        "bench",
+        "--device",
+        "cpu",
+        "--shapes",
+        "64x10,3x5000",
+        "--ops",
+        "softmax,cross_entropy_grad",
+        "--json",
+    ]);
+    let lines: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 4);
     for line in &lines {
         let number = |key: &str| line[key].as_f64().unwrap();
-        approx::assert_relative_eq!(number("copies"), number("median_ms") / number("copy_ms"), max_relative = 1e-9);
+        approx::assert_relative_eq!(
+            number("copies"),
+            number("median_ms") / number("copy_ms"),
+            max_relative = 1e-9
+        );
         let bytes = 2.0 * 4.0 * number("rows") * number("classes");
-        approx::assert_relative_eq!(number("gb_per_s"), bytes / number("median_ms") / 1e6, max_relative = 1e-9);
+        approx::assert_relative_eq!(
+            number("gb_per_s"),
+            bytes / number("median_ms") / 1e6,
+            max_relative = 1e-9
+        );
         assert_eq!((&line["dtype"], &line["device"]), (&Value::from("f32"), &Value::from("CPU")));
     }
     assert_eq!(lines[3]["op"], "cross_entropy_grad");
 }
 
-/// Each operation of `bench`; how many arrays of the logits' shape it reads or writes, soft targets not counted; and whether it
-/// refuses a soft cap.
+/// Each operation of `bench`; how many arrays of the logits' shape it reads or writes, soft targets
+/// not counted; and whether it refuses a soft cap.
 const TIMED: [(&str, f64, bool); 11] = [
     ("softmax", 2.0, false),
     ("log_softmax", 2.0, false),
@@ -358,11 +427,19 @@ const TIMED: [(&str, f64, bool); 11] = [
 fn bench_times_every_operation_with_every_option() {
     let of_loss = ["--label-smoothing", "0.1", "--weight", "--z-loss", "1e-3", "--soft-targets"];
     let of_draws = ["--k", "7", "--top-p", "0.9", "--logit-scale", "0.5"];
-    let device = ["bench", "--device", "cpu", "--shapes", "37x11,5x4099", "--budget", "1", "--json"];
+    let device =
+        ["bench", "--device", "cpu", "--shapes", "37x11,5x4099", "--budget", "1", "--json"];
     for dtype in ["f32", "f16", "bf16"] {
-        for options in [&[][..], &of_loss, &of_draws, &["--softcap", "3", "--logit-scale", "-2"], &["--softcap", "1"]] {
+        for options in [
+            &[][..],
+            &of_loss,
+            &of_draws,
+            &["--softcap", "3", "--logit-scale", "-2"],
+            &["--softcap", "1"],
+        ] {
             let is_capped = options.contains(&"--softcap");
-            let timed: Vec<_> = TIMED.iter().filter(|(.., refuses)| !(is_capped && *refuses)).collect();
+            let timed: Vec<_> =
+                TIMED.iter().filter(|(.., refuses)| !(is_capped && *refuses)).collect();
             let names: Vec<_> = timed.iter().map(|(name, ..)| *name).collect();
             let ops = if is_capped { names.join(",") } else { "all".to_owned() };
             let output = run(&[&device[..], &["--dtype", dtype, "--ops", &ops], options].concat());
@@ -375,12 +452,20 @@ fn bench_times_every_operation_with_every_option() {
             assert_eq!(lines.len(), 2 * timed.len());
             for (line, (name, arrays, _)) in lines.iter().zip(timed.iter().cycle()) {
                 let number = |key: &str| line[key].as_f64().unwrap();
-                assert_eq!((line["op"].as_str(), line["dtype"].as_str()), (Some(*name), Some(dtype)));
-                let is_soft = options.contains(&"--soft-targets") && name.starts_with("cross_entropy");
+                assert_eq!(
+                    (line["op"].as_str(), line["dtype"].as_str()),
+                    (Some(*name), Some(dtype))
+                );
+                let is_soft =
+                    options.contains(&"--soft-targets") && name.starts_with("cross_entropy");
                 let arrays = arrays + f64::from(u8::from(is_soft));
                 let size = if dtype == "f32" { 4.0 } else { 2.0 };
                 let bytes = arrays * size * number("rows") * number("classes");
-                approx::assert_relative_eq!(number("gb_per_s"), bytes / number("median_ms") / 1e6, max_relative = 1e-9);
+                approx::assert_relative_eq!(
+                    number("gb_per_s"),
+                    bytes / number("median_ms") / 1e6,
+                    max_relative = 1e-9
+                );
                 let words = options.iter().filter_map(|option| option.strip_prefix("--"));
                 for word in words.map(|word| word.replace('-', "_")) {
                     assert!(line["options"].as_str().unwrap().contains(&word), "{line}");
@@ -390,7 +475,8 @@ fn bench_times_every_operation_with_every_option() {
     }
     // What an operation does not take is refused before anything is timed.
     let of = |op, options: &[&'static str]| {
-        [&["bench", "--device", "cpu", "--shapes", "5x7,3x4", "--json", "--ops", op][..], options].concat()
+        [&["bench", "--device", "cpu", "--shapes", "5x7,3x4", "--json", "--ops", op][..], options]
+            .concat()
     };
     for (op, ..) in TIMED.iter().filter(|(.., refuses)| *refuses) {
         refused(&of(op, &["--softcap", "30"]), &["softcap", "30"]);
@@ -410,20 +496,46 @@ fn bench_draws_and_counts_what_a_gpu_moves() {
     for device in common::gpus() {
         let name = format!("{}:{}", device.backend(), device.name());
         let plot = files.text("rates.svg");
-        let shapes = ["bench", "--device", &name, "--shapes", "64x10,3x20000", "--ops", "softmax", "--dtype", "bf16"];
+        let shapes = [
+            "bench",
+            "--device",
+            &name,
+            "--shapes",
+            "64x10,3x20000",
+            "--ops",
+            "softmax",
+            "--dtype",
+            "bf16",
+        ];
         let output = run(&[&shapes[..], &["--plot", &plot, "--json"]].concat());
-        let lines: Vec<Value> =
-            String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let traffic: Vec<f64> = lines.iter().map(|line| line["traffic"].as_f64().unwrap()).collect();
+        let lines: Vec<Value> = String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let traffic: Vec<f64> =
+            lines.iter().map(|line| line["traffic"].as_f64().unwrap()).collect();
         // Held in registers, and read twice.
         assert_eq!(traffic, [1.0, 1.5], "{name}");
         assert!(lines.iter().all(|line| line["clock"] == "wall" || line["clock"] == "timestamps"));
         let drawn = std::fs::read_to_string(&plot).unwrap();
-        assert!(drawn.starts_with("<svg") && drawn.contains("softmax") && drawn.contains("copy"), "{drawn}");
+        assert!(
+            drawn.starts_with("<svg") && drawn.contains("softmax") && drawn.contains("copy"),
+            "{drawn}"
+        );
         std::fs::remove_file(&plot).unwrap();
     }
-    let to_nowhere =
-        ["bench", "--device", "cpu", "--shapes", "2x3", "--ops", "softmax", "--plot", "/nowhere/at/all.svg"];
+    let to_nowhere = [
+        "bench",
+        "--device",
+        "cpu",
+        "--shapes",
+        "2x3",
+        "--ops",
+        "softmax",
+        "--plot",
+        "/nowhere/at/all.svg",
+    ];
     refused(&to_nowhere, &["/nowhere"]);
 }
 
@@ -440,13 +552,20 @@ fn what_tune_writes_can_be_loaded() {
         let tuned = device.clone().with_tuning_file(&file).unwrap().tuning().unwrap();
         assert_eq!(tuned, std::fs::read_to_string(&file).unwrap().parse().unwrap());
         let shapes = ["--shapes", "5x7", "--ops", "cross_entropy"];
-        assert!(run(&[&["bench", "--device", &name, "--tuning", &file][..], &shapes].concat()).status.success());
+        assert!(
+            run(&[&["bench", "--device", &name, "--tuning", &file][..], &shapes].concat())
+                .status
+                .success()
+        );
     }
     refused(&["tune", "--device", "cpu", "--out", &file], &["no kernels to tune"]);
     std::fs::write(&file, "speed = 11").unwrap();
     if let Some(device) = common::gpus().first() {
         let name = format!("{}:{}", device.backend(), device.name());
-        refused(&["bench", "--device", &name, "--tuning", &file], &["tuning.txt", "coalesces is missing"]);
+        refused(
+            &["bench", "--device", &name, "--tuning", &file],
+            &["tuning.txt", "coalesces is missing"],
+        );
     }
     refused(&["check", "--tuning", "/nowhere.txt"], &["/nowhere.txt"]);
 }
@@ -474,20 +593,33 @@ fn the_environment_is_heard() {
     assert_eq!(info("LOGITS_SIMD", "portable")["cpu_simd"], "portable");
     assert!(info("LOGITS_SIMD", "")["cpu_simd"].is_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
-    let output = command.args(["check", "--device", "cpu"]).env("LOGITS_SIMD", "mmx").output().unwrap();
+    let output =
+        command.args(["check", "--device", "cpu"]).env("LOGITS_SIMD", "mmx").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("`mmx`") && said.contains("portable"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("`mmx`") && said.contains("portable"),
+        "{said}"
+    );
     let nothing = info("WGPU_BACKEND", "no such backend");
     assert_eq!(nothing["device"], "CPU");
     if cfg!(feature = "gpu") {
-        assert!(nothing["reason"].as_str().unwrap().contains("WGPU_BACKEND=no such backend"), "{nothing}");
+        assert!(
+            nothing["reason"].as_str().unwrap().contains("WGPU_BACKEND=no such backend"),
+            "{nothing}"
+        );
     }
     // A name takes an adapter that would be rejected otherwise, as software is.
     for device in common::gpus() {
         let named = info("WGPU_ADAPTER_NAME", device.name());
         assert_eq!(named["device"], device.name());
         let backend = info("WGPU_BACKEND", device.backend());
-        assert!(backend["adapters"].as_array().unwrap().iter().all(|adapter| adapter["backend"] == device.backend()));
+        assert!(
+            backend["adapters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|adapter| adapter["backend"] == device.backend())
+        );
     }
     let absent = info("WGPU_ADAPTER_NAME", "no such adapter");
     assert_eq!(absent["device"], "CPU");

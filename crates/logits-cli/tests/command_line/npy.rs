@@ -6,7 +6,9 @@ use super::files::{Files, Number, header_of, npy, npy_header, read, refused, run
 
 fn bytes_of(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap().as_bytes();
-    hex.chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    hex.chunks(2)
+        .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 /// A shape and its numbers.
@@ -17,7 +19,8 @@ fn outputs(files: &Files, x: &str, y: &str) -> (Value, [Array; 3]) {
     let names = ["g.npy", "p.npy", "r.npy"].map(|name| files.text(name));
     let [g, p, r] = names.each_ref();
     let (x, y) = (files.text(x), files.text(y));
-    let arguments = ["loss", "--device", "cpu", "--logits", &x, "--targets", &y, "--grad", g, "--probs", p];
+    let arguments =
+        ["loss", "--device", "cpu", "--logits", &x, "--targets", &y, "--grad", g, "--probs", p];
     let output = run(&[&arguments[..], &["--per-row", r, "--json"]].concat());
     assert!(output.status.success(), "{output:?}");
     (serde_json::from_slice(&output.stdout).unwrap(), names.map(|name| read(name.as_ref())))
@@ -50,7 +53,13 @@ fn every_kind_that_numpy_writes_is_read() {
                 );
                 for (got, wanted) in got.1.iter().zip(&wanted.1) {
                     assert_eq!(got.0, wanted.0, "{name}");
-                    assert!(got.1.iter().zip(&wanted.1).all(|(got, wanted)| (got - wanted).abs() < 1e-6), "{name}");
+                    assert!(
+                        got.1
+                            .iter()
+                            .zip(&wanted.1)
+                            .all(|(got, wanted)| (got - wanted).abs() < 1e-6),
+                        "{name}"
+                    );
                 }
             } else {
                 assert_eq!(got, wanted, "{name}");
@@ -95,7 +104,8 @@ fn fortran_order_gives_what_c_order_gives() {
         let x: Vec<f32> = (0..elements).map(|at| (at * 7919 % 1013) as f32 * 0.007 - 3.0).collect();
         let mut rows = shape.to_vec();
         let classes = rows.remove(1) as usize;
-        let y: Vec<i32> = (0..elements / classes).map(|at| (at * 31 % classes.min(97)) as i32).collect();
+        let y: Vec<i32> =
+            (0..elements / classes).map(|at| (at * 31 % classes.min(97)) as i32).collect();
         write(&files.path("x.npy"), shape, &x);
         write(&files.path("y.npy"), &rows, &y);
         std::fs::write(files.path("xf.npy"), fortran(shape, &x)).unwrap();
@@ -152,7 +162,9 @@ fn headers_of_other_writers_are_read() {
         assert_eq!(outputs(&files, "case.npy", "y.npy"), wanted, "{header}");
     }
     // A header longer than numpy's own limit, and bytes after the array.
-    let padded = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (5, 4), }}{:>60000}\n", "");
-    std::fs::write(files.path("case.npy"), [&npy_header(&padded), data, &[7; 999]].concat()).unwrap();
+    let padded =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (5, 4), }}{:>60000}\n", "");
+    std::fs::write(files.path("case.npy"), [&npy_header(&padded), data, &[7; 999]].concat())
+        .unwrap();
     assert_eq!(outputs(&files, "case.npy", "y.npy"), wanted);
 }

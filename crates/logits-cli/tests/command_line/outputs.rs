@@ -1,4 +1,5 @@
-//! Output files appear together or not at all; a standard output that is full or closed is an error.
+//! Output files appear together or not at all; a standard output that is full or closed is an
+//! error.
 
 use std::fs;
 
@@ -16,17 +17,30 @@ fn places_that_cannot_be_are_refused_before_any_work() {
     fs::create_dir(files.path("folder")).unwrap();
     fs::write(files.path("t.txt"), "").unwrap();
     let absolute = files.text("g.npy");
-    let (too_long, deep) = (format!("{}.npy", "n".repeat(300)), format!("{}g.npy", "./".repeat(3000)));
+    let (too_long, deep) =
+        (format!("{}.npy", "n".repeat(300)), format!("{}g.npy", "./".repeat(3000)));
     let mut cases: Vec<(Vec<&str>, &str)> = vec![
         (vec!["--grad", "g.npy", "--probs", "g.npy"], "same file as the output g.npy"),
         (vec!["--grad", "g.npy", "--probs", "./g.npy"], "same file as the output g.npy"),
-        (vec!["--grad", "folder/../g.npy", "--log-probs", "g.npy"], "same file as the output folder/../g.npy"),
+        (
+            vec!["--grad", "folder/../g.npy", "--log-probs", "g.npy"],
+            "same file as the output folder/../g.npy",
+        ),
         (vec!["--grad", &absolute, "--per-row", "g.npy"], "same file"),
-        (vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", ".//former.npy"], "same file"),
+        (
+            vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", ".//former.npy"],
+            "same file",
+        ),
         (vec!["--grad", "long.npy"], "same file as the input long.npy"),
         (vec!["--probs", "p.npy", "--grad", "./many.npy"], "same file as the input many.npy"),
-        (vec!["--probs", "p.npy", "--grad", "w.npy", "--weight", "w.npy"], "same file as the input w.npy"),
-        (vec!["--probs", "p.npy", "--grad", "t.txt", "--tuning", "t.txt"], "same file as the input t.txt"),
+        (
+            vec!["--probs", "p.npy", "--grad", "w.npy", "--weight", "w.npy"],
+            "same file as the input w.npy",
+        ),
+        (
+            vec!["--probs", "p.npy", "--grad", "t.txt", "--tuning", "t.txt"],
+            "same file as the input t.txt",
+        ),
         (vec!["--probs", "p.npy", "--grad", ""], "a value is required"),
         (vec!["--probs", "p.npy", "--grad", "."], "not a regular file"),
         (vec!["--probs", "p.npy", "--grad", ".."], "not a regular file"),
@@ -58,7 +72,10 @@ fn places_that_cannot_be_are_refused_before_any_work() {
             (vec!["--grad", "g.npy", "--probs", "dangling"], "same file"),
             (vec!["--grad", "second", "--probs", "dangling"], "same file"),
             (vec!["--grad", "folder/new.npy", "--probs", "folder_link/new.npy"], "same file"),
-            (vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", "hard.npy"], "same file"),
+            (
+                vec!["--probs", "p.npy", "--grad", "former.npy", "--per-row", "hard.npy"],
+                "same file",
+            ),
             (vec!["--probs", "p.npy", "--grad", "input"], "same file as the input"),
             (vec!["--probs", "p.npy", "--grad", "hard_input.npy"], "same file as the input"),
             (vec!["--probs", "p.npy", "--grad", "loop"], "links"),
@@ -72,7 +89,9 @@ fn places_that_cannot_be_are_refused_before_any_work() {
     let names = files.names();
     for (outputs, reason) in cases {
         let mut command = logits();
-        command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "long.npy"]);
+        command
+            .current_dir(files.folder.path())
+            .args(["loss", "--device", "cpu", "--logits", "long.npy"]);
         let start = std::time::Instant::now();
         let output = command.args(["--targets", "many.npy"]).args(&outputs).output().unwrap();
         let line = line_of(&output);
@@ -83,12 +102,17 @@ fn places_that_cannot_be_are_refused_before_any_work() {
     assert_eq!(fs::read(files.path("former.npy")).unwrap(), b"former");
 
     // `bench` and `tune` refuse such paths too.
-    for (command, option) in [(vec!["bench", "--shapes", "2x3"], "--plot"), (vec!["tune"], "--out")] {
-        for (name, reason) in
-            [("", "a value is required"), ("missing/f", "no folder"), ("t.txt", "same file as the input")]
-        {
+    for (command, option) in [(vec!["bench", "--shapes", "2x3"], "--plot"), (vec!["tune"], "--out")]
+    {
+        for (name, reason) in [
+            ("", "a value is required"),
+            ("missing/f", "no folder"),
+            ("t.txt", "same file as the input"),
+        ] {
             let mut call = logits();
-            call.current_dir(files.folder.path()).args(&command).args(["--device", "cpu", "--tuning", "t.txt"]);
+            call.current_dir(files.folder.path())
+                .args(&command)
+                .args(["--device", "cpu", "--tuning", "t.txt"]);
             let line = line_of(&call.args([option, name]).output().unwrap());
             assert!(line.contains(reason), "{command:?} {name}: {line}");
             assert_eq!(files.names(), names);
@@ -108,14 +132,20 @@ fn links_are_followed_and_modes_kept() {
     symlink("folder/private.npy", files.path("private.npy")).unwrap();
     symlink(files.path("private.npy"), files.path("folder/second.npy")).unwrap();
     for mode in [0o600, 0o640, 0o664] {
-        fs::set_permissions(files.path("folder/private.npy"), fs::Permissions::from_mode(mode)).unwrap();
-        let outputs = ["--grad", "dangling.npy", "--probs", "folder/second.npy", "--per-row", "new.npy"];
+        fs::set_permissions(files.path("folder/private.npy"), fs::Permissions::from_mode(mode))
+            .unwrap();
+        let outputs =
+            ["--grad", "dangling.npy", "--probs", "folder/second.npy", "--per-row", "new.npy"];
         assert!(files.loss(&outputs).output().unwrap().status.success());
-        let mode_of = |name: &str| fs::metadata(files.path(name)).unwrap().permissions().mode() & 0o7777;
+        let mode_of =
+            |name: &str| fs::metadata(files.path(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode_of("folder/private.npy"), mode);
         // New files have the mode that the umask gives.
         fs::write(files.path("any"), "").unwrap();
-        assert_eq!((mode_of("new.npy"), mode_of("folder/new.npy")), (mode_of("any"), mode_of("any")));
+        assert_eq!(
+            (mode_of("new.npy"), mode_of("folder/new.npy")),
+            (mode_of("any"), mode_of("any"))
+        );
         for link in ["dangling.npy", "private.npy", "folder/second.npy"] {
             assert!(fs::symlink_metadata(files.path(link)).unwrap().is_symlink(), "{link}");
         }
@@ -135,7 +165,9 @@ fn a_full_disk_leaves_no_file() {
     write(&files.path("x.npy"), &[5, 40_000], &[0.5_f32; 200_000]);
     fs::write(files.path("g.npy"), "former").unwrap();
     let names = files.names();
-    for outputs in [&["--grad", "g.npy"][..], &["--per-row", "r.npy", "--probs", "p.npy", "--grad", "g.npy"]] {
+    for outputs in
+        [&["--grad", "g.npy"][..], &["--per-row", "r.npy", "--probs", "p.npy", "--grad", "g.npy"]]
+    {
         let mut command = std::process::Command::new("sh");
         command.current_dir(files.folder.path());
         // The unit is 512 or 1024 bytes, depending on the shell.
@@ -147,7 +179,11 @@ fn a_full_disk_leaves_no_file() {
             "--device",
             "cpu",
         ]);
-        let output = command.args(["--logits", "x.npy", "--targets", "y.npy"]).args(outputs).output().unwrap();
+        let output = command
+            .args(["--logits", "x.npy", "--targets", "y.npy"])
+            .args(outputs)
+            .output()
+            .unwrap();
         assert!(line_of(&output).contains("File too large"), "{output:?}");
         assert_eq!(files.names(), names);
         assert_eq!(fs::read(files.path("g.npy")).unwrap(), b"former");
@@ -177,9 +213,12 @@ mod unix {
         let names = files.names();
         for (number, name) in [(2, "INT"), (15, "TERM"), (1, "HUP")] {
             let mut command = logits();
-            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "long.npy"]);
+            command
+                .current_dir(files.folder.path())
+                .args(["loss", "--device", "cpu", "--logits", "long.npy"]);
             command.args(["--targets", "many.npy", "--grad", "g.npy", "--probs", "p.npy"]);
-            // A shell without job control lets its background jobs ignore SIGINT, and so this process.
+            // A shell without job control lets its background jobs ignore SIGINT, and so this
+            // process.
             let heed = || {
                 for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
                     // SAFETY: the default action runs no code of this process.
@@ -191,12 +230,19 @@ mod unix {
             unsafe { command.pre_exec(heed) };
             let mut child = command.stdout(Stdio::null()).spawn().unwrap();
             let start = Instant::now();
-            while files.names().len() < names.len() + 2 && start.elapsed() < Duration::from_secs(60) {
+            while files.names().len() < names.len() + 2 && start.elapsed() < Duration::from_secs(60)
+            {
                 thread::sleep(Duration::from_millis(1));
             }
-            assert_eq!(files.names().len(), names.len() + 2, "no unfinished files after {:?}", start.elapsed());
+            assert_eq!(
+                files.names().len(),
+                names.len() + 2,
+                "no unfinished files after {:?}",
+                start.elapsed()
+            );
             thread::sleep(Duration::from_millis(50));
-            let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+            let kill =
+                Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
             assert!(kill.success());
             let status = child.wait().unwrap();
             assert_eq!(status.signal(), Some(number), "{status}");
@@ -205,7 +251,8 @@ mod unix {
         }
     }
 
-    /// In a sticky folder another user's file cannot be replaced, which is told at once. Only root can try it.
+    /// In a sticky folder another user's file cannot be replaced, which is told at once. Only root
+    /// can try it.
     #[test]
     fn another_users_file_in_a_sticky_folder_is_refused() {
         use std::os::unix::fs::{PermissionsExt, chown};
@@ -244,14 +291,29 @@ mod unix {
         let script = "trap '' INT HUP; \"$0\" \"$@\" & \
             while ! ls -A | grep -q '^[.]logits-'; do kill -0 $! || exit 9; done; \
             kill -s INT $!; kill -s HUP $!; wait $!";
-        command.current_dir(files.folder.path()).args(["-c", script, env!("CARGO_BIN_EXE_logits"), "loss"]);
-        command.args(["--device", "cpu", "--logits", "x.npy", "--targets", "y.npy", "--grad", "g.npy"]);
+        command.current_dir(files.folder.path()).args([
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_logits"),
+            "loss",
+        ]);
+        command.args([
+            "--device",
+            "cpu",
+            "--logits",
+            "x.npy",
+            "--targets",
+            "y.npy",
+            "--grad",
+            "g.npy",
+        ]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         assert!(files.path("g.npy").exists());
     }
 
-    /// A call of each command, that of `tune` with `tune_options`, and whether it has an output file.
+    /// A call of each command, that of `tune` with `tune_options`, and whether it has an output
+    /// file.
     fn commands(files: &Files, tune_options: &[&str]) -> Vec<(Command, bool)> {
         let mut calls: Vec<Vec<String>> = [
             "--help",
@@ -271,7 +333,11 @@ mod unix {
         .collect();
         if let Some(device) = common::gpus().first() {
             let name = format!("{}:{}", device.backend(), device.name());
-            let call = [&["tune", "--elements", "4096", "--out", "t.txt", "--device", &name], tune_options].concat();
+            let call = [
+                &["tune", "--elements", "4096", "--out", "t.txt", "--device", &name],
+                tune_options,
+            ]
+            .concat();
             calls.push(call.into_iter().map(str::to_owned).collect());
         }
         let command = |call: Vec<String>| {
@@ -281,7 +347,10 @@ mod unix {
                 // No adapter is measured, which takes long.
                 command.env("WGPU_BACKEND", "dx12");
             }
-            (command, call.iter().any(|word| ["--plot", "--grad", "--out"].contains(&word.as_str())))
+            (
+                command,
+                call.iter().any(|word| ["--plot", "--grad", "--out"].contains(&word.as_str())),
+            )
         };
         calls.into_iter().map(command).collect()
     }
@@ -308,10 +377,17 @@ mod unix {
             drop(reader);
             let output = command.stdout(writer).output().unwrap();
             if has_output {
-                assert!(line_of(&output).contains("no file was written"), "{command:?}: {output:?}");
+                assert!(
+                    line_of(&output).contains("no file was written"),
+                    "{command:?}: {output:?}"
+                );
             }
             let is_quiet = output.stderr.is_empty();
-            assert_eq!((output.status.code(), is_quiet), (Some(2), !has_output), "{command:?}: {output:?}");
+            assert_eq!(
+                (output.status.code(), is_quiet),
+                (Some(2), !has_output),
+                "{command:?}: {output:?}"
+            );
             assert_eq!(files.names(), names, "{command:?}");
         }
     }
@@ -324,9 +400,14 @@ mod unix {
         let files = Files::new();
         for _ in 0..20 {
             let mut command = logits();
-            command.current_dir(files.folder.path()).args(["loss", "--device", "cpu", "--logits", "x.npy"]);
-            let mut child =
-                command.args(["--targets", "y.npy", "--grad", "g.npy"]).stdout(Stdio::piped()).spawn().unwrap();
+            command
+                .current_dir(files.folder.path())
+                .args(["loss", "--device", "cpu", "--logits", "x.npy"]);
+            let mut child = command
+                .args(["--targets", "y.npy", "--grad", "g.npy"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
             let mut line = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
             assert!(line.starts_with("loss") && child.wait().unwrap().success());
@@ -338,7 +419,9 @@ mod unix {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_standard_error_is_no_reason_to_panic() {
-        for arguments in [&["nonsense"][..], &["loss", "--logits", "none.npy", "--targets", "none.npy"]] {
+        for arguments in
+            [&["nonsense"][..], &["loss", "--logits", "none.npy", "--targets", "none.npy"]]
+        {
             let full = File::options().write(true).open("/dev/full").unwrap();
             assert_eq!(logits().args(arguments).stderr(full).status().unwrap().code(), Some(2));
             let (reader, writer) = io::pipe().unwrap();
@@ -353,13 +436,18 @@ mod unix {
         let files = Files::new();
         for name in ["/dev/stdout", "/dev/fd/1", "out.txt", "./out.txt"] {
             let out = File::create(files.path("out.txt")).unwrap();
-            let output = files.loss(&["--probs", "p.npy", "--grad", name]).stdout(out).output().unwrap();
+            let output =
+                files.loss(&["--probs", "p.npy", "--grad", name]).stdout(out).output().unwrap();
             assert!(line_of(&output).contains("standard output"), "{name}: {output:?}");
             assert_eq!(files.names(), ["out.txt", "x.npy", "y.npy"]);
         }
         let out = File::create(files.path("out.txt")).unwrap();
-        let status = files.loss(&["--grad", "out.txt"]).stdout(Stdio::null()).stderr(out).status().unwrap();
+        let status =
+            files.loss(&["--grad", "out.txt"]).stdout(Stdio::null()).stderr(out).status().unwrap();
         let said = fs::read_to_string(files.path("out.txt")).unwrap();
-        assert!(status.code() == Some(2) && said.contains("the same file as standard error"), "{said}");
+        assert!(
+            status.code() == Some(2) && said.contains("the same file as standard error"),
+            "{said}"
+        );
     }
 }

@@ -18,7 +18,9 @@ fn value(at: usize) -> f64 {
 
 fn loss_of(files: &Files, more: &[&str]) -> f64 {
     let (x, y) = (files.text("x.npy"), files.text("y.npy"));
-    let output = run(&[&["loss", "--logits", &x, "--targets", &y, "--device", "cpu", "--json"], more].concat());
+    let output =
+        run(&[&["loss", "--logits", &x, "--targets", &y, "--device", "cpu", "--json"], more]
+            .concat());
     assert!(output.status.success(), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     json["loss"].as_f64().unwrap()
@@ -37,10 +39,16 @@ fn is_that_of_a_call<T: Element + Number>(shape: [usize; 2], narrow: fn(f64) -> 
     let view = Logits::new(&x, shape).unwrap();
     for (reduction, name) in [(Reduction::Sum, "sum"), (Reduction::Mean, "mean")] {
         let plain = CrossEntropy::default().reduction(reduction);
-        for (loss, more) in [(plain.clone(), &[][..]), (plain.weight(weight.clone()), &["--weight", &w])] {
+        for (loss, more) in
+            [(plain.clone(), &[][..]), (plain.weight(weight.clone()), &["--weight", &w])]
+        {
             let wanted = Device::cpu().cross_entropy(&loss, view, &y).loss().unwrap().loss;
             let got = loss_of(&files, &[&["--reduction", name], more].concat());
-            assert_eq!(got.to_bits(), wanted.to_bits(), "{shape:?}, {name}, {more:?}: {got:e} {wanted:e}");
+            assert_eq!(
+                got.to_bits(),
+                wanted.to_bits(),
+                "{shape:?}, {name}, {more:?}: {got:e} {wanted:e}"
+            );
         }
     }
 }

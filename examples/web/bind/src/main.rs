@@ -1,4 +1,5 @@
-//! Binds a WebAssembly module to JavaScript, as `wasm-bindgen --target web --no-typescript --remove-name-section` does:
+//! Binds a WebAssembly module to JavaScript, as `wasm-bindgen --target web --no-typescript
+//! --remove-name-section` does:
 //!     bind MODULE FOLDER
 
 use std::env;
