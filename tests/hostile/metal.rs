@@ -49,7 +49,7 @@ fn as_cpp(number: usize, msl: &str) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    for vector in ["float2", "float4", "int4", "uint2", "uint4", "bool4"] {
+    for vector in ["float2", "float4", "int4", "uint2", "uint3", "uint4", "bool4"] {
         let made = format!("metal::make_{vector}(");
         text = text.replace(&format!("static_cast<metal::{vector}>("), &made);
         text = text.replace(&format!("metal::{vector}("), &made);
