@@ -98,7 +98,7 @@ fn upstream_of(row: u32) -> Upstream {
     return upstream;
 }
 
-// What the exponentials of a row are to the gradient.
+// The sums of a row's exponentials that its gradient is made from.
 struct RowExponentials {
     // The sum of all exponentials, and of all but the target's.
     sum: f32,

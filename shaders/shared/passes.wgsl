@@ -1,4 +1,4 @@
-// What a row is reduced to, unit by unit: its maximum, then the sum of exponentials relative to it.
+// Reduces a row unit by unit: to its maximum, then to the sum of exponentials relative to it.
 // needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, gradient_of, labels_of,
 //   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs, key_of,
 //   opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY, reduce, sum_of
@@ -11,8 +11,9 @@
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
 
-// What a thread knows of its row while the row is reduced. One variable of the strategy, which
-// every function takes as a pointer; compilers inline the functions and give each field a register.
+// The state that a thread keeps of its row while the row is reduced. One variable of the strategy,
+// which every function takes as a pointer; compilers inline the functions and give each field a
+// register.
 struct RowState {
     // The maximum that exponentials are relative to: the row's, or with ONLINE this lane's until
     // the lanes are joined.

@@ -11,7 +11,7 @@ struct Maximum {
     logit: f32,
     // Its y, high and low part.
     y: vec2<f32>,
-    // What exponentials are taken from where there is no logit transform.
+    // The reference point of exponentials (`exp_from`), where there is no logit transform.
     reference: Reference,
 }
 

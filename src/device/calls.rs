@@ -130,7 +130,7 @@ impl<T: Element, R: ResultValue> Call<'_, Logits<'_, T>, R> {
     /// The async form of [`Call::to_vec`].
     ///
     /// # Errors
-    /// As [`Call::to_vec`].
+    /// Fails as [`Call::to_vec`] does.
     pub async fn to_vec_async(self) -> Result<Output<Vec<R>>, Error> {
         self.vec(Waiting::Elsewhere).await
     }
@@ -138,7 +138,7 @@ impl<T: Element, R: ResultValue> Call<'_, Logits<'_, T>, R> {
     /// Runs the call and writes the result into `out`, which has as many values as the result.
     ///
     /// # Errors
-    /// As [`Call::to_vec`], and [`Error::Length`] where `out` has another length.
+    /// Fails as [`Call::to_vec`] does, and with [`Error::Length`] where `out` has another length.
     pub fn write_to(self, out: &mut [R]) -> Result<Output<()>, Error> {
         block_on(self.write(out, Waiting::Here))
     }
@@ -146,7 +146,7 @@ impl<T: Element, R: ResultValue> Call<'_, Logits<'_, T>, R> {
     /// The async form of [`Call::write_to`].
     ///
     /// # Errors
-    /// As [`Call::write_to`].
+    /// Fails as [`Call::write_to`] does.
     pub async fn write_to_async(self, out: &mut [R]) -> Result<Output<()>, Error> {
         self.write(out, Waiting::Elsewhere).await
     }
@@ -185,7 +185,7 @@ impl<T: Element> Call<'_, LogitsMut<'_, T>, T> {
     /// Runs the call and writes the result over the logits. After any error the logits are intact.
     ///
     /// # Errors
-    /// As [`Call::to_vec`].
+    /// Fails as [`Call::to_vec`] does.
     pub fn in_place(self) -> Result<Output<()>, Error> {
         block_on(self.overwrite(Waiting::Here))
     }
@@ -193,7 +193,7 @@ impl<T: Element> Call<'_, LogitsMut<'_, T>, T> {
     /// The async form of [`Call::in_place`].
     ///
     /// # Errors
-    /// As [`Call::in_place`].
+    /// Fails as [`Call::in_place`] does.
     pub async fn in_place_async(self) -> Result<Output<()>, Error> {
         self.overwrite(Waiting::Elsewhere).await
     }
@@ -231,7 +231,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// The async form of [`LossCall::loss`].
     ///
     /// # Errors
-    /// As [`LossCall::loss`].
+    /// Fails as [`LossCall::loss`] does.
     pub async fn loss_async(self) -> Result<Loss<T::Row>, Error> {
         self.alone(Waiting::Elsewhere).await
     }
@@ -248,7 +248,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// The async form of [`LossCall::with_gradient`].
     ///
     /// # Errors
-    /// As [`LossCall::with_gradient`].
+    /// Fails as [`LossCall::with_gradient`] does.
     pub async fn with_gradient_async(self, gradient: &mut [T]) -> Result<Loss<T::Row>, Error> {
         self.into_gradient(gradient, Waiting::Elsewhere).await
     }
@@ -256,7 +256,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// [`LossCall::with_gradient`] into a new `Vec`.
     ///
     /// # Errors
-    /// As [`LossCall::with_gradient`].
+    /// Fails as [`LossCall::with_gradient`] does.
     pub fn with_gradient_vec(self) -> Result<(Loss<T::Row>, Vec<T>), Error> {
         block_on(self.gradient_vec(Waiting::Here))
     }
@@ -264,7 +264,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// The async form of [`LossCall::with_gradient_vec`].
     ///
     /// # Errors
-    /// As [`LossCall::with_gradient_vec`].
+    /// Fails as [`LossCall::with_gradient_vec`] does.
     pub async fn with_gradient_vec_async(self) -> Result<(Loss<T::Row>, Vec<T>), Error> {
         self.gradient_vec(Waiting::Elsewhere).await
     }
@@ -283,8 +283,8 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// ```
     ///
     /// # Errors
-    /// As [`LossCall::loss`], and [`Error::TopK`] where `k` is 0, above 64, or above the number of
-    /// classes.
+    /// Fails as [`LossCall::loss`] does, and with [`Error::TopK`] where `k` is 0, above 64, or
+    /// above the number of classes.
     pub fn accuracy(self, k: usize) -> Result<Accuracy, Error> {
         block_on(self.count(k, Waiting::Here))
     }
@@ -292,7 +292,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// The async form of [`LossCall::accuracy`].
     ///
     /// # Errors
-    /// As [`LossCall::accuracy`].
+    /// Fails as [`LossCall::accuracy`] does.
     pub async fn accuracy_async(self, k: usize) -> Result<Accuracy, Error> {
         self.count(k, Waiting::Elsewhere).await
     }
@@ -333,7 +333,7 @@ impl<T: Element> LossCall<'_, LogitsMut<'_, T>> {
     /// the logits are intact.
     ///
     /// # Errors
-    /// As [`LossCall::with_gradient`].
+    /// Fails as [`LossCall::with_gradient`] does.
     pub fn with_gradient_in_place(self) -> Result<Loss<T::Row>, Error> {
         block_on(self.overwrite(Waiting::Here))
     }
@@ -341,7 +341,7 @@ impl<T: Element> LossCall<'_, LogitsMut<'_, T>> {
     /// The async form of [`LossCall::with_gradient_in_place`].
     ///
     /// # Errors
-    /// As [`LossCall::with_gradient_in_place`].
+    /// Fails as [`LossCall::with_gradient_in_place`] does.
     pub async fn with_gradient_in_place_async(self) -> Result<Loss<T::Row>, Error> {
         self.overwrite(Waiting::Elsewhere).await
     }

@@ -104,7 +104,7 @@ impl Device {
     /// The async form of [`Device::fastest`].
     ///
     /// # Errors
-    /// As [`Device::fastest`].
+    /// Fails as [`Device::fastest`] does.
     pub async fn fastest_async(self) -> Result<Self, Error> {
         self.measured(Waiting::Elsewhere).await
     }
@@ -174,7 +174,8 @@ impl Device {
         Ok(self)
     }
 
-    /// As [`Device::with_tuning`], from a file that `logits tune` has written.
+    /// Applies the tuning in a file that `logits tune` has written, as [`Device::with_tuning`]
+    /// does.
     ///
     /// # Errors
     /// [`Error::Tuning`] where the file cannot be read or says something else.
@@ -230,7 +231,7 @@ impl Device {
     /// The async form of [`Device::open`].
     ///
     /// # Errors
-    /// As [`Device::open`].
+    /// Fails as [`Device::open`] does.
     pub async fn open_async(choice: &DeviceChoice) -> Result<Self, Error> {
         let wanted = match choice {
             DeviceChoice::Auto => return Ok(Self::new_async().await),
@@ -367,7 +368,7 @@ impl Device {
         self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(request.op, request.shape))
     }
 
-    /// The bounds of a call that waits so.
+    /// Returns the limits of a call that waits as `waiting` says.
     pub(crate) fn limits(&self, waiting: Waiting) -> CallLimits {
         CallLimits { waiting, ..self.0.limits }
     }

@@ -67,7 +67,7 @@ impl Arrays {
     }
 }
 
-/// What the parts of a request have in common.
+/// The state that all parts of a request share.
 struct Stream<'s> {
     context: &'s GpuContext,
     prepared: Prepared,
@@ -144,7 +144,7 @@ async fn keeping_logits(
     call: CallLimits,
 ) -> Result<Option<String>, Error> {
     let bytes = request.rows() * request.classes() * request.dtype().size();
-    // Of a type that is aligned as the widest is.
+    // f64 has the alignment of the widest element type.
     let mut staged: Vec<f64> = try_vec("the staged result", bytes.div_ceil(size_of::<f64>()))?;
     let staged = &mut cast_slice_mut(&mut staged)[..bytes];
     let output = match request.data.input().0 {
@@ -262,7 +262,7 @@ impl GpuContext {
     ) -> Result<(), GpuError> {
         let inner = request.shape.inner();
         while *done < request.rows() {
-            // What an earlier attempt has left of a block is one of its own.
+            // The rest of a block that an earlier attempt has begun is a narrower block of its own.
             let of_block = *done % inner;
             let (rows, inner) = if of_block == 0 {
                 (request.rows() - *done, inner)

@@ -183,7 +183,7 @@ impl Gpu {
     /// The async form of [`Gpu::self_test`].
     ///
     /// # Errors
-    /// As [`Gpu::self_test`].
+    /// Fails as [`Gpu::self_test`] does.
     pub async fn self_test_async(&self) -> Result<(), Error> {
         let reason = |unfit: self_test::Unfit| Error::Gpu {
             adapter: self.0.name.clone(),

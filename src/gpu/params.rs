@@ -59,7 +59,8 @@ pub(super) struct Params {
     pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
-/// What the losses of a batch came to, as a step leaves it in a buffer; `bytemuck` casts its bytes.
+/// The summary of the losses of a batch, which a step writes into a buffer; `bytemuck` casts its
+/// bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Summary {
@@ -79,7 +80,7 @@ pub struct Summary {
 /// The options of an operation, as kernels are told them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KernelOptions {
-    /// What does not depend on a pass; the rest is 0.
+    /// The parameters that do not depend on a pass; all others are 0.
     params: Params,
     dtype: DType,
     labels: Labels,
@@ -93,16 +94,16 @@ impl KernelOptions {
     const POISONED: u32 = 4;
     const ROW_GRADIENTS: u32 = 8;
     const LATER_DRAW: u32 = 16;
-    /// Those that kernels are made for.
+    /// The flags that are constants of a kernel; kernels read the others from `Params`.
     const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_GRADIENTS;
 
-    /// Of targets that the host has checked and weighed.
+    /// Makes the options of a request, whose targets the host has checked and weighed.
     pub(super) fn of_request(dtype: DType, operands: &Operands<'_>) -> Self {
         Self::new(dtype, operands, operands.soft_targets.is_some(), false, &[RowTarget::IGNORED])
     }
 
-    /// Of targets that the device weighs itself where there is a mean, with those that are not
-    /// counted.
+    /// Makes the options of a step, whose targets the device weighs where `is_mean`; targets in
+    /// `not_counted` are ignored.
     pub(super) fn new(
         dtype: DType,
         operands: &Operands<'_>,
@@ -172,13 +173,13 @@ impl KernelOptions {
         self.params
     }
 
-    /// With gradients of rows that a buffer holds.
+    /// Sets that the gradient of each row is multiplied by the upstream gradient in a buffer.
     pub(super) fn with_row_gradients(mut self) -> Self {
         self.params.flags |= Self::ROW_GRADIENTS;
         self
     }
 
-    /// With draws as many steps on as a buffer says.
+    /// Sets that the counter in a buffer is added to the step of the draws.
     pub(super) fn with_later_draws(mut self) -> Self {
         self.params.flags |= Self::LATER_DRAW;
         self

@@ -65,15 +65,15 @@ pub(super) struct Kernel {
 pub(super) struct Fit {
     /// Elements can be bound, read and written by units.
     pub(super) wide: bool,
-    /// Whatever a workgroup takes starts at a unit.
+    /// Every stretch that a workgroup takes starts at the boundary of a unit.
     pub(super) aligned: bool,
     /// Rows consist of whole units.
     pub(super) whole: bool,
-    /// And of whole words.
+    /// Rows consist of whole words.
     pub(super) even: bool,
 }
 
-/// What targets are.
+/// The kind of the targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Labels {
     /// Classes, or there are none.
@@ -84,7 +84,7 @@ pub(super) enum Labels {
     Soft,
 }
 
-/// What is made of logits before anything else.
+/// The kind of the logit transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TransformKind {
     Plain,
@@ -92,7 +92,7 @@ pub(super) enum TransformKind {
     Capped,
 }
 
-/// What tells one pipeline from another.
+/// The part of a kernel that distinguishes one pipeline from another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     /// None where the entry point is the same for all of them, but for the flags.
@@ -120,8 +120,8 @@ fn is_total(entry: Entry) -> bool {
 pub(super) struct Kernels {
     /// Threads that any subgroup has; 1 where there are none.
     pub(super) subgroup: u32,
-    /// What the compiler adds to kernels that are already proved: nothing. With all of it they
-    /// compute the same, in half as much time again.
+    /// The checks that the compiler adds to kernels: none, for they are proved in bounds. With all
+    /// checks the results are the same, in half as much time again.
     pub(super) checks: ShaderRuntimeChecks,
     layout: Layout,
     /// The layout of kernels whose bindings are all `read_write`, made on first use.

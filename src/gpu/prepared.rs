@@ -47,7 +47,8 @@ pub(super) struct Buffers<'b> {
     /// Which row of the whole batch is the first in here.
     pub(super) first_row: usize,
     pub(super) logits: Option<Part<'b>>,
-    /// Classes, one a row, or what there is beside the logits of their shape.
+    /// The target classes, one a row, the operand that has the shape of the logits, or the counter
+    /// of the draws.
     pub(super) targets: Option<Part<'b>>,
     pub(super) row_upstream: Option<Part<'b>>,
     pub(super) weights: Option<Part<'b>>,
@@ -378,7 +379,7 @@ impl GpuContext {
     /// bindings.
     pub(super) const PARAMS_USAGE: BufferUsages =
         BufferUsages::UNIFORM.union(BufferUsages::STORAGE).union(BufferUsages::COPY_DST);
-    /// Parameters of the passes of a batch are so far apart.
+    /// Bytes from the parameters of one pass to those of the next.
     const SLOT: u64 = 256;
 
     /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole
@@ -390,7 +391,7 @@ impl GpuContext {
         let units = bytes.next_multiple_of(UNIT_BYTES);
         let is_wide = aligned + units <= part.buffer.size() && units <= self.limits.binding_bytes;
         let bytes = if is_wide { units } else { bytes.next_multiple_of(4) };
-        // What takes two words is counted in words.
+        // Elements of two words (predictions) are counted in words.
         Place {
             binding: binding(part.buffer, aligned, bytes),
             at: ((start - aligned) / size.min(4)) as u32,

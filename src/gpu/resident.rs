@@ -88,7 +88,7 @@ impl Gpu {
         self.hold_filled(shape, (shape.classes() * size) as u64, false, call, &mut rows_of).await
     }
 
-    /// Memory with contents, on a device that is opened again should it turn out to be lost.
+    /// Takes device memory and fills it. A device that turns out to be lost is opened again, once.
     async fn hold_filled(
         &self,
         shape: Shape,
@@ -111,7 +111,8 @@ impl Gpu {
         }
     }
 
-    /// What the host has found of the targets and options of a loss.
+    /// Uploads the targets of a loss, its class weights and its upstream gradients, all validated
+    /// on the host.
     pub(crate) async fn upload_targets(
         &self,
         shape: Shape,

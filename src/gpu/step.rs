@@ -73,7 +73,7 @@ impl<'g> StepBuilder<'g> {
     /// Divides the logits by `temperature`: [`Logits::temperature`](crate::Logits::temperature).
     ///
     /// # Errors
-    /// As [`Logits::temperature`](crate::Logits::temperature).
+    /// Fails as [`Logits::temperature`](crate::Logits::temperature) does.
     pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
         Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self })
     }
@@ -81,7 +81,7 @@ impl<'g> StepBuilder<'g> {
     /// Reads the logits as a loss sees them: [`Logits::as_seen_by`](crate::Logits::as_seen_by).
     ///
     /// # Errors
-    /// As [`Logits::as_seen_by`](crate::Logits::as_seen_by).
+    /// Fails as [`Logits::as_seen_by`](crate::Logits::as_seen_by) does.
     pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
@@ -101,7 +101,7 @@ impl<'g> StepBuilder<'g> {
     /// The async form of [`StepBuilder::build`].
     ///
     /// # Errors
-    /// As [`StepBuilder::build`].
+    /// Fails as [`StepBuilder::build`] does.
     pub async fn build_async(self) -> Result<Step, Error> {
         let Self { gpu, operation, shape, dtype, .. } = self;
         shape.elements()?;
@@ -404,7 +404,7 @@ impl Step {
     /// The async form of [`Step::bind`].
     ///
     /// # Errors
-    /// As [`Step::bind`].
+    /// Fails as [`Step::bind`] does.
     pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
         let problem = &self.prepared.problem;
         let &KernelProblem { op, rows, classes, inner, strides, size, operand_bytes, .. } = problem;

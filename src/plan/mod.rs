@@ -1,4 +1,4 @@
-//! Which kernels run a shape, in how many passes, over which parts of which buffers: a pure
+//! Chooses the kernels that run a shape, the number of passes, and the parts of the buffers: a pure
 //! function of the shape and of an adapter's limits.
 //!
 //! The kernel depends on the number of classes alone, so that a row's bits do not depend on the
@@ -38,17 +38,17 @@ const PASS_ELEMENTS: u64 = 1 << 31;
 /// Classes of a row at most, for the same reason.
 const CLASSES: u64 = (1 << 32) - (1 << 16);
 
-/// What an adapter allows, as plain numbers.
+/// The limits of an adapter, as plain numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Bytes of one binding.
     pub(crate) binding_bytes: u64,
-    /// Bytes of logits that one pass may be about, where that is to be less than a binding.
+    /// The most bytes of logits that one pass touches, where a call wants less than a binding.
     pub(crate) part_bytes: u64,
     /// Bytes of one buffer.
     pub(crate) buffer_bytes: u64,
     pub(crate) workgroups_per_dimension: u32,
-    /// What the offset of a binding must be a multiple of, in bytes; at least those of a unit.
+    /// The alignment of the offset of a binding, in bytes; at least `UNIT_BYTES`.
     pub(crate) offset_alignment: u32,
     /// Bytes of workgroup memory that rows may be staged in.
     pub(crate) tile_bytes: u64,
@@ -85,7 +85,8 @@ impl Entry {
     }
 }
 
-/// What is to be done.
+/// A kernel problem: an operation, the shape and layout of its logits, and the options that choose
+/// its kernels and passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KernelProblem {
     pub(crate) op: Op,
@@ -97,8 +98,8 @@ pub(crate) struct KernelProblem {
     pub(crate) strides: [u64; 2],
     /// Bytes of an element.
     pub(crate) size: u64,
-    /// Bytes of an element of what else there is of the shape of the logits, if anything: targets
-    /// that are probabilities, or the gradient that a backward starts from.
+    /// Bytes of an element of the operand that has the shape of the logits; 0 where there is none.
+    /// It is soft targets, or the gradient that a backward starts from.
     pub(crate) operand_bytes: u64,
     /// How many predictions there are of a row, at most.
     pub(crate) predictions: u64,
@@ -168,12 +169,14 @@ impl KernelProblem {
         self.inner == 1 && self.strides == [self.classes; 2]
     }
 
-    /// Bytes of what there is of a row beside its elements, where that is most.
+    /// Returns the bytes of the predictions of a row, at least one; no other values of a row take
+    /// more.
     fn most_row_bytes(&self) -> u64 {
         PREDICTION_BYTES * self.predictions.max(1)
     }
 
-    /// Bytes of what there is of a row beside its elements.
+    /// Returns the bytes of the values of a row: predictions, a loss or a log-sum-exp; 0 where
+    /// there are none.
     pub(crate) fn bytes_of_a_row(&self) -> u64 {
         match self.op {
             op if op.predicts() => self.most_row_bytes(),
@@ -199,8 +202,8 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// The elements of an array of the shape of the logits that it touches, blocks of which are so
-    /// far apart.
+    /// Returns the elements that the pass touches in an array of the shape of the logits, whose
+    /// blocks start `stride` elements apart.
     pub(crate) fn elements(&self, inner: u64, stride: u64) -> Range<u64> {
         if self.classes.is_empty() || self.rows.is_empty() {
             return 0..0;
@@ -287,7 +290,7 @@ impl Plan {
         {
             return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
         }
-        // Of a row with its share of the gaps.
+        // The elements of a row, with its part of the gaps between blocks.
         let stride = (problem.strides[0].max(problem.strides[1])).div_ceil(inner.max(1)).max(1);
         let mut rows_per_pass = (elements / stride)
             .min(reach / problem.most_row_bytes())
@@ -307,8 +310,8 @@ impl Plan {
         Ok(Self { problem, limits, strategy, rows_per_pass, segments_per_pass })
     }
 
-    /// Rows of the largest parts that blocks of so many rows are cut into for buffers of so many
-    /// rows: whole blocks, or parts of one.
+    /// Cuts `rows` rows in blocks of `inner` into the largest parts of at most `most` rows each:
+    /// whole blocks, or parts of one.
     pub(crate) fn row_pieces(rows: u64, inner: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
         let (all, step) =
             if most >= inner { (rows, most / inner.max(1) * inner.max(1)) } else { (inner, most) };
@@ -370,7 +373,8 @@ impl Plan {
             && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
     }
 
-    /// What keeps a plan from running over buffers that hold the whole batch.
+    /// Returns an error where the plan cuts blocks, and so cannot run over buffers that hold the
+    /// whole batch.
     pub(crate) fn check_whole(&self) -> Result<(), Unplannable> {
         if self.cuts_blocks() {
             Err(Unplannable::Block(self.problem.inner, self.problem.classes))
@@ -387,7 +391,7 @@ impl Plan {
             return passes;
         }
         if count {
-            // Of probabilities every row counts.
+            // Every row counts where targets are probabilities.
             if self.problem.operand_bytes == 0 {
                 self.over_groups(Entry::CountTargets, &mut passes);
             }

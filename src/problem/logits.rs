@@ -137,7 +137,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
     /// Views `data` as rows that follow each other without gaps, as [`Logits::new`] does.
     ///
     /// # Errors
-    /// As [`Logits::new`].
+    /// Fails as [`Logits::new`] does.
     pub fn new(data: &'a mut [T], shape: impl Into<Shape>) -> Result<Self, Error> {
         Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
     }
@@ -146,7 +146,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
     /// does.
     ///
     /// # Errors
-    /// As [`Logits::with_row_stride`].
+    /// Fails as [`Logits::with_row_stride`] does.
     pub fn with_row_stride(
         data: &'a mut [T],
         shape: impl Into<Shape>,
@@ -158,7 +158,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
     /// The same logits, each divided by `temperature` as it is read: [`Logits::temperature`].
     ///
     /// # Errors
-    /// As [`Logits::temperature`].
+    /// Fails as [`Logits::temperature`] does.
     pub fn temperature(self, temperature: f32) -> Result<Self, Error> {
         Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
     }
@@ -166,7 +166,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
     /// The same logits as a loss sees them: [`Logits::as_seen_by`].
     ///
     /// # Errors
-    /// As [`Logits::as_seen_by`].
+    /// Fails as [`Logits::as_seen_by`] does.
     pub fn as_seen_by(self, loss: &CrossEntropy) -> Result<Self, Error> {
         Ok(Self { view: self.view.as_seen_by(loss)?, ..self })
     }

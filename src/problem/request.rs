@@ -1,4 +1,5 @@
-//! One validated piece of work, as both paths take it: which operation, over which rows, into what.
+//! A request: one validated call, as the CPU path and the GPU path take it. It names the operation,
+//! the rows and the destination.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -9,7 +10,7 @@ use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
 use crate::{DType, Shape};
 
-/// What is known of a row's target.
+/// The target of a row, after validation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RowTarget {
     /// The target, or [`RowTarget::IGNORED`].
@@ -32,22 +33,23 @@ impl Default for RowTarget {
     }
 }
 
-/// What the rows of a batch have in common: the options of the loss, worked out.
+/// The coefficients that all rows of a batch share; the options of the loss determine them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LossCoefficients<'a> {
     /// A weight for each class.
     pub(crate) weight: Option<&'a [f32]>,
-    /// The sum of those, or the number of classes.
+    /// The sum of the class weights, or the number of classes where no weights are set.
     pub(crate) class_weight: f64,
-    /// What gradients are multiplied by; not finite for a mean over no weight.
+    /// The factor of every gradient. It is not finite for a mean whose total weight is 0.
     pub(crate) factor: f64,
-    /// What the label of every class is: label smoothing, spread over the classes.
+    /// The label of every class before the target's `on_value` is added: the label smoothing
+    /// divided by the number of classes.
     pub(crate) off_value: f64,
-    /// What the target's own label is beside that.
+    /// The value that is added to the label of the target class.
     pub(crate) on_value: f64,
-    /// What the square of a row's log-sum-exp adds to its loss.
+    /// The factor of the squared log-sum-exp in the loss of a row.
     pub(crate) z_loss: f64,
-    /// What the gradient of each row is multiplied by beside that.
+    /// One more factor for the gradient of each row, beside `factor`.
     pub(crate) row_upstream: Option<&'a [f32]>,
 }
 
@@ -91,7 +93,8 @@ impl Data<'_> {
 }
 
 impl Data<'_> {
-    /// What is read, and how far apart its blocks start.
+    /// Returns the logits, and the number of elements from the start of one block to the start of
+    /// the next.
     pub(crate) fn input(&self) -> (Elements<'_>, usize) {
         match self {
             Data::Read { input, stride } | Data::Write { input, stride, .. } => (*input, *stride),
@@ -100,16 +103,16 @@ impl Data<'_> {
     }
 }
 
-/// What there is of a row beside its elements.
+/// The destination of the values that an operation has for each row.
 pub enum RowsOut<'a> {
     None,
     Values(ElementsMut<'a>),
-    /// So many predictions of each row.
+    /// The number is that of the predictions of each row.
     Predictions(&'a mut [Prediction], usize),
 }
 
 impl<'a> RowsOut<'a> {
-    /// Of the first `rows` rows, and of the others.
+    /// Returns the destination of the first `rows` rows and that of the rest.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         match self {
             RowsOut::None => (RowsOut::None, RowsOut::None),
@@ -126,7 +129,8 @@ impl<'a> RowsOut<'a> {
     }
 }
 
-/// What else an operation is given, of the whole batch that a request is a part of, without gaps.
+/// The inputs of an operation beside the logits. They belong to the whole batch that a request is a
+/// part of, and have no gaps.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Operands<'a> {
     pub(crate) transform: Transform,
@@ -249,7 +253,7 @@ impl<'a> Request<'a> {
         )
     }
 
-    /// What is left of it when so many rows are done.
+    /// Returns the part of the request that follows its first `rows` rows.
     pub(crate) fn after(self, rows: usize) -> Request<'a> {
         let inner = self.shape.inner().max(1);
         let (_, rest) = self.split_at(rows / inner);

@@ -1,9 +1,9 @@
-//! What is made of a logit before anything else: a scale, and a soft cap.
+//! The logit transform, which precedes every operation: a scale, and a soft cap.
 
 use crate::Error;
 
-/// What is made of a logit before anything else: `y = softcap * tanh(scale * x / softcap)`, without
-/// a cap `scale * x`.
+/// The logit transform: `y = softcap * tanh(scale * x / softcap)`, or `y = scale * x` without a
+/// cap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Transform {
     pub(crate) scale: f64,

@@ -78,7 +78,7 @@ impl<T: Element, R> ResidentCall<'_, T, R> {
     /// The async form of [`ResidentCall::run`].
     ///
     /// # Errors
-    /// As [`ResidentCall::run`].
+    /// Fails as [`ResidentCall::run`] does.
     pub async fn run_async(self) -> Result<R, Error> {
         let Self { x, op, inputs, result } = self;
         Ok(result(x, &inputs, x.run(op, &inputs).await?))

@@ -154,7 +154,7 @@ impl Device {
     /// The async form of [`Device::upload`].
     ///
     /// # Errors
-    /// As [`Device::upload`].
+    /// Fails as [`Device::upload`] does.
     pub async fn upload_async<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
         self.upload_waiting(x, Waiting::Elsewhere).await
     }
@@ -204,7 +204,7 @@ impl Device {
     /// The async form of [`Device::upload_targets`].
     ///
     /// # Errors
-    /// As [`Device::upload_targets`].
+    /// Fails as [`Device::upload_targets`] does.
     pub async fn upload_targets_async<'t>(
         &self,
         loss: &CrossEntropy,
@@ -264,7 +264,7 @@ impl<T: Element> Resident<T> {
     /// [`Logits::temperature`].
     ///
     /// # Errors
-    /// As [`Logits::temperature`].
+    /// Fails as [`Logits::temperature`] does.
     pub fn temperature(&self, temperature: f32) -> Result<Self, Error> {
         Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self.clone() })
     }
@@ -272,7 +272,7 @@ impl<T: Element> Resident<T> {
     /// The same values as a loss sees them: [`Logits::as_seen_by`].
     ///
     /// # Errors
-    /// As [`Logits::as_seen_by`].
+    /// Fails as [`Logits::as_seen_by`] does.
     pub fn as_seen_by(&self, loss: &CrossEntropy) -> Result<Self, Error> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self.clone() })
     }
@@ -288,7 +288,7 @@ impl<T: Element> Resident<T> {
     /// The async form of [`Resident::read`].
     ///
     /// # Errors
-    /// As [`Resident::read`].
+    /// Fails as [`Resident::read`] does.
     pub async fn read_async(&self) -> Result<Vec<T>, Error> {
         self.read_waiting(0..self.shape.outer(), Waiting::Elsewhere).await
     }
@@ -297,7 +297,7 @@ impl<T: Element> Resident<T> {
     /// inner`; those beyond the last are left out.
     ///
     /// # Errors
-    /// As [`Resident::read`].
+    /// Fails as [`Resident::read`] does.
     pub fn read_rows(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
         block_on(self.read_waiting(rows, Waiting::Here))
     }
@@ -305,7 +305,7 @@ impl<T: Element> Resident<T> {
     /// The async form of [`Resident::read_rows`].
     ///
     /// # Errors
-    /// As [`Resident::read`].
+    /// Fails as [`Resident::read`] does.
     pub async fn read_rows_async(&self, rows: Range<usize>) -> Result<Vec<T>, Error> {
         self.read_waiting(rows, Waiting::Elsewhere).await
     }
@@ -328,7 +328,7 @@ impl<T: ResultValue> ResidentRows<T> {
     /// Reads them back.
     ///
     /// # Errors
-    /// As [`Resident::read`].
+    /// Fails as [`Resident::read`] does.
     pub fn read(&self) -> Result<Vec<T>, Error> {
         block_on(self.read_waiting(Waiting::Here))
     }
@@ -336,7 +336,7 @@ impl<T: ResultValue> ResidentRows<T> {
     /// The async form of [`ResidentRows::read`].
     ///
     /// # Errors
-    /// As [`Resident::read`].
+    /// Fails as [`Resident::read`] does.
     pub async fn read_async(&self) -> Result<Vec<T>, Error> {
         self.read_waiting(Waiting::Elsewhere).await
     }
@@ -373,7 +373,7 @@ impl<S: Element> ResidentLoss<S> {
     /// The async form of [`ResidentLoss::read`].
     ///
     /// # Errors
-    /// As [`ResidentLoss::read`].
+    /// Fails as [`ResidentLoss::read`] does.
     pub async fn read_async(&self) -> Result<Loss<S>, Error> {
         self.read_waiting(Waiting::Elsewhere).await
     }
