@@ -6,7 +6,7 @@
 //   add_pairs, is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad,
 //   label_below (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
 //   label_logit (the strategy)
-// provides: finish, select_classes
+// provides: finish
 
 // The loss of a row, as bits:
 //   loss = on_value * (log(sum) - (y_t - maximum.y))
@@ -87,6 +87,3 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         RowExponentials(sum.x + sum.y, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
     return gradient_coefficients(goal, upstream, exponentials);
 }
-
-// No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

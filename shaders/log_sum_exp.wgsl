@@ -3,7 +3,7 @@
 // needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl);
 //   LOWEST_KEY, RowState (shared/passes.wgsl)
-// provides: finish, select_classes
+// provides: finish
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     let y = state.maximum.y;
@@ -26,6 +26,3 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     }
     return Coefficients();
 }
-
-// No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

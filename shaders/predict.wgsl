@@ -2,7 +2,7 @@
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); add_pairs (shared/math.wgsl); RowState, is_bad
 //   (shared/passes.wgsl)
-// provides: finish, select_classes
+// provides: finish
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
     if leader {
@@ -12,6 +12,3 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     }
     return Coefficients();
 }
-
-// No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

@@ -1,6 +1,6 @@
 // The k classes with the largest logits, of equal ones the lower first, and their probabilities.
-// Twin of `src/cpu/ops/predict.rs`. Each thread knows the best of its mine elements that is left;
-// whose is taken looks for the next.
+// Twin of `src/cpu/ops/predict.rs`. Each thread knows the best of its classes that are not taken
+// yet; whose is taken looks for the next.
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); add_pairs, key_of (shared/math.wgsl); RowState, is_bad
 //   (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl);

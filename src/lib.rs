@@ -55,6 +55,7 @@
 //! | `predict` | the most likely class, of equal ones the lowest | `argmax_j y_j` | all but `logits loss` | PyTorch's `argmax` |
 //! | `top_k` | the k most likely, k up to 64; ties to the lower class | | all; `--top-k` | arXiv:1805.02867 |
 //! | `accuracy` | targets among those | | host memory, `logits loss` | |
+//! | `RowSum` | sums `Loss::per_row` over batches, threads or machines to the bits of one call | | host memory, `logits loss` | |
 //! | `perplexity`, in every loss | | `exp(mean loss)` | all; of a step, from its `Summary` | |
 //! | `sample` | a class drawn, the same on every device | `argmax_j y_j + g_j`, `g` Gumbel's | all but `logits loss`; not under a cap | Gumbel 1954; Threefry: Salmon et al. 2011 |
 //! | `Sampling::top_k`, `top_p` | from the most likely alone | | as `sample` | arXiv:1805.04833; arXiv:1904.09751 |
@@ -66,16 +67,17 @@
 //!
 //! | quantity | bound |
 //! |---|---|
-//! | log-sum-exp, loss, log-softmax | relative error at most 1e-6 |
+//! | log-sum-exp, loss, log-softmax (while a normal f32) | relative error at most 1e-6; on a GPU a class whose probability is below 1.2e-38 of the largest may be left out |
 //! | probability (while a normal f32) | relative error at most 2e-6; a row sums to 1 within 1e-6 |
 //! | gradient | absolute error at most 1e-6 of the row's scale, `p - 1` of the target without cancellation |
-//! | results of half types | those, rounded once to the nearest |
+//! | results of half types | those, rounded once to the nearest; gradients within one unit in the last place, except where label smoothing, the z-loss or soft targets make terms cancel |
 //!
 //! But for one thing: the log-sum-exps of [`Resident`] logits and of steps on a GPU, whose logits
-//! nobody can look at again in float64, are off by up to 2e-7 absolute where they are next to 0.
+//! nobody can look at again in float64, are off by up to 2e-7 absolute where they are within 0.5 of
+//! 0.
 //!
-//! A row's bits depend on that row and on the device alone: not on the batch, its place there,
-//! chunks or threads.
+//! A row's bits depend on that row, the options and the device (its [`Tuning`] included) alone: not
+//! on the batch, its place there, chunks or threads.
 //!
 //! Special values follow PyTorch. `[0, -inf]` has softmax `[1, 0]`. A row with a NaN or `+inf`, or
 //! of nothing but `-inf`, has a NaN softmax, loss and gradient, and no other row is touched by it;
@@ -87,7 +89,8 @@
 //! # In a browser
 //!
 //! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a
-//! browser's thread: [`Device::new`] is the CPU and says why, and a blocking operation on a GPU is
+//! browser's thread: [`Device::new`] is the CPU and says why
+//! ([`Device::new_async`] opens a GPU), and a blocking operation on a GPU is
 //! [`Error::Gpu`], or is done on the CPU where the device was chosen automatically. Waits end after
 //! [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the
 //! feature `parallel`.

@@ -168,7 +168,8 @@ fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
     return Exponential(add_pairs(vec2<f32>(power, 0.0), scaled), add_pairs(two_sum(power, -1.0), scaled));
 }
 
-// log(1 + others), as a high part that is a multiple of 2^-9 and a low part that holds the rest.
+// log(1 + rest_of_sum), as a high part that is a multiple of 2^-9 and a low part that holds the
+// rest.
 fn log1p_pair(rest_of_sum: vec2<f32>) -> vec2<f32> {
     let one_and = two_sum(1.0, rest_of_sum.x);
     let sum = one_and.x;

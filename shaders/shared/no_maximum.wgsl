@@ -3,7 +3,7 @@
 // needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/sum.wgsl or the operation); Unit
 //   (the parts in elements/)
 // provides: set_maximum, begin_maximum, see_unit, row_maximum, begin_running_maximum,
-//   raise_maximum, join_lanes, select_classes
+//   raise_maximum, join_lanes
 
 fn set_maximum(state: ptr<function, RowState>, stats: Stats) {}
 
@@ -22,6 +22,3 @@ fn raise_maximum(state: ptr<function, RowState>) {}
 fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return Stats();
 }
-
-// No classes are searched for once the row is reduced.
-fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {}

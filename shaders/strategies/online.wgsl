@@ -8,7 +8,7 @@
 //   summed (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch
 //   (shared/reread.wgsl); class_range, enter_row, lane, load, masked, take_units
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)
-// provides: label_logit, stream_rows
+// provides: label_logit, online_rows
 
 fn label_logit(row: u32, label: u32) -> f32 {
     return load(label);
@@ -66,7 +66,7 @@ fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
 }
 
 // for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
-fn stream_rows(grid: Grid) {
+fn online_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;
     if first >= params.rows {

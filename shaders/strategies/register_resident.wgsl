@@ -9,7 +9,7 @@
 //   classes_from, enter_row, give_unit, lane, load, masked (shared/rows.wgsl); finish
 //   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the
 //   parts in elements/)
-// provides: label_logit, hold_rows
+// provides: label_logit, register_resident_rows
 
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of
 // a vector as a read and a write of all four, and those of two neighbouring rows are written by two
@@ -77,7 +77,7 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
 
 // for each row, LANES threads each: read its units into registers, reduce them, finish the row,
 // and write an element for each of them
-fn hold_rows(grid: Grid) {
+fn register_resident_rows(grid: Grid) {
     let rows = WORKGROUP / LANES;
     let first = grid.group * rows;
     if first >= params.rows {

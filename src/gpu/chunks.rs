@@ -29,7 +29,7 @@ const IN_FLIGHT: usize = 2;
 const COPIES: u64 = 3;
 /// Bytes beside the logits and its results that a row takes at most: its label and its gradient,
 /// and their staging.
-const BESIDE: u64 = 2 * (4 + 4);
+const ROW_OPERAND_BYTES: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
 
@@ -100,7 +100,8 @@ impl Gpu {
         let logits = problem.classes * problem.size;
         let bytes = problem.rows * logits + Scratch::ALIGNMENT;
         let operand_bytes = 2 * problem.operand_bytes * problem.classes;
-        let row_bytes = COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + BESIDE;
+        let row_bytes =
+            COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + ROW_OPERAND_BYTES;
         let affordable =
             u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
         let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);

@@ -408,7 +408,7 @@ impl GpuContext {
     /// Does the work with every error of wgpu caught on the way.
     pub(super) async fn guarded<T>(
         &self,
-        problem: impl FnOnce() -> Result<T, GpuError>,
+        work: impl FnOnce() -> Result<T, GpuError>,
     ) -> Result<T, GpuError> {
         self.check_process()?;
         if let Some(lost) = self.lost() {
@@ -419,7 +419,7 @@ impl GpuContext {
             let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));
             // wgpu calls back whoever shares the device, from a submission too.
-            let result = survive(problem).and_then(|result| result);
+            let result = survive(work).and_then(|result| result);
             let [validation, memory, internal] = scopes;
             // They are a stack.
             let internal = internal.pop();

@@ -71,9 +71,11 @@ pub struct Summary {
     /// The first row whose target was neither a class nor ignored; `u32::MAX` where there was none.
     pub first_invalid_row: u32,
     pub(super) zero: u32,
-    /// The sum of the rows' weighted losses, as a high and a low part.
+    /// The sum of the rows' weighted losses, as a high and a low part. Added in f64 they are the
+    /// total of [`RowSum`](crate::RowSum) over these losses.
     pub sum: [f32; 2],
-    /// The sum of their weights, as a high and a low part: what a mean divides by.
+    /// The sum of the targets' weights, as a high and a low part: the divisor of a mean. The
+    /// perplexity is the exponential of `sum / weight`, both added in f64.
     pub weight: [f32; 2],
 }
 
@@ -161,8 +163,8 @@ impl KernelOptions {
             false => Labels::Classes,
         };
         let transform = match transform.softcap {
-            Some(_) => TransformKind::Capped,
-            None if transform.is_identity() => TransformKind::Plain,
+            Some(_) => TransformKind::SoftCapped,
+            None if transform.is_identity() => TransformKind::Identity,
             None => TransformKind::Scaled,
         };
         Self { params, dtype, labels, transform }
@@ -198,7 +200,8 @@ impl KernelOptions {
         let &Self { params, dtype, labels, transform } = self;
         let op = problem.op;
         // The derivative of a backward's scale is a factor like any other.
-        let transform = if op.spec().forward.is_some() { TransformKind::Plain } else { transform };
+        let transform =
+            if op.spec().forward.is_some() { TransformKind::Identity } else { transform };
         let labels = if op.has_targets() { labels } else { Labels::Classes };
         let z_loss = op.has_targets() && params.z_loss > 0.0;
         let (strategy, access) = (plan.strategy, plan.access());

@@ -87,9 +87,9 @@ pub(super) enum Labels {
 /// The kind of the logit transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TransformKind {
-    Plain,
+    Identity,
     Scaled,
-    Capped,
+    SoftCapped,
 }
 
 /// The part of a kernel that distinguishes one pipeline from another.
@@ -323,9 +323,10 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
     // A row in registers meets no loop or condition that threads leave at different times, unless
     // it is searched for classes afterwards.
-    let diverges = !matches!(entry, Entry::HoldRows | Entry::SplitReduce) || spec.rereads_row;
+    let diverges =
+        !matches!(entry, Entry::RegisterResident | Entry::SplitReduce) || spec.rereads_row;
     let (is_capped, is_transformed) =
-        (transform == TransformKind::Capped, transform != TransformKind::Plain);
+        (transform == TransformKind::SoftCapped, transform != TransformKind::Identity);
     let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
@@ -602,6 +603,7 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
         },
         // The operation: what becomes of a reduced row.
         Some(spec.shader),
+        (!spec.rereads_row).then_some(shader!("shared/no_selection.wgsl")),
     ];
     common.into_iter().chain(of_rows.into_iter().flatten()).collect()
 }

@@ -115,8 +115,8 @@ const WORDS: usize = 8;
 type Thread = [u32; WORDS];
 
 const CAP: f64 = 64.0;
-const HIT: f64 = 0.875;
-const SMOOTHING: f64 = 0.0625;
+const ON_VALUE: f64 = 0.875;
+const OFF_VALUE: f64 = 0.0625;
 
 /// A row of two logits a thread; class 0 is the target.
 fn rows() -> Vec<[f32; 2]> {
@@ -140,30 +140,30 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
     let operands = Operands {
         transform: Transform { scale: 1.0, softcap: Some(CAP) },
         coefficients: LossCoefficients {
-            on_value: HIT,
-            off_value: SMOOTHING,
+            on_value: ON_VALUE,
+            off_value: OFF_VALUE,
             ..LossCoefficients::default()
         },
         ..Operands::default()
     };
     let params = KernelOptions::of_request(DType::F16, &operands).params();
     let results = size_of::<Thread>() * WORKGROUP as usize;
-    let (port, mapped) = context
+    let (staged, mapped) = context
         .guarded(|| {
-            let port = StagedArray::new(context, results as u64, true, true)?;
-            let mapped = port.map_for_writing().into_iter().collect();
-            Ok((port, mapped))
+            let staged = StagedArray::new(context, results as u64, true, true)?;
+            let mapped = staged.map_for_writing().into_iter().collect();
+            Ok((staged, mapped))
         })
         .await?;
     context.poller.settle(None, mapped, call).await?;
     let (submission, mapped) = context
         .guarded(|| {
             // No width is 0, so a place that no thread writes is seen.
-            port.write(|mut view| view.copy_from_slice(&vec![0; results]))?;
+            staged.write(|mut view| view.copy_from_slice(&vec![0; results]))?;
             let params = context.filled(BufferUsages::UNIFORM, bytes_of(&params))?;
             let logits = context.filled(BufferUsages::STORAGE, cast_slice(&halves))?;
             let pipeline = context.kernels.self_test(&context.device);
-            let part = port.part();
+            let part = staged.part();
             let group = context.device.create_bind_group(&BindGroupDescriptor {
                 label: Some("logits self-test"),
                 layout: &pipeline.get_bind_group_layout(0),
@@ -176,21 +176,21 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
             let mut encoder = context
                 .device
                 .create_command_encoder(&CommandEncoderDescriptor { label: Some("logits") });
-            port.record_upload(&mut encoder);
+            staged.record_upload(&mut encoder);
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 pass.set_pipeline(&pipeline);
                 pass.set_bind_group(0, &group, &[]);
                 pass.dispatch_workgroups(1, 1, 1);
             }
-            port.record_readback(&mut encoder);
+            staged.record_readback(&mut encoder);
             let submission = context.queue.submit([encoder.finish()]);
-            Ok((submission, port.map_for_reading().into_iter().collect()))
+            Ok((submission, staged.map_for_reading().into_iter().collect()))
         })
         .await?;
     context.poller.settle(Some(submission), mapped, call).await?;
-    let threads = context.guarded(|| Ok(pod_collect_to_vec(&port.view()?))).await?;
-    context.pool.give(port.into_buffers(), call.half());
+    let threads = context.guarded(|| Ok(pod_collect_to_vec(&staged.view()?))).await?;
+    context.pool.give(staged.into_buffers(), call.half());
     Ok(threads)
 }
 
@@ -243,13 +243,13 @@ fn check_rows(threads: &[Thread], rows: &[[f32; 2]]) -> Result<(), Unfit> {
         };
         let y = row.map(|x| CAP * (f64::from(x) / CAP).tanh());
         let d = y[1] - y[0];
-        let wanted = HIT * (d.max(0.0) + (-d.abs()).exp().ln_1p());
+        let wanted = ON_VALUE * (d.max(0.0) + (-d.abs()).exp().ln_1p());
         check("loss", f32::from_bits(loss).into(), wanted, 1e-6 * wanted)?;
         check(
             "smoothed loss",
             f32::from_bits(smoothed).into(),
-            SMOOTHING * d.abs(),
-            1e-6 * SMOOTHING * d.abs(),
+            OFF_VALUE * d.abs(),
+            1e-6 * OFF_VALUE * d.abs(),
         )?;
         let p = 1.0 / (1.0 + (-d).exp());
         for (bits, wanted) in [(gradient as u16, -p), ((gradient >> 16) as u16, p)] {

@@ -232,11 +232,13 @@ pub struct Step {
 /// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a
 /// multiple of 4.
 ///
-/// One buffer may hold several parts, as where an allocator of a framework hands out pages of one
-/// buffer. A part that the step writes must not overlap another part, except for a result [in
-/// place](Self::in_place) of the logits. Where a buffer holds a part that the step writes, all
-/// parts in that buffer start at multiples of the device's `min_storage_buffer_offset_alignment`,
-/// and no two of them overlap.
+/// All parts may lie in one buffer, as the tensors of a framework do whose allocator hands out
+/// pages of one buffer (CubeCL's). Where a buffer holds a part that the step writes, each part in
+/// that buffer starts at a multiple of the device's `min_storage_buffer_offset_alignment`, and no
+/// two of them overlap; a result [in place](Self::in_place) is the same part as the logits. Parts
+/// of 16-bit types are rounded up to whole words of 4 bytes. A step whose inputs and results share
+/// a buffer binds every part as `read_write`, since wgpu refuses to read a buffer through one
+/// binding and to write it through another that is read-only.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -259,9 +261,11 @@ impl<'b> StepBuffers<'b> {
         Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
     }
 
-    /// Gradients that the step's are made from: one f32 a row, which a loss's are multiplied by and
-    /// which it may do without; or, for the backward of a softmax, one an element without gaps, of
-    /// the type of the logits.
+    /// The incoming gradient. Of a loss it is optional: one f32 a row, which multiplies the
+    /// gradient of that row and takes the place of
+    /// [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). Of
+    /// [`Operation::SoftmaxBackward`] and [`Operation::LogSoftmaxBackward`] it is required: one
+    /// value for each logit, of the type of the logits, without gaps.
     #[must_use]
     pub fn upstream(mut self, upstream: BufferSlice<'b>) -> Self {
         self.upstream = Some(upstream);
@@ -278,7 +282,7 @@ impl<'b> StepBuffers<'b> {
 
     /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was
     /// prepared for them. One that is neither a class nor the ignored index makes its row's results
-    /// NaN, and [`Summary::first_invalid_row`] names it: a GPU cannot refuse.
+    /// NaN, and [`Summary::first_invalid_row`] names it: the GPU cannot return an error.
     #[must_use]
     pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
         self.targets = Some(targets);
@@ -292,16 +296,16 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// They go where the logits are.
+    /// The result overwrites the logits.
     #[must_use]
     pub fn in_place(mut self) -> Self {
         (self.output, self.in_place) = (None, true);
         self
     }
 
-    /// Where values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
-    /// [`Prediction`](crate::Prediction)s. A loss may do without. Where log-sum-exps are given,
-    /// they are here.
+    /// Where the values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
+    /// [`Prediction`](crate::Prediction)s. It is optional for a loss. For
+    /// [`Operation::CrossEntropyBackward`] it is an input: the saved log-sum-exps.
     #[must_use]
     pub fn rows(mut self, rows: BufferSlice<'b>) -> Self {
         self.rows = Some(rows);
@@ -558,9 +562,9 @@ impl<'b> Parts<'b> {
     fn share_a_buffer(&self) -> Result<bool, Error> {
         let mut shares = false;
         for (nth, Taken { what, part, is_written }) in self.taken.iter().enumerate() {
-            let beside =
+            let shares_buffer =
                 |other: &&Taken<'_>| other.what != *what && other.part.buffer == part.buffer;
-            let others: Vec<_> = self.taken.iter().filter(beside).collect();
+            let others: Vec<_> = self.taken.iter().filter(shares_buffer).collect();
             if others.is_empty() || !(*is_written || others.iter().any(|other| other.is_written)) {
                 continue;
             }
@@ -569,7 +573,7 @@ impl<'b> Parts<'b> {
             let overlaps = |other: &&Taken<'_>| {
                 part.offset < end(&other.part) && other.part.offset < end(part)
             };
-            if let Some(other) = self.taken[..nth].iter().filter(beside).find(overlaps) {
+            if let Some(other) = self.taken[..nth].iter().filter(shares_buffer).find(overlaps) {
                 return Err(Error::BufferOverlap { what, other: other.what });
             }
             if !part.offset.is_multiple_of(self.alignment) {

@@ -58,8 +58,8 @@ pub(crate) struct Limits {
 /// The entry points of the shaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
-    HoldRows,
-    StreamRows,
+    RegisterResident,
+    Online,
     SplitReduce,
     SplitJoin,
     SplitWrite,
@@ -72,8 +72,8 @@ pub(crate) enum Entry {
 impl Entry {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::HoldRows => "hold_rows",
-            Self::StreamRows => "stream_rows",
+            Self::RegisterResident => "register_resident_rows",
+            Self::Online => "online_rows",
             Self::SplitReduce => "split_reduce",
             Self::SplitJoin => "split_join",
             Self::SplitWrite => "split_write",
@@ -456,9 +456,9 @@ impl Plan {
         match self.strategy.kind {
             Kind::RegisterResident | Kind::Online => {
                 let entry = if self.strategy.kind == Kind::RegisterResident {
-                    Entry::HoldRows
+                    Entry::RegisterResident
                 } else {
-                    Entry::StreamRows
+                    Entry::Online
                 };
                 passes.push(Pass {
                     classes: whole,

@@ -4,7 +4,7 @@ use super::{Entry, KernelProblem, Limits, Plan, UNIT_BYTES, WORKGROUP};
 use crate::plan::tuning::Tuning;
 
 /// Widest row that one workgroup reads again from a cache.
-const STREAM: u64 = 131_072;
+const MAX_ONLINE_CLASSES: u64 = 131_072;
 /// Values of a row that make it worth another thread.
 const FEW_VALUES: u64 = 16;
 /// The same where much is done to each of them.
@@ -66,7 +66,7 @@ impl Strategy {
             let lanes = units.div_ceil(most).next_power_of_two().min(WORKGROUP.into());
             let (kind, units) = match units.div_ceil(lanes) {
                 units if units <= most => (Kind::RegisterResident, units),
-                _ if classes <= STREAM || op.spec().rereads_row => (Kind::Online, 1),
+                _ if classes <= MAX_ONLINE_CLASSES || op.spec().rereads_row => (Kind::Online, 1),
                 _ => (Kind::SplitRow, most),
             };
             return Self { kind, lanes: lanes as u32, units: units as u32 };
@@ -97,7 +97,7 @@ impl Strategy {
                 units: units.div_ceil(lanes) as u32,
             };
         }
-        if classes <= STREAM {
+        if classes <= MAX_ONLINE_CLASSES {
             return Self {
                 kind: Kind::Online,
                 lanes: long_lanes,

@@ -112,7 +112,7 @@ fn cover(what: &str, ranges: impl IntoIterator<Item = Range<u64>>, end: u64) {
 }
 
 fn is_main(entry: Entry) -> bool {
-    matches!(entry, Entry::HoldRows | Entry::StreamRows | Entry::SplitReduce)
+    matches!(entry, Entry::RegisterResident | Entry::Online | Entry::SplitReduce)
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn workgroups_reach_every_element() {
             let segments = u64::from(pass.segments.end - pass.segments.start);
             let lanes = u64::from(plan.strategy.lanes);
             let needed = match pass.entry {
-                Entry::HoldRows | Entry::StreamRows | Entry::SplitJoin => {
+                Entry::RegisterResident | Entry::Online | Entry::SplitJoin => {
                     (rows * lanes).div_ceil(WORKGROUP.into())
                 }
                 Entry::SplitReduce | Entry::SplitWrite => {

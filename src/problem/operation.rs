@@ -55,12 +55,27 @@ impl Operation {
     }
 }
 
-/// An operation without its options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Op {
+/// Defines [`Op`] and the table of its variants, so that none can be missing there.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $op:ident,)+) => {
+        /// An operation without its options.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Op {
+            $($(#[$doc])* $op,)+
+        }
+
+        impl Op {
+            /// Every operation.
+            pub(crate) const ALL: [Op; [$(Op::$op),+].len()] = [$(Op::$op),+];
+        }
+    };
+}
+
+operations! {
     Softmax,
     LogSoftmax,
     LogSumExp,
+    Predict,
     /// The loss of each row.
     CrossEntropy,
     /// The loss of each row and its gradient.
@@ -71,24 +86,6 @@ pub(crate) enum Op {
     SoftmaxBackward,
     /// From log-probabilities and the gradient with respect to them.
     LogSoftmaxBackward,
-    Predict,
     TopK,
     Sample,
-}
-
-impl Op {
-    /// Every operation.
-    pub(crate) const ALL: [Op; 11] = [
-        Op::Softmax,
-        Op::LogSoftmax,
-        Op::LogSumExp,
-        Op::Predict,
-        Op::CrossEntropy,
-        Op::CrossEntropyGrad,
-        Op::CrossEntropyBackward,
-        Op::SoftmaxBackward,
-        Op::LogSoftmaxBackward,
-        Op::TopK,
-        Op::Sample,
-    ];
 }

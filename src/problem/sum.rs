@@ -72,8 +72,12 @@ const NAN: i32 = 256;
 /// [`Loss::loss`](crate::Loss::loss) has it.
 ///
 /// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits
-/// as that of a batch of all the rows. So an evaluation in batches, or in parts on several
-/// machines, has the loss of one call, to the last bit.
+/// as that of a batch of all the rows, if the losses of the rows have the same bits, as they have
+/// on devices of one kind with one [`Tuning`](crate::Tuning). Threads cut the rows at multiples of
+/// 1,024 and [`join`](Self::join) their sums; another machine sends its
+/// [`Loss::per_row`](crate::Loss::per_row), to be pushed in order. Parts use
+/// [`Reduction::Sum`](crate::Reduction::Sum); the mean is the total divided by the number of
+/// counted rows, or by the sum of the weights of their targets.
 ///
 /// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024
 /// yet.
@@ -132,7 +136,7 @@ impl<S: Element> RowSum<S> {
         self.open.extend_from_slice(rest);
     }
 
-    /// Joins the sum of the rows that follow, which another thread or machine may have made.
+    /// Joins the sum of the rows that follow, which another thread may have made.
     /// Returns `None` where `self` is not of a multiple of 1,024 rows, as `later` then has other
     /// blocks than the whole.
     ///

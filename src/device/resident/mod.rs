@@ -37,8 +37,11 @@ use crate::{
 /// gradient. Cheap to clone, for clones share the memory, which nothing changes; whatever order
 /// handles are dropped in, the last one frees it.
 ///
-/// Operations neither wait nor read back. What is lost with a GPU is lost: [`Error::Gpu`], on every
-/// handle made before. Upload again then; the device has been opened anew.
+/// Operations neither wait nor read back, and they never overwrite resident data: every result
+/// takes memory of its own. A step overwrites its logits where that is wanted
+/// ([`Operation`](crate::Operation), `StepBuffers::in_place`). If the GPU is lost, every earlier
+/// handle returns [`Error::Gpu`]; the device opens itself again, and the data must be uploaded
+/// again.
 #[derive(Clone, Debug)]
 pub struct Resident<T: Element = f32> {
     memory: Memory<T>,

@@ -59,10 +59,10 @@ const FAULTS: [Fault; 5] = [
                     flags: 0,
                     labels: Labels::Classes,
                     z_loss: false,
-                    transform: TransformKind::Plain,
+                    transform: TransformKind::Identity,
                     read_write: false,
                 };
-                context.kernels.spoil(&context.device, kernel, Entry::StreamRows);
+                context.kernels.spoil(&context.device, kernel, Entry::Online);
             }
         },
         reason: "ipeline",

@@ -198,13 +198,13 @@ impl Case {
         assert_eq!(plan.strategy.kind, spread.kind(), "{}", asked.name());
         assert!(spread != Spread::Alone || plan.strategy.lanes == 1, "{}", asked.name());
 
-        let scale = KernelOptions::new(dtype, &operands, is_soft, is_mean, &[RowTarget::IGNORED]);
+        let options = KernelOptions::new(dtype, &operands, is_soft, is_mean, &[RowTarget::IGNORED]);
         let starts = Starts::of_each_kind()[0];
         let passes = plan.passes().into_iter().map(|pass| {
             assert_eq!(pass.rows.start, 0);
-            let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
+            let kernel = options.kernel(&plan, &problem, &pass, false, starts);
             let number = texts.number(source(kernel, pass.entry, 1));
-            let mut params = scale.params();
+            let mut params = options.params();
             params.rows = pass.rows.end as u32;
             (params.classes, params.inner) = (classes as u32, 1);
             (params.logits_stride, params.elements_stride) = (classes as u32, classes as u32);

@@ -27,19 +27,6 @@ use crate::problem::transform::Transform;
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
 
-pub(super) const OPS: [Op; 11] = [
-    Op::Softmax,
-    Op::LogSoftmax,
-    Op::LogSumExp,
-    Op::CrossEntropy,
-    Op::CrossEntropyGrad,
-    Op::CrossEntropyBackward,
-    Op::SoftmaxBackward,
-    Op::LogSoftmaxBackward,
-    Op::Predict,
-    Op::TopK,
-    Op::Sample,
-];
 /// Variants of a family that are enough for a compiler to have seen it.
 const FEW: usize = 3;
 /// The adapter that is asked about every option; the others are asked about none.
@@ -105,7 +92,7 @@ fn variants() -> HashSet<Variant> {
         if name != ALL_OPTIONS && !is_wide() {
             continue;
         }
-        for (turn, op) in OPS.into_iter().enumerate() {
+        for (turn, op) in Op::ALL.into_iter().enumerate() {
             for (nth, (loss, is_soft)) in losses(op).into_iter().enumerate() {
                 if nth > 0 && name != ALL_OPTIONS {
                     continue;
@@ -171,7 +158,7 @@ fn of_shape(
     let strided = KernelProblem { strides: [classes + 3, classes + 5], ..problem };
     let blocks = KernelProblem { rows: 740, ..problem }.in_blocks(37);
     // The device weighs targets itself for a mean.
-    let scale =
+    let options =
         KernelOptions::new(dtype, &operands, is_soft, loss.reduction == Reduction::Mean, &[]);
     for (problem, in_place) in
         [(problem, false), (strided, false), (blocks, false), (problem, true)]
@@ -182,7 +169,7 @@ fn of_shape(
         let Ok(plan) = Plan::new(problem, limits) else { continue };
         for starts in starts.clone() {
             for pass in plan.passes() {
-                let kernel = scale.kernel(&plan, &problem, &pass, in_place, starts);
+                let kernel = options.kernel(&plan, &problem, &pass, in_place, starts);
                 for subgroup in [1, limits.tuning.subgroup] {
                     variants.insert(Variant::new(kernel, pass.entry, subgroup, memory));
                 }

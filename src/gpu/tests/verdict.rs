@@ -166,10 +166,10 @@ impl Kernels {
             ..KernelProblem::dense(op, 700, classes)
         };
         let plan = Plan::new(problem, limits).unwrap();
-        let scale = KernelOptions::new(dtype, &operands, false, false, &[]);
+        let options = KernelOptions::new(dtype, &operands, false, false, &[]);
         let [starts, ..] = Starts::of_each_kind();
         for pass in plan.passes() {
-            let kernel = scale.kernel(&plan, &problem, &pass, false, starts);
+            let kernel = options.kernel(&plan, &problem, &pass, false, starts);
             let text = source(kernel, pass.entry, LEAST_SUBGROUP);
             let (module, info) = self.modules.entry(text).or_insert_with_key(|text| {
                 let (module, info) = parsed(text);
@@ -185,8 +185,8 @@ impl Kernels {
                 };
                 let (lanes, units) = (kernel.strategy.lanes, kernel.units);
                 let (shape, held) = match pass.entry {
-                    Entry::HoldRows
-                    | Entry::StreamRows
+                    Entry::RegisterResident
+                    | Entry::Online
                     | Entry::SplitReduce
                     | Entry::SplitWrite => {
                         (format!("{lanes}x{units}-{access}"), u64::from(units) * UNIT_BYTES / size)
