@@ -1,5 +1,5 @@
-// In place of the selection of classes by top-k and sampling, for operations whose rows are done once they are
-// reduced and written.
+// In place of the selection of classes by top-k and sampling, for operations whose rows are done
+// once they are reduced and written.
 // needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/passes.wgsl, shared/sum.wgsl or the
 //   operation)
 // provides: select_classes

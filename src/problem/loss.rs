@@ -5,7 +5,7 @@ use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
 use crate::problem::logits::check_length;
 use crate::problem::request::{LossCoefficients, Operands, RowTarget};
-use crate::problem::sum::{BLOCK_ROWS, RowSum, sum_of_rows};
+use crate::problem::sum::{sum_of_f32, sum_of_rows};
 use crate::problem::targets::Kind;
 use crate::problem::transform::{Transform, check_magnitude};
 use crate::{Element, Error, Prediction, Shape, Targets};
@@ -392,20 +392,15 @@ impl CrossEntropy {
         })?;
         let mut total_weight = counted_rows as f64;
         if let Some(weight) = &self.weight {
-            let mut sum = RowSum::new();
-            // A row that does not count has its place among the rows, and no weight.
-            let mut weights = [0.0; BLOCK_ROWS];
-            for rows in rows.chunks_mut(BLOCK_ROWS) {
-                for (row, of_sum) in rows.iter_mut().zip(&mut weights) {
-                    *of_sum = 0.0;
-                    if !row.is_ignored() {
-                        row.weight = weight[row.class as usize];
-                        *of_sum = row.weight;
-                    }
-                }
-                sum.push(&weights[..rows.len()]);
+            for row in rows.iter_mut().filter(|row| !row.is_ignored()) {
+                row.weight = weight[row.class as usize];
             }
-            total_weight = sum.total();
+            // A row that does not count has its place among the rows, and no weight.
+            total_weight =
+                sum_of_f32(
+                    rows.len(),
+                    |row| if rows[row].is_ignored() { 0.0 } else { rows[row].weight },
+                );
         }
         let (mut weight, mut unit) = (None, 1.0);
         if self.reduction == Reduction::Mean && total_weight > 0.0 {
@@ -597,7 +592,7 @@ impl Prepared<'_> {
         Accuracy { correct, counted_rows: self.counted_rows, fell_back }
     }
 
-    /// Reduces the weighted losses of the rows, which [`RowSum`] sums.
+    /// Reduces the weighted losses of the rows, which [`RowSum`](crate::RowSum) sums.
     pub(crate) fn reduce<S: Element>(
         &self,
         mut per_row: Vec<S>,

@@ -169,16 +169,37 @@ impl<S: Element> RowSum<S> {
         let blocks = self.blocks.iter().copied().chain(open);
         match S::DTYPE {
             DType::F64 => blocks.fold(0.0, |total, block| total + block.sum),
-            _ => total_of_blocks(blocks),
+            _ => {
+                let exponents = blocks.clone().map(|block| block.exponent);
+                total_of_blocks(exponents.max().unwrap_or(1), blocks)
+            }
         }
     }
 }
 
-/// The sum of the values of a batch.
+/// The sum of the values of a batch. It takes no memory, which may be short when a call is done.
 pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
-    let mut sum = RowSum::new();
-    sum.push(values);
-    sum.total()
+    match S::erase(values) {
+        Elements::F32(values) => {
+            let blocks = values.chunks(BLOCK_ROWS).map(block_of_f32);
+            total_of_blocks(exponent_of(largest(values)), blocks)
+        }
+        Elements::F64(values) => values.chunks(BLOCK_ROWS).map(sum_of_f64).fold(0.0, |a, b| a + b),
+        Elements::F16(values) => sum_of_f32(values.len(), |row| values[row].to_f32()),
+        Elements::BF16(values) => sum_of_f32(values.len(), |row| values[row].to_f32()),
+    }
+}
+
+/// The sum of `rows` values. It takes no memory.
+pub(crate) fn sum_of_f32(rows: usize, value: impl Fn(usize) -> f32) -> f64 {
+    let largest = (0..rows).map(&value).fold(0.0, |a, b| if b > a { b } else { a });
+    let mut block = [0.0; BLOCK_ROWS];
+    let blocks = (0..rows).step_by(BLOCK_ROWS).map(|start| {
+        let block = &mut block[..BLOCK_ROWS.min(rows - start)];
+        block.iter_mut().enumerate().for_each(|(nth, to)| *to = value(start + nth));
+        block_of_f32(block)
+    });
+    total_of_blocks(exponent_of(largest), blocks)
 }
 
 /// Sums up to [`BLOCK_ROWS`] values.
@@ -238,17 +259,22 @@ fn exponent_of(value: f32) -> i32 {
     ((value.to_bits() >> 23) as i32).max(1)
 }
 
-/// Level 2.
-fn total_of_blocks(blocks: impl Iterator<Item = Block> + Clone) -> f64 {
-    let exponent = blocks.clone().map(|block| block.exponent).max().unwrap_or(1);
-    if exponent >= INFINITE {
-        return if exponent == INFINITE { f64::INFINITY } else { f64::NAN };
+/// Level 2. `exponent` is `E2`; where a block has a NaN it may be that of the other values.
+fn total_of_blocks(exponent: i32, blocks: impl Iterator<Item = Block>) -> f64 {
+    let mut total = 0;
+    for block in blocks {
+        if block.exponent == NAN {
+            return f64::NAN;
+        }
+        if exponent < INFINITE {
+            let multiple = (block.sum * power_of_two(127 + QUANTUM_BITS - block.exponent)) as u128;
+            let down = (exponent - block.exponent) as u32;
+            total += (multiple << TOTAL_BITS).checked_shr(down).unwrap_or(0);
+        }
     }
-    let scaled = blocks.map(|block| {
-        let multiple = (block.sum * power_of_two(127 + QUANTUM_BITS - block.exponent)) as u128;
-        (multiple << TOTAL_BITS).checked_shr((exponent - block.exponent) as u32).unwrap_or(0)
-    });
-    let total: u128 = scaled.sum();
+    if exponent >= INFINITE {
+        return f64::INFINITY;
+    }
     let surplus = (u128::BITS - total.leading_zeros()).saturating_sub(KEPT_BITS);
     // At most 48 bits, so the conversion is exact.
     (total >> surplus << surplus) as f64
