@@ -11,7 +11,7 @@
 // provides: RowState, begin_sums, add_unit, add_segment, summed, finish, element_unit, packed,
 //   unpacked
 
-// What a thread knows of its row.
+// The state that a thread keeps of its row.
 struct RowState {
     log_sum_exp: f32,
     // What exponentials are taken from where there is no logit transform.

@@ -11,7 +11,7 @@
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
 
-// What a thread knows of its row while the row is reduced. One variable of the strategy, which every
+// The state that a thread keeps of its row while the row is reduced. One variable of the strategy, which every
 // function takes as a pointer; compilers inline the functions and give each field a register.
 struct RowState {
     // The maximum that exponentials are relative to: the row's, or with ONLINE this lane's until the

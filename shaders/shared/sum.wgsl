@@ -10,7 +10,7 @@ struct Coefficients {
     sum: f32,
 }
 
-// What a thread knows of its row while the row is reduced.
+// The state that a thread keeps of its row while the row is reduced.
 struct RowState {
     // The sum of this lane's terms, high and low part.
     sum: vec2<f32>,
