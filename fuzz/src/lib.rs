@@ -1,4 +1,4 @@
-//! What bytes become: shapes, and logits of every kind.
+//! The inputs that bytes are turned into: shapes, and logits of every kind.
 
 use arbitrary::{Result, Unstructured};
 use logits::{Element, Shape};

@@ -233,12 +233,14 @@ pub struct Step {
 /// multiple of 4.
 ///
 /// All parts may lie in one buffer, as the tensors of a framework do whose allocator hands out
-/// pages of one buffer (CubeCL's). Where a buffer holds a part that the step writes, each part in
-/// that buffer starts at a multiple of the device's `min_storage_buffer_offset_alignment`, and no
-/// two of them overlap; a result [in place](Self::in_place) is the same part as the logits. Parts
-/// of 16-bit types are rounded up to whole words of 4 bytes. A step whose inputs and results share
-/// a buffer binds every part as `read_write`, since wgpu refuses to read a buffer through one
-/// binding and to write it through another that is read-only.
+/// pages of one buffer (CubeCL's). A part that the step writes overlaps no other part; a result [in
+/// place](Self::in_place) is the same part as the logits. Where a buffer holds a part that the step
+/// writes, all parts in that buffer start at multiples of the device's
+/// `min_storage_buffer_offset_alignment`, and no two of them overlap. Where a buffer holds both a
+/// part that is read and one that is written, the step binds every part as `read_write` (wgpu
+/// refuses to read a buffer through a read-only binding while another writes it), so that the same
+/// holds for every buffer with several parts. Parts of 16-bit types are rounded up to whole words
+/// of 4 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -560,21 +562,26 @@ impl<'b> Parts<'b> {
     /// Checks the parts against each other, and returns whether a buffer has both a part that is
     /// read and a part that is written.
     fn share_a_buffer(&self) -> Result<bool, Error> {
-        let mut shares = false;
-        for (nth, Taken { what, part, is_written }) in self.taken.iter().enumerate() {
-            let shares_buffer =
-                |other: &&Taken<'_>| other.what != *what && other.part.buffer == part.buffer;
-            let others: Vec<_> = self.taken.iter().filter(shares_buffer).collect();
-            if others.is_empty() || !(*is_written || others.iter().any(|other| other.is_written)) {
+        let taken = || self.taken.iter().filter(|taken| taken.part.bytes > 0);
+        let shares = taken()
+            .any(|taken| taken.is_written && self.beside(taken).any(|other| !other.is_written));
+        for (nth, taken) in self.taken.iter().enumerate().filter(|(_, taken)| taken.part.bytes > 0)
+        {
+            // Where a buffer is shared every binding is `read_write`, and a browser lets no two of
+            // those overlap.
+            let is_bound_for_writing = shares || taken.is_written;
+            if !self.beside(taken).any(|other| is_bound_for_writing || other.is_written) {
                 continue;
             }
-            shares |= others.iter().any(|other| other.is_written != *is_written);
+            let Taken { what, part, .. } = taken;
             let end = |part: &Part<'_>| part.offset + part.bytes;
-            let overlaps = |other: &&Taken<'_>| {
-                part.offset < end(&other.part) && other.part.offset < end(part)
-            };
-            if let Some(other) = self.taken[..nth].iter().filter(shares_buffer).find(overlaps) {
-                return Err(Error::BufferOverlap { what, other: other.what });
+            let earlier = self.taken[..nth].iter().map(|other| (other.what, other.part));
+            for (other, before) in
+                earlier.filter(|(_, before)| before.bytes > 0 && before.buffer == part.buffer)
+            {
+                if part.offset < end(&before) && before.offset < end(part) {
+                    return Err(Error::BufferOverlap { what, other });
+                }
             }
             if !part.offset.is_multiple_of(self.alignment) {
                 return Err(Error::BufferOffset {
@@ -585,5 +592,14 @@ impl<'b> Parts<'b> {
             }
         }
         Ok(shares)
+    }
+
+    /// Returns the other parts in the buffer of a part; parts of 0 bytes are not bound.
+    fn beside<'p>(&'p self, taken: &'p Taken<'b>) -> impl Iterator<Item = &'p Taken<'b>> {
+        self.taken.iter().filter(|other| {
+            other.what != taken.what
+                && other.part.bytes > 0
+                && other.part.buffer == taken.part.buffer
+        })
     }
 }

@@ -1,5 +1,5 @@
-//! What results of `logits` are held against. The tests, `logits check`, the example `conformance`,
-//! the page and the fuzz targets share it.
+//! The reference that results of `logits` are held against. The tests, `logits check`, the example
+//! `conformance`, the page and the fuzz targets share it.
 //!
 //! * [`oracle`] computes in float64. It knows slices and numbers, and shares no code with `logits`.
 //! * [`Options`] are a choice of options, for `logits` and for the oracle.

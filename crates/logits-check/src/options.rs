@@ -84,7 +84,7 @@ impl Options {
         loss
     }
 
-    /// What the oracle expects of rows with their labels.
+    /// Returns the results that the oracle expects of rows with their labels.
     pub fn expected(&self, rows: &[Vec<f64>], labels: &[Labels<'_>]) -> Expected {
         let wide = |values: &Option<Vec<f32>>| -> Option<Vec<f64>> {
             values.as_ref().map(|values| values.iter().map(|&value| f64::from(value)).collect())

@@ -13,7 +13,7 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
     /// Reduces a row of at least one class.
     pub fn new(logits: &'a [T]) -> Self {
         let at = |class: usize| -> f64 { logits[class].into() };
-        // As PyTorch's argmax: the first NaN, else the first maximum.
+        // The class of PyTorch's argmax: the first NaN, else the first maximum.
         let first = (0..logits.len()).find(|&class| at(class).is_nan()).unwrap_or_else(|| {
             (0..logits.len()).fold(0, |best, class| if at(class) > at(best) { class } else { best })
         });
@@ -92,7 +92,7 @@ pub enum Labels<'a> {
     Probabilities(&'a [f64]),
 }
 
-/// What a loss is of, beside logits and labels.
+/// The options of a loss.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
     /// Targets that do not count.
@@ -169,7 +169,7 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
                 }
             })
             .unzip();
-        // Of rows that are not regular, what the equations below come to.
+        // Rows that are not regular have the limits of the equations below.
         let row = Row::new(&y);
         let (max, above) = (row.max(), row.log_sum_above_max());
         let log_sum_exp = max + above;

@@ -16,7 +16,6 @@ use naga::valid::ModuleInfo;
 use naga::{Module, ShaderStage};
 
 use super::targets::{ENTRY, hlsl_of, parsed, reachable};
-use super::variants::OPS;
 use crate::gpu::params::{KernelOptions, Starts};
 use crate::gpu::pipelines::source;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
@@ -209,7 +208,7 @@ fn default_kernels_for_the_verdict() {
     let folder = Path::new(&folder);
     let mut kernels = Kernels::default();
     for limits in adapters() {
-        for op in OPS {
+        for op in Op::ALL {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 for (name, loss, classes) in losses(op) {
                     classes.iter().for_each(|&classes| {

@@ -211,6 +211,13 @@ fn parts_of_one_buffer_lie_apart() {
             good.targets(part(164, 16)),
             Error::BufferOffset { what: "targets", offset: 164, alignment },
         );
+        // A second buffer, which holds inputs alone, is bound as `read_write` too.
+        let inputs = engine.poisoned(256);
+        let of_inputs =
+            StepBuffers::new(inputs.slice(..160)).targets(part(256, 16)).output(part(512, 160));
+        let of_inputs = of_inputs.loss(part(768, 32)).upstream(inputs.slice(160..176));
+        refused(of_inputs, Error::BufferOffset { what: "upstream", offset: 160, alignment });
+        assert!(step.bind(&of_inputs.upstream(inputs.slice(256..272))).is_ok());
         refused(
             good.in_place().targets(part(0, 16)),
             Error::BufferOverlap { what: "targets", other: "logits" },

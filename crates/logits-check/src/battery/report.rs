@@ -9,7 +9,7 @@ use crate::oracle::Row;
 
 /// The worst that was seen of one quantity.
 pub struct Finding {
-    /// What was measured.
+    /// The quantity that was measured.
     pub quantity: &'static str,
     /// The worst that is allowed.
     pub bound: f64,
