@@ -5,10 +5,10 @@
 //!
 //! 1. [`run_part`] selects the type of the logits: f32, f16, bf16 or f64.
 //! 2. [`RowTask::with_transform`] selects the logit transform: the identity, or a scale and a soft
-//!   cap.
+//!    cap.
 //! 3. [`RowTask::with_layout`] selects the layout. Where a row's classes lie side by side (`inner`
-//!   is 1), `groups.rs` takes over; else the classes of a row are `inner` elements apart, and
-//!   `strided.rs` takes over.
+//!    is 1), `groups.rs` takes over; else the classes of a row are `inner` elements apart, and
+//!    `strided.rs` takes over.
 //! 4. `at_level!` selects the instruction set, in `with_layout` or in `strided.rs`.
 //!
 //! After that `groups.rs` selects the code by the number of classes, and `ops/mod.rs` by the

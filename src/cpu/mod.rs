@@ -4,9 +4,9 @@
 //!
 //! 1. `run.rs` splits it into tasks for the threads (`threads.rs`).
 //! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and
-//!   instruction set (`simd/`).
+//!    instruction set (`simd/`).
 //! 3. `groups.rs` takes up to 32 rows at a time, of contiguous rows; `strided.rs` gathers strided
-//!   rows. Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
+//!    rows. Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of those rows, which `ops/` is written with.
 

@@ -46,12 +46,11 @@ unsafe impl GlobalAlloc for Short {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: as the caller's.
         if refuses(bytes) {
-            std::ptr::null_mut()
-        } else {
-            unsafe { System.realloc(at, layout, bytes) }
+            return std::ptr::null_mut();
         }
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(at, layout, bytes) }
     }
 }
 
