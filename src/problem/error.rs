@@ -3,7 +3,9 @@
 /// The reason why a call was refused or could not be finished.
 ///
 /// Every problem with the caller's data is found before anything is written, and its variant names
-/// the value and its place.
+/// the value and its place. A message is one line that holds the texts of its causes (those of wgpu,
+/// of the driver, of a file), so `source()` returns `None`: the causes themselves can be neither
+/// cloned nor compared, and an `Error` can be both.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -182,18 +184,17 @@ pub enum Error {
         /// The number of bytes that the start must be a multiple of.
         alignment: u64,
     },
-    /// Two parts of one buffer cannot be used together: they overlap, or one is read and the other
-    /// written.
-    #[error("{what} and {other} are in the same buffer, and one of them is written")]
+    /// Two parts of one buffer overlap, and at least one of them is bound for writing.
+    #[error("the parts for {what} and {other} overlap in one buffer")]
     BufferOverlap {
-        /// The part that is used for one thing, by its name.
+        /// The name of one part.
         what: &'static str,
-        /// The part that is used for another, by its name.
+        /// The name of the other part.
         other: &'static str,
     },
     /// The resident logits of a call and its other inputs, such as targets, are not on the same
     /// device.
-    #[error("the targets are not where the logits are")]
+    #[error("the inputs of the call are not all on the device that holds its logits")]
     ResidentElsewhere,
     /// Host memory could not be allocated, for a result or for rows while they are computed. The
     /// logits of a call in place are intact; the contents of other outputs are unspecified.
