@@ -1,5 +1,6 @@
-//! What a batch must come to, in float64 straight from the definitions, and how far off a kernel
-//! is.
+//! The results that the oracle expects of a batch, and how far off a kernel is.
+
+use logits_check::oracle::{self, Expected, Labels, Row, Terms};
 
 use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction};
@@ -102,68 +103,28 @@ fn relative_of(terms: usize, got: f64, wanted: f64) -> f64 {
     if (got - wanted).abs() <= lost { 0.0 } else { relative(got, wanted) }
 }
 
-/// A row after its logit transform.
-struct Seen {
-    y: Vec<f64>,
-    slope: Vec<f64>,
-    /// The largest y, and the log of the sum of exponentials from there.
-    top: f64,
-    log_sum: f64,
-    /// Whether there is no softmax.
-    is_bad: bool,
-}
-
-impl Seen {
-    fn log_sum_exp(&self) -> f64 {
-        self.top + self.log_sum
-    }
-
-    fn log_probability(&self, class: usize) -> f64 {
-        if self.is_bad { f64::NAN } else { (self.y[class] - self.top) - self.log_sum }
-    }
-}
-
 impl Batch {
-    fn see(&self, x: &[f64]) -> Seen {
-        let (y, slope): (Vec<f64>, Vec<f64>) = x
-            .iter()
-            .map(|&x| match self.loss.softcap.map(f64::from) {
-                None => (self.scale * x, self.scale),
-                Some(cap) => {
-                    let u = self.scale * x / cap;
-                    (cap * u.tanh(), self.scale / u.cosh().powi(2))
-                }
-            })
-            .unzip();
-        let has_nan = y.iter().any(|y| y.is_nan());
-        let at = (0..y.len()).fold(0, |at, j| if y[j] > y[at] { j } else { at });
-        let top = if has_nan { f64::NAN } else { y[at] };
-        let others: f64 = (0..y.len()).filter(|&j| j != at).map(|j| (y[j] - top).exp()).sum();
-        let is_bad = has_nan || top.is_infinite();
-        Seen {
-            slope,
-            top,
-            log_sum: if is_bad && !has_nan { 0.0 } else { others.ln_1p() },
-            is_bad,
-            y,
-        }
+    /// The logits of a row after their transform.
+    fn seen(&self, x: &[f64]) -> Vec<f64> {
+        let cap = self.loss.softcap.map(f64::from);
+        x.iter().map(|&x| oracle::transformed(x, self.scale, cap).0).collect()
     }
 
     /// Log-sum-exps as f32, which is what a backward is given.
     pub fn log_sum_exps(&self) -> Vec<f32> {
-        self.rows.iter().map(|x| self.see(x).log_sum_exp() as f32).collect()
+        self.rows.iter().map(|x| Row::new(&self.seen(x)).log_sum_exp() as f32).collect()
     }
 
-    /// What the softmax or its logarithm is.
+    /// The softmax of each row, or its logarithm.
     pub fn outputs(&self, is_log: bool) -> Vec<Vec<f64>> {
-        let of = |seen: &Seen, j: usize| {
-            if is_log { seen.log_probability(j) } else { seen.log_probability(j).exp() }
+        let of = |row: &Row<'_>, j: usize| {
+            if is_log { row.log_probability(j) } else { row.log_probability(j).exp() }
         };
-        self.rows
-            .iter()
-            .map(|x| self.see(x))
-            .map(|seen| (0..seen.y.len()).map(|j| of(&seen, j)).collect())
-            .collect()
+        let outputs = |y: Vec<f64>| {
+            let row = Row::new(&y);
+            (0..y.len()).map(|j| of(&row, j)).collect()
+        };
+        self.rows.iter().map(|x| outputs(self.seen(x))).collect()
     }
 
     /// What rounding a result to its type may do to it.
@@ -187,41 +148,38 @@ impl Batch {
 
     pub fn judge(&self, found: &Found) -> Verdict {
         let mut verdict = Verdict::default();
-        let sums = self.op.has_targets().then(|| self.divisors());
-        let mut total = 0.0;
-        for (row, x) in self.rows.iter().enumerate() {
-            let seen = self.see(x);
+        let expected = self.op.has_targets().then(|| self.expected());
+        for (nth, x) in self.rows.iter().enumerate() {
+            let y = self.seen(x);
+            let row = Row::new(&y);
             match self.op {
-                Op::Softmax | Op::LogSoftmax => self.judge_outputs(row, &seen, found, &mut verdict),
+                Op::Softmax | Op::LogSoftmax => self.judge_outputs(nth, &row, found, &mut verdict),
                 Op::LogSumExp => {
-                    let (got, wanted) =
-                        (f32::from_bits(found.rows[row]).into(), seen.log_sum_exp());
+                    let (got, wanted) = (f32::from_bits(found.rows[nth]).into(), row.log_sum_exp());
                     // Within 0.5 of 0 the bound is absolute: 2e-7.
                     let error = if wanted.abs() < 0.5 {
                         error(got, wanted, 0.2)
                     } else {
                         relative(got, wanted)
                     };
-                    verdict.note("log-sum-exp", 1e-6, error, self.kinds[row], || {
+                    verdict.note("log-sum-exp", 1e-6, error, self.kinds[nth], || {
                         place(x, None, got, wanted)
                     });
                 }
                 Op::Predict | Op::TopK | Op::Sample => {
-                    self.judge_predictions(row, &seen, found, &mut verdict)
+                    self.judge_predictions(nth, &row, found, &mut verdict)
                 }
                 Op::SoftmaxBackward | Op::LogSoftmaxBackward => {
-                    self.judge_backward(row, found, &mut verdict)
+                    self.judge_backward(nth, found, &mut verdict)
                 }
                 Op::CrossEntropy | Op::CrossEntropyGrad | Op::CrossEntropyBackward => {
-                    let divisors = sums.unwrap_or((1.0, 1.0));
-                    total += self.judge_loss(row, &seen, divisors, found, &mut verdict);
+                    let Some(expected) = &expected else { continue };
+                    self.judge_loss(nth, expected, found, &mut verdict);
                 }
             }
         }
-        if let (Some(got), Some((weight, _))) = (found.total, sums) {
-            let wanted =
-                if self.loss.reduction == Reduction::Mean { total / weight } else { total };
-            let error = relative(got.into(), wanted);
+        if let (Some(got), Some(Expected { loss: wanted, .. })) = (found.total, &expected) {
+            let error = relative(got.into(), *wanted);
             verdict.note("loss of the batch", 1e-6, error, "all", || {
                 format!("{got:e}, where it is {wanted:e}")
             });
@@ -229,24 +187,23 @@ impl Batch {
         verdict
     }
 
-    fn judge_outputs(&self, row: usize, seen: &Seen, found: &Found, verdict: &mut Verdict) {
-        for j in 0..seen.y.len() {
-            let wanted = seen.log_probability(j);
+    fn judge_outputs(&self, nth: usize, row: &Row<'_>, found: &Found, verdict: &mut Verdict) {
+        let (x, kind) = (&self.rows[nth], self.kinds[nth]);
+        for j in 0..x.len() {
+            let wanted = row.log_probability(j);
             let (quantity, bound, wanted) = match self.op {
                 Op::LogSoftmax => ("log-probability", 1e-6, wanted),
                 _ => ("probability", 2e-6, wanted.exp()),
             };
-            let got = found.elements[row * seen.y.len() + j];
-            let terms = if self.op == Op::LogSoftmax { seen.y.len() } else { 0 };
+            let got = found.elements[nth * x.len() + j];
+            let terms = if self.op == Op::LogSoftmax { x.len() } else { 0 };
             let error = relative_of(terms, self.unrounded(got, wanted), wanted);
-            verdict.note(quantity, bound, error, self.kinds[row], || {
-                place(&self.rows[row], Some(j), got, wanted)
-            });
+            verdict.note(quantity, bound, error, kind, || place(x, Some(j), got, wanted));
         }
     }
 
-    fn judge_predictions(&self, row: usize, seen: &Seen, found: &Found, verdict: &mut Verdict) {
-        let (x, kind) = (&self.rows[row], self.kinds[row]);
+    fn judge_predictions(&self, nth: usize, row: &Row<'_>, found: &Found, verdict: &mut Verdict) {
+        let (x, kind) = (&self.rows[nth], self.kinds[nth]);
         // NaN is largest, and a logit transform does not change the order but by its sign.
         let key = |j: usize| {
             if x[j].is_nan() {
@@ -259,18 +216,18 @@ impl Batch {
         // Zeros are equal.
         order
             .sort_by(|&a, &b| if key(a) == key(b) { a.cmp(&b) } else { key(b).total_cmp(&key(a)) });
-        for (nth, &in_order) in order.iter().enumerate().take(self.k) {
-            let at = 2 * (row * self.k + nth);
+        for (place_in_order, &in_order) in order.iter().enumerate().take(self.k) {
+            let at = 2 * (nth * self.k + place_in_order);
             let class = found.rows[at] as usize;
             let wanted_class =
-                if self.op == Op::Sample { self.draws[row] as usize } else { in_order };
+                if self.op == Op::Sample { self.draws[nth] as usize } else { in_order };
             let is_right = if class == wanted_class { 0.0 } else { f64::INFINITY };
             verdict.note("class", 0.0, is_right, kind, || {
                 format!("{class}, where it is {wanted_class}, of {x:?}")
             });
             let (got, wanted) = (
                 f32::from_bits(found.rows[at + 1]).into(),
-                seen.log_probability(wanted_class).exp(),
+                row.log_probability(wanted_class).exp(),
             );
             verdict.note("probability", 2e-6, relative(got, wanted), kind, || {
                 place(x, Some(wanted_class), got, wanted)
@@ -281,15 +238,11 @@ impl Batch {
     fn judge_backward(&self, row: usize, found: &Found, verdict: &mut Verdict) {
         let Some(upstream) = &self.elementwise else { return };
         let (y, g) = (&self.rows[row], &upstream[row]);
-        let is_log = self.op == Op::LogSoftmaxBackward;
-        let sum: f64 = y.iter().zip(g).map(|(y, g)| if is_log { *g } else { y * g }).sum();
-        let (most, whole) =
-            g.iter().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
-        for j in 0..y.len() {
-            let (wanted, unit) = match is_log {
-                true => (g[j] - y[j].exp() * sum, most + y[j].exp() * whole),
-                false => (y[j] * (g[j] - sum), most),
-            };
+        let wanted = match self.op {
+            Op::LogSoftmaxBackward => oracle::log_softmax_backward(y, g),
+            _ => oracle::softmax_backward(y, g),
+        };
+        for (j, oracle::Gradient { value: wanted, scale: unit }) in wanted.into_iter().enumerate() {
             let got = found.elements[row * y.len() + j];
             let wanted = wanted * self.scale;
             let error = error(self.unrounded(got, wanted), wanted, unit * self.scale.abs());
@@ -299,101 +252,65 @@ impl Batch {
         }
     }
 
-    fn weight(&self, class: usize) -> f64 {
-        self.loss.weight.as_ref().map_or(1.0, |weight| weight[class].into())
-    }
-
-    /// What a mean divides by, and what it multiplies a z-loss by.
-    fn divisors(&self) -> (f64, f64) {
-        let is_soft = self.elementwise.is_some();
-        let counted: Vec<_> =
-            self.targets.iter().filter(|target| is_soft || target.is_some()).collect();
-        let weight = counted
-            .iter()
-            .map(|target| {
-                target.map_or(1.0, |class| if is_soft { 1.0 } else { self.weight(class) })
-            })
-            .sum();
-        match self.loss.reduction {
-            Reduction::Mean => (weight, weight / counted.len() as f64),
-            _ => (1.0, 1.0),
-        }
-    }
-
-    /// Returns the loss that the row should have.
-    fn judge_loss(
-        &self,
-        row: usize,
-        seen: &Seen,
-        divisors: (f64, f64),
-        found: &Found,
-        verdict: &mut Verdict,
-    ) -> f64 {
-        let (x, kind, classes) = (&self.rows[row], self.kinds[row], seen.y.len());
-        let (off_value, z_loss) =
-            (f64::from(self.loss.label_smoothing), f64::from(self.loss.z_loss) * divisors.1);
-        let target = self.targets[row];
-        let is_counted = self.elementwise.is_some() || target.is_some();
-        let label = |j: usize| {
-            let own = match &self.elementwise {
-                Some(elementwise) => elementwise[row][j],
-                None => f64::from(u8::from(target == Some(j))),
-            };
-            self.weight(j) * ((1.0 - off_value) * own + off_value / classes as f64)
+    /// The losses and gradients that the oracle expects.
+    fn expected(&self) -> Expected {
+        const IGNORED: i64 = -1;
+        let wide = |values: &[f32]| values.iter().map(|&value| value.into()).collect::<Vec<f64>>();
+        let labels: Vec<Labels<'_>> = match &self.elementwise {
+            Some(rows) => rows.iter().map(|row| Labels::Probabilities(row)).collect(),
+            None => {
+                let class = |target: &Option<usize>| target.map_or(IGNORED, |class| class as i64);
+                self.targets.iter().map(|target| Labels::Class(class(target))).collect()
+            }
         };
-        let labels: Vec<f64> = (0..classes).map(label).collect();
-        // What has no label takes no part, but where probabilities say so.
-        let takes_part = |j: usize| labels[j] != 0.0 || self.elementwise.is_some();
-        let log_sum_exp = seen.log_sum_exp();
-        let terms =
-            (0..classes).filter(|&j| takes_part(j)).map(|j| labels[j] * -seen.log_probability(j));
-        let loss =
-            if is_counted { terms.sum::<f64>() + z_loss * log_sum_exp * log_sum_exp } else { 0.0 };
+        let weight = self.loss.weight.as_deref().map(wide);
+        let row_gradients = self.loss.upstream_gradients.as_deref().map(wide);
+        let log_sum_exps = (self.op == Op::CrossEntropyBackward).then(|| wide(&self.known));
+        let terms = Terms {
+            ignored: &[IGNORED],
+            weight: weight.as_deref(),
+            label_smoothing: self.loss.label_smoothing.into(),
+            z_loss: self.loss.z_loss.into(),
+            softcap: self.loss.softcap.map(f64::from),
+            logit_scale: self.scale,
+            is_mean: self.loss.reduction == Reduction::Mean,
+            upstream: self.loss.upstream_gradient.into(),
+            row_gradients: row_gradients.as_deref(),
+            log_sum_exps: log_sum_exps.as_deref(),
+        };
+        oracle::cross_entropy(&self.rows, &labels, &terms)
+    }
+
+    fn judge_loss(&self, nth: usize, expected: &Expected, found: &Found, verdict: &mut Verdict) {
+        let (x, kind, target) = (&self.rows[nth], self.kinds[nth], self.targets[nth]);
+        let classes = x.len();
         let is_known = self.op == Op::CrossEntropyBackward;
         if !is_known {
-            let got = f32::from_bits(found.rows[row]).into();
-            verdict.note("loss", 1e-6, relative_of(classes, got, loss), kind, || {
-                format!("{}, target {target:?}", place(x, None, got, loss))
+            let (got, wanted) = (f32::from_bits(found.rows[nth]).into(), expected.per_row[nth]);
+            verdict.note("loss", 1e-6, relative_of(classes, got, wanted), kind, || {
+                format!("{}, target {target:?}", place(x, None, got, wanted))
             });
         }
         if self.op == Op::CrossEntropy {
-            return loss;
+            return;
         }
-        let operands = if is_known { self.known[row].into() } else { log_sum_exp };
-        // A log-sum-exp that is no number is that of a row without a softmax.
-        let is_bad = if is_known { !self.known[row].is_finite() } else { seen.is_bad };
-        let factor = f64::from(self.loss.upstream_gradient) / divisors.0
-            * self.loss.upstream_gradients.as_ref().map_or(1.0, |factors| f64::from(factors[row]));
-        let sum: f64 = labels.iter().sum();
-        let unit = (factor * (sum + (2.0 * z_loss * operands).abs()) * self.scale).abs();
         // A log-sum-exp as f32 is not enough to tell probabilities by where its last digit is more
         // than they differ by.
-        let is_vague = is_known && self.scale.abs() != 1.0 && operands.abs() > 1e7;
-        for (j, &label) in labels.iter().enumerate() {
-            let log = if is_known { seen.y[j] - operands } else { seen.log_probability(j) };
-            let wanted = match is_counted {
-                _ if is_bad => f64::NAN,
-                true => {
-                    factor * (log.exp() * (sum + 2.0 * z_loss * operands) - label) * seen.slope[j]
-                }
-                false => 0.0,
-            };
-            let got = found.elements[row * classes + j];
-            let error = match is_vague && is_counted && !is_bad {
-                true => {
-                    if got.is_nan() {
-                        f64::INFINITY
-                    } else {
-                        0.0
-                    }
-                }
+        let is_counted = target.is_some() || self.elementwise.is_some();
+        let is_vague =
+            is_counted && is_known && self.scale.abs() != 1.0 && self.known[nth].abs() > 1e7;
+        // Under a cap the exact slope of a large logit may be less than any f32.
+        let unit = expected.scale[nth].max(1e-20 * self.scale.abs());
+        for (j, &wanted) in expected.gradients[nth].iter().enumerate() {
+            let got = found.elements[nth * classes + j];
+            let error = match is_vague && !wanted.is_nan() && !got.is_nan() {
+                true => 0.0,
                 false => error(self.unrounded(got, wanted), wanted, unit),
             };
             verdict.note("gradient", 1e-6, error, kind, || {
-                format!("{}, target {target:?}, factor {factor:e}", place(x, Some(j), got, wanted))
+                format!("{}, target {target:?}", place(x, Some(j), got, wanted))
             });
         }
-        loss
     }
 }
 

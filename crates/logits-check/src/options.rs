@@ -100,6 +100,7 @@ impl Options {
             is_mean: self.reduction == Reduction::Mean,
             upstream: f64::from(self.upstream),
             row_gradients: row_gradients.as_deref(),
+            log_sum_exps: None,
         };
         oracle::cross_entropy(rows, labels, &terms)
     }

@@ -83,6 +83,46 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
     }
 }
 
+/// The logit transform `y = c tanh(scale x / c)`, or `y = scale x` without a cap `c`, and dy/dx.
+pub fn transformed(x: f64, scale: f64, softcap: Option<f64>) -> (f64, f64) {
+    match softcap {
+        None => (scale * x, scale),
+        Some(cap) => {
+            let u = scale * x / cap;
+            (cap * u.tanh(), scale / u.cosh().powi(2))
+        }
+    }
+}
+
+/// A gradient, and the size that its error is relative to.
+pub struct Gradient {
+    /// d(loss)/d(x_class)
+    pub value: f64,
+    /// The size of the terms that `value` is the sum of.
+    pub scale: f64,
+}
+
+/// The backward of softmax from the probabilities `p` and the gradient `g` with respect to them:
+/// `p_j (g_j - sum_k g_k p_k)`, each relative to the largest `|g|`.
+pub fn softmax_backward(p: &[f64], g: &[f64]) -> Vec<Gradient> {
+    let sum: f64 = p.iter().zip(g).map(|(p, g)| p * g).sum();
+    let scale = g.iter().fold(0.0_f64, |most, g| most.max(g.abs()));
+    p.iter().zip(g).map(|(p, g)| Gradient { value: p * (g - sum), scale }).collect()
+}
+
+/// The backward of log-softmax from the log-probabilities `l` and the gradient `g` with respect to
+/// them: `g_j - exp(l_j) sum_k g_k`, relative to the largest `|g|` and `exp(l_j) sum_k |g_k|`.
+pub fn log_softmax_backward(l: &[f64], g: &[f64]) -> Vec<Gradient> {
+    let sum: f64 = g.iter().sum();
+    let most = g.iter().fold(0.0_f64, |most, g| most.max(g.abs()));
+    let whole: f64 = g.iter().map(|g| g.abs()).sum();
+    let of = |(l, g): (&f64, &f64)| {
+        let p = l.exp();
+        Gradient { value: g - p * sum, scale: most + p * whole }
+    };
+    l.iter().zip(g).map(of).collect()
+}
+
 /// The target of a row.
 #[derive(Clone, Copy)]
 pub enum Labels<'a> {
@@ -113,6 +153,8 @@ pub struct Terms<'a> {
     pub upstream: f64,
     /// The factor of each row's gradient; 1 where there is none.
     pub row_gradients: Option<&'a [f64]>,
+    /// The saved log-sum-exp of each row, from which gradients are computed where there is one.
+    pub log_sum_exps: Option<&'a [f64]>,
 }
 
 /// The expected results of a batch.
@@ -153,26 +195,19 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
         Expected { loss: 0.0, per_row: Vec::new(), gradients: Vec::new(), scale: Vec::new() };
     for (nth, (x, label)) in rows.iter().zip(labels).enumerate() {
         let classes = x.len();
+        let (y, slope): (Vec<f64>, Vec<f64>) =
+            x.iter().map(|&x| transformed(x, scale, terms.softcap)).unzip();
+        let row = Row::new(&y);
+        let saved = terms.log_sum_exps.map(|saved| saved[nth]);
         if !is_counted(label) {
+            // PyTorch multiplies the softmax of an ignored row by 0.
+            let has_softmax = saved.map_or(row.is_regular(), f64::is_finite);
             result.per_row.push(0.0);
-            result.gradients.push(vec![0.0; classes]);
+            result.gradients.push(vec![if has_softmax { 0.0 } else { f64::NAN }; classes]);
             result.scale.push(1.0);
             continue;
         }
-        let (y, slope): (Vec<f64>, Vec<f64>) = x
-            .iter()
-            .map(|&x| match terms.softcap {
-                None => (scale * x, scale),
-                Some(cap) => {
-                    let u = scale * x / cap;
-                    (cap * u.tanh(), scale / u.cosh().powi(2))
-                }
-            })
-            .unzip();
-        // Rows that are not regular have the limits of the equations below.
-        let row = Row::new(&y);
-        let (max, above) = (row.max(), row.log_sum_above_max());
-        let log_sum_exp = max + above;
+        let log_sum_exp = row.log_sum_exp();
         let q: Vec<f64> = (0..classes)
             .map(|j| {
                 let own = match label {
@@ -182,14 +217,23 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
                 weight(j) * ((1.0 - smoothing) * own + smoothing / classes as f64)
             })
             .collect();
-        let mut loss: f64 = (0..classes).map(|j| q[j] * ((max - y[j]) + above)).sum();
+        // A class without a label has no term, so that its logit may be -inf, but where
+        // probabilities are given: there PyTorch has `0 * inf`, which is NaN.
+        let has_term = |j: usize| q[j] != 0.0 || matches!(label, Labels::Probabilities(_));
+        let mut loss: f64 =
+            (0..classes).filter(|&j| has_term(j)).map(|j| q[j] * -row.log_probability(j)).sum();
         loss += z_loss * log_sum_exp * log_sum_exp;
         let factor =
             terms.upstream / divisor * terms.row_gradients.map_or(1.0, |factors| factors[nth]);
         let label_sum: f64 = q.iter().sum();
+        let log_sum_exp = saved.unwrap_or(log_sum_exp);
         let multiple = label_sum + 2.0 * z_loss * log_sum_exp;
         let gradient = (0..classes).map(|j| {
-            let p = (y[j] - max).exp() / (1.0 + row.others);
+            let p = match saved {
+                Some(saved) if saved.is_finite() => (y[j] - saved).exp(),
+                Some(_) => f64::NAN,
+                None => row.probability(j),
+            };
             factor * (p * multiple - q[j]) * slope[j]
         });
         result.gradients.push(gradient.collect());

@@ -7,7 +7,7 @@ use logits::{
     Targets,
 };
 
-use crate::oracle::{Labels, Row};
+use crate::oracle::{self, Gradient, Labels, Row};
 use crate::{Batch, Options, excess, noise};
 
 mod matrix;
@@ -35,9 +35,8 @@ impl Finding {
     }
 }
 
-/// Of a row, its gradients upstream, their sum and a class: what is wanted there, and what its
-/// error is measured in.
-type Wanted<'a> = &'a dyn Fn(&[f64], &[f64], f64, usize) -> (f64, f64);
+/// The oracle's backward of a row, from the results of its forward and the upstream gradient.
+type Backward = fn(&[f64], &[f64]) -> Vec<Gradient>;
 
 /// `[outer, classes, inner]`: one of each kernel and of each layout; and what is tried there, of
 /// f32 and of other types. Each is a kernel to be compiled, which takes some drivers a second.
@@ -292,16 +291,11 @@ impl Suite<'_> {
         let logs = Batch::new(shape, |row, class| narrow(reduced[row].log_probability(class)));
         let shares = Batch::new(shape, |row, class| narrow(reduced[row].probability(class)));
         let upstream = Batch::new(shape, |row, class| narrow(noise(row + 99, class)));
-        let judged = |out: &[T], of: &Batch<T>, wanted: Wanted<'_>| {
+        let judged = |out: &[T], of: &Batch<T>, backward: Backward| {
             let mut worst = 0.0_f64;
             for (row, (y, g)) in of.rows().iter().zip(upstream.rows()).enumerate() {
-                let sum: f64 = match std::ptr::eq(of, &logs) {
-                    true => g.iter().sum(),
-                    false => y.iter().zip(&g).map(|(p, g)| p * g).sum(),
-                };
-                for class in 0..y.len() {
-                    let (wanted, scale) = wanted(y, &g, sum, class);
-                    worst = worst.max(excess(out[of.place(row, class)], wanted, 1e-6 * scale));
+                for (class, Gradient { value, scale }) in backward(y, &g).into_iter().enumerate() {
+                    worst = worst.max(excess(out[of.place(row, class)], value, 1e-6 * scale));
                 }
             }
             worst
@@ -310,29 +304,18 @@ impl Suite<'_> {
             Ok(p) => device.softmax_backward(p, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
-        self.judge::<T, _>(
-            "softmax_backward",
-            "",
-            shape,
-            out.map(|out| (out.values, out.fell_back)),
-            |out| judged(&out, &shares, &|p, g, sum, class| (p[class] * (g[class] - sum), 1.0)),
-        );
+        let out = out.map(|out| (out.values, out.fell_back));
+        self.judge::<T, _>("softmax_backward", "", shape, out, |out| {
+            judged(&out, &shares, oracle::softmax_backward)
+        });
         let out = match Logits::new(&logs.values, shape) {
             Ok(l) => device.log_softmax_backward(l, &upstream.values).to_vec_async().await,
             Err(error) => Err(error),
         };
-        self.judge::<T, _>(
-            "log_softmax_backward",
-            "",
-            shape,
-            out.map(|out| (out.values, out.fell_back)),
-            |out| {
-                judged(&out, &logs, &|l, g, sum, class| {
-                    let whole: f64 = g.iter().map(|g| g.abs()).sum();
-                    (g[class] - l[class].exp() * sum, 1.0 + l[class].exp() * whole)
-                })
-            },
-        );
+        let out = out.map(|out| (out.values, out.fell_back));
+        self.judge::<T, _>("log_softmax_backward", "", shape, out, |out| {
+            judged(&out, &logs, oracle::log_softmax_backward)
+        });
     }
 
     async fn losses<T: Element>(&mut self, batch: &Batch<T>, with_options: bool) {

@@ -1,8 +1,11 @@
 //! A fast wrong answer is worth nothing: a few rows of every operation against float64, before it
 //! is timed.
 
+use logits_check::oracle::{self, Expected, Gradient, Labels, Terms};
+
 use logits::{DType, Device, Element, Error, Logits, Operation, Prediction, Reduction};
 
+use super::Options;
 use super::inputs::Inputs;
 
 /// The results of one run; a field that the operation does not produce is empty.
@@ -73,138 +76,101 @@ pub(super) fn first_wrong<T: Element<Row = f32>>(
     Ok([0, rows / 2, rows - 1].into_iter().find(is_wrong))
 }
 
-/// A number in float64, and how large the terms are that it is the sum of: errors are relative to
-/// those.
-struct Exact(f64, f64);
-
-impl Exact {
-    /// Whether that is what was found, but for the rounding to a type.
-    fn is(&self, found: f64, dtype: DType) -> bool {
-        let &Self(wanted, terms) = self;
-        // A unit in the last place, and half of the smallest number that is not 0.
-        let (unit, smallest) = match dtype {
-            DType::F16 => (1e-3, 3e-8),
-            DType::BF16 => (8e-3, 1e-38),
-            _ => (0.0, 1e-38),
-        };
-        (found - wanted).abs() <= PRECISION * terms + unit * wanted.abs() + smallest
-    }
-}
-
-/// Some more than what the crate promises, and than log-sum-exps of 32 lose as f32.
+/// The relative error that is allowed: more than the crate promises, and than log-sum-exps of 32
+/// lose as f32.
 const PRECISION: f64 = 4e-6;
 
-/// A row in float64, from the definitions.
+/// Whether `found` is `wanted` but for rounding to `dtype`. `scale` is the size of the terms that
+/// `wanted` is the sum of.
+fn is_near(found: f64, wanted: f64, scale: f64, dtype: DType) -> bool {
+    // A unit in the last place, and half of the smallest number that is not 0.
+    let (unit, smallest) = match dtype {
+        DType::F16 => (1e-3, 3e-8),
+        DType::BF16 => (8e-3, 1e-38),
+        _ => (0.0, 1e-38),
+    };
+    (found - wanted).abs() <= PRECISION * scale + unit * wanted.abs() + smallest
+}
+
+/// A row of the inputs in float64.
 struct Row<'i, T> {
     inputs: &'i Inputs<'i, T>,
     row: usize,
-    /// The logits as they are seen, and their slopes by what they were.
+    /// The logits after their transform.
     y: Vec<f64>,
-    slopes: Vec<f64>,
-    log_sum_exp: f64,
 }
 
 impl<'i, T: Element<Row = f32>> Row<'i, T> {
     fn new(inputs: &'i Inputs<'_, T>, row: usize) -> Self {
-        let options = inputs.options;
-        let scale = f64::from(options.logit_scale);
-        let seen = |&x: &T| {
-            let x = scale * x.into();
-            match options.softcap.map(f64::from) {
-                Some(cap) => (cap * (x / cap).tanh(), scale * (x / cap).cosh().powi(-2)),
-                None => (x, scale),
-            }
-        };
-        let classes = inputs.shape[1];
-        let (y, slopes): (Vec<f64>, Vec<f64>) =
-            inputs.logits[row * classes..][..classes].iter().map(seen).unzip();
-        let max = y.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let log_sum_exp = max + y.iter().map(|y| (y - max).exp()).sum::<f64>().ln();
-        Self { inputs, row, y, slopes, log_sum_exp }
-    }
-
-    fn probability(&self, class: usize) -> f64 {
-        (self.y[class] - self.log_sum_exp).exp()
-    }
-
-    /// A class's label: its target, smoothed and weighted.
-    fn label(&self, class: usize) -> f64 {
-        let smoothing = f64::from(self.inputs.options.label_smoothing);
-        let share = (1.0 - smoothing) * self.inputs.target(self.row, class)
-            + smoothing / self.y.len() as f64;
-        self.inputs.weight(class) * share
+        let Options { logit_scale, softcap, .. } = inputs.options;
+        let y = |x| oracle::transformed(x, f64::from(*logit_scale), softcap.map(f64::from)).0;
+        let y = of_row(&inputs.logits, row, inputs.shape[1]).into_iter().map(y).collect();
+        Self { inputs, row, y }
     }
 
     fn agrees(&self, timed: Operation, results: &Results<T>) -> bool {
         let (row, classes) = (self.row, self.y.len());
-        let elements = |exact: &dyn Fn(usize) -> Exact| {
-            let found = results.elements[row * classes..][..classes].iter().enumerate();
-            found.into_iter().all(|(class, &found)| exact(class).is(found.into(), T::DTYPE))
+        let reduced = oracle::Row::new(&self.y);
+        let of_row = |values: &[T]| of_row(values, row, classes);
+        let elements = |wanted: &dyn Fn(usize) -> (f64, f64)| {
+            of_row(&results.elements).into_iter().enumerate().all(|(class, found)| {
+                let (wanted, scale) = wanted(class);
+                is_near(found, wanted, scale, T::DTYPE)
+            })
         };
-        let value = |exact: Exact| exact.is(results.rows[row].into(), DType::F32);
+        let value = |wanted: f64| {
+            is_near(results.rows[row].into(), wanted, wanted.abs().max(1.0), DType::F32)
+        };
+        // The inputs have the logits as upstream gradients.
+        let backward = |backward: fn(&[f64], &[f64]) -> Vec<Gradient>| {
+            let wanted = backward(&of_row(&results.start), &of_row(&self.inputs.logits));
+            let scale = f64::from(self.inputs.options.logit_scale);
+            elements(&|class| (scale * wanted[class].value, scale.abs() * wanted[class].scale))
+        };
+        let expected = self.expected();
+        let gradient = || elements(&|class| (expected.gradients[0][class], expected.scale[0]));
         match timed {
-            Operation::Softmax => elements(&|class| {
-                let p = self.probability(class);
-                Exact(p, p)
-            }),
-            Operation::LogSoftmax => elements(&|class| {
-                let log = self.y[class] - self.log_sum_exp;
-                Exact(log, log.abs().max(1.0))
-            }),
-            Operation::LogSumExp => value(Exact(self.log_sum_exp, self.log_sum_exp.abs().max(1.0))),
-            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => {
-                elements(&self.backward(&results.start, timed == Operation::SoftmaxBackward))
+            Operation::Softmax => {
+                elements(&|class| (reduced.probability(class), reduced.probability(class)))
             }
-            Operation::CrossEntropy => value(self.loss()),
-            Operation::CrossEntropyGrad => value(self.loss()) && elements(&self.gradient()),
-            Operation::CrossEntropyBackward => elements(&self.gradient()),
-            Operation::Predict => self.are_largest(&results.predictions[row..=row]),
-            Operation::TopK(k) => self.are_largest(&results.predictions[row * k..][..k]),
-            Operation::Sample(_) => self.may_be_drawn(&results.predictions[row]),
+            Operation::LogSoftmax => elements(&|class| {
+                let log = reduced.log_probability(class);
+                (log, log.abs().max(1.0))
+            }),
+            Operation::LogSumExp => value(reduced.log_sum_exp()),
+            Operation::SoftmaxBackward => backward(oracle::softmax_backward),
+            Operation::LogSoftmaxBackward => backward(oracle::log_softmax_backward),
+            Operation::CrossEntropy => value(expected.loss),
+            Operation::CrossEntropyGrad => value(expected.loss) && gradient(),
+            Operation::CrossEntropyBackward => gradient(),
+            Operation::Predict => self.are_largest(&results.predictions[row..=row], &reduced),
+            Operation::TopK(k) => self.are_largest(&results.predictions[row * k..][..k], &reduced),
+            Operation::Sample(_) => self.may_be_drawn(&results.predictions[row], &reduced),
             // An operation that this command does not know has no reference values.
             _ => false,
         }
     }
 
-    fn loss(&self) -> Exact {
-        let of_labels: f64 = (0..self.y.len())
-            .map(|class| self.label(class) * (self.log_sum_exp - self.y[class]))
-            .sum();
-        let loss = of_labels + f64::from(self.inputs.options.z_loss) * self.log_sum_exp.powi(2);
-        Exact(loss, loss.abs().max(1.0))
-    }
-
-    fn gradient(&self) -> impl Fn(usize) -> Exact {
-        let labels: f64 = (0..self.y.len()).map(|class| self.label(class)).sum();
-        let pull = labels + 2.0 * f64::from(self.inputs.options.z_loss) * self.log_sum_exp;
-        move |class| {
-            let (slope, push, label) =
-                (self.slopes[class], self.probability(class) * pull, self.label(class));
-            Exact(slope * (push - label), slope.abs() * (push.abs() + label))
-        }
-    }
-
-    /// From probabilities or log-probabilities that were rounded to the type, and with the logits
-    /// as the gradient.
-    fn backward(&self, start: &[T], of_probabilities: bool) -> impl Fn(usize) -> Exact {
-        let classes = self.y.len();
-        let of = |values: &[T]| -> Vec<f64> {
-            values[self.row * classes..][..classes].iter().map(|&value| value.into()).collect()
+    /// The loss of the row and its gradient.
+    fn expected(&self) -> Expected {
+        let Options { label_smoothing, z_loss, softcap, logit_scale, .. } = *self.inputs.options;
+        let classes = 0..self.y.len();
+        let weight: Vec<f64> = classes.clone().map(|class| self.inputs.weight(class)).collect();
+        let target: Vec<f64> = classes.map(|class| self.inputs.target(self.row, class)).collect();
+        let terms = Terms {
+            ignored: &[],
+            weight: Some(&weight),
+            label_smoothing: label_smoothing.into(),
+            z_loss: z_loss.into(),
+            softcap: softcap.map(f64::from),
+            logit_scale: logit_scale.into(),
+            is_mean: false,
+            upstream: 1.0,
+            row_gradients: None,
+            log_sum_exps: None,
         };
-        let (y, upstream) = (of(start), of(&self.inputs.logits));
-        let scale = f64::from(self.inputs.options.logit_scale);
-        let terms = upstream.iter().zip(&y).map(|(g, y)| if of_probabilities { g * y } else { *g });
-        let (sum, size) =
-            terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-        move |class| {
-            let (y, g) = (y[class], upstream[class]);
-            match of_probabilities {
-                true => Exact(scale * y * (g - sum), scale.abs() * y * (g.abs() + size)),
-                false => {
-                    Exact(scale * (g - y.exp() * sum), scale.abs() * (g.abs() + y.exp() * size))
-                }
-            }
-        }
+        let x = of_row(&self.inputs.logits, self.row, self.y.len());
+        oracle::cross_entropy(&[x], &[Labels::Probabilities(&target)], &terms)
     }
 
     /// Whether two logits of the row are the same but for rounding: to a kernel they may be equal.
@@ -215,13 +181,13 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         (self.y[a] - self.y[b]).abs() <= error
     }
 
-    fn has_its_probability(&self, found: &Prediction) -> bool {
-        let p = self.probability(found.class as usize);
-        Exact(p, p).is(found.probability.into(), DType::F32)
+    fn has_its_probability(&self, found: &Prediction, reduced: &oracle::Row<'_>) -> bool {
+        let p = reduced.probability(found.class as usize);
+        is_near(found.probability.into(), p, p, DType::F32)
     }
 
     /// Whether these are the largest, in order, of equal ones the lower class first.
-    fn are_largest(&self, found: &[Prediction]) -> bool {
+    fn are_largest(&self, found: &[Prediction], reduced: &oracle::Row<'_>) -> bool {
         let mut order: Vec<usize> = (0..self.y.len()).collect();
         order.sort_by(|&a, &b| self.y[b].total_cmp(&self.y[a]).then(a.cmp(&b)));
         let is_next = |(nth, found): (usize, &Prediction)| {
@@ -229,7 +195,7 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
             class < self.y.len()
                 && (class == wanted
                     || (self.y[class] != self.y[wanted] && self.is_as_large(class, wanted)))
-                && self.has_its_probability(found)
+                && self.has_its_probability(found, reduced)
         };
         let mut classes: Vec<u32> = found.iter().map(|found| found.class).collect();
         classes.sort_unstable();
@@ -238,7 +204,7 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
     }
 
     /// Whether a class is among those that are drawn from.
-    fn may_be_drawn(&self, found: &Prediction) -> bool {
+    fn may_be_drawn(&self, found: &Prediction, reduced: &oracle::Row<'_>) -> bool {
         let class = found.class as usize;
         if class >= self.y.len() {
             return false;
@@ -250,14 +216,20 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         let kept = order.partition_point(|&other| {
             self.y[other] >= self.y[order[k - 1]] || self.is_as_large(other, order[k - 1])
         });
-        let mass =
-            |classes: &[usize]| classes.iter().map(|&class| self.probability(class)).sum::<f64>();
+        let mass = |classes: &[usize]| {
+            classes.iter().map(|&class| reduced.probability(class)).sum::<f64>()
+        };
         let larger = order.partition_point(|&other| {
             self.y[other] > self.y[class] && !self.is_as_large(other, class)
         });
         let enough = f64::from(self.inputs.options.top_p) * mass(&order[..kept]);
         larger < kept
             && mass(&order[..larger]) <= enough + PRECISION
-            && self.has_its_probability(found)
+            && self.has_its_probability(found, reduced)
     }
+}
+
+/// A row of values of the type, in float64.
+fn of_row<T: Copy + Into<f64>>(values: &[T], row: usize, classes: usize) -> Vec<f64> {
+    values[row * classes..][..classes].iter().map(|&value| value.into()).collect()
 }
