@@ -3,7 +3,7 @@
 
 use logits::{CrossEntropy, Device, Logits, Reduction};
 use logits_check::Options;
-use logits_check::oracle::{Expected, Labels};
+use logits_check::oracle::{Expected, Labels, Row, transformed};
 
 use crate::common;
 
@@ -117,12 +117,11 @@ fn extreme_rows_agree_with_float64() {
 fn probabilities_across_256_are_right() {
     for device in common::devices() {
         for Case { name, row, .. } in cases().into_iter().take(2) {
-            let top = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
-            let sum: f64 = row.iter().map(|&x| (f64::from(x) - top).exp()).sum();
+            let exact = Row::new(&row);
             let got =
                 device.softmax(Logits::new(&row, [1, row.len()]).unwrap()).to_vec().unwrap().values;
-            for (class, (&p, &x)) in got.iter().zip(&row).enumerate() {
-                let wanted = (f64::from(x) - top).exp() / sum;
+            for (class, &p) in got.iter().enumerate() {
+                let wanted = exact.probability(class);
                 let error = (f64::from(p) / wanted - 1.0).abs();
                 assert!(error <= 2e-6, "{name} on {device}: class {class} {p:e} for {wanted:e}");
             }
@@ -136,15 +135,14 @@ fn probabilities_across_256_are_right() {
 fn probabilities_under_a_large_cap_are_right() {
     let cap = 1e4_f32;
     let row: Vec<f32> = (0..100_u16).map(|nth| 1733.0 - 0.8 * f32::from(nth)).collect();
-    let y: Vec<f64> =
-        row.iter().map(|&x| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()).collect();
-    let sum: f64 = y.iter().map(|&each| (each - y[0]).exp()).sum();
+    let y: Vec<f64> = row.iter().map(|&x| transformed(x.into(), 1.0, Some(cap.into())).0).collect();
+    let exact = Row::new(&y);
     let loss = CrossEntropy::default().softcap(cap);
     for device in common::devices() {
         let x = Logits::new(&row, [1, row.len()]).unwrap().as_seen_by(&loss).unwrap();
         let got = device.softmax(x).to_vec().unwrap().values;
-        for (class, (&p, &each)) in got.iter().zip(&y).enumerate() {
-            let wanted = (each - y[0]).exp() / sum;
+        for (class, &p) in got.iter().enumerate() {
+            let wanted = exact.probability(class);
             let error = (f64::from(p) / wanted - 1.0).abs();
             assert!(error <= 2e-6, "class {class} on {device}: {p:e} for {wanted:e}");
         }
