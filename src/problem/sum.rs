@@ -21,7 +21,7 @@
 //! Level 2 sums the blocks. `E2` is the largest `E` of all blocks, and `trunc` rounds towards 0:
 //!
 //! ```text
-//! T = sum_blocks trunc(N_block * 2^20 / 2^(E2 - E_block))          below 2^93, of up to 2^22 blocks
+//! T = sum_blocks trunc(N_block * 2^20 / 2^(E2 - E_block))         below 2^93, of up to 2^22 blocks
 //! total = T * 2^(E2 - 187), of which the 48 highest bits are kept
 //! ```
 //!
