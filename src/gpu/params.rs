@@ -72,7 +72,9 @@ pub struct Summary {
     pub first_invalid_row: u32,
     pub(super) zero: u32,
     /// The sum of the rows' weighted losses, as a high and a low part. Added in f64 they are the
-    /// total of [`RowSum`](crate::RowSum) over these losses.
+    /// total of [`RowSum`](crate::RowSum) over these losses. A sum beyond f32 is infinite here, and
+    /// so is its mean; `RowSum` and [`ResidentLoss::read`](crate::ResidentLoss::read) have it in
+    /// f64.
     pub sum: [f32; 2],
     /// The sum of the targets' weights, as a high and a low part: the divisor of a mean. The
     /// perplexity is the exponential of `sum / weight`, both added in f64.

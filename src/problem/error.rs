@@ -196,6 +196,13 @@ pub enum Error {
     /// device.
     #[error("the inputs of the call are not all on the device that holds its logits")]
     ResidentElsewhere,
+    /// The sums of two parts of a batch cannot be joined, since the rows of the earlier part fill no
+    /// whole blocks: see [`RowSum::join`](crate::RowSum::join).
+    #[error("a sum of {rows} rows is not of a multiple of 1024, and later rows cannot be joined")]
+    PartOfBlock {
+        /// The number of rows of the earlier part.
+        rows: usize,
+    },
     /// Host memory could not be allocated, for a result or for rows while they are computed. The
     /// logits of a call in place are intact; the contents of other outputs are unspecified.
     #[error("{bytes} bytes of host memory could not be had for {what}")]

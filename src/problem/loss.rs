@@ -56,6 +56,8 @@ pub struct CrossEntropy {
     pub(crate) weight: Option<Vec<f32>>,
     pub(crate) label_smoothing: f32,
     pub(crate) z_loss: f32,
+    /// A factor of `z_loss`, which f32 may not hold: [`CrossEntropy::z_loss_factor`].
+    pub(crate) z_loss_factor: f64,
     pub(crate) softcap: Option<f32>,
     pub(crate) logit_scale: f32,
     pub(crate) upstream_gradient: f32,
@@ -70,6 +72,7 @@ impl Default for CrossEntropy {
             weight: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
+            z_loss_factor: 1.0,
             softcap: None,
             logit_scale: 1.0,
             upstream_gradient: 1.0,
@@ -182,6 +185,16 @@ impl CrossEntropy {
     #[must_use]
     pub fn z_loss(mut self, factor: f32) -> Self {
         self.z_loss = factor;
+        self
+    }
+
+    /// Multiplies the z-loss of every row by `factor`, in f64. The sum over a part of a batch with a
+    /// mean takes the mean weight of the whole batch, and then has the bits of a call for the
+    /// whole.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn z_loss_factor(mut self, factor: f64) -> Self {
+        self.z_loss_factor = factor;
         self
     }
 
@@ -303,6 +316,7 @@ impl CrossEntropy {
         let is_mean = self.reduction == Reduction::Mean;
         let divisor = if is_mean { total_weight } else { 1.0 };
         let z_loss = f64::from(self.z_loss)
+            * self.z_loss_factor
             * if is_mean { total_weight / counted_rows.max(1) as f64 } else { 1.0 };
         let factor = f64::from(self.upstream_gradient) / divisor;
         let smoothing = f64::from(self.label_smoothing);

@@ -4,7 +4,7 @@
 //! # f32
 //!
 //! A block is 1,024 rows, counted from the first row of the batch; the last block may be shorter.
-//! Losses are not negative.
+//! No loss is negative; values that a caller pushes to a [`RowSum`] may be.
 //!
 //! Level 1 sums a block. `E` is the largest biased exponent in the block, at least 1 (the exponent
 //! of subnormal numbers). Every loss is rounded to a multiple of the quantum `2^(E - 127 - 40)`,
@@ -16,12 +16,12 @@
 //!
 //! A sum of integers depends on no order of rows, lanes or threads. A loss whose exponent is at
 //! least `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the largest
-//! loss a row.
+//! magnitude a row.
 //!
-//! Level 2 sums the blocks. `E2` is the largest `E` of all blocks:
+//! Level 2 sums the blocks. `E2` is the largest `E` of all blocks, and `trunc` rounds towards 0:
 //!
 //! ```text
-//! T = sum_blocks floor(N_block * 2^20 / 2^(E2 - E_block))          below 2^93, of up to 2^22 blocks
+//! T = sum_blocks trunc(N_block * 2^20 / 2^(E2 - E_block))         below 2^93, of up to 2^22 blocks
 //! total = T * 2^(E2 - 187), of which the 48 highest bits are kept
 //! ```
 //!
@@ -38,14 +38,15 @@
 //! E2 = largest E of blocks
 //! T = 0
 //! for (E, N) in blocks:
-//!     T += (N << 20) >> (E2 - E)
+//!     T += sign(N) * ((abs(N) << 20) >> (E2 - E))
 //! total = highest_bits(T, 48) * 2^(E2 - 187)
 //! ```
 //!
-//! One NaN makes the total NaN; otherwise one infinity makes it infinite.
+//! One NaN makes the total NaN, and so do infinities of both signs; otherwise one infinity makes it
+//! infinite.
 //!
 //! [`block_of_f32`] is the twin of `sum_losses` in `shaders/totals.wgsl`, [`total_of_blocks`] of
-//! `total_losses`.
+//! `total_losses`. The shader sums losses alone, and so ignores signs.
 //!
 //! # f64
 //!
@@ -53,7 +54,7 @@
 //! exist on the CPU alone.
 
 use crate::problem::dtype::Elements;
-use crate::{DType, Element};
+use crate::{DType, Element, Error};
 
 /// Rows of a block. `GROUP_ROWS` of `shaders/totals.wgsl` must be the same number.
 pub(crate) const BLOCK_ROWS: usize = 1024;
@@ -63,13 +64,9 @@ const QUANTUM_BITS: i32 = 40;
 const TOTAL_BITS: u32 = 20;
 /// Bits of a total: those of two f32.
 const KEPT_BITS: u32 = 48;
-/// The exponent of a block with an infinity and without a NaN.
-const INFINITE: i32 = 255;
-/// The exponent of a block with a NaN.
-const NAN: i32 = 256;
 
 /// The sum of the losses of rows, or of the weights of their targets, as
-/// [`Loss::loss`](crate::Loss::loss) has it.
+/// [`Loss::loss`](crate::Loss::loss) has it. Values of any sign can be summed.
 ///
 /// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits
 /// as that of a batch of all the rows, if the losses of the rows have the same bits, as they have
@@ -93,7 +90,7 @@ const NAN: i32 = 256;
 /// for batch in logits.chunks(3 * 700) {
 ///     let rows = batch.len() / 3;
 ///     let out = device.cross_entropy(&loss, Logits::new(batch, [rows, 3])?, &vec![1; rows]).loss()?;
-///     sum.push(&out.per_row);
+///     sum.push(&out.per_row)?;
 /// }
 /// assert_eq!(sum.total(), whole.loss);
 /// # Ok::<(), logits::Error>(())
@@ -108,9 +105,9 @@ pub struct RowSum<S = f32> {
 /// The sum of a block.
 #[derive(Clone, Copy, Debug)]
 struct Block {
-    /// `E`, [`INFINITE`] or [`NAN`] of f32; 0 of f64.
+    /// `E` of f32; 0 of f64.
     exponent: i32,
-    /// `N` times the quantum, of f32, which is exact.
+    /// `N` times the quantum, of f32, which is exact; NaN or infinite where a value is.
     sum: f64,
 }
 
@@ -121,45 +118,63 @@ impl<S: Element> RowSum<S> {
         Self { blocks: Vec::new(), open: Vec::new() }
     }
 
-    /// Adds the values of the next rows, none of which is negative; a NaN or an infinity is
-    /// allowed.
-    pub fn push(&mut self, values: &[S]) {
+    /// Adds the values of the next rows. One NaN makes the total NaN, and so do infinities of both
+    /// signs; otherwise an infinity makes it infinite.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; the sum is then as it was before.
+    pub fn push(&mut self, values: &[S]) -> Result<(), Error> {
         let missing = if self.open.is_empty() { 0 } else { BLOCK_ROWS - self.open.len() };
         let (first, rest) = values.split_at(missing.min(values.len()));
+        let (blocks, rest) = rest.as_chunks::<BLOCK_ROWS>();
+        // Memory comes first. Nothing below allocates.
+        reserve(&mut self.blocks, blocks.len() + usize::from(!first.is_empty()))?;
+        if !(first.is_empty() && rest.is_empty()) {
+            let missing = BLOCK_ROWS - self.open.len();
+            reserve(&mut self.open, missing)?;
+        }
         self.open.extend_from_slice(first);
         if self.open.len() == BLOCK_ROWS {
             self.blocks.push(block_of(&self.open));
             self.open.clear();
         }
-        let (blocks, rest) = rest.as_chunks::<BLOCK_ROWS>();
         self.blocks.extend(blocks.iter().map(|block| block_of(block)));
         self.open.extend_from_slice(rest);
+        Ok(())
     }
 
-    /// Joins the sum of the rows that follow, which another thread may have made.
-    /// Returns `None` where `self` is not of a multiple of 1,024 rows, as `later` then has other
-    /// blocks than the whole.
+    /// Adds the sum of the rows that follow, which another thread may have made.
+    ///
+    /// # Errors
+    /// [`Error::PartOfBlock`] where `self` is not of a multiple of 1,024 rows, as `later` then has
+    /// other blocks than the whole; [`Error::OutOfMemory`]. The sum is then as it was before.
     ///
     /// ```
-    /// use logits::RowSum;
+    /// use logits::{Error, RowSum};
     /// let losses: Vec<f32> = (0..5000).map(|row| row as f32 / 3.0).collect();
     /// let sum_of = |losses: &[f32]| {
     ///     let mut sum = RowSum::new();
-    ///     sum.push(losses);
-    ///     sum
+    ///     sum.push(losses).map(|()| sum)
     /// };
     /// let (first, second) = losses.split_at(2 * 1024);
-    /// let joined = sum_of(first).join(sum_of(second)).unwrap();
-    /// assert_eq!(joined.total(), sum_of(&losses).total());
-    /// assert!(sum_of(&losses).join(joined).is_none());
+    /// let (mut joined, mut whole) = (sum_of(first)?, sum_of(&losses)?);
+    /// joined.join(&sum_of(second)?)?;
+    /// assert_eq!(joined.total(), whole.total());
+    /// assert_eq!(whole.join(&joined), Err(Error::PartOfBlock { rows: 5000 }));
+    /// # Ok::<(), Error>(())
     /// ```
-    #[must_use]
-    pub fn join(mut self, later: Self) -> Option<Self> {
+    pub fn join(&mut self, later: &Self) -> Result<(), Error> {
         if !self.open.is_empty() {
-            return None;
+            let rows = self.blocks.len() * BLOCK_ROWS + self.open.len();
+            return Err(Error::PartOfBlock { rows });
         }
-        self.blocks.extend(later.blocks);
-        Some(Self { blocks: self.blocks, open: later.open })
+        reserve(&mut self.blocks, later.blocks.len())?;
+        if !later.open.is_empty() {
+            reserve(&mut self.open, BLOCK_ROWS)?;
+        }
+        self.blocks.extend_from_slice(&later.blocks);
+        self.open.extend_from_slice(&later.open);
+        Ok(())
     }
 
     /// The sum of all rows so far.
@@ -177,12 +192,20 @@ impl<S: Element> RowSum<S> {
     }
 }
 
+/// Makes room for `more` values. A vector at least doubles when it grows, so that many pushes are
+/// few copies.
+fn reserve<T>(values: &mut Vec<T>, more: usize) -> Result<(), Error> {
+    let bytes = values.len().saturating_add(more).saturating_mul(size_of::<T>());
+    let refused = |_| Error::OutOfMemory { what: "the sums of blocks of rows", bytes };
+    values.try_reserve(more).map_err(refused)
+}
+
 /// The sum of the values of a batch. It takes no memory, which may be short when a call is done.
 pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
     match S::erase(values) {
         Elements::F32(values) => {
             let blocks = values.chunks(BLOCK_ROWS).map(block_of_f32);
-            total_of_blocks(exponent_of(largest(values)), blocks)
+            total_of_blocks(exponent_of(largest_magnitude(values)), blocks)
         }
         Elements::F64(values) => values.chunks(BLOCK_ROWS).map(sum_of_f64).fold(0.0, |a, b| a + b),
         Elements::F16(values) => sum_of_f32(values.len(), |row| values[row].to_f32()),
@@ -192,7 +215,7 @@ pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
 
 /// The sum of `rows` values. It takes no memory.
 pub(crate) fn sum_of_f32(rows: usize, value: impl Fn(usize) -> f32) -> f64 {
-    let largest = (0..rows).map(&value).fold(0.0, |a, b| if b > a { b } else { a });
+    let largest = (0..rows).map(&value).fold(0.0, larger_magnitude);
     let mut block = [0.0; BLOCK_ROWS];
     let blocks = (0..rows).step_by(BLOCK_ROWS).map(|start| {
         let block = &mut block[..BLOCK_ROWS.min(rows - start)];
@@ -222,8 +245,7 @@ fn block_of<S: Element>(values: &[S]) -> Block {
 /// numbers of f64 are the multiples. Subtracting is exact, and so is every partial sum, in any
 /// order.
 fn block_of_f32(losses: &[f32]) -> Block {
-    let largest = largest(losses);
-    let exponent = exponent_of(largest);
+    let exponent = exponent_of(largest_magnitude(losses));
     let bias = 1.5 * power_of_two(exponent - 127 - QUANTUM_BITS + 52);
     let mut sums = [0.0; 8];
     let (eights, rest) = losses.as_chunks::<8>();
@@ -235,23 +257,25 @@ fn block_of_f32(losses: &[f32]) -> Block {
     for (sum, &loss) in sums.iter_mut().zip(rest) {
         *sum += (f64::from(loss) + bias) - bias;
     }
-    let sum = sums.iter().fold(0.0, |a, b| a + b);
-    // `largest` passes over a NaN; the sum does not.
-    Block { exponent: if sum.is_nan() { NAN } else { exponent }, sum }
+    Block { exponent, sum: sums.iter().fold(0.0, |a, b| a + b) }
 }
 
-/// The largest loss, 0 of none; NaN is left out.
-fn largest(losses: &[f32]) -> f32 {
+/// The larger of `a`, which is not negative, and the magnitude of `b`; `a` where `b` is NaN.
+fn larger_magnitude(a: f32, b: f32) -> f32 {
     // A comparison that is one instruction, which `f32::max` is not.
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    if b.abs() > a { b.abs() } else { a }
+}
+
+/// The largest magnitude, 0 of none; NaN is left out.
+fn largest_magnitude(losses: &[f32]) -> f32 {
     let mut lanes = [0.0; 16];
     let (sixteens, rest) = losses.as_chunks::<16>();
     for sixteen in sixteens {
         for (lane, &loss) in lanes.iter_mut().zip(sixteen) {
-            *lane = larger(*lane, loss);
+            *lane = larger_magnitude(*lane, loss);
         }
     }
-    rest.iter().chain(&lanes).copied().fold(0.0, larger)
+    rest.iter().chain(&lanes).copied().fold(0.0, larger_magnitude)
 }
 
 /// The biased exponent of a number that is not negative; 1 of subnormal numbers and 0.
@@ -259,26 +283,28 @@ fn exponent_of(value: f32) -> i32 {
     ((value.to_bits() >> 23) as i32).max(1)
 }
 
-/// Level 2. `exponent` is `E2`; where a block has a NaN it may be that of the other values.
+/// Level 2. `exponent` is `E2`; what it is does not matter where a value is NaN or infinite.
 fn total_of_blocks(exponent: i32, blocks: impl Iterator<Item = Block>) -> f64 {
-    let mut total = 0;
+    let (mut total, mut not_finite) = (0_i128, 0.0);
     for block in blocks {
-        if block.exponent == NAN {
-            return f64::NAN;
+        if !block.sum.is_finite() {
+            not_finite += block.sum;
+            continue;
         }
-        if exponent < INFINITE {
-            let multiple = (block.sum * power_of_two(127 + QUANTUM_BITS - block.exponent)) as u128;
-            let down = (exponent - block.exponent) as u32;
-            total += (multiple << TOTAL_BITS).checked_shr(down).unwrap_or(0);
-        }
+        let multiple = (block.sum * power_of_two(127 + QUANTUM_BITS - block.exponent)) as i128;
+        let down = (exponent - block.exponent) as u32;
+        let part = (multiple.abs() << TOTAL_BITS).checked_shr(down).unwrap_or(0);
+        total += part * multiple.signum();
     }
-    if exponent >= INFINITE {
-        return f64::INFINITY;
+    if not_finite != 0.0 {
+        return not_finite;
     }
-    let surplus = (u128::BITS - total.leading_zeros()).saturating_sub(KEPT_BITS);
+    let size = total.unsigned_abs();
+    let surplus = (u128::BITS - size.leading_zeros()).saturating_sub(KEPT_BITS);
     // At most 48 bits, so the conversion is exact.
-    (total >> surplus << surplus) as f64
-        * power_of_two(exponent - 127 - QUANTUM_BITS - TOTAL_BITS as i32)
+    let kept = (size >> surplus << surplus) as f64
+        * power_of_two(exponent - 127 - QUANTUM_BITS - TOTAL_BITS as i32);
+    if total < 0 { -kept } else { kept }
 }
 
 /// 2 to the power of `exponent`, for normal numbers of f64.

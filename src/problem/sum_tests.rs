@@ -1,6 +1,7 @@
 //! [`RowSum`] against integer arithmetic, and against itself in other orders and pieces.
 
 use super::{BLOCK_ROWS, RowSum, block_of_f32, sum_of_f64, sum_of_rows};
+use crate::Error;
 
 /// SplitMix64.
 struct Random(u64);
@@ -29,6 +30,12 @@ impl Random {
         };
         (0..rows).map(|_| one(self)).collect()
     }
+
+    /// Negates about one value of `of`.
+    fn signed(&mut self, mut values: Vec<f32>, of: usize) -> Vec<f32> {
+        values.iter_mut().filter(|_| self.below(of) == 0).for_each(|value| *value = -*value);
+        values
+    }
 }
 
 /// The algorithm as documented, in integers alone, as the shader has it.
@@ -41,50 +48,54 @@ fn reference(losses: &[f32]) -> f64 {
     let exponent_of = |bits: u32| (bits >> 23).max(1);
     let block = |losses: &[f32]| {
         let exponent = losses.iter().map(|loss| exponent_of(bits_of(loss))).max().unwrap();
-        let mut sum = 0_u64;
+        let mut sum = 0_i64;
         for loss in losses {
             let bits = bits_of(loss);
             let mantissa =
-                u64::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
+                i64::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
             let down = exponent - exponent_of(bits);
-            sum += match down {
-                0..=17 => mantissa << (17 - down),
-                _ => {
-                    let by = (down - 17).min(40);
-                    let (whole, rest, half) =
-                        (mantissa >> by, mantissa & ((1 << by) - 1), 1 << (by - 1));
-                    whole + u64::from(rest > half || (rest == half && whole & 1 == 1))
-                }
-            };
+            let sign = if loss.is_sign_negative() { -1 } else { 1 };
+            sum += sign
+                * match down {
+                    0..=17 => mantissa << (17 - down),
+                    _ => {
+                        let by = (down - 17).min(40);
+                        let (whole, rest, half) =
+                            (mantissa >> by, mantissa & ((1 << by) - 1), 1 << (by - 1));
+                        whole + i64::from(rest > half || (rest == half && whole & 1 == 1))
+                    }
+                };
         }
-        assert!(sum < 1 << 51);
+        assert!(sum.abs() < 1 << 51);
         (exponent, sum)
     };
     let blocks: Vec<_> = losses.chunks(BLOCK_ROWS).map(block).collect();
     let exponent = blocks.iter().map(|block| block.0).max().unwrap_or(1);
-    let mut total = 0_u128;
+    let mut total = 0_i128;
     for (of_block, sum) in blocks {
         let down = exponent - of_block;
-        total += if down >= 95 { 0 } else { (u128::from(sum) << 20) >> down };
+        // A division rounds towards 0.
+        total += if down >= 95 { 0 } else { (i128::from(sum) << 20) / (1 << down) };
     }
     let mut lowest = 0;
-    while total >= 1 << 48 {
-        (total, lowest) = (total >> 1, lowest + 1);
+    while total.abs() >= 1 << 48 {
+        (total, lowest) = (total / 2, lowest + 1);
     }
     total as f64 * 2.0_f64.powi(exponent as i32 - 187 + lowest)
 }
 
 /// The sum in 400 bits, of which the leading ones are returned as an f64.
 fn exact(losses: &[f32]) -> f64 {
-    let mut words = [0_u128; 12];
+    let mut words = [0_i128; 12];
     for loss in losses {
         let bits = loss.to_bits() & 0x7fff_ffff;
         let mantissa =
-            u128::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
+            i128::from((bits & 0x007f_ffff) | if bits >> 23 > 0 { 0x0080_0000 } else { 0 });
         let place = (bits >> 23).max(1) - 1;
-        words[place as usize / 32] += mantissa << (place % 32);
+        let sign = if loss.is_sign_negative() { -1 } else { 1 };
+        words[place as usize / 32] += sign * (mantissa << (place % 32));
     }
-    let word = |(nth, &word): (usize, &u128)| word as f64 * 2.0_f64.powi(nth as i32 * 32 - 149);
+    let word = |(nth, &word): (usize, &i128)| word as f64 * 2.0_f64.powi(nth as i32 * 32 - 149);
     words.iter().enumerate().map(word).fold(0.0, |a, b| a + b)
 }
 
@@ -106,6 +117,20 @@ fn sums_are_those_of_integers() {
     for rows in ROWS {
         for (lowest, spread) in EXPONENTS {
             let losses = random.losses(rows, lowest, spread);
+            for of in [1, 2, 30] {
+                let signed = random.signed(losses.clone(), of);
+                let what = format!("one of {of} negative, {rows} rows from {lowest}");
+                let got = sum_of_rows(&signed);
+                assert_same(got, reference(&signed), &what);
+                let most: f64 =
+                    signed.iter().map(|&value| f64::from(value.abs()) * 2.0_f64.powi(-40)).sum();
+                let largest = signed.iter().fold(0.0, |a: f32, &b| a.max(b.abs()));
+                let most = most + f64::from(largest) * rows as f64 * 2.0_f64.powi(-40);
+                let exact = exact(&signed);
+                assert!((got - exact).abs() <= most, "{what}: {got:e}, exactly {exact:e}");
+                let negated: Vec<f32> = signed.iter().map(|value| -value).collect();
+                assert_eq!(sum_of_rows(&negated), -got, "{what}");
+            }
             let (got, what) =
                 (sum_of_rows(&losses), format!("{rows} rows from {lowest} to {spread} more"));
             assert_same(got, reference(&losses), &what);
@@ -161,37 +186,35 @@ fn pieces_and_parts_have_the_sum_of_the_whole() {
     for rows in ROWS {
         for (lowest, spread) in EXPONENTS {
             let losses = random.losses(rows, lowest, spread);
+            let losses = random.signed(losses, 5);
             let doubles: Vec<f64> = losses.iter().map(|&loss| f64::from(loss) / 3.0).collect();
             let (mut sum, mut of_doubles, mut at) = (RowSum::new(), RowSum::new(), 0);
             while at < rows {
                 let most = [1, 10, 1024, 3000][random.below(4)];
                 let end = rows.min(at + random.below(most + 1));
-                sum.push(&losses[at..end]);
-                of_doubles.push(&doubles[at..end]);
+                sum.push(&losses[at..end]).unwrap();
+                of_doubles.push(&doubles[at..end]).unwrap();
                 at = end;
             }
             let (wanted, wanted_of_doubles) = (sum_of_rows(&losses), sum_of_rows(&doubles));
             assert_same(sum.total(), wanted, "pieces");
             assert_same(of_doubles.total(), wanted_of_doubles, "pieces of f64");
 
-            let mut joined = Some((RowSum::new(), RowSum::new()));
+            let (mut joined, mut joined_doubles) = (RowSum::new(), RowSum::new());
             let mut at = 0;
             while at < rows {
                 let end = rows.min(at + random.below(5) * BLOCK_ROWS);
                 let (mut part, mut of_doubles) = (RowSum::new(), RowSum::new());
-                part.push(&losses[at..end]);
-                of_doubles.push(&doubles[at..end]);
-                joined = joined.and_then(|(a, b)| Some((a.join(part)?, b.join(of_doubles)?)));
+                part.push(&losses[at..end]).unwrap();
+                of_doubles.push(&doubles[at..end]).unwrap();
+                joined.join(&part).unwrap();
+                joined_doubles.join(&of_doubles).unwrap();
                 at = end;
             }
-            let (joined, joined_doubles) = joined.unwrap();
             assert_same(joined.total(), wanted, "parts");
             assert_same(joined_doubles.total(), wanted_of_doubles, "parts of f64");
-            assert_eq!(
-                joined.join(RowSum::new()).is_none(),
-                !rows.is_multiple_of(BLOCK_ROWS),
-                "{rows}"
-            );
+            let refused = (!rows.is_multiple_of(BLOCK_ROWS)).then_some(Error::PartOfBlock { rows });
+            assert_eq!(joined.join(&sum).err(), refused, "{rows}");
         }
     }
 }
@@ -210,10 +233,24 @@ fn special_values_are_kept() {
             assert!(sum_of_rows(&losses).is_nan());
         }
     }
+    // Infinities of both signs, in one block and in two, also in parts.
+    for (at, other) in [(3, 5), (3, 2500), (2999, 10)] {
+        let mut losses = vec![1.0_f32; 3000];
+        losses[at] = f32::NEG_INFINITY;
+        assert_eq!(sum_of_rows(&losses), f64::NEG_INFINITY);
+        losses[other] = f32::INFINITY;
+        assert!(sum_of_rows(&losses).is_nan());
+        let mut sum = RowSum::new();
+        losses.chunks(700).for_each(|losses| sum.push(losses).unwrap());
+        assert!(sum.total().is_nan());
+    }
     let zero = |total: f64| assert_eq!(total.to_bits(), 0, "{total:?}");
     zero(RowSum::<f32>::new().total());
     zero(RowSum::<f64>::new().total());
     zero(sum_of_rows(&[-0.0_f32; 1500]));
+    zero(sum_of_rows(&[1.0_f32, -1.0]));
+    assert_eq!(sum_of_rows(&[-1.0_f32, -0.5, 2.0, -3.0]), -2.5);
+    assert_eq!(sum_of_rows(&[half::f16::NEG_ONE; 1500]), -1500.0);
     assert_eq!(sum_of_rows(&[f32::MAX; 2048]), 2048.0 * f64::from(f32::MAX));
     assert_eq!(sum_of_rows(&[f32::from_bits(1); 2048]), 2048.0 * 2.0_f64.powi(-149));
     assert_eq!(sum_of_rows(&[half::f16::ONE; 1500]), 1500.0);

@@ -7,7 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 
-use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, Shape, Targets};
+use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, RowSum, Shape, Targets};
 
 /// The system's allocator. While armed it refuses allocations of at least `LARGE` bytes.
 struct Short;
@@ -177,6 +177,48 @@ fn every_call<T: Element>(
     assert!(errors < refusals, "{dtype}: no call did its work with less memory");
 }
 
+/// Pushes and joins sums while memory is short: a refusal leaves the sum as it was, and the same
+/// call does its work later.
+fn sums_of_rows() {
+    let losses: Vec<f32> = logits(300_000, |x| x as f32);
+    let mut later = RowSum::new();
+    later.push(&losses[262_144..]).unwrap();
+    let sum_of = |once: bool, allowed: isize| {
+        let (mut sum, mut refusals) = (RowSum::new(), 0);
+        let again = |refused: Result<(), Error>, total: [f64; 2]| match refused {
+            Ok(()) => false,
+            Err(error) => {
+                assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+                assert_eq!(total[0].to_bits(), total[1].to_bits(), "{error}");
+                true
+            }
+        };
+        let pieces = [0, 100, 1024, 5000, 250_000, 262_144];
+        for piece in pieces.windows(2) {
+            let (before, piece) = (sum.total(), &losses[piece[0]..piece[1]]);
+            let (refused, _) = with_memory_for(allowed, once, || sum.push(piece));
+            if again(refused, [before, sum.total()]) {
+                refusals += 1;
+                sum.push(piece).unwrap();
+            }
+        }
+        let before = sum.total();
+        let (refused, _) = with_memory_for(allowed, once, || sum.join(&later));
+        if again(refused, [before, sum.total()]) {
+            refusals += 1;
+            sum.join(&later).unwrap();
+        }
+        (sum.total(), refusals)
+    };
+    let (wanted, none) = sum_of(false, 1000);
+    assert_eq!(none, 0);
+    for (once, allowed) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let (total, refusals) = sum_of(once, allowed);
+        assert_eq!(total.to_bits(), wanted.to_bits());
+        assert!(allowed > 0 || refusals >= 3, "{refusals} refusals");
+    }
+}
+
 /// One test for all types: the harness allocates, beyond what may be refused, when one of several
 /// tests ends.
 #[test]
@@ -184,4 +226,5 @@ fn every_type_is_done_or_refused() {
     every_call("f32", &SHAPES, |x| x as f32);
     every_call("f16", &SHAPES[2..4], logits::half::f16::from_f64);
     every_call("f64", &SHAPES[2..4], |x| x);
+    sums_of_rows();
 }

@@ -364,8 +364,8 @@ impl<S> ResidentLoss<S> {
 
 impl<S: Element> ResidentLoss<S> {
     /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU these are 32 bytes, or,
-    /// where the logits did not fit one buffer, the losses of the rows, which are then summed on
-    /// the host.
+    /// where the logits did not fit one buffer or the sum is beyond f32, the losses of the rows,
+    /// which are then summed on the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails or was lost; [`Error::OutOfMemory`].
@@ -382,14 +382,18 @@ impl<S: Element> ResidentLoss<S> {
     }
 
     async fn read_waiting(&self, waiting: Waiting) -> Result<Loss<S>, Error> {
-        let sum = match &self.sum {
-            Sum::Known(sum) => *sum,
-            Sum::Gpu(summary) => summary.sum(CallLimits { waiting, ..self.per_row.limits }).await?,
+        let ResidentRows { memory, rows, each, limits, .. } = &self.per_row;
+        let limits = CallLimits { waiting, ..*limits };
+        let known = match &self.sum {
+            Sum::Known(sum) => Some(*sum),
+            // A device has the sum in f32, and so an infinity may be finite in f64.
+            Sum::Gpu(summary) => Some(summary.sum(limits).await?).filter(|sum| !sum.is_infinite()),
+            Sum::OfRows => None,
+        };
+        let sum = match known {
+            Some(sum) => sum,
             // As they are on the device, multiplied by `unit` as the totals are.
-            Sum::OfRows => {
-                let ResidentRows { memory, rows, each, limits, .. } = &self.per_row;
-                sum_of_rows(&memory.read(0..*rows, *each, CallLimits { waiting, ..*limits }).await?)
-            }
+            None => sum_of_rows(&memory.read(0..*rows, *each, limits).await?),
         };
         let totals = Totals { sum, ..self.totals };
         let (loss, perplexity) = totals.reduce(self.reduction);

@@ -54,7 +54,7 @@ fn a_loss_is_the_same_number_in_every_way() {
             let what = format!("{rows} rows, wide: {is_wide}, {loss:?} on {device}");
             let host = device.cross_entropy(&loss, view, &targets).loss().unwrap();
             let mut sum = RowSum::new();
-            sum.push(&host.per_row);
+            sum.push(&host.per_row).unwrap();
 
             let resident = device.upload(view).unwrap();
             let on_device = device.upload_targets(&loss, [rows, CLASSES], &targets).unwrap();
@@ -99,14 +99,15 @@ fn parts_have_the_loss_of_the_whole() {
             let out = device.cross_entropy(&loss, view, &targets[start..end]).loss().unwrap();
             let mut sum = RowSum::new();
             // In pieces of any size.
-            out.per_row.chunks(700).for_each(|losses| sum.push(losses));
+            out.per_row.chunks(700).for_each(|losses| sum.push(losses).unwrap());
             assert_eq!(sum.total().to_bits(), out.loss.to_bits(), "{device}");
             sum
         };
         let whole = sum_of(0, rows).total();
         for cuts in [[1024, 2048], [2048, 3072], [1024, 4096], [0, 4096]] {
-            let parts = [sum_of(0, cuts[0]), sum_of(cuts[0], cuts[1]), sum_of(cuts[1], rows)];
-            let joined = parts.into_iter().reduce(|a, b| a.join(b).unwrap()).unwrap();
+            let mut joined = sum_of(0, cuts[0]);
+            joined.join(&sum_of(cuts[0], cuts[1])).unwrap();
+            joined.join(&sum_of(cuts[1], rows)).unwrap();
             assert_eq!(joined.total().to_bits(), whole.to_bits(), "{cuts:?} on {device}");
         }
     }
@@ -146,6 +147,46 @@ fn special_losses_are_summed_alike() {
             let same = sum == host.loss || (sum.is_nan() && host.loss.is_nan());
             assert!(same || (host.loss > f64::from(f32::MAX) && sum == f64::INFINITY), "{what}");
             assert_eq!(summary.loss.is_nan(), sum.is_nan(), "{what}");
+        }
+    }
+}
+
+/// Losses within f32 whose sum is not: a resident loss is that of a call, and a step's is infinite.
+#[test]
+fn a_sum_beyond_f32_is_finite_in_f64() {
+    let rows = 3000;
+    let (x, targets) = (logits(rows), targets(rows));
+    let heavy = CrossEntropy::default().weight([1e36, 0.5e36, 2.0]);
+    let mut far = vec![0.0_f32; rows * CLASSES];
+    far.iter_mut().step_by(CLASSES).for_each(|x| *x = 3e38);
+    let mut infinite = far.clone();
+    infinite[5 * CLASSES] = f32::NEG_INFINITY;
+    let plain = CrossEntropy::default();
+    let of_two: Vec<i32> = (0..rows).map(|row| if row == 5 { 0 } else { 1 }).collect();
+    for engine in engines() {
+        let device = Device::on(&engine.gpu);
+        for (x, targets, loss, is_finite) in [
+            (&x, &targets, &heavy, true),
+            (&far, &of_two, &plain, true),
+            (&infinite, &of_two, &plain, false),
+        ] {
+            for reduction in [Reduction::Sum, Reduction::Mean, Reduction::None] {
+                let loss = loss.clone().reduction(reduction);
+                let view = Logits::new(x, [rows, CLASSES]).unwrap();
+                let host = device.cross_entropy(&loss, view, targets).loss().unwrap();
+                let cpu = Device::cpu().cross_entropy(&loss, view, targets).loss().unwrap();
+                let (resident, targets) = (
+                    device.upload(view).unwrap(),
+                    device.upload_targets(&loss, [rows, CLASSES], targets).unwrap(),
+                );
+                let out = resident.cross_entropy(&targets).run().unwrap().read().unwrap();
+                let what = format!("{reduction:?} on {device}: {:e}, {:e}", out.loss, host.loss);
+                assert_eq!(out.loss.to_bits(), host.loss.to_bits(), "{what}");
+                assert_eq!(out.loss.is_finite(), is_finite, "{what}");
+                approx::assert_relative_eq!(host.loss, cpu.loss, max_relative = 1e-6);
+                let is_large = reduction == Reduction::Mean || host.loss > f64::from(f32::MAX);
+                assert!(is_large, "{what}: within f32");
+            }
         }
     }
 }

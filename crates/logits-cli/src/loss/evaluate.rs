@@ -138,7 +138,7 @@ where
                 out
             }
         };
-        results.losses.add(&out.per_row, &of_rows(false));
+        results.losses.add(&out.per_row, &of_rows(false))?;
         if let Some(file) = &mut outputs.per_row {
             out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.scale));
             file.write(&of_rows(false), &out.per_row)?;

@@ -142,9 +142,9 @@ fn check_classes<S: Float>(
             totals.largest_weight = totals.largest_weight.max(weight);
         }
         if weight.is_some() {
-            sum.add_at(weights, |nth| reader.c_index(start + nth));
+            sum.add_at(weights, |nth| reader.c_index(start + nth))?;
         }
     }
-    totals.weight = if weight.is_some() { sum.total() } else { totals.counted_rows as f64 };
+    totals.weight = if weight.is_some() { sum.total()? } else { totals.counted_rows as f64 };
     Ok(totals)
 }

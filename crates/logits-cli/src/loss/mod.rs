@@ -244,11 +244,11 @@ fn loss_of_batches(
     // through `totals`.
     let is_mean = options.reduction == ReductionName::Mean;
     let mut loss = options.loss().reduction(Reduction::Sum);
-    // The z-loss is averaged over the counted rows, the rest over their total weight: `z_loss` is
-    // multiplied by their mean weight.
+    // The z-loss is averaged over the counted rows, the rest over their total weight: it is
+    // multiplied by their mean weight, in f64 as in a call for all rows.
     let is_weighted = is_mean && totals.weight > 0.0;
     let mean_weight = if is_weighted { totals.weight / totals.counted_rows as f64 } else { 1.0 };
-    loss = loss.z_loss((f64::from(options.z_loss) * (mean_weight * scale)) as f32);
+    loss = loss.z_loss_factor(mean_weight * scale);
     if is_mean && !is_weighted {
         // Where nothing is counted, gradients of the mean of each batch are those of the whole.
         loss = loss.reduction(Reduction::Mean);
@@ -276,7 +276,7 @@ fn print_results<S: Element>(
     results: Results<S>,
 ) -> Result<(), CliError> {
     let Results { losses, correct, correct_in_top_k, fell_back } = results;
-    let sum = losses.total();
+    let sum = losses.total()?;
     let mean = if totals.weight == 0.0 { f64::NAN } else { sum / (totals.weight * scale) };
     let value = if options.reduction == ReductionName::Mean { mean } else { sum / scale };
     let fraction = |count: u64| count as f64 / totals.counted_rows as f64;

@@ -6,8 +6,8 @@ use crate::memory::resize;
 use crate::npy::Selection;
 
 /// A [`RowSum`] of losses or weights. Where files are in Fortran order, rows of several dimensions
-/// come in another order than their own, which the sum
-/// needs: all values are held until the end then.
+/// come in another order than their own, which the sum needs: all values are held until the end
+/// then.
 #[derive(Default)]
 pub(super) struct SumOfRows<S> {
     sum: RowSum<S>,
@@ -27,7 +27,7 @@ impl<S: Element> SumOfRows<S> {
     }
 
     /// Adds the values of the rows that `rows` selects from an array of all rows in C order.
-    pub(super) fn add(&mut self, values: &[S], rows: &Selection) {
+    pub(super) fn add(&mut self, values: &[S], rows: &Selection) -> Result<(), Error> {
         let Some(held) = &mut self.held else { return self.sum.push(values) };
         let (length, stride) = (rows.run_length(), rows.memory_stride());
         let Ok(()) = rows.for_each_run(|row, first| {
@@ -37,19 +37,25 @@ impl<S: Element> SumOfRows<S> {
                 .for_each(|(to, value)| *to = *value);
             Ok::<_, std::convert::Infallible>(())
         });
+        Ok(())
     }
 
     /// Adds the values of the next rows of the file, of which the row with the place `nth` has the
     /// C index `c_index(nth)`.
-    pub(super) fn add_at(&mut self, values: &[S], c_index: impl Fn(usize) -> usize) {
+    pub(super) fn add_at(
+        &mut self,
+        values: &[S],
+        c_index: impl Fn(usize) -> usize,
+    ) -> Result<(), Error> {
         let Some(held) = &mut self.held else { return self.sum.push(values) };
         values.iter().enumerate().for_each(|(nth, &value)| held[c_index(nth)] = value);
+        Ok(())
     }
 
-    pub(super) fn total(mut self) -> f64 {
+    pub(super) fn total(mut self) -> Result<f64, Error> {
         if let Some(held) = self.held {
-            self.sum.push(&held);
+            self.sum.push(&held)?;
         }
-        self.sum.total()
+        Ok(self.sum.total())
     }
 }

@@ -40,9 +40,17 @@ fn is_that_of_a_call<T: Element + Number>(shape: [usize; 2], narrow: fn(f64) -> 
     let view = Logits::new(&x, shape).unwrap();
     for (reduction, name) in [(Reduction::Sum, "sum"), (Reduction::Mean, "mean")] {
         let plain = CrossEntropy::default().reduction(reduction);
-        for (loss, more) in
-            [(plain.clone(), &[][..]), (plain.weight(weight.clone()), &["--weight", &w])]
-        {
+        let weighted = plain.clone().weight(weight.clone());
+        for (loss, more) in [
+            (plain.clone(), &[][..]),
+            (plain.z_loss(0.013), &["--z-loss", "0.013"]),
+            (weighted.clone(), &["--weight", &w]),
+            (weighted.clone().z_loss(0.013), &["--weight", &w, "--z-loss", "0.013"]),
+            (
+                weighted.label_smoothing(0.1).z_loss(1e-4),
+                &["--weight", &w, "--label-smoothing", "0.1", "--z-loss", "1e-4"],
+            ),
+        ] {
             let wanted = Device::cpu().cross_entropy(&loss, view, &y).loss().unwrap().loss;
             let got = loss_of(&files, &[&["--reduction", name], more].concat());
             assert_eq!(
