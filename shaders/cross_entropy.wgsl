@@ -22,13 +22,7 @@ fn loss_of(
     log_sum_exp: f32,
     z_loss: f32,
 ) -> u32 {
-    // A compiler may round the y of one logit in two ways, so under a cap the distance of the
-    // maximum from itself is not computed: a confident row's loss is as small as what they differ
-    // by.
-    var gap = vec2<f32>(0.0, 0.0);
-    if !CAPPED || logit != maximum.logit {
-        gap = distance(logit, maximum);
-    }
+    let gap = distance(logit, maximum);
     var bits = 0u;
     if !SOFT {
         bits = bitcast<u32>(goal.on_value * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
