@@ -210,14 +210,14 @@ fn total_targets(grid: Grid) {
     }
     counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(grid, invalid, LARGEST);
-    var weight = bitcast<vec2<f32>>(total_of_partials(grid));
+    var weight = total_of_partials(grid);
     if params.soft_rows != 0u {
         // Every row of probabilities counts, once.
         counted = params.soft_rows;
-        weight = vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu));
+        weight = bitcast<vec2<u32>>(vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu)));
     }
     if thread == 0u {
-        summary = Summary(0u, counted, invalid.y, 0u, vec2<f32>(0.0, 0.0), weight);
+        summary = Summary(0u, counted, invalid.y, 0u, vec2<u32>(0u, 0u), weight);
     }
 }
 
@@ -250,11 +250,13 @@ fn sum_losses(grid: Grid) {
 fn total_losses(grid: Grid) {
     let bits = total_of_partials(grid);
     if thread == 0u {
-        let sum = bitcast<vec2<f32>>(bits);
-        let weight = summary.weight.x + summary.weight.y;
-        var loss = bitcast<u32>(sum.x + sum.y);
+        let pair = bitcast<vec2<f32>>(bits);
+        let sum = pair.x + pair.y;
+        var loss = bitcast<u32>(sum);
         if (FLAGS & MEAN) != 0u {
-            loss = select(bitcast<u32>((sum.x + sum.y) / weight), params.nan, weight == 0.0);
+            let pair = bitcast<vec2<f32>>(summary.weight);
+            let weight = pair.x + pair.y;
+            loss = select(bitcast<u32>(sum / weight), params.nan, weight == 0.0);
         }
         if bits.x == INFINITY && loss != params.nan {
             loss = INFINITY;
@@ -262,6 +264,6 @@ fn total_losses(grid: Grid) {
             loss = params.nan;
         }
         summary.loss = loss;
-        summary.sum = sum;
+        summary.sum = bits;
     }
 }

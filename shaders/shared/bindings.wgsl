@@ -93,9 +93,10 @@ struct Summary {
     // The first row whose target is no class, or NONE.
     first_invalid_row: u32,
     zero: u32,
-    // Sums over the counted rows, high and low part.
-    sum: vec2<f32>,
-    weight: vec2<f32>,
+    // Sums over the counted rows, the bits of a high and a low part: a low part may be a subnormal
+    // number, which need not survive as a float.
+    sum: vec2<u32>,
+    weight: vec2<u32>,
 }
 
 // A stretch of a row reduced. With `max` its maximum, `rest_of_sum` is the sum of exp(x - max) over

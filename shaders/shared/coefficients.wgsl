@@ -86,7 +86,8 @@ struct Upstream {
 fn upstream_of(row: u32) -> Upstream {
     var upstream = Upstream(params.factor, (params.flags & POISONED) != 0u, params.z_loss);
     if (FLAGS & MEAN) != 0u {
-        let total = summary.weight.x + summary.weight.y;
+        let weight = bitcast<vec2<f32>>(summary.weight);
+        let total = weight.x + weight.y;
         upstream.is_poisoned = total == 0.0;
         upstream.scale /= total;
         // A z-loss is a mean over the rows, whatever they weigh.
