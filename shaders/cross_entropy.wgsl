@@ -53,7 +53,7 @@ fn loss_of(
 }
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
-    let maximum = state.maximum;
+    let maximum = (*state).maximum;
     let goal = target_of(row, stats);
     let upstream = upstream_of(row);
     var logit = maximum.logit;

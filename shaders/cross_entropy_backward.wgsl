@@ -21,9 +21,9 @@ struct RowState {
 }
 
 fn set_log_sum_exp(state: ptr<function, RowState>, log_sum_exp: f32) {
-    state.log_sum_exp = log_sum_exp;
+    (*state).log_sum_exp = log_sum_exp;
     if !TRANSFORMED {
-        state.reference = reference_at(log_sum_exp);
+        (*state).reference = reference_at(log_sum_exp);
     }
 }
 
@@ -40,15 +40,15 @@ fn transformed_probability(x: f32, log_sum_exp: f32) -> f32 {
 // exp(y - log_sum_exp); x may be -inf.
 fn probabilities(state: ptr<function, RowState>, x: vec4<f32>) -> vec4<f32> {
     if TRANSFORMED {
-        let lse = state.log_sum_exp;
+        let lse = (*state).log_sum_exp;
         let low = vec2<f32>(transformed_probability(x.x, lse), transformed_probability(x.y, lse));
         return vec4<f32>(low, transformed_probability(x.z, lse), transformed_probability(x.w, lse));
     }
-    return exp_from(x, state.reference);
+    return exp_from(x, (*state).reference);
 }
 
 fn begin_sums(state: ptr<function, RowState>) {
-    state.labels = vec2<f32>(0.0, 0.0);
+    (*state).labels = vec2<f32>(0.0, 0.0);
 }
 
 // for each class of the unit: labels += its label
@@ -57,19 +57,19 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
         let is_here = classes_from(j, part) < vec4<u32>(end);
         let label = select(vec4<f32>(0.0), labels_of(j, part), is_here);
         let sum = (label.x + label.y) + (label.z + label.w);
-        state.labels = add_pairs(state.labels, vec2<f32>(sum, 0.0));
+        (*state).labels = add_pairs((*state).labels, vec2<f32>(sum, 0.0));
     }
     return unit;
 }
 
 fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
-    state.labels = add_pairs(state.labels, vec2<f32>(segment.labels, 0.0));
+    (*state).labels = add_pairs((*state).labels, vec2<f32>(segment.labels, 0.0));
 }
 
 fn summed(grid: Grid, state: ptr<function, RowState>, stats: Stats) -> Stats {
     var result = stats;
     if SOFT {
-        let labels = sum_of(grid, state.labels);
+        let labels = sum_of(grid, (*state).labels);
         result.labels = labels.x + labels.y;
     }
     return result;
@@ -109,7 +109,7 @@ fn element_unit(
 }
 
 fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {
-    return packed_coefficients(coefficients, state.log_sum_exp);
+    return packed_coefficients(coefficients, (*state).log_sum_exp);
 }
 
 fn unpacked(state: ptr<function, RowState>, entry: Stats) -> Coefficients {

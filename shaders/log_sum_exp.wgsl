@@ -6,7 +6,7 @@
 // provides: finish
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
-    let y = state.maximum.y;
+    let y = (*state).maximum.y;
     if leader {
         let log_sum = log1p_pair(stats.rest_of_sum);
         let high = two_sum(y.x, log_sum.x);

@@ -161,7 +161,7 @@ fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32
 // depth + Gumbel noise; best = max(best, its score) the best class over all lanes is drawn
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
-    let max_logit = state.maximum.logit;
+    let max_logit = (*state).maximum.logit;
     var lowest = key_of(bitcast<f32>(0xff7fffffu));
     if params.draw_top_k < params.classes {
         lowest = last_where(grid, max_logit, lowest, true, 0.0);
@@ -187,6 +187,6 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowSt
         let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
         let place = params.rows_out_at + 2u * row;
         rows_out[place] = drawn;
-        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn), state.maximum) / (sum.x + sum.y)), params.nan, bad);
+        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn), (*state).maximum) / (sum.x + sum.y)), params.nan, bad);
     }
 }

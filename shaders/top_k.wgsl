@@ -52,7 +52,7 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowSt
     if present {
         for (var i = lane; i < params.k; i += LANES) {
             let at = min(rows_out[place + 2u * i], params.classes - 1u);
-            let probability = exp_below(load(at), state.maximum) / (sum.x + sum.y);
+            let probability = exp_below(load(at), (*state).maximum) / (sum.x + sum.y);
             rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }
     }

@@ -17,7 +17,7 @@ struct RowState {
 }
 
 fn begin_sums(state: ptr<function, RowState>) {
-    state.sum = vec2<f32>(0.0, 0.0);
+    (*state).sum = vec2<f32>(0.0, 0.0);
 }
 
 fn operand_of(j: u32) -> f32 {
@@ -28,18 +28,18 @@ fn operand_of(j: u32) -> f32 {
 fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Unit {
     for (var i = 0u; i < UNIT; i += 1u) {
         let term = addend(unit[i / 4u][i % 4u], operand_of(j + i));
-        state.sum = add_pairs(state.sum, vec2<f32>(select(0.0, term, j + i < end), 0.0));
+        (*state).sum = add_pairs((*state).sum, vec2<f32>(select(0.0, term, j + i < end), 0.0));
     }
     return unit;
 }
 
 fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
-    state.sum = add_pairs(state.sum, segment.rest_of_sum);
+    (*state).sum = add_pairs((*state).sum, segment.rest_of_sum);
 }
 
 fn summed(grid: Grid, state: ptr<function, RowState>, stats: Stats) -> Stats {
     var result = stats;
-    result.rest_of_sum = sum_of(grid, state.sum);
+    result.rest_of_sum = sum_of(grid, (*state).sum);
     return result;
 }
 
