@@ -1,10 +1,10 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for
 // labels that are spread over the classes: sum_j q_j * (log-sum-exp - y_j). Twin of
 // `src/cpu/ops/cross_entropy.rs`.
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials,
-//   RowTarget, gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl);
-//   add_pairs, is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad,
-//   label_below (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
+// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials, RowTarget,
+//   gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl); add_pairs,
+//   is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad, label_below,
+//   sum_of_exponentials (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
 //   label_logit (the strategy)
 // provides: finish
 
@@ -67,7 +67,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         rows_out[params.rows_out_at + row] = loss;
     }
 
-    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+    let sum = sum_of_exponentials(stats);
     // p - 1 of the target is -(rest of the sum) / sum, the rest being relative to the target here.
     var rest = stats.rest_of_sum;
     if logit != maximum.logit {
@@ -78,6 +78,6 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         target_exp = exp_below(logit, maximum);
     }
     let exponentials =
-        RowExponentials(sum.x + sum.y, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
+        RowExponentials(sum, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
     return gradient_coefficients(goal, upstream, exponentials);
 }

@@ -8,7 +8,7 @@
 //   exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum (shared/math.wgsl); sum_of
 //   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); transform (shared/transform.wgsl);
 //   PARTS, Unit (the parts in elements/); label_logit (the strategy)
-// provides: RowState, begin_sums, add_unit, add_segment, summed, finish, element_unit, packed,
+// provides: RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of, packed,
 //   unpacked
 
 // The state that a thread keeps of its row.
@@ -90,22 +90,18 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return gradient_coefficients(goal, upstream_of(row), exponentials);
 }
 
-// for each x of the unit: scale * (labels * exp(y - log_sum_exp) - label), see `gradient_of`
-fn element_unit(
+// for each x: scale * (labels * exp(y - log_sum_exp) - label), see `gradient_of`
+fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
-    unit: Unit,
+    part: u32,
+    x: vec4<f32>,
     are_exponentials: bool,
     coefficients: Coefficients,
-) -> Unit {
-    var result: Unit;
-    for (var part = 0u; part < PARTS; part += 1u) {
-        let x = unit[part];
-        let values = probabilities(state, x) * coefficients.factor;
-        let gradient = gradient_of(j, part, x, values, coefficients);
-        result[part] = select(gradient, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
-    }
-    return result;
+) -> vec4<f32> {
+    let values = probabilities(state, x) * coefficients.factor;
+    let gradient = gradient_of(j, part, x, values, coefficients);
+    return select(gradient, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
 }
 
 fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {

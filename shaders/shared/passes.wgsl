@@ -1,12 +1,13 @@
 // Reduces a row unit by unit: to its maximum, then to the sum of exponentials relative to it.
 // needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, gradient_of, labels_of,
-//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs, key_of,
-//   opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY, reduce, sum_of
-//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance, exp_below,
-//   exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in elements/)
-// provides: LOWEST_KEY, RowState, is_bad, maximum_of, set_maximum, begin_maximum, see_unit,
-//   lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment, summed, element_unit,
-//   packed, unpacked
+//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs,
+//   key_nan_largest, key_of, opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY,
+//   reduce, sum_of (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance,
+//   exp_below, exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in
+//   elements/)
+// provides: LOWEST_KEY, RowState, is_bad, maximum_of, sum_of_exponentials, set_maximum,
+//   begin_maximum, see_unit, lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment,
+//   summed, elements_of, packed, unpacked
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
@@ -52,6 +53,12 @@ fn maximum_of(stats: Stats) -> f32 {
     return select(value_of(stats.key), 0.0, is_bad(stats));
 }
 
+// The sum of all exponentials relative to the maximum.
+fn sum_of_exponentials(stats: Stats) -> f32 {
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+    return sum.x + sum.y;
+}
+
 // Makes exponentials relative to the maximum of these statistics.
 fn set_maximum(state: ptr<function, RowState>, stats: Stats) {
     (*state).maximum = maximum_at(maximum_of(stats));
@@ -73,8 +80,7 @@ fn see_unit(state: ptr<function, RowState>, j: u32, unit: Unit) {
         if CLASS_MATTERS {
             // An adapter may take subnormals for 0 where it compares floats, but not in their bits.
             for (var k = 0u; k < 4u; k += 1u) {
-                let is_nan = (bitcast<u32>(x[k]) & 0x7fffffffu) > 0x7f800000u;
-                let key = select(key_of(x[k]), 0x7fffffff, is_nan);
+                let key = key_nan_largest(x[k]);
                 let here = j + 4u * part + k;
                 (*state).best_class = select((*state).best_class, here, key > (*state).best_key);
                 (*state).best_key = max((*state).best_key, key);
@@ -231,38 +237,37 @@ fn log_probability(x: f32, maximum: Maximum, log_sum: f32) -> f32 {
     return (d.x - log_sum) + d.y;
 }
 
-// Returns what is written for a unit of logits, or for one of exponentials:
+// Returns what is written for four logits, or for four exponentials:
 //   LOG: (y - maximum.y) - log(sum); TARGETS: see `gradient_of`; else exponential / sum
-fn element_unit(
+fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
-    unit: Unit,
+    part: u32,
+    x: vec4<f32>,
     are_exponentials: bool,
     coefficients: Coefficients,
-) -> Unit {
-    var result: Unit;
+) -> vec4<f32> {
     let maximum = (*state).maximum;
-    for (var part = 0u; part < PARTS; part += 1u) {
-        let x = unit[part];
-        var values: vec4<f32>;
-        if LOG {
-            let log_sum = coefficients.factor;
-            let low = vec2<f32>(log_probability(x.x, maximum, log_sum), log_probability(x.y, maximum, log_sum));
-            let z = log_probability(x.z, maximum, log_sum);
-            values = vec4<f32>(low, z, log_probability(x.w, maximum, log_sum));
+    var values: vec4<f32>;
+    if LOG {
+        let log_sum = coefficients.factor;
+        values = vec4<f32>(
+            log_probability(x.x, maximum, log_sum),
+            log_probability(x.y, maximum, log_sum),
+            log_probability(x.z, maximum, log_sum),
+            log_probability(x.w, maximum, log_sum),
+        );
+    } else {
+        if are_exponentials {
+            values = x * coefficients.factor;
         } else {
-            if are_exponentials {
-                values = x * coefficients.factor;
-            } else {
-                values = exp_below_4(x, maximum) * coefficients.factor;
-            }
-            if TARGETS {
-                values = gradient_of(j, part, x, values, coefficients);
-            }
+            values = exp_below_4(x, maximum) * coefficients.factor;
         }
-        result[part] = select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
+        if TARGETS {
+            values = gradient_of(j, part, x, values, coefficients);
+        }
     }
-    return result;
+    return select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
 }
 
 // Coefficients in an entry of `partials`, and back. `state` has what else elements are made of.
