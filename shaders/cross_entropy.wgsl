@@ -1,10 +1,10 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for
 // labels that are spread over the classes: sum_j q_j * (log-sum-exp - y_j). Twin of
 // `src/cpu/ops/cross_entropy.rs`.
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials,
-//   RowTarget, gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl);
-//   add_pairs, is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad,
-//   label_below (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
+// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials, RowTarget,
+//   gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl); add_pairs,
+//   is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad, label_below,
+//   sum_of_exponentials (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
 //   label_logit (the strategy)
 // provides: finish
 
@@ -22,13 +22,7 @@ fn loss_of(
     log_sum_exp: f32,
     z_loss: f32,
 ) -> u32 {
-    // A compiler may round the y of one logit in two ways, so under a cap the distance of the
-    // maximum from itself is not computed: a confident row's loss is as small as what they differ
-    // by.
-    var gap = vec2<f32>(0.0, 0.0);
-    if !CAPPED || logit != maximum.logit {
-        gap = distance(logit, maximum);
-    }
+    let gap = distance(logit, maximum);
     var bits = 0u;
     if !SOFT {
         bits = bitcast<u32>(goal.on_value * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
@@ -59,7 +53,7 @@ fn loss_of(
 }
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
-    let maximum = state.maximum;
+    let maximum = (*state).maximum;
     let goal = target_of(row, stats);
     let upstream = upstream_of(row);
     var logit = maximum.logit;
@@ -73,7 +67,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         rows_out[params.rows_out_at + row] = loss;
     }
 
-    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+    let sum = sum_of_exponentials(stats);
     // p - 1 of the target is -(rest of the sum) / sum, the rest being relative to the target here.
     var rest = stats.rest_of_sum;
     if logit != maximum.logit {
@@ -84,6 +78,6 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         target_exp = exp_below(logit, maximum);
     }
     let exponentials =
-        RowExponentials(sum.x + sum.y, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
+        RowExponentials(sum, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
     return gradient_coefficients(goal, upstream, exponentials);
 }

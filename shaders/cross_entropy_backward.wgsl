@@ -8,7 +8,7 @@
 //   exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum (shared/math.wgsl); sum_of
 //   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); transform (shared/transform.wgsl);
 //   PARTS, Unit (the parts in elements/); label_logit (the strategy)
-// provides: RowState, begin_sums, add_unit, add_segment, summed, finish, element_unit, packed,
+// provides: RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of, packed,
 //   unpacked
 
 // The state that a thread keeps of its row.
@@ -21,9 +21,9 @@ struct RowState {
 }
 
 fn set_log_sum_exp(state: ptr<function, RowState>, log_sum_exp: f32) {
-    state.log_sum_exp = log_sum_exp;
+    (*state).log_sum_exp = log_sum_exp;
     if !TRANSFORMED {
-        state.reference = reference_at(log_sum_exp);
+        (*state).reference = reference_at(log_sum_exp);
     }
 }
 
@@ -40,15 +40,15 @@ fn transformed_probability(x: f32, log_sum_exp: f32) -> f32 {
 // exp(y - log_sum_exp); x may be -inf.
 fn probabilities(state: ptr<function, RowState>, x: vec4<f32>) -> vec4<f32> {
     if TRANSFORMED {
-        let lse = state.log_sum_exp;
+        let lse = (*state).log_sum_exp;
         let low = vec2<f32>(transformed_probability(x.x, lse), transformed_probability(x.y, lse));
         return vec4<f32>(low, transformed_probability(x.z, lse), transformed_probability(x.w, lse));
     }
-    return exp_from(x, state.reference);
+    return exp_from(x, (*state).reference);
 }
 
 fn begin_sums(state: ptr<function, RowState>) {
-    state.labels = vec2<f32>(0.0, 0.0);
+    (*state).labels = vec2<f32>(0.0, 0.0);
 }
 
 // for each class of the unit: labels += its label
@@ -57,19 +57,19 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
         let is_here = classes_from(j, part) < vec4<u32>(end);
         let label = select(vec4<f32>(0.0), labels_of(j, part), is_here);
         let sum = (label.x + label.y) + (label.z + label.w);
-        state.labels = add_pairs(state.labels, vec2<f32>(sum, 0.0));
+        (*state).labels = add_pairs((*state).labels, vec2<f32>(sum, 0.0));
     }
     return unit;
 }
 
 fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
-    state.labels = add_pairs(state.labels, vec2<f32>(segment.labels, 0.0));
+    (*state).labels = add_pairs((*state).labels, vec2<f32>(segment.labels, 0.0));
 }
 
 fn summed(grid: Grid, state: ptr<function, RowState>, stats: Stats) -> Stats {
     var result = stats;
     if SOFT {
-        let labels = sum_of(grid, state.labels);
+        let labels = sum_of(grid, (*state).labels);
         result.labels = labels.x + labels.y;
     }
     return result;
@@ -90,26 +90,22 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return gradient_coefficients(goal, upstream_of(row), exponentials);
 }
 
-// for each x of the unit: scale * (labels * exp(y - log_sum_exp) - label), see `gradient_of`
-fn element_unit(
+// for each x: scale * (labels * exp(y - log_sum_exp) - label), see `gradient_of`
+fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
-    unit: Unit,
+    part: u32,
+    x: vec4<f32>,
     are_exponentials: bool,
     coefficients: Coefficients,
-) -> Unit {
-    var result: Unit;
-    for (var part = 0u; part < PARTS; part += 1u) {
-        let x = unit[part];
-        let values = probabilities(state, x) * coefficients.factor;
-        let gradient = gradient_of(j, part, x, values, coefficients);
-        result[part] = select(gradient, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
-    }
-    return result;
+) -> vec4<f32> {
+    let values = probabilities(state, x) * coefficients.factor;
+    let gradient = gradient_of(j, part, x, values, coefficients);
+    return select(gradient, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
 }
 
 fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {
-    return packed_coefficients(coefficients, state.log_sum_exp);
+    return packed_coefficients(coefficients, (*state).log_sum_exp);
 }
 
 fn unpacked(state: ptr<function, RowState>, entry: Stats) -> Coefficients {

@@ -1,12 +1,12 @@
 // log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which
 // also takes over the rows where the two terms all but cancel.
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
-//   (shared/coefficients.wgsl); is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl);
-//   LOWEST_KEY, RowState (shared/passes.wgsl)
+// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients (shared/coefficients.wgsl);
+//   is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl); LOWEST_KEY, RowState
+//   (shared/passes.wgsl)
 // provides: finish
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
-    let y = state.maximum.y;
+    let y = (*state).maximum.y;
     if leader {
         let log_sum = log1p_pair(stats.rest_of_sum);
         let high = two_sum(y.x, log_sum.x);

@@ -2,8 +2,8 @@
 // the bits: additions and multiplications of f32, each kept from being merged with the next, and
 // whole numbers. Reasons stand there.
 // needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl);
-//   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, add_pairs, key_of, opaque
-//   (shared/math.wgsl); RowState, is_bad (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
+//   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, key_of, opaque (shared/math.wgsl);
+//   RowState, is_bad, sum_of_exponentials (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
 //   (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below (shared/transform.wgsl)
 // provides: finish, select_classes
 
@@ -161,7 +161,7 @@ fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32
 // depth + Gumbel noise; best = max(best, its score) the best class over all lanes is drawn
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
-    let max_logit = state.maximum.logit;
+    let max_logit = (*state).maximum.logit;
     var lowest = key_of(bitcast<f32>(0xff7fffffu));
     if params.draw_top_k < params.classes {
         lowest = last_where(grid, max_logit, lowest, true, 0.0);
@@ -184,9 +184,10 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowSt
         // A row without a softmax gives the largest logit, as where nothing is drawn.
         let first = select(stats.at, 0u, stats.at == NONE);
         let drawn = min(select(best.y, first, bad), params.classes - 1u);
-        let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+        let sum = sum_of_exponentials(stats);
         let place = params.rows_out_at + 2u * row;
         rows_out[place] = drawn;
-        rows_out[place + 1u] = select(bitcast<u32>(exp_below(load(drawn), state.maximum) / (sum.x + sum.y)), params.nan, bad);
+        let probability = exp_below(load(drawn), (*state).maximum) / sum;
+        rows_out[place + 1u] = select(bitcast<u32>(probability), params.nan, bad);
     }
 }

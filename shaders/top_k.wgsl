@@ -2,9 +2,9 @@
 // Twin of `src/cpu/ops/predict.rs`. Each thread knows the best of its classes that are not taken
 // yet; whose is taken looks for the next.
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
-//   (shared/coefficients.wgsl); add_pairs, key_of (shared/math.wgsl); RowState, is_bad
-//   (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load (shared/rows.wgsl);
-//   exp_below (shared/transform.wgsl)
+//   (shared/coefficients.wgsl); key_nan_largest (shared/math.wgsl); RowState, is_bad,
+//   sum_of_exponentials (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
+//   (shared/rows.wgsl); exp_below (shared/transform.wgsl)
 // provides: finish, select_classes
 
 fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) -> Coefficients {
@@ -12,16 +12,13 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
 }
 
 // The thread's best class that comes after `last`, or its best where the place of `last` is NONE.
-// All NaNs are equal, and largest.
 //   for each class of this lane that comes after `last`: best = max(best, it)
 fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
     var key = bitcast<i32>(0x80000000u);
     var at = NONE;
     for (var j = lane; j < params.classes; j += LANES) {
-        let x = load(j);
-        let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
-        let order = select(key_of(x), 0x7fffffff, is_nan);
+        let order = key_nan_largest(load(j));
         let is_left = last.y == NONE || order < last_key || (order == last_key && j > last.y);
         if is_left && (at == NONE || order > key) {
             key = order;
@@ -35,7 +32,7 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
 //     the lane that had it looks for its next
 // for each of the k, one a lane: write its probability
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
-    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+    let sum = sum_of_exponentials(stats);
     let bad = is_bad(stats);
     let place = params.rows_out_at + 2u * row * params.k;
     var mine = best_after(vec2<u32>(0u, NONE));
@@ -52,7 +49,7 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowSt
     if present {
         for (var i = lane; i < params.k; i += LANES) {
             let at = min(rows_out[place + 2u * i], params.classes - 1u);
-            let probability = exp_below(load(at), state.maximum) / (sum.x + sum.y);
+            let probability = exp_below(load(at), (*state).maximum) / sum;
             rows_out[place + 2u * i + 1u] = select(bitcast<u32>(probability), params.nan, bad);
         }
     }

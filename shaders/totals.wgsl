@@ -126,6 +126,9 @@ fn bits_of_float(m: u32, exponent: i32) -> u32 {
 
 // The total of the sums of all partials, as the bits of a high and a low part. One NaN makes it
 // NaN, otherwise one infinity infinite.
+//   for each partial: exponent = max(exponent, its exponent); over all lanes
+//   for each partial: digits += its sum / 2^(exponent - its exponent); over all lanes
+//   the two highest 24 bits of the digits, from the first bit that is set, are the two parts
 fn total_of_partials(grid: Grid) -> vec2<u32> {
     var exponent = 1u;
     for (var i = thread; i < partials_of(); i += LANES) {
@@ -161,33 +164,59 @@ fn total_of_partials(grid: Grid) -> vec2<u32> {
     return vec2<u32>(bits, select(bits_of_float(lower, place - 24), 0u, bits == INFINITY));
 }
 
-fn count_targets(grid: Grid) {
+// What a pass sums over rows: the weights of their targets' classes, or their losses.
+struct RowValue {
+    // The bits of a number that is not negative.
+    bits: u32,
+    // Of targets: whether the row counts; and whether its target is no class, and weighs nothing.
+    is_counted: bool,
+    is_invalid: bool,
+}
+
+// The sign bit is dropped, for a zero may have one.
+fn value_of_row(row: u32, of_targets: bool) -> RowValue {
+    if !of_targets {
+        return RowValue(rows_out[params.rows_out_at + row] & 0x7fffffffu, false, false);
+    }
+    let label = targets[params.targets_at + row];
+    let is_counted = !is_ignored(label);
+    let is_class = label < params.classes;
+    var bits = 0u;
+    if is_counted && is_class {
+        bits = bitcast<u32>(weight_of(label)) & 0x7fffffffu;
+    }
+    return RowValue(bits, is_counted, is_counted && !is_class);
+}
+
+// Sums each group's rows to its partial:
+//   for each row: largest = max(largest, its value); over all lanes
+//       of targets: if it counts { counted += 1 }; invalid = the first whose target is no class
+//   for each row: sum += its value, as a multiple of the quantum of `largest`; over all lanes
+fn sum_rows(grid: Grid, of_targets: bool) {
     let group = group_of(grid);
     let rows = group_rows(group);
     let lane = thread % LANES;
     var largest = 0u;
     var counted = 0u;
-    // The first row whose target is no class: of equal keys the lower place.
+    // Of equal keys the lower place.
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + lane; row < rows.y; row += LANES) {
-        let label = targets[params.targets_at + row];
-        if !is_ignored(label) {
-            counted += 1u;
-            if label < params.classes {
-                largest = max(largest, weight_bits(label));
-            } else {
-                invalid = combine(invalid, vec2<u32>(0u, params.first_row + row), LARGEST);
-            }
+        let value = value_of_row(row, of_targets);
+        largest = max(largest, value.bits);
+        counted += select(0u, 1u, value.is_counted);
+        if value.is_invalid {
+            invalid = combine(invalid, vec2<u32>(0u, params.first_row + row), LARGEST);
         }
     }
-    counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
-    invalid = reduce(grid, invalid, LARGEST);
+    if of_targets {
+        counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
+        invalid = reduce(grid, invalid, LARGEST);
+    }
     let exponent = exponent_of(largest_of(grid, largest));
     var sum = vec2<u32>();
-    for (var row = rows.x + lane; row < rows.y; row += LANES) {
-        let label = targets[params.targets_at + row];
-        if !is_ignored(label) && label < params.classes {
-            sum += multiple_of_quantum(weight_bits(label), exponent);
+    if exponent < INFINITE {
+        for (var row = rows.x + lane; row < rows.y; row += LANES) {
+            sum += multiple_of_quantum(value_of_row(row, of_targets).bits, exponent);
         }
     }
     sum = reduce(grid, sum, COUNT);
@@ -196,10 +225,16 @@ fn count_targets(grid: Grid) {
     }
 }
 
-fn weight_bits(label: u32) -> u32 {
-    return bitcast<u32>(weight_of(label)) & 0x7fffffffu;
+fn count_targets(grid: Grid) {
+    sum_rows(grid, true);
 }
 
+fn sum_losses(grid: Grid) {
+    sum_rows(grid, false);
+}
+
+// for each partial: counted += its rows; invalid = the first row whose target is no class; over all
+// lanes
 fn total_targets(grid: Grid) {
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
@@ -210,51 +245,28 @@ fn total_targets(grid: Grid) {
     }
     counted = reduce(grid, vec2<u32>(counted, 0u), COUNT).x;
     invalid = reduce(grid, invalid, LARGEST);
-    var weight = bitcast<vec2<f32>>(total_of_partials(grid));
+    var weight = total_of_partials(grid);
     if params.soft_rows != 0u {
         // Every row of probabilities counts, once.
         counted = params.soft_rows;
-        weight = vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu));
+        weight = bitcast<vec2<u32>>(vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu)));
     }
     if thread == 0u {
-        summary = Summary(0u, counted, invalid.y, 0u, vec2<f32>(0.0, 0.0), weight);
+        summary = Summary(0u, counted, invalid.y, 0u, vec2<u32>(0u, 0u), weight);
     }
 }
 
-// A loss is not negative, but its zero may have a sign.
-fn loss_bits(row: u32) -> u32 {
-    return rows_out[params.rows_out_at + row] & 0x7fffffffu;
-}
-
-fn sum_losses(grid: Grid) {
-    let group = group_of(grid);
-    let rows = group_rows(group);
-    let lane = thread % LANES;
-    var largest = 0u;
-    for (var row = rows.x + lane; row < rows.y; row += LANES) {
-        largest = max(largest, loss_bits(row));
-    }
-    let exponent = exponent_of(largest_of(grid, largest));
-    var sum = vec2<u32>();
-    if exponent < INFINITE {
-        for (var row = rows.x + lane; row < rows.y; row += LANES) {
-            sum += multiple_of_quantum(loss_bits(row), exponent);
-        }
-    }
-    sum = reduce(grid, sum, COUNT);
-    if lane == 0u && rows.x < rows.y {
-        partials[params.first_group + group] = partial(exponent, sum, 0u, NONE);
-    }
-}
-
+// loss = sum, or sum / weight; what is no number is told by the bits of the sum
 fn total_losses(grid: Grid) {
     let bits = total_of_partials(grid);
     if thread == 0u {
-        let sum = bitcast<vec2<f32>>(bits);
-        let weight = summary.weight.x + summary.weight.y;
-        var loss = bitcast<u32>(sum.x + sum.y);
+        let pair = bitcast<vec2<f32>>(bits);
+        let sum = pair.x + pair.y;
+        var loss = bitcast<u32>(sum);
         if (FLAGS & MEAN) != 0u {
-            loss = select(bitcast<u32>((sum.x + sum.y) / weight), params.nan, weight == 0.0);
+            let pair = bitcast<vec2<f32>>(summary.weight);
+            let weight = pair.x + pair.y;
+            loss = select(bitcast<u32>(sum / weight), params.nan, weight == 0.0);
         }
         if bits.x == INFINITY && loss != params.nan {
             loss = INFINITY;
@@ -262,6 +274,6 @@ fn total_losses(grid: Grid) {
             loss = params.nan;
         }
         summary.loss = loss;
-        summary.sum = sum;
+        summary.sum = bits;
     }
 }

@@ -1,8 +1,8 @@
 // Declares the bindings of every kernel, and the structs in them. `src/gpu/pipelines.rs` joins this
 // with the other parts; the layout there is the same for all of them, so that a binding has one
 // meaning.
-// provides: WORKGROUP, NONE, MEAN, ROW_GRADIENTS, POISONED, LATER_DRAW, Summary, Stats, params,
-//   targets, rows_out, partials, summary, row_gradients, thread, Grid, row_start, class_count,
+// provides: WORKGROUP, NONE, MEAN, ROW_UPSTREAM, POISONED, LATER_DRAW, Summary, Stats, params,
+//   targets, rows_out, partials, summary, row_upstream, thread, Grid, row_start, class_count,
 //   class_step, weight_of, is_ignored
 
 const WORKGROUP: u32 = 256u;
@@ -28,7 +28,7 @@ struct Params {
     elements_at: u32,
     targets_at: u32,
     rows_out_at: u32,
-    gradients_at: u32,
+    row_upstream_at: u32,
     // A pass over targets or losses has its first group of rows, its first row, and the groups of
     // all passes.
     first_group: u32,
@@ -76,10 +76,10 @@ struct Params {
 }
 
 // FLAGS says what a kernel is made for: rows are weighted by `weights`; gradients are divided by
-// the weight in `summary`; gradients of rows are multiplied by `row_gradients`.
+// the weight in `summary`; gradients of rows are multiplied by `row_upstream`.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
-const ROW_GRADIENTS: u32 = 8u;
+const ROW_UPSTREAM: u32 = 8u;
 // `params.flags` says what a kernel is told: gradients of counted rows are NaN, as a mean over no
 // weight is; draws are so many steps on as the first of `targets` says.
 const POISONED: u32 = 4u;
@@ -93,9 +93,10 @@ struct Summary {
     // The first row whose target is no class, or NONE.
     first_invalid_row: u32,
     zero: u32,
-    // Sums over the counted rows, high and low part.
-    sum: vec2<f32>,
-    weight: vec2<f32>,
+    // Sums over the counted rows, the bits of a high and a low part: a low part may be a subnormal
+    // number, which need not survive as a float.
+    sum: vec2<u32>,
+    weight: vec2<u32>,
 }
 
 // A stretch of a row reduced. With `max` its maximum, `rest_of_sum` is the sum of exp(x - max) over
@@ -122,7 +123,7 @@ struct Stats {
 @group(0) @binding(5) var<storage, read_write> rows_out: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<Stats>;
 @group(0) @binding(7) var<storage, read_write> summary: Summary;
-@group(0) @binding(8) var<storage, read> row_gradients: array<f32>;
+@group(0) @binding(8) var<storage, read> row_upstream: array<f32>;
 
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;

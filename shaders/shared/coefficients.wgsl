@@ -3,8 +3,8 @@
 // come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
-// needs: MEAN, NONE, POISONED, ROW_GRADIENTS, Stats, class_count, class_step, is_ignored, params,
-//   row_gradients, summary, targets, weight_of (shared/bindings.wgsl); opaque (shared/math.wgsl);
+// needs: MEAN, NONE, POISONED, ROW_UPSTREAM, Stats, class_count, class_step, is_ignored, params,
+//   row_upstream, summary, targets, weight_of (shared/bindings.wgsl); opaque (shared/math.wgsl);
 //   classes_from, operand_at (shared/rows.wgsl); slope (shared/transform.wgsl)
 // provides: Coefficients, packed_coefficients, unpacked_coefficients, labels_of, RowTarget,
 //   target_of, upstream_of, RowExponentials, gradient_coefficients, gradient_of
@@ -86,14 +86,15 @@ struct Upstream {
 fn upstream_of(row: u32) -> Upstream {
     var upstream = Upstream(params.factor, (params.flags & POISONED) != 0u, params.z_loss);
     if (FLAGS & MEAN) != 0u {
-        let total = summary.weight.x + summary.weight.y;
+        let weight = bitcast<vec2<f32>>(summary.weight);
+        let total = weight.x + weight.y;
         upstream.is_poisoned = total == 0.0;
         upstream.scale /= total;
         // A z-loss is a mean over the rows, whatever they weigh.
         upstream.z_loss *= total / f32(summary.counted_rows);
     }
-    if (FLAGS & ROW_GRADIENTS) != 0u {
-        upstream.scale *= row_gradients[params.gradients_at + row];
+    if (FLAGS & ROW_UPSTREAM) != 0u {
+        upstream.scale *= row_upstream[params.row_upstream_at + row];
     }
     return upstream;
 }

@@ -3,7 +3,7 @@
 // needs: params (shared/bindings.wgsl)
 // provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference,
 //   exp_pair, Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs,
-//   exp_and_minus_one, log1p_pair, key_of, value_of
+//   exp_and_minus_one, log1p_pair, key_of, key_nan_largest, value_of
 
 const LOWEST: f32 = -110.0;
 const LN2_HIGH: f32 = 0.693359375;
@@ -23,6 +23,10 @@ fn opaque_4(x: vec4<f32>) -> vec4<f32> {
 // but not its bits; the sign is left out, for a compiler may make -0 of 0.
 fn is_infinite_or_nan(bits: u32) -> bool {
     return (bits & 0x7fffffffu) >= 0x7f800000u;
+}
+
+fn is_nan(bits: u32) -> bool {
+    return (bits & 0x7fffffffu) > 0x7f800000u;
 }
 
 // a + b as a rounded sum and what rounding lost (Dekker, 1971). Both are opaque: a low part is
@@ -193,6 +197,11 @@ fn key_of(x: f32) -> i32 {
     let bits = bitcast<i32>(x);
     let order = bits ^ ((bits >> 31u) & 0x7fffffff);
     return select(order, 0, order == -1);
+}
+
+// The same order, for logits as they were given: all NaNs are equal, and largest.
+fn key_nan_largest(x: f32) -> i32 {
+    return select(key_of(x), 0x7fffffff, is_nan(bitcast<u32>(x)));
 }
 
 fn value_of(key: i32) -> f32 {

@@ -1,12 +1,13 @@
 // Reduces a row unit by unit: to its maximum, then to the sum of exponentials relative to it.
 // needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, gradient_of, labels_of,
-//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs, key_of,
-//   opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY, reduce, sum_of
-//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance, exp_below,
-//   exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in elements/)
-// provides: LOWEST_KEY, RowState, is_bad, maximum_of, set_maximum, begin_maximum, see_unit,
-//   lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment, summed, element_unit,
-//   packed, unpacked
+//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs,
+//   key_nan_largest, key_of, opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY,
+//   reduce, sum_of (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance,
+//   exp_below, exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in
+//   elements/)
+// provides: LOWEST_KEY, RowState, is_bad, maximum_of, sum_of_exponentials, set_maximum,
+//   begin_maximum, see_unit, lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment,
+//   summed, elements_of, packed, unpacked
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
@@ -52,17 +53,23 @@ fn maximum_of(stats: Stats) -> f32 {
     return select(value_of(stats.key), 0.0, is_bad(stats));
 }
 
+// The sum of all exponentials relative to the maximum.
+fn sum_of_exponentials(stats: Stats) -> f32 {
+    let sum = add_pairs(vec2<f32>(1.0, 0.0), stats.rest_of_sum);
+    return sum.x + sum.y;
+}
+
 // Makes exponentials relative to the maximum of these statistics.
 fn set_maximum(state: ptr<function, RowState>, stats: Stats) {
-    state.maximum = maximum_at(maximum_of(stats));
+    (*state).maximum = maximum_at(maximum_of(stats));
 }
 
 fn begin_maximum(state: ptr<function, RowState>) {
-    state.largest_float = bitcast<f32>(params.negative_infinity);
-    state.largest_signed = bitcast<i32>(0x80000000u);
-    state.largest_unsigned = 0u;
-    state.best_key = LOWEST_KEY;
-    state.best_class = NONE;
+    (*state).largest_float = bitcast<f32>(params.negative_infinity);
+    (*state).largest_signed = bitcast<i32>(0x80000000u);
+    (*state).largest_unsigned = 0u;
+    (*state).best_key = LOWEST_KEY;
+    (*state).best_class = NONE;
 }
 
 // for each x of the unit: largest = max(largest, x), by value and by bits;
@@ -73,21 +80,20 @@ fn see_unit(state: ptr<function, RowState>, j: u32, unit: Unit) {
         if CLASS_MATTERS {
             // An adapter may take subnormals for 0 where it compares floats, but not in their bits.
             for (var k = 0u; k < 4u; k += 1u) {
-                let is_nan = (bitcast<u32>(x[k]) & 0x7fffffffu) > 0x7f800000u;
-                let key = select(key_of(x[k]), 0x7fffffff, is_nan);
+                let key = key_nan_largest(x[k]);
                 let here = j + 4u * part + k;
-                state.best_class = select(state.best_class, here, key > state.best_key);
-                state.best_key = max(state.best_key, key);
+                (*state).best_class = select((*state).best_class, here, key > (*state).best_key);
+                (*state).best_key = max((*state).best_key, key);
             }
         } else {
             let signed = bitcast<vec4<i32>>(x);
             let most = max(max(signed.x, signed.y), max(signed.z, signed.w));
-            state.largest_signed = max(state.largest_signed, most);
+            (*state).largest_signed = max((*state).largest_signed, most);
             let natural = bitcast<vec4<u32>>(x);
             let widest = max(max(natural.x, natural.y), max(natural.z, natural.w));
-            state.largest_unsigned = max(state.largest_unsigned, widest);
+            (*state).largest_unsigned = max((*state).largest_unsigned, widest);
             let value = max(max(x.x, x.y), max(x.z, x.w));
-            state.largest_float = max(state.largest_float, value);
+            (*state).largest_float = max((*state).largest_float, value);
         }
     }
 }
@@ -95,13 +101,13 @@ fn see_unit(state: ptr<function, RowState>, j: u32, unit: Unit) {
 // The key of the maximum of what this lane has seen.
 fn lane_key(state: ptr<function, RowState>) -> i32 {
     if CLASS_MATTERS {
-        return state.best_key;
+        return (*state).best_key;
     }
-    if state.largest_signed > 0x7f800000 || state.largest_unsigned > 0xff800000u {
+    if (*state).largest_signed > 0x7f800000 || (*state).largest_unsigned > 0xff800000u {
         return 0x7fffffff;
     }
-    let is_infinite = state.largest_signed == 0x7f800000;
-    return select(key_of(state.largest_float), 0x7f800000, is_infinite);
+    let is_infinite = (*state).largest_signed == 0x7f800000;
+    return select(key_of((*state).largest_float), 0x7f800000, is_infinite);
 }
 
 // Called by all threads of a workgroup together: statistics with the row's maximum, which
@@ -109,7 +115,7 @@ fn lane_key(state: ptr<function, RowState>) -> i32 {
 fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
     var stats = Stats();
     if CLASS_MATTERS {
-        let best = vec2<u32>(bitcast<u32>(state.best_key), state.best_class);
+        let best = vec2<u32>(bitcast<u32>((*state).best_key), (*state).best_class);
         let found = reduce(grid, best, LARGEST);
         stats.key = bitcast<i32>(found.x);
         stats.at = found.y;
@@ -132,11 +138,11 @@ fn label_below(label: f32, x: f32, maximum: Maximum) -> f32 {
 }
 
 fn begin_sums(state: ptr<function, RowState>) {
-    state.rest_of_sum = vec2<f32>(0.0, 0.0);
-    state.maxima_count = 0.0;
-    state.below = vec2<f32>(0.0, 0.0);
-    state.labels = vec2<f32>(0.0, 0.0);
-    state.has_negative_infinity = 0u;
+    (*state).rest_of_sum = vec2<f32>(0.0, 0.0);
+    (*state).maxima_count = 0.0;
+    (*state).below = vec2<f32>(0.0, 0.0);
+    (*state).labels = vec2<f32>(0.0, 0.0);
+    (*state).has_negative_infinity = 0u;
 }
 
 // for each x of the part that is not -inf: below += label * (maximum.y - y); labels += its label
@@ -147,14 +153,14 @@ fn spread_labels(state: ptr<function, RowState>, j: u32, end: u32, x: vec4<f32>,
     for (var k = 0u; k < 4u; k += 1u) {
         if bitcast<u32>(x[k]) == params.negative_infinity {
             let kind = select(1u, 2u, label[k] == 0.0);
-            state.has_negative_infinity |= select(0u, kind, is_here[k]);
+            (*state).has_negative_infinity |= select(0u, kind, is_here[k]);
         } else {
-            sum += label_below(label[k], x[k], state.maximum);
+            sum += label_below(label[k], x[k], (*state).maximum);
         }
     }
-    state.below = add_pairs(state.below, vec2<f32>(sum, 0.0));
+    (*state).below = add_pairs((*state).below, vec2<f32>(sum, 0.0));
     let all_labels = (label.x + label.y) + (label.z + label.w);
-    state.labels = add_pairs(state.labels, vec2<f32>(all_labels, 0.0));
+    (*state).labels = add_pairs((*state).labels, vec2<f32>(all_labels, 0.0));
 }
 
 // Adds a unit to the sums, and returns its exponentials:
@@ -168,8 +174,8 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
         if SPREAD {
             spread_labels(state, j, end, x, part);
         }
-        let is_maximum = x == vec4<f32>(state.maximum.logit);
-        var e = exp_below_4(x, state.maximum);
+        let is_maximum = x == vec4<f32>((*state).maximum.logit);
+        var e = exp_below_4(x, (*state).maximum);
         exponentials[part] = e;
         if CAPPED {
             // A masked class is a finite number under a cap.
@@ -178,8 +184,8 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
         let rest = select(e, vec4<f32>(0.0), is_maximum);
         let ones = select(vec4<f32>(0.0), vec4<f32>(1.0), is_maximum);
         let sum = (rest.x + rest.y) + (rest.z + rest.w);
-        state.rest_of_sum = add_pairs(state.rest_of_sum, vec2<f32>(sum, 0.0));
-        state.maxima_count += (ones.x + ones.y) + (ones.z + ones.w);
+        (*state).rest_of_sum = add_pairs((*state).rest_of_sum, vec2<f32>(sum, 0.0));
+        (*state).maxima_count += (ones.x + ones.y) + (ones.z + ones.w);
     }
     return exponentials;
 }
@@ -191,18 +197,18 @@ fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
     if !is_bad(segment) {
         var sum = add_pairs(vec2<f32>(1.0, 0.0), segment.rest_of_sum);
         if is_below {
-            sum *= exp_below(maximum_of(segment), state.maximum);
+            sum *= exp_below(maximum_of(segment), (*state).maximum);
         }
-        state.rest_of_sum = add_pairs(state.rest_of_sum, sum);
+        (*state).rest_of_sum = add_pairs((*state).rest_of_sum, sum);
     }
     if SPREAD {
-        state.labels = add_pairs(state.labels, vec2<f32>(segment.labels, 0.0));
-        state.below = add_pairs(state.below, segment.below);
+        (*state).labels = add_pairs((*state).labels, vec2<f32>(segment.labels, 0.0));
+        (*state).below = add_pairs((*state).below, segment.below);
         if is_below {
-            let moved = label_below(segment.labels, maximum_of(segment), state.maximum);
-            state.below = add_pairs(state.below, vec2<f32>(moved, 0.0));
+            let moved = label_below(segment.labels, maximum_of(segment), (*state).maximum);
+            (*state).below = add_pairs((*state).below, vec2<f32>(moved, 0.0));
         }
-        state.has_negative_infinity |= segment.has_negative_infinity;
+        (*state).has_negative_infinity |= segment.has_negative_infinity;
     }
 }
 
@@ -210,16 +216,16 @@ fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
 // what the lanes of a row have summed relative to it.
 fn summed(grid: Grid, state: ptr<function, RowState>, peak: Stats) -> Stats {
     var stats = peak;
-    let whole = add_pairs(state.rest_of_sum, vec2<f32>(state.maxima_count, 0.0));
+    let whole = add_pairs((*state).rest_of_sum, vec2<f32>((*state).maxima_count, 0.0));
     stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), sum_of(grid, whole));
     if SPREAD {
         // The host knows the sum of smoothed labels over a whole row.
         if SOFT || SPLIT_ROW {
-            let labels = sum_of(grid, state.labels);
+            let labels = sum_of(grid, (*state).labels);
             stats.labels = labels.x + labels.y;
         }
-        stats.below = sum_of(grid, state.below);
-        let kinds = state.has_negative_infinity;
+        stats.below = sum_of(grid, (*state).below);
+        let kinds = (*state).has_negative_infinity;
         let flags = reduce(grid, vec2<u32>(kinds & 1u, kinds >> 1u), COUNT);
         stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
     }
@@ -231,38 +237,37 @@ fn log_probability(x: f32, maximum: Maximum, log_sum: f32) -> f32 {
     return (d.x - log_sum) + d.y;
 }
 
-// Returns what is written for a unit of logits, or for one of exponentials:
+// Returns what is written for four logits, or for four exponentials:
 //   LOG: (y - maximum.y) - log(sum); TARGETS: see `gradient_of`; else exponential / sum
-fn element_unit(
+fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
-    unit: Unit,
+    part: u32,
+    x: vec4<f32>,
     are_exponentials: bool,
     coefficients: Coefficients,
-) -> Unit {
-    var result: Unit;
-    let maximum = state.maximum;
-    for (var part = 0u; part < PARTS; part += 1u) {
-        let x = unit[part];
-        var values: vec4<f32>;
-        if LOG {
-            let log_sum = coefficients.factor;
-            let low = vec2<f32>(log_probability(x.x, maximum, log_sum), log_probability(x.y, maximum, log_sum));
-            let z = log_probability(x.z, maximum, log_sum);
-            values = vec4<f32>(low, z, log_probability(x.w, maximum, log_sum));
+) -> vec4<f32> {
+    let maximum = (*state).maximum;
+    var values: vec4<f32>;
+    if LOG {
+        let log_sum = coefficients.factor;
+        values = vec4<f32>(
+            log_probability(x.x, maximum, log_sum),
+            log_probability(x.y, maximum, log_sum),
+            log_probability(x.z, maximum, log_sum),
+            log_probability(x.w, maximum, log_sum),
+        );
+    } else {
+        if are_exponentials {
+            values = x * coefficients.factor;
         } else {
-            if are_exponentials {
-                values = x * coefficients.factor;
-            } else {
-                values = exp_below_4(x, maximum) * coefficients.factor;
-            }
-            if TARGETS {
-                values = gradient_of(j, part, x, values, coefficients);
-            }
+            values = exp_below_4(x, maximum) * coefficients.factor;
         }
-        result[part] = select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
+        if TARGETS {
+            values = gradient_of(j, part, x, values, coefficients);
+        }
     }
-    return result;
+    return select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
 }
 
 // Coefficients in an entry of `partials`, and back. `state` has what else elements are made of.

@@ -1,8 +1,7 @@
 // Writing a stretch of a row that was too long to be held: read again, in units of what is written.
-// needs: Coefficients (shared/coefficients.wgsl or shared/sum.wgsl); RowState, element_unit
-//   (shared/passes.wgsl or shared/sum.wgsl or the operation); class_range, give_unit, lane,
-//   row_in, row_out, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in
-//   elements/)
+// needs: Coefficients (shared/coefficients.wgsl or shared/sum.wgsl); RowState (shared/passes.wgsl
+//   or shared/sum.wgsl or the operation); class_range, element_unit, give_unit, lane, row_in,
+//   row_out, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in elements/)
 // provides: write_stretch
 
 // for each unit of the stretch: read it; write its elements

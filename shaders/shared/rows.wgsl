@@ -1,8 +1,10 @@
-// Where rows are, how a thread gets its units of one, and where they go.
-// needs: class_step, params, row_start (shared/bindings.wgsl); PARTS, UNIT, Unit, logit_at, put,
+// Where rows are, which of them a thread has, how it gets its units of one, and where they go.
+// needs: Grid, WORKGROUP, class_step, params, row_start, thread (shared/bindings.wgsl);
+//   Coefficients (shared/coefficients.wgsl or shared/sum.wgsl); RowState, elements_of
+//   (shared/passes.wgsl or shared/sum.wgsl or the operation); PARTS, UNIT, Unit, logit_at, put,
 //   read_unit, write_some, write_unit (the parts in elements/)
-// provides: lane, row_in, row_out, operand_at, enter_row, load, classes_from, masked, take_unit,
-//   give_unit, class_range, take_units
+// provides: lane, row_in, row_out, operand_at, has_place, place_among, enter_row, load,
+//   classes_from, masked, take_unit, element_unit, give_unit, class_range, take_units
 
 // This thread's place among those of its row.
 var<private> lane: u32;
@@ -12,6 +14,30 @@ var<private> lane: u32;
 var<private> row_in: u32;
 var<private> row_out: u32;
 var<private> operand_at: u32;
+
+// A thread's place among rows or segments, LANES threads each.
+struct Place {
+    // Its number, and that of the workgroup's first.
+    index: u32,
+    first: u32,
+    // False of threads beyond the last row. They do what those of the last one do, and give
+    // nothing.
+    present: bool,
+}
+
+// Whether this workgroup has any of `count` rows.
+fn has_place(grid: Grid, count: u32) -> bool {
+    return grid.group * (WORKGROUP / LANES) < count;
+}
+
+// Finds this thread's place among `count` rows, and its lane.
+fn place_among(grid: Grid, count: u32) -> Place {
+    let rows = WORKGROUP / LANES;
+    let first = grid.group * rows;
+    lane = select(thread % LANES, thread / rows, LANES_ACROSS_ROWS);
+    let index = first + select(thread / LANES, thread % rows, LANES_ACROSS_ROWS);
+    return Place(min(index, count - 1u), first, index < count);
+}
 
 // Makes `row` this thread's row. What is bound starts with class `first` of it.
 fn enter_row(row: u32, first: u32) {
@@ -64,6 +90,21 @@ fn read_classes(j: u32, start: u32, end: u32) -> Unit {
 // Returns the unit that starts with class j, with -inf for classes that [start, end) does not have.
 fn take_unit(j: u32, start: u32, end: u32) -> Unit {
     return masked(j, end, read_classes(j, start, end));
+}
+
+// Returns what is written for the unit that starts with class j.
+fn element_unit(
+    state: ptr<function, RowState>,
+    j: u32,
+    unit: Unit,
+    are_exponentials: bool,
+    coefficients: Coefficients,
+) -> Unit {
+    var result: Unit;
+    for (var part = 0u; part < PARTS; part += 1u) {
+        result[part] = elements_of(state, j, part, unit[part], are_exponentials, coefficients);
+    }
+    return result;
 }
 
 // Writes the classes of a unit that are below `end`:

@@ -8,29 +8,29 @@
 // provides: begin_running_maximum, raise_maximum, join_lanes
 
 fn begin_running_maximum(state: ptr<function, RowState>) {
-    state.running_key = LOWEST_KEY;
-    state.maximum = Maximum(0.0, vec2<f32>(0.0, 0.0), reference_at(0.0));
+    (*state).running_key = LOWEST_KEY;
+    (*state).maximum = Maximum(0.0, vec2<f32>(0.0, 0.0), reference_at(0.0));
 }
 
 fn running_maximum(state: ptr<function, RowState>) -> Stats {
     var stats = Stats();
-    stats.key = state.running_key;
+    stats.key = (*state).running_key;
     return stats;
 }
 
 // Adds the terms of a maximum that is none any more to the rest of the sum, which is relative to it
 // still.
 fn demote_maximum(state: ptr<function, RowState>, old: Maximum) {
-    let terms = state.maxima_count * exp_from(vec4<f32>(old.logit), old.reference).x;
-    state.rest_of_sum = add_pairs(state.rest_of_sum, vec2<f32>(terms, 0.0));
-    state.maxima_count = 0.0;
+    let terms = (*state).maxima_count * exp_from(vec4<f32>(old.logit), old.reference).x;
+    (*state).rest_of_sum = add_pairs((*state).rest_of_sum, vec2<f32>(terms, 0.0));
+    (*state).maxima_count = 0.0;
 }
 
 // Moves the sum of label * (maximum - y) from the old maximum to that of `state`.
 fn raise_labels(state: ptr<function, RowState>, old: Maximum) {
     if SPREAD {
-        let moved = label_below(state.labels.x + state.labels.y, old.logit, state.maximum);
-        state.below = add_pairs(state.below, vec2<f32>(moved, 0.0));
+        let moved = label_below((*state).labels.x + (*state).labels.y, old.logit, (*state).maximum);
+        (*state).below = add_pairs((*state).below, vec2<f32>(moved, 0.0));
     }
 }
 
@@ -41,17 +41,17 @@ fn raise_labels(state: ptr<function, RowState>, old: Maximum) {
 //   }
 fn raise_maximum(state: ptr<function, RowState>) {
     let key = lane_key(state);
-    if key <= state.running_key {
+    if key <= (*state).running_key {
         return;
     }
     let is_old_bad = is_bad(running_maximum(state));
-    let old = state.maximum;
-    state.running_key = key;
-    state.maximum.logit = maximum_of(running_maximum(state));
-    state.maximum.reference = power_near(state.maximum.logit);
+    let old = (*state).maximum;
+    (*state).running_key = key;
+    (*state).maximum.logit = maximum_of(running_maximum(state));
+    (*state).maximum.reference = power_near((*state).maximum.logit);
     if !is_old_bad {
         demote_maximum(state, old);
-        state.rest_of_sum *= exp_pair(between(old.reference, state.maximum.reference));
+        (*state).rest_of_sum *= exp_pair(between(old.reference, (*state).maximum.reference));
         raise_labels(state, old);
     }
 }
@@ -60,17 +60,17 @@ fn raise_maximum(state: ptr<function, RowState>) {
 // maximum, and adds them up.
 fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
     let is_old_bad = is_bad(running_maximum(state));
-    let old = state.maximum;
-    let key = vec2<u32>(bitcast<u32>(state.running_key), 0u);
+    let old = (*state).maximum;
+    let key = vec2<u32>(bitcast<u32>((*state).running_key), 0u);
     var stats = Stats();
     stats.key = bitcast<i32>(reduce(grid, key, LARGEST_KEY).x);
     set_maximum(state, stats);
     if !is_old_bad {
-        if state.running_key != stats.key {
+        if (*state).running_key != stats.key {
             demote_maximum(state, old);
             raise_labels(state, old);
         }
-        state.rest_of_sum *= exp_pair(between(old.reference, state.maximum.reference));
+        (*state).rest_of_sum *= exp_pair(between(old.reference, (*state).maximum.reference));
     }
     return summed(grid, state, stats);
 }

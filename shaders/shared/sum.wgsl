@@ -2,9 +2,9 @@
 // `element_of` are the operation's.
 // needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs
 //   (shared/math.wgsl); sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend,
-//   element_of (the operation); PARTS, UNIT, Unit, operand_value (the parts in elements/)
-// provides: Coefficients, RowState, begin_sums, add_unit, add_segment, summed, finish,
-//   element_unit, packed, unpacked
+//   element_of (the operation); UNIT, Unit, operand_value (the parts in elements/)
+// provides: Coefficients, RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of,
+//   packed, unpacked
 
 struct Coefficients {
     sum: f32,
@@ -17,7 +17,7 @@ struct RowState {
 }
 
 fn begin_sums(state: ptr<function, RowState>) {
-    state.sum = vec2<f32>(0.0, 0.0);
+    (*state).sum = vec2<f32>(0.0, 0.0);
 }
 
 fn operand_of(j: u32) -> f32 {
@@ -28,18 +28,18 @@ fn operand_of(j: u32) -> f32 {
 fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Unit {
     for (var i = 0u; i < UNIT; i += 1u) {
         let term = addend(unit[i / 4u][i % 4u], operand_of(j + i));
-        state.sum = add_pairs(state.sum, vec2<f32>(select(0.0, term, j + i < end), 0.0));
+        (*state).sum = add_pairs((*state).sum, vec2<f32>(select(0.0, term, j + i < end), 0.0));
     }
     return unit;
 }
 
 fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
-    state.sum = add_pairs(state.sum, segment.rest_of_sum);
+    (*state).sum = add_pairs((*state).sum, segment.rest_of_sum);
 }
 
 fn summed(grid: Grid, state: ptr<function, RowState>, stats: Stats) -> Stats {
     var result = stats;
-    result.rest_of_sum = sum_of(grid, state.sum);
+    result.rest_of_sum = sum_of(grid, (*state).sum);
     return result;
 }
 
@@ -47,26 +47,27 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return Coefficients(stats.rest_of_sum.x + stats.rest_of_sum.y);
 }
 
-// for each y of the unit, and its operand g: scale * element_of(y, g, sum), NaN where y is NaN
-fn element_unit(
+// for each y, and its operand g: scale * element_of(y, g, sum), NaN where y is NaN
+fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
-    unit: Unit,
+    part: u32,
+    y: vec4<f32>,
     are_exponentials: bool,
     coefficients: Coefficients,
-) -> Unit {
-    var result: Unit;
-    for (var part = 0u; part < PARTS; part += 1u) {
-        let x = unit[part];
-        let at = j + 4u * part;
-        let sum = coefficients.sum;
-        let low = vec2<f32>(element_of(x.x, operand_of(at), sum), element_of(x.y, operand_of(at + 1u), sum));
-        let high = vec2<f32>(element_of(x.z, operand_of(at + 2u), sum), element_of(x.w, operand_of(at + 3u), sum));
-        // A minimum or a maximum may have dropped a NaN.
-        let is_nan = (bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
-        result[part] = select(vec4<f32>(low, high) * params.signed_scale, vec4<f32>(bitcast<f32>(params.nan)), is_nan);
-    }
-    return result;
+) -> vec4<f32> {
+    let at = j + 4u * part;
+    let sum = coefficients.sum;
+    let elements = vec4<f32>(
+        element_of(y.x, operand_of(at), sum),
+        element_of(y.y, operand_of(at + 1u), sum),
+        element_of(y.z, operand_of(at + 2u), sum),
+        element_of(y.w, operand_of(at + 3u), sum),
+    );
+    // A minimum or a maximum may have dropped a NaN.
+    let are_nan = (bitcast<vec4<u32>>(y) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    let nan = vec4<f32>(bitcast<f32>(params.nan));
+    return select(elements * params.signed_scale, nan, are_nan);
 }
 
 fn packed(state: ptr<function, RowState>, coefficients: Coefficients) -> Stats {

@@ -80,7 +80,10 @@ fn maximum_at(logit: f32) -> Maximum {
 // y - maximum.y, and what rounding that difference lost.
 fn distance(x: f32, maximum: Maximum) -> vec2<f32> {
     if CAPPED {
-        return add_pairs(transform(x), -maximum.y);
+        // A compiler may round the y of one logit in two ways, so the distance of the maximum from
+        // itself is not computed: a confident row's loss is as small as what they differ by.
+        let d = add_pairs(transform(x), -maximum.y);
+        return select(d, vec2<f32>(0.0, 0.0), x == maximum.logit);
     }
     if SCALED {
         // In halves: the difference of two large logits is no f32, but scaled it may be one.

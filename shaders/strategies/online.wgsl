@@ -1,12 +1,12 @@
 // Online strategy, for rows that no registers hold: a row is read once for its statistics and once
 // more, where elements are written, for those. Each lane sums relative to the largest logit that it
 // has met so far.
-// needs: Grid, Stats, WORKGROUP, params, thread (shared/bindings.wgsl); begin_maximum,
-//   row_maximum, see_unit (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum,
-//   join_lanes, raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl);
-//   select_classes (shared/no_maximum.wgsl or the operation); RowState, add_unit, begin_sums,
-//   summed (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch
-//   (shared/reread.wgsl); class_range, enter_row, lane, load, masked, take_units
+// needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
+//   (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum, join_lanes,
+//   raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl); select_classes
+//   (shared/no_maximum.wgsl or the operation); RowState, add_unit, begin_sums, summed
+//   (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch (shared/reread.wgsl);
+//   class_range, enter_row, has_place, lane, load, masked, place_among, take_units
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)
 // provides: label_logit, online_rows
 
@@ -67,27 +67,22 @@ fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
 
 // for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
 fn online_rows(grid: Grid) {
-    let rows = WORKGROUP / LANES;
-    let first = grid.group * rows;
-    if first >= params.rows {
+    if !has_place(grid, params.rows) {
         return;
     }
-    lane = thread % LANES;
-    // Threads without a row do what those of the last one do, and give nothing.
-    let row = min(first + thread / LANES, params.rows - 1u);
-    let present = first + thread / LANES < params.rows;
-    enter_row(row, 0u);
+    let place = place_among(grid, params.rows);
+    enter_row(place.index, 0u);
     var state = RowState();
     let stats = reduce_row(grid, &state);
-    let coefficients = finish(row, stats, &state, present && lane == 0u);
+    let coefficients = finish(place.index, stats, &state, place.present && lane == 0u);
     if REREADS_ROW {
-        select_classes(grid, row, stats, &state, present);
+        select_classes(grid, place.index, stats, &state, place.present);
     }
     if WRITES {
         if IN_PLACE && TARGETS {
             // Every thread must have seen its label's logit before that is overwritten.
             storageBarrier();
         }
-        write_stretch(&state, 0u, params.classes, present, coefficients);
+        write_stretch(&state, 0u, params.classes, place.present, coefficients);
     }
 }

@@ -3,10 +3,10 @@
 //
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup
 // memory, both in one unbroken stream whatever the width of a row.
-// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held,
-//   hold, reduce_held (shared/held.wgsl); select_classes (shared/no_maximum.wgsl or the
-//   operation); RowState, element_unit (shared/passes.wgsl or shared/sum.wgsl or the operation);
-//   classes_from, enter_row, give_unit, lane, load, masked (shared/rows.wgsl); finish
+// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold,
+//   reduce_held (shared/held.wgsl); select_classes (shared/no_maximum.wgsl or the operation);
+//   RowState (shared/passes.wgsl or shared/sum.wgsl or the operation); classes_from, element_unit,
+//   enter_row, give_unit, has_place, lane, load, masked, place_among (shared/rows.wgsl); finish
 //   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the
 //   parts in elements/)
 // provides: label_logit, register_resident_rows
@@ -78,30 +78,26 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
 // for each row, LANES threads each: read its units into registers, reduce them, finish the row,
 // and write an element for each of them
 fn register_resident_rows(grid: Grid) {
-    let rows = WORKGROUP / LANES;
-    let first = grid.group * rows;
-    if first >= params.rows {
+    if !has_place(grid, params.rows) {
         return;
     }
-    let slot = select(thread / LANES, thread % rows, LANES_ACROSS_ROWS);
-    lane = select(thread % LANES, thread / rows, LANES_ACROSS_ROWS);
-    // Threads without a row do what those of the last one do, and give nothing.
-    let row = min(first + slot, params.rows - 1u);
-    let present = first + slot < params.rows;
-    enter_row(row, 0u);
-    let count = min(rows, params.rows - first) * class_count();
-    let at = (row - first) * class_count();
+    let place = place_among(grid, params.rows);
+    enter_row(place.index, 0u);
+    // The workgroup's rows in memory, and this row among them.
+    let base = place.first * class_count();
+    let count = min(WORKGROUP / LANES, params.rows - place.first) * class_count();
+    let at = (place.index - place.first) * class_count();
     if STAGED {
-        stage_in(params.logits_at + first * class_count(), count);
+        stage_in(params.logits_at + base, count);
         hold_staged(at);
     } else {
         hold(0u, class_count());
     }
     var state = RowState();
     let stats = reduce_held(grid, &state, 0u, class_count());
-    let coefficients = finish(row, stats, &state, present && lane == 0u);
+    let coefficients = finish(place.index, stats, &state, place.present && lane == 0u);
     if REREADS_ROW {
-        select_classes(grid, row, stats, &state, present);
+        select_classes(grid, place.index, stats, &state, place.present);
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {
@@ -111,14 +107,14 @@ fn register_resident_rows(grid: Grid) {
         for (var i = 0u; i < UNITS; i += 1u) {
             let j = class_of(0u, i);
             let unit = element_unit(&state, j, held[i], KEEPS, coefficients);
-            if STAGED && present {
+            if STAGED && place.present {
                 give_staged(at, j, unit);
-            } else if present {
+            } else if place.present {
                 give_unit(j, class_count(), unit);
             }
         }
         if STAGED {
-            stage_out(params.elements_at + first * class_count(), count);
+            stage_out(params.elements_at + base, count);
         }
     }
 }

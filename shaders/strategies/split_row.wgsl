@@ -2,12 +2,12 @@
 // bind the whole row piece by piece. The first dispatch reduces each segment relative to its own
 // maximum, the second rescales the segments of a row to one maximum (Milakov and Gimelshein,
 // arXiv:1805.02867), and a third writes.
-// needs: Grid, NONE, Stats, WORKGROUP, params, partials, targets, thread (shared/bindings.wgsl);
-//   hold, reduce_held (shared/held.wgsl); set_maximum (shared/no_maximum.wgsl or
-//   shared/passes.wgsl); RowState, add_segment, begin_sums, packed, summed, unpacked
-//   (shared/passes.wgsl or shared/sum.wgsl or the operation); LARGEST, combine, reduce
-//   (shared/reduce.wgsl); write_stretch (shared/reread.wgsl); enter_row, lane, load
-//   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation)
+// needs: Grid, NONE, Stats, params, partials, targets (shared/bindings.wgsl); hold, reduce_held
+//   (shared/held.wgsl); set_maximum (shared/no_maximum.wgsl or shared/passes.wgsl); RowState,
+//   add_segment, begin_sums, packed, summed, unpacked (shared/passes.wgsl or shared/sum.wgsl or the
+//   operation); LARGEST, combine, reduce (shared/reduce.wgsl); write_stretch (shared/reread.wgsl);
+//   enter_row, has_place, lane, load, place_among (shared/rows.wgsl); finish (shared/sum.wgsl or
+//   the operation)
 // provides: label_logit, split_reduce, split_join, split_write
 
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the
@@ -22,54 +22,48 @@ fn label_logit(row: u32, label: u32) -> f32 {
     return bitcast<f32>(partials[entries_of(row) + 1u].key);
 }
 
-// The row and the segment of a thread; those beyond the last do what its threads do, and give
-// nothing.
-struct Place {
+// The segments of a pass: those of its part of each row.
+fn segment_count() -> u32 {
+    return params.rows * params.pass_segments;
+}
+
+// The row and the segment of a thread, and the segment's classes.
+struct Segment {
     row: u32,
-    segment: u32,
+    number: u32,
     start: u32,
     end: u32,
     present: bool,
 }
 
-// Whether a workgroup has any.
-fn has_place(group: u32) -> bool {
-    return group * (WORKGROUP / LANES) < params.rows * params.pass_segments;
-}
-
-fn place_of(group: u32) -> Place {
-    let last = params.rows * params.pass_segments - 1u;
-    let index = group * (WORKGROUP / LANES) + thread / LANES;
-    lane = thread % LANES;
-    let row = min(index, last) / params.pass_segments;
-    let segment = params.first_segment + min(index, last) % params.pass_segments;
-    let start = segment * SEGMENT;
+// Finds this thread's segment, and makes its row this thread's row. A pass over a part of a row has
+// no other row, and its bindings start with that part.
+fn enter_segment(grid: Grid) -> Segment {
+    let place = place_among(grid, segment_count());
+    let row = place.index / params.pass_segments;
+    let number = params.first_segment + place.index % params.pass_segments;
+    let start = number * SEGMENT;
     let end = start + min(SEGMENT, params.classes - start);
-    return Place(row, segment, start, end, index <= last);
-}
-
-// A pass over a part of a row has no other row, and its bindings start with that part.
-fn enter_part(row: u32) {
     enter_row(row, params.first_segment * SEGMENT);
+    return Segment(row, number, start, end, place.present);
 }
 
 // for each segment, LANES threads each: read its units into registers, reduce them, keep the
 // statistics
 fn split_reduce(grid: Grid) {
-    if !has_place(grid.group) {
+    if !has_place(grid, segment_count()) {
         return;
     }
-    let place = place_of(grid.group);
-    enter_part(place.row);
-    hold(place.start, place.end);
+    let segment = enter_segment(grid);
+    hold(segment.start, segment.end);
     var state = RowState();
-    let stats = reduce_held(grid, &state, place.start, place.end);
-    if place.present && lane == 0u {
-        let entries = entries_of(place.row);
-        partials[entries + ROW_ENTRIES + place.segment] = stats;
+    let stats = reduce_held(grid, &state, segment.start, segment.end);
+    if segment.present && lane == 0u {
+        let entries = entries_of(segment.row);
+        partials[entries + ROW_ENTRIES + segment.number] = stats;
         if TARGETS && !SOFT {
-            let label = targets[params.targets_at + place.row];
-            if label >= place.start && label < place.end {
+            let label = targets[params.targets_at + segment.row];
+            if label >= segment.start && label < segment.end {
                 partials[entries + 1u].key = bitcast<i32>(load(label));
             }
         }
@@ -79,14 +73,12 @@ fn split_reduce(grid: Grid) {
 // for each segment: maximum = max(maximum, its maximum); over all lanes
 // for each segment: sums += its sums * exp(its maximum - maximum); over all lanes
 fn split_join(grid: Grid) {
-    let rows = WORKGROUP / LANES;
-    let first_row = grid.group * rows;
-    if first_row >= params.rows {
+    if !has_place(grid, params.rows) {
         return;
     }
-    lane = thread % LANES;
-    let row = min(first_row + thread / LANES, params.rows - 1u);
-    let leads = lane == 0u && first_row + thread / LANES < params.rows;
+    let place = place_among(grid, params.rows);
+    let row = place.index;
+    let leads = place.present && lane == 0u;
     let entries = entries_of(row);
     let first = entries + ROW_ENTRIES;
     var best = vec2<u32>(0x80000000u, NONE);
@@ -115,14 +107,13 @@ fn split_join(grid: Grid) {
 
 // for each segment, LANES threads each: read it again and write its elements
 fn split_write(grid: Grid) {
-    if !has_place(grid.group) {
+    if !has_place(grid, segment_count()) {
         return;
     }
-    let place = place_of(grid.group);
-    enter_part(place.row);
-    let entries = entries_of(place.row);
+    let segment = enter_segment(grid);
+    let entries = entries_of(segment.row);
     var state = RowState();
     set_maximum(&state, partials[entries]);
     let coefficients = unpacked(&state, partials[entries + 1u]);
-    write_stretch(&state, place.start, place.end, place.present, coefficients);
+    write_stretch(&state, segment.start, segment.end, segment.present, coefficients);
 }

@@ -26,7 +26,7 @@ pub(super) struct Params {
     pub(super) elements_at: u32,
     pub(super) targets_at: u32,
     pub(super) rows_out_at: u32,
-    pub(super) gradients_at: u32,
+    pub(super) row_upstream_at: u32,
     pub(super) first_group: u32,
     pub(super) first_row: u32,
     pub(super) groups: u32,
@@ -96,10 +96,10 @@ impl KernelOptions {
     const WEIGHTED: u32 = 1;
     const MEAN: u32 = 2;
     const POISONED: u32 = 4;
-    const ROW_GRADIENTS: u32 = 8;
+    const ROW_UPSTREAM: u32 = 8;
     const LATER_DRAW: u32 = 16;
     /// The flags that are constants of a kernel; kernels read the others from `Params`.
-    const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_GRADIENTS;
+    const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_UPSTREAM;
 
     /// Makes the options of a request, whose targets the host has checked and weighed.
     pub(super) fn of_request(dtype: DType, operands: &Operands<'_>) -> Self {
@@ -133,7 +133,7 @@ impl KernelOptions {
             flags: flag(coefficients.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
                 | flag(coefficients.has_nan_gradient(), Self::POISONED)
-                | flag(coefficients.row_upstream.is_some(), Self::ROW_GRADIENTS),
+                | flag(coefficients.row_upstream.is_some(), Self::ROW_UPSTREAM),
             factor: if coefficients.has_nan_gradient() { 0.0 } else { coefficients.factor as f32 },
             on_value: coefficients.on_value as f32,
             off_value: coefficients.off_value as f32,
@@ -178,8 +178,8 @@ impl KernelOptions {
     }
 
     /// Sets that the gradient of each row is multiplied by the upstream gradient in a buffer.
-    pub(super) fn with_row_gradients(mut self) -> Self {
-        self.params.flags |= Self::ROW_GRADIENTS;
+    pub(super) fn with_row_upstream(mut self) -> Self {
+        self.params.flags |= Self::ROW_UPSTREAM;
         self
     }
 

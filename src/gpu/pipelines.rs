@@ -375,7 +375,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         (
             "FLAGS",
             Value::Number(kernel.flags),
-            "WEIGHTED, MEAN and ROW_GRADIENTS, where the kernel is made for them.",
+            "WEIGHTED, MEAN and ROW_UPSTREAM, where the kernel is made for them.",
         ),
         (
             "IN_PLACE",

@@ -260,7 +260,7 @@ impl Prepared {
             elements_at: elements.at,
             targets_at: targets.at,
             rows_out_at: rows_out.at,
-            gradients_at: row_upstream.at,
+            row_upstream_at: row_upstream.at,
             first_group: Plan::first_group(pass),
             first_row: pass.rows.start as u32,
             groups: match pass.entry {

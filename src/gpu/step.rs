@@ -442,7 +442,7 @@ impl Step {
                 self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
             if let Some(upstream) = buffers.upstream {
                 row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
-                options = options.with_row_gradients();
+                options = options.with_row_upstream();
             }
         } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
             targets = Some(parts.take("draw", draw, 4, false)?);

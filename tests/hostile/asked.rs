@@ -141,6 +141,7 @@ fn of_loss(op: Op) -> Vec<Asked> {
     let mut all = of_logits(op);
     all.extend([
         asked("soft").soft(),
+        asked("soft, cap 30").with(|loss| loss.softcap(30.0)).soft(),
         asked("smoothing").with(|loss| loss.label_smoothing(0.1)),
         asked("z-loss").with(|loss| loss.z_loss(0.1)),
         asked("weight").with(|loss| loss.weight(weights(18))),

@@ -14,7 +14,7 @@ const BINDINGS: [&str; 9] = [
     "rows_out",
     "partials",
     "summary",
-    "row_gradients",
+    "row_upstream",
 ];
 
 /// Files that kernels are spread over: as many as keep two compilers busy to the end.

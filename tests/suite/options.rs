@@ -105,7 +105,7 @@ fn every_combination_agrees_with_pytorch() {
                 logits: numbers(&given["x"]),
                 classes: classes.clone(),
                 probabilities: numbers(&given["probabilities"]),
-                row_gradients: Vec::new(),
+                row_upstream: Vec::new(),
                 weight: Vec::new(),
             };
             let scale = batch.expected(&options, is("soft"), &logits).scale;
@@ -153,7 +153,7 @@ struct Batch {
     logits: Vec<f64>,
     classes: Vec<i64>,
     probabilities: Vec<f64>,
-    row_gradients: Vec<f32>,
+    row_upstream: Vec<f32>,
     weight: Vec<f32>,
 }
 
@@ -187,7 +187,7 @@ impl Batch {
                 .map(|row| if row % 3 == 1 { 1 } else { (uniform() * classes as f64) as i64 })
                 .collect(),
             probabilities,
-            row_gradients: (0..rows).map(|_| (uniform() * 4.0 - 2.0) as f32).collect(),
+            row_upstream: (0..rows).map(|_| (uniform() * 4.0 - 2.0) as f32).collect(),
             weight: (0..classes).map(|class| [0.75, 1.5, 0.0, 2.0, 0.5][class % 5]).collect(),
         }
     }
@@ -244,7 +244,7 @@ fn combination(batch: &Batch, values: &[usize]) -> Combination {
         logit_scale: [1.0, 0.7, -1.3][scale],
         reduction: [Reduction::Mean, Reduction::Sum, Reduction::None][reduction],
         upstream: [1.0, -2.5][upstream],
-        row_gradients: (by_rows == 1).then(|| batch.row_gradients.clone()),
+        row_gradients: (by_rows == 1).then(|| batch.row_upstream.clone()),
     };
     (options, is_soft)
 }

@@ -359,7 +359,7 @@ fn check_layouts(module: &Module) {
         elements_at,
         targets_at,
         rows_out_at,
-        gradients_at,
+        row_upstream_at,
         first_group,
         first_row,
         groups,
