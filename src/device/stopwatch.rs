@@ -113,9 +113,9 @@ impl<'a, T: Element> OnCpu<'a, T> {
             None => None,
         };
         let upstream = made.is_some().then(|| seen.data());
-        let log_sum_exps = match op {
-            Op::CrossEntropyBackward => device.log_sum_exp(seen).to_vec()?.values,
-            _ => Vec::new(),
+        let log_sum_exps = match op.reads_log_sum_exps() {
+            true => device.log_sum_exp(seen).to_vec()?.values,
+            false => Vec::new(),
         };
         Ok(Self {
             logits: made.map_or(Cow::Borrowed(seen.data()), Cow::Owned),
@@ -286,7 +286,7 @@ async fn upload<T: Element>(
     let shape = x.shape();
     let logits = gpu.upload(shape, (x.elements(), shape.block()), limits).await?;
     let seen = Operands { transform: operands.transform, ..Operands::default() };
-    let before = op.spec().forward.or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
+    let before = op.spec().forward.or(op.reads_log_sum_exps().then_some(Op::LogSumExp));
     let made = match before {
         Some(before) => Some(logits.run(before, T::DTYPE, &seen, DeviceOperands::default()).await?),
         None => None,

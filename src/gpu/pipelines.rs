@@ -106,15 +106,8 @@ struct Key {
 impl Key {
     fn new(kernel: Kernel, entry: Entry) -> Self {
         let Kernel { flags, long_lanes, read_write, .. } = kernel;
-        Self { kernel: (!is_total(entry)).then_some(kernel), flags, long_lanes, read_write, entry }
+        Self { kernel: (!entry.is_total()).then_some(kernel), flags, long_lanes, read_write, entry }
     }
-}
-
-fn is_total(entry: Entry) -> bool {
-    matches!(
-        entry,
-        Entry::CountTargets | Entry::TotalTargets | Entry::SumLosses | Entry::TotalLosses
-    )
 }
 
 pub(super) struct Kernels {
@@ -317,7 +310,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let is_split = strategy.kind == Kind::SplitRow;
     // Totals read no rows of logits; everything about those has its default, so that one pipeline
     // is enough for all kernels.
-    let is_total = is_total(entry);
+    let is_total = entry.is_total();
     let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
     let switch = |is_on: bool| Value::Switch(is_on && !is_total);
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
@@ -327,12 +320,12 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         !matches!(entry, Entry::RegisterResident | Entry::SplitReduce) || spec.rereads_row;
     let (is_capped, is_transformed) =
         (transform == TransformKind::SoftCapped, transform != TransformKind::Identity);
-    let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
-    let reduces = spec.statistics != Statistics::Saved || labels == Labels::Soft;
-    let keeps = has_maximum && spec.writes_elements && !is_log && !(op.has_targets() && is_capped);
+    let reduces = !op.reads_log_sum_exps() || labels == Labels::Soft;
+    let keeps =
+        has_maximum && spec.writes_elements && !spec.is_log && !(op.has_targets() && is_capped);
     let is_online =
         strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
@@ -422,7 +415,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
         (
             "LOG",
-            switch(is_log),
+            switch(spec.is_log),
             "Results are logarithms of probabilities, or the backward starts from those.",
         ),
         ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
@@ -538,7 +531,7 @@ pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
 /// what it needs of the others.
 pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'static str> {
     let spec = kernel.op.spec();
-    let is_total = is_total(entry);
+    let is_total = entry.is_total();
     let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total;
     let is_wide = kernel.fit.wide && !is_total;
     let statistics = spec.statistics;

@@ -17,7 +17,6 @@ use super::failure::GpuError;
 use super::params::{KernelOptions, Params, Starts};
 use super::pipelines::{BINDINGS, Kernel, STORAGE_BUFFERS};
 use crate::plan::{Entry, KernelProblem, Limits, Pass, Plan, UNIT_BYTES};
-use crate::problem::operation::Op;
 
 /// Part of a buffer, in bytes.
 #[derive(Clone, Copy)]
@@ -231,7 +230,7 @@ impl Prepared {
             written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
         let targets = match problem.operand_bytes {
             // A counter, which is the same for all rows.
-            0 if problem.op == Op::Sample => read(buffers.targets, &(0..1), 4, 5),
+            0 if problem.op.draws() => read(buffers.targets, &(0..1), 4, 5),
             0 => read(buffers.targets, &pass.rows, 4, 5),
             size => read(
                 buffers.targets,

@@ -398,7 +398,7 @@ impl DeviceArray {
         let shape = [rows, self.shape.classes(), inner];
         let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
         // Blocks of rows are summed, of the whole batch: a chunk need not begin with one.
-        let sum = op.has_targets() && op.has_values() && self.chunks.len() == 1;
+        let sum = op.has_losses() && self.chunks.len() == 1;
         KernelProblem { sum, ..problem }
     }
 

@@ -11,7 +11,7 @@ use super::params::{KernelOptions, MOST_IGNORED, Summary};
 use super::prepared::{Bound, Buffers, Part, Prepared, Scratch};
 use crate::ops::{check_k, draw_transform};
 use crate::plan::KernelProblem;
-use crate::problem::operation::{Op, Operation};
+use crate::problem::operation::Operation;
 use crate::problem::request::Operands;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
@@ -127,7 +127,7 @@ impl<'g> StepBuilder<'g> {
         let is_soft = self.has_soft_targets && loss.is_some();
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
-        let needs_loss = reduces && op != Op::CrossEntropyBackward;
+        let needs_loss = reduces && op.has_losses();
         let strides = self.strides()?;
         let mut ignored = Vec::new();
         if let Some(loss) = loss {
@@ -148,7 +148,7 @@ impl<'g> StepBuilder<'g> {
         let problem = KernelProblem {
             strides,
             // A backward alone has a mean to divide by, too.
-            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            count: needs_loss || is_mean,
             sum: needs_loss,
             ..KernelProblem::lower(op, dtype, &operands, is_soft, dense)
         };
@@ -393,8 +393,7 @@ impl Step {
     /// Losses that are summed stand somewhere, even if nobody asked for them.
     fn losses_bytes(&self) -> u64 {
         let KernelProblem { op, rows, .. } = self.prepared.problem;
-        let sums = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-        if sums { (rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+        if op.has_losses() { (rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -444,7 +443,7 @@ impl Step {
                 row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
                 options = options.with_row_gradients();
             }
-        } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
+        } else if let Some(draw) = buffers.draw.filter(|_| op.draws()) {
             targets = Some(parts.take("draw", draw, 4, false)?);
             options = options.with_later_draws();
         } else if operand_bytes > 0 {
@@ -464,9 +463,7 @@ impl Step {
         let row_bytes = rows * problem.bytes_of_a_row();
         let rows_out = match buffers.rows {
             Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
-            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad)
-                && problem.bytes_of_a_row() > 0 =>
-            {
+            None if !op.has_losses() && problem.bytes_of_a_row() > 0 => {
                 return Err(Error::BufferMissing { what: "rows" });
             }
             _ => None,
