@@ -84,8 +84,8 @@ pub(super) struct Buffers<'b> {
 /// something to be bound to what a kernel has and does not use.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch<'b> {
-    pub(super) part: Part<'b>,
-    pub(super) partial_bytes: u64,
+    part: Part<'b>,
+    partial_bytes: u64,
 }
 
 impl<'b> Scratch<'b> {
@@ -95,7 +95,7 @@ impl<'b> Scratch<'b> {
     /// One for each storage buffer of a kernel.
     const SPARES: u64 = STORAGE_BUFFERS as u64;
 
-    pub(super) fn bytes(partial_bytes: u64) -> u64 {
+    fn bytes(partial_bytes: u64) -> u64 {
         partial_bytes.next_multiple_of(Self::ALIGNMENT) + Self::SPARES * Self::SPARE
     }
 
@@ -369,7 +369,7 @@ impl GpuContext {
         };
         let group = self.device.create_bind_group(&BindGroupDescriptor {
             label: Some("logits"),
-            layout: self.kernels.bindings(&self.device, kernel.read_write),
+            layout: &self.kernels.bindings(&self.device, kernel.read_write),
             entries: &(0..).zip(windows).map(entry).collect::<Vec<_>>(),
         });
         let pipeline = self.kernels.pipeline(&self.device, kernel, pass.entry);

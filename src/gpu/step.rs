@@ -86,7 +86,8 @@ impl<'g> StepBuilder<'g> {
     }
 
     /// Compiles what the operation needs for the shape, and uploads class weights and upstream
-    /// gradients of rows.
+    /// gradients of rows. The kernels for one buffer that holds both inputs and results
+    /// ([`StepBuffers`]) are compiled by the first [`Step::bind`] that needs them.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`],
@@ -238,8 +239,8 @@ pub struct Step {
 /// `min_storage_buffer_offset_alignment`, and no two of them overlap. Where a buffer holds both a
 /// part that is read and one that is written, the step binds every part as `read_write` (wgpu
 /// refuses to read a buffer through a read-only binding while another writes it), so that the same
-/// holds for every buffer with several parts. Parts of 16-bit types are rounded up to whole words
-/// of 4 bytes.
+/// holds for every buffer with several parts. The kernels for this are compiled by the first
+/// [`Step::bind`] that needs them. Parts of 16-bit types are rounded up to whole words of 4 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,

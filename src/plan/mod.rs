@@ -375,7 +375,7 @@ impl Plan {
     }
 
     /// Whether a block is cut into several passes, which then need buffers of their own.
-    pub(crate) fn cuts_blocks(&self) -> bool {
+    fn cuts_blocks(&self) -> bool {
         self.problem.inner > 1
             && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
     }
