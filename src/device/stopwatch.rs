@@ -13,7 +13,7 @@ use crate::problem::dtype::Sealed;
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
-use crate::problem::loss::Prepared;
+use crate::problem::loss::CheckedLoss;
 use crate::problem::operation::{Op, Operation};
 use crate::problem::request::{Data, Operands, Request, RowsOut};
 use crate::problem::sampling::Draws;
@@ -39,7 +39,7 @@ enum Runs<'a, T: Element> {
 /// An operation checked, with the options of its loss.
 struct Task<'a> {
     op: Op,
-    prepared: Prepared<'a>,
+    loss: CheckedLoss<'a>,
     transform: Transform,
     draws: Draws,
     k: usize,
@@ -57,8 +57,8 @@ impl<'a> Task<'a> {
         if op.spec().forward.is_some() {
             transform.without_cap("not set: the gradient of a cap is another step")?;
         }
-        let prepared = loss.prepare(x.shape(), targets)?;
-        let mut task = Self { op, prepared, transform, draws: Draws::default(), k: 0 };
+        let loss = loss.prepare(x.shape(), targets)?;
+        let mut task = Self { op, loss, transform, draws: Draws::default(), k: 0 };
         match operation {
             Operation::TopK(k) => {
                 check_k(k, x.shape().classes())?;
@@ -81,9 +81,9 @@ impl<'a> Task<'a> {
             return operands;
         }
         Operands {
-            coefficients: self.prepared.coefficients(),
-            targets: &self.prepared.rows,
-            soft_targets: self.prepared.soft_targets,
+            coefficients: self.loss.coefficients(),
+            targets: &self.loss.rows,
+            soft_targets: self.loss.soft_targets,
             ..operands
         }
     }
@@ -113,9 +113,9 @@ impl<'a, T: Element> OnCpu<'a, T> {
             None => None,
         };
         let upstream = made.is_some().then(|| seen.data());
-        let log_sum_exps = match op {
-            Op::CrossEntropyBackward => device.log_sum_exp(seen).to_vec()?.values,
-            _ => Vec::new(),
+        let log_sum_exps = match op.reads_log_sum_exps() {
+            true => device.log_sum_exp(seen).to_vec()?.values,
+            false => Vec::new(),
         };
         Ok(Self {
             logits: made.map_or(Cow::Borrowed(seen.data()), Cow::Owned),
@@ -286,7 +286,7 @@ async fn upload<T: Element>(
     let shape = x.shape();
     let logits = gpu.upload(shape, (x.elements(), shape.block()), limits).await?;
     let seen = Operands { transform: operands.transform, ..Operands::default() };
-    let before = op.spec().forward.or((op == Op::CrossEntropyBackward).then_some(Op::LogSumExp));
+    let before = op.spec().forward.or(op.reads_log_sum_exps().then_some(Op::LogSumExp));
     let made = match before {
         Some(before) => Some(logits.run(before, T::DTYPE, &seen, DeviceOperands::default()).await?),
         None => None,

@@ -11,7 +11,7 @@ use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use super::interface::Failed;
 use super::params::KernelOptions;
-use super::prepared::{Buffers, Part, Prepared, Scratch};
+use super::prepared::{Buffers, FilledBuffer, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;
 use crate::plan::{Batch, KernelProblem, Limits, Plan, Unplannable};
@@ -74,7 +74,7 @@ struct Stream<'s> {
     /// The request's row that the plan's first one is.
     first: usize,
     call: CallLimits,
-    weights: Option<(Buffer, u64)>,
+    weights: Option<FilledBuffer>,
     scratch: Buffer,
 }
 
@@ -309,7 +309,8 @@ impl GpuContext {
             }
         }
         let Stream { weights, scratch, .. } = stream;
-        self.pool.give(weights.map(|(buffer, _)| buffer).into_iter().chain([scratch]), call.half());
+        self.pool
+            .give(weights.map(|weights| weights.buffer).into_iter().chain([scratch]), call.half());
         match failed {
             Some(error) => Err(error),
             None => {
@@ -333,13 +334,7 @@ impl<'s> Stream<'s> {
         let prepared = Prepared::new(problem, options, context.limits_of_parts(part))?;
         let (weights, scratch) = context
             .guarded(|| {
-                let weights = match request.operands.coefficients.weight {
-                    Some(weight) => Some((
-                        context.filled(BufferUsages::STORAGE, cast_slice(weight))?,
-                        size_of_val(weight) as u64,
-                    )),
-                    None => None,
-                };
+                let weights = context.filled_values(request.operands.coefficients.weight)?;
                 let scratch = context.pool.take(
                     &context.device,
                     BufferUsages::STORAGE,
@@ -380,19 +375,17 @@ impl<'s> Stream<'s> {
                     logits: elements.filter(|_| !in_place),
                     targets: arrays.targets.as_ref().map(StagedArray::part),
                     row_upstream: arrays.row_upstream.as_ref().map(StagedArray::part),
-                    weights: self
-                        .weights
-                        .as_ref()
-                        .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
+                    weights: self.weights.as_ref().map(FilledBuffer::part),
                     elements: elements.filter(|_| in_place),
                     rows_out: arrays.rows_out.as_ref().map(StagedArray::part),
                     summary: None,
-                    scratch: prepared.scratch(Part::whole(&self.scratch, prepared.scratch_bytes())),
                     share_a_buffer: false,
                 };
                 // A part has no gaps between blocks, and a part of one block is a narrower block.
-                let bound =
-                    prepared.in_blocks(batch.inner).bind(context, &batch.passes, &buffers)?;
+                let scratch =
+                    prepared.scratch(Part::whole(&self.scratch, prepared.scratch_bytes()));
+                let prepared = prepared.in_blocks(batch.inner);
+                let bound = prepared.bind(context, &batch.passes, &buffers, scratch)?;
 
                 let mut encoder = context
                     .device

@@ -3,13 +3,13 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
 use super::adapter::{self, backend_name};
-use super::failure::{GpuError, one_line, survive};
+use super::failure::{GpuError, lock, one_line, survive};
 use super::pipelines::Kernels;
 use super::pool::Pool;
 use super::self_test;
@@ -350,7 +350,7 @@ impl GpuContext {
             if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
         let tuning = Tuning::new(most, adapter::vendor(info));
         Self {
-            kernels: Kernels::new(&device, least),
+            kernels: Kernels::new(least),
             pool: Pool::default(),
             poller: Poller::new(&device),
             limits: Limits {
@@ -379,7 +379,7 @@ impl GpuContext {
 
     fn shaped(mut self, tuning: Option<Tuning>, uses_subgroups: bool) -> Self {
         if !uses_subgroups {
-            self.kernels = Kernels::new(&self.device, 1);
+            self.kernels = Kernels::new(1);
             self.limits.tuning =
                 Tuning::new(1, adapter::vendor(&adapter::about(self.device.adapter_info())));
         }
@@ -453,10 +453,6 @@ impl GpuContext {
 /// Which process this is, where processes can be forked.
 pub(super) fn process() -> u32 {
     if cfg!(unix) { std::process::id() } else { 0 }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Gpu {

@@ -2,13 +2,14 @@
 //! them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::Mutex;
 
 use wgpu::{
     BindGroupLayout, BufferBindingType, ComputePipeline, Device, PipelineLayout,
     ShaderRuntimeChecks, ShaderStages,
 };
 
+use super::failure::lock;
 use crate::DType;
 use crate::ops::{RowOutput, Statistics};
 use crate::plan::{Access, Entry, Kind, Strategy, WORKGROUP};
@@ -106,15 +107,8 @@ struct Key {
 impl Key {
     fn new(kernel: Kernel, entry: Entry) -> Self {
         let Kernel { flags, long_lanes, read_write, .. } = kernel;
-        Self { kernel: (!is_total(entry)).then_some(kernel), flags, long_lanes, read_write, entry }
+        Self { kernel: (!entry.is_total()).then_some(kernel), flags, long_lanes, read_write, entry }
     }
-}
-
-fn is_total(entry: Entry) -> bool {
-    matches!(
-        entry,
-        Entry::CountTargets | Entry::TotalTargets | Entry::SumLosses | Entry::TotalLosses
-    )
 }
 
 pub(super) struct Kernels {
@@ -123,9 +117,9 @@ pub(super) struct Kernels {
     /// The checks that the compiler adds to kernels: none, for they are proved in bounds. With all
     /// checks the results are the same, in half as much time again.
     pub(super) checks: ShaderRuntimeChecks,
-    layout: Layout,
-    /// The layout of kernels whose bindings are all `read_write`, made on first use.
-    read_write_layout: OnceLock<Layout>,
+    /// The layout of kernels, and that of those whose storage bindings are all `read_write`, made
+    /// on first use.
+    layouts: Mutex<[Option<Layout>; 2]>,
     pipelines: Mutex<HashMap<Key, ComputePipeline>>,
     self_test: Mutex<Option<ComputePipeline>>,
     /// Makes another text of a module's.
@@ -145,20 +139,33 @@ thread_local! {
     pub(super) static BROKEN: std::cell::Cell<Option<Break>> = const { std::cell::Cell::new(None) };
 }
 
+#[derive(Clone)]
 struct Layout {
     bindings: BindGroupLayout,
     pipeline: PipelineLayout,
 }
 
 impl Layout {
-    fn new(device: &Device, bindings: [BufferBindingType; BINDINGS.len()]) -> Self {
-        let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
-            binding,
-            visibility: ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-            count: None,
+    fn new(device: &Device, read_write: bool) -> Self {
+        let entry = |(binding, ty)| {
+            let ty = match ty {
+                BufferBindingType::Storage { read_only } => {
+                    BufferBindingType::Storage { read_only: read_only && !read_write }
+                }
+                BufferBindingType::Uniform => ty,
+            };
+            wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            }
         };
-        let entries: Vec<_> = (0..).zip(bindings).map(entry).collect();
+        let entries: Vec<_> = (0..).zip(BINDINGS).map(entry).collect();
         let bindings = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some("logits"),
             entries: &entries,
@@ -173,12 +180,11 @@ impl Layout {
 }
 
 impl Kernels {
-    pub(super) fn new(device: &Device, subgroup: u32) -> Self {
+    pub(super) fn new(subgroup: u32) -> Self {
         Self {
             subgroup,
             checks: ShaderRuntimeChecks::unchecked(),
-            layout: Layout::new(device, BINDINGS),
-            read_write_layout: OnceLock::new(),
+            layouts: Mutex::default(),
             pipelines: Mutex::default(),
             self_test: Mutex::default(),
             #[cfg(test)]
@@ -187,19 +193,15 @@ impl Kernels {
     }
 
     /// The layout of the bind groups of a kernel.
-    pub(super) fn bindings(&self, device: &Device, read_write: bool) -> &BindGroupLayout {
-        &self.layout(device, read_write).bindings
+    pub(super) fn bindings(&self, device: &Device, read_write: bool) -> BindGroupLayout {
+        self.layout(device, read_write).bindings
     }
 
-    fn layout(&self, device: &Device, read_write: bool) -> &Layout {
-        if !read_write {
-            return &self.layout;
-        }
-        let read_write = |binding| match binding {
-            BufferBindingType::Storage { .. } => BufferBindingType::Storage { read_only: false },
-            BufferBindingType::Uniform => BufferBindingType::Uniform,
-        };
-        self.read_write_layout.get_or_init(|| Layout::new(device, BINDINGS.map(read_write)))
+    fn layout(&self, device: &Device, read_write: bool) -> Layout {
+        let mut layouts = lock(&self.layouts);
+        layouts[usize::from(read_write)]
+            .get_or_insert_with(|| Layout::new(device, read_write))
+            .clone()
     }
 
     /// The pipeline of one entry point, compiled on first use. Call within error scopes.
@@ -209,7 +211,7 @@ impl Kernels {
         kernel: Kernel,
         entry: Entry,
     ) -> ComputePipeline {
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pipelines = lock(&self.pipelines);
         let compiled = pipelines
             .entry(Key::new(kernel, entry))
             .or_insert_with(|| self.compile(device, &self.source(kernel, entry), kernel, entry));
@@ -235,11 +237,7 @@ impl Kernels {
             let source = self.edited(self_test_source(self.subgroup));
             self.build(device, "logits self-test", &source, None)
         };
-        self.self_test
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(build)
-            .clone()
+        lock(&self.self_test).get_or_insert_with(build).clone()
     }
 
     fn compile(
@@ -284,10 +282,11 @@ impl Kernels {
         })
     }
 
-    /// Forgets every pipeline: one that was made while something failed may be broken.
+    /// Forgets every pipeline and layout: one that was made while something failed may be broken.
     pub(super) fn forget(&self) {
-        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        *self.self_test.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.layouts) = Default::default();
+        lock(&self.pipelines).clear();
+        *lock(&self.self_test) = None;
     }
 }
 
@@ -317,7 +316,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let is_split = strategy.kind == Kind::SplitRow;
     // Totals read no rows of logits; everything about those has its default, so that one pipeline
     // is enough for all kernels.
-    let is_total = is_total(entry);
+    let is_total = entry.is_total();
     let number = |value: u32, default: u32| Value::Number(if is_total { default } else { value });
     let switch = |is_on: bool| Value::Switch(is_on && !is_total);
     let tile = if let Access::Staged { elements } = access { elements / 4 } else { 1 };
@@ -327,12 +326,12 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         !matches!(entry, Entry::RegisterResident | Entry::SplitReduce) || spec.rereads_row;
     let (is_capped, is_transformed) =
         (transform == TransformKind::SoftCapped, transform != TransformKind::Identity);
-    let is_log = matches!(op, Op::LogSoftmax | Op::LogSoftmaxBackward);
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
-    let reduces = spec.statistics != Statistics::Saved || labels == Labels::Soft;
-    let keeps = has_maximum && spec.writes_elements && !is_log && !(op.has_targets() && is_capped);
+    let reduces = !op.reads_log_sum_exps() || labels == Labels::Soft;
+    let keeps =
+        has_maximum && spec.writes_elements && !spec.is_log && !(op.has_targets() && is_capped);
     let is_online =
         strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
@@ -422,7 +421,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
         (
             "LOG",
-            switch(is_log),
+            switch(spec.is_log),
             "Results are logarithms of probabilities, or the backward starts from those.",
         ),
         ("WRITES", switch(spec.writes_elements), "One value is written for each logit."),
@@ -538,7 +537,7 @@ pub(super) fn source(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
 /// what it needs of the others.
 pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'static str> {
     let spec = kernel.op.spec();
-    let is_total = is_total(entry);
+    let is_total = entry.is_total();
     let is_half = matches!(kernel.dtype, DType::F16 | DType::BF16) && !is_total;
     let is_wide = kernel.fit.wide && !is_total;
     let statistics = spec.statistics;

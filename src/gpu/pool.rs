@@ -1,10 +1,10 @@
 //! Buffers kept for the next call. Allocation is among the slowest things that a driver does.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use wgpu::{Buffer, BufferUsages, Device};
 
-use super::failure::GpuError;
+use super::failure::{GpuError, lock};
 
 #[derive(Default)]
 pub(super) struct Pool {
@@ -85,7 +85,7 @@ impl Pool {
             buffer.usage() == usage && buffer.size() >= bytes && buffer.size() <= 2 * size
         };
         {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = lock(&self.idle);
             let best =
                 idle.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.size());
             if let Some(at) = best.map(|(at, _)| at) {
@@ -124,14 +124,14 @@ impl Pool {
     /// How many buffers wait, and how large they are together.
     #[cfg(test)]
     pub(super) fn idle(&self) -> (usize, u64) {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = lock(&self.idle);
         (idle.len(), idle.iter().map(Buffer::size).sum())
     }
 
     /// Takes buffers back, unmapped; the oldest leave where they are more than `keep` bytes
     /// together.
     pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>, keep: u64) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         idle.extend(buffers);
         let mut total: u64 = idle.iter().map(Buffer::size).sum();
         let excess = idle
@@ -147,6 +147,6 @@ impl Pool {
 
     /// Frees what nobody uses.
     pub(super) fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.idle).clear();
     }
 }

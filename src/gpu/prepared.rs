@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use bytemuck::cast_slice;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding,
     BufferSize, BufferUsages, CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
@@ -17,7 +18,6 @@ use super::failure::GpuError;
 use super::params::{KernelOptions, Params, Starts};
 use super::pipelines::{BINDINGS, Kernel, STORAGE_BUFFERS};
 use crate::plan::{Entry, KernelProblem, Limits, Pass, Plan, UNIT_BYTES};
-use crate::problem::operation::Op;
 
 /// Part of a buffer, in bytes.
 #[derive(Clone, Copy)]
@@ -32,12 +32,32 @@ impl<'b> Part<'b> {
         Self { buffer, offset: 0, bytes }
     }
 
-    /// The first `bytes` bytes, and the rest.
-    pub(super) fn split(self, bytes: u64) -> (Self, Self) {
-        (
-            Self { bytes, ..self },
-            Self { offset: self.offset + bytes, bytes: self.bytes - bytes, ..self },
-        )
+    /// Returns sections of so many bytes, one after the other.
+    pub(super) fn sections<const N: usize>(self, bytes: [u64; N]) -> [Self; N] {
+        let mut end = self.offset;
+        bytes.map(|bytes| {
+            let offset = end;
+            end += bytes;
+            Self { offset, bytes, ..self }
+        })
+    }
+
+    /// Returns the part, if it has any bytes.
+    pub(super) fn non_empty(self) -> Option<Self> {
+        (self.bytes > 0).then_some(self)
+    }
+}
+
+/// A buffer that holds values of the host.
+#[derive(Clone, Debug)]
+pub(super) struct FilledBuffer {
+    pub(super) buffer: Buffer,
+    bytes: u64,
+}
+
+impl FilledBuffer {
+    pub(super) fn part(&self) -> Part<'_> {
+        Part::whole(&self.buffer, self.bytes)
     }
 }
 
@@ -55,7 +75,6 @@ pub(super) struct Buffers<'b> {
     pub(super) elements: Option<Part<'b>>,
     pub(super) rows_out: Option<Part<'b>>,
     pub(super) summary: Option<Part<'b>>,
-    pub(super) scratch: Scratch<'b>,
     /// Whether one buffer holds both inputs and results. wgpu refuses a buffer that one dispatch
     /// reads through one binding and writes through another, unless both bindings are `read_write`.
     pub(super) share_a_buffer: bool,
@@ -65,8 +84,8 @@ pub(super) struct Buffers<'b> {
 /// something to be bound to what a kernel has and does not use.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch<'b> {
-    pub(super) part: Part<'b>,
-    pub(super) partial_bytes: u64,
+    part: Part<'b>,
+    partial_bytes: u64,
 }
 
 impl<'b> Scratch<'b> {
@@ -76,12 +95,12 @@ impl<'b> Scratch<'b> {
     /// One for each storage buffer of a kernel.
     const SPARES: u64 = STORAGE_BUFFERS as u64;
 
-    pub(super) fn bytes(partial_bytes: u64) -> u64 {
+    fn bytes(partial_bytes: u64) -> u64 {
         partial_bytes.next_multiple_of(Self::ALIGNMENT) + Self::SPARES * Self::SPARE
     }
 
     fn partials(&self) -> Option<Part<'b>> {
-        (self.partial_bytes > 0).then_some(Part { bytes: self.partial_bytes, ..self.part })
+        Part { bytes: self.partial_bytes, ..self.part }.non_empty()
     }
 
     /// Writable bindings may not overlap, so there is one for each.
@@ -170,6 +189,7 @@ impl Prepared {
         context: &GpuContext,
         passes: &[Pass],
         buffers: &Buffers<'_>,
+        scratch: Scratch<'_>,
     ) -> Result<Bound, GpuError> {
         let in_place = buffers.logits.is_none() && self.problem.op.spec().writes_elements;
         let problem = if in_place { self.problem.in_place() } else { self.problem };
@@ -182,8 +202,9 @@ impl Prepared {
             .zip(contents.chunks_exact_mut(GpuContext::SLOT as usize))
             .zip(0..)
             .map(|((pass, slot), nth)| {
+                let params = (&params, nth * GpuContext::SLOT);
                 let (windows, mut values, starts) =
-                    prepared.place(context, pass, buffers, (&params, nth * GpuContext::SLOT));
+                    prepared.place(context, pass, buffers, scratch, params);
                 let kernel = self.options.kernel(&self.plan, &problem, pass, in_place, starts);
                 let kernel = Kernel { read_write: buffers.share_a_buffer, ..kernel };
                 values.first_row = values.first_row.wrapping_add(buffers.first_row as u32);
@@ -201,6 +222,7 @@ impl Prepared {
         context: &GpuContext,
         pass: &Pass,
         buffers: &Buffers<'b>,
+        scratch: Scratch<'b>,
         (params, slot): (&'b Buffer, u64),
     ) -> ([BufferBinding<'b>; BINDINGS.len()], Params, Starts) {
         let Self { plan, problem, options } = self;
@@ -213,12 +235,12 @@ impl Prepared {
         // all are `read_write`, a spare of its own.
         let read = |part: Option<Part<'b>>, range: &Range<u64>, size: u64, nth: u64| match part {
             Some(part) if !range.is_empty() => context.window(part, range, size),
-            _ if buffers.share_a_buffer => unused(buffers.scratch.spare(nth)),
+            _ if buffers.share_a_buffer => unused(scratch.spare(nth)),
             _ => unused(Part { buffer: params, offset: slot, bytes: GpuContext::SLOT }),
         };
         let written = |part: Option<Part<'b>>, range: &Range<u64>, size: u64, nth: u64| match part {
             Some(part) if !range.is_empty() => context.window(part, range, size),
-            _ => unused(buffers.scratch.spare(nth)),
+            _ => unused(scratch.spare(nth)),
         };
         let everything = |part: Option<Part<'b>>| 0..part.map_or(0, |part| part.bytes);
         let row_bytes = problem.bytes_of_a_row();
@@ -231,7 +253,7 @@ impl Prepared {
             written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
         let targets = match problem.operand_bytes {
             // A counter, which is the same for all rows.
-            0 if problem.op == Op::Sample => read(buffers.targets, &(0..1), 4, 5),
+            0 if problem.op.draws() => read(buffers.targets, &(0..1), 4, 5),
             0 => read(buffers.targets, &pass.rows, 4, 5),
             size => read(
                 buffers.targets,
@@ -243,7 +265,7 @@ impl Prepared {
         let row_upstream = read(buffers.row_upstream, &pass.rows, 4, 6);
         let rows_out = written(buffers.rows_out, &pass.rows, row_bytes, 1);
         let weights = read(buffers.weights, &everything(buffers.weights), 1, 7);
-        let partials = buffers.scratch.partials();
+        let partials = scratch.partials();
         let partials = written(partials, &everything(partials), 1, 2);
         let summary = written(buffers.summary, &everything(buffers.summary), 1, 3);
 
@@ -347,7 +369,7 @@ impl GpuContext {
         };
         let group = self.device.create_bind_group(&BindGroupDescriptor {
             label: Some("logits"),
-            layout: self.kernels.bindings(&self.device, kernel.read_write),
+            layout: &self.kernels.bindings(&self.device, kernel.read_write),
             entries: &(0..).zip(windows).map(entry).collect::<Vec<_>>(),
         });
         let pipeline = self.kernels.pipeline(&self.device, kernel, pass.entry);
@@ -373,6 +395,16 @@ impl GpuContext {
             self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
         self.queue.write_buffer(&buffer, 0, contents);
         Ok(buffer)
+    }
+
+    /// A new buffer with these values, if there are any. Call within error scopes.
+    pub(super) fn filled_values(
+        &self,
+        values: Option<&[f32]>,
+    ) -> Result<Option<FilledBuffer>, GpuError> {
+        let Some(values) = values.filter(|values| !values.is_empty()) else { return Ok(None) };
+        let buffer = self.filled(BufferUsages::STORAGE, cast_slice(values))?;
+        Ok(Some(FilledBuffer { buffer, bytes: size_of_val(values) as u64 }))
     }
 
     /// Usage of the buffer that holds the parameters of passes; it also stands in for read-only

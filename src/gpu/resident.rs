@@ -11,7 +11,7 @@ use super::context::{Gpu, GpuContext};
 use super::failure::GpuError;
 use super::interface::{DeviceOperands, Results};
 use super::params::{KernelOptions, Summary};
-use super::prepared::{Bound, Buffers, Part, Prepared};
+use super::prepared::{Bound, Buffers, FilledBuffer, Part, Prepared};
 use super::wait::{map, submitted};
 use crate::plan::{KernelProblem, Plan};
 use crate::problem::dtype::Elements;
@@ -65,7 +65,7 @@ pub(crate) struct DeviceTargets {
     /// One a row, or of the shape of the logits.
     labels: DeviceArray,
     row_upstream: Option<DeviceArray>,
-    weights: Option<(Buffer, u64)>,
+    weights: Option<FilledBuffer>,
 }
 
 /// A function from rows to bytes.
@@ -148,14 +148,12 @@ impl Gpu {
             }
             None => None,
         };
-        let context = &labels.context;
-        let weights = match operands.coefficients.weight {
-            Some(weight) => {
-                let filled = context
-                    .guarded(|| context.filled(BufferUsages::STORAGE, cast_slice(weight)))
-                    .await;
-                Some((filled.map_err(|error| context.error(error))?, size_of_val(weight) as u64))
-            }
+        let (context, weight) = (&labels.context, operands.coefficients.weight);
+        let weights = match weight {
+            Some(_) => context
+                .guarded(|| context.filled_values(weight))
+                .await
+                .map_err(|error| context.error(error))?,
             None => None,
         };
         Ok(DeviceTargets { labels, row_upstream, weights })
@@ -398,7 +396,7 @@ impl DeviceArray {
         let shape = [rows, self.shape.classes(), inner];
         let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
         // Blocks of rows are summed, of the whole batch: a chunk need not begin with one.
-        let sum = op.has_targets() && op.has_values() && self.chunks.len() == 1;
+        let sum = op.has_losses() && self.chunks.len() == 1;
         KernelProblem { sum, ..problem }
     }
 
@@ -435,14 +433,15 @@ impl DeviceArray {
             weights: held
                 .targets
                 .and_then(|targets| targets.weights.as_ref())
-                .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
+                .map(FilledBuffer::part),
             elements: results.elements.as_ref().map(|held| part(held, nth)),
             rows_out: results.rows.as_ref().or(held.log_sum_exps).map(|held| part(held, nth)),
             summary: results.summary.as_ref().map(|held| part(held, 0)),
-            scratch: prepared.scratch(Part::whole(&scratch, prepared.scratch_bytes())),
             share_a_buffer: false,
         };
-        let bound = prepared.bind(context, &prepared.plan.passes(), &buffers)?;
+        let passes = prepared.plan.passes();
+        let part = Part::whole(&scratch, prepared.scratch_bytes());
+        let bound = prepared.bind(context, &passes, &buffers, prepared.scratch(part))?;
         let traffic = prepared.plan.traffic(!operands.transform.is_identity());
         Ok(BoundChunk { bound, scratch, traffic })
     }

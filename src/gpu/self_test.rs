@@ -9,7 +9,7 @@
 //! An adapter whose subgroups fail is used without them; one that fails without them too is
 //! rejected. The verdict is kept for the life of the process.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec};
@@ -19,7 +19,7 @@ use wgpu::{
 };
 
 use super::context::{Gpu, GpuContext};
-use super::failure::GpuError;
+use super::failure::{GpuError, lock};
 use super::params::KernelOptions;
 use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
@@ -62,7 +62,7 @@ impl From<Error> for Unfit {
 /// Tests an adapter, once a process; `gpu` goes on without subgroups where only those fail.
 pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
     static VERDICTS: Mutex<Vec<(String, Verdict)>> = Mutex::new(Vec::new());
-    let verdicts = || VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdicts = || lock(&VERDICTS);
     let AdapterInfo { name, vendor, device, device_pci_bus_id, driver_info, backend, .. } = info;
     let adapter = format!("{backend:?} {name} {vendor} {device} {device_pci_bus_id} {driver_info}");
     #[cfg(test)]

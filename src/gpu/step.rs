@@ -3,16 +3,15 @@
 
 use std::sync::Arc;
 
-use bytemuck::cast_slice;
-use wgpu::{Buffer, BufferSlice, BufferUsages, CommandEncoder, ComputePass};
+use wgpu::{BufferSlice, BufferUsages, CommandEncoder, ComputePass};
 
 use super::context::{Gpu, GpuContext};
 use super::params::{KernelOptions, MOST_IGNORED, Summary};
-use super::prepared::{Bound, Buffers, Part, Prepared, Scratch};
-use crate::ops::{check_k, draw_transform};
+use super::prepared::{Bound, Buffers, FilledBuffer, Part, Prepared, Scratch};
+use crate::ops::{Operand, check_k, draw_transform};
 use crate::plan::KernelProblem;
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::Operands;
+use crate::problem::operation::Operation;
+use crate::problem::request::{LossCoefficients, Operands};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{CrossEntropy, DType, Error, Reduction, Shape};
@@ -87,7 +86,8 @@ impl<'g> StepBuilder<'g> {
     }
 
     /// Compiles what the operation needs for the shape, and uploads class weights and upstream
-    /// gradients of rows.
+    /// gradients of rows. The kernels for one buffer that holds both inputs and results
+    /// ([`StepBuffers`]) are compiled by the first [`Step::bind`] that needs them.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`],
@@ -117,7 +117,7 @@ impl<'g> StepBuilder<'g> {
                 operands.k = k;
             }
             Operation::Sample(sampling) => operands.draws = sampling.draws()?,
-            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => {
+            _ if op.spec().operand == Operand::UpstreamGradient => {
                 self.transform.without_cap("not set: the gradient of a cap is another step")?;
             }
             _ => {}
@@ -125,30 +125,19 @@ impl<'g> StepBuilder<'g> {
         let default_loss = CrossEntropy::default();
         let loss = op.has_targets().then(|| self.loss.unwrap_or(&default_loss));
         let is_soft = self.has_soft_targets && loss.is_some();
-        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
-        let needs_loss = reduces && op != Op::CrossEntropyBackward;
+        let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
+        let needs_loss = reduces && op.has_losses();
         let strides = self.strides()?;
-        let mut ignored = Vec::new();
-        if let Some(loss) = loss {
-            loss.check(shape)?;
-            loss.check_weights_of_step(is_soft)?;
-            // Targets have 32 bits; an index that does not fit is met by none.
-            let fits = |&index: &i64| {
-                i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index))
-            };
-            ignored.extend(loss.ignored.iter().filter_map(|index| fits(index).ok()));
-            if ignored.len() > MOST_IGNORED {
-                return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
-            }
-            operands.transform = loss.transform(self.transform)?;
-            operands.coefficients = loss.coefficients(shape.classes(), 1.0, 1);
-        }
+        let ignored = match loss {
+            Some(loss) => self.lower_loss(loss, &mut operands)?,
+            None => Vec::new(),
+        };
         let dense = [shape.row_count(), shape.classes(), shape.inner().max(1)];
         let problem = KernelProblem {
             strides,
             // A backward alone has a mean to divide by, too.
-            count: needs_loss || (is_mean && op == Op::CrossEntropyBackward),
+            count: needs_loss || is_mean,
             sum: needs_loss,
             ..KernelProblem::lower(op, dtype, &operands, is_soft, dense)
         };
@@ -160,23 +149,34 @@ impl<'g> StepBuilder<'g> {
             .guarded(|| {
                 prepared.compile(&context);
                 context.probe();
-                let filled = |values: Option<&[f32]>| match values {
-                    Some(values) if !values.is_empty() => {
-                        let bytes = size_of_val(values) as u64;
-                        context
-                            .filled(BufferUsages::STORAGE, cast_slice(values))
-                            .map(|buffer| Some((buffer, bytes)))
-                    }
-                    _ => Ok(None),
-                };
-                Ok((
-                    filled(operands.coefficients.weight)?,
-                    filled(operands.coefficients.row_upstream)?,
-                ))
+                let LossCoefficients { weight, row_upstream, .. } = operands.coefficients;
+                Ok((context.filled_values(weight)?, context.filled_values(row_upstream)?))
             })
             .await
             .map_err(|error| context.error(error))?;
         Ok(Step { context, prepared, weights, row_upstream, is_soft, needs_loss })
+    }
+
+    /// Checks the options of a loss and enters them into `operands`. Returns the targets that are
+    /// not counted.
+    fn lower_loss<'l>(
+        &self,
+        loss: &'l CrossEntropy,
+        operands: &mut Operands<'l>,
+    ) -> Result<Vec<u32>, Error> {
+        loss.check(self.shape)?;
+        loss.check_weights_of_step(self.has_soft_targets)?;
+        // Targets have 32 bits; an index that does not fit is met by none.
+        let fits = |&index: &i64| {
+            i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index))
+        };
+        let ignored: Vec<u32> = loss.ignored.iter().filter_map(|index| fits(index).ok()).collect();
+        if ignored.len() > MOST_IGNORED {
+            return Err(Error::IgnoredIndices { most: MOST_IGNORED, found: ignored.len() });
+        }
+        operands.transform = loss.transform(self.transform)?;
+        operands.coefficients = loss.coefficients(self.shape.classes(), 1.0, 1);
+        Ok(ignored)
     }
 
     fn strides(&self) -> Result<[u64; 2], Error> {
@@ -222,9 +222,9 @@ impl<'g> StepBuilder<'g> {
 pub struct Step {
     context: Arc<GpuContext>,
     prepared: Prepared,
-    weights: Option<(Buffer, u64)>,
+    weights: Option<FilledBuffer>,
     /// Gradients of rows that are an option of the loss.
-    row_upstream: Option<(Buffer, u64)>,
+    row_upstream: Option<FilledBuffer>,
     is_soft: bool,
     needs_loss: bool,
 }
@@ -239,8 +239,8 @@ pub struct Step {
 /// `min_storage_buffer_offset_alignment`, and no two of them overlap. Where a buffer holds both a
 /// part that is read and one that is written, the step binds every part as `read_write` (wgpu
 /// refuses to read a buffer through a read-only binding while another writes it), so that the same
-/// holds for every buffer with several parts. Parts of 16-bit types are rounded up to whole words
-/// of 4 bytes.
+/// holds for every buffer with several parts. The kernels for this are compiled by the first
+/// [`Step::bind`] that needs them. Parts of 16-bit types are rounded up to whole words of 4 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -381,20 +381,18 @@ impl Step {
     /// How much memory the step needs beside the buffers that it is given.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
-        let weighed = if self.counts_aside() { Scratch::ALIGNMENT } else { 0 };
-        self.prepared.scratch_bytes() + self.losses_bytes() + weighed
+        self.scratch_sections().iter().sum()
     }
 
-    /// Whether what the targets weigh is found out, and nobody asks for it.
-    fn counts_aside(&self) -> bool {
-        self.prepared.problem.count && !self.prepared.problem.sum
-    }
-
-    /// Losses that are summed stand somewhere, even if nobody asked for them.
-    fn losses_bytes(&self) -> u64 {
-        let KernelProblem { op, rows, .. } = self.prepared.problem;
-        let sums = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
-        if sums { (rows * 4).next_multiple_of(Scratch::ALIGNMENT) } else { 0 }
+    /// Returns the bytes of each section of the scratch: the losses of the rows, which are summed
+    /// even if nobody asked for them; what the targets weigh, where nobody asked for that; and the
+    /// scratch of the passes.
+    fn scratch_sections(&self) -> [u64; 3] {
+        let KernelProblem { op, rows, count, sum, .. } = self.prepared.problem;
+        let losses = if op.has_losses() { rows * 4 } else { 0 };
+        let weighed = if count && !sum { size_of::<Summary>() as u64 } else { 0 };
+        let aligned = |bytes: u64| bytes.next_multiple_of(Scratch::ALIGNMENT);
+        [aligned(losses), aligned(weighed), self.prepared.scratch_bytes()]
     }
 
     /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
@@ -412,66 +410,97 @@ impl Step {
     /// # Errors
     /// Fails as [`Step::bind`] does.
     pub async fn bind_async(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
+        let (buffers, given_scratch, options) = self.check(buffers)?;
+        let (context, scratch_bytes) = (&self.context, self.scratch_bytes());
+        let prepared = Prepared { options, ..self.prepared };
+        let bound = context
+            .guarded(|| {
+                let own;
+                let scratch = match given_scratch {
+                    Some(scratch) => scratch,
+                    None => {
+                        let usage = BufferUsages::STORAGE;
+                        own = context.pool.take(&context.device, usage, scratch_bytes)?;
+                        Part::whole(&own, scratch_bytes)
+                    }
+                };
+                let [losses, weighed, passes] = scratch.sections(self.scratch_sections());
+                let buffers = Buffers {
+                    rows_out: buffers.rows_out.or(losses.non_empty()),
+                    summary: buffers.summary.or(weighed.non_empty()),
+                    ..buffers
+                };
+                let scratch = prepared.scratch(passes);
+                prepared.bind(context, &prepared.plan.passes(), &buffers, scratch)
+            })
+            .await
+            .map_err(|error| context.error(error))?;
+        Ok(BoundStep(bound))
+    }
+
+    /// Checks the parts of a caller's buffers, each on its own and then against each other. Returns
+    /// what the passes bind, the scratch if it is among them, and the options of the kernels.
+    fn check<'b>(
+        &'b self,
+        given: &StepBuffers<'b>,
+    ) -> Result<(Buffers<'b>, Option<Part<'b>>, KernelOptions), Error> {
         let problem = &self.prepared.problem;
         let &KernelProblem { op, rows, classes, inner, strides, size, operand_bytes, .. } = problem;
+        let alignment = u64::from(self.context.limits.offset_alignment);
+        let mut parts = Parts { alignment, taken: Vec::new() };
         // Halves come in words.
         let bytes = |stride: u64| match rows / inner {
             0 => 0,
             outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
         };
-        let mut parts =
-            Parts { alignment: u64::from(self.context.limits.offset_alignment), taken: Vec::new() };
         let writes = op.spec().writes_elements;
-        let in_place = writes && buffers.in_place;
-        let logits = parts.take("logits", buffers.logits, bytes(strides[0]), in_place)?;
+        let in_place = writes && given.in_place;
+        let logits = parts.take("logits", given.logits, bytes(strides[0]), in_place)?;
         let (logits, elements) = match writes {
             false => (Some(logits), None),
             true if in_place => (None, Some(logits)),
             true => {
-                let output = buffers.output.ok_or(Error::BufferMissing { what: "output" })?;
-                (Some(logits), Some(parts.take("output", output, bytes(strides[1]), true)?))
+                let output = parts.required("output", given.output, bytes(strides[1]), true)?;
+                (Some(logits), Some(output))
             }
         };
-        let (mut targets, mut summary, mut row_upstream) = (None, None, None);
+
         let mut options = self.prepared.options;
-        if op.has_targets() {
-            let slice = buffers.targets.ok_or(Error::BufferMissing { what: "targets" })?;
-            let values = if self.is_soft { rows * classes } else { rows };
-            targets = Some(parts.take("targets", slice, values * 4, false)?);
-            row_upstream =
-                self.row_upstream.as_ref().map(|(buffer, bytes)| Part::whole(buffer, *bytes));
-            if let Some(upstream) = buffers.upstream {
-                row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
-                options = options.with_row_upstream();
+        let mut row_upstream = self.row_upstream.as_ref().map(FilledBuffer::part);
+        let targets = match (op.spec().operand, given.draw) {
+            (Operand::Targets, _) => {
+                let values = if self.is_soft { rows * classes } else { rows };
+                let targets = parts.required("targets", given.targets, values * 4, false)?;
+                if let Some(upstream) = given.upstream {
+                    row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
+                    options = options.with_row_upstream();
+                }
+                Some(targets)
             }
-        } else if let Some(draw) = buffers.draw.filter(|_| op == Op::Sample) {
-            targets = Some(parts.take("draw", draw, 4, false)?);
-            options = options.with_later_draws();
-        } else if operand_bytes > 0 {
-            let slice = buffers.upstream.ok_or(Error::BufferMissing { what: "upstream" })?;
-            let bytes = (rows * classes * operand_bytes).next_multiple_of(4);
-            targets = Some(parts.take("upstream", slice, bytes, false)?);
-        }
-        if self.needs_loss {
-            let bytes = size_of::<Summary>() as u64;
-            summary = Some(parts.take(
-                "loss",
-                buffers.loss.ok_or(Error::BufferMissing { what: "loss" })?,
-                bytes,
-                true,
-            )?);
-        }
+            (Operand::UpstreamGradient, _) => {
+                let bytes = (rows * classes * operand_bytes).next_multiple_of(4);
+                Some(parts.required("upstream", given.upstream, bytes, false)?)
+            }
+            (Operand::DrawCounter, Some(draw)) => {
+                options = options.with_later_draws();
+                Some(parts.take("draw", draw, 4, false)?)
+            }
+            (Operand::DrawCounter | Operand::None, _) => None,
+        };
+
+        let summary = match self.needs_loss {
+            true => Some(parts.required("loss", given.loss, size_of::<Summary>() as u64, true)?),
+            false => None,
+        };
         let row_bytes = rows * problem.bytes_of_a_row();
-        let rows_out = match buffers.rows {
+        let rows_out = match given.rows {
             Some(slice) if row_bytes > 0 => Some(parts.take("rows", slice, row_bytes, true)?),
-            None if !matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad)
-                && problem.bytes_of_a_row() > 0 =>
-            {
+            None if !op.has_losses() && problem.bytes_of_a_row() > 0 => {
                 return Err(Error::BufferMissing { what: "rows" });
             }
             _ => None,
         };
-        let given_scratch = match buffers.scratch {
+        let scratch = match given.scratch {
             None => None,
             Some(slice) if !slice.offset().is_multiple_of(Scratch::ALIGNMENT) => {
                 let (offset, alignment) = (slice.offset(), Scratch::ALIGNMENT);
@@ -479,47 +508,18 @@ impl Step {
             }
             Some(slice) => Some(parts.take("scratch", slice, self.scratch_bytes(), true)?),
         };
-
-        let context = &self.context;
-        let counts = self.counts_aside();
-        let prepared = Prepared { options, ..self.prepared };
-        let share_a_buffer = parts.share_a_buffer()?;
-        let bound = context
-            .guarded(|| {
-                let own;
-                let scratch = match given_scratch {
-                    Some(scratch) => scratch,
-                    None => {
-                        own = context.pool.take(
-                            &context.device,
-                            BufferUsages::STORAGE,
-                            self.scratch_bytes(),
-                        )?;
-                        Part::whole(&own, self.scratch_bytes())
-                    }
-                };
-                let (losses, rest) = scratch.split(self.losses_bytes());
-                let (weighed, rest) = rest.split(if counts { Scratch::ALIGNMENT } else { 0 });
-                let buffers = Buffers {
-                    first_row: 0,
-                    logits,
-                    targets,
-                    row_upstream,
-                    weights: self
-                        .weights
-                        .as_ref()
-                        .map(|(buffer, bytes)| Part::whole(buffer, *bytes)),
-                    elements,
-                    rows_out: rows_out.or((self.losses_bytes() > 0).then_some(losses)),
-                    summary: summary.or(counts.then_some(weighed)),
-                    scratch: prepared.scratch(rest),
-                    share_a_buffer,
-                };
-                prepared.bind(context, &prepared.plan.passes(), &buffers)
-            })
-            .await
-            .map_err(|error| context.error(error))?;
-        Ok(BoundStep(bound))
+        let buffers = Buffers {
+            first_row: 0,
+            logits,
+            targets,
+            row_upstream,
+            weights: self.weights.as_ref().map(FilledBuffer::part),
+            elements,
+            rows_out,
+            summary,
+            share_a_buffer: parts.share_a_buffer()?,
+        };
+        Ok((buffers, scratch, options))
     }
 }
 
@@ -537,6 +537,16 @@ struct Parts<'b> {
 }
 
 impl<'b> Parts<'b> {
+    fn required(
+        &mut self,
+        what: &'static str,
+        slice: Option<BufferSlice<'b>>,
+        needed: u64,
+        is_written: bool,
+    ) -> Result<Part<'b>, Error> {
+        self.take(what, slice.ok_or(Error::BufferMissing { what })?, needed, is_written)
+    }
+
     fn take(
         &mut self,
         what: &'static str,

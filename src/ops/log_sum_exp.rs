@@ -9,6 +9,7 @@ pub(super) const LOG_SUM_EXP: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Values,
     operand: Operand::None,
+    is_log: false,
     statistics: Statistics::Softmax,
     rereads_row: false,
     forward: None,

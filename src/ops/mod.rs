@@ -25,6 +25,8 @@ pub(crate) struct Spec {
     pub(crate) writes_elements: bool,
     pub(crate) row_output: RowOutput,
     pub(crate) operand: Operand,
+    /// Whether it writes logarithms of probabilities, or starts from them.
+    pub(crate) is_log: bool,
     pub(crate) statistics: Statistics,
     /// Whether a row is read again, once its statistics are known, to select classes.
     pub(crate) rereads_row: bool,
@@ -54,6 +56,8 @@ pub(crate) enum Operand {
     Targets,
     /// The gradient of the loss with respect to the forward's result.
     UpstreamGradient,
+    /// The number of draws before this one, where a step is given it.
+    DrawCounter,
 }
 
 /// What a row is reduced to.
@@ -94,6 +98,21 @@ impl Op {
         self.spec().row_output == RowOutput::Values
     }
 
+    /// Whether it writes the loss of each row.
+    pub(crate) fn has_losses(self) -> bool {
+        self.has_targets() && self.has_values()
+    }
+
+    /// Whether it reads the log-sum-exps of the rows, which a forward saved.
+    pub(crate) fn reads_log_sum_exps(self) -> bool {
+        self.spec().statistics == Statistics::Saved
+    }
+
+    /// Whether it draws classes.
+    pub(crate) fn draws(self) -> bool {
+        self.spec().operand == Operand::DrawCounter
+    }
+
     /// Whether it writes predictions.
     pub(crate) fn predicts(self) -> bool {
         self.spec().row_output == RowOutput::Predictions
@@ -105,7 +124,7 @@ impl Op {
         match self.spec().operand {
             Operand::UpstreamGradient => dtype.size() as u64,
             Operand::Targets if has_soft_targets => 4,
-            Operand::Targets | Operand::None => 0,
+            Operand::Targets | Operand::DrawCounter | Operand::None => 0,
         }
     }
 }
@@ -138,6 +157,25 @@ mod tests {
                 spec.name
             );
             assert!(!spec.shader.is_empty(), "{}", spec.name);
+            // A backward has the logarithms of its forward, and both write elements.
+            let is_log = spec.forward.map_or(spec.is_log, |forward| forward.spec().is_log);
+            assert_eq!(spec.is_log, is_log, "{}", spec.name);
+            assert!(spec.writes_elements || !spec.is_log, "{}", spec.name);
+            // What draws a class predicts it.
+            assert!(op.predicts() || !op.draws(), "{}", spec.name);
+            // Of the operations with targets, those without losses start from log-sum-exps.
+            assert_eq!(
+                op.reads_log_sum_exps(),
+                op.has_targets() && !op.has_losses(),
+                "{}",
+                spec.name
+            );
+            assert_eq!(
+                spec.statistics == Statistics::GradientSum,
+                spec.operand == Operand::UpstreamGradient,
+                "{}",
+                spec.name
+            );
         }
     }
 }

@@ -10,7 +10,8 @@ pub(super) const SAMPLE: Spec = Spec {
     name: "sample",
     writes_elements: false,
     row_output: RowOutput::Predictions,
-    operand: Operand::None,
+    operand: Operand::DrawCounter,
+    is_log: false,
     statistics: Statistics::Softmax,
     rereads_row: true,
     forward: None,
@@ -21,7 +22,7 @@ pub(super) const SAMPLE: Spec = Spec {
 /// Returns the transform under which a class is drawn: a positive scale alone, for draws are
 /// defined to the bit.
 pub(crate) fn draw_transform(op: Op, transform: Transform) -> Result<Transform, Error> {
-    if op != Op::Sample {
+    if !op.draws() {
         return Ok(transform);
     }
     if transform.scale < 0.0 {

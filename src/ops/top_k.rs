@@ -13,6 +13,7 @@ pub(super) const TOP_K: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Predictions,
     operand: Operand::None,
+    is_log: false,
     statistics: Statistics::Softmax,
     rereads_row: true,
     forward: None,

@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use crate::DType;
-use crate::ops::Statistics;
 use crate::problem::operation::Op;
 use crate::problem::request::Operands;
 use crate::problem::sum::BLOCK_ROWS;
@@ -82,6 +81,14 @@ impl Entry {
             Self::SumLosses => "sum_losses",
             Self::TotalLosses => "total_losses",
         }
+    }
+
+    /// Whether it reads what rows came to, and no logits.
+    pub(crate) fn is_total(self) -> bool {
+        matches!(
+            self,
+            Self::CountTargets | Self::TotalTargets | Self::SumLosses | Self::TotalLosses
+        )
     }
 }
 
@@ -181,7 +188,7 @@ impl KernelProblem {
         match self.op {
             op if op.predicts() => self.most_row_bytes(),
             // The log-sum-exp that a forward saved.
-            op if op.spec().statistics == Statistics::Saved => 4,
+            op if op.reads_log_sum_exps() => 4,
             op if op.has_values() => 4,
             _ => 0,
         }
@@ -368,7 +375,7 @@ impl Plan {
     }
 
     /// Whether a block is cut into several passes, which then need buffers of their own.
-    pub(crate) fn cuts_blocks(&self) -> bool {
+    fn cuts_blocks(&self) -> bool {
         self.problem.inner > 1
             && (self.rows_per_pass < self.problem.inner.min(self.problem.rows) || self.cuts_rows())
     }

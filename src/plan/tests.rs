@@ -88,7 +88,7 @@ fn plans() -> impl Iterator<Item = (String, KernelProblem, Limits, Plan)> {
     adapters().into_iter().flat_map(|(name, limits)| {
         SHAPES.into_iter().flat_map(move |(rows, classes)| {
             OPS.into_iter().map(move |op| {
-                let total = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
+                let total = op.has_losses();
                 let problem = KernelProblem {
                     count: total,
                     sum: total,

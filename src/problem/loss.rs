@@ -354,7 +354,7 @@ impl CrossEntropy {
         &'a self,
         shape: Shape,
         targets: Targets<'a>,
-    ) -> Result<Prepared<'a>, Error> {
+    ) -> Result<CheckedLoss<'a>, Error> {
         let (rows, classes) = (shape.row_count(), shape.classes());
         let indices = match targets.0 {
             Kind::Classes(indices) => indices,
@@ -364,7 +364,7 @@ impl CrossEntropy {
                 check_probabilities(shape, values)?;
                 let (rows, counted_rows) = (Vec::new(), shape.row_count());
                 let (soft_targets, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
-                return Ok(Prepared {
+                return Ok(CheckedLoss {
                     loss: self,
                     shape,
                     weight: None,
@@ -425,7 +425,7 @@ impl CrossEntropy {
             rows.iter_mut().for_each(|row| row.weight = (f64::from(row.weight) * unit) as f32);
             total_weight *= unit;
         }
-        Ok(Prepared {
+        Ok(CheckedLoss {
             loss: self,
             shape,
             weight,
@@ -523,7 +523,7 @@ fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> 
 }
 
 /// Options and targets after validation, with the data that the kernels need for each row.
-pub(crate) struct Prepared<'a> {
+pub(crate) struct CheckedLoss<'a> {
     loss: &'a CrossEntropy,
     shape: Shape,
     /// The class weights multiplied by `unit`, where that is not 1.
@@ -539,7 +539,7 @@ pub(crate) struct Prepared<'a> {
     unit: f64,
 }
 
-impl Prepared<'_> {
+impl CheckedLoss<'_> {
     pub(crate) fn coefficients(&self) -> LossCoefficients<'_> {
         let coefficients =
             self.loss.coefficients(self.shape.classes(), self.total_weight, self.counted_rows);

@@ -155,7 +155,7 @@ fn widened(dtype: DType, bytes: &[u8]) -> Vec<f64> {
 impl Case {
     fn new(asked: &Asked, texts: &mut Texts) -> Self {
         let Asked { op, dtype, ref loss, is_soft, spread, .. } = *asked;
-        let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
+        let is_sum = op.spec().forward.is_some();
         let is_mean = loss.reduction == Reduction::Mean;
         let transform = Transform::default().at_temperature(asked.temperature).unwrap();
         let transform = loss.transform(transform).unwrap();

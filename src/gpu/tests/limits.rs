@@ -11,7 +11,7 @@ fn subgroups_do_not_change_a_bit() {
             skip(&format!("{} ({}) has no subgroups", with.name(), with.backend()));
             continue;
         }
-        without.altered(|context| context.kernels = Kernels::new(&context.device, 1));
+        without.altered(|context| context.kernels = Kernels::new(1));
         let (with, without) = (device(with, false), device(&without, false));
         for (nth, shape) in
             shapes_of(0, 1, [[2, 140_000], [3, 5000], [5, 2048], [9, 300], [50, 9], [300, 1]])
@@ -66,11 +66,11 @@ fn the_size_of_subgroups_does_not_change_a_bit() {
     let Some(plain) = gpus().into_iter().next() else { return };
     let mut sizes = vec![(4, 4), (32, 8), (64, 64), (16, 16), (128, 128)];
     sizes.truncate(if tier::is_full() { usize::MAX } else { 3 });
-    plain.altered(|context| context.kernels = Kernels::new(&context.device, 1));
+    plain.altered(|context| context.kernels = Kernels::new(1));
     for (nth, (width, least)) in sizes.into_iter().enumerate() {
         let sized = gpus().swap_remove(0);
         sized.altered(|context| {
-            context.kernels = Kernels::new(&context.device, least);
+            context.kernels = Kernels::new(least);
             context.kernels.edit = Some(as_if_of(width));
         });
         let (sized, plain) = (device(&sized, false), device(&plain, false));

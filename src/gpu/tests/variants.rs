@@ -142,11 +142,8 @@ fn of_shape(
         coefficients: loss.coefficients(classes as usize, 1.0, 1),
         ..Operands::default()
     };
-    let is_sum = matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward);
-    let size = if dtype == DType::F32 { 4 } else { 2 };
-    let operand_bytes = if is_sum { size } else { 4 * u64::from(is_soft) };
-    let (heavy, counts) =
-        (operands.is_heavy(op, operand_bytes), op.has_targets() && op != Op::CrossEntropyBackward);
+    let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, is_soft));
+    let (heavy, counts) = (operands.is_heavy(op, operand_bytes), op.has_losses());
     let problem = KernelProblem {
         size,
         operand_bytes,

@@ -152,10 +152,7 @@ impl Kernels {
             ..Operands::default()
         };
         let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, false));
-        let (heavy, totals) = (
-            operands.is_heavy(op, operand_bytes),
-            op.has_targets() && op != Op::CrossEntropyBackward,
-        );
+        let (heavy, totals) = (operands.is_heavy(op, operand_bytes), op.has_losses());
         let problem = KernelProblem {
             size,
             operand_bytes,
