@@ -157,8 +157,11 @@ fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32
     return low;
 }
 
-// lowest = the key at which top-k and top-p cut for each class of this lane from there on: score =
-// depth + Gumbel noise; best = max(best, its score) the best class over all lanes is drawn
+//   lowest = the key at which top-k and top-p cut
+//   for each class of this lane whose key is not below lowest:
+//       score = depth + Gumbel noise
+//       best = max(best, (score, class))
+//   the class of the best score over all lanes is drawn
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let bad = is_bad(stats);
     let max_logit = (*state).maximum.logit;

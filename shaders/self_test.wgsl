@@ -20,41 +20,43 @@ fn run(grid: Grid) {
     let total = sum_of(grid, vec2<f32>(f32(thread), LOW));
 
     // One thread brings a row, another takes it.
-    let given = two_of(targets[thread]);
-    tile[2u * thread] = given.x;
-    tile[2u * thread + 1u] = given.y;
+    let pair = two_of(targets[thread]);
+    tile[2u * thread] = pair.x;
+    tile[2u * thread + 1u] = pair.y;
     workgroupBarrier();
     let row = 2u * (WORKGROUP - 1u - thread);
-    let top = max(tile[row], tile[row + 1u]);
-    // max_y = y of the largest logit for each class: rest_of_sum += exp(y - max_y) but for one
-    // maximum; below += label * (max_y - y)
+    let max_logit = max(tile[row], tile[row + 1u]);
+    //   max_y = y of the largest logit
+    //   for each class:
+    //       rest_of_sum += exp(y - max_y), but for one maximum
+    //       below += label * (max_y - y)
     var max_y = vec2<f32>(0.0, 0.0);
     var rest_of_sum = vec2<f32>(0.0, 0.0);
     var below = 0.0;
     var gap = vec2<f32>(0.0, 0.0);
-    var second = 0.0;
-    var met_maximum = false;
+    var class_exp = 0.0;
+    var has_maximum = false;
     // One loop over all three, whose end no compiler knows, keeps what is compiled small.
     for (var i = 0u; i < 3u + params.zero; i += 1u) {
-        let x = select(tile[row + max(i, 1u) - 1u], top, i == 0u);
+        let x = select(tile[row + max(i, 1u) - 1u], max_logit, i == 0u);
         let y = transform(x);
         if i == 0u {
             max_y = y;
             continue;
         }
         let d = add_pairs(y, -max_y);
-        second = exp_pair(d);
-        if x == top && !met_maximum {
-            met_maximum = true;
+        class_exp = exp_pair(d);
+        if x == max_logit && !has_maximum {
+            has_maximum = true;
         } else {
-            rest_of_sum = add_pairs(rest_of_sum, vec2<f32>(second, 0.0));
+            rest_of_sum = add_pairs(rest_of_sum, vec2<f32>(class_exp, 0.0));
         }
         below += params.off_value * -(d.x + d.y);
         gap = select(gap, d, i == 1u);
     }
     let log_sum = log1p_pair(rest_of_sum);
     let sum = add_pairs(vec2<f32>(1.0, 0.0), rest_of_sum);
-    let p = second / (sum.x + sum.y);
+    let p = class_exp / (sum.x + sum.y);
 
     let place = WORDS * thread;
     rows_out[place] = grid.width;

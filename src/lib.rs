@@ -77,7 +77,8 @@
 //! 0.
 //!
 //! A row's bits depend on that row, the options and the device (its [`Tuning`] included) alone: not
-//! on the batch, its place there, chunks or threads.
+//! on the batch, its place there, chunks or threads. But a draw depends on the number of its row in
+//! the batch, and the gradient of a mean on its divisor.
 //!
 //! Special values follow PyTorch. `[0, -inf]` has softmax `[1, 0]`. A row with a NaN or `+inf`, or
 //! of nothing but `-inf`, has a NaN softmax, loss and gradient, and no other row is touched by it;
@@ -89,11 +90,12 @@
 //! # In a browser
 //!
 //! Compiled for wasm32, everything is there in its async form. A blocking call never blocks a
-//! browser's thread: [`Device::new`] is the CPU and says why
-//! ([`Device::new_async`] opens a GPU), and a blocking operation on a GPU is
-//! [`Error::Gpu`], or is done on the CPU where the device was chosen automatically. Waits end after
-//! [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the
-//! feature `parallel`.
+//! browser's thread. [`Device::new`] is the CPU and says why ([`Device::new_async`] opens a GPU). A
+//! blocking call over host memory on a GPU is [`Error::Gpu`], or is done on the CPU where the
+//! device was chosen automatically; a blocking `upload`, `run` or `read` of resident data, `build`
+//! or `bind` of a step, and `fastest` are always [`Error::Gpu`], and [`Device::adapters`] is empty.
+//! Waits end after [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and
+//! without the feature `parallel`.
 //!
 //! # Features
 //!

@@ -1,7 +1,7 @@
 // Declares the bindings of every kernel, and the structs in them. `src/gpu/pipelines.rs` joins this
 // with the other parts; the layout there is the same for all of them, so that a binding has one
 // meaning.
-// provides: WORKGROUP, NONE, MEAN, ROW_UPSTREAM, POISONED, LATER_DRAW, Summary, Stats, params,
+// provides: WORKGROUP, NONE, MEAN, ROW_UPSTREAM, NAN_GRADIENT, LATER_DRAW, Summary, Stats, params,
 //   targets, rows_out, partials, summary, row_upstream, thread, Grid, row_start, class_count,
 //   class_step, weight_of, is_ignored
 
@@ -82,7 +82,7 @@ const MEAN: u32 = 2u;
 const ROW_UPSTREAM: u32 = 8u;
 // `params.flags` says what a kernel is told: gradients of counted rows are NaN, as a mean over no
 // weight is; draws are so many steps on as the first of `targets` says.
-const POISONED: u32 = 4u;
+const NAN_GRADIENT: u32 = 4u;
 const LATER_DRAW: u32 = 16u;
 
 // All losses together. The host's `Summary` has the same layout.

@@ -3,9 +3,9 @@
 // come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
-// needs: MEAN, NONE, POISONED, ROW_UPSTREAM, Stats, class_count, class_step, is_ignored, params,
-//   row_upstream, summary, targets, weight_of (shared/bindings.wgsl); opaque (shared/math.wgsl);
-//   classes_from, operand_at (shared/rows.wgsl); slope (shared/transform.wgsl)
+// needs: MEAN, NONE, NAN_GRADIENT, ROW_UPSTREAM, Stats, class_count, class_step, is_ignored,
+//   params, row_upstream, summary, targets, weight_of (shared/bindings.wgsl); opaque
+//   (shared/math.wgsl); classes_from, operand_at (shared/rows.wgsl); slope (shared/transform.wgsl)
 // provides: Coefficients, packed_coefficients, unpacked_coefficients, labels_of, RowTarget,
 //   target_of, upstream_of, RowExponentials, gradient_coefficients, gradient_of
 
@@ -79,16 +79,16 @@ fn target_of(row: u32, stats: Stats) -> RowTarget {
 struct Upstream {
     scale: f32,
     // The mean over no weight, whose gradients are NaN.
-    is_poisoned: bool,
+    has_nan_gradient: bool,
     z_loss: f32,
 }
 
 fn upstream_of(row: u32) -> Upstream {
-    var upstream = Upstream(params.factor, (params.flags & POISONED) != 0u, params.z_loss);
+    var upstream = Upstream(params.factor, (params.flags & NAN_GRADIENT) != 0u, params.z_loss);
     if (FLAGS & MEAN) != 0u {
         let weight = bitcast<vec2<f32>>(summary.weight);
         let total = weight.x + weight.y;
-        upstream.is_poisoned = total == 0.0;
+        upstream.has_nan_gradient = total == 0.0;
         upstream.scale /= total;
         // A z-loss is a mean over the rows, whatever they weigh.
         upstream.z_loss *= total / f32(summary.counted_rows);
@@ -141,7 +141,7 @@ fn gradient_coefficients(goal: RowTarget, upstream: Upstream, row: RowExponentia
     }
     // Under a cap the slope is each logit's own.
     let slope_of_all = select(1.0, params.signed_scale, SCALED);
-    let is_nan = row.bad || upstream.is_poisoned || goal.is_invalid;
+    let is_nan = row.bad || upstream.has_nan_gradient || goal.is_invalid;
     return Coefficients(factor * slope_of_all, goal.label, at_value * slope_of_all, is_nan, shift * slope_of_all);
 }
 

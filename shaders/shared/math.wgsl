@@ -47,9 +47,9 @@ fn add_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     return vec2<f32>(sum.x, opaque(a.y + b.y) + sum.y);
 }
 
-// x - top, and what rounding that difference lost.
-fn difference(x: f32, top: f32) -> vec2<f32> {
-    let d = two_sum(x, -top);
+// x - maximum, and what rounding that difference lost.
+fn difference(x: f32, maximum: f32) -> vec2<f32> {
+    let d = two_sum(x, -maximum);
     return vec2<f32>(d.x, select(0.0, d.y, d.x > LOWEST));
 }
 
@@ -79,17 +79,17 @@ struct Reference {
     rest: f32,
 }
 
-fn reference_at(top: f32) -> Reference {
-    let shift = select(0.0, top, abs(top) > 256.0);
-    let moved = opaque(top - shift);
+fn reference_at(maximum: f32) -> Reference {
+    let shift = select(0.0, maximum, abs(maximum) > 256.0);
+    let moved = opaque(maximum - shift);
     let n = round(moved * 1.442695);
     return Reference(shift, moved - 89.0, n, opaque(moved - n * LN2_HIGH) - n * LN2_LOW);
 }
 
-// The power of two next to exp(top), but where there is a shift: sums that move from one to the
+// The power of two next to exp(maximum), but where there is a shift: sums that move from one to the
 // next do so by powers of two, without a rounding error however often.
-fn power_near(top: f32) -> Reference {
-    var reference = reference_at(top);
+fn power_near(maximum: f32) -> Reference {
+    var reference = reference_at(maximum);
     reference.rest = 0.0;
     return reference;
 }

@@ -39,7 +39,7 @@ struct RowState {
     labels: vec2<f32>,
     has_negative_infinity: u32,
 
-    // With ONLINE: the key of the largest logit that this lane has met.
+    // With ONLINE: the key of the largest logit that this lane has seen.
     running_key: i32,
 }
 

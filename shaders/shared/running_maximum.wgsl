@@ -1,5 +1,5 @@
 // Online sums, for rows that are read once: exponentials are relative to the largest logit that a
-// lane has met so far, and a larger one rescales the sums (Milakov and Gimelshein,
+// lane has seen so far, and a larger one rescales the sums (Milakov and Gimelshein,
 // arXiv:1805.02867).
 // needs: Grid, Stats (shared/bindings.wgsl); add_pairs, between, exp_from, exp_pair, power_near,
 //   reference_at (shared/math.wgsl); LOWEST_KEY, RowState, is_bad, label_below, lane_key,

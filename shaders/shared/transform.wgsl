@@ -55,16 +55,10 @@ fn transform(x: f32) -> vec2<f32> {
     return vec2<f32>(x, 0.0);
 }
 
-// dy / dx of the logit as it was given.
+// dy / dx of the logit as it was given, under a cap.
 fn slope(x: f32) -> f32 {
-    if CAPPED {
-        let e = tanh_of(abs(x)).e;
-        return params.signed_scale * (4.0 * e / ((1.0 + e) * (1.0 + e)));
-    }
-    if SCALED {
-        return params.signed_scale;
-    }
-    return 1.0;
+    let e = tanh_of(abs(x)).e;
+    return params.signed_scale * (4.0 * e / ((1.0 + e) * (1.0 + e)));
 }
 
 fn maximum_at(logit: f32) -> Maximum {

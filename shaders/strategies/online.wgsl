@@ -1,10 +1,10 @@
 // Online strategy, for rows that no registers hold: a row is read once for its statistics and once
 // more, where elements are written, for those. Each lane sums relative to the largest logit that it
-// has met so far.
+// has seen so far.
 // needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
 //   (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum, join_lanes,
 //   raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl); select_classes
-//   (shared/no_maximum.wgsl or the operation); RowState, add_unit, begin_sums, summed
+//   (shared/no_selection.wgsl or the operation); RowState, add_unit, begin_sums, summed
 //   (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch (shared/reread.wgsl);
 //   class_range, enter_row, has_place, lane, load, masked, place_among, take_units
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)

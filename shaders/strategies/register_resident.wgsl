@@ -4,7 +4,7 @@
 // Where neighbouring threads would be far apart in memory, rows come and go through workgroup
 // memory, both in one unbroken stream whatever the width of a row.
 // needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold,
-//   reduce_held (shared/held.wgsl); select_classes (shared/no_maximum.wgsl or the operation);
+//   reduce_held (shared/held.wgsl); select_classes (shared/no_selection.wgsl or the operation);
 //   RowState (shared/passes.wgsl or shared/sum.wgsl or the operation); classes_from, element_unit,
 //   enter_row, give_unit, has_place, lane, load, masked, place_among (shared/rows.wgsl); finish
 //   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the

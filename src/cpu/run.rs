@@ -73,8 +73,8 @@ pub(super) struct Schedule {
     /// Whether threads share rows, where a row's classes lie side by side.
     pub(super) threads_share_rows: bool,
     /// A part of no more than this many elements is not split any further.
+    // Without "parallel" there are no threads to split for.
     #[cfg_attr(not(feature = "parallel"), allow(dead_code))]
-    // there are no threads to split for
     pub(super) grain: usize,
 }
 

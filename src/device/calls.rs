@@ -221,8 +221,8 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::TargetOutOfRange`], [`Error::Probability`], [`Error::Weight`],
-    /// [`Error::UpstreamGradient`] or [`Error::OptionValue`] before any work; [`Error::DType`] for
-    /// f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
+    /// [`Error::UpstreamGradient`], [`Error::OptionValue`] or [`Error::SimdLevel`] before any work;
+    /// [`Error::DType`] for f64 on an explicitly chosen GPU, and [`Error::Gpu`] where that fails;
     /// [`Error::OutOfMemory`].
     pub fn loss(self) -> Result<Loss<T::Row>, Error> {
         block_on(self.alone(Waiting::Here))
@@ -478,7 +478,8 @@ impl Device {
         Call::new(self, Op::TopK, x, inputs)
     }
 
-    /// A class of each row drawn at random from its softmax, and its probability there. Logits
+    /// A class of each row drawn at random from its softmax, and its probability in the whole
+    /// softmax at the temperature of the logits, whatever top-k and top-p leave out. Logits
     /// under a cap are refused: draw from their log-softmax. In a row whose softmax is NaN the
     /// probability is NaN, and the class is that of [`Device::predict`].
     ///

@@ -67,7 +67,8 @@ impl Default for Device {
 }
 
 impl Device {
-    /// A hardware GPU if there is one, else the CPU; never fails.
+    /// A hardware GPU if there is one, else the CPU; never fails. In a browser it is always the
+    /// CPU: [`Device::new_async`] opens a GPU there.
     ///
     /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and
     /// `WGPU_ADAPTER_NAME` takes only adapters whose name holds that text. Software adapters
@@ -96,7 +97,7 @@ impl Device {
     /// a row.
     ///
     /// # Errors
-    /// [`Error::Gpu`] where measuring fails.
+    /// [`Error::Gpu`] or [`Error::SimdLevel`] where measuring fails.
     pub fn fastest(self) -> Result<Self, Error> {
         block_on(self.measured(Waiting::Here))
     }

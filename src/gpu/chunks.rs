@@ -79,8 +79,9 @@ struct Stream<'s> {
 }
 
 impl Gpu {
-    /// Runs a request over memory of the host; what was done in another way than asked is told.
-    /// With `whole`, logits of a request in place are intact after a failure, all of them.
+    /// Runs a request over memory of the host. Returns the reason where memory was short and the
+    /// parts were made smaller. With `whole`, all logits of a request in place are intact after a
+    /// failure.
     pub(crate) async fn run(
         &self,
         request: &mut Request<'_>,
@@ -276,6 +277,7 @@ impl GpuContext {
         Ok(())
     }
 
+    /// Runs the rows of one problem, from row `done` on, with two parts in flight.
     async fn stretch(
         &self,
         request: &mut Request<'_>,
@@ -595,7 +597,7 @@ fn copy_out(
             }
             RowsOut::None | RowsOut::Values(_) => {}
         }
-        sharpen(request, rows.clone());
+        recompute_near_zero(request, rows.clone());
     }
     let Some(elements) = elements else { return };
     let (shape, size) = (request.shape, request.dtype().size());
@@ -607,8 +609,9 @@ fn copy_out(
     }
 }
 
-/// Next to 0 the two terms of a log-sum-exp cancel, and f32 pairs are no longer enough.
-fn sharpen(request: &mut Request<'_>, rows: Range<usize>) {
+/// Recomputes in float64 the log-sum-exps of rows that are within 0.5 of 0, where the row maximum
+/// and the logarithm cancel.
+fn recompute_near_zero(request: &mut Request<'_>, rows: Range<usize>) {
     let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) =
         (request.op, &mut request.rows_out)
     else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use wgpu::{Adapter, AdapterInfo, Backend, Device, DeviceType, ErrorFilter, Features, Queue};
 
 use super::adapter::{self, backend_name};
-use super::failure::{GpuError, lock, one_line, survive};
+use super::failure::{GpuError, catch_panic, lock, one_line};
 use super::pipelines::Kernels;
 use super::pool::Pool;
 use super::self_test;
@@ -97,7 +97,7 @@ impl Drop for GuardedQueue {
         let is_lost = lock(&self.faults).lost.is_some();
         let ends = || is_lost || Poller::new(&self.device).wait_here(None, DROP_TIMEOUT).is_ok();
         if self.process == process() && ends() {
-            drop(survive(|| drop(queue)));
+            drop(catch_panic(|| drop(queue)));
         } else {
             // It keeps its device, and all that the GPU is at work on.
             std::mem::forget(queue);
@@ -319,7 +319,7 @@ impl GpuContext {
         // wgpu opens it in this call. Where the driver has no memory for one of its layouts,
         // dropping the others panics.
         let opening =
-            survive(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
+            catch_panic(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
         let (device, queue) = opening.await.map_err(|error| one_line(&error))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
@@ -419,7 +419,7 @@ impl GpuContext {
             let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));
             // wgpu calls back whoever shares the device, from a submission too.
-            let result = survive(work).and_then(|result| result);
+            let result = catch_panic(work).and_then(|result| result);
             let [validation, memory, internal] = scopes;
             // They are a stack.
             let internal = internal.pop();

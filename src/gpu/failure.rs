@@ -20,7 +20,7 @@ impl GpuError {
 
 /// A panic in the work becomes a [`GpuError`]: of somebody's callback, or of wgpu where it expects
 /// no error of a driver.
-pub(super) fn survive<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
+pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();

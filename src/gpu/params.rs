@@ -66,7 +66,8 @@ pub(super) struct Params {
 pub struct Summary {
     /// The loss after the reduction, in nats: the first four bytes of a buffer of losses.
     pub loss: f32,
-    /// Rows whose target was not the ignored index.
+    /// Rows whose target was no ignored index, those with an invalid target included; they weigh
+    /// nothing.
     pub counted_rows: u32,
     /// The first row whose target was neither a class nor ignored; `u32::MAX` where there was none.
     pub first_invalid_row: u32,
@@ -95,7 +96,7 @@ impl KernelOptions {
     /// Flags of `shaders/shared/bindings.wgsl`.
     const WEIGHTED: u32 = 1;
     const MEAN: u32 = 2;
-    const POISONED: u32 = 4;
+    const NAN_GRADIENT: u32 = 4;
     const ROW_UPSTREAM: u32 = 8;
     const LATER_DRAW: u32 = 16;
     /// The flags that are constants of a kernel; kernels read the others from `Params`.
@@ -132,7 +133,7 @@ impl KernelOptions {
             ignored_count: not_counted.len().min(MOST_IGNORED) as u32,
             flags: flag(coefficients.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
-                | flag(coefficients.has_nan_gradient(), Self::POISONED)
+                | flag(coefficients.has_nan_gradient(), Self::NAN_GRADIENT)
                 | flag(coefficients.row_upstream.is_some(), Self::ROW_UPSTREAM),
             factor: if coefficients.has_nan_gradient() { 0.0 } else { coefficients.factor as f32 },
             on_value: coefficients.on_value as f32,

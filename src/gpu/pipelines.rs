@@ -339,7 +339,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         (
             "LANES",
             Value::Number(lanes),
-            "Threads that share a row: a power of two up to WORKGROUP.",
+            "Threads that share a row, or in totals a group of rows: a power of two up to WORKGROUP.",
         ),
         (
             "UNITS",

@@ -236,11 +236,14 @@ pub struct Step {
 /// pages of one buffer (CubeCL's). A part that the step writes overlaps no other part; a result [in
 /// place](Self::in_place) is the same part as the logits. Where a buffer holds a part that the step
 /// writes, all parts in that buffer start at multiples of the device's
-/// `min_storage_buffer_offset_alignment`, and no two of them overlap. Where a buffer holds both a
-/// part that is read and one that is written, the step binds every part as `read_write` (wgpu
-/// refuses to read a buffer through a read-only binding while another writes it), so that the same
-/// holds for every buffer with several parts. The kernels for this are compiled by the first
-/// [`Step::bind`] that needs them. Parts of 16-bit types are rounded up to whole words of 4 bytes.
+/// `min_storage_buffer_offset_alignment` and of 16. A part that is alone in its buffer starts at a
+/// multiple of 4. Parts of 16-bit types are rounded up to whole words of 4 bytes.
+///
+/// Where one buffer holds both a part that is read and one that is written, the step binds every
+/// part of every buffer as `read_write`, for wgpu refuses to read a buffer through a read-only
+/// binding while another binding writes it. Then the rules on overlap and alignment hold for every
+/// buffer with several parts, those that are only read too. The kernels for this are compiled by
+/// the first [`Step::bind`] that needs them.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBuffers<'b> {
     logits: BufferSlice<'b>,
@@ -306,15 +309,19 @@ impl<'b> StepBuffers<'b> {
     }
 
     /// Where the values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
-    /// [`Prediction`](crate::Prediction)s. It is optional for a loss. For
-    /// [`Operation::CrossEntropyBackward`] it is an input: the saved log-sum-exps.
+    /// [`Prediction`](crate::Prediction)s of 8 bytes (a `u32` class and its f32 probability)
+    /// `[rows]`, of [`Operation::TopK`] `[rows, k]`. It is optional for a loss. For
+    /// [`Operation::CrossEntropyBackward`] it is an input, the saved log-sum-exps; the rules for a
+    /// written part apply to it all the same.
     #[must_use]
     pub fn rows(mut self, rows: BufferSlice<'b>) -> Self {
         self.rows = Some(rows);
         self
     }
 
-    /// Where the [`Summary`] of a loss goes, 32 bytes; not needed with [`Reduction::None`].
+    /// Where the [`Summary`] of a loss goes, 32 bytes, which each run overwrites. It is not needed
+    /// by [`Operation::CrossEntropyBackward`] or with [`Reduction::None`], where only NaN tells of
+    /// an invalid target.
     #[must_use]
     pub fn loss(mut self, loss: BufferSlice<'b>) -> Self {
         self.loss = Some(loss);

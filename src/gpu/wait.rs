@@ -10,7 +10,7 @@ use wgpu::{
     Buffer, BufferAsyncError, Device, MapMode, PollError, PollType, Queue, SubmissionIndex,
 };
 
-use super::failure::{GpuError, survive};
+use super::failure::{GpuError, catch_panic};
 use crate::problem::limits::CallLimits;
 use crate::problem::waiting::{Instant, Waiting};
 
@@ -260,7 +260,9 @@ impl Elsewhere {
             .name("logits-poll".to_owned())
             .spawn(move || {
                 // A waker may panic; that is its caller's affair.
-                receiver.into_iter().for_each(|request| drop(survive(|| request.answer(&device))));
+                receiver
+                    .into_iter()
+                    .for_each(|request| drop(catch_panic(|| request.answer(&device))));
             })
             .map_err(|error| GpuError::new(format!("no thread to wait for the GPU: {error}")))?;
         // The thread has just started, and ends when nothing can be sent any more.
@@ -305,7 +307,7 @@ fn poll_for(
 
 /// Callbacks run in here, those of a caller who shares the device too.
 fn poll(device: &Device, how: PollType) -> Result<bool, GpuError> {
-    match survive(|| device.poll(how))? {
+    match catch_panic(|| device.poll(how))? {
         Ok(_) => Ok(true),
         Err(PollError::Timeout) => Ok(false),
         Err(error) => Err(GpuError::new(error.to_string())),

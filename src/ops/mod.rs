@@ -1,7 +1,8 @@
 //! The operations: one file for each family, with the [`Spec`] of each operation, which says as
 //! plain data what it reads, writes and costs.
 //!
-//! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader.
+//! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader;
+//! "Reading the code" in `README.md` has the rest.
 
 mod backward;
 mod cross_entropy;

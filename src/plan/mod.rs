@@ -1,8 +1,9 @@
 //! Chooses the kernels that run a shape, the number of passes, and the parts of the buffers: a pure
 //! function of the shape and of an adapter's limits.
 //!
-//! The kernel depends on the number of classes alone, so that a row's bits do not depend on the
-//! batch it came in.
+//! The kernel depends on the operation, its options, the type, the layout of a row, the number of
+//! classes and the adapter, and never on the number of rows, so that a row's bits do not depend on
+//! the batch it came in.
 
 use std::ops::Range;
 

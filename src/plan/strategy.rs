@@ -50,7 +50,8 @@ pub(crate) enum Access {
 }
 
 impl Strategy {
-    /// By the classes and the adapter alone.
+    /// Chooses by the operation, its options, the type, the classes and the adapter; the number of
+    /// rows plays no part.
     pub(super) fn of(problem: &KernelProblem, limits: &Limits) -> Self {
         let &KernelProblem { op, classes, size, heavy, .. } = problem;
         let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } =

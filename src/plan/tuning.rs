@@ -25,7 +25,8 @@ pub struct Tuning {
     /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 32 from
     /// 32 to 512.
     pub lane_bytes: u32,
-    /// Widest row that is held in registers, up to 65,536 classes.
+    /// No wider row is held in registers; up to 65,536 classes. `lane_bytes` may let only narrower
+    /// ones, and `top_k`, `sample` and operations that do much to each value hold at most 2,048.
     pub held_classes: u32,
     /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,

@@ -3,9 +3,9 @@
 /// The reason why a call was refused or could not be finished.
 ///
 /// Every problem with the caller's data is found before anything is written, and its variant names
-/// the value and its place. A message is one line that holds the texts of its causes (those of wgpu,
-/// of the driver, of a file), so `source()` returns `None`: the causes themselves can be neither
-/// cloned nor compared, and an `Error` can be both.
+/// the value and its place. A message is one line that holds the texts of its causes (those of
+/// wgpu, of the driver, of a file), so `source()` returns `None`: the causes themselves can be
+/// neither cloned nor compared, and an `Error` can be both.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -196,8 +196,8 @@ pub enum Error {
     /// device.
     #[error("the inputs of the call are not all on the device that holds its logits")]
     ResidentElsewhere,
-    /// The sums of two parts of a batch cannot be joined, since the rows of the earlier part fill no
-    /// whole blocks: see [`RowSum::join`](crate::RowSum::join).
+    /// The sums of two parts of a batch cannot be joined, since the rows of the earlier part fill
+    /// no whole blocks: see [`RowSum::join`](crate::RowSum::join).
     #[error("a sum of {rows} rows is not of a multiple of 1024, and later rows cannot be joined")]
     PartOfBlock {
         /// The number of rows of the earlier part.

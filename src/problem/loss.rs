@@ -33,8 +33,10 @@ pub enum Reduction {
 /// log(sum_j exp(y_j))`, a row loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j +
 /// e / classes)` are its labels. `t_j` is 1 for the target class and else 0, or the probability
 /// given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if not set). A
-/// z-loss adds `z * lse^2`. Where the reduction gives the row the factor `s`, its gradient is `d
-/// loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`.
+/// z-loss adds `z * lse^2`. With `s`, which is 1, or under a mean 1 over its divisor, times the
+/// upstream gradients, its gradient is `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z *
+/// lse) - q_j) * d y_j / d x_j`. Under a mean with class weights `z` there is `z` times the mean
+/// weight of the counted rows.
 ///
 /// All options combine, for every type and layout, on the CPU and on a GPU, in host memory,
 /// resident and in steps; the [crate's page](crate#options-operations-types) has each with its
@@ -188,8 +190,8 @@ impl CrossEntropy {
         self
     }
 
-    /// Multiplies the z-loss of every row by `factor`, in f64. The sum over a part of a batch with a
-    /// mean takes the mean weight of the whole batch, and then has the bits of a call for the
+    /// Multiplies the z-loss of every row by `factor`, in f64. The sum over a part of a batch with
+    /// a mean takes the mean weight of the whole batch, and then has the bits of a call for the
     /// whole.
     #[doc(hidden)]
     #[must_use]
@@ -659,14 +661,15 @@ pub struct Loss<S = f32> {
     pub rows: usize,
     /// The number of rows whose target is not an ignored index.
     pub counted_rows: usize,
-    /// The weighted loss of each row, in nats; 0 for an ignored row. The `Vec` is empty where
+    /// The loss of each row before the reduction, in nats: times the weight of its target, with its
+    /// z-loss, divided by nothing; 0 for an ignored row. The `Vec` is empty where
     /// [`ResidentLoss::read`](crate::ResidentLoss::read) left the rows on the device.
     pub per_row: Vec<S>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row
     /// counts.
     pub perplexity: f64,
     /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU did it in
-    /// smaller parts than planned; `None` where all went as planned.
+    /// smaller chunks than planned; `None` where all went as planned.
     pub fell_back: Option<String>,
 }
 

@@ -1,7 +1,6 @@
-//! What a call is about, as plain data: shapes, types, views of logits, targets, options and their
-//! checks.
-//!
-//! Nothing here computes a row, and nothing knows of wgpu.
+//! What a call is about: shapes, types, views of logits, targets, options and their checks as plain
+//! data; the one sum of row losses (`sum.rs`); and who waits, and how long (`waiting.rs`,
+//! `limits.rs`). No module here knows of wgpu.
 
 pub(crate) mod adapter;
 pub(crate) mod dtype;

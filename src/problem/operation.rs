@@ -32,8 +32,8 @@ pub enum Operation {
     /// The loss and its gradient: [`LossCall::with_gradient`](crate::LossCall::with_gradient).
     CrossEntropyGrad,
     /// The gradient from log-sum-exps in `StepBuffers::rows`:
-    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). A mean weighs the
-    /// targets anew.
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). Under a
+    /// mean the step sums the weights of the targets itself, as the forward did.
     CrossEntropyBackward,
 }
 

@@ -34,7 +34,8 @@ impl Sampling {
         Self { seed, step: 0, top_k: usize::MAX, top_p: 1.0 }
     }
 
-    /// Which draw of this seed it is, such as the number of the token; 0 if not set.
+    /// Which draw of this seed it is, such as the number of the token; 0 if not set. Two calls with
+    /// the same seed and step use the same noise: change the step for each call.
     #[must_use]
     pub const fn step(mut self, step: u64) -> Self {
         self.step = step;
@@ -49,7 +50,8 @@ impl Sampling {
         self
     }
 
-    /// Only of the most likely classes that together have the probability `p`, as few as will do,
+    /// Only of the most likely classes that together have the probability `p` at the temperature of
+    /// the logits, as few as will do,
     /// and of what is as likely as the last of them (Holtzman et al., 2020); above 0, at most 1.
     /// With [`Sampling::top_k`] too, of what that leaves.
     #[must_use]

@@ -69,12 +69,17 @@ const KEPT_BITS: u32 = 48;
 /// [`Loss::loss`](crate::Loss::loss) has it. Values of any sign can be summed.
 ///
 /// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits
-/// as that of a batch of all the rows, if the losses of the rows have the same bits, as they have
-/// on devices of one kind with one [`Tuning`](crate::Tuning). Threads cut the rows at multiples of
+/// as that of a batch of all the rows, if the losses of the rows have the same bits. They have
+/// on one GPU model with one driver and [`Tuning`](crate::Tuning), and on CPUs with AVX-512, AVX2
+/// or NEON; not where a call has fallen back, or a [`fastest`](crate::Device::fastest) device sends
+/// small batches elsewhere. Threads cut the rows at multiples of
 /// 1,024 and [`join`](Self::join) their sums; another machine sends its
 /// [`Loss::per_row`](crate::Loss::per_row), to be pushed in order. Parts use
-/// [`Reduction::Sum`](crate::Reduction::Sum); the mean is the total divided by the number of
-/// counted rows, or by the sum of the weights of their targets.
+/// [`Reduction::Sum`](crate::Reduction::Sum), for a mean scales the z-loss of its own batch. The
+/// mean is the total divided by the number of counted rows or, with class weights, by the sum of
+/// the weights of their targets: push `weight[target]` of each row, and 0 for an ignored one, to
+/// another `RowSum`. With class weights and a z-loss together that is not the mean of a call, which
+/// divides the z-loss by the number of counted rows.
 ///
 /// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024
 /// yet.

@@ -1,5 +1,6 @@
 //! The binary `logits`: evaluate, check and time from the shell. A client of the library's public
-//! API.
+//! API, and of its hidden items for benchmarks (`Stopwatch`) and for means of files that are
+//! streamed.
 
 // print! and eprint! panic where standard output or error is full or closed; `stdio` returns an
 // error.

@@ -266,7 +266,11 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
 
     #[inline(always)]
     fn find(&self, row: usize, logit: W) -> Option<usize> {
-        self.find_where(row, |x| x == logit)
+        // From the last class to the first without leaving the loop: where it ends, no processor
+        // could predict.
+        let first = |first, class| if self.get(row, class) == logit { class } else { first };
+        let class = (0..self.classes()).rev().fold(usize::MAX, first);
+        (class != usize::MAX).then_some(class)
     }
 
     #[inline(never)]

@@ -68,9 +68,9 @@ impl<T: Element, R> ResidentCall<'_, T, R> {
     /// back.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost;
-    /// [`Error::ResidentElsewhere`] where the inputs are on different devices; and the errors of
-    /// the operation.
+    /// [`Error::OutOfMemory`]; [`Error::SimdLevel`] on the CPU; [`Error::Gpu`] where the GPU fails
+    /// or was lost; [`Error::ResidentElsewhere`] where the inputs are on different devices; and the
+    /// errors of the operation.
     pub fn run(self) -> Result<R, Error> {
         block_on(self.run_async())
     }
