@@ -28,10 +28,13 @@ pub fn excess<T: Element>(got: T, wanted: f64, bound: f64) -> f64 {
     }
 }
 
+/// What an error is relative to.
 #[derive(Clone, Copy)]
 pub(crate) enum Measure {
+    /// The expected value.
     Relative,
-    Absolute,
+    /// This scale, a positive number.
+    OfScale(f64),
 }
 
 /// How far off: 0 where both are NaN or equal, infinite where only one is a number.
@@ -52,7 +55,7 @@ pub(crate) fn error(got: f64, wanted: f64, measure: Measure) -> f64 {
         }
     } else {
         match measure {
-            Measure::Absolute => (got - wanted).abs(),
+            Measure::OfScale(scale) => (got - wanted).abs() / scale,
             Measure::Relative if wanted.abs() < smallest => {
                 if got.abs() <= smallest {
                     0.0

@@ -58,8 +58,9 @@ impl Options {
         } = self;
         let (weighted, by_rows) = (self.weight.is_some(), self.row_gradients.is_some());
         format!(
-            "ignored {ignored:?}, weighted {weighted}, smoothing {label_smoothing}, z {z_loss}, cap {softcap:?}, \
-             scale {logit_scale}, {reduction:?}, upstream {upstream}, by rows {by_rows}"
+            "ignored {ignored:?}, weighted {weighted}, smoothing {label_smoothing}, z {z_loss}, \
+             cap {softcap:?}, scale {logit_scale}, {reduction:?}, upstream {upstream}, \
+             by rows {by_rows}"
         )
     }
 

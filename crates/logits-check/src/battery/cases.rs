@@ -1,8 +1,11 @@
 //! The battery: shapes around every border between kernels, filled with what breaks softmax.
 
-use logits::{CrossEntropy, Reduction};
+use logits::Reduction;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::Options;
+use crate::oracle::{Expected, Labels};
 
 /// One batch, and the options to take its loss with.
 pub struct Case {
@@ -16,38 +19,40 @@ pub struct Case {
     pub logits: Vec<f32>,
     /// The target of each row, or [`IGNORED`].
     pub targets: Vec<i64>,
-    /// `CrossEntropy::reduction`
-    pub reduction: Reduction,
-    /// `CrossEntropy::weight`
-    pub weight: Option<Vec<f32>>,
-    /// `CrossEntropy::upstream_gradient`
-    pub upstream: f32,
-    /// `CrossEntropy::label_smoothing`
-    pub smoothing: f32,
-    /// `CrossEntropy::z_loss`
-    pub z_loss: f32,
+    /// The options of the loss.
+    pub options: Options,
 }
 
 /// The target of rows that do not count.
 pub const IGNORED: i64 = -100;
 
 impl Case {
-    /// The options as `logits` takes them.
-    pub fn loss(&self) -> CrossEntropy {
-        let loss = CrossEntropy::default()
-            .reduction(self.reduction)
-            .ignore_index(IGNORED)
-            .upstream_gradient(self.upstream);
-        let loss = loss.label_smoothing(self.smoothing).z_loss(self.z_loss);
-        match &self.weight {
-            Some(weight) => loss.weight(weight.clone()),
-            None => loss,
-        }
-    }
-
     /// The logits of a row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.logits[row * self.classes..][..self.classes]
+    }
+
+    /// The loss and its gradient as the oracle computes them.
+    pub fn expected(&self) -> Expected {
+        let wide = |row: usize| self.row(row).iter().copied().map(f64::from).collect();
+        let rows: Vec<Vec<f64>> = (0..self.rows).map(wide).collect();
+        let labels: Vec<Labels<'_>> = self.targets.iter().copied().map(Labels::Class).collect();
+        self.options.expected(&rows, &labels)
+    }
+
+    /// The name of the batch in a report.
+    pub(super) fn name(&self) -> String {
+        format!("{}x{} {}", self.rows, self.classes, self.fill)
+    }
+
+    /// The name of a row in a report.
+    pub(super) fn row_name(&self, row: usize) -> String {
+        format!("{}, row {row}", self.name())
+    }
+
+    /// The name of an element in a report.
+    pub(super) fn element_name(&self, row: usize, class: usize) -> String {
+        format!("{} class {class}", self.row_name(row))
     }
 }
 
@@ -143,34 +148,32 @@ fn build(nth: usize, (name, fill): Fill, rows: usize, classes: usize) -> Case {
         "special" => specials(&mut logits, &mut targets, classes),
         _ => {}
     }
-    let weight =
-        (nth % 4 == 2).then(|| (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect());
-    let reduction = [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3];
-    let upstream = if nth.is_multiple_of(2) { 1.0 } else { -2.5 };
-    // With weights and without, and over special values with it and without.
-    let smoothing = match name {
-        "wide" | "extreme" => 0.1,
-        "confident" => 0.25,
-        "all equal" => 1.0,
-        "special" if classes % 2 == 1 => 0.1,
-        _ => 0.0,
-    };
-    let z_loss = match name {
-        "confident" | "ties" | "far from 0" => 1e-2,
-        "special" if rows % 2 == 1 => 1e-2,
-        _ => 0.0,
-    };
-    Case {
-        fill: name,
-        rows,
-        classes,
-        logits,
-        targets,
-        reduction,
-        weight,
-        upstream,
-        smoothing,
-        z_loss,
+    let options = options(nth, name, rows, classes);
+    Case { fill: name, rows, classes, logits, targets, options }
+}
+
+/// The options that the loss of a fill is taken with.
+fn options(nth: usize, fill: &str, rows: usize, classes: usize) -> Options {
+    let weights = || (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
+    Options {
+        ignored: vec![IGNORED],
+        weight: (nth % 4 == 2).then(weights),
+        // With weights and without, and over special values with it and without.
+        label_smoothing: match fill {
+            "wide" | "extreme" => 0.1,
+            "confident" => 0.25,
+            "all equal" => 1.0,
+            "special" if classes % 2 == 1 => 0.1,
+            _ => 0.0,
+        },
+        z_loss: match fill {
+            "confident" | "ties" | "far from 0" => 1e-2,
+            "special" if rows % 2 == 1 => 1e-2,
+            _ => 0.0,
+        },
+        reduction: [Reduction::Sum, Reduction::Mean, Reduction::None][nth % 3],
+        upstream: if nth.is_multiple_of(2) { 1.0 } else { -2.5 },
+        ..Options::default()
     }
 }
 

@@ -3,9 +3,10 @@
 
 use logits::{Device, Error, Logits, Prediction, Reduction};
 
-use super::cases::{Case, IGNORED};
+use super::cases::Case;
+use crate::Options;
 use crate::measure::{Measure, error};
-use crate::oracle::Row;
+use crate::oracle::{Expected, Row};
 
 /// The worst that was seen of one quantity.
 pub struct Finding {
@@ -100,11 +101,26 @@ impl Report {
         }
     }
 
-    fn versus(&mut self, which: usize, got: f32, cpu: f32, measure: Measure, scale: f64) {
+    fn versus(&mut self, which: usize, got: f32, cpu: f32, measure: Measure) {
         if got.is_finite() && cpu.is_finite() {
-            let difference = error(f64::from(got), f64::from(cpu), measure) / scale;
+            let difference = error(f64::from(got), f64::from(cpu), measure);
             let worst = &mut self.findings[which].versus_cpu;
             *worst = Some(worst.map_or(difference, |worst| worst.max(difference)));
+        }
+    }
+
+    /// Notes the error of a result, and its difference from the CPU path where there is one.
+    fn compare(
+        &mut self,
+        which: usize,
+        (got, cpu): (f32, Option<f32>),
+        wanted: f64,
+        measure: Measure,
+        place: impl FnOnce() -> String,
+    ) {
+        self.note(which, error(f64::from(got), wanted, measure), place);
+        if let Some(cpu) = cpu {
+            self.versus(which, got, cpu, measure);
         }
     }
 
@@ -114,201 +130,112 @@ impl Report {
     /// That of the first operation that has no result.
     pub fn check(&mut self, device: &Device, case: &Case) -> Result<(), Error> {
         self.cases += 1;
-        let cpu = Device::cpu();
         let got = Results::of(device, case)?;
-        let twin = if device.is_gpu() { Some(Results::of(&cpu, case)?) } else { None };
+        let cpu = if device.is_gpu() { Some(Results::of(&Device::cpu(), case)?) } else { None };
         self.fell_back = self.fell_back.take().or_else(|| got.fell_back.clone());
 
-        let weights = |target: i64| {
-            case.weight.as_ref().map_or(1.0, |weight| f64::from(weight[target as usize]))
-        };
-        let counted = || case.targets.iter().filter(|&&target| target != IGNORED);
-        let total: f64 = counted().map(|&target| weights(target)).sum();
-        let denominator = if case.reduction == Reduction::Mean { total } else { 1.0 };
-        let mut reduced = 0.0;
-        let counted_rows = counted().count() as f64;
-        // What each class is of a row's labels, what all of them are, and the same of the target
-        // alone.
-        let share = f64::from(case.smoothing) / case.classes as f64;
-        let shares = share * (0..case.classes).map(|class| weights(class as i64)).sum::<f64>();
-        let hit = 1.0 - f64::from(case.smoothing);
-
+        let run = Run { case, got, cpu, expected: case.expected() };
         for row in 0..case.rows {
-            let place = |class: Option<usize>| {
-                let class = class.map(|class| format!(" class {class}")).unwrap_or_default();
-                format!("{}x{} {}, row {row}{class}", case.rows, case.classes, case.fill)
-            };
-            let x = case.row(row);
-            let oracle = Row::new(x);
-            let target = case.targets[row];
-            let (factor, labels) = match target {
-                IGNORED => (0.0, 0.0),
-                _ => (f64::from(case.upstream) / denominator, hit * weights(target) + shares),
-            };
-            // The z-loss is a mean over the counted rows, whatever they weigh.
-            let z = f64::from(case.z_loss)
-                * if case.reduction == Reduction::Mean { total / counted_rows } else { 1.0 };
-            let slope = if oracle.is_regular() { 2.0 * z * oracle.log_sum_exp() } else { 0.0 };
-            // As much as goes into an element of the gradient.
-            let scale = factor * (labels + slope.abs());
-
-            let mut sum = 0.0;
-            for class in 0..case.classes {
-                let at = row * case.classes + class;
-                let probability = f64::from(got.softmax[at]);
-                sum += probability;
-                self.note(
-                    PROBABILITY,
-                    error(probability, oracle.probability(class), Measure::Relative),
-                    || place(Some(class)),
-                );
-                let log_probability = f64::from(got.log_softmax[at]);
-                self.note(
-                    LOG_PROBABILITY,
-                    error(log_probability, oracle.log_probability(class), Measure::Relative),
-                    || place(Some(class)),
-                );
-
-                let gradient = f64::from(got.gradient[at]);
-                let is_target = class as i64 == target;
-                let wanted = match target {
-                    _ if !oracle.is_regular() => f64::NAN,
-                    IGNORED => 0.0,
-                    // The target's entry costs a whole sum; it is looked at below, once.
-                    _ if is_target => gradient,
-                    _ => {
-                        factor
-                            * ((labels + slope) * oracle.probability(class)
-                                - share * weights(class as i64))
-                    }
-                };
-                let unit = if scale == 0.0 { 1.0 } else { scale.abs() };
-                if !is_target {
-                    self.note(GRADIENT, error(gradient, wanted, Measure::Absolute) / unit, || {
-                        place(Some(class))
-                    });
-                }
-                if let Some(twin) = &twin {
-                    self.versus(
-                        PROBABILITY,
-                        got.softmax[at],
-                        twin.softmax[at],
-                        Measure::Relative,
-                        1.0,
-                    );
-                    self.versus(
-                        LOG_PROBABILITY,
-                        got.log_softmax[at],
-                        twin.log_softmax[at],
-                        Measure::Relative,
-                        1.0,
-                    );
-                    self.versus(
-                        GRADIENT,
-                        got.gradient[at],
-                        twin.gradient[at],
-                        Measure::Absolute,
-                        unit,
-                    );
-                }
-            }
-            if oracle.is_regular() {
-                self.note(ROW_SUM, (sum - 1.0).abs(), || place(None));
-            }
-
-            let log_sum_exp = f64::from(got.log_sum_exp[row]);
-            self.note(
-                LOG_SUM_EXP,
-                error(log_sum_exp, oracle.log_sum_exp(), Measure::Relative),
-                || place(None),
-            );
-
-            let mut wanted = 0.0;
-            if target != IGNORED {
-                let class = target as usize;
-                let weight = weights(target);
-                wanted = -hit * weight * oracle.log_probability(class);
-                if case.smoothing > 0.0 {
-                    let every = |class| -weights(class as i64) * oracle.log_probability(class);
-                    wanted += share * (0..case.classes).map(every).sum::<f64>();
-                }
-                if case.z_loss > 0.0 {
-                    wanted += z * oracle.log_sum_exp().powi(2);
-                }
-                reduced += wanted;
-                let gradient = f64::from(got.gradient[row * case.classes + class]);
-                let own =
-                    labels * oracle.gradient(class, class) + slope * oracle.probability(class);
-                let exact = factor * (own + shares - share * weight);
-                self.note(
-                    GRADIENT,
-                    error(gradient, exact, Measure::Absolute) / scale.abs(),
-                    || place(Some(class)),
-                );
-                // Smoothed labels may take from the target just what they add.
-                if case.smoothing == 0.0 && case.z_loss == 0.0 {
-                    self.note(TARGET_GRADIENT, error(gradient, exact, Measure::Relative), || {
-                        place(Some(class))
-                    });
-                }
-                if let Some(twin) =
-                    twin.as_ref().filter(|_| case.smoothing == 0.0 && case.z_loss == 0.0)
-                {
-                    let cpu = twin.gradient[row * case.classes + class];
-                    self.versus(TARGET_GRADIENT, gradient as f32, cpu, Measure::Relative, 1.0);
-                }
-            }
-            self.note(
-                ROW_LOSS,
-                error(f64::from(got.per_row[row]), wanted, Measure::Relative),
-                || place(None),
-            );
-
-            let Prediction { class, probability } = got.predictions[row];
-            self.note(CLASS, f64::from(u8::from(class as usize != oracle.argmax())), || {
-                format!("{}: {class} for {}", place(None), oracle.argmax())
-            });
-            let wanted = oracle.probability(oracle.argmax());
-            self.note(PREDICTED, error(f64::from(probability), wanted, Measure::Relative), || {
-                place(None)
-            });
-            if let Some(twin) = &twin {
-                self.versus(
-                    LOG_SUM_EXP,
-                    got.log_sum_exp[row],
-                    twin.log_sum_exp[row],
-                    Measure::Relative,
-                    1.0,
-                );
-                self.versus(ROW_LOSS, got.per_row[row], twin.per_row[row], Measure::Relative, 1.0);
-                let cpu = twin.predictions[row].probability;
-                self.versus(PREDICTED, probability, cpu, Measure::Relative, 1.0);
-            }
+            let oracle = Row::new(case.row(row));
+            self.elements(&run, row, &oracle);
+            self.values(&run, row, &oracle);
+            self.decision(&run, row, &oracle);
         }
-        let place = format!("{}x{} {}", case.rows, case.classes, case.fill);
-        self.note(LOSS, error(got.loss, reduced / denominator, Measure::Relative), || place);
-        if let Some(twin) = &twin {
-            self.versus(LOSS, got.loss as f32, twin.loss as f32, Measure::Relative, 1.0);
+        let loss = run.got.loss;
+        self.note(LOSS, error(loss, run.expected.loss, Measure::Relative), || case.name());
+        if let Some(cpu) = &run.cpu {
+            self.versus(LOSS, loss as f32, cpu.loss as f32, Measure::Relative);
         }
-        self.rows_alone(device, case, &got)
+        self.rows_alone(device, case, &run.got)
+    }
+
+    /// What a row has for each class: softmax, log-softmax and the gradient.
+    fn elements(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
+        let (case, expected) = (run.case, &run.expected);
+        // Without a softmax the gradient is NaN, and so is its scale.
+        let scale = if oracle.is_regular() { expected.scale[row] } else { 1.0 };
+        let mut sum = 0.0;
+        for class in 0..case.classes {
+            let at = row * case.classes + class;
+            let place = || case.element_name(row, class);
+            let probability = run.both(|results| results.softmax[at]);
+            let wanted = oracle.probability(class);
+            sum += f64::from(probability.0);
+            self.compare(PROBABILITY, probability, wanted, Measure::Relative, place);
+
+            let log_probability = run.both(|results| results.log_softmax[at]);
+            let wanted = oracle.log_probability(class);
+            self.compare(LOG_PROBABILITY, log_probability, wanted, Measure::Relative, place);
+
+            let gradient = run.both(|results| results.gradient[at]);
+            let wanted = expected.gradients[row][class];
+            self.compare(GRADIENT, gradient, wanted, Measure::OfScale(scale), place);
+        }
+        if oracle.is_regular() {
+            self.note(ROW_SUM, (sum - 1.0).abs(), || case.row_name(row));
+        }
+    }
+
+    /// What a row has one of: the log-sum-exp, the loss and the gradient of its target.
+    fn values(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
+        let (case, expected) = (run.case, &run.expected);
+        let place = || case.row_name(row);
+        let log_sum_exp = run.both(|results| results.log_sum_exp[row]);
+        let wanted = oracle.log_sum_exp();
+        self.compare(LOG_SUM_EXP, log_sum_exp, wanted, Measure::Relative, place);
+
+        let loss = run.both(|results| results.per_row[row]);
+        self.compare(ROW_LOSS, loss, expected.per_row[row], Measure::Relative, place);
+
+        let Options { ignored, label_smoothing, z_loss, upstream, .. } = &case.options;
+        // Smoothed labels may take from the target just what they add.
+        let is_plain = *label_smoothing == 0.0 && *z_loss == 0.0;
+        if is_plain && !ignored.contains(&case.targets[row]) {
+            let class = case.targets[row] as usize;
+            let gradient = run.both(|results| results.gradient[row * case.classes + class]);
+            // The row's scale is the size of its weight and factors. Times p - 1 it is the target's
+            // gradient, of which `expected` has lost the last digits where p is next to 1.
+            let factor = f64::from(upstream.signum()) * expected.scale[row];
+            let wanted = factor * oracle.gradient(class, class);
+            self.compare(TARGET_GRADIENT, gradient, wanted, Measure::Relative, || {
+                case.element_name(row, class)
+            });
+        }
+    }
+
+    /// The predicted class of a row, and its probability.
+    fn decision(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
+        let (class, wanted) = (run.got.predictions[row].class as usize, oracle.argmax());
+        self.note(CLASS, f64::from(u8::from(class != wanted)), || {
+            format!("{}: {class} for {wanted}", run.case.row_name(row))
+        });
+        let probability = run.both(|results| results.predictions[row].probability);
+        self.compare(PREDICTED, probability, oracle.probability(wanted), Measure::Relative, || {
+            run.case.row_name(row)
+        });
     }
 
     /// A row's bits depend on that row alone: neither on its neighbours nor on its place.
     fn rows_alone(&mut self, device: &Device, case: &Case, got: &Results) -> Result<(), Error> {
+        let Options { weight, upstream, reduction, .. } = &case.options;
+        let same_scale = weight.is_none() && *upstream == 1.0 && *reduction != Reduction::Mean;
+        let options = Options {
+            // Under a mean the row's scale would depend on the others.
+            reduction: Reduction::Sum,
+            weight: None,
+            upstream: 1.0,
+            ..case.options.clone()
+        };
         for row in [0, case.rows / 2, case.rows - 1] {
             let alone = Case {
+                fill: case.fill,
                 rows: 1,
+                classes: case.classes,
                 logits: case.row(row).to_vec(),
                 targets: vec![case.targets[row]],
-                // Under a mean the row's scale would depend on the others.
-                reduction: Reduction::Sum,
-                weight: None,
-                upstream: 1.0,
-                ..*case
+                options: options.clone(),
             };
             let alone = Results::of(device, &alone)?;
-            let same_scale =
-                case.weight.is_none() && case.upstream == 1.0 && case.reduction != Reduction::Mean;
             let part = row * case.classes..(row + 1) * case.classes;
             let same = same_bits(&alone.softmax, &got.softmax[part.clone()])
                 && same_bits(&alone.log_softmax, &got.log_softmax[part.clone()])
@@ -318,12 +245,26 @@ impl Report {
                     &[alone.predictions[0].probability],
                     &[got.predictions[row].probability],
                 )
-                && (case.weight.is_some() || same_bits(&alone.per_row, &got.per_row[row..=row]));
-            self.note(ROW_BITS, f64::from(u8::from(!same)), || {
-                format!("{}x{} {}, row {row}", case.rows, case.classes, case.fill)
-            });
+                && (weight.is_some() || same_bits(&alone.per_row, &got.per_row[row..=row]));
+            self.note(ROW_BITS, f64::from(u8::from(!same)), || case.row_name(row));
         }
         Ok(())
+    }
+}
+
+/// A case, its results, and what the oracle expects of the loss.
+struct Run<'a> {
+    case: &'a Case,
+    got: Results,
+    /// The results of the CPU path, where it is not the device's own.
+    cpu: Option<Results>,
+    expected: Expected,
+}
+
+impl Run<'_> {
+    /// A value of the device, and the same of the CPU path.
+    fn both(&self, value: impl Fn(&Results) -> f32) -> (f32, Option<f32>) {
+        (value(&self.got), self.cpu.as_ref().map(value))
     }
 }
 
@@ -346,10 +287,11 @@ impl Results {
         let log_softmax = device.log_softmax(x).to_vec()?;
         let log_sum_exp = device.log_sum_exp(x).to_vec()?;
         let predictions = device.predict(x).to_vec()?;
+        let options = case.options.loss();
         let (loss, gradient) =
-            device.cross_entropy(&case.loss(), x, &case.targets).with_gradient_vec()?;
+            device.cross_entropy(&options, x, &case.targets).with_gradient_vec()?;
         // The loss alone is another kernel that must come to the same.
-        let alone = device.cross_entropy(&case.loss(), x, &case.targets).loss()?;
+        let alone = device.cross_entropy(&options, x, &case.targets).loss()?;
         let agree = same_bits(&alone.per_row, &loss.per_row);
         let fell_back = [
             softmax.fell_back,
