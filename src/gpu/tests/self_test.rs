@@ -126,7 +126,7 @@ fn a_device_of_the_caller_is_tested_when_asked() {
 fn rows_in_workgroup_memory_are_tested() {
     for gpu in first_gpus() {
         BROKEN.set(Some(|text| {
-            text.replace("tile[2u * thread + 1u] = given.y", "tile[2u * thread] = given.y")
+            text.replace("tile[2u * thread + 1u] = pair.y", "tile[2u * thread] = pair.y")
         }));
         let broken = gpu.with_tuning(gpu.tuning()).unwrap();
         BROKEN.set(None);
