@@ -26,7 +26,8 @@ pub struct Tuning {
     /// 32 to 512.
     pub lane_bytes: u32,
     /// No wider row is held in registers; up to 65,536 classes. `lane_bytes` may let only narrower
-    /// ones, and `top_k`, `sample` and operations that do much to each value hold at most 2,048.
+    /// ones. `top_k`, `sample` and operations that do much to each value hold rows of up to 2,048
+    /// classes whatever both are.
     pub held_classes: u32,
     /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,

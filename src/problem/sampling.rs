@@ -51,9 +51,8 @@ impl Sampling {
     }
 
     /// Only of the most likely classes that together have the probability `p` at the temperature of
-    /// the logits, as few as will do,
-    /// and of what is as likely as the last of them (Holtzman et al., 2020); above 0, at most 1.
-    /// With [`Sampling::top_k`] too, of what that leaves.
+    /// the logits, as few as will do, and of what is as likely as the last of them (Holtzman et al.,
+    /// 2020); above 0, at most 1. With [`Sampling::top_k`] too, of what that leaves.
     #[must_use]
     pub const fn top_p(mut self, p: f32) -> Self {
         self.top_p = p;

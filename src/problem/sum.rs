@@ -151,8 +151,8 @@ impl<S: Element> RowSum<S> {
     /// Adds the sum of the rows that follow, which another thread may have made.
     ///
     /// # Errors
-    /// [`Error::PartOfBlock`] where `self` is not of a multiple of 1,024 rows, as `later` then has
-    /// other blocks than the whole; [`Error::OutOfMemory`]. The sum is then as it was before.
+    /// [`Error::PartOfBlock`] where `self` is not of a multiple of 1,024 rows and `later` has rows,
+    /// for its blocks are then not those of the whole; [`Error::OutOfMemory`]. The sum is then as it was before.
     ///
     /// ```
     /// use logits::{Error, RowSum};
@@ -169,8 +169,11 @@ impl<S: Element> RowSum<S> {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn join(&mut self, later: &Self) -> Result<(), Error> {
+        if later.blocks.is_empty() && later.open.is_empty() {
+            return Ok(());
+        }
         if !self.open.is_empty() {
-            let rows = self.blocks.len() * BLOCK_ROWS + self.open.len();
+            let rows = self.blocks.len().saturating_mul(BLOCK_ROWS).saturating_add(self.open.len());
             return Err(Error::PartOfBlock { rows });
         }
         reserve(&mut self.blocks, later.blocks.len())?;

@@ -214,6 +214,7 @@ fn pieces_and_parts_have_the_sum_of_the_whole() {
             assert_same(joined.total(), wanted, "parts");
             assert_same(joined_doubles.total(), wanted_of_doubles, "parts of f64");
             let refused = (!rows.is_multiple_of(BLOCK_ROWS)).then_some(Error::PartOfBlock { rows });
+            joined.join(&RowSum::new()).unwrap();
             assert_eq!(joined.join(&sum).err(), refused, "{rows}");
         }
     }

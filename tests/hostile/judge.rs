@@ -242,7 +242,9 @@ impl Batch {
             Op::LogSoftmaxBackward => oracle::log_softmax_backward(y, g),
             _ => oracle::softmax_backward(y, g),
         };
-        for (j, oracle::Gradient { value: wanted, scale: unit }) in wanted.into_iter().enumerate() {
+        for (j, oracle::Gradient { value: wanted, scale: unit, .. }) in
+            wanted.into_iter().enumerate()
+        {
             let got = found.elements[row * y.len() + j];
             let wanted = wanted * self.scale;
             let error = error(self.unrounded(got, wanted), wanted, unit * self.scale.abs());

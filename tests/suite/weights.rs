@@ -79,7 +79,7 @@ fn weights_of_any_size_are_right() {
         LOGITS.chunks(3).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect();
     let x = Logits::new(&LOGITS, [4, 3]).unwrap();
     for options in cases() {
-        let Expected { loss: wanted, per_row, gradients, scale } =
+        let Expected { loss: wanted, per_row, gradients, scale, .. } =
             options.expected(&rows, &TARGETS.map(Labels::Class));
         let loss = options.loss();
         for device in common::devices() {
@@ -141,6 +141,29 @@ fn halves_and_f64_are_weighted_too() {
             let x = Logits::new(&wide, [4, 3]).unwrap();
             let wanted = device.cross_entropy(&with(1.0), x, &TARGETS).loss().unwrap().loss;
             assert_eq!(device.cross_entropy(&tiny, x, &TARGETS).loss().unwrap().loss, wanted);
+        }
+    }
+}
+
+/// A target of weight 0 whose logit is -inf: its term of the loss is `0 * inf`. Another class of
+/// weight 0 has a term under label smoothing alone.
+#[test]
+fn a_weight_of_0_at_an_infinity_is_nan_where_it_has_a_term() {
+    let x = [0.0, f32::NEG_INFINITY, 1.0];
+    for (target, label_smoothing) in [(0, 0.0), (1, 0.0), (0, 0.1), (1, 0.1)] {
+        let weight = Some(vec![1.0, 0.0, 1.0]);
+        let options = Options { weight, label_smoothing, ..Options::default() };
+        let labels = [Labels::Class(target)];
+        let wanted = options.expected(&[x.map(f64::from).to_vec()], &labels).per_row[0];
+        assert_eq!(wanted.is_nan(), target == 1 || label_smoothing > 0.0);
+        for device in common::devices() {
+            let x = Logits::new(&x, [1, 3]).unwrap();
+            let got = device.cross_entropy(&options.loss(), x, &[target]).loss().unwrap().per_row;
+            let got = f64::from(got[0]);
+            assert!(
+                got.is_nan() && wanted.is_nan() || (got - wanted).abs() <= 1e-6 * wanted,
+                "target {target}, smoothing {label_smoothing} on {device}: {got} for {wanted}"
+            );
         }
     }
 }

@@ -98,16 +98,24 @@ pub fn transformed(x: f64, scale: f64, softcap: Option<f64>) -> (f64, f64) {
 pub struct Gradient {
     /// d(loss)/d(x_class)
     pub value: f64,
-    /// The size of the terms that `value` is the sum of.
+    /// The size of the row's terms, which the crate's bounds are relative to.
     pub scale: f64,
+    /// The size of the terms that `value` itself is the sum of.
+    pub terms: f64,
 }
 
 /// The backward of softmax from the probabilities `p` and the gradient `g` with respect to them:
 /// `p_j (g_j - sum_k g_k p_k)`, each relative to the largest `|g|`.
 pub fn softmax_backward(p: &[f64], g: &[f64]) -> Vec<Gradient> {
     let sum: f64 = p.iter().zip(g).map(|(p, g)| p * g).sum();
+    let whole: f64 = p.iter().zip(g).map(|(p, g)| (p * g).abs()).sum();
     let scale = g.iter().fold(0.0_f64, |most, g| most.max(g.abs()));
-    p.iter().zip(g).map(|(p, g)| Gradient { value: p * (g - sum), scale }).collect()
+    let of = |(p, g): (&f64, &f64)| Gradient {
+        value: p * (g - sum),
+        scale,
+        terms: p * (g.abs() + whole),
+    };
+    p.iter().zip(g).map(of).collect()
 }
 
 /// The backward of log-softmax from the log-probabilities `l` and the gradient `g` with respect to
@@ -118,7 +126,7 @@ pub fn log_softmax_backward(l: &[f64], g: &[f64]) -> Vec<Gradient> {
     let whole: f64 = g.iter().map(|g| g.abs()).sum();
     let of = |(l, g): (&f64, &f64)| {
         let p = l.exp();
-        Gradient { value: g - p * sum, scale: most + p * whole }
+        Gradient { value: g - p * sum, scale: most + p * whole, terms: g.abs() + p * whole }
     };
     l.iter().zip(g).map(of).collect()
 }
@@ -167,6 +175,8 @@ pub struct Expected {
     pub gradients: Vec<Vec<f64>>,
     /// The size that errors of each row's gradient are relative to.
     pub scale: Vec<f64>,
+    /// The size of the terms of each element of `gradients`.
+    pub terms: Vec<Vec<f64>>,
 }
 
 /// Cross-entropy and its gradient, row by row.
@@ -191,8 +201,13 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
     let z_loss = terms.z_loss * if terms.is_mean { total / counted } else { 1.0 };
     let (smoothing, scale) = (terms.label_smoothing, terms.logit_scale);
 
-    let mut result =
-        Expected { loss: 0.0, per_row: Vec::new(), gradients: Vec::new(), scale: Vec::new() };
+    let mut result = Expected {
+        loss: 0.0,
+        per_row: Vec::new(),
+        gradients: Vec::new(),
+        scale: Vec::new(),
+        terms: Vec::new(),
+    };
     for (nth, (x, label)) in rows.iter().zip(labels).enumerate() {
         let classes = x.len();
         let (y, slope): (Vec<f64>, Vec<f64>) =
@@ -205,6 +220,7 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
             result.per_row.push(0.0);
             result.gradients.push(vec![if has_softmax { 0.0 } else { f64::NAN }; classes]);
             result.scale.push(1.0);
+            result.terms.push(vec![1.0; classes]);
             continue;
         }
         let log_sum_exp = row.log_sum_exp();
@@ -217,9 +233,12 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
                 weight(j) * ((1.0 - smoothing) * own + smoothing / classes as f64)
             })
             .collect();
-        // A class without a label has no term, so that its logit may be -inf, but where
-        // probabilities are given: there PyTorch has `0 * inf`, which is NaN.
-        let has_term = |j: usize| q[j] != 0.0 || matches!(label, Labels::Probabilities(_));
+        // Without smoothing, classes beside the target have no term, so that their logits may be
+        // -inf. Every other label of 0 has one: PyTorch has `0 * inf` there, which is NaN.
+        let has_term = |j: usize| match label {
+            Labels::Class(class) => smoothing > 0.0 || *class == j as i64,
+            Labels::Probabilities(_) => true,
+        };
         let mut loss: f64 =
             (0..classes).filter(|&j| has_term(j)).map(|j| q[j] * -row.log_probability(j)).sum();
         loss += z_loss * log_sum_exp * log_sum_exp;
@@ -228,15 +247,15 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
         let label_sum: f64 = q.iter().sum();
         let log_sum_exp = saved.unwrap_or(log_sum_exp);
         let multiple = label_sum + 2.0 * z_loss * log_sum_exp;
-        let gradient = (0..classes).map(|j| {
-            let p = match saved {
-                Some(saved) if saved.is_finite() => (y[j] - saved).exp(),
-                Some(_) => f64::NAN,
-                None => row.probability(j),
-            };
-            factor * (p * multiple - q[j]) * slope[j]
-        });
-        result.gradients.push(gradient.collect());
+        let p = |j: usize| match saved {
+            Some(saved) if saved.is_finite() => (y[j] - saved).exp(),
+            Some(_) => f64::NAN,
+            None => row.probability(j),
+        };
+        let gradient = |j: usize| factor * (p(j) * multiple - q[j]) * slope[j];
+        let terms_of = |j: usize| (factor * ((p(j) * multiple).abs() + q[j]) * slope[j]).abs();
+        result.gradients.push((0..classes).map(gradient).collect());
+        result.terms.push((0..classes).map(terms_of).collect());
         let steepest = slope.iter().fold(0.0_f64, |a, &b| a.max(b.abs()));
         result
             .scale

@@ -294,7 +294,9 @@ impl Suite<'_> {
         let judged = |out: &[T], of: &Batch<T>, backward: Backward| {
             let mut worst = 0.0_f64;
             for (row, (y, g)) in of.rows().iter().zip(upstream.rows()).enumerate() {
-                for (class, Gradient { value, scale }) in backward(y, &g).into_iter().enumerate() {
+                for (class, Gradient { value, scale, .. }) in
+                    backward(y, &g).into_iter().enumerate()
+                {
                     worst = worst.max(excess(out[of.place(row, class)], value, 1e-6 * scale));
                 }
             }

@@ -125,10 +125,11 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
         let backward = |backward: fn(&[f64], &[f64]) -> Vec<Gradient>| {
             let wanted = backward(&of_row(&results.start), &of_row(&self.inputs.logits));
             let scale = f64::from(self.inputs.options.logit_scale);
-            elements(&|class| (scale * wanted[class].value, scale.abs() * wanted[class].scale))
+            elements(&|class| (scale * wanted[class].value, scale.abs() * wanted[class].terms))
         };
         let expected = self.expected();
-        let gradient = || elements(&|class| (expected.gradients[0][class], expected.scale[0]));
+        let gradient =
+            || elements(&|class| (expected.gradients[0][class], expected.terms[0][class]));
         match timed {
             Operation::Softmax => {
                 elements(&|class| (reduced.probability(class), reduced.probability(class)))
@@ -232,4 +233,42 @@ impl<'i, T: Element<Row = f32>> Row<'i, T> {
 /// A row of values of the type, in float64.
 fn of_row<T: Copy + Into<f64>>(values: &[T], row: usize, classes: usize) -> Vec<f64> {
     values[row * classes..][..classes].iter().map(|&value| value.into()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// Most elements of a long row are small: they count as much as the large ones.
+    #[test]
+    fn small_elements_that_are_lost_are_found() -> Result<(), Box<dyn std::error::Error>> {
+        let options = Arguments::try_parse_from(["bench"])?.options;
+        for classes in [1000, 32_000] {
+            let inputs = Inputs::<f32>::new(&options, [1, classes], |x| x)?;
+            for operation in [
+                Operation::Softmax,
+                Operation::SoftmaxBackward,
+                Operation::LogSoftmaxBackward,
+                Operation::CrossEntropyGrad,
+            ] {
+                let row = Row::new(&inputs, 0);
+                let mut results = compute(&Device::cpu(), operation, &inputs)?;
+                assert!(row.agrees(operation, &results), "{operation:?} of {classes} classes");
+                let mut sizes: Vec<f32> = results.elements.iter().map(|x| x.abs()).collect();
+                sizes.sort_by(f32::total_cmp);
+                let small = sizes[classes / 2];
+                results.elements.iter_mut().filter(|x| x.abs() < small).for_each(|x| *x = 0.0);
+                assert!(!row.agrees(operation, &results), "{operation:?} of {classes} classes");
+            }
+        }
+        Ok(())
+    }
 }
