@@ -164,11 +164,11 @@ fn total_of_partials(grid: Grid) -> vec2<u32> {
     return vec2<u32>(bits, select(bits_of_float(lower, place - 24), 0u, bits == INFINITY));
 }
 
-// What a pass sums over rows: the weights of their targets' classes, or their losses.
+// The value that a row adds to a sum: the weight of the class of its target, or its loss.
 struct RowValue {
     // The bits of a number that is not negative.
     bits: u32,
-    // Of targets: whether the row counts; and whether its target is no class, and weighs nothing.
+    // For targets: whether the row counts, and whether its target is no class and weighs nothing.
     is_counted: bool,
     is_invalid: bool,
 }
@@ -198,7 +198,7 @@ fn sum_rows(grid: Grid, of_targets: bool) {
     let lane = thread % LANES;
     var largest = 0u;
     var counted = 0u;
-    // Of equal keys the lower place.
+    // The lower place, where keys are equal.
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + lane; row < rows.y; row += LANES) {
         let value = value_of_row(row, of_targets);

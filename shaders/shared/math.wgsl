@@ -199,7 +199,7 @@ fn key_of(x: f32) -> i32 {
     return select(order, 0, order == -1);
 }
 
-// The same order, for logits as they were given: all NaNs are equal, and largest.
+// The key of a logit before its transform: in the same order, with all NaNs equal and largest.
 fn key_nan_largest(x: f32) -> i32 {
     return select(key_of(x), 0x7fffffff, is_nan(bitcast<u32>(x)));
 }

@@ -28,7 +28,7 @@ pub fn excess<T: Element>(got: T, wanted: f64, bound: f64) -> f64 {
     }
 }
 
-/// What an error is relative to.
+/// The size that an error is relative to.
 #[derive(Clone, Copy)]
 pub(crate) enum Measure {
     /// The expected value.

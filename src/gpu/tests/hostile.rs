@@ -277,7 +277,7 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
             || if random.unit() < 0.05 { 0.0 } else { 2.0 * random.unit() / classes as f32 };
         let shares = rows.iter().flat_map(|row| (0..classes).map(move |class| (row.kind, class)));
         let shares = shares.map(|(kind, class)| match kind {
-            // As small a loss as there is: all of the probability is on the maximum.
+            // The smallest loss: the maximum has all of the probability.
             "[20, 0, ...]" if class == 0 => 1.0,
             "[20, 0, ...]" => 0.0,
             _ => share(),

@@ -149,7 +149,7 @@ impl Report {
         self.rows_alone(device, case, &run.got)
     }
 
-    /// What a row has for each class: softmax, log-softmax and the gradient.
+    /// Judges the values of each class of a row: softmax, log-softmax and the gradient.
     fn elements(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
         let (case, expected) = (run.case, &run.expected);
         // Without a softmax the gradient is NaN, and so is its scale.
@@ -176,7 +176,7 @@ impl Report {
         }
     }
 
-    /// What a row has one of: the log-sum-exp, the loss and the gradient of its target.
+    /// Judges the values of a row: its log-sum-exp, its loss and the gradient of its target.
     fn values(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
         let (case, expected) = (run.case, &run.expected);
         let place = || case.row_name(row);
