@@ -133,6 +133,7 @@ pub use device::{Device, Output};
 pub use gpu::{BoundStep, Gpu, Step, StepBuffers, StepBuilder, Summary};
 /// The `half` that this crate is built with: `f16` and `bf16`.
 pub use half;
+pub use ops::Operation;
 #[doc(hidden)]
 pub use plan::Traffic;
 pub use plan::Tuning;
@@ -143,8 +144,7 @@ pub use problem::logits::{Logits, LogitsMut};
 #[doc(hidden)]
 pub use problem::loss::weight_unit;
 pub use problem::loss::{Accuracy, CrossEntropy, Loss, Reduction};
-pub use problem::operation::Operation;
-pub use problem::request::Prediction;
+pub use problem::operands::Prediction;
 pub use problem::sampling::Sampling;
 pub use problem::shape::Shape;
 pub use problem::sum::RowSum;

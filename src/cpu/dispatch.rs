@@ -19,9 +19,10 @@ use super::scratch::Reserve;
 use super::simd::{Exp, Number, at_level};
 use super::strided::{StridedBlock, StridedRows};
 use super::transform::{Identity, LogitTransform, ScaledCapped};
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::{Elements, ElementsMut};
-use crate::problem::operation::Op;
-use crate::problem::request::{self, Data, Request, RowsOut};
+use crate::problem::operands::{self, Data, RowsOut};
 use crate::{Error, Shape};
 
 /// A part of a request that one thread computes, without its data.
@@ -29,7 +30,7 @@ use crate::{Error, Shape};
 pub(super) struct RowTask<'a> {
     pub(super) op: Op,
     pub(super) shape: Shape,
-    pub(super) operands: request::Operands<'a>,
+    pub(super) operands: operands::Operands<'a>,
     /// The row of the whole batch that is the first of this task.
     pub(super) first_row: usize,
     /// How many of its first rows have been computed already.

@@ -24,7 +24,7 @@ use super::simd::{Exp, Isa, LANES, Number, Real, Vector, prefetch};
 use super::transform::LogitTransform;
 use crate::Error;
 use crate::problem::dtype::Elements;
-use crate::problem::request::{self, RowsOut};
+use crate::problem::operands::{self, RowsOut};
 
 /// Rows of fewer classes go through a line buffer before they are written past the caches, so that
 /// whole lines are written.
@@ -247,7 +247,7 @@ impl<'a> RowTask<'a> {
     where
         'a: 's,
     {
-        let request::Operands { transform, coefficients, targets, log_sum_exps, .. } =
+        let operands::Operands { transform, coefficients, targets, log_sum_exps, .. } =
             self.operands;
         let first = self.first_row + at;
         let mut operands = RowOperands {

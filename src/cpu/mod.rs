@@ -35,7 +35,7 @@ pub use simd::simd_level;
 pub(crate) use threads::count as thread_count;
 pub(crate) use threads::for_each;
 
-use crate::problem::request::{LossCoefficients, RowTarget};
+use crate::problem::operands::{LossCoefficients, RowTarget};
 use crate::problem::transform::Transform;
 use rows::ROWS;
 

@@ -13,7 +13,8 @@ use super::simd::{Level, level};
 #[cfg(feature = "parallel")]
 use super::threads;
 use crate::Error;
-use crate::problem::request::{Data, Request};
+use crate::ops::Request;
+use crate::problem::operands::Data;
 
 /// Requests of up to this many elements stay on the calling thread: waking another costs some 10
 /// microseconds, in which one core computes about this many.

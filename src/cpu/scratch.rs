@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::dispatch::RowTask;
 use super::rows::{Held, ROWS, SHORT_ROW_CLASSES, Tiles, pieces_of};
 use super::simd::Real;
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::error::try_reserve;
-use crate::problem::operation::Op;
-use crate::problem::request::{self, Request};
+use crate::problem::operands;
 use crate::{DType, Error, Shape};
 
 /// The memory of a task.
@@ -39,7 +40,7 @@ impl Lengths {
     fn new(
         op: Op,
         shape: Shape,
-        operands: &request::Operands<'_>,
+        operands: &operands::Operands<'_>,
         gathered: usize,
         at_once: usize,
     ) -> Self {

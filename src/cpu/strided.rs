@@ -21,7 +21,7 @@ use super::rows::{LanesAlongRow, ROWS, SHORT_ROW_CLASSES, gather, scatter, trans
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::transform::LogitTransform;
 use crate::Error;
-use crate::problem::request::RowsOut;
+use crate::problem::operands::RowsOut;
 
 /// The elements of the rows that are gathered at a time, but whole vectors of rows, unless those
 /// are more than `GATHER_LIMIT`.

@@ -8,9 +8,10 @@ use logits_check::oracle::Row;
 
 use super::run::{Schedule, run_with};
 use super::simd::{Level, available};
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::Sealed;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::transform::Transform;
 use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
 

@@ -6,12 +6,13 @@
 
 use std::marker::PhantomData;
 
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
     Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction,

@@ -13,9 +13,9 @@ use std::time::Duration;
 use crate::DType;
 use crate::device::offload::Costs;
 use crate::gpu::{self, Gpu};
+use crate::ops::Request;
 use crate::problem::limits::CallLimits;
-use crate::problem::request::Data;
-use crate::problem::request::Request;
+use crate::problem::operands::Data;
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Tuning, cpu};
 

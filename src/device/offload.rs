@@ -1,8 +1,9 @@
 //! Which of GPU and CPU has a result back in host memory first.
 
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::Sealed;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Instant, Waiting};
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::device::Place;
 use crate::gpu::{DeviceInputs, DeviceOperands, Gpu, Timing};
+use crate::ops::Request;
+use crate::ops::{Op, Operation};
 use crate::ops::{check_k, draw_transform};
 use crate::plan::Traffic;
 use crate::problem::dtype::Sealed;
@@ -14,8 +16,7 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::CheckedLoss;
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Instant, Reading};

@@ -14,12 +14,13 @@ use super::params::KernelOptions;
 use super::prepared::{Buffers, FilledBuffer, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::plan::{Batch, KernelProblem, Limits, Plan, Unplannable};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Request, RowTarget, RowsOut};
+use crate::problem::operands::{Data, RowTarget, RowsOut};
 use crate::{Error, Shape, cpu};
 
 /// Parts that are on their way at the same time.

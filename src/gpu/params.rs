@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::DType;
 use crate::plan::{Access, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
-use crate::problem::request::{Operands, RowTarget};
+use crate::problem::operands::{Operands, RowTarget};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;

@@ -11,9 +11,9 @@ use wgpu::{
 
 use super::failure::lock;
 use crate::DType;
+use crate::ops::Op;
 use crate::ops::{RowOutput, Statistics};
 use crate::plan::{Access, Entry, Kind, Strategy, WORKGROUP};
-use crate::problem::operation::Op;
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 pub(super) const BINDINGS: [BufferBindingType; 9] = [

@@ -13,12 +13,12 @@ use super::interface::{DeviceOperands, Results};
 use super::params::{KernelOptions, Summary};
 use super::prepared::{Bound, Buffers, FilledBuffer, Part, Prepared};
 use super::wait::{map, submitted};
+use crate::ops::Op;
 use crate::plan::{KernelProblem, Plan};
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes that go through staging at once.

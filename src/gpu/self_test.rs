@@ -24,7 +24,7 @@ use super::params::KernelOptions;
 use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
 use crate::problem::limits::CallLimits;
-use crate::problem::request::{LossCoefficients, Operands};
+use crate::problem::operands::{LossCoefficients, Operands};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::Waiting;
 use crate::{DType, Error};

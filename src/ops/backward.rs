@@ -1,7 +1,7 @@
 //! The backward of softmax and of log-softmax.
 
 use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// `dx_j = y_j (dy_j - sum_k dy_k y_k)`.
 pub(super) const SOFTMAX_BACKWARD: Spec = Spec {

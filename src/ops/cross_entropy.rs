@@ -1,7 +1,7 @@
 //! Cross-entropy: the loss, the loss with its gradient, and the gradient from saved log-sum-exps.
 
 use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// The loss of each row.
 pub(super) const CROSS_ENTROPY: Spec = Spec {

@@ -1,7 +1,7 @@
 //! The log-sum-exp of each row.
 
 use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// `log sum_k exp(x_k)`.
 pub(super) const LOG_SUM_EXP: Spec = Spec {

@@ -1,7 +1,7 @@
 //! The most likely class of each row.
 
 use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// The most likely class of each row.
 pub(super) const PREDICT: Spec = Spec {

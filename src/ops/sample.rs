@@ -2,7 +2,7 @@
 
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::Error;
-use crate::problem::operation::Op;
+use crate::ops::Op;
 use crate::problem::transform::Transform;
 
 /// A class drawn from the softmax of each row.

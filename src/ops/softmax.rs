@@ -1,7 +1,7 @@
 //! Softmax and log-softmax.
 
 use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// `softmax(x)_j = exp(x_j) / sum_k exp(x_k)`.
 pub(super) const SOFTMAX: Spec = Spec {

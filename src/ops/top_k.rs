@@ -2,7 +2,7 @@
 
 use super::{Operand, RowOutput, Spec, Statistics};
 use crate::Error;
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// The largest `k`.
 pub(crate) const MAX_K: usize = 64;

@@ -8,8 +8,8 @@
 use std::ops::Range;
 
 use crate::DType;
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::ops::Op;
+use crate::problem::operands::Operands;
 use crate::problem::sum::BLOCK_ROWS;
 
 mod strategy;
@@ -155,7 +155,7 @@ impl KernelProblem {
         Self {
             size: dtype.size() as u64,
             operand_bytes,
-            heavy: operands.is_heavy(op, operand_bytes),
+            heavy: op.is_heavy(operands, operand_bytes),
             predictions: operands.k as u64,
             weighted: operands.coefficients.weight.is_some(),
             ..Self::dense(op, rows as u64, classes as u64).in_blocks(inner as u64)

@@ -10,8 +10,7 @@ pub(crate) mod logits;
 pub(crate) mod loss;
 #[cfg(feature = "ndarray")]
 mod ndarray;
-pub(crate) mod operation;
-pub(crate) mod request;
+pub(crate) mod operands;
 pub(crate) mod sampling;
 pub(crate) mod shape;
 pub(crate) mod sum;

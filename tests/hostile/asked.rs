@@ -1,8 +1,8 @@
 //! Which kernels are run: operations, options, types, and ways to spread rows over threads.
 
+use crate::ops::Op;
 use crate::plan::Kind;
 use crate::plan::tuning::Tuning;
-use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction, Sampling, tier};
 
 /// How rows are spread over threads.

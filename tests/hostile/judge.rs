@@ -2,7 +2,7 @@
 
 use logits_check::oracle::{self, Expected, Labels, Row, Terms};
 
-use crate::problem::operation::Op;
+use crate::ops::Op;
 use crate::{CrossEntropy, DType, Reduction};
 
 const LEAST: f64 = f32::MIN_POSITIVE as f64;

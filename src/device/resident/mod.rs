@@ -25,7 +25,7 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
-use crate::problem::request::{RowTarget, RowsOut};
+use crate::problem::operands::{RowTarget, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
@@ -68,7 +68,7 @@ pub trait ResultValue: sealed::ResultValue + bytemuck::Pod + Default {}
 impl<T: sealed::ResultValue + bytemuck::Pod + Default> ResultValue for T {}
 
 pub(crate) mod sealed {
-    use crate::problem::request::RowsOut;
+    use crate::problem::operands::RowsOut;
 
     pub trait ResultValue: Sized {
         /// Where a call writes values of this type, `per_row` of each row.

@@ -8,8 +8,8 @@ use half::f16;
 use super::*;
 use crate::gpu::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::gpu::pool::{Sabotage, destroy};
+use crate::ops::Op;
 use crate::plan::{Access, Entry, Kind, Strategy};
-use crate::problem::operation::Op;
 use crate::{DType, Targets};
 
 /// What a fault is, and where the answer comes from.

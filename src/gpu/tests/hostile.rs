@@ -35,9 +35,9 @@ use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::source;
+use crate::ops::Op;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
-use crate::problem::operation::Op;
-use crate::problem::request::{Operands, RowTarget};
+use crate::problem::operands::{Operands, RowTarget};
 use crate::problem::transform::Transform;
 use crate::{DType, Device, Logits, Reduction, tier};
 
@@ -163,12 +163,9 @@ impl Case {
         let k = if op == Op::TopK { 5 } else { 1 };
         let draws =
             if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
-        let is_heavy = Operands {
-            transform,
-            coefficients: loss.coefficients(7, 1.0, 1),
-            ..Operands::default()
-        }
-        .is_heavy(op, operand_bytes);
+        let coefficients = loss.coefficients(7, 1.0, 1);
+        let operands = Operands { transform, coefficients, ..Operands::default() };
+        let is_heavy = op.is_heavy(&operands, operand_bytes);
         let (count, classes) = spread.shape(op, is_heavy);
         let mut loss = loss.clone();
         loss.weight = loss

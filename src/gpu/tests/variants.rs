@@ -20,9 +20,9 @@ use wgpu::BufferBindingType;
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::{BINDINGS, Kernel, parts, self_test_source, source};
+use crate::ops::Op;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::problem::transform::Transform;
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
@@ -143,7 +143,7 @@ fn of_shape(
         ..Operands::default()
     };
     let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, is_soft));
-    let (heavy, counts) = (operands.is_heavy(op, operand_bytes), op.has_losses());
+    let (heavy, counts) = (op.is_heavy(&operands, operand_bytes), op.has_losses());
     let problem = KernelProblem {
         size,
         operand_bytes,

@@ -18,9 +18,9 @@ use naga::{Module, ShaderStage};
 use super::targets::{ENTRY, hlsl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Starts};
 use crate::gpu::pipelines::source;
+use crate::ops::Op;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::problem::transform::Transform;
 use crate::{CrossEntropy, DType, Reduction};
 
@@ -152,7 +152,7 @@ impl Kernels {
             ..Operands::default()
         };
         let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, false));
-        let (heavy, totals) = (operands.is_heavy(op, operand_bytes), op.has_losses());
+        let (heavy, totals) = (op.is_heavy(&operands, operand_bytes), op.has_losses());
         let problem = KernelProblem {
             size,
             operand_bytes,
