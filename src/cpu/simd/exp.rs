@@ -94,7 +94,7 @@ fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64;
 /// shifted = d * log2(e) + rounding_bias       // the biased exponent of 2^n is in its low bits
 /// n = shifted - rounding_bias                 // round(d * log2(e))
 /// r = (d - n * LN2_HIGH) - n * LN2_LOW        // |r| <= ln 2 / 2
-/// exp = 2^n * (1 + r + r^2 * Q(r))
+/// exp = power(shifted) * (1 + r + r^2 * Q(r))
 /// ```
 #[inline(always)]
 pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
