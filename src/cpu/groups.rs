@@ -31,8 +31,8 @@ use crate::problem::request::{self, RowsOut};
 /// Rows of fewer classes go through a line buffer before they are written past the caches, so that
 /// whole lines are written.
 const BUFFERED_CLASSES: usize = 2048;
-/// The most elements of a group of rows, unless one row alone has more: they stay in a core's
-/// second cache.
+/// The largest number of elements of a group of rows, unless one row alone has more: they stay in a
+/// core's second cache.
 const GROUP_ELEMENTS: usize = 16384;
 
 /// Rows that are computed together.

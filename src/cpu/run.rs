@@ -63,7 +63,7 @@ impl Ready {
     }
 }
 
-/// How a request is computed. All of its parts have this in common.
+/// How a request is computed, the same for all of its parts.
 #[derive(Clone, Copy)]
 pub(super) struct Schedule {
     /// The instruction set that the inner loops are compiled for.

@@ -28,7 +28,7 @@ use crate::problem::request::RowsOut;
 /// About the number of elements that are gathered at a time. The rows are rounded up to whole
 /// vectors, unless these have more than `GATHER_LIMIT` elements.
 const GATHER_ELEMENTS: usize = 32 * 1024;
-/// The most elements that are gathered at a time, unless one row alone has more.
+/// The largest number of elements that are gathered at a time, unless one row alone has more.
 const GATHER_LIMIT: usize = 1 << 24;
 
 /// Neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that are

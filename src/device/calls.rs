@@ -494,7 +494,7 @@ impl Device {
         Call::new(self, Op::Sample, x, inputs)
     }
 
-    /// The cross-entropy of logits and targets; the equation stands at [`CrossEntropy`].
+    /// The cross-entropy of logits and targets; the equation is given at [`CrossEntropy`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};

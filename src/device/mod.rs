@@ -1,4 +1,4 @@
-//! [`Device`]: a GPU or the CPU, the reason why it was chosen, and the operations on it.
+//! The device: a GPU or the CPU, the reason why it was chosen, and the operations on it.
 
 pub(crate) mod calls;
 mod offload;
@@ -70,9 +70,10 @@ impl Device {
     /// Opens a hardware GPU if there is one, else returns the CPU; never fails. In a browser it
     /// always returns the CPU: [`Device::new_async`] opens a GPU there.
     ///
-    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and
-    /// `WGPU_ADAPTER_NAME` takes only adapters whose name holds that text. Software adapters
-    /// (llvmpipe, SwiftShader, WARP) are rejected unless named so, because the CPU path is faster.
+    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends that are examined, and
+    /// `WGPU_ADAPTER_NAME` allows only adapters whose name contains that text. Software adapters
+    /// (llvmpipe, SwiftShader, WARP) are rejected unless named there, because the CPU path is
+    /// faster.
     #[must_use]
     pub fn new() -> Self {
         block_on(async { Ok(Self::new_async().await) })

@@ -205,7 +205,7 @@ pub(crate) struct Pass {
     pub(crate) entry: Entry,
     /// The rows of the batch that the pass covers.
     pub(crate) rows: Range<u64>,
-    /// The classes of these rows that it reads or writes; empty where it reads no logits.
+    /// The classes of these rows that it reads or writes; empty where it touches no logits.
     pub(crate) classes: Range<u64>,
     /// The segments of each row that it covers, in the split strategy.
     pub(crate) segments: Range<u32>,

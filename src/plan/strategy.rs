@@ -86,7 +86,7 @@ impl Strategy {
         {
             lanes /= 2;
         }
-        // A row that is not whole units is written well only from workgroup memory.
+        // A row that is not whole units is written efficiently only from workgroup memory.
         let fits = classes.is_multiple_of(unit)
             || !coalesces
             || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;

@@ -1,4 +1,4 @@
-//! [`Tuning`]: the numbers that shape kernels to an adapter, their defaults and their text form.
+//! The numbers that shape kernels to an adapter, their defaults and their text form.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -50,7 +50,7 @@ pub(crate) enum Vendor {
     /// hold 32 values.
     Arm,
     /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the
-    /// compiler decides (Intel, "The SIMD machine"). In 16 threads half of the registers hold 32
+    /// compiler decides (Intel, "The SIMD machine"). With 16 threads, half of the registers hold 32
     /// values of each.
     Intel,
     /// A GPU of another vendor: all defaults follow from the limits.

@@ -44,8 +44,8 @@ pub(in crate::cpu) fn row<R: Rows>(
     Prediction { class: class as u32, probability: (terms[0] * stats.inverse_sum(0)) as f32 }
 }
 
-/// Returns the least key of a class that may be drawn: the [`key_of`] its scaled difference from
-/// the maximum.
+/// Returns the least key of a class that may be drawn. The key of a class is that of the scaled
+/// difference of its logit from the maximum (`key_of`).
 fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) -> i32 {
     let mut lowest = key_of(f32::MIN);
     if (draws.top_k as usize) < x.len() {

@@ -149,6 +149,7 @@ pub(in crate::cpu) struct LanesAcrossRows<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) count: usize,
+    /// Two tiles `[classes][16]`; the second is unused where `count` is at most 16.
     pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
     pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
     /// The lines of the group before this one, which are written during `reduce`.

@@ -3,12 +3,12 @@
 //!
 //! ```text
 //! max      = largest oriented logit                                // max_of_lanes
-//! rest_sum = sum over j of exp(y_j - log_base), without one max    // rest_sum
+//! sum      = sum over j of exp(y_j - log_base) where y_j is not the maximum
+//! rest_sum = sum + (count of the maximum - 1) * max_exp            // rest_sum
 //! ```
 //!
-//! Every instance of the maximum is left out of the sum, and counted: rest_sum = sum + (count - 1)
-//! * max_exp. Rows of one piece take each step together; rows of several pieces are reduced one
-//! after the other (`reduced`).
+//! Every instance of the maximum is left out of the sum, and counted. Rows of one piece take each
+//! step together; rows of several pieces are reduced one after the other (`reduced`).
 
 use super::lanes_across_rows::fold_transposed;
 use super::lanes_along_row::{HELD, Held, LanesAlongRow, Piece};

@@ -37,13 +37,13 @@ const EXCESS_F64: i32 = 55;
 const NOTHING: i32 = -127 - EXCESS;
 const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
-/// The exponent base of a row: what the exponentials of its logits are relative to.
+/// The exponent base of a row, which the exponentials of its logits are relative to.
 #[derive(Clone, Copy, Default)]
 pub(in crate::cpu) struct ExpBase<W> {
     /// The offset that is subtracted from logits.
     pub(in crate::cpu) offset: W,
-    /// The number that is added to (x - offset) * log2(e), to round it to an integer and to get its
-    /// biased exponent in the low bits.
+    /// The number that is added to (x - offset) * log2(e), to round it to an integer and to get the
+    /// biased exponent of the stored power of two in the low bits.
     pub(in crate::cpu) rounding_bias: W,
     /// A difference x - offset that is no larger than this has the exponential 0.
     pub(in crate::cpu) underflow: W,

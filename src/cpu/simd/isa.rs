@@ -6,9 +6,9 @@ use super::vector::{LANES, Vector};
 pub(in crate::cpu) trait Isa: Copy + Send + Sync {
     type F32: Vector<Self, W = f32>;
     type F64: Vector<Self, W = f64>;
-    /// Runs `work`, which must be inlined, compiled for these instructions. Callers are functions
-    /// that are not inlined, so that there is one copy of the code for each level and type. Copies
-    /// inlined into each caller were a sixth of the crate's machine code.
+    /// Runs `work`, which must be inlined, compiled for these instructions. Called in a function
+    /// that is not inlined, it makes one copy of the code for each level and type; inlining made
+    /// one in each caller, which was a sixth of the crate's machine code.
     fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
     fn load_f16(self, bits: &[u16; LANES]) -> Self::F32;
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::F32;
