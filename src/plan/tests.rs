@@ -25,8 +25,8 @@ fn limits(
     }
 }
 
-/// The limits of adapters through wgpu, which allows a binding at most 2 GiB - 1. Those of llvmpipe
-/// were read from the adapter; the others are known from their drivers.
+/// The limits of adapters through wgpu, which allows a binding at most 2 GiB - 1. The limits of
+/// llvmpipe were read from the adapter; the others are known from their drivers.
 pub(crate) fn adapters() -> [(&'static str, Limits); 10] {
     [
         ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32, Vendor::Other)),

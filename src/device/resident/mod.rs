@@ -302,7 +302,7 @@ impl<T: Element> Resident<T> {
     }
 
     /// Reads the given rows back, or, for a shape `[outer, classes, inner]`, the given blocks of
-    /// `classes * inner` values. Those beyond the last are left out.
+    /// `classes * inner` values. Rows or blocks beyond the last are left out.
     ///
     /// # Errors
     /// Fails as [`Resident::read`] does.
