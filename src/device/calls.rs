@@ -19,8 +19,8 @@ use crate::{
     ResultValue, Sampling, Targets,
 };
 
-/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may take the
-/// place of. No other type implements it.
+/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may overwrite.
+/// No other type implements it.
 pub trait LogitsSource: sealed::Source {
     /// The type of the logits.
     type Element: Element;
@@ -241,7 +241,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// into `gradient` of as many values, in their order.
     ///
     /// # Errors
-    /// As [`LossCall::loss`]; nothing is written before everything has been checked.
+    /// Fails as [`LossCall::loss`] does; nothing is written before everything has been checked.
     pub fn with_gradient(self, gradient: &mut [T]) -> Result<Loss<T::Row>, Error> {
         block_on(self.into_gradient(gradient, Waiting::Here))
     }
@@ -429,7 +429,7 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails as that of [`Device::softmax_backward`].
+    /// Running the call fails as a call of [`Device::softmax_backward`] does.
     pub fn log_softmax_backward<'c, X: LogitsSource>(
         &'c self,
         y: X,
@@ -495,7 +495,7 @@ impl Device {
         Call::new(self, Op::Sample, x, inputs)
     }
 
-    /// The cross-entropy of logits and targets; the equation stands at [`CrossEntropy`].
+    /// The cross-entropy of logits and targets; the equation is given at [`CrossEntropy`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -531,8 +531,8 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails as [`LossCall::loss`], and with [`Error::Length`] where there is not
-    /// one log-sum-exp a row.
+    /// Running the call fails as [`LossCall::loss`] does, and with [`Error::Length`] where there is
+    /// not one log-sum-exp a row.
     pub fn cross_entropy_backward<'c, X: LogitsSource>(
         &'c self,
         loss: &'c CrossEntropy,
