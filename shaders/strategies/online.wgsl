@@ -8,10 +8,10 @@
 //   (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch (shared/reread.wgsl);
 //   class_range, enter_row, has_place, lane, load, masked, place_among, take_units
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)
-// provides: label_logit, online_rows
+// provides: target_logit, online_rows
 
-fn label_logit(row: u32, label: u32) -> f32 {
-    return load(label);
+fn target_logit(row: u32, class_index: u32) -> f32 {
+    return load(class_index);
 }
 
 // With ONLINE a row is read once, relative to a maximum that grows:
@@ -80,7 +80,7 @@ fn online_rows(grid: Grid) {
     }
     if WRITES {
         if IN_PLACE && TARGETS {
-            // Every thread must have seen its label's logit before that is overwritten.
+            // Every thread must have seen its target's logit before that is overwritten.
             storageBarrier();
         }
         write_stretch(&state, 0u, params.classes, place.present, coefficients);

@@ -9,15 +9,15 @@
 //   enter_row, give_unit, has_place, lane, load, masked, place_among (shared/rows.wgsl); finish
 //   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the
 //   parts in elements/)
-// provides: label_logit, register_resident_rows
+// provides: target_logit, register_resident_rows
 
 // Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of
 // a vector as a read and a write of all four, and those of two neighbouring rows are written by two
 // threads at once.
 var<workgroup> tile: array<f32, 4u * TILE>;
 
-fn label_logit(row: u32, label: u32) -> f32 {
-    return load(label);
+fn target_logit(row: u32, class_index: u32) -> f32 {
+    return load(class_index);
 }
 
 // Copies the rows of the workgroup into `tile`: neighbouring threads read neighbouring units.
@@ -101,7 +101,7 @@ fn register_resident_rows(grid: Grid) {
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {
-            // Every thread must have seen its label's logit before that is overwritten.
+            // Every thread must have seen its target's logit before that is overwritten.
             storageBarrier();
         }
         for (var i = 0u; i < UNITS; i += 1u) {

@@ -8,17 +8,17 @@
 //   operation); LARGEST, combine, reduce (shared/reduce.wgsl); write_stretch (shared/reread.wgsl);
 //   enter_row, has_place, lane, load, place_among (shared/rows.wgsl); finish (shared/sum.wgsl or
 //   the operation)
-// provides: label_logit, split_reduce, split_join, split_write
+// provides: target_logit, split_reduce, split_join, split_write
 
 // Before the segments of a row in `partials`: the whole row, and its coefficients; before those the
-// logit of its label in place of a key.
+// logit of its target in place of a key.
 const ROW_ENTRIES: u32 = 2u;
 
 fn entries_of(row: u32) -> u32 {
     return row * (params.segments + ROW_ENTRIES);
 }
 
-fn label_logit(row: u32, label: u32) -> f32 {
+fn target_logit(row: u32, class_index: u32) -> f32 {
     return bitcast<f32>(partials[entries_of(row) + 1u].key);
 }
 
@@ -62,9 +62,9 @@ fn split_reduce(grid: Grid) {
         let entries = entries_of(segment.row);
         partials[entries + ROW_ENTRIES + segment.number] = stats;
         if TARGETS && !SOFT {
-            let label = targets[params.targets_at + segment.row];
-            if label >= segment.start && label < segment.end {
-                partials[entries + 1u].key = bitcast<i32>(load(label));
+            let target_class = targets[params.targets_at + segment.row];
+            if target_class >= segment.start && target_class < segment.end {
+                partials[entries + 1u].key = bitcast<i32>(load(target_class));
             }
         }
     }

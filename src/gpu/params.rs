@@ -228,7 +228,7 @@ impl KernelOptions {
             classes,
             segment: plan.segment_classes(),
             long_lanes: plan.long_lanes(),
-            flags: if op.has_targets() { params.flags & Self::MADE_FOR } else { 0 },
+            flags: params.flags & Self::MADE_FOR,
             labels,
             z_loss,
             transform,

@@ -422,6 +422,10 @@ impl DeviceArray {
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
         let labels = held.targets.map(|targets| &targets.labels);
+        // Targets hold the upstream gradients of their loss; those of another operation come with
+        // the call.
+        let factors = operands.coefficients.row_upstream.filter(|_| labels.is_none());
+        let factors = context.filled_values(factors.map(|factors| &factors[chunk.rows.clone()]))?;
         let buffers = Buffers {
             first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
@@ -429,7 +433,8 @@ impl DeviceArray {
             row_upstream: held
                 .targets
                 .and_then(|targets| targets.row_upstream.as_ref())
-                .map(|gradients| part(gradients, nth)),
+                .map(|gradients| part(gradients, nth))
+                .or(factors.as_ref().map(FilledBuffer::part)),
             weights: held
                 .targets
                 .and_then(|targets| targets.weights.as_ref())

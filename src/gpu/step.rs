@@ -477,12 +477,7 @@ impl Step {
         let targets = match (op.spec().operand, given.draw) {
             (Operand::Targets, _) => {
                 let values = if self.is_soft { rows * classes } else { rows };
-                let targets = parts.required("targets", given.targets, values * 4, false)?;
-                if let Some(upstream) = given.upstream {
-                    row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
-                    options = options.with_row_upstream();
-                }
-                Some(targets)
+                Some(parts.required("targets", given.targets, values * 4, false)?)
             }
             (Operand::UpstreamGradient, _) => {
                 let bytes = (rows * classes * operand_bytes).next_multiple_of(4);
@@ -494,6 +489,11 @@ impl Step {
             }
             (Operand::DrawCounter | Operand::None, _) => None,
         };
+
+        if let (true, Some(upstream)) = (op.takes_row_upstream(), given.upstream) {
+            row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
+            options = options.with_row_upstream();
+        }
 
         let summary = match self.needs_loss {
             true => Some(parts.required("loss", given.loss, size_of::<Summary>() as u64, true)?),

@@ -148,6 +148,7 @@ pub(crate) struct Spec {
     /// Whether it writes logarithms of probabilities, or starts from them.
     pub(crate) is_log: bool,
     pub(crate) statistics: Statistics,
+    pub(crate) side_sums: SideSums,
     /// Whether a row is read again, once its statistics are known, to select classes.
     pub(crate) rereads_row: bool,
     /// The operation whose result a backward starts from.
@@ -191,9 +192,22 @@ pub(crate) enum Statistics {
     Saved,
 }
 
+/// The sums of a row beside that of its exponentials, relative to the same maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SideSums {
+    None,
+    /// Labels that are spread over the classes.
+    Labels,
+}
+
 impl Op {
     pub(crate) fn has_targets(self) -> bool {
         self.spec().operand == Operand::Targets
+    }
+
+    /// Whether the gradient of each row may be multiplied by a factor of the row.
+    pub(crate) fn takes_row_upstream(self) -> bool {
+        self.has_targets()
     }
 
     /// Whether it writes one value for each row.

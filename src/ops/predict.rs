@@ -1,6 +1,6 @@
 //! The most likely class of each row.
 
-use super::{Operand, RowOutput, Spec, Statistics};
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
 use crate::ops::Op;
 
 /// The most likely class of each row.
@@ -11,6 +11,7 @@ pub(super) const PREDICT: Spec = Spec {
     operand: Operand::None,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: None,
     costs_like: Op::Predict,

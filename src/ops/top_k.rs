@@ -1,6 +1,6 @@
 //! The `k` most likely classes of each row.
 
-use super::{Operand, RowOutput, Spec, Statistics};
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
 use crate::Error;
 use crate::ops::Op;
 
@@ -15,6 +15,7 @@ pub(super) const TOP_K: Spec = Spec {
     operand: Operand::None,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: true,
     forward: None,
     costs_like: Op::Predict,

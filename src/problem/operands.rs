@@ -31,7 +31,7 @@ impl Default for RowTarget {
 }
 
 /// The coefficients that all rows of a batch share; the options of the loss determine them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct LossCoefficients<'a> {
     /// A weight for each class.
     pub(crate) weight: Option<&'a [f32]>,
@@ -48,6 +48,15 @@ pub(crate) struct LossCoefficients<'a> {
     pub(crate) z_loss: f64,
     /// One more factor for the gradient of each row, beside `factor`.
     pub(crate) row_upstream: Option<&'a [f32]>,
+}
+
+impl Default for LossCoefficients<'_> {
+    /// The coefficients of the sum of plain losses.
+    fn default() -> Self {
+        let (weight, row_upstream) = (None, None);
+        let (factor, on_value, off_value, z_loss, class_weight) = (1.0, 1.0, 0.0, 0.0, 0.0);
+        Self { weight, class_weight, factor, off_value, on_value, z_loss, row_upstream }
+    }
 }
 
 impl LossCoefficients<'_> {
