@@ -1,4 +1,4 @@
-//! The reference that results of `logits` are held against. The tests, `logits check`, the example
+//! The reference that results of `logits` are compared with. The tests, `logits check`, the example
 //! `conformance`, the page and the fuzz targets share it.
 //!
 //! * [`oracle`] computes in float64. It knows slices and numbers, and shares no code with `logits`.

@@ -1,6 +1,5 @@
 //! The binary `logits`: evaluate, check and time from the shell. A client of the library's public
-//! API, and of its hidden items for benchmarks (`Stopwatch`) and for means of files that are
-//! streamed.
+//! API, and of its hidden items for benchmarks (`Stopwatch`) and for the mean over a streamed file.
 
 // print! and eprint! panic where standard output or error is full or closed; `stdio` returns an
 // error.
@@ -162,8 +161,7 @@ fn run() -> Result<bool, CliError> {
 fn quiet_mesa() {
     #[cfg(unix)]
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing that main does; there is no other thread yet that could read the
-        // environment.
+        // SAFETY: main does this first, so no other thread reads the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

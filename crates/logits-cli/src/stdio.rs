@@ -21,8 +21,8 @@ pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     })
 }
 
-/// Prints `value` as JSON on one line, with 17 digits of each f64, which is what reads back as the
-/// same number in every language.
+/// Prints `value` as JSON on one line, with 17 digits of each f64, which every language reads back
+/// as the same number.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     struct SeventeenDigits;
     impl Formatter for SeventeenDigits {
