@@ -1,6 +1,6 @@
 // log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which
-// also takes over the rows where the two terms nearly cancel. needs: Stats, params, rows_out
-// (shared/bindings.wgsl); Coefficients (shared/coefficients.wgsl);
+// also takes over the rows where the two terms nearly cancel.
+// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients (shared/coefficients.wgsl);
 //   is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl); LOWEST_KEY, RowState
 //   (shared/passes.wgsl)
 // provides: finish

@@ -1,7 +1,7 @@
 // A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, which
 // gives the reasons, and equal to it in every bit: it uses integers, and f32 additions and
-// multiplications that no compiler may fuse. needs: Grid, LATER_DRAW, NONE, Stats, params,
-// rows_out, targets (shared/bindings.wgsl);
+// multiplications that no compiler may fuse.
+// needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl);
 //   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, key_of, opaque (shared/math.wgsl);
 //   RowState, is_bad, sum_of_exponentials (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
 //   (shared/reduce.wgsl); lane, load (shared/rows.wgsl); exp_below (shared/transform.wgsl)

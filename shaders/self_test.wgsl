@@ -28,7 +28,7 @@ fn run(grid: Grid) {
     let max_logit = max(tile[row], tile[row + 1u]);
     //   max_y = y of the largest logit
     //   for each class:
-    //       rest_of_sum += exp(y - max_y), but for one maximum
+    //       rest_of_sum += exp(y - max_y), except for one maximum
     //       below += label * (max_y - y)
     var max_y = vec2<f32>(0.0, 0.0);
     var rest_of_sum = vec2<f32>(0.0, 0.0);

@@ -1,7 +1,7 @@
 // Writes the k classes with the largest logits, the lower of equal ones first, and their
 // probabilities. Twin of `src/cpu/ops/predict.rs`. Each thread keeps the best of its classes that
-// are not taken yet; the thread whose class is taken looks for its next. needs: Grid, NONE, Stats,
-// params, rows_out (shared/bindings.wgsl); Coefficients
+// are not taken yet; the thread whose class is taken looks for its next.
+// needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); key_nan_largest (shared/math.wgsl); RowState, is_bad,
 //   sum_of_exponentials (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
 //   (shared/rows.wgsl); exp_below (shared/transform.wgsl)

@@ -1,4 +1,5 @@
-// Units of 32-bit values. needs: targets (shared/bindings.wgsl); in_order_4 (shared/transform.wgsl)
+// Units of 32-bit values.
+// needs: targets (shared/bindings.wgsl); in_order_4 (shared/transform.wgsl)
 // provides: PACKED, UNIT, PARTS, Unit, unit_of, words_of, operand_value
 
 // Values in a word, values in a unit of 16 bytes, and vectors in a unit.

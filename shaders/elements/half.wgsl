@@ -1,6 +1,6 @@
 // Units of 16-bit values, two in a word, converted with integers: adapters need no 16-bit types.
-// needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl) provides: PACKED, UNIT,
-// PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of,
+// needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl)
+// provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of,
 //   operand_value
 
 // Values in a word, values in a unit of 16 bytes, and vectors in a unit.

@@ -1,6 +1,6 @@
 // Access to values of 16 bits word by word, wherever they start. `elements` are atomic, because two
-// rows, and so two workgroups, may share a word. needs: in_order (shared/transform.wgsl); UNIT,
-// Unit, narrowed, unit_of, widened, word_of (the
+// rows, and so two workgroups, may share a word.
+// needs: in_order (shared/transform.wgsl); UNIT, Unit, narrowed, unit_of, widened, word_of (the
 //   parts in elements/)
 // provides: logit_at, read_unit, put, write_unit, write_some
 

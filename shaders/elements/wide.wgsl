@@ -1,7 +1,8 @@
 // Access to values of any type, 16 bytes at once. Bindings start and end at multiples of 16 bytes,
 // and rows consist of whole words. Two workgroups write to the same 16 bytes only if the backend
-// stores a word without its neighbours (`writes_parts`). needs: PACKED, UNIT, Unit, unit_of,
-// words_of (the parts in elements/) provides: logit_at, read_unit, put, write_unit, write_some
+// stores a word without its neighbours (`writes_parts`).
+// needs: PACKED, UNIT, Unit, unit_of, words_of (the parts in elements/)
+// provides: logit_at, read_unit, put, write_unit, write_some
 
 @group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> elements: array<vec4<u32>>;

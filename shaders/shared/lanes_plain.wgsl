@@ -1,5 +1,5 @@
-// Lanes without subgroups: threads exchange values through workgroup memory alone. needs: run (a
-// line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
+// Lanes without subgroups: threads exchange values through workgroup memory alone.
+// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
 //   (shared/bindings.wgsl); combine, folds (shared/reduce.wgsl)
 // provides: butterfly, radix, fold
 

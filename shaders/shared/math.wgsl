@@ -1,6 +1,7 @@
 // Pairs of f32, and an exp and a log that are more exact than WGSL's own. Twin of
-// `src/cpu/simd/exp.rs`, which gives the reasons. needs: params (shared/bindings.wgsl) provides:
-// LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference,
+// `src/cpu/simd/exp.rs`, which gives the reasons.
+// needs: params (shared/bindings.wgsl)
+// provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference,
 //   exp_pair, Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs,
 //   exp_and_minus_one, log1p_pair, key_of, key_nan_largest, value_of
 

@@ -1,6 +1,6 @@
 // Reduces a row of a backward to one sum, of a term for each class. The operation has `addend` and
-// `element_of`. needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl);
-// add_pairs
+// `element_of`.
+// needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs
 //   (shared/math.wgsl); sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend,
 //   element_of (the operation); UNIT, Unit, operand_value (the parts in elements/)
 // provides: Coefficients, RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of,

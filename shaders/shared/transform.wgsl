@@ -1,6 +1,6 @@
 // The logit transform, which comes before anything else: y = cap * tanh(scale * x / cap). y is a
-// pair, because rounding it to f32 would lose too much. Twin of `src/cpu/transform.rs`. needs:
-// params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs,
+// pair, because rounding it to f32 would lose too much. Twin of `src/cpu/transform.rs`.
+// needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs,
 //   exp_and_minus_one, exp_from, exp_pair, multiply_pairs, opaque, reference_at
 //   (shared/math.wgsl)
 // provides: Maximum, in_order, in_order_4, transform, slope, maximum_at, distance, exp_below_4,

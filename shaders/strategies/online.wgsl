@@ -1,6 +1,7 @@
 // Online strategy, for rows too long for registers: a row is read once for its statistics, and once
 // more if elements are written. Each lane sums relative to the largest logit that it has seen so
-// far. needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
+// far.
+// needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
 //   (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum, join_lanes,
 //   raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl); select_classes
 //   (shared/no_selection.wgsl or the operation); RowState, add_unit, begin_sums, summed

@@ -2,8 +2,8 @@
 // threads for.
 //
 // Where neighbouring threads would access distant memory, rows are staged in workgroup memory, and
-// copied there and back as one contiguous stream whatever the width of a row. needs: Grid,
-// WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold,
+// copied there and back as one contiguous stream whatever the width of a row.
+// needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold,
 //   reduce_held (shared/held.wgsl); select_classes (shared/no_selection.wgsl or the operation);
 //   RowState (shared/passes.wgsl or shared/sum.wgsl or the operation); classes_from, element_unit,
 //   enter_row, give_unit, has_place, lane, load, masked, place_among (shared/rows.wgsl); finish

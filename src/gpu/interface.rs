@@ -24,8 +24,7 @@ pub(crate) struct Failed {
     pub(crate) rows_done: usize,
 }
 
-/// The resident operands of an operation over resident logits;
-/// `Operands` holds the rest.
+/// The resident operands of an operation over resident logits; `Operands` holds the rest.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct DeviceOperands<'h> {
     pub(crate) targets: Option<&'h DeviceTargets>,

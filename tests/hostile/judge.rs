@@ -74,8 +74,8 @@ impl Verdict {
     }
 }
 
-/// Returns the error of a value in units of `unit`. Special values must be the same, and a value
-/// that is no normal f32 must be none.
+/// Returns the error of a value in units of `unit`. NaN must be NaN, and a value beyond f32 must be
+/// at its end or infinite, with its sign.
 fn error(got: f64, wanted: f64, unit: f64) -> f64 {
     let is_same = match wanted {
         _ if wanted.is_nan() => got.is_nan(),

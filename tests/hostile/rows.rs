@@ -98,7 +98,7 @@ const REGULAR: [(&str, Fill); 17] = [
     ("subnormal", |random, x| around(random, x, 0.0, 1e-39)),
 ];
 
-/// Rows that may have an infinite loss or none.
+/// Rows whose losses may be infinite, NaN or beyond f32.
 const IRREGULAR: [(&str, Fill); 11] = [
     ("huge", |random, x| around(random, x, 0.0, 3e38)),
     ("near a huge number", |random, x| {

@@ -2,8 +2,8 @@
 
 use logits::{DType, Element};
 
-/// Returns the relative unit in the last place of a type, its smallest number above 0, and its
-/// largest.
+/// Returns the relative rounding error of a type, its absolute error near 0 (subnormal numbers
+/// other than f16's may be flushed), and its largest number.
 fn grain(dtype: DType) -> (f64, f64, f64) {
     match dtype {
         DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-24), 65_504.0),

@@ -65,7 +65,7 @@ impl Worst {
         }
     }
 
-    /// Notes a result. A scaled error is relative to `scale`. A result may be smaller by `lost`,
+    /// Notes a result. A scaled error is relative to `scale`. A result may be off by `lost`,
     /// because a GPU may take numbers for 0 that are no normal f32. A result that is no normal
     /// number itself may have an error of the least normal number.
     pub fn note(

@@ -515,7 +515,7 @@ fn bench_draws_and_counts_what_a_gpu_moves() {
             .collect();
         let traffic: Vec<f64> =
             lines.iter().map(|line| line["traffic"].as_f64().unwrap()).collect();
-        // The shapes are held in registers, and read twice.
+        // Rows of the first shape are held in registers, those of the second are read twice.
         assert_eq!(traffic, [1.0, 1.5], "{name}");
         assert!(lines.iter().all(|line| line["clock"] == "wall" || line["clock"] == "timestamps"));
         let drawn = std::fs::read_to_string(&plot).unwrap();
