@@ -27,7 +27,7 @@ const CLASSES: usize = 10;
 const BATCH: usize = 128;
 const EPOCHS: usize = 60;
 
-/// The engine's own part: y = x W with a bias as the last row of W, and W -= rate * x^T dy.
+/// The engine's own shaders: y = x W with a bias as the last row of W, and W -= rate * x^T dy.
 const SHADERS: &str = "
 const INPUTS: u32 = 64u;
 const CLASSES: u32 = 10u;

@@ -1,6 +1,6 @@
-// Lanes with subgroups. The size of a subgroup may be anything from 4 to 128, and nothing says that
-// a subgroup's threads have neighbouring local indices; so threads are numbered by subgroup.
-// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
+// Lanes with subgroups. The size of a subgroup may be anything from 4 to 128, and a subgroup's
+// threads need not have neighbouring local indices, so threads are numbered by subgroup. needs: run
+// (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
 //   (shared/bindings.wgsl); combine, folds (shared/reduce.wgsl)
 // provides: butterfly, radix, fold
 

@@ -1,4 +1,4 @@
-// The workgroup reduction: every thread of a row gets the row's value.
+// The reduction over a workgroup: every thread of a row gets the combined value of the row.
 //
 // Values are always combined as one balanced tree over the threads' numbers, whether a step is an
 // exchange within a subgroup or a fold through workgroup memory; the size of a subgroup does not
@@ -37,8 +37,8 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
 // Returns the combined values of all lanes of the row. All threads of a workgroup call it together.
 //   every `done` neighbours have a common result; at first those of a subgroup
 //   while done < LANES { join the results of `count` neighbouring groups; done *= count }
-// `fold`, in the files of lanes, joins `count` entries of `folds`, each of
-// which stands for `done` threads.
+// `fold`, in the files of lanes, combines `count` entries of `folds`, each the result of `done`
+// threads.
 fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if LANES == 1u {
         return value;

@@ -36,8 +36,8 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
                         }));
                         return Ok(Opened { gpu, reason, rejected_adapters });
                     }
-                    // A device asked for by name never becomes another one, such as the same GPU
-                    // through another API.
+                    // A device that was named is never replaced by another one, such as the same
+                    // GPU through another API.
                     Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
                         rejected_adapters.push(RejectedAdapter { name, backend, reason });
                         return Err(Refused {

@@ -24,11 +24,11 @@ use crate::{Error, Shape, cpu};
 
 /// Parts that are in flight at the same time.
 const IN_FLIGHT: usize = 2;
-/// Copies of a part that the device's memory holds: the logits, which results overwrite, and the
-/// staging buffers of both directions.
+/// Copies of a part in the device's memory: the logits, which results overwrite, and the staging
+/// buffers of both directions.
 const COPIES: u64 = 3;
-/// The most bytes that a row takes beside its logits and results: its label and its gradient, and
-/// their staging.
+/// The most bytes that a row takes in addition to its logits and results: its label and its
+/// gradient, and their staging.
 const ROW_OPERAND_BYTES: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
@@ -115,8 +115,8 @@ impl Gpu {
         // it when it is computed.
         let part = if context.maps_storage { small } else { small.max(bytes / 4) };
         let part = part.max(row).min(affordable);
-        // A cut row is written piece by piece. After its first piece its logits are gone, and it
-        // cannot be computed again.
+        // A cut row is written in pieces. Its first piece overwrites logits, so it cannot be
+        // computed again.
         if !is_in_place(request) || (!whole && context.lands_whole_rows(request, part)) {
             return context.in_parts(request, part, call).await;
         }
@@ -484,7 +484,7 @@ impl<'s> Stream<'s> {
         Ok(())
     }
 
-    /// Waits for a part, and writes its results to where the request wants them.
+    /// Waits for a part, and writes its results to the outputs of the request.
     async fn land(&self, chunk: InFlight, request: &mut Request<'_>) -> Result<(), GpuError> {
         let Self { context, call, .. } = self;
         let InFlight { batch, arrays, params, submission, mapped } = chunk;

@@ -168,9 +168,9 @@ impl Gpu {
         Ok((gpu, note))
     }
 
-    /// Tests the device in a few milliseconds, with one pipeline: how threads are numbered, what
-    /// subgroups exchange, and the losses and gradients of 256 rows. Adapters that [`Device`] opens
-    /// pass this test before they are used.
+    /// Tests how the device numbers threads, what its subgroups exchange, and the losses and
+    /// gradients of 256 rows. The test takes a few milliseconds, and compiles one pipeline.
+    /// Adapters that [`Device`] opens pass this test before they are used.
     ///
     /// [`Device`]: crate::Device
     ///

@@ -1,4 +1,4 @@
-//! Buffers kept for the next call. Allocation is among the slowest things that a driver does.
+//! Buffers kept for the next call. Allocation is among the slowest operations of a driver.
 
 use std::sync::Mutex;
 

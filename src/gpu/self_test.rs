@@ -6,7 +6,7 @@
 //! memory, 16-bit types. The module is small, because a driver compiles it whenever a process opens
 //! its first device.
 //!
-//! An adapter whose subgroups fail is used without them; one that fails without them too is
+//! An adapter whose subgroups fail is used without them; an adapter that fails without them too is
 //! rejected. The verdict is kept for the life of the process.
 
 use std::sync::Mutex;

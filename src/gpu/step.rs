@@ -233,8 +233,8 @@ pub struct Step {
 /// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a
 /// multiple of 4.
 ///
-/// All parts may lie in one buffer, as the tensors of a framework do whose allocator hands out
-/// pages of one buffer (CubeCL's). A part that the step writes overlaps no other part; a result [in
+/// All parts may lie in one buffer, like the tensors of a framework whose allocator hands out pages
+/// of one buffer (CubeCL). A part that the step writes overlaps no other part; a result [in
 /// place](Self::in_place) is the same part as the logits. Where a buffer holds a part that the step
 /// writes, all parts in that buffer start at multiples of the device's
 /// `min_storage_buffer_offset_alignment` and of 16. A part that is alone in its buffer starts at a
@@ -288,7 +288,7 @@ impl<'b> StepBuffers<'b> {
     }
 
     /// The targets of a loss: `u32` or `i32` `[rows]`, or probabilities in f32 if the step was
-    /// prepared for them. A target that is neither a class nor the ignored index makes its row's
+    /// prepared for them. A target that is neither a class nor an ignored index makes its row's
     /// results NaN, and [`Summary::first_invalid_row`] names it: the GPU cannot return an error.
     #[must_use]
     pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
@@ -587,8 +587,8 @@ impl<'b> Parts<'b> {
             .any(|taken| taken.is_written && self.beside(taken).any(|other| !other.is_written));
         for (nth, taken) in self.taken.iter().enumerate().filter(|(_, taken)| taken.part.bytes > 0)
         {
-            // Where a buffer is shared every binding is `read_write`, and a browser lets no two of
-            // those overlap.
+            // Where a buffer is shared every binding is `read_write`, and in a browser no two of
+            // those may overlap.
             let is_bound_for_writing = shares || taken.is_written;
             if !self.beside(taken).any(|other| is_bound_for_writing || other.is_written) {
                 continue;

@@ -164,8 +164,8 @@ impl Timing {
     }
 
     /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too.
-    /// Returns the faster of the two, for a driver may copy buffers at a fraction of the speed of
-    /// its memory.
+    /// Returns the faster of the two, because a driver may copy buffers at a fraction of the speed
+    /// of its memory.
     pub(crate) fn copy(&mut self, timeout: Duration) -> Result<Reading, Error> {
         let by_buffers = self.timed(timeout, |set, encoder| {
             for (from, to, bytes) in set.chunks() {

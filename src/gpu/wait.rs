@@ -15,7 +15,7 @@ use crate::problem::limits::CallLimits;
 use crate::problem::waiting::{Instant, Waiting};
 
 /// The longest single wait that wgpu is asked for. Its GL waits for two seconds at most, whatever
-/// it is told; and between waits a dropped future is noticed.
+/// the timeout; and between waits a dropped future is noticed.
 const SLICE: Duration = Duration::from_millis(100);
 
 const LATE: &str = "it was not done within the time allowed";
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_wait_goes_on_until_its_time_is_over() {
         let mut polls = 0;
-        // GL waits for less than it is told.
+        // GL may wait for less than the timeout.
         let done = wait_in_slices(
             Instant::now(),
             Duration::MAX,

@@ -185,8 +185,8 @@ fn lost() {
 fn short_of_memory() {
     below_wgpu("days::short_of_memory", |layer| {
         strike(layer, &SHORT);
-        // wgpu allocates device memory in blocks, and tries smaller ones; only what is larger than
-        // all of them has to fail.
+        // wgpu allocates device memory in blocks, and tries smaller ones; only an allocation larger
+        // than all of them must fail.
         let call = Call::new(Resident, [12, 1_000_000]);
         let (device, _) = &devices()[1];
         layer.fail(Kind::Allocate, 0, FOREVER, OUT_OF_MEMORY);

@@ -52,8 +52,8 @@ fn forks_alone() {
         }
         let (start, mut status) = (Instant::now(), 0);
         let waited = loop {
-            // SAFETY: `status` is a live i32 that nobody else uses, and `waitpid` writes one i32 to
-            // it.
+            // SAFETY: `status` is a live i32 that nothing else uses, and `waitpid` writes one i32
+            // to it.
             match unsafe { waitpid(child, &mut status, 1) } {
                 0 if start.elapsed() > Duration::from_secs(60) => {
                     kill(child, 9);

@@ -95,7 +95,7 @@ enum CliError {
     File { path: PathBuf, reason: String },
     #[error("{0}")]
     Usage(String),
-    /// The reader of standard output has gone. It is not reported where no output file is lost.
+    /// Standard output is closed. It is not reported if no output file is lost.
     #[error("standard output is closed; no file was written")]
     ClosedPipe,
 }
@@ -156,8 +156,8 @@ fn run() -> Result<bool, CliError> {
     }
 }
 
-/// Mesa's device-select layer writes to stderr where there is no session to select a device for;
-/// other tools read ours.
+/// Mesa's device-select layer writes to stderr if there is no session to select a device for; other
+/// tools read our stderr.
 fn quiet_mesa() {
     #[cfg(unix)]
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {

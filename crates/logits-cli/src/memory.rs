@@ -3,7 +3,7 @@
 use logits::Error;
 
 /// Resizes `values` to `length`; new elements are 0. Returns [`Error::OutOfMemory`], which names
-/// `what`, where there is no memory for it.
+/// `what`, if there is no memory for it.
 pub(crate) fn resize<T: Clone + Default>(
     values: &mut Vec<T>,
     what: &'static str,

@@ -10,7 +10,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::CliError;
 
-/// Writes `text` and a line feed to standard output at once, so that whoever reads the first line
+/// Writes `text` and a line feed to standard output at once, so that a reader of the first line
 /// finds all of it written.
 pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     let mut out = io::stdout().lock();

@@ -234,7 +234,7 @@ impl Results {
         self.best.chunks(self.k).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// The probabilities of [`Results::best`].
+    /// The probabilities of the classes of `best`.
     pub fn chances(&self, row: usize) -> Vec<f32> {
         self.chances.chunks(self.k).nth(row).unwrap_or_default().to_vec()
     }

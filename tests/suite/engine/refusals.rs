@@ -173,7 +173,7 @@ fn buffers_that_do_not_do_are_refused() {
             Error::BufferUsage { what: "output", missing: "STORAGE" },
         );
 
-        // Only wgpu knows that a buffer is destroyed.
+        // Only wgpu finds that a buffer is destroyed.
         let gone = engine.poisoned(40);
         gone.destroy();
         assert!(matches!(

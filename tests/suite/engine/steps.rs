@@ -9,8 +9,8 @@ use logits::{
 use super::{Engine, engines, logits, new_engines};
 use crate::tier;
 
-/// Equal, or neighbouring halves: a step divides a mean by a pair of f32, the simple API by an f64,
-/// so the last bit may differ.
+/// Checks that values are equal or neighbouring f16: a step divides a mean by a pair of f32, the
+/// simple API by an f64, so the last bit may differ.
 #[track_caller]
 fn assert_neighbours(got: &[f16], wanted: &[f16], what: &str) {
     assert_eq!(got.len(), wanted.len(), "{what}");

@@ -41,7 +41,7 @@ pub struct Worst {
     dtype: DType,
     /// The numbers of `dtype`.
     numbers: Numbers,
-    /// The error in units of what is allowed.
+    /// The error in units of the allowed error.
     error: f64,
     place: String,
 }
@@ -95,8 +95,8 @@ impl Worst {
         }
     }
 
-    /// Returns how far rounding to the type may move a result near `at`: a half is rounded once
-    /// more, and any type rounds where it is subnormal.
+    /// Returns how far rounding to the type may move a result near `at`: a 16-bit result is rounded
+    /// once more, and a result of any type where it is subnormal.
     fn rounding(&self, at: f64) -> f64 {
         let Numbers { digits, lowest, .. } = self.numbers;
         let is_half = matches!(self.dtype, DType::F16 | DType::BF16);

@@ -205,7 +205,7 @@ fn specials(logits: &mut [f32], targets: &mut [i64], classes: usize) {
                 *target = IGNORED;
             }
             10 => {
-                // -0 and 0 tie, and subnormals stand between.
+                // -0 and 0 tie, among subnormal numbers.
                 x.fill(-0.0);
                 x[middle] = 0.0;
                 x[classes - 1] = f32::from_bits(7);

@@ -109,7 +109,7 @@ impl Report {
         }
     }
 
-    /// Notes the error of a result, and its difference from the CPU path where there is one.
+    /// Notes the error of a result, and its difference from the CPU path if that was run.
     fn compare(
         &mut self,
         which: usize,
