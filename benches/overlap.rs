@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench overlap`
 
-#![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing better to do than to say so
+#![allow(clippy::unwrap_used)] // a benchmark that cannot run panics
 
 use std::time::{Duration, Instant};
 

@@ -505,9 +505,9 @@ fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
                     .map(|nth| all[nth].clone())
                     .collect()
             }
-            // By default a GPU takes shapes whose rows are stored in ways of their own, one after
-            // the other: shapes meet options in `every_kernel_agrees_with_float64`, and a driver's
-            // compiler takes up to four seconds for a case of this.
+            // By default a GPU takes the shapes whose rows are stored in different ways in turn:
+            // shapes meet options in `every_kernel_agrees_with_float64`, and a driver's compiler
+            // takes up to four seconds for a case of this.
             Share::Pairs | Share::Values => {
                 let options = covering::product(&sizes[1..]);
                 let chosen = covering::cases(&device, &options, |_| false);

@@ -95,7 +95,7 @@ const FAULTS: [Fault; 5] = [
         inject: |_| {},
         reason: "time allowed",
         settings: |device| device.with_timeout(Duration::ZERO),
-        // So many logits that the call cannot be done when it is first polled.
+        // Enough logits that the call is not done when it is first polled.
         shape: [3, 3_000_000],
     },
 ];

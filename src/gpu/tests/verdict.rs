@@ -30,9 +30,9 @@ const FEW_CLASSES: [u64; 3] = [1000, 32_000, 262_144];
 /// Threads of the smallest subgroup of RDNA3, whatever the plan is made for.
 const LEAST_SUBGROUP: u32 = 32;
 
-/// Kernels that a judge must reject, or it finds nothing: an array indexed by a number that only
-/// run time knows, large enough to lie in scratch memory (Mesa makes branches of indices into 256
-/// bytes and less), and more values at once than there are registers.
+/// Kernels that the judge must reject, which proves that it can: an array indexed by a number that
+/// only run time knows, large enough to lie in scratch memory (Mesa makes branches of indices into
+/// 256 bytes and less), and more values at once than there are registers.
 fn controls() -> [(&'static str, String); 2] {
     let kernel = |body: &str| {
         format!(

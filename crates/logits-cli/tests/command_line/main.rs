@@ -543,7 +543,7 @@ fn bench_draws_and_counts_what_a_gpu_moves() {
 fn what_tune_writes_can_be_loaded() {
     let files = Files::new();
     let file = files.text("tuning.txt");
-    // Another API is tuned by the same code.
+    // Every API is tuned by the same code, so one suffices.
     let count = if tier::is_full() { usize::MAX } else { 1 };
     for device in common::gpus().into_iter().take(count) {
         let name = format!("{}:{}", device.backend(), device.name());
