@@ -1,6 +1,6 @@
-// Online strategy, for rows that no registers hold: a row is read once for its statistics and once
-// more, where elements are written, for those. Each lane sums relative to the largest logit that it
-// has seen so far.
+// Online strategy, for rows too long for registers: a row is read once for its statistics, and once
+// more if elements are written. Each lane sums relative to the largest logit that it has seen so
+// far.
 // needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
 //   (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum, join_lanes,
 //   raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl); select_classes
@@ -15,7 +15,8 @@ fn target_logit(row: u32, class_index: u32) -> f32 {
 }
 
 // With ONLINE a row is read once, relative to a maximum that grows:
-//   for each few units: maximum = max(maximum, their logits), rescale the sums; sums += their exponentials
+//   for each few units: maximum = max(maximum, their logits); rescale the sums;
+//       sums += their exponentials
 //   join the lanes
 // else twice:
 //   for each unit: maximum = max(maximum, its logits); over all lanes
@@ -65,7 +66,7 @@ fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return summed(grid, state, stats);
 }
 
-// for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
+//   for each row, LANES threads each: reduce it while it is read, finish it, reread and write it
 fn online_rows(grid: Grid) {
     if !has_place(grid, params.rows) {
         return;
