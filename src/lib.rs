@@ -4,12 +4,13 @@
 //! ```
 //! use logits::{CrossEntropy, Device, Logits};
 //!
-//! let device = Device::new(); // a GPU if there is one, else the CPU; `{device}` says which and why
+//! let device = Device::new(); // a GPU if there is one, else the CPU; `{device}` says why
 //! let activations = [20.0_f32, 0.0, /* next row */ 1.0, 3.0];
 //! let x = Logits::new(&activations, [2, 2])?;
 //!
 //! let mut gradient = [0.0; 4];
-//! let out = device.cross_entropy(&CrossEntropy::default(), x, &[0, 1]).with_gradient(&mut gradient)?;
+//! let loss = CrossEntropy::default();
+//! let out = device.cross_entropy(&loss, x, &[0, 1]).with_gradient(&mut gradient)?;
 //! println!("{device}: loss {} over {} rows", out.loss, out.counted_rows);
 //! assert!((out.per_row[0] - 2.061_153_6e-9).abs() < 1e-15); // a confident row keeps its loss
 //! # Ok::<(), logits::Error>(())
@@ -23,9 +24,9 @@
 //! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`]: `x.softmax().run()` |
 //! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare(..).build()`, and `BoundStep::record` into your commands |
 //!
-//! A *row* is one softmax: `[rows, classes]` has one for each of its `rows`. A *step* is an operation
-//! prepared once and recorded into a command encoder any number of times. *Resident* data stays on
-//! the device between calls.
+//! A *row* is one softmax: `[rows, classes]` has one for each of its `rows`. A *step* is an
+//! operation prepared once and recorded into a command encoder any number of times. *Resident* data
+//! stays on the device between calls.
 //!
 //! # Data that stays on the device
 //!
@@ -33,7 +34,7 @@
 //! use logits::{CrossEntropy, Device, Logits};
 //!
 //! // `fastest` measures once, then sends each call over host memory to the GPU or to the CPU,
-//! // whichever has the result back first; `crossovers` returns the sizes from which that is the GPU.
+//! // whichever has the result back first; `crossovers` has the sizes from which that is the GPU.
 //! let device = Device::new().fastest()?;
 //! println!("{:?}", device.crossovers());
 //! let x = device.upload(Logits::new(&[2.0_f32, 0.0, 1.0, 0.5, 3.0, 0.0], [2, 3])?)?;
@@ -64,8 +65,9 @@
 //! A device that was chosen automatically finishes a failed call on the CPU, and `fell_back` in the
 //! result has the reason. A GPU that was chosen by name, and resident data, return [`Error::Gpu`].
 //! Errors in the caller's data name the value and its place, and come before anything is written;
-//! [`Error::Gpu`] and [`Error::OutOfMemory`] may come later. After any error the logits of a call in
-//! place are intact. `docs/PLATFORMS.md` in the repository has a table of faults and what follows.
+//! [`Error::Gpu`] and [`Error::OutOfMemory`] may come later. After any error the logits of a call
+//! in place are intact. `docs/PLATFORMS.md` in the repository has a table of faults and what
+//! follows.
 //!
 #![doc = include_str!("../docs/OPTIONS.md")]
 //!
@@ -100,10 +102,10 @@
 //! Compiled for wasm32, every call has its async form. A blocking call never blocks a browser's
 //! thread: [`Device::new`] is the CPU and says why ([`Device::new_async`] opens a GPU). A blocking
 //! call over host memory on a GPU is [`Error::Gpu`], or is done on the CPU where the device was
-//! chosen automatically; a blocking `upload`, `run` or `read` of resident data, `build` or `bind` of
-//! a step, and `fastest` are always [`Error::Gpu`], and [`Device::adapters`] is empty. Waits end
-//! after [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without the
-//! feature `parallel`.
+//! chosen automatically; a blocking `upload`, `run` or `read` of resident data, `build` or `bind`
+//! of a step, and `fastest` are always [`Error::Gpu`], and [`Device::adapters`] is empty. Waits end
+//! after [`Device::with_timeout`] there too. Build with `-Ctarget-feature=+simd128`, and without
+//! the feature `parallel`.
 //!
 //! # Features
 //!
