@@ -10,13 +10,8 @@
 //   the operation)
 // provides: target_logit, split_reduce, split_join, split_write
 
-<<<<<<< HEAD
-// Before the segments of a row in `partials`: the whole row, and its coefficients; before those the
-// logit of its target in place of a key.
-=======
 // Entries of a row in `partials` before its segments: the statistics of the whole row, and its
 // coefficients. Until those are there, the key of their entry is the logit of the row's target.
->>>>>>> w-proseb
 const ROW_ENTRIES: u32 = 2u;
 
 fn entries_of(row: u32) -> u32 {
