@@ -12,7 +12,7 @@ use wgpu::{
 use super::failure::lock;
 use crate::DType;
 use crate::ops::Op;
-use crate::ops::{RowOutput, SideSums, Statistics};
+use crate::ops::{RowOutput, Statistics};
 use crate::plan::{Access, Entry, Kind, Strategy, WORKGROUP};
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
@@ -330,9 +330,9 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
     let reduces = !op.reads_log_sum_exps() || labels == Labels::Soft;
-    // Elements of logarithms, and the slope of a soft cap, are made from logits.
-    let keeps =
-        has_maximum && spec.writes_elements && !spec.is_log && !(op.has_targets() && is_capped);
+    // Logarithms, the slope of a soft cap, and side sums without targets are made from logits.
+    let needs_logits = spec.is_log || if op.has_targets() { is_capped } else { spec.side_sums };
+    let keeps = has_maximum && spec.writes_elements && !needs_logits;
     let is_online =
         strategy.kind == Kind::Online && has_maximum && !is_transformed && !class_matters;
     let lanes = if is_total { kernel.long_lanes } else { strategy.lanes };
@@ -597,10 +597,11 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
             Statistics::Saved => None,
         },
         // The sums of a row beside that of its exponentials.
-        match spec.side_sums {
-            _ if statistics != Statistics::Softmax => None,
-            SideSums::None => Some(shader!("shared/no_side_sums.wgsl")),
-            SideSums::Labels => Some(shader!("shared/label_sums.wgsl")),
+        match (statistics, spec.side_sums, kernel.op.has_targets()) {
+            (Statistics::Softmax, false, _) => Some(shader!("shared/no_side_sums.wgsl")),
+            (Statistics::Softmax, true, true) => Some(shader!("shared/label_sums.wgsl")),
+            // In the operation's own shader, or nowhere.
+            _ => None,
         },
         // Sums relative to a maximum that still grows.
         match statistics {

@@ -493,7 +493,7 @@ impl Step {
             (Operand::DrawCounter | Operand::None, _) => None,
         };
 
-        if let (true, Some(upstream)) = (op.takes_row_upstream(), given.upstream) {
+        if let (true, Some(upstream)) = (op.spec().row_upstream, given.upstream) {
             row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
             options = options.with_row_upstream();
         }

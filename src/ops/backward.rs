@@ -1,6 +1,6 @@
 //! The backward of softmax and of log-softmax.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::ops::Op;
 
 /// `dx_j = y_j (dy_j - sum_k dy_k y_k)`.
@@ -9,9 +9,10 @@ pub(super) const SOFTMAX_BACKWARD: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::None,
     operand: Operand::UpstreamGradient,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::GradientSum,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: Some(Op::Softmax),
     costs_like: Op::Softmax,
@@ -24,9 +25,10 @@ pub(super) const LOG_SOFTMAX_BACKWARD: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::None,
     operand: Operand::UpstreamGradient,
+    row_upstream: false,
     is_log: true,
     statistics: Statistics::GradientSum,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: Some(Op::LogSoftmax),
     costs_like: Op::Softmax,

@@ -1,6 +1,6 @@
 //! Cross-entropy: the loss, the loss with its gradient, and the gradient from saved log-sum-exps.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::ops::Op;
 
 /// The loss of each row.
@@ -9,9 +9,10 @@ pub(super) const CROSS_ENTROPY: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Values,
     operand: Operand::Targets,
+    row_upstream: true,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::Labels,
+    side_sums: true,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropy,
@@ -24,9 +25,10 @@ pub(super) const CROSS_ENTROPY_GRAD: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::Values,
     operand: Operand::Targets,
+    row_upstream: true,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::Labels,
+    side_sums: true,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropyGrad,
@@ -39,9 +41,10 @@ pub(super) const CROSS_ENTROPY_BACKWARD: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::None,
     operand: Operand::Targets,
+    row_upstream: true,
     is_log: false,
     statistics: Statistics::Saved,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropyGrad,

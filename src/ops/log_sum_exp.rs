@@ -1,6 +1,6 @@
 //! The log-sum-exp of each row.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::ops::Op;
 
 /// `log sum_k exp(x_k)`.
@@ -9,9 +9,10 @@ pub(super) const LOG_SUM_EXP: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Values,
     operand: Operand::None,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: None,
     costs_like: Op::LogSumExp,

@@ -145,10 +145,14 @@ pub(crate) struct Spec {
     pub(crate) writes_elements: bool,
     pub(crate) row_output: RowOutput,
     pub(crate) operand: Operand,
+    /// Whether the gradient of a row may be multiplied by a factor of the row.
+    pub(crate) row_upstream: bool,
     /// Whether it writes logarithms of probabilities, or starts from them.
     pub(crate) is_log: bool,
     pub(crate) statistics: Statistics,
-    pub(crate) side_sums: SideSums,
+    /// Whether a row has sums beside that of its exponentials, relative to the same maximum: of
+    /// labels where there are targets, else sums that its own shader makes from logits.
+    pub(crate) side_sums: bool,
     /// Whether a row is read again, once its statistics are known, to select classes.
     pub(crate) rereads_row: bool,
     /// The operation whose result a backward starts from.
@@ -192,22 +196,9 @@ pub(crate) enum Statistics {
     Saved,
 }
 
-/// The sums of a row beside that of its exponentials, relative to the same maximum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SideSums {
-    None,
-    /// Labels that are spread over the classes.
-    Labels,
-}
-
 impl Op {
     pub(crate) fn has_targets(self) -> bool {
         self.spec().operand == Operand::Targets
-    }
-
-    /// Whether the gradient of each row may be multiplied by a factor of the row.
-    pub(crate) fn takes_row_upstream(self) -> bool {
-        self.has_targets()
     }
 
     /// Whether it writes one value for each row.

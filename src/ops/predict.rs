@@ -1,6 +1,6 @@
 //! The most likely class of each row.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::ops::Op;
 
 /// The most likely class of each row.
@@ -9,9 +9,10 @@ pub(super) const PREDICT: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Predictions,
     operand: Operand::None,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: None,
     costs_like: Op::Predict,

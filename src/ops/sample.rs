@@ -1,6 +1,6 @@
 //! Sampling from the softmax of each row.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::Error;
 use crate::ops::Op;
 use crate::problem::transform::Transform;
@@ -11,9 +11,10 @@ pub(super) const SAMPLE: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Predictions,
     operand: Operand::DrawCounter,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: true,
     forward: None,
     costs_like: Op::Predict,

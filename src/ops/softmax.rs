@@ -1,6 +1,6 @@
 //! Softmax and log-softmax.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::ops::Op;
 
 /// `softmax(x)_j = exp(x_j) / sum_k exp(x_k)`.
@@ -9,9 +9,10 @@ pub(super) const SOFTMAX: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::None,
     operand: Operand::None,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: None,
     costs_like: Op::Softmax,
@@ -24,9 +25,10 @@ pub(super) const LOG_SOFTMAX: Spec = Spec {
     writes_elements: true,
     row_output: RowOutput::None,
     operand: Operand::None,
+    row_upstream: false,
     is_log: true,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: false,
     forward: None,
     costs_like: Op::LogSoftmax,

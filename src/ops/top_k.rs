@@ -1,6 +1,6 @@
 //! The `k` most likely classes of each row.
 
-use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use super::{Operand, RowOutput, Spec, Statistics};
 use crate::Error;
 use crate::ops::Op;
 
@@ -13,9 +13,10 @@ pub(super) const TOP_K: Spec = Spec {
     writes_elements: false,
     row_output: RowOutput::Predictions,
     operand: Operand::None,
+    row_upstream: false,
     is_log: false,
     statistics: Statistics::Softmax,
-    side_sums: SideSums::None,
+    side_sums: false,
     rereads_row: true,
     forward: None,
     costs_like: Op::Predict,

@@ -289,12 +289,7 @@ impl CrossEntropy {
         }
         self.check_transform()?;
         if let Some(factors) = &self.upstream_gradients {
-            check_length("upstream gradients", shape.row_count(), factors.len())?;
-            if let Some((row, &value)) =
-                factors.iter().enumerate().find(|(_, factor)| !factor.is_finite())
-            {
-                return Err(Error::UpstreamGradient { row, value });
-            }
+            check_upstream_gradients(shape, factors)?;
         }
         if let Some(weight) = &self.weight {
             check_length("weights", shape.classes(), weight.len())?;
@@ -506,6 +501,15 @@ fn multiplied(weight: &[f32], unit: f64) -> Result<Vec<f32>, Error> {
     let times = |weight: f32| (f64::from(weight) * unit).min(f64::from(f32::MAX)) as f32;
     scaled.iter_mut().zip(weight).for_each(|(to, &weight)| *to = times(weight));
     Ok(scaled)
+}
+
+/// Checks that there is one upstream gradient for each row, and that it is finite.
+pub(crate) fn check_upstream_gradients(shape: Shape, factors: &[f32]) -> Result<(), Error> {
+    check_length("upstream gradients", shape.row_count(), factors.len())?;
+    match factors.iter().enumerate().find(|(_, factor)| !factor.is_finite()) {
+        Some((row, &value)) => Err(Error::UpstreamGradient { row, value }),
+        None => Ok(()),
+    }
 }
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {

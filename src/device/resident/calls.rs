@@ -125,8 +125,7 @@ impl<T: Element> Resident<T> {
     /// 0.5 of 0, where the terms of a log-sum-exp cancel, is 2e-7 absolute instead of 1e-6
     /// relative.
     pub fn log_sum_exp(&self) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
-        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.values, 1);
-        ResidentCall { x: self, op: Op::LogSumExp, inputs: Inputs::default(), result }
+        self.values_call(Op::LogSumExp)
     }
 
     /// The most likely class of each row: [`Device::predict`](crate::Device::predict).
@@ -202,6 +201,11 @@ impl<T: Element> Resident<T> {
         let result =
             |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.elements(outcome.elements);
         ResidentCall { x: self, op, inputs, result }
+    }
+
+    fn values_call(&self, op: Op) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
+        let result = |x: &Self, _: &Inputs<'_, T>, outcome: Outcome<T>| x.rows(outcome.values, 1);
+        ResidentCall { x: self, op, inputs: Inputs::default(), result }
     }
 
     fn predictions_call<'c>(
