@@ -6,6 +6,7 @@
 //! * [`Batch`] is where the elements of `[outer, classes, inner]` stand, and [`noise`] is what
 //!   tests fill it with.
 //! * [`excess`] is how far off a result is.
+//! * [`operation`] runs any operation and judges its results.
 //! * [`battery`] holds batches that break softmax against the oracle, element by element.
 //! * [`conformance`] runs every operation, option and type on a device.
 
@@ -13,6 +14,7 @@ mod batch;
 pub mod battery;
 pub mod conformance;
 mod measure;
+pub mod operation;
 mod options;
 pub mod oracle;
 

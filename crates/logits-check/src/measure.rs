@@ -2,10 +2,11 @@
 
 use logits::{DType, Element};
 
-/// A unit in the last place of a type, relative; the least of its numbers, and the largest.
+/// What rounding to the nearest number of a type changes at most: relative to a normal number, and
+/// a smaller one; and the largest number. Where there are no smaller numbers, they may be 0.
 fn grain(dtype: DType) -> (f64, f64, f64) {
     match dtype {
-        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-24), 65_504.0),
+        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25), 65_504.0),
         DType::BF16 => (2.0_f64.powi(-8), f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
         _ => (0.0, f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
     }
