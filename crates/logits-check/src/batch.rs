@@ -33,18 +33,13 @@ impl<T: Element> Batch<T> {
 
     /// The index of an element in an array of this shape without gaps.
     pub fn place(&self, row: usize, class: usize) -> usize {
-        self.place_at(self.block(), row, class)
-    }
-
-    fn place_at(&self, stride: usize, row: usize, class: usize) -> usize {
-        let inner = self.shape.inner();
-        row / inner * stride + class * inner + row % inner
+        place(self.shape, row, class)
     }
 
     /// The logits of a row.
     pub fn row(&self, row: usize) -> Vec<f64> {
         (0..self.shape.classes())
-            .map(|class| self.values[self.place_at(self.stride, row, class)].into())
+            .map(|class| self.values[place_at(self.shape, self.stride, row, class)].into())
             .collect()
     }
 
@@ -60,6 +55,16 @@ impl<T: Element> Batch<T> {
             .flat_map(|whole| whole[..self.block()].iter().copied())
             .collect()
     }
+}
+
+/// The index of an element in an array of a shape without gaps.
+pub(crate) fn place(shape: Shape, row: usize, class: usize) -> usize {
+    place_at(shape, shape.classes() * shape.inner(), row, class)
+}
+
+fn place_at(shape: Shape, stride: usize, row: usize, class: usize) -> usize {
+    let inner = shape.inner();
+    row / inner * stride + class * inner + row % inner
 }
 
 /// A number between -1 and 1 that is not correlated with its neighbours.

@@ -6,6 +6,7 @@
 //! * [`Batch`] holds the elements of `[outer, classes, inner]`, and [`noise`] is what
 //!   tests fill it with.
 //! * [`excess`] is the error of a result.
+//! * [`operation`] runs any operation and judges its results.
 //! * [`battery`] compares batches that break softmax with the oracle, element by element.
 //! * [`conformance`] runs every operation, option and type on a device.
 
@@ -13,6 +14,7 @@ mod batch;
 pub mod battery;
 pub mod conformance;
 mod measure;
+pub mod operation;
 mod options;
 pub mod oracle;
 

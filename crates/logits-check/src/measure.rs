@@ -6,7 +6,7 @@ use logits::{DType, Element};
 /// other than f16's may be flushed), and its largest number.
 fn grain(dtype: DType) -> (f64, f64, f64) {
     match dtype {
-        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-24), 65_504.0),
+        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25), 65_504.0),
         DType::BF16 => (2.0_f64.powi(-8), f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
         _ => (0.0, f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)),
     }

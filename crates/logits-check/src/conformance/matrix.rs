@@ -28,11 +28,8 @@ pub fn matrix(columns: &[(String, Vec<Finding>)]) -> String {
     }
     seen.sort_by_key(|&(operation, _)| operation);
     for (operation, option) in seen {
-        let name = if option.is_empty() {
-            (*operation).to_owned()
-        } else {
-            format!("{operation}: {option}")
-        };
+        let name =
+            if option.is_empty() { operation.clone() } else { format!("{operation}: {option}") };
         let _ = write!(text, "{name:<50}");
         for (_, findings) in columns {
             let of_type = |dtype| {

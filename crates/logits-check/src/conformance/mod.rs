@@ -2,13 +2,10 @@
 //! bounds that the crate's documentation states.
 
 use logits::half::{bf16, f16};
-use logits::{
-    CrossEntropy, DType, Device, Element, Error, Logits, Prediction, Reduction, Sampling, Shape,
-    Targets,
-};
+use logits::{DType, Device, Element, Operation, Reduction, Shape, Targets};
 
-use crate::oracle::{self, Gradient, Labels, Row};
-use crate::{Batch, Options, excess, noise};
+use crate::operation::{self, Bounds, Inputs, Judge, Label, Results, Takes, variants};
+use crate::{Batch, Options, noise};
 
 mod matrix;
 
@@ -16,9 +13,9 @@ pub use matrix::matrix;
 
 /// The worst error of an operation with an option, of one type. At most 1 is within the bound.
 pub struct Finding {
-    /// A method of `Device`, without `_vec`.
-    pub operation: &'static str,
-    /// Its option; empty where there is none.
+    /// The operation, with the options that are its own.
+    pub operation: String,
+    /// The option of the logits or of the loss; empty where there is none.
     pub option: &'static str,
     /// The type of the logits.
     pub dtype: DType,
@@ -34,9 +31,6 @@ impl Finding {
         self.worst <= 1.0
     }
 }
-
-/// The oracle's backward of a row, from the results of its forward and the upstream gradient.
-type Backward = fn(&[f64], &[f64]) -> Vec<Gradient>;
 
 /// `[outer, classes, inner]`: one of each kernel and of each layout; and what is tried there, of
 /// f32 and of other types. Each is a kernel to be compiled, which takes some drivers a second.
@@ -62,7 +56,7 @@ enum What {
 
 /// Runs them all.
 pub async fn run(device: &Device) -> Vec<Finding> {
-    let mut suite = Suite { device, cpu: Device::cpu(), findings: Vec::new() };
+    let mut suite = Suite { device, findings: Vec::new() };
     for ([outer, classes, inner], of_f32, of_others) in SHAPES {
         let shape = Shape::new(outer, classes, inner);
         suite.of_type(shape, of_f32, |x| x as f32).await;
@@ -77,7 +71,6 @@ pub async fn run(device: &Device) -> Vec<Finding> {
 
 struct Suite<'d> {
     device: &'d Device,
-    cpu: Device,
     findings: Vec<Finding>,
 }
 
@@ -90,368 +83,197 @@ fn logit(row: usize, class: usize, classes: usize) -> f64 {
     span * noise(row + 1, class) + top + shift
 }
 
-impl Suite<'_> {
-    fn note<T: Element>(
-        &mut self,
-        operation: &'static str,
-        option: &'static str,
-        worst: f64,
-        place: String,
-    ) {
-        let same = |seen: &&mut Finding| {
-            (seen.operation, seen.option, seen.dtype) == (operation, option, T::DTYPE)
-        };
-        match self.findings.iter_mut().find(same) {
-            Some(seen) if worst > seen.worst => (seen.worst, seen.place) = (worst, place),
-            Some(_) => {}
-            None => {
-                self.findings.push(Finding { operation, option, dtype: T::DTYPE, worst, place })
-            }
+/// The batches that operations of one type are run on.
+struct Batches<T> {
+    plain: Batch<T>,
+    /// With what breaks softmax in some rows.
+    special: Batch<T>,
+    upstream: Batch<T>,
+    classes: Vec<i64>,
+    /// The same, and rows that do not count.
+    some_ignored: Vec<i64>,
+    probabilities: Batch<f32>,
+}
+
+impl<T: Element> Batches<T> {
+    fn new(shape: Shape, narrow: fn(f64) -> T) -> Self {
+        let (classes, rows) = (shape.classes(), shape.row_count());
+        let target = |row| if row % 4 == 1 { row * 7 % classes } else { row * 13 % classes } as i64;
+        let or_ignored = |row| if row % 3 == 2 { -100 } else { target(row) };
+        Self {
+            plain: Batch::new(shape, |row, class| narrow(logit(row, class, classes))),
+            special: Batch::new(shape, |row, class| match row % 5 {
+                0 if class == classes / 2 => narrow(f64::NEG_INFINITY),
+                3 if class == classes - 1 => narrow(f64::NAN),
+                4 if class == 0 => narrow(f64::INFINITY),
+                _ => narrow(logit(row, class, classes)),
+            }),
+            upstream: Batch::new(shape, |row, class| narrow(noise(row + 99, class))),
+            classes: (0..rows).map(target).collect(),
+            some_ignored: (0..rows).map(or_ignored).collect(),
+            probabilities: Batch::new(shape, |row, class| {
+                (noise(row + 7, class) + 1.0) as f32 / classes as f32
+            }),
         }
     }
 
-    /// Notes what came of an operation: an error of it, that the CPU had to finish it, or how far
-    /// off its results are.
-    fn judge<T: Element, R>(
-        &mut self,
-        operation: &'static str,
-        option: &'static str,
-        shape: Shape,
-        result: Result<(R, Option<String>), Error>,
-        judge: impl FnOnce(R) -> f64,
-    ) {
-        let (worst, why) = match result {
-            Err(error) => (f64::INFINITY, error.to_string()),
-            Ok((_, Some(reason))) => (f64::INFINITY, format!("finished on the CPU: {reason}")),
-            Ok((values, None)) => (judge(values), String::new()),
+    fn targets(&self, given: Given) -> Targets<'_> {
+        match given {
+            Given::Classes => Targets::from(&self.classes),
+            Given::SomeIgnored => Targets::from(&self.some_ignored),
+            Given::Probabilities => Targets::probabilities(&self.probabilities.values),
+        }
+    }
+
+    fn label(&self, given: Given, row: usize) -> Label {
+        match given {
+            Given::Classes => Label::Class(self.classes[row]),
+            Given::SomeIgnored => Label::Class(self.some_ignored[row]),
+            Given::Probabilities => Label::Probabilities(self.probabilities.row(row)),
+        }
+    }
+}
+
+/// The options that a batch is run with.
+struct Case {
+    option: &'static str,
+    /// Of operations without targets.
+    temperature: f32,
+    options: Options,
+    given: Given,
+}
+
+/// What the logits go through before an operation without targets: the name of the option, the
+/// temperature, and the cap and scale of a loss that sees them.
+fn transforms() -> [(&'static str, f32, Options); 3] {
+    let capped = Options { softcap: Some(30.0), logit_scale: -0.75, ..Options::default() };
+    [
+        ("", 1.0, Options::default()),
+        ("temperature", 0.7, Options::default()),
+        ("softcap, logit_scale", 1.0, capped),
+    ]
+}
+
+/// The targets that a loss is taken with.
+#[derive(Clone, Copy)]
+enum Given {
+    Classes,
+    SomeIgnored,
+    Probabilities,
+}
+
+/// Each option of a loss, then all of them: the name, the options and the targets.
+fn losses(shape: Shape) -> [(&'static str, Options, Given); 13] {
+    let (classes, rows) = (shape.classes(), shape.row_count());
+    let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
+    let weight = Some(weight);
+    let row_gradients = Some((0..rows).map(|row| noise(3, row) as f32).collect());
+    let plain = Options::default();
+    let mean = Options { reduction: Reduction::Mean, ..Options::default() };
+    let every = Options {
+        weight: weight.clone(),
+        label_smoothing: 0.1,
+        z_loss: 1e-3,
+        softcap: Some(20.0),
+        logit_scale: 0.5,
+        reduction: Reduction::None,
+        row_gradients,
+        ..plain.clone()
+    };
+    let by_rows = Options { row_gradients: every.row_gradients.clone(), ..plain.clone() };
+    let classes = Given::Classes;
+    [
+        ("", plain.clone(), classes),
+        ("mean", mean.clone(), classes),
+        ("ignore_index", mean.clone(), Given::SomeIgnored),
+        ("weight", Options { weight, ..mean.clone() }, classes),
+        ("label_smoothing", Options { label_smoothing: 0.1, ..mean.clone() }, classes),
+        ("z_loss", Options { z_loss: 1e-2, ..plain.clone() }, classes),
+        ("softcap", Options { softcap: Some(30.0), ..plain.clone() }, classes),
+        ("logit_scale", Options { logit_scale: -0.75, ..plain }, classes),
+        ("upstream_gradient", Options { upstream: -2.5, ..mean.clone() }, classes),
+        ("upstream_gradients", by_rows, classes),
+        ("probabilities", mean, Given::Probabilities),
+        ("every option", every.clone(), Given::SomeIgnored),
+        ("every option, probabilities", every, Given::Probabilities),
+    ]
+}
+
+impl Suite<'_> {
+    fn note(&mut self, found: Finding) {
+        let is_same = |seen: &&mut Finding| {
+            (&seen.operation, seen.option, seen.dtype)
+                == (&found.operation, found.option, found.dtype)
         };
-        self.note::<T>(operation, option, worst, format!("{shape:?} {why}"));
+        match self.findings.iter_mut().find(is_same) {
+            Some(seen) if found.worst > seen.worst => *seen = found,
+            Some(_) => {}
+            None => self.findings.push(found),
+        }
     }
 
     async fn of_type<T: Element>(&mut self, shape: Shape, what: What, narrow: fn(f64) -> T) {
         if what == What::Nothing {
             return;
         }
-        let (classes, options) = (shape.classes(), what == What::Options);
-        let plain = Batch::new(shape, |row, class| narrow(logit(row, class, classes)));
-        // With what breaks softmax in some rows.
-        let special = Batch::new(shape, |row, class| match row % 5 {
-            0 if class == classes / 2 => narrow(f64::NEG_INFINITY),
-            3 if class == classes - 1 => narrow(f64::NAN),
-            4 if class == 0 => narrow(f64::INFINITY),
-            _ => narrow(logit(row, class, classes)),
-        });
-        let capped = CrossEntropy::default().softcap(30.0).logit_scale(-0.75);
-        let cap = |x: f64| 30.0 * (-0.75 * x / 30.0).tanh();
-        // The factor is that f32.
-        let cold = |x: f64| x / f64::from(0.7_f32);
-        let view = |batch| Logits::new(batch, shape);
-        self.rows::<T>("", &special, view(&special.values), |x| x).await;
-        if options {
-            self.rows::<T>(
-                "temperature",
-                &special,
-                view(&special.values).and_then(|x| x.temperature(0.7)),
-                cold,
-            )
-            .await;
-            self.rows::<T>(
-                "softcap, logit_scale",
-                &plain,
-                view(&plain.values).and_then(|x| x.as_seen_by(&capped)),
-                cap,
-            )
-            .await;
+        let batches = &Batches::new(shape, narrow);
+        let most = if what == What::Options { usize::MAX } else { 1 };
+        for (option, temperature, options) in transforms().into_iter().take(most) {
+            let is_capped = options.softcap.is_some();
+            let takes = |takes: Takes| !takes.targets && (takes.cap || !is_capped);
+            // Under a cap the logits are finite.
+            let has_specials = |takes: Takes| takes.specials && !is_capped;
+            let case = Case { option, temperature, options, given: Given::Classes };
+            self.operations(&case, batches, &batches.plain, |of| takes(of) && !has_specials(of))
+                .await;
+            self.operations(&case, batches, &batches.special, |of| takes(of) && has_specials(of))
+                .await;
         }
-        self.backwards::<T>(&plain, narrow).await;
-        self.losses::<T>(&plain, options).await;
+        for (option, options, given) in losses(shape).into_iter().take(most) {
+            let case = Case { option, temperature: 1.0, options, given };
+            self.operations(&case, batches, &batches.plain, |takes| takes.targets).await;
+        }
     }
 
-    /// Checks the operations that need logits alone. `transform` is the logit transform of `x`, on
-    /// which the oracle is taken.
-    async fn rows<T: Element>(
+    /// Runs, in each of their variants, the operations whose description `takes` accepts.
+    async fn operations<T: Element>(
         &mut self,
-        option: &'static str,
-        batch: &Batch<T>,
-        x: Result<Logits<'_, T>, Error>,
-        transform: impl Fn(f64) -> f64,
+        case: &Case,
+        batches: &Batches<T>,
+        logits: &Batch<T>,
+        takes: impl Fn(Takes) -> bool,
     ) {
-        let (device, shape) = (self.device, batch.shape);
-        let x = match x {
-            Ok(x) => x,
-            Err(error) => {
-                return self.note::<T>("logits", option, f64::INFINITY, error.to_string());
-            }
+        let (shape, option) = (logits.shape, case.option);
+        let label = |row| batches.label(case.given, row);
+        let inputs = &Inputs {
+            shape,
+            logits: &logits.values,
+            temperature: case.temperature,
+            options: &case.options,
+            targets: batches.targets(case.given),
+            label: &label,
+            upstream: &batches.upstream.values,
+            reference: Some(&Device::cpu()),
         };
-        let classes = shape.classes();
-        let y: Vec<Vec<f64>> =
-            batch.rows().iter().map(|x| x.iter().map(|&x| transform(x)).collect()).collect();
-        let reduced: Vec<_> = y.iter().map(|y| Row::new(y)).collect();
-        let elements = |values: &[T], wanted: &dyn Fn(usize, usize) -> f64, bound: f64| {
-            let mut worst = 0.0_f64;
-            for row in 0..y.len() {
-                for class in 0..classes {
-                    let wanted = wanted(row, class);
-                    worst = worst.max(excess(
-                        values[batch.place(row, class)],
-                        wanted,
-                        bound * wanted.abs(),
-                    ));
+        let judge = Judge::new(inputs, Bounds::PROMISED, 0..shape.row_count());
+        let taken = Operation::ALL.iter().filter(|&&operation| takes(Takes::of(operation)));
+        for variant in taken.flat_map(|&operation| variants(operation, shape.classes())) {
+            let results = operation::run(self.device, variant.operation, inputs).await;
+            let (worst, why) = match &results {
+                Err(error) => (f64::INFINITY, error.to_string()),
+                Ok(Results { fell_back: Some(reason), .. }) => {
+                    (f64::INFINITY, format!("finished on the CPU: {reason}"))
                 }
-            }
-            worst
-        };
-        let log_probability = |row: usize, class: usize| reduced[row].log_probability(class);
-
-        let out = device.softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("softmax", option, shape, out, |p| {
-            elements(&p, &|row, class| reduced[row].probability(class), 2e-6)
-        });
-        let out = device.log_softmax(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("log_softmax", option, shape, out, |p| {
-            elements(&p, &log_probability, 1e-6)
-        });
-        let out = device.log_sum_exp(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("log_sum_exp", option, shape, out, |values| {
-            let of = |(row, &got): (&Row<'_>, &T::Row)| {
-                // Of rows without a softmax, the battery of `logits check` knows which of NaN and
-                // infinities it is.
-                let wanted = row.log_sum_exp();
-                if row.is_regular() { excess(got, wanted, 1e-6 * wanted.abs()) } else { 0.0 }
+                Ok(results) => (judge.worst(&variant, results), String::new()),
             };
-            reduced.iter().zip(&values).map(of).fold(0.0, f64::max)
-        });
-
-        let of_prediction = |row: usize, found: &Prediction, wanted: f64| {
-            let class = found.class as usize;
-            let is_right = class < classes && y[row][class] == wanted;
-            let p = if is_right { reduced[row].probability(class) } else { f64::NAN };
-            if is_right { excess(found.probability, p, 2e-6 * p) } else { f64::INFINITY }
-        };
-        let out = device.predict(x).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("predict", option, shape, out, |found| {
-            let of = |(row, found): (usize, &Prediction)| {
-                if reduced[row].is_regular() {
-                    of_prediction(row, found, reduced[row].max())
-                } else {
-                    0.0
-                }
+            let name = variant.operation.to_string();
+            let operation = if variant.option.is_empty() {
+                name
+            } else {
+                format!("{name}, {}", variant.option)
             };
-            found.iter().enumerate().map(of).fold(0.0, f64::max)
-        });
-        let k = classes.min(5);
-        let out = device.top_k(x, k).to_vec_async().await.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("top_k", option, shape, out, |found| {
-            let mut worst = 0.0_f64;
-            for (row, found) in
-                found.chunks(k).enumerate().filter(|&(row, _)| reduced[row].is_regular())
-            {
-                let mut sorted = y[row].clone();
-                sorted.sort_by(|a, b| b.total_cmp(a));
-                for (found, &wanted) in found.iter().zip(&sorted) {
-                    worst = worst.max(of_prediction(row, found, wanted));
-                }
-            }
-            worst
-        });
-        if option.starts_with("softcap") {
-            // No draws under a cap.
-            return;
-        }
-        for (name, sampling) in [
-            ("sample", Sampling::new(7)),
-            ("sample, top_k", Sampling::new(8).top_k(3)),
-            ("sample, top_p", Sampling::new(9).top_p(0.8)),
-        ] {
-            let out = device
-                .sample(&sampling, x)
-                .to_vec_async()
-                .await
-                .map(|out| (out.values, out.fell_back));
-            let twin = self.cpu.sample(&sampling, x).to_vec_async().await.map(|out| out.values);
-            self.judge::<T, _>(name, option, shape, out, |found| {
-                let classes = |found: &[Prediction]| {
-                    found.iter().map(|found| found.class).collect::<Vec<_>>()
-                };
-                // A draw is the same on every device.
-                if twin.is_ok_and(|twin| classes(&twin) == classes(&found)) {
-                    0.0
-                } else {
-                    f64::INFINITY
-                }
-            });
-        }
-    }
-
-    /// Gradients through softmax and its logarithm, from values as exact as the type has them.
-    async fn backwards<T: Element>(&mut self, batch: &Batch<T>, narrow: fn(f64) -> T) {
-        let (device, shape) = (self.device, batch.shape);
-        let rows = batch.rows();
-        let reduced: Vec<_> = rows.iter().map(|x| Row::new(x)).collect();
-        let logs = Batch::new(shape, |row, class| narrow(reduced[row].log_probability(class)));
-        let shares = Batch::new(shape, |row, class| narrow(reduced[row].probability(class)));
-        let upstream = Batch::new(shape, |row, class| narrow(noise(row + 99, class)));
-        let judged = |out: &[T], of: &Batch<T>, backward: Backward| {
-            let mut worst = 0.0_f64;
-            for (row, (y, g)) in of.rows().iter().zip(upstream.rows()).enumerate() {
-                for (class, Gradient { value, scale, .. }) in
-                    backward(y, &g).into_iter().enumerate()
-                {
-                    worst = worst.max(excess(out[of.place(row, class)], value, 1e-6 * scale));
-                }
-            }
-            worst
-        };
-        let out = match Logits::new(&shares.values, shape) {
-            Ok(p) => device.softmax_backward(p, &upstream.values).to_vec_async().await,
-            Err(error) => Err(error),
-        };
-        let out = out.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("softmax_backward", "", shape, out, |out| {
-            judged(&out, &shares, oracle::softmax_backward)
-        });
-        let out = match Logits::new(&logs.values, shape) {
-            Ok(l) => device.log_softmax_backward(l, &upstream.values).to_vec_async().await,
-            Err(error) => Err(error),
-        };
-        let out = out.map(|out| (out.values, out.fell_back));
-        self.judge::<T, _>("log_softmax_backward", "", shape, out, |out| {
-            judged(&out, &logs, oracle::log_softmax_backward)
-        });
-    }
-
-    async fn losses<T: Element>(&mut self, batch: &Batch<T>, with_options: bool) {
-        let (shape, classes, rows) = (batch.shape, batch.shape.classes(), batch.shape.row_count());
-        let values = batch.rows();
-        let targets: Vec<i64> = (0..rows)
-            .map(|row| if row % 4 == 1 { row * 7 % classes } else { row * 13 % classes } as i64)
-            .collect();
-        let ignored: Vec<i64> = targets
-            .iter()
-            .enumerate()
-            .map(|(row, &class)| if row % 3 == 2 { -100 } else { class })
-            .collect();
-        let soft: Vec<Vec<f64>> = (0..rows)
-            .map(|row| {
-                (0..classes)
-                    .map(|class| f64::from((noise(row + 7, class) + 1.0) as f32 / classes as f32))
-                    .collect()
-            })
-            .collect();
-        let probabilities = Batch::new(shape, |row, class| soft[row][class] as f32);
-        let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
-        let factors: Vec<f32> = (0..rows).map(|row| noise(3, row) as f32).collect();
-
-        let plain = Options::default();
-        let mean = Options { reduction: Reduction::Mean, ..Options::default() };
-        let every = Options {
-            weight: Some(weight.clone()),
-            label_smoothing: 0.1,
-            z_loss: 1e-3,
-            softcap: Some(20.0),
-            logit_scale: 0.5,
-            reduction: Reduction::None,
-            row_gradients: Some(factors.clone()),
-            ..plain.clone()
-        };
-        let cases = [
-            ("", plain.clone(), &targets, false),
-            ("mean", mean.clone(), &targets, false),
-            ("ignore_index", mean.clone(), &ignored, false),
-            ("weight", Options { weight: Some(weight.clone()), ..mean.clone() }, &targets, false),
-            ("label_smoothing", Options { label_smoothing: 0.1, ..mean.clone() }, &targets, false),
-            ("z_loss", Options { z_loss: 1e-2, ..plain.clone() }, &targets, false),
-            ("softcap", Options { softcap: Some(30.0), ..plain.clone() }, &targets, false),
-            ("logit_scale", Options { logit_scale: -0.75, ..plain.clone() }, &targets, false),
-            ("upstream_gradient", Options { upstream: -2.5, ..mean.clone() }, &targets, false),
-            (
-                "upstream_gradients",
-                Options { row_gradients: Some(factors), ..plain.clone() },
-                &targets,
-                false,
-            ),
-            ("probabilities", mean.clone(), &targets, true),
-            ("every option", every.clone(), &ignored, false),
-            ("every option, probabilities", every, &targets, true),
-        ];
-        for (option, options, targets, is_soft) in
-            cases.into_iter().take(if with_options { usize::MAX } else { 1 })
-        {
-            let labels: Vec<Labels<'_>> = match is_soft {
-                true => soft.iter().map(|q| Labels::Probabilities(q)).collect(),
-                false => targets.iter().map(|&class| Labels::Class(class)).collect(),
-            };
-            let wanted = options.expected(&values, &labels);
-            let given = || {
-                if is_soft {
-                    Targets::probabilities(&probabilities.values)
-                } else {
-                    Targets::from(targets)
-                }
-            };
-            let loss = options.loss();
-            let reduced = |found: f64, per_row: &[T::Row]| {
-                let rows = per_row.iter().zip(&wanted.per_row);
-                let worst = rows
-                    .map(|(&got, &wanted)| excess(got, wanted, 1e-6 * wanted.abs()))
-                    .fold(0.0, f64::max);
-                match options.reduction {
-                    Reduction::None => worst,
-                    _ => excess(found, wanted.loss, 1e-6 * wanted.loss.abs()).max(worst),
-                }
-            };
-            let gradients = |found: &[T], more: &dyn Fn(usize) -> f64| {
-                let mut worst = 0.0_f64;
-                for (row, gradient) in wanted.gradients.iter().enumerate() {
-                    let bound = (1e-6 + more(row)) * wanted.scale[row];
-                    for (class, &wanted) in gradient.iter().enumerate() {
-                        worst = worst.max(excess(found[batch.place(row, class)], wanted, bound));
-                    }
-                }
-                worst
-            };
-            let x = match Logits::new(&batch.values, shape) {
-                Ok(x) => x,
-                Err(error) => {
-                    return self.note::<T>("logits", option, f64::INFINITY, error.to_string());
-                }
-            };
-            let device = self.device;
-            let out = device.cross_entropy(&loss, x, given()).loss_async().await;
-            let out = out.map(|out| ((out.loss, out.per_row), out.fell_back));
-            self.judge::<T, _>("cross_entropy", option, shape, out, |(loss, per_row)| {
-                reduced(loss, &per_row)
-            });
-            let out = device.cross_entropy(&loss, x, given()).with_gradient_vec_async().await;
-            let out = out.map(|(out, gradient)| ((out.loss, out.per_row, gradient), out.fell_back));
-            self.judge::<T, _>(
-                "cross_entropy_grad",
-                option,
-                shape,
-                out,
-                |(loss, per_row, gradient)| {
-                    reduced(loss, &per_row).max(gradients(&gradient, &|_| 0.0))
-                },
-            );
-            // From log-sum-exps as f32 has them: of those of 300, 3e-5 remain uncertain.
-            let saved: Result<Vec<T::Row>, Error> = match x.as_seen_by(&loss) {
-                Ok(x) => self.cpu.log_sum_exp(x).to_vec_async().await.map(|out| out.values),
-                Err(error) => Err(error),
-            };
-            let (out, known) = match saved {
-                Ok(saved) => {
-                    let out = device
-                        .cross_entropy_backward(&loss, x, given(), &saved)
-                        .to_vec_async()
-                        .await;
-                    (out.map(|out| (out.values, out.fell_back)), saved)
-                }
-                Err(error) => (Err(error), Vec::new()),
-            };
-            let unit = if T::DTYPE == DType::F64 { 0.0 } else { f64::from(f32::EPSILON) };
-            self.judge::<T, _>("cross_entropy_backward", option, shape, out, |gradient| {
-                gradients(&gradient, &|row| known[row].into().abs() * unit)
-            });
+            let place = format!("{shape:?} {why}");
+            self.note(Finding { operation, option, dtype: T::DTYPE, worst, place });
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The inputs of a timed operation: logits, targets and options, the same in every run.
 
-use logits::{CrossEntropy, Element, Error, Logits, Operation, Sampling, Shape, Targets};
+use logits::{CrossEntropy, Element, Error, Operation, Reduction, Shape, Targets};
+use logits_check::operation::{Kept, Label, Variant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{OpName, Options};
+use super::Options;
 use crate::memory::resize;
 
 /// A batch of a shape `[rows, classes]`.
@@ -15,6 +16,10 @@ pub(super) struct Inputs<'o, T> {
     classes: Vec<u32>,
     /// Target probabilities, of the shape of the logits; empty where the targets are classes.
     probabilities: Vec<T>,
+    /// The options of the loss, which is a sum: in a mean over many rows a half type would keep few
+    /// digits of the gradient.
+    pub(super) of_sum: logits_check::Options,
+    /// The loss that is timed, with the same options and a mean.
     pub(super) loss: CrossEntropy,
 }
 
@@ -47,25 +52,25 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
 
     /// Inputs of no rows and `classes` classes, to check the options with.
     pub(super) fn empty(options: &'o Options, classes: usize) -> Result<Self, Error> {
-        let mut loss = CrossEntropy::default()
-            .label_smoothing(options.label_smoothing)
-            .z_loss(options.z_loss)
-            .logit_scale(options.logit_scale);
-        if let Some(cap) = options.softcap {
-            loss = loss.softcap(cap);
-        }
+        let mut of_sum = logits_check::Options {
+            label_smoothing: options.label_smoothing,
+            z_loss: options.z_loss,
+            softcap: options.softcap,
+            logit_scale: options.logit_scale,
+            reduction: Reduction::Sum,
+            ..logits_check::Options::default()
+        };
         if options.weight {
             let mut weights = Vec::new();
             resize(&mut weights, "class weights", classes)?;
+            // From 0.5 to 2, in turn.
+            let weight = |class| 0.5 + 0.25 * (class % 7) as f32;
             weights.iter_mut().enumerate().for_each(|(class, value)| *value = weight(class));
-            loss = loss.weight(weights);
+            of_sum.weight = Some(weights);
         }
+        let loss = of_sum.loss().reduction(Reduction::Mean);
         let (shape, logits, probabilities) = ([0, classes], Vec::new(), Vec::new());
-        Ok(Self { options, shape, logits, classes: Vec::new(), probabilities, loss })
-    }
-
-    pub(super) fn x(&self) -> Result<Logits<'_, T>, Error> {
-        Logits::new(&self.logits, self.shape)
+        Ok(Self { options, shape, logits, classes: Vec::new(), probabilities, of_sum, loss })
     }
 
     pub(super) fn targets(&self) -> Targets<'_> {
@@ -75,42 +80,27 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         }
     }
 
-    /// How probable a class was to be.
-    pub(super) fn target(&self, row: usize, class: usize) -> f64 {
+    /// The target of a row.
+    pub(super) fn label(&self, row: usize) -> Label {
         match self.options.soft_targets {
-            true => self.probabilities[row * self.shape[1] + class].into(),
-            false => f64::from(u8::from(self.classes[row] as usize == class)),
+            true => {
+                let classes = self.shape[1];
+                let q = &self.probabilities[row * classes..][..classes];
+                Label::Probabilities(q.iter().map(|&q| q.into()).collect())
+            }
+            false => Label::Class(self.classes[row].into()),
         }
     }
 
-    /// The weight of a class; 1 where there are none.
-    pub(super) fn weight(&self, class: usize) -> f64 {
-        if self.options.weight { weight(class).into() } else { 1.0 }
+    /// The operation, with the options of the command.
+    pub(super) fn timed(&self, operation: Operation) -> Variant {
+        let Options { k, top_p, .. } = *self.options;
+        let kept = Kept { top_k: k.unwrap_or(usize::MAX), top_p };
+        let operation = match operation {
+            Operation::TopK(_) => Operation::TopK(k.unwrap_or(self.shape[1].min(5))),
+            Operation::Sample(_) => Operation::Sample(kept.sampling(7)),
+            other => other,
+        };
+        Variant { operation, option: "", kept }
     }
-
-    pub(super) fn timed(&self, op: OpName) -> Operation {
-        match op {
-            OpName::Softmax => Operation::Softmax,
-            OpName::LogSoftmax => Operation::LogSoftmax,
-            OpName::LogSumExp => Operation::LogSumExp,
-            OpName::SoftmaxBackward => Operation::SoftmaxBackward,
-            OpName::LogSoftmaxBackward => Operation::LogSoftmaxBackward,
-            OpName::CrossEntropy => Operation::CrossEntropy,
-            OpName::CrossEntropyGrad => Operation::CrossEntropyGrad,
-            OpName::CrossEntropyBackward => Operation::CrossEntropyBackward,
-            OpName::Predict => Operation::Predict,
-            OpName::TopK => Operation::TopK(self.options.k.unwrap_or(self.shape[1].min(5))),
-            OpName::Sample => Operation::Sample(self.sampling()),
-        }
-    }
-
-    fn sampling(&self) -> Sampling {
-        let sampling = Sampling::new(7).top_p(self.options.top_p);
-        self.options.k.map_or(sampling, |k| sampling.top_k(k))
-    }
-}
-
-/// From 0.5 to 2, in turn.
-fn weight(class: usize) -> f32 {
-    0.5 + 0.25 * (class % 7) as f32
 }

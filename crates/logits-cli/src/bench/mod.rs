@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use logits::half::{bf16, f16};
-use logits::{DType, Device, Element, Reading, Stopwatch, Traffic};
+use logits::{DType, Device, Element, Logits, Operation, Reading, Stopwatch, Traffic};
 use serde_json::json;
 
 use crate::stdio::{self, progress};
@@ -28,7 +28,7 @@ pub(crate) struct Options {
         value_delimiter = ',',
         default_value = "softmax,log_softmax,cross_entropy,cross_entropy_grad"
     )]
-    ops: Vec<&'static [OpName]>,
+    ops: Vec<&'static [Operation]>,
     /// Rows x classes, separated by commas
     #[arg(
         long,
@@ -103,34 +103,12 @@ impl Options {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum OpName {
-    Softmax,
-    LogSoftmax,
-    LogSumExp,
-    SoftmaxBackward,
-    LogSoftmaxBackward,
-    CrossEntropy,
-    CrossEntropyGrad,
-    CrossEntropyBackward,
-    Predict,
-    TopK,
-    Sample,
-}
-
-impl OpName {
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-}
-
 /// One operation by its name, or all of them.
-fn operations() -> impl TypedValueParser<Value = &'static [OpName]> {
-    let all = OpName::value_variants();
-    let names = all.iter().filter_map(OpName::to_possible_value).chain(["all".into()]);
+fn operations() -> impl TypedValueParser<Value = &'static [Operation]> {
+    let all = Operation::ALL;
+    let names = all.iter().map(Operation::to_string).chain(["all".to_owned()]);
     PossibleValuesParser::new(names).map(move |name| {
-        let nth = all.iter().position(|op| op.name() == name);
+        let nth = all.iter().position(|operation| operation.to_string() == name);
         nth.map_or(all, |nth| &all[nth..=nth])
     })
 }
@@ -165,7 +143,7 @@ const AT_A_TIME: usize = 4;
 const BUDGET: (Duration, usize) = (Duration::from_secs(2), 5);
 
 pub(crate) struct Row {
-    op: OpName,
+    op: String,
     shape: [usize; 2],
     dtype: DType,
     /// By the device's timestamps where it has them, in the same clock as the copy.
@@ -179,8 +157,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn op(&self) -> String {
-        self.op.name()
+    pub(crate) fn op(&self) -> &str {
+        &self.op
     }
 
     pub(crate) fn classes(&self) -> usize {
@@ -215,14 +193,14 @@ fn run_with<T: Element<Row = f32>>(
     options: &Options,
     narrow: fn(f32) -> T,
 ) -> Result<(), CliError> {
-    let ops: Vec<OpName> = options.ops.iter().copied().flatten().copied().collect();
+    let ops: Vec<Operation> = options.ops.iter().copied().flatten().copied().collect();
     // Options are checked by operations over no rows at all, before a device is opened and the
     // first of them is timed.
     for &RowsByClasses(shape) in &options.shapes {
         logits::Shape::from(shape).elements()?;
         let nothing = Inputs::<T>::empty(options, shape[1])?;
         for &op in &ops {
-            verify::compute(&Device::cpu(), nothing.timed(op), &nothing)?;
+            verify::compute(&Device::cpu(), nothing.timed(op).operation, &nothing)?;
         }
     }
     let [mut plot_file] = output::create([options.plot.as_deref()], &options.common.inputs())?;
@@ -271,18 +249,18 @@ fn run_with<T: Element<Row = f32>>(
 
 fn measure<T: Element<Row = f32>>(
     device: &Device,
-    op: OpName,
+    operation: Operation,
     inputs: &Inputs<'_, T>,
 ) -> Result<Row, CliError> {
-    let (shape, timed) = (inputs.shape, inputs.timed(op));
+    let (shape, timed) = (inputs.shape, &inputs.timed(operation));
     if let Some(row) = verify::first_wrong(device, timed, inputs)? {
         let [rows, classes] = shape;
-        let name = op.name();
         return Err(CliError::Usage(format!(
-            "{name} of {rows}x{classes} is wrong in row {row}; nothing was timed"
+            "{operation} of {rows}x{classes} is wrong in row {row}; nothing was timed"
         )));
     }
-    let mut watch = Stopwatch::new(device, timed, &inputs.loss, inputs.x()?, inputs.targets())?;
+    let (x, targets) = (Logits::new(&inputs.logits, shape)?, inputs.targets());
+    let mut watch = Stopwatch::new(device, timed.operation, &inputs.loss, x, targets)?;
     let (budget, least) =
         inputs.options.budget.map_or(BUDGET, |budget| (Duration::from_millis(budget), 1));
     let is_enough =
@@ -319,7 +297,7 @@ fn measure<T: Element<Row = f32>>(
     let has_timestamps = copies.iter().chain(&operations).all(|reading| reading.device.is_some());
     let by = if has_timestamps { Reading::best } else { |reading: Reading| reading.wall };
     Ok(Row {
-        op,
+        op: operation.to_string(),
         shape,
         dtype: T::DTYPE,
         median: median(operations.iter().copied().map(by).collect()),

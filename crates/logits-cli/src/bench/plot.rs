@@ -19,7 +19,7 @@ fn paint(svg: &mut String, rows: &[Row], title: &str) -> Result<(), Box<dyn std:
     let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let mut copies: BTreeMap<usize, f64> = BTreeMap::new();
     for row in rows {
-        lines.entry(row.op()).or_default().push((row.classes() as f64, row.gb_per_s()));
+        lines.entry(row.op().to_owned()).or_default().push((row.classes() as f64, row.gb_per_s()));
         // A shape has as many copies as operations, all the same but for noise.
         copies
             .entry(row.classes())

@@ -1,32 +1,13 @@
 //! Evaluates one batch of rows and writes its outputs.
 
-use logits::{CrossEntropy, Device, Logits, LogitsMut, Targets};
+use logits::{CrossEntropy, Device, Logits, Targets};
 
 use super::batches::{Batch, Batches};
+use super::outputs::{Filling, Outputs};
 use super::sum::SumOfRows;
 use crate::CliError;
 use crate::memory::resize;
-use crate::npy::{Float, Reader, Selection, Writer};
-use crate::output::Output;
-
-/// The files asked for.
-pub(super) struct Outputs {
-    pub(super) grad: Option<Writer>,
-    pub(super) probs: Option<Writer>,
-    pub(super) log_probs: Option<Writer>,
-    pub(super) per_row: Option<Writer>,
-}
-
-impl Outputs {
-    /// Writes what is still in memory.
-    pub(super) fn finish(self) -> Result<Vec<Output>, CliError> {
-        [self.grad, self.probs, self.log_probs, self.per_row]
-            .into_iter()
-            .flatten()
-            .map(Writer::finish)
-            .collect()
-    }
-}
+use crate::npy::{Float, Reader, Selection};
 
 /// Sums over the batches so far, that of the losses times their factor.
 #[derive(Default)]
@@ -38,7 +19,7 @@ pub(super) struct Results<S> {
 }
 
 impl<S> Results<S> {
-    fn note(&mut self, fell_back: Option<String>) {
+    pub(super) fn note(&mut self, fell_back: Option<String>) {
         self.fell_back = self.fell_back.take().or(fell_back);
     }
 }
@@ -115,35 +96,17 @@ where
         results.note(accuracy.fell_back);
         results.note(top_k.fell_back);
 
-        let seen = view.as_seen_by(loss)?;
-        if outputs.probs.is_some() || outputs.log_probs.is_some() {
-            resize(probabilities, "the probabilities of a batch", elements)?;
-        }
-        if let Some(file) = &mut outputs.probs {
-            results.note(device.softmax(seen).write_to(probabilities)?.fell_back);
-            file.write(&of_logits(false), probabilities)?;
-        }
-        if let Some(file) = &mut outputs.log_probs {
-            results.note(device.log_softmax(seen).write_to(probabilities)?.fell_back);
-            file.write(&of_logits(false), probabilities)?;
-        }
-        let mut out = match &mut outputs.grad {
-            None => device.cross_entropy(loss, view, targets).loss()?,
-            // The gradient comes last: it overwrites the logits.
-            Some(file) => {
-                let out = device
-                    .cross_entropy(loss, LogitsMut::new(x, shape)?, targets)
-                    .with_gradient_in_place()?;
-                file.write(&of_logits(false), x)?;
-                out
-            }
+        let filling = Filling {
+            device,
+            loss,
+            scale: self.scale,
+            shape,
+            x,
+            targets,
+            of_logits: of_logits(false),
+            of_rows: of_rows(false),
+            elements: probabilities,
         };
-        results.losses.add(&out.per_row, &of_rows(false))?;
-        if let Some(file) = &mut outputs.per_row {
-            out.per_row.iter_mut().for_each(|loss| *loss = T::Row::of((*loss).into() / self.scale));
-            file.write(&of_rows(false), &out.per_row)?;
-        }
-        results.note(out.fell_back);
-        Ok(())
+        outputs.fill(filling, results)
     }
 }

@@ -4,6 +4,7 @@
 mod batches;
 mod evaluate;
 mod inputs;
+mod outputs;
 mod sum;
 
 use std::path::{Path, PathBuf};
@@ -12,26 +13,23 @@ use logits::{CrossEntropy, Device, Element, Logits, Reduction, Shape, weight_uni
 use serde_json::json;
 
 use crate::memory::resize;
-use crate::npy::{Float, Reader, Writer};
+use crate::npy::{Float, Reader};
 use crate::stdio::{self, json_number, progress};
 use crate::{CliError, Common, output};
-use batches::{Batches, row_shape};
-use evaluate::{Buffers, Evaluation, Outputs, Results};
+use batches::Batches;
+use evaluate::{Buffers, Evaluation, Results};
 use inputs::{Totals, read_weight, survey_targets};
+use outputs::{OutputFiles, Outputs};
 use sum::SumOfRows;
 
-const FILES: &str = "\
-Files are .npy files, in C or Fortran order and either byte order. They are read in parts, so pipes are refused. Outputs are float32 in C order: \
---grad, --probs and --log-probs have the shape of the logits, --per-row has that of the targets. All of them appear at the end, or none does; \
-existing files are replaced then. A file that is an input, or is given twice, is refused.
-
+const RESULTS: &str = "\
 --json prints one object: loss, rows, counted_rows, accuracy, perplexity, device, backend, fell_back (null, or why the CPU took over), and with \
 --top-k top_k and top_k_accuracy. A number that is not finite is the string \"NaN\", \"inf\" or \"-inf\".
 
 The exit code is 0, or 2 after an error, which is one line on standard error.";
 
 #[derive(clap::Args)]
-#[command(after_help = FILES)]
+#[command(after_help = format!("{}\n\n{RESULTS}", outputs::FILES))]
 pub(crate) struct Options {
     /// Logits [rows, classes] or [n, classes, d1, ...]: float16, float32 or float64, which only the
     /// CPU computes
@@ -41,18 +39,8 @@ pub(crate) struct Options {
     /// logits
     #[arg(long, value_name = "Y.npy")]
     targets: PathBuf,
-    /// Write the gradient with respect to the logits to this file
-    #[arg(long, value_name = "G.npy")]
-    grad: Option<PathBuf>,
-    /// Write the probabilities, after scale and cap, to this file
-    #[arg(long, value_name = "P.npy")]
-    probs: Option<PathBuf>,
-    /// Write the log-probabilities, after scale and cap, to this file
-    #[arg(long, value_name = "L.npy")]
-    log_probs: Option<PathBuf>,
-    /// Write the loss of each row to this file: 0 for an ignored row, times its target's weight
-    #[arg(long, value_name = "R.npy")]
-    per_row: Option<PathBuf>,
+    #[command(flatten)]
+    output_files: OutputFiles,
     /// How the losses of the rows are reduced to the number printed; with none it is their sum
     #[arg(long, value_enum, default_value = "mean")]
     reduction: ReductionName,
@@ -127,7 +115,9 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     if let Some(k) = options.top_k {
         Device::cpu().top_k(nothing, k).to_vec()?;
     }
-    let outputs = create_outputs(options, &dimensions)?;
+    let inputs = [&options.logits, &options.targets].into_iter().chain(&options.weight);
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).chain(options.common.inputs()).collect();
+    let outputs = options.output_files.create(&dimensions, &inputs)?;
     let weight =
         options.weight.as_deref().map(|path| read_weight(path, shape.classes())).transpose()?;
     let mut targets = Reader::open(&options.targets)?;
@@ -149,26 +139,6 @@ struct Files {
     logits: Reader,
     targets: Reader,
     outputs: Outputs,
-}
-
-/// Makes the files asked for, with their headers.
-fn create_outputs(options: &Options, shape: &[usize]) -> Result<Outputs, CliError> {
-    let inputs = [&options.logits, &options.targets]
-        .into_iter()
-        .chain(&options.weight)
-        .map(PathBuf::as_path);
-    let inputs: Vec<&Path> = inputs.chain(options.common.inputs()).collect();
-    let paths = [&options.grad, &options.probs, &options.log_probs, &options.per_row];
-    let [grad, probs, log_probs, per_row] = output::create(paths.map(Option::as_deref), &inputs)?;
-    let writer = |output: Option<_>, shape: &[usize]| {
-        output.map(|output| Writer::new(output, shape)).transpose()
-    };
-    Ok(Outputs {
-        grad: writer(grad, shape)?,
-        probs: writer(probs, shape)?,
-        log_probs: writer(log_probs, shape)?,
-        per_row: writer(per_row, &row_shape(shape))?,
-    })
 }
 
 /// Evaluates all batches in logits of the type `T`.

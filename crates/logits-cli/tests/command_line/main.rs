@@ -413,14 +413,14 @@ const TIMED: [(&str, f64, bool); 11] = [
     ("softmax", 2.0, false),
     ("log_softmax", 2.0, false),
     ("log_sum_exp", 1.0, false),
+    ("predict", 1.0, false),
+    ("top_k", 1.0, false),
+    ("sample", 1.0, true),
     ("softmax_backward", 3.0, true),
     ("log_softmax_backward", 3.0, true),
     ("cross_entropy", 1.0, false),
     ("cross_entropy_grad", 2.0, false),
     ("cross_entropy_backward", 2.0, false),
-    ("predict", 1.0, false),
-    ("top_k", 1.0, false),
-    ("sample", 1.0, true),
 ];
 
 #[test]
