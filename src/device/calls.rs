@@ -12,6 +12,7 @@ use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
+use crate::problem::loss::check_upstream_gradients;
 use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
@@ -47,6 +48,8 @@ struct Inputs<'c> {
     loss: Option<(&'c CrossEntropy, Targets<'c>)>,
     upstream: Option<Elements<'c>>,
     log_sum_exps: Option<Elements<'c>>,
+    /// One factor of the gradient for each row.
+    row_upstream: Option<&'c [f32]>,
     sampling: Option<&'c Sampling>,
     k: Option<usize>,
 }
@@ -91,6 +94,10 @@ impl Inputs<'_> {
         } else {
             if let Some(sampling) = self.sampling {
                 operands.draws = sampling.draws()?;
+            }
+            if let Some(factors) = self.row_upstream {
+                check_upstream_gradients(view.shape, factors)?;
+                operands.coefficients.row_upstream = Some(factors);
             }
             operands.transform = draw_transform(op, view.transform)?;
         }
@@ -445,6 +452,47 @@ impl Device {
         x: Logits<'c, T>,
     ) -> Call<'c, Logits<'c, T>, T::Row> {
         Call::new(self, Op::LogSumExp, x, Inputs::default())
+    }
+
+    /// The entropy of the softmax of each row, in nats: `H = -sum_k p_k log p_k` with
+    /// `p = softmax(x)`, from 0 to log(classes); f64 for f64 logits, else f32. A class with a logit
+    /// of `-inf` adds nothing, and a row whose softmax is NaN has the entropy NaN.
+    ///
+    /// ```
+    /// use logits::{Device, Logits};
+    /// let x = Logits::new(&[0.0_f32, 0.0, 50.0, 0.0], [2, 2])?;
+    /// let entropies = Device::cpu().entropy(x).to_vec()?.values;
+    /// assert!((entropies[0] - 2.0_f32.ln()).abs() < 1e-6 && entropies[1] < 1e-19);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    pub fn entropy<'c, T: Element>(&'c self, x: Logits<'c, T>) -> Call<'c, Logits<'c, T>, T::Row> {
+        Call::new(self, Op::Entropy, x, Inputs::default())
+    }
+
+    /// The gradient of `sum_i upstream_i H_i` with respect to the logits, where `H_i` is the
+    /// [entropy](Device::entropy) of row `i`: `-upstream_i p_j (log p_j + H_i)`, times the
+    /// derivative of the logits' [temperature](Logits::temperature), scale and cap. `upstream` has
+    /// one finite value for each row: in a loss with an entropy bonus, the negative factor of the
+    /// bonus, divided by the rows of a mean.
+    ///
+    /// ```
+    /// use logits::{Device, Logits};
+    /// let x = Logits::new(&[0.0_f32, 3.0_f32.ln()], [1, 2])?; // p = 0.25, 0.75
+    /// let dx = Device::cpu().entropy_backward(x, &[1.0]).to_vec()?.values;
+    /// let expected = 0.25 * 0.75 * 3.0_f32.ln();
+    /// assert!((dx[0] - expected).abs() < 1e-6 && (dx[1] + expected).abs() < 1e-6);
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    ///
+    /// Running the call fails with [`Error::Length`] where there is not one value for each row, and
+    /// with [`Error::UpstreamGradient`] where one is not finite.
+    pub fn entropy_backward<'c, X: LogitsSource>(
+        &'c self,
+        x: X,
+        upstream: &'c [f32],
+    ) -> Call<'c, X, X::Element> {
+        let inputs = Inputs { row_upstream: Some(upstream), ..Inputs::default() };
+        Call::new(self, Op::EntropyBackward, x, inputs)
     }
 
     /// The most likely class of each row and its probability; of equally likely classes the lowest.

@@ -9,6 +9,7 @@ use std::fmt;
 
 mod backward;
 mod cross_entropy;
+mod entropy;
 mod log_sum_exp;
 mod predict;
 mod request;
@@ -38,6 +39,11 @@ pub enum Operation {
     /// within 0.5 of 0, where the terms of a log-sum-exp cancel, is 2e-7 absolute instead of 1e-6
     /// relative.
     LogSumExp,
+    /// One f32 a row: [`Device::entropy`](crate::Device::entropy).
+    Entropy,
+    /// The gradient of the entropies; `StepBuffers::upstream` may have one factor a row:
+    /// [`Device::entropy_backward`](crate::Device::entropy_backward).
+    EntropyBackward,
     /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
     Predict,
     /// The given number of [`Prediction`](crate::Prediction)s a row:
@@ -67,6 +73,8 @@ impl Operation {
         Self::Softmax,
         Self::LogSoftmax,
         Self::LogSumExp,
+        Self::Entropy,
+        Self::EntropyBackward,
         Self::Predict,
         Self::TopK(1),
         Self::Sample(Sampling::new(0)),
@@ -82,6 +90,8 @@ impl Operation {
             Self::Softmax => Op::Softmax,
             Self::LogSoftmax => Op::LogSoftmax,
             Self::LogSumExp => Op::LogSumExp,
+            Self::Entropy => Op::Entropy,
+            Self::EntropyBackward => Op::EntropyBackward,
             Self::Predict => Op::Predict,
             Self::TopK(_) => Op::TopK,
             Self::Sample(_) => Op::Sample,
@@ -127,6 +137,8 @@ operations! {
     Softmax: softmax::SOFTMAX,
     LogSoftmax: softmax::LOG_SOFTMAX,
     LogSumExp: log_sum_exp::LOG_SUM_EXP,
+    Entropy: entropy::ENTROPY,
+    EntropyBackward: entropy::ENTROPY_BACKWARD,
     Predict: predict::PREDICT,
     CrossEntropy: cross_entropy::CROSS_ENTROPY,
     CrossEntropyGrad: cross_entropy::CROSS_ENTROPY_GRAD,

@@ -166,6 +166,9 @@ impl Batch {
                         place(x, None, got, wanted)
                     });
                 }
+                Op::Entropy | Op::EntropyBackward => {
+                    self.judge_entropy(nth, &row, found, &mut verdict)
+                }
                 Op::Predict | Op::TopK | Op::Sample => {
                     self.judge_predictions(nth, &row, found, &mut verdict)
                 }
@@ -232,6 +235,31 @@ impl Batch {
             verdict.note("probability", 2e-6, relative(got, wanted), kind, || {
                 place(x, Some(wanted_class), got, wanted)
             });
+        }
+    }
+
+    /// The entropy of a row, or its gradient with an upstream gradient of 1.
+    fn judge_entropy(&self, nth: usize, row: &Row<'_>, found: &Found, verdict: &mut Verdict) {
+        let (x, kind) = (&self.rows[nth], self.kinds[nth]);
+        let times_p = |j: usize, value: f64| {
+            let p = row.probability(j);
+            if p == 0.0 { 0.0 } else { p * value }
+        };
+        let entropy: f64 = (0..x.len()).map(|j| times_p(j, -row.log_probability(j))).sum();
+        if self.op == Op::Entropy {
+            let got = f32::from_bits(found.rows[nth]).into();
+            let error = relative_of(100 * x.len(), got, entropy);
+            verdict.note("entropy", 3e-6, error, kind, || place(x, None, got, entropy));
+            return;
+        }
+        let unit = self.scale.abs() * (x.len() as f64).ln().max(1.0);
+        for j in 0..x.len() {
+            let cap = self.loss.softcap.map(f64::from);
+            let slope = oracle::transformed(x[j], self.scale, cap).1;
+            let wanted = times_p(j, -row.log_probability(j) - entropy) * slope;
+            let got = found.elements[nth * x.len() + j];
+            let error = error(self.unrounded(got, wanted), wanted, unit);
+            verdict.note("gradient", 2e-6, error, kind, || place(x, Some(j), got, wanted));
         }
     }
 

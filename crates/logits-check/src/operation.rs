@@ -198,6 +198,15 @@ pub async fn run<T: Element>(
             let out = device.log_sum_exp(seen).to_vec_async().await?;
             Results { rows: out.values, fell_back: out.fell_back, ..Results::default() }
         }
+        Operation::Entropy => {
+            let out = device.entropy(seen).to_vec_async().await?;
+            Results { rows: out.values, fell_back: out.fell_back, ..Results::default() }
+        }
+        Operation::EntropyBackward => {
+            let factors = row_factors(inputs);
+            let call = device.entropy_backward(seen, &factors);
+            Results::of_elements(call.to_vec_async().await?)
+        }
         Operation::SoftmaxBackward => {
             let start = reference.softmax(seen).to_vec_async().await?.values;
             let call = device.softmax_backward(seen_of(&start)?, inputs.upstream);
@@ -240,6 +249,24 @@ pub async fn run<T: Element>(
         }
         _ => Results::default(),
     })
+}
+
+/// The entropy of the softmax of a row, and its gradient with respect to the transformed logits:
+/// `-p_j (log p_j + H)`, 0 where p_j is 0.
+fn entropy(row: &Row<'_>, classes: usize) -> (f64, Vec<f64>) {
+    let (p, log) = (|class| row.probability(class), |class| row.log_probability(class));
+    let times_p = |class, value: f64| if p(class) == 0.0 { 0.0 } else { p(class) * value };
+    let entropy: f64 = (0..classes).map(|class| times_p(class, -log(class))).sum();
+    (entropy, (0..classes).map(|class| times_p(class, -log(class) - entropy)).collect())
+}
+
+/// One upstream gradient for each row: the first classes' of `inputs`.
+fn row_factors<T: Element>(inputs: &Inputs<'_, T>) -> Vec<f32> {
+    let of_row = |row| {
+        let first: f64 = inputs.upstream[place(inputs.shape, row, 0)].into();
+        first as f32
+    };
+    (0..inputs.shape.row_count()).map(of_row).collect()
 }
 
 /// How far off results may be, but for the rounding of their type.
@@ -325,6 +352,11 @@ impl<'a, T: Element> Judge<'a, T> {
                     0.0
                 }
             })),
+            Operation::Entropy => worst(self.rows.iter().map(|(row, y)| {
+                let wanted = entropy(&Row::new(y), y.len()).0;
+                excess(results.rows[*row], wanted, 3.0 * self.bound(wanted))
+            })),
+            Operation::EntropyBackward => self.entropy_gradients(results),
             Operation::SoftmaxBackward => self.backward(results, oracle::softmax_backward),
             Operation::LogSoftmaxBackward => self.backward(results, oracle::log_softmax_backward),
             Operation::CrossEntropy => self.losses(results),
@@ -373,6 +405,28 @@ impl<'a, T: Element> Judge<'a, T> {
                 let size = if self.bounds.by_element { terms } else { scale };
                 let bound = self.bounds.value * (slope * size).abs();
                 excess(results.elements[place(shape, row, class)], slope * value, bound)
+            })
+        }))
+    }
+
+    /// The gradients of the entropies, within a bound relative to the upstream gradient times the
+    /// largest entropy there is.
+    fn entropy_gradients(&self, results: &Results<T>) -> f64 {
+        let Inputs { shape, temperature, options, logits, .. } = *self.inputs;
+        let (scale, cap) = (f64::from(options.logit_scale), options.softcap.map(f64::from));
+        let temperature = f64::from(temperature);
+        let factors = row_factors(self.inputs);
+        worst(self.rows.iter().flat_map(|(row, y)| {
+            let factor = f64::from(factors[*row]);
+            let gradient = entropy(&Row::new(y), y.len()).1;
+            let size = factor * f64::max(1.0, (y.len() as f64).ln());
+            let x = self.inputs.row(logits, *row).into_iter();
+            x.zip(gradient).enumerate().map(move |(class, (x, wanted))| {
+                let slope = oracle::transformed(x / temperature, scale, cap).1 / temperature;
+                // Under a cap no slope is steeper than that of 0.
+                let bound = 2.0 * self.bounds.value * (size * scale / temperature).abs();
+                let found = results.elements[place(shape, *row, class)];
+                excess(found, factor * wanted * slope, bound)
             })
         }))
     }

@@ -6,6 +6,7 @@
 
 mod backward;
 mod cross_entropy;
+mod entropy;
 pub(super) mod log_sum_exp;
 mod predict;
 mod sample;
@@ -63,6 +64,8 @@ impl RowTask<'_> {
             Op::LogSumExp => {
                 write_values(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows)))
             }
+            Op::Entropy => write_values(rows_out, at, rows.count(), apart!(entropy::rows(rows))),
+            Op::EntropyBackward => apart!(entropy::backward_rows(rows, operands)),
             Op::Predict => {
                 let predictions = apart!(predict::rows(rows));
                 if let RowsOut::Predictions(out, _) = rows_out {

@@ -10,7 +10,7 @@ use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
-use crate::problem::loss::Totals;
+use crate::problem::loss::{Totals, check_upstream_gradients};
 use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
@@ -34,13 +34,22 @@ struct Inputs<'c, T: Element> {
     targets: Option<&'c ResidentTargets>,
     upstream: Option<&'c Resident<T>>,
     log_sum_exps: Option<&'c ResidentRows<T::Row>>,
+    /// One factor of the gradient for each row, in host memory.
+    row_upstream: Option<&'c [f32]>,
     k: Option<usize>,
     sampling: Option<&'c Sampling>,
 }
 
 impl<T: Element> Default for Inputs<'_, T> {
     fn default() -> Self {
-        Self { targets: None, upstream: None, log_sum_exps: None, k: None, sampling: None }
+        Self {
+            targets: None,
+            upstream: None,
+            log_sum_exps: None,
+            row_upstream: None,
+            k: None,
+            sampling: None,
+        }
     }
 }
 
@@ -126,6 +135,22 @@ impl<T: Element> Resident<T> {
     /// relative.
     pub fn log_sum_exp(&self) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
         self.values_call(Op::LogSumExp)
+    }
+
+    /// The entropy of the softmax of each row: [`Device::entropy`](crate::Device::entropy).
+    pub fn entropy(&self) -> ResidentCall<'_, T, ResidentRows<T::Row>> {
+        self.values_call(Op::Entropy)
+    }
+
+    /// The gradient of the entropies of the rows, each times its value of `upstream`:
+    /// [`Device::entropy_backward`](crate::Device::entropy_backward). On a GPU `upstream`, one f32
+    /// for each row, is uploaded by the call.
+    ///
+    /// Running the call fails with [`Error::Length`] where there is not one value for each row, and
+    /// with [`Error::UpstreamGradient`] where one is not finite.
+    pub fn entropy_backward<'c>(&'c self, upstream: &'c [f32]) -> ResidentCall<'c, T, Self> {
+        let inputs = Inputs { row_upstream: Some(upstream), ..Inputs::default() };
+        self.elements_call(Op::EntropyBackward, inputs)
     }
 
     /// The most likely class of each row: [`Device::predict`](crate::Device::predict).
@@ -232,6 +257,9 @@ impl<T: Element> Resident<T> {
             }
             self.transform.without_cap("not set: the gradient of a cap is another step")?;
         }
+        if let Some(factors) = inputs.row_upstream {
+            check_upstream_gradients(shape, factors)?;
+        }
         if let Some(values) = inputs.log_sum_exps {
             check_length("log-sum-exps", shape.row_count(), values.rows * values.each)?;
         }
@@ -246,7 +274,7 @@ impl<T: Element> Resident<T> {
 
     async fn run(&self, op: Op, inputs: &Inputs<'_, T>) -> Result<Outcome<T>, Error> {
         self.check(inputs)?;
-        let &Inputs { targets, upstream, log_sum_exps, k, sampling } = inputs;
+        let &Inputs { targets, upstream, log_sum_exps, row_upstream, k, sampling } = inputs;
         let mut operands = Operands {
             transform: draw_transform(op, self.transform)?,
             k: k.unwrap_or(0),
@@ -255,6 +283,7 @@ impl<T: Element> Resident<T> {
         if let Some(sampling) = sampling {
             operands.draws = sampling.draws()?;
         }
+        operands.coefficients.row_upstream = row_upstream;
         if let Some(targets) = targets {
             let ResidentTargets { loss, totals, .. } = targets;
             operands.transform = loss.transform(self.transform)?;

@@ -15,7 +15,7 @@ use crate::output::{self, Output};
 /// How files are read and written, for `logits loss --help`.
 pub(super) const FILES: &str = "\
 Files are .npy files, in C or Fortran order and either byte order. They are read in parts, so pipes are refused. Outputs are float32 in C order: \
---grad, --probs and --log-probs have the shape of the logits, --per-row has that of the targets. All of them appear at the end, or none does; \
+--grad, --probs and --log-probs have the shape of the logits, --per-row and --entropy have that of the targets. All of them appear at the end, or none does; \
 existing files are replaced then. A file that is an input, or is given twice, is refused.";
 
 // clap would take a doc comment here for the description of the command.
@@ -33,15 +33,19 @@ pub(super) struct OutputFiles {
     /// Write the loss of each row to this file: 0 for an ignored row, times its target's weight
     #[arg(long, value_name = "R.npy")]
     per_row: Option<PathBuf>,
+    /// Write the entropy of the softmax of each row in nats, after scale and cap, to this file;
+    /// ignored rows have theirs too
+    #[arg(long, value_name = "E.npy")]
+    entropy: Option<PathBuf>,
 }
 
 impl OutputFiles {
     /// Makes the files asked for, with their headers. `shape`: that of the logits. None may be one
     /// of `inputs`.
     pub(super) fn create(&self, shape: &[usize], inputs: &[&Path]) -> Result<Outputs, CliError> {
-        let Self { grad, probs, log_probs, per_row } = self;
-        let paths = [grad, probs, log_probs, per_row].map(Option::as_deref);
-        let [grad, probs, log_probs, per_row] = output::create(paths, inputs)?;
+        let Self { grad, probs, log_probs, per_row, entropy } = self;
+        let paths = [grad, probs, log_probs, per_row, entropy].map(Option::as_deref);
+        let [grad, probs, log_probs, per_row, entropy] = output::create(paths, inputs)?;
         let writer = |output: Option<_>, shape: &[usize]| {
             output.map(|output| Writer::new(output, shape)).transpose()
         };
@@ -50,6 +54,7 @@ impl OutputFiles {
             probs: writer(probs, shape)?,
             log_probs: writer(log_probs, shape)?,
             per_row: writer(per_row, &row_shape(shape))?,
+            entropy: writer(entropy, &row_shape(shape))?,
         })
     }
 }
@@ -60,6 +65,7 @@ pub(super) struct Outputs {
     probs: Option<Writer>,
     log_probs: Option<Writer>,
     per_row: Option<Writer>,
+    entropy: Option<Writer>,
 }
 
 /// A batch in memory, and where its parts stand in the outputs.
@@ -103,6 +109,11 @@ impl Outputs {
             results.note(device.log_softmax(seen).write_to(elements)?.fell_back);
             file.write(&of_logits, elements)?;
         }
+        if let Some(file) = &mut self.entropy {
+            let out = device.entropy(seen).to_vec()?;
+            file.write(&of_rows, &out.values)?;
+            results.note(out.fell_back);
+        }
         let mut out = match &mut self.grad {
             None => device.cross_entropy(loss, view, targets).loss()?,
             // The gradient comes last: it overwrites the logits.
@@ -124,8 +135,8 @@ impl Outputs {
 
     /// Writes what is still in memory.
     pub(super) fn finish(self) -> Result<Vec<Output>, CliError> {
-        let Self { grad, probs, log_probs, per_row } = self;
-        let files = [grad, probs, log_probs, per_row];
+        let Self { grad, probs, log_probs, per_row, entropy } = self;
+        let files = [grad, probs, log_probs, per_row, entropy];
         files.into_iter().flatten().map(Writer::finish).collect()
     }
 }
