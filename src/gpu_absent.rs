@@ -5,10 +5,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::plan::Traffic;
+use crate::plan::{ExecutionPlan, Traffic};
 use crate::problem::dtype::Elements;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Op;
+use crate::problem::operation::{Op, Operation};
 use crate::problem::request::{Operands, Request};
 use crate::problem::waiting::Reading;
 use crate::{Adapter, DType, DeviceChoice, Error, Shape, Tuning};
@@ -47,6 +47,16 @@ impl Gpu {
     }
 
     pub(crate) fn with_tuning(&self, _: Tuning) -> Result<Self, Error> {
+        match *self {}
+    }
+
+    pub(crate) fn plan(
+        &self,
+        _: Operation,
+        _: Shape,
+        _: DType,
+        _: CallLimits,
+    ) -> Result<ExecutionPlan, Error> {
         match *self {}
     }
 

@@ -135,7 +135,7 @@ pub use gpu::{BoundStep, Gpu, Step, StepBuffers, StepBuilder, Summary};
 pub use half;
 #[doc(hidden)]
 pub use plan::Traffic;
-pub use plan::Tuning;
+pub use plan::{ExecutionPlan, PassWork, PlannedPass, Tuning};
 pub use problem::adapter::{Adapter, Crossover, DeviceChoice, RejectedAdapter};
 pub use problem::dtype::{DType, Element};
 pub use problem::error::Error;

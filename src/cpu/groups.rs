@@ -24,6 +24,7 @@ use super::simd::{Exp, Isa, LANES, Number, Real, Vector, prefetch};
 use super::transform::LogitTransform;
 use crate::Error;
 use crate::problem::dtype::Elements;
+use crate::problem::operation::Op;
 use crate::problem::request::{self, RowsOut};
 
 /// Rows of fewer classes go through a line buffer before they are written past the caches, so that
@@ -32,6 +33,35 @@ const BUFFERED_CLASSES: usize = 2048;
 /// The most elements of a group of rows, unless one row alone has more: they stay in a core's
 /// second cache.
 const GROUP_ELEMENTS: usize = 16384;
+
+/// How rows are computed; the operation and the classes alone decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowKernel {
+    /// Lanes across rows.
+    AcrossRows,
+    /// Lanes along the row.
+    AlongRow,
+    /// A row at a time, copied to memory of its own, in which classes are selected.
+    Selection,
+}
+
+impl RowKernel {
+    pub(super) fn of(op: Op, classes: usize) -> Self {
+        if op.spec().rereads_row {
+            Self::Selection
+        } else if classes <= SHORT_ROW_CLASSES {
+            Self::AcrossRows
+        } else {
+            Self::AlongRow
+        }
+    }
+}
+
+/// Returns how many rows are a group: as many as have `GROUP_ELEMENTS`, but one at least and `ROWS`
+/// at most.
+pub(super) fn rows_of_group(classes: usize) -> usize {
+    if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
+}
 
 /// Rows that are computed together.
 #[derive(Clone, Copy)]
@@ -54,9 +84,10 @@ impl<'a> RowTask<'a> {
     ) -> Result<(), Error> {
         let Variant { isa, transform } = variant;
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let (mut source, group_rows) = self.scratch(usize::from(self.op.spec().rereads_row))?;
+        let kernel = RowKernel::of(self.op, classes);
+        let (mut source, group_rows) = self.scratch(usize::from(kernel == RowKernel::Selection))?;
         let scratch = source.get();
-        if self.op.spec().rereads_row {
+        if kernel == RowKernel::Selection {
             for at in self.skip..end {
                 let row = &mut scratch.rows[..];
                 row.iter_mut()
@@ -66,7 +97,7 @@ impl<'a> RowTask<'a> {
             }
             return Ok(());
         }
-        let is_short = classes <= SHORT_ROW_CLASSES;
+        let is_short = kernel == RowKernel::AcrossRows;
         // Longer rows are written past the caches without a line buffer: most of their lines are
         // whole.
         let line_buffers = if self.schedule.streams && classes < BUFFERED_CLASSES {
@@ -225,13 +256,6 @@ impl<'a> RowTask<'a> {
         let mut rows = LanesAcrossRows { isa, transform, count, logits, results, pending };
         self.run_op(&mut rows, &operands, rows_out, out_at);
         rows.pending.remaining()
-    }
-
-    /// Returns how many rows are a group: as many as have `GROUP_ELEMENTS`, but one at least and
-    /// `ROWS` at most.
-    pub(super) fn group_rows(&self) -> usize {
-        let classes = self.shape.classes();
-        if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
     }
 
     /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets,

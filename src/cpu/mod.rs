@@ -17,6 +17,7 @@ mod dispatch;
 mod groups;
 mod lines;
 mod ops;
+mod plan;
 mod rows;
 mod run;
 mod scratch;
@@ -28,6 +29,7 @@ mod threads;
 mod transform;
 
 pub(crate) use ops::log_sum_exp::exact as exact_log_sum_exp;
+pub(crate) use plan::plan;
 pub(crate) use run::Ready;
 pub(crate) use run::run;
 pub use simd::simd_level;

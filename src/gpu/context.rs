@@ -247,6 +247,11 @@ impl Gpu {
         }))
     }
 
+    /// The device as it was opened last, lost or not.
+    pub(super) fn now(&self) -> Arc<GpuContext> {
+        lock(&self.0.context).clone()
+    }
+
     /// The device as it is now, opened anew where the last one was lost.
     pub(super) async fn current(&self) -> Result<Arc<GpuContext>, Error> {
         let context = lock(&self.0.context).clone();
@@ -290,10 +295,6 @@ impl Gpu {
 
 #[cfg(test)]
 impl Gpu {
-    pub(super) fn now(&self) -> Arc<GpuContext> {
-        lock(&self.0.context).clone()
-    }
-
     /// The same adapter with other properties, chosen before anybody uses it.
     pub(super) fn altered(&self, change: impl FnOnce(&mut GpuContext)) {
         let mut context = lock(&self.0.context);

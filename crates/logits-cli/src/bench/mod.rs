@@ -105,7 +105,7 @@ impl Options {
 
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum OpName {
+pub(crate) enum OpName {
     Softmax,
     LogSoftmax,
     LogSumExp,
@@ -143,7 +143,7 @@ enum DTypeName {
 }
 
 #[derive(Clone, Copy)]
-struct RowsByClasses([usize; 2]);
+pub(crate) struct RowsByClasses(pub(crate) [usize; 2]);
 
 impl FromStr for RowsByClasses {
     type Err = String;
