@@ -294,3 +294,210 @@ impl Listed {
 fn copy_of_results(is_across: bool) -> &'static str {
     if is_across { "a tile of results" } else { "a copy of the results" }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+    use std::cell::RefCell;
+    use std::mem::discriminant;
+
+    use super::*;
+    use crate::cpu::dispatch::RowTask;
+    use crate::cpu::rows::{Held, LanesAlongRow, Rows, Stats};
+    use crate::cpu::simd::{Portable, level};
+    use crate::cpu::transform::Identity;
+    use crate::problem::dtype::{Elements, ElementsMut};
+    use crate::problem::request::{LossCoefficients, RowsOut};
+    use crate::{Prediction, Sampling};
+
+    /// Rows that write down which loops an operation makes over them.
+    struct Recorder<R> {
+        rows: R,
+        steps: RefCell<Vec<Step>>,
+    }
+
+    impl<R> Recorder<R> {
+        fn note(&self, steps: &[Step]) {
+            self.steps.borrow_mut().extend(steps);
+        }
+    }
+
+    impl<R: Rows> Rows for Recorder<R> {
+        type I = R::I;
+        type W = R::W;
+        type Y = R::Y;
+
+        fn isa(&self) -> R::I {
+            self.rows.isa()
+        }
+        fn transform(&self) -> R::Y {
+            self.rows.transform()
+        }
+        fn classes(&self) -> usize {
+            self.rows.classes()
+        }
+        fn count(&self) -> usize {
+            self.rows.count()
+        }
+        fn get(&self, row: usize, class: usize) -> R::W {
+            self.rows.get(row, class)
+        }
+        fn find_where(&self, row: usize, holds: impl Fn(R::W) -> bool) -> Option<usize> {
+            self.note(&[Step::Find]);
+            self.rows.find_where(row, holds)
+        }
+        fn find(&self, row: usize, logit: R::W) -> Option<usize> {
+            self.note(&[Step::Find]);
+            self.rows.find(row, logit)
+        }
+        fn maxima(&self) -> [R::W; ROWS] {
+            self.note(&[Step::Maximum]);
+            self.rows.maxima()
+        }
+        fn reduce(&mut self, hold: bool) -> Stats<R::W> {
+            self.note(&[Step::Maximum, Step::ExponentialSum { keeps: hold }]);
+            self.rows.reduce(hold)
+        }
+        fn terms(&self, stats: &Stats<R::W>, logits: &[R::W; ROWS]) -> [f64; ROWS] {
+            self.rows.terms(stats, logits)
+        }
+        fn sums(&self, value: impl Fn(usize, usize, R::W) -> f64 + Sync) -> [f64; ROWS] {
+            self.note(&[Step::Sum { reads_rows: true }]);
+            self.rows.sums(value)
+        }
+        fn scale(&mut self, stats: &Stats<R::W>, factors: &[f64; ROWS]) {
+            self.note(&[Step::Scale]);
+            self.rows.scale(stats, factors);
+        }
+        fn map(&mut self, value: impl Fn(usize, usize, R::W) -> R::W + Sync) {
+            self.note(&[Step::Map]);
+            self.rows.map(value);
+        }
+        fn map_with(
+            &mut self,
+            stats: &Stats<R::W>,
+            value: impl Fn(usize, usize, R::W, R::W) -> R::W + Sync,
+        ) {
+            self.note(&[Step::Scale, Step::Map]);
+            self.rows.map_with(stats, value);
+        }
+        fn pick(&self, classes: &[usize; ROWS]) -> [R::W; ROWS] {
+            self.rows.pick(classes)
+        }
+        fn put(&mut self, classes: &[usize; ROWS], values: &[R::W; ROWS]) {
+            self.rows.put(classes, values);
+        }
+    }
+
+    /// The loops that are listed are those that an operation makes.
+    #[test]
+    fn operations_make_the_loops_that_are_listed() {
+        let classes = 100;
+        let x: Vec<f32> = (0..classes).map(|class| (class * 7 % 31) as f32 * 0.3).collect();
+        let target = RowTarget { class: 3, weight: 1.0 };
+        for op in Op::ALL.into_iter().filter(|op| !op.spec().rereads_row) {
+            let operands = Operands {
+                coefficients: LossCoefficients {
+                    class_weight: classes as f64,
+                    factor: 1.0,
+                    on_value: 1.0,
+                    ..LossCoefficients::default()
+                },
+                targets: &[target],
+                upstream_gradient: op.spec().forward.map(|_| Elements::F32(&x)),
+                log_sum_exps: op.reads_log_sum_exps().then_some(Elements::F32(&[12.0])),
+                ..Operands::default()
+            };
+            let schedule = Schedule {
+                level: level().unwrap(),
+                streams: false,
+                threads_share_rows: false,
+                grain: usize::MAX,
+            };
+            let shape = Shape::rows(1, classes);
+            let task =
+                RowTask { op, shape, operands, first_row: 0, skip: 0, schedule, reserve: None };
+            let (mut out, mut held) = (vec![0.0_f32; classes], Held::default());
+            let rows = LanesAlongRow {
+                isa: Portable,
+                transform: Identity,
+                classes,
+                count: 1,
+                input: Some((&x[..], classes)),
+                output: op.spec().writes_elements.then_some((&mut out[..], classes)),
+                streams: false,
+                pending: Default::default(),
+                threads_share_rows: false,
+                held: &mut held,
+            };
+            let mut recorder = Recorder { rows, steps: RefCell::default() };
+            let (mut values, mut predictions) = ([0.0_f32], [Prediction::default()]);
+            let mut rows_out = match op.predicts() {
+                true => RowsOut::Predictions(&mut predictions, 1),
+                false => RowsOut::Values(ElementsMut::F32(&mut values)),
+            };
+            let mut elementwise = vec![0.0_f32; classes];
+            let of_rows = task.operands(Portable, 0, 1, &mut elementwise);
+            task.run_op(&mut recorder, &of_rows, &mut rows_out, 0);
+            let made = recorder.steps.into_inner();
+            let kinds = |steps: &[Step]| steps.iter().map(discriminant).collect::<Vec<_>>();
+            assert_eq!(kinds(&made), kinds(steps(op)), "{op:?}: {made:?}");
+            // Whether exponentials are kept, which the discriminant leaves out.
+            let keeps = |steps: &[Step]| steps.contains(&Step::ExponentialSum { keeps: true });
+            assert_eq!(keeps(&made), keeps(steps(op)), "{op:?}");
+        }
+    }
+
+    fn of(operation: Operation, shape: impl Into<Shape>, dtype: DType) -> ExecutionPlan {
+        plan(operation, shape.into(), dtype).unwrap()
+    }
+
+    /// Read once and written once, while the caches of a core hold a group of rows.
+    #[test]
+    fn bytes_are_those_that_the_loops_move() {
+        let elements = 64 * 1000;
+        let plan = of(Operation::Softmax, [64, 1000], DType::BF16);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (4 * elements, Some(4 * elements)));
+        // The exponential sum reads the logits again; what is written comes of exponentials.
+        assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(2 * elements), 16));
+        let plan = of(Operation::LogSoftmax, [64, 1000], DType::F64);
+        assert_eq!(plan.bytes_reread, Some(2 * 8 * elements));
+        // Exponentials of longer rows are not held.
+        let long = 3 * 140_000;
+        let plan = of(Operation::Softmax, [3, 140_000], DType::F32);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (8 * long, Some(12 * long)));
+        assert_eq!((plan.strategy, plan.pieces), ("lanes along a row", 35));
+        assert_eq!(
+            plan.passes.last().unwrap().work,
+            PassWork::Loop { reads: vec!["logits"], writes: vec!["probabilities"] }
+        );
+        // A loss in f64 is f64, its target 4 bytes, and 8 with the weight of its class.
+        let plan = of(Operation::CrossEntropy, [10, 7], DType::F64);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (560 + 120, Some(560 + 160)));
+        // Short rows are read once, into tiles.
+        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "transposed tiles"));
+        assert_eq!(plan.bytes_reread, Some(0));
+        // Copies of long rows are in no cache of a core.
+        let plan = of(Operation::TopK(5), [2, 140_000], DType::F32);
+        assert_eq!((plan.strategy, plan.bytes_moved), ("row to itself", None));
+        assert_eq!((plan.access, plan.bytes_reread), ("copied row", None));
+        let plan = of(Operation::Sample(Sampling::new(1)), [2, 21, 5], DType::F32);
+        assert_eq!((plan.strategy, plan.access), ("row to itself", "gathered rows"));
+        let plan = of(Operation::SoftmaxBackward, [2, 21, 5], DType::F32);
+        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "gathered tiles"));
+    }
+
+    /// The files that loops are said to be in are there.
+    #[test]
+    fn files_exist() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for op in [Operation::Softmax, Operation::Predict, Operation::SoftmaxBackward] {
+            for shape in [Shape::rows(3, 5), Shape::rows(3, 100), Shape::new(2, 100, 3)] {
+                for pass in of(op, shape, DType::F32).passes {
+                    assert!(root.join(pass.file).is_file(), "{pass}");
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! and any buffers.
 
 mod one_buffer;
+mod plans;
 mod refusals;
 mod steps;
 mod sums;
