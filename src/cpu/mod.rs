@@ -9,6 +9,8 @@
 //!    rows. Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of those rows, which `ops/` is written with.
+//!
+//! `plan.rs` tells what these would do with a shape, and computes nothing.
 
 // Lanes and rows by their numbers are what compilers make vectors of.
 #![allow(clippy::needless_range_loop)]

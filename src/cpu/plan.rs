@@ -82,7 +82,7 @@ pub(crate) fn plan(
     let elements = shape.elements()?;
     let (rows, classes) = (shape.row_count(), shape.classes());
     // No sum of bytes may overflow.
-    if elements.checked_mul(64).is_none() {
+    if (elements as u64).checked_mul(64).is_none() {
         return Err(Error::ShapeTooLarge { rows, classes });
     }
     let inner = shape.inner().max(1);

@@ -1,6 +1,6 @@
 //! Plans of every device: they refuse what a call refuses, and say what would run.
 
-use logits::{DType, Device, Error, Logits, Operation, Sampling, Shape};
+use logits::{DType, Error, Logits, Operation, Sampling, Shape};
 
 use crate::common;
 
