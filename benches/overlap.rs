@@ -1,9 +1,9 @@
-//! What it costs to bring logits to a GPU, to compute there, and to bring the results back: each
-//! alone, one part after the other, and as a call does it, with parts in flight at the same time.
+//! The time to upload logits to a GPU, to compute there, and to read the results back: each alone,
+//! one part after the other, and as a call does it, with parts in flight at the same time.
 //!
 //! `cargo bench --bench overlap`
 
-#![allow(clippy::unwrap_used)] // a benchmark that cannot run has nothing better to do than to say so
+#![allow(clippy::unwrap_used)] // a benchmark that cannot run panics
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,13 @@
 //! An engine that owns its wgpu device: logits from its own matrix-product shader, loss and
-//! gradient from this crate, an update of the weights by its own shader again; one submission a
-//! step, and nothing read back but the loss.
+//! gradient from this crate, an update of the weights by its own shader again. Each step is one
+//! submission, and only the loss is read back.
 //!
 //! ```text
 //! cargo run --release --example wgpu_engine            # on the best adapter of any kind; or: -- NAME
 //! ```
 //!
-//! It counts what a step allocates and submits, and compares its gradients with those of the simple
-//! API.
+//! It counts allocations and submissions of a step, and compares its gradients with those of the
+//! simple API.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
@@ -27,7 +27,7 @@ const CLASSES: usize = 10;
 const BATCH: usize = 128;
 const EPOCHS: usize = 60;
 
-/// The engine's own part: y = x W with a bias as the last row of W, and W -= rate * x^T dy.
+/// The engine's own shaders: y = x W with a bias as the last row of W, and W -= rate * x^T dy.
 const SHADERS: &str = "
 const INPUTS: u32 = 64u;
 const CLASSES: u32 = 10u;
@@ -82,8 +82,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let summary = engine.buffer(size_of::<Summary>());
     let loss = CrossEntropy::default();
 
-    // Everything that costs time, once: pipelines, bind groups, scratch. Each batch has its part of
-    // the targets.
+    // Pipelines, bind groups and scratch are made once, because they take time. Each batch has its
+    // part of the targets.
     let batches: Vec<_> = (0..train.len())
         .step_by(BATCH)
         .map(|first| (first, BATCH.min(train.len() - first)))
@@ -125,7 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             submissions += 1;
         }
         if epoch == 0 || (epoch + 1) % 12 == 0 {
-            // The only thing that the host ever sees of a step.
+            // The losses are all that the host reads of a step.
             let losses: Vec<f32> = engine.read(&losses, 4 * steps.len())?;
             let weighted = losses.iter().zip(&batches).map(|(loss, (_, rows))| loss * *rows as f32);
             println!(
@@ -149,10 +149,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         made[2],
         host_allocations[host_allocations.len() / 2],
     );
-    // Kept from the last reading of losses at most.
+    // The objects of the last reading of losses may still be there.
     assert!(made[0] <= 1 && made[1] <= 0 && made[2] <= 0, "a step has left objects behind");
 
-    // The same gradient by the simple API, from logits that come back for once.
+    // The simple API computes the same gradient, from logits that are read back only for this.
     let (own, bound) = &steps[0];
     let rows = batches[0].1;
     let values = |record: &dyn Fn(&mut wgpu::ComputePass<'_>)| -> Result<Vec<f32>, Box<dyn Error>> {
@@ -171,7 +171,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert!(far <= 1e-6 / rows as f32, "gradients differ");
     }
 
-    // Decisions on what was held out, which also stay on the device until they are asked for.
+    // Decisions on the held-out digits stay on the device too, until they are read.
     let best = engine.buffer(size_of::<Prediction>() * test.len());
     let step = gpu.prepare(Operation::Predict, [test.len(), CLASSES], DType::F32).build()?;
     let bound = step.bind(&StepBuffers::new(logits.slice(..)).rows(best.slice(..)))?;
@@ -193,7 +193,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Hardware before software, as the limits and features come by default.
+/// Opens an adapter, hardware before software, with default limits and features.
 fn open(name: Option<String>) -> Result<(wgpu::Device, wgpu::Queue), Box<dyn Error>> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let backends = descriptor.backends;
@@ -359,7 +359,7 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: hands everything to the system's allocator as it is.
+// SAFETY: passes every call on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);

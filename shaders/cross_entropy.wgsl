@@ -1,11 +1,12 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for
 // labels that are spread over the classes: sum_j q_j * (log-sum-exp - y_j). Twin of
 // `src/cpu/ops/cross_entropy.rs`.
-// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials, RowTarget,
-//   gradient_coefficients, target_of, upstream_of (shared/coefficients.wgsl); add_pairs,
-//   is_infinite_or_nan, log1p_pair, opaque (shared/math.wgsl); RowState, is_bad, label_below,
-//   sum_of_exponentials (shared/passes.wgsl); Maximum, distance, exp_below (shared/transform.wgsl);
-//   label_logit (the strategy)
+// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients, upstream_of
+//   (shared/coefficients.wgsl); add_pairs, is_infinite_or_nan, log1p_pair, opaque
+//   (shared/math.wgsl); RowState, is_bad, sum_of_exponentials (shared/passes.wgsl);
+//   RowExponentials, RowTarget, gradient_coefficients, label_below, target_of
+//   (shared/targets.wgsl); Maximum, distance, exp_below (shared/transform.wgsl); target_logit (the
+//   strategy)
 // provides: finish
 
 // The loss of a row, as bits:
@@ -58,7 +59,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     let upstream = upstream_of(row);
     var logit = maximum.logit;
     if !SOFT {
-        logit = label_logit(row, goal.label);
+        logit = target_logit(row, goal.class_index);
     }
     let log_sum = log1p_pair(stats.rest_of_sum);
     let log_sum_exp = maximum.y.x + (maximum.y.y + log_sum.x + log_sum.y);

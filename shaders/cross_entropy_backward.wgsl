@@ -2,12 +2,12 @@
 // `src/cpu/ops/cross_entropy.rs`. Each element is on its own:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j)
 // No row is reduced, but to the sum of its labels where targets are probabilities (SOFT).
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, RowExponentials,
-//   gradient_coefficients, gradient_of, labels_of, packed_coefficients, target_of,
+// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, packed_coefficients,
 //   unpacked_coefficients, upstream_of (shared/coefficients.wgsl); LOWEST, Reference, add_pairs,
 //   exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum (shared/math.wgsl); sum_of
-//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); transform (shared/transform.wgsl);
-//   PARTS, Unit (the parts in elements/); label_logit (the strategy)
+//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); RowExponentials, gradient_coefficients,
+//   gradient_of, labels_of, target_of (shared/targets.wgsl); transform (shared/transform.wgsl);
+//   PARTS, Unit (the parts in elements/); target_logit (the strategy)
 // provides: RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of, packed,
 //   unpacked
 
@@ -81,7 +81,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     let goal = target_of(row, stats);
     var logit = 0.0;
     if !SOFT {
-        logit = label_logit(row, goal.label);
+        logit = target_logit(row, goal.class_index);
     }
     // The exponentials are probabilities already.
     let p = probabilities(state, vec4<f32>(logit)).x;

@@ -1,5 +1,5 @@
 // log(sum_j exp(y_j)) = maximum.y + log1p(rest_of_sum). Twin of `src/cpu/ops/log_sum_exp.rs`, which
-// also takes over the rows where the two terms all but cancel.
+// also takes over the rows where the two terms nearly cancel.
 // needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients (shared/coefficients.wgsl);
 //   is_infinite_or_nan, log1p_pair, two_sum (shared/math.wgsl); LOWEST_KEY, RowState
 //   (shared/passes.wgsl)
@@ -12,7 +12,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
         let high = two_sum(y.x, log_sum.x);
         var bits = bitcast<u32>(high.x + (high.y + (y.y + log_sum.y)));
         if is_infinite_or_nan(bitcast<u32>(y.x)) {
-            // A scaled logit is no f32.
+            // The scaled maximum overflowed f32.
             bits = bitcast<u32>(y.x);
         }
         if stats.key == LOWEST_KEY {

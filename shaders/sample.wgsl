@@ -1,6 +1,6 @@
-// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, down to
-// the bits: additions and multiplications of f32, each kept from being merged with the next, and
-// whole numbers. Reasons stand there.
+// A class drawn from the softmax by the Gumbel-max trick. Twin of `src/cpu/ops/sample.rs`, which
+// gives the reasons, and equal to it in every bit: it uses integers, and f32 additions and
+// multiplications that no compiler may fuse.
 // needs: Grid, LATER_DRAW, NONE, Stats, params, rows_out, targets (shared/bindings.wgsl);
 //   Coefficients (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW, key_of, opaque (shared/math.wgsl);
 //   RowState, is_bad, sum_of_exponentials (shared/passes.wgsl); LARGEST, WIDE, combine, reduce
@@ -37,7 +37,7 @@ fn threefry(key: vec2<u32>, counter: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(a, b);
 }
 
-// The key of this step's draws, which rows and classes count under.
+// The Threefry key of this step's draws; the counter is (class, row).
 fn draw_key() -> vec2<u32> {
     var step = params.draw_step;
     if (params.flags & LATER_DRAW) != 0u {
@@ -79,7 +79,7 @@ fn gumbel(bits: u32) -> f32 {
     return -log_short(exponential);
 }
 
-// exp(t) for t up to 0, in units of 2^-31.
+// exp(x) for x up to 0, in units of 2^-31.
 fn probability_scale(x: f32) -> u32 {
     let t = max(x, -40.0);
     let n = round(opaque(t * 1.442695));
@@ -93,7 +93,7 @@ fn probability_scale(x: f32) -> u32 {
     return u32(opaque(power) * bitcast<f32>(u32(i32(n) + 31 + 127) << 23u));
 }
 
-// A large number, low and high part, by its first 24 digits.
+// A 64-bit number (low, high) as an f32, cut to its first 24 bits.
 fn coarse(mass: vec2<u32>) -> f32 {
     let length = select(32u - countLeadingZeros(mass.x), 64u - countLeadingZeros(mass.y), mass.y != 0u);
     if length <= 24u {
@@ -109,7 +109,7 @@ fn coarse(mass: vec2<u32>) -> f32 {
     return f32(digits) * bitcast<f32>((excess + 127u) << 23u);
 }
 
-// How far a logit is below the maximum, times the scale.
+// The logit of class j minus the maximum, times the scale: 0 or less.
 fn depth_of(j: u32, max_logit: f32) -> f32 {
     return opaque(opaque(load(j) - max_logit) * params.scale);
 }
@@ -118,9 +118,10 @@ fn is_possible(j: u32, t: f32) -> bool {
     return bitcast<u32>(load(j)) != params.negative_infinity && bitcast<u32>(t) != params.negative_infinity;
 }
 
-// How many classes (`counts`), or how much of the probability, is at a key or above; low and high
-// part of one number.
-//   for each class of this lane with key(depth) >= key: mass += 1, or its probability; over all lanes
+// The number of classes (`counts`), or their probability in units of 2^-31, whose key is `key` or
+// above, as (low, high).
+//   for each class of this lane with key(depth) >= key: mass += 1, or its probability;
+//   over all lanes
 fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     var mass = vec2<u32>(0u, 0u);
     for (var j = lane; j < params.classes; j += LANES) {
@@ -132,8 +133,8 @@ fn mass_from(grid: Grid, max_logit: f32, key: i32, counts: bool) -> vec2<u32> {
     return reduce(grid, mass, WIDE);
 }
 
-// The largest key up to that of 0 at and above which there are still draw_top_k classes (`counts`),
-// or `wanted` of the probability.
+// The largest key, up to that of 0, such that draw_top_k classes (`counts`), or `wanted` of the
+// probability, are at that key or above.
 //   while low < high: middle = half way up;
 //       if mass_from(middle) is enough { low = middle } else { high = middle - 1 }
 fn last_where(grid: Grid, max_logit: f32, lowest: i32, counts: bool, wanted: f32) -> i32 {
@@ -184,7 +185,7 @@ fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowSt
     }
     best = reduce(grid, best, LARGEST);
     if present && lane == 0u {
-        // A row without a softmax gives the largest logit, as where nothing is drawn.
+        // A row without a softmax gives the class of its largest logit, as predict.wgsl does.
         let first = select(stats.at, 0u, stats.at == NONE);
         let drawn = min(select(best.y, first, bad), params.classes - 1u);
         let sum = sum_of_exponentials(stats);

@@ -10,7 +10,7 @@
 // provides: run
 
 const WORDS: u32 = 8u;
-// 2^-30, which is lost from a sum with the numbers of threads in single f32.
+// 2^-30, which a sum with thread numbers loses in a single f32.
 const LOW: f32 = 9.313226e-10;
 
 var<workgroup> tile: array<f32, 512>;
@@ -19,7 +19,7 @@ fn run(grid: Grid) {
     let near = butterfly(vec2<u32>(thread, 0u), min(grid.width, 4u), COUNT).x;
     let total = sum_of(grid, vec2<f32>(f32(thread), LOW));
 
-    // One thread brings a row, another takes it.
+    // Each thread stores a row, and loads that of another thread.
     let pair = two_of(targets[thread]);
     tile[2u * thread] = pair.x;
     tile[2u * thread + 1u] = pair.y;
@@ -28,7 +28,7 @@ fn run(grid: Grid) {
     let max_logit = max(tile[row], tile[row + 1u]);
     //   max_y = y of the largest logit
     //   for each class:
-    //       rest_of_sum += exp(y - max_y), but for one maximum
+    //       rest_of_sum += exp(y - max_y), except for one maximum
     //       below += label * (max_y - y)
     var max_y = vec2<f32>(0.0, 0.0);
     var rest_of_sum = vec2<f32>(0.0, 0.0);
@@ -36,7 +36,8 @@ fn run(grid: Grid) {
     var gap = vec2<f32>(0.0, 0.0);
     var class_exp = 0.0;
     var has_maximum = false;
-    // One loop over all three, whose end no compiler knows, keeps what is compiled small.
+    // One loop over the maximum and both classes, whose end no compiler knows, keeps the code
+    // small.
     for (var i = 0u; i < 3u + params.zero; i += 1u) {
         let x = select(tile[row + max(i, 1u) - 1u], max_logit, i == 0u);
         let y = transform(x);

@@ -1,6 +1,6 @@
-// The k classes with the largest logits, of equal ones the lower first, and their probabilities.
-// Twin of `src/cpu/ops/predict.rs`. Each thread knows the best of its classes that are not taken
-// yet; whose is taken looks for the next.
+// Writes the k classes with the largest logits, the lower of equal ones first, and their
+// probabilities. Twin of `src/cpu/ops/predict.rs`. Each thread keeps the best of its classes that
+// are not taken yet; the thread whose class is taken looks for its next.
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients
 //   (shared/coefficients.wgsl); key_nan_largest (shared/math.wgsl); RowState, is_bad,
 //   sum_of_exponentials (shared/passes.wgsl); LARGEST, reduce (shared/reduce.wgsl); lane, load
@@ -11,7 +11,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return Coefficients();
 }
 
-// The thread's best class that comes after `last`, or its best where the place of `last` is NONE.
+// Returns this thread's best class after `last`, or its best class if the place of `last` is NONE.
 //   for each class of this lane that comes after `last`: best = max(best, it)
 fn best_after(last: vec2<u32>) -> vec2<u32> {
     let last_key = bitcast<i32>(last.x);
@@ -28,9 +28,9 @@ fn best_after(last: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(bitcast<u32>(key), at);
 }
 
-// for i in 0..k: best = the largest of all lanes' best classes; write it;
-//     the lane that had it looks for its next
-// for each of the k, one a lane: write its probability
+//   for i in 0..k: best = the largest of all lanes' best classes; write it;
+//       the lane that had it looks for its next
+//   for each of the k, one a lane: write its probability
 fn select_classes(grid: Grid, row: u32, stats: Stats, state: ptr<function, RowState>, present: bool) {
     let sum = sum_of_exponentials(stats);
     let bad = is_bad(stats);

@@ -1,6 +1,6 @@
-// From rows to one number, on the device: how many rows count and what they weigh, before a loss;
-// their sum, after it. Each pass takes groups of rows, LANES threads a group, to a partial a group;
-// and a last such group takes those to `summary`.
+// Reduces rows to one number: before a loss, the count and the weight of the rows; after it, the
+// sum of their losses. Each pass reduces groups of rows, LANES threads a group, to a partial a
+// group; then one group reduces the partials to `summary`.
 //
 // Sums are those of `src/problem/sum.rs`, which explains them: a group is a block of that file, and
 // everything is done in integers, on the bits of f32, so that no order and no compiler changes a
@@ -10,14 +10,15 @@
 //   combine, reduce (shared/reduce.wgsl)
 // provides: count_targets, total_targets, sum_losses, total_losses
 
-// `BLOCK_ROWS` of `src/problem/sum.rs` must be the same number.
+// Must equal `BLOCK_ROWS` of `src/problem/sum.rs`.
 const GROUP_ROWS: u32 = 1024u;
 // The bits of an infinity, and the exponents that stand for an infinity and for a NaN in a partial.
 const INFINITY: u32 = 0x7f800000u;
 const INFINITE: u32 = 255u;
 const NOT_A_NUMBER: u32 = 256u;
 
-// The group of a thread, and its rows as a range of this pass; none where there is no such group.
+// The group of this thread. `group_rows` gives the range of its rows in this pass, which is empty
+// if there is no such group.
 fn group_of(grid: Grid) -> u32 {
     return grid.group * (WORKGROUP / LANES) + thread / LANES;
 }
@@ -27,12 +28,13 @@ fn group_rows(group: u32) -> vec2<u32> {
     return vec2<u32>(start, start + min(GROUP_ROWS, params.rows - start));
 }
 
-// The first group alone looks at the partials.
+// The number of partials that this thread's group reads: the first group reads all of them.
 fn partials_of() -> u32 {
     return select(0u, params.groups, thread < LANES);
 }
 
-// The exponent of the largest of non-negative numbers, given as bits; 1 of subnormal numbers and 0.
+// The biased exponent of a non-negative number, given as bits: 1 for subnormal numbers and 0,
+// NOT_A_NUMBER for NaN.
 fn exponent_of(bits: u32) -> u32 {
     return select(max(bits >> 23u, 1u), NOT_A_NUMBER, bits > INFINITY);
 }
@@ -41,8 +43,8 @@ fn largest_of(grid: Grid, largest: u32) -> u32 {
     return reduce(grid, vec2<u32>(largest, 0u), LARGEST_KEY).x;
 }
 
-// A finite number as a multiple of the quantum 2^(exponent - 167), rounded half to even: its low 20
-// bits, and the rest, which has 21. The sums of GROUP_ROWS of each fit 32 bits.
+// A finite number as a multiple of the quantum 2^(exponent - 167), rounded half to even: the low 20
+// bits of the multiple, and the 21 bits above. The sums of GROUP_ROWS of each fit 32 bits.
 fn multiple_of_quantum(bits: u32, exponent: u32) -> vec2<u32> {
     let own = bits >> 23u;
     let mantissa = select(bits & 0x7fffffu, (bits & 0x7fffffu) | 0x800000u, own > 0u);
@@ -59,9 +61,9 @@ fn multiple_of_quantum(bits: u32, exponent: u32) -> vec2<u32> {
     return vec2<u32>(rounded & 0xfffffu, rounded >> 20u);
 }
 
-// A partial: an entry of `partials`, whose fields have other meanings here. Its sum is (x + y *
-// 2^20) quanta of `exponent`. What is stored as a float is a small whole number: bits of a float
-// need not survive where they are those of no normal number.
+// Packs a partial into an entry of `partials`, whose fields have other meanings here. Its sum is
+// (sum.x + sum.y * 2^20) quanta of `exponent`. Fields of type f32 hold small whole numbers, because
+// the bits of an f32 that is not normal need not survive.
 fn partial(exponent: u32, sum: vec2<u32>, counted: u32, invalid: u32) -> Stats {
     return Stats(bitcast<i32>(sum.x), invalid, vec2<f32>(0.0, 0.0), vec2<f32>(f32(exponent), 0.0), sum.y, f32(counted));
 }
@@ -75,7 +77,7 @@ fn exponent_of_partial(part: Stats) -> u32 {
 fn digits_of_partial(part: Stats, exponent: u32) -> vec4<u32> {
     let low = bitcast<u32>(part.key);
     let high = part.has_negative_infinity + (low >> 20u);
-    // Bits 20 to 90 of 96.
+    // The sum as bits 20 to 90 of 96.
     var words = vec3<u32>(low << 20u, ((low >> 12u) & 0xffu) | (high << 8u), high >> 24u);
     let down = exponent - exponent_of_partial(part);
     if down >= 95u {
@@ -98,7 +100,7 @@ fn digits_of_partial(part: Stats, exponent: u32) -> vec4<u32> {
     );
 }
 
-// Digits above 24 bits are carried over. There are at most 93 bits in all.
+// Carries the bits of a digit above 24 to the next digit. There are at most 93 bits in all.
 fn carried(digits: vec4<u32>) -> vec4<u32> {
     let y = digits.y + (digits.x >> 24u);
     let z = digits.z + (y >> 24u);
@@ -124,8 +126,8 @@ fn bits_of_float(m: u32, exponent: i32) -> u32 {
     return (u32(biased) << 23u) | (mantissa & 0x7fffffu);
 }
 
-// The total of the sums of all partials, as the bits of a high and a low part. One NaN makes it
-// NaN, otherwise one infinity infinite.
+// The total of the sums of all partials, as the bits of a high and a low part. It is NaN if any sum
+// is NaN, else infinite if any is infinite.
 //   for each partial: exponent = max(exponent, its exponent); over all lanes
 //   for each partial: digits += its sum / 2^(exponent - its exponent); over all lanes
 //   the two highest 24 bits of the digits, from the first bit that is set, are the two parts
@@ -148,7 +150,7 @@ fn total_of_partials(grid: Grid) -> vec2<u32> {
     if exponent >= INFINITE {
         return vec2<u32>(select(INFINITY, params.nan, exponent == NOT_A_NUMBER), 0u);
     }
-    // The first digit that is not 0 becomes the highest, and then its first bit.
+    // Shifts the first digit that is not 0 to the top, and then its first bit.
     var place = i32(exponent) + 35;
     for (var i = 0u; i < 3u; i += 1u) {
         if digits.w == 0u {
@@ -168,12 +170,13 @@ fn total_of_partials(grid: Grid) -> vec2<u32> {
 struct RowValue {
     // The bits of a number that is not negative.
     bits: u32,
-    // For targets: whether the row counts, and whether its target is no class and weighs nothing.
+    // For targets: whether the row counts, and whether it counts with a target that is no class,
+    // which has the weight 0.
     is_counted: bool,
     is_invalid: bool,
 }
 
-// The sign bit is dropped, for a zero may have one.
+// The value of a row without its sign bit, which a zero may have.
 fn value_of_row(row: u32, of_targets: bool) -> RowValue {
     if !of_targets {
         return RowValue(rows_out[params.rows_out_at + row] & 0x7fffffffu, false, false);
@@ -198,7 +201,7 @@ fn sum_rows(grid: Grid, of_targets: bool) {
     let lane = thread % LANES;
     var largest = 0u;
     var counted = 0u;
-    // The lower place, where keys are equal.
+    // All keys are equal, so the lower place is kept.
     var invalid = vec2<u32>(0u, NONE);
     for (var row = rows.x + lane; row < rows.y; row += LANES) {
         let value = value_of_row(row, of_targets);
@@ -233,8 +236,8 @@ fn sum_losses(grid: Grid) {
     sum_rows(grid, false);
 }
 
-// for each partial: counted += its rows; invalid = the first row whose target is no class; over all
-// lanes
+//   for each partial: counted += its rows; invalid = the first row whose target is no class;
+//   over all lanes
 fn total_targets(grid: Grid) {
     var counted = 0u;
     var invalid = vec2<u32>(0u, NONE);
@@ -247,7 +250,7 @@ fn total_targets(grid: Grid) {
     invalid = reduce(grid, invalid, LARGEST);
     var weight = total_of_partials(grid);
     if params.soft_rows != 0u {
-        // Every row of probabilities counts, once.
+        // Every row of probabilities counts, with the weight 1.
         counted = params.soft_rows;
         weight = bitcast<vec2<u32>>(vec2<f32>(f32(counted & 0xffff0000u), f32(counted & 0xffffu)));
     }
@@ -256,7 +259,7 @@ fn total_targets(grid: Grid) {
     }
 }
 
-// loss = sum, or sum / weight; what is no number is told by the bits of the sum
+//   loss = sum, or sum / weight; the bits of the sum decide whether it is infinite or NaN
 fn total_losses(grid: Grid) {
     let bits = total_of_partials(grid);
     if thread == 0u {

@@ -5,11 +5,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::ops::{Op, Operation, Request};
 use crate::plan::{ExecutionPlan, Traffic};
 use crate::problem::dtype::Elements;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::{Operands, Request};
+use crate::problem::operands::Operands;
 use crate::problem::waiting::Reading;
 use crate::{Adapter, DType, DeviceChoice, Error, Shape, Tuning};
 

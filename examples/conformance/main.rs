@@ -1,5 +1,5 @@
-//! Every operation, option and type on every adapter of this machine, against float64, as a matrix;
-//! exit code 1 where anything is out of bounds.
+//! Compares every operation, option and type on every adapter of this machine with float64, and
+//! prints a matrix. The exit code is 1 if anything is out of bounds.
 //!
 //! ```text
 //! cargo run --release --example conformance                            # the CPU, and every adapter

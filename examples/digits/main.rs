@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let images: Vec<f32> = batch.iter().flat_map(image).collect();
             let labels: Vec<u32> = batch.iter().map(label).collect();
             let (hidden, mut logits) = network.forward(&images);
-            // The loss, and its gradient over the logits: one fused step.
+            // One fused step computes the loss and overwrites the logits with its gradient.
             let x = LogitsMut::new(&mut logits, [batch.len(), CLASSES])?;
             let out = device.cross_entropy(&loss, x, &labels).with_gradient_in_place()?;
             sum += out.loss * out.counted_rows as f64;
@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         100.0 * right as f64 / test.len() as f64
     );
 
-    // The same gradients once more on a GPU, software if need be, and on the CPU.
+    // Compares these gradients on a GPU, software if there is no other, and on the CPU.
     let gpu = if device.is_gpu() { Ok(device) } else { Device::gpu() };
     match gpu {
         Err(error) => println!("GPU against CPU: {error}"),
@@ -157,7 +157,7 @@ impl Layer {
         .collect()
     }
 
-    /// The gradient of the inputs from that of the outputs.
+    /// Returns the gradient of the inputs, from that of the outputs.
     fn backward(&self, gradient: &[f32]) -> Vec<f32> {
         let rows = gradient.chunks_exact(self.outputs);
         rows.flat_map(|gradient| {

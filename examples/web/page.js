@@ -1,5 +1,5 @@
-// The page: what is chosen goes to the crate, what it answers is drawn. `?device=cpu` or `?device=gpu` chooses as
-// `logits --device` does.
+// The page: passes the user's choices to the crate, and draws its results. `?device=cpu` or
+// `?device=gpu` chooses as `logits --device` does.
 import init, { Batch, Place } from "./pkg/logits_web.js";
 
 const at = (id) => document.getElementById(id);
@@ -8,10 +8,10 @@ const MOST_BARS = 20;
 let gpu = null; // null where there is none
 let cpu;
 let batch;
-// What `batch` was when these were computed, and what they are.
+// The batch that `results` were computed from, and the results.
 let shown = null;
 let results = null;
-// While something is computed: when that is done; and whether it is out of date by then.
+// The promise of the computation under way, or null; and whether its input has changed since.
 let busy = null;
 let stale = false;
 
@@ -79,7 +79,7 @@ async function computeOnce() {
   say(fellBack ? `Finished on the CPU: ${fellBack}` : gpu ? "Computed on both." : "Computed on the CPU alone.");
 }
 
-// One at a time; what is asked for meanwhile is computed once more, all of it together.
+// Runs one computation at a time. Changes made meanwhile are computed together, once more.
 function compute() {
   stale = true;
   busy ??= (async () => {

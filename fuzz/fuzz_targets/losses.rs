@@ -1,4 +1,4 @@
-//! Losses with every option, and their gradients, against float64.
+//! Compares losses with every option, and their gradients, with float64.
 
 #![no_main]
 
@@ -54,7 +54,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     let (shape, classes, rows) = (batch.shape, batch.shape.classes(), batch.shape.row_count());
     let options = options(u, rows, classes)?;
     let seed = u.arbitrary::<u32>()? as usize;
-    // Now and then one that is no class.
+    // Some targets are no class.
     let most = if u.ratio(1, 8)? { classes } else { classes - 1 };
     let targets: Vec<i64> = (0..rows)
         .map(|row| ((noise(seed, row) + 1.0) * 0.5 * (most as f64 + 0.99)) as i64)
@@ -115,7 +115,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
     };
     let wanted = options.expected(&values, &labels);
     for row in 0..rows {
-        // What infinities come to depends on labels; tests go through them one by one.
+        // The result of an infinity depends on the labels; tests check each case.
         if values[row].iter().any(|x| !x.is_finite() || x.abs() > 1e4) {
             continue;
         }
@@ -127,7 +127,8 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         for class in 0..classes {
             let (got, wanted_here) =
                 (gradient[batch.place(row, class)], wanted.gradients[row][class]);
-            // Half types round what they hold; what is small against its row is as good as that.
+            // A half type rounds the result; a value that is small in its row is as exact as the
+            // row's scale.
             assert_near(
                 got,
                 wanted_here,

@@ -114,7 +114,7 @@ fn check(u: &mut Unstructured<'_>) -> Result<()> {
     };
     if reader.is_float() {
         let (mut all, mut some) = (vec![0.0_f64; count], vec![0.0_f64; length]);
-        // The selection first, so that the reader has to go back.
+        // The selection is read first, so that the reader has to go back.
         reader.floats(&selection, &mut some).expect("the file is whole");
         reader.floats(&Selection::flat(0..count), &mut all).expect("the file is whole");
         assert!(

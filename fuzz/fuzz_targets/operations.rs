@@ -1,5 +1,5 @@
-//! What needs no targets, against float64: softmax and its logarithm, log-sum-exp, decisions,
-//! gradients.
+//! Compares the operations without targets with float64: softmax and its logarithm, log-sum-exp,
+//! decisions, gradients.
 
 #![no_main]
 
@@ -22,7 +22,7 @@ fuzz_target!(init: require_level(), |bytes: &[u8]| {
 });
 
 fn bits<T: Element>(values: &[T]) -> Vec<u64> {
-    // Any NaN is like any other.
+    // All NaNs are equal here.
     values
         .iter()
         .map(|&x| x.into())
@@ -77,7 +77,7 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
         if reduced.is_regular() {
             let (top, log_sum, wanted) =
                 (reduced.max(), reduced.log_sum_above_max(), reduced.log_sum_exp());
-            // The sum of two numbers that may cancel is as good as these.
+            // The maximum and the logarithm may cancel, so the error is relative to them too.
             let error = 1e-6 * wanted.abs() + 2e-7 * log_sum.min(top.abs());
             assert_near(
                 log_sum_exps[row],

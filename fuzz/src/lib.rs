@@ -1,13 +1,13 @@
-//! The inputs that bytes are turned into: shapes, and logits of every kind.
+//! Turns bytes into inputs: shapes, and logits of every kind.
 
 use arbitrary::{Result, Unstructured};
 use logits::{Element, Shape};
 use logits_check::{Batch, excess, noise};
 
-/// Elements of a batch at most, for a run to take a millisecond.
+/// The most elements of a batch, so that a run takes a millisecond.
 const MOST: usize = 1 << 15;
 
-/// Ends where the environment asks for a SIMD level that this machine lacks.
+/// Ends the process if the environment asks for a SIMD level that this machine lacks.
 pub fn require_level() {
     if let Err(error) = logits::simd_level() {
         eprintln!("{error}");
@@ -15,10 +15,10 @@ pub fn require_level() {
     }
 }
 
-/// A batch in memory, with a gap after each block that must be neither read nor written.
+/// Makes a batch in memory, with a gap after each block that must be neither read nor written.
 ///
 /// # Errors
-/// Where bytes run out in the midst of a value.
+/// If the bytes run out within a value.
 pub fn batch<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<Batch<T>> {
     let shape = shape(u)?;
     let block = shape.classes() * shape.inner();
@@ -39,7 +39,7 @@ pub fn batch<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Resu
         }
         let at = u.int_in_range(0..=elements - 1)?;
         let value = special(u)?;
-        // Now and then a whole row.
+        // Some rows are set as a whole.
         let row = if u.ratio(1, 8)? { shape.classes() } else { 1 };
         for nth in 0..row {
             let at = (at + nth * shape.inner()).min(elements - 1);
@@ -50,7 +50,7 @@ pub fn batch<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Resu
 }
 
 fn shape(u: &mut Unstructured<'_>) -> Result<Shape> {
-    // Around where loops change.
+    // Numbers of classes near those at which loops change.
     let near = [1, 16, 32, 128, 4096, 8192, 20_000];
     let classes = match u.arbitrary::<u8>()? % 4 {
         0 => usize::from(u.arbitrary::<u16>()?) % MOST,
@@ -79,7 +79,7 @@ fn special(u: &mut Unstructured<'_>) -> Result<f64> {
     })
 }
 
-/// Fails unless a result is within so much of what was wanted, beside the rounding of its type.
+/// Fails unless a result is within `error` of `wanted`, plus the rounding of its type.
 #[track_caller]
 pub fn assert_near<T: Element>(got: T, wanted: f64, error: f64, what: &str) {
     assert!(

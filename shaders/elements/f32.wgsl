@@ -1,8 +1,8 @@
-// Values of 32 bits.
+// Units of 32-bit values.
 // needs: targets (shared/bindings.wgsl); in_order_4 (shared/transform.wgsl)
 // provides: PACKED, UNIT, PARTS, Unit, unit_of, words_of, operand_value
 
-// Values in a word, and in 16 bytes: by fours.
+// Values in a word, values in a unit of 16 bytes, and vectors in a unit.
 const PACKED: u32 = 1u;
 const UNIT: u32 = 4u;
 const PARTS: u32 = 1u;
@@ -16,7 +16,7 @@ fn words_of(unit: Unit) -> vec4<u32> {
     return bitcast<vec4<u32>>(unit[0]);
 }
 
-// Returns a value of the operand beside the logits, which has their type.
+// Returns a value of the operand that has the shape and the type of the logits.
 fn operand_value(place: u32) -> f32 {
     return bitcast<f32>(targets[place]);
 }

@@ -16,7 +16,7 @@ fn logit_at(place: u32) -> f32 {
     return in_order(bitcast<f32>(word_at(place)));
 }
 
-// The values of a unit from `place` on, and the last one for those beyond `last`.
+// Returns the values of a unit from `place` on; those beyond `last` repeat the last one.
 fn read_unit(place: u32, last: u32) -> Unit {
     let second = min(place + 1u, last);
     let third = min(place + 2u, last);

@@ -1,9 +1,9 @@
-// Values of 16 bits, two in a word; no adapter needs to know the type.
+// Units of 16-bit values, two in a word, converted with integers: adapters need no 16-bit types.
 // needs: targets (shared/bindings.wgsl); in_order (shared/transform.wgsl)
 // provides: PACKED, UNIT, PARTS, Unit, widened, narrowed, two_of, word_of, unit_of, words_of,
 //   operand_value
 
-// Values in a word, and in 16 bytes: by fours.
+// Values in a word, values in a unit of 16 bytes, and vectors in a unit.
 const PACKED: u32 = 2u;
 const UNIT: u32 = 8u;
 const PARTS: u32 = 2u;
@@ -14,16 +14,15 @@ fn widened(half: u32) -> f32 {
         return bitcast<f32>(half << 16u);
     }
     let magnitude = half & 0x7fffu;
-    // The exponent of normal numbers is moved; subnormal ones are whole numbers of 2^-24, in f32
-    // normal.
+    // Normal numbers get the exponent bias of f32; subnormal ones are multiples of 2^-24, which are
+    // normal in f32.
     var bits = (magnitude << 13u) + 0x38000000u;
     bits = select(bits, bitcast<u32>(f32(magnitude) * 5.9604645e-8), magnitude < 0x400u);
     bits = select(bits, (magnitude << 13u) | 0x7f800000u, magnitude >= 0x7c00u);
     return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
 }
 
-// Rounded to the nearest, of two the even one, by whole numbers: WGSL leaves it open how
-// pack2x16float rounds.
+// Rounds to the nearest, ties to even, with integers: WGSL leaves open how pack2x16float rounds.
 fn narrowed(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     let sign = (bits >> 16u) & 0x8000u;
@@ -33,7 +32,7 @@ fn narrowed(value: f32) -> u32 {
         return sign | select(rounded, 0x7fc0u, magnitude > 0x7f800000u);
     }
     var half = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u) - 0x38000000u) >> 13u;
-    // Below 2^-14: whole numbers of 2^-24.
+    // Below 2^-14: multiples of 2^-24.
     half = select(half, u32(round(bitcast<f32>(magnitude) * 16777216.0)), magnitude < 0x38800000u);
     half = select(half, 0x7c00u, magnitude >= 0x477ff000u);
     return sign | select(half, 0x7e00u, magnitude > 0x7f800000u);
@@ -58,7 +57,7 @@ fn words_of(unit: Unit) -> vec4<u32> {
     return vec4<u32>(word_of(unit[0].xy), word_of(unit[0].zw), word_of(unit[1].xy), word_of(unit[1].zw));
 }
 
-// Returns a value of the operand beside the logits, which has their type.
+// Returns a value of the operand that has the shape and the type of the logits.
 fn operand_value(place: u32) -> f32 {
     return widened((targets[place / 2u] >> (place % 2u * 16u)) & 0xffffu);
 }

@@ -1,5 +1,5 @@
-// Access to values of 16 bits word by word, wherever they start. `elements` are atomic, for a word
-// may be shared by rows, and so by workgroups.
+// Access to values of 16 bits word by word, wherever they start. `elements` are atomic, because two
+// rows, and so two workgroups, may share a word.
 // needs: in_order (shared/transform.wgsl); UNIT, Unit, narrowed, unit_of, widened, word_of (the
 //   parts in elements/)
 // provides: logit_at, read_unit, put, write_unit, write_some
@@ -18,8 +18,8 @@ fn logit_at(place: u32) -> f32 {
     return in_order(widened((word_at(place / 2u) >> (place % 2u * 16u)) & 0xffffu));
 }
 
-// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts
-// in the middle of a word, each word is put together from two.
+// Returns the values of a unit from `place` on; those beyond `last` are arbitrary. If a unit starts
+// in the middle of a word, each of its words is put together from two.
 fn read_unit(place: u32, last: u32) -> Unit {
     let first = place / 2u;
     let end = last / 2u;
@@ -35,7 +35,8 @@ fn read_unit(place: u32, last: u32) -> Unit {
     return unit_of((words >> vec4<u32>(16u)) | (vec4<u32>(b, c, d, e) << vec4<u32>(16u)));
 }
 
-// Writes one value. The other half of the word is not touched, whoever writes there meanwhile.
+// Writes one value. The other half of the word is left alone: another thread may write it
+// meanwhile.
 fn put(place: u32, value: f32) {
     let shift = place % 2u * 16u;
     atomicAnd(&elements[place / 2u], ~(0xffffu << shift));

@@ -1,5 +1,5 @@
-// Access to values of any type by 16 bytes at once. Bindings start and end at multiples of those,
-// and rows consist of whole words. Workgroups write to the same 16 bytes only where the backend
+// Access to values of any type, 16 bytes at once. Bindings start and end at multiples of 16 bytes,
+// and rows consist of whole words. Two workgroups write to the same 16 bytes only if the backend
 // stores a word without its neighbours (`writes_parts`).
 // needs: PACKED, UNIT, Unit, unit_of, words_of (the parts in elements/)
 // provides: logit_at, read_unit, put, write_unit, write_some
@@ -20,7 +20,7 @@ fn logit_at(place: u32) -> f32 {
     return unit_of(words)[at / 4u][at % 4u];
 }
 
-// The values of a unit from `place` on, and anything for those beyond `last`. Where a unit starts
+// Returns the values of a unit from `place` on; those beyond `last` are arbitrary. If a unit starts
 // in the middle of 16 bytes, it is put together from those and the next.
 fn read_unit(place: u32, last: u32) -> Unit {
     let here = words_at(place / UNIT);
@@ -35,8 +35,8 @@ fn read_unit(place: u32, last: u32) -> Unit {
     return unit_of(words);
 }
 
-// Only for values that are words. Compiled, but never called: rows across each other are not read
-// by 16 bytes.
+// Only for 32-bit values. Compiled, but never called: strided rows are not accessed 16 bytes at
+// once.
 fn put(place: u32, value: f32) {
     elements[place / UNIT][place % UNIT] = bitcast<u32>(value);
 }

@@ -14,13 +14,14 @@ const NONE: u32 = 0xffffffffu;
 struct Params {
     rows: u32,
     classes: u32,
-    // Values of a class that lie next to each other, one of each of so many rows; and how far apart
-    // blocks of such rows start, in what is read and in what is written.
+    // The number of rows that interleave: the values of a class of `inner` rows are contiguous. The
+    // strides are the values from one such block of rows to the next, in `logits` and in
+    // `elements`.
     inner: u32,
     logits_stride: u32,
     elements_stride: u32,
-    // Pieces that a whole row is cut into where several workgroups share it, else 1; and those of
-    // this pass.
+    // The segments of a whole row if several workgroups share it, else 1; the first segment of this
+    // pass, and how many it has.
     segments: u32,
     first_segment: u32,
     pass_segments: u32,
@@ -29,26 +30,26 @@ struct Params {
     targets_at: u32,
     rows_out_at: u32,
     row_upstream_at: u32,
-    // A pass over targets or losses has its first group of rows, its first row, and the groups of
-    // all passes.
+    // The first group of rows of a pass over targets or losses; the row of the whole batch at which
+    // the pass starts; and the groups of all passes.
     first_group: u32,
     first_row: u32,
     groups: u32,
-    // How many targets are not counted.
+    // The number of targets in `ignored`.
     ignored_count: u32,
     flags: u32,
     // The factor of every gradient.
     factor: f32,
-    // Labels that are smoothed: what the target's own label is, what each class's is beside that,
-    // and the sum of all weights.
+    // Smoothed labels: the label of the target's class; the label that every class has, added to
+    // that; and the sum of all class weights.
     on_value: f32,
     off_value: f32,
     class_weight: f32,
     // The factor of the square of a row's log-sum-exp in its loss.
     z_loss: f32,
-    // The logit transform, y = cap * tanh(scale * x / cap): the magnitude of the scale, high and
-    // low part, and the scale itself; the same over the cap; the cap, and the |x| at which the tanh
-    // is 1 for good; and what makes x descend with y ascending, a sign bit or nothing.
+    // The logit transform, y = cap * tanh(scale * x / cap): |scale|, high and low part, and the
+    // scale with its sign; |scale| / cap, high and low part; the cap, high and low part; the |x|
+    // from which on the tanh is 1; and the sign bit if the scale is negative, else 0.
     scale: f32,
     scale_low: f32,
     signed_scale: f32,
@@ -58,36 +59,37 @@ struct Params {
     cap_low: f32,
     cap_limit: f32,
     flip: u32,
-    // Decisions: how one is drawn, and how many classes are to be found.
+    // Decisions: the seed and the step of a draw; the classes to find (top-k); and the top-k and
+    // the top-p of a draw.
     draw_seed: vec2<u32>,
     draw_step: vec2<u32>,
     k: u32,
     draw_top_k: u32,
     draw_top_p: f32,
-    // Rows whose targets are probabilities: they all count.
+    // The number of rows if targets are probabilities, which all count; else 0.
     soft_rows: u32,
     // WGSL has no literal for these, and may assume that no computation makes them.
     nan: u32,
     negative_infinity: u32,
-    // 0, which no compiler knows.
+    // Always 0, which no compiler knows.
     zero: u32,
     // The targets that are not counted.
     ignored: array<vec4<u32>, 4>,
 }
 
-// FLAGS says what a kernel is made for: rows are weighted by `weights`; gradients are divided by
+// Bits of FLAGS, a constant of the kernel: rows are weighted by `weights`; gradients are divided by
 // the weight in `summary`; gradients of rows are multiplied by `row_upstream`.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const ROW_UPSTREAM: u32 = 8u;
-// `params.flags` says what a kernel is told: gradients of counted rows are NaN, as a mean over no
-// weight is; draws are so many steps on as the first of `targets` says.
+// Bits of `params.flags`: gradients of counted rows are NaN, as a mean over no weight is; the first
+// value of `targets` is added to the step of a draw.
 const NAN_GRADIENT: u32 = 4u;
 const LATER_DRAW: u32 = 16u;
 
 // All losses together. The host's `Summary` has the same layout.
 struct Summary {
-    // After the reduction, as bits.
+    // The bits of the reduced loss.
     loss: u32,
     counted_rows: u32,
     // The first row whose target is no class, or NONE.
@@ -99,25 +101,25 @@ struct Summary {
     weight: vec2<u32>,
 }
 
-// A stretch of a row reduced. With `max` its maximum, `rest_of_sum` is the sum of exp(x - max) over
-// all elements but one maximum, whose term is 1; high and low part of one number.
+// The statistics of a stretch of a row. With `max` its maximum, `rest_of_sum` is the sum of exp(x -
+// max) over all elements except one maximum, whose term is 1, as (high, low).
 struct Stats {
     key: i32,
-    // The first maximum, where an operation asks for it.
+    // The class of the first maximum, if the operation uses it.
     at: u32,
     rest_of_sum: vec2<f32>,
-    // Where labels are spread: the sum of label * (max - y) over what is not -inf; whether there is
-    // any -inf, of a class with a label (1) or without (2); and, where only the row can tell, all
-    // labels of the stretch together.
+    // For labels spread over classes: the sum of label * (max - y) over logits that are not -inf;
+    // whether a logit is -inf, in a class with a label (1) or without (2); and the sum of the
+    // labels, if it depends on the row.
     below: vec2<f32>,
     has_negative_infinity: u32,
     labels: f32,
 }
 
-// `logits` (1) and `elements` (4) depend on the type, and stand in a file for it.
+// `logits` (1) and `elements` (4) depend on the type: the parts in elements/ declare them.
 @group(0) @binding(0) var<uniform> params: Params;
-// Classes, one a row; or as bits, of the shape of the logits and without gaps, the probabilities
-// that are targets, or the gradient that a backward starts from.
+// Target classes, one a row; or target probabilities or an upstream gradient, as bits, of the shape
+// of the logits and without gaps; or the draw counter.
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
 @group(0) @binding(5) var<storage, read_write> rows_out: array<u32>;
@@ -128,10 +130,10 @@ struct Stats {
 // This thread's place in its workgroup, so that a subgroup's threads follow each other.
 var<private> thread: u32;
 
-// A Grid holds what all threads of a workgroup know alike. `main`, in the files of lanes, passes it
-// to `run`, which is the kernel of this module, and every function passes it on: a browser must
-// prove that all threads reach a barrier, and cannot through a private variable. `main` itself
-// takes no struct: naga's HLSL has no subgroups in one.
+// A Grid holds values that are the same in all threads of a workgroup. `main`, in the files of
+// lanes, passes it to `run`, which is the kernel of this module, and every function passes it on: a
+// browser must prove that all threads reach a barrier, and cannot through a private variable.
+// `main` itself takes no struct: naga's HLSL has no subgroups in one.
 struct Grid {
     // The number of the workgroup.
     group: u32,
@@ -139,7 +141,8 @@ struct Grid {
     width: u32,
 }
 
-// Where class 0 of a row is, from the first of this pass; and how far apart its classes are.
+// The place of class 0 of a row, from the first row of this pass. `class_step` is the distance
+// between its classes.
 fn row_start(row: u32, stride: u32) -> u32 {
     if STRIDED {
         return row / params.inner * stride + row % params.inner;

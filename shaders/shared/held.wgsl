@@ -23,8 +23,7 @@ fn hold(start: u32, end: u32) {
     }
 }
 
-// Called by all threads of a workgroup together. What is held are exponentials afterwards, where
-// KEEPS.
+// Called by all threads of a workgroup together. If KEEPS, `held` contains exponentials afterwards.
 //   for each unit: maximum = max(maximum, its logits); over all lanes
 //   for each unit: sums += its exponentials; over all lanes
 fn reduce_held(grid: Grid, state: ptr<function, RowState>, start: u32, end: u32) -> Stats {

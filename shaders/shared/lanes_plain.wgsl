@@ -1,4 +1,4 @@
-// Threads without subgroups: each stands alone between two barriers.
+// Lanes without subgroups: threads exchange values through workgroup memory alone.
 // needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
 //   (shared/bindings.wgsl); combine, folds (shared/reduce.wgsl)
 // provides: butterfly, radix, fold
@@ -21,8 +21,8 @@ fn radix(grid: Grid) -> u32 {
     return 16u;
 }
 
-// One thread adds up a result while the others wait, so that whole subgroups of the hardware are
-// idle, and not each of them partly.
+// One thread combines the entries of a result while others wait, so that whole subgroups of the
+// hardware are idle, rather than part of each.
 fn fold(done: u32, count: u32, how: u32) -> vec2<u32> {
     let first = thread * count;
     if first < WORKGROUP / done {

@@ -1,6 +1,6 @@
-// Threads with subgroups. Their size may be anything from 4 to 128, and nothing says that a
-// subgroup's threads have neighbouring local indices; so threads are numbered by subgroup.
-// needs: run (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
+// Lanes with subgroups. The size of a subgroup may be anything from 4 to 128, and a subgroup's
+// threads need not have neighbouring local indices, so threads are numbered by subgroup. needs: run
+// (a line of the host, or self_test.wgsl); Grid, WORKGROUP, thread
 //   (shared/bindings.wgsl); combine, folds (shared/reduce.wgsl)
 // provides: butterfly, radix, fold
 
@@ -12,12 +12,12 @@ fn main(
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) within: u32,
 ) {
-    // The remainder keeps it within workgroup memory, whatever a driver says of its subgroups.
+    // The remainder keeps `thread` within workgroup memory, whatever sizes a driver reports.
     thread = (subgroup * width + within) % WORKGROUP;
     run(Grid(group.y * groups.x + group.x, width));
 }
 
-// Every thread gets what `count` neighbours hold together.
+// Returns, in every thread, the combined values of `count` neighbours.
 fn butterfly(value: vec2<u32>, count: u32, how: u32) -> vec2<u32> {
     var result = value;
     for (var distance = 1u; distance < count; distance *= 2u) {
@@ -30,7 +30,7 @@ fn radix(grid: Grid) -> u32 {
     return grid.width;
 }
 
-// Every subgroup does it for itself, which saves a barrier.
+// Every subgroup combines the folds for itself, which saves a barrier.
 fn fold(done: u32, count: u32, how: u32) -> vec2<u32> {
     return butterfly(folds[thread / (done * count) * count + thread % count], count, how);
 }

@@ -1,5 +1,5 @@
-// The arithmetic that WGSL's own exp and log are too coarse for. Twin of `src/cpu/simd/exp.rs`;
-// reasons stand there.
+// Pairs of f32, and an exp and a log that are more exact than WGSL's own. Twin of
+// `src/cpu/simd/exp.rs`, which gives the reasons.
 // needs: params (shared/bindings.wgsl)
 // provides: LOWEST, LN2_HIGH, LN2_LOW, opaque, is_infinite_or_nan, two_sum, add_pairs, difference,
 //   exp_pair, Reference, reference_at, power_near, between, exp_from, multiply_pairs, divide_pairs,
@@ -20,7 +20,7 @@ fn opaque_4(x: vec4<f32>) -> vec4<f32> {
 }
 
 // Whether these are the bits of an infinity or a NaN. A compiler may take every float for finite,
-// but not its bits; the sign is left out, for a compiler may make -0 of 0.
+// but not its bits; the sign is left out, because a compiler may turn 0 into -0.
 fn is_infinite_or_nan(bits: u32) -> bool {
     return (bits & 0x7fffffffu) >= 0x7f800000u;
 }
@@ -69,9 +69,8 @@ fn exp_pair(pair: vec2<f32>) -> f32 {
     return power * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// The point that exp_from measures from: shift + turns * ln 2 + rest. Numbers of a large magnitude
-// are moved towards 0 by `shift` first: what is not too far below such a number to matter is exact
-// as a difference from it.
+// The reference point of exp_from: shift + turns * ln 2 + rest. A large number has itself as
+// `shift`: the differences from it that are small enough to matter are exact.
 struct Reference {
     shift: f32,
     lowest: f32,
@@ -86,29 +85,29 @@ fn reference_at(maximum: f32) -> Reference {
     return Reference(shift, moved - 89.0, n, opaque(moved - n * LN2_HIGH) - n * LN2_LOW);
 }
 
-// The power of two next to exp(maximum), but where there is a shift: sums that move from one to the
-// next do so by powers of two, without a rounding error however often.
+// The point of the power of two next to exp(maximum), unless there is a shift: sums are then
+// rescaled by powers of two, which adds no rounding error.
 fn power_near(maximum: f32) -> Reference {
     var reference = reference_at(maximum);
     reference.rest = 0.0;
     return reference;
 }
 
-// a - b as a pair whose low part is small, as exp_pair needs it: what is left of ln 2 and of a rest
+// a - b as a pair whose low part is small, as exp_pair needs it: the terms of ln 2 and of the rests
 // can be large when one of the two has a shift.
 fn between(a: Reference, b: Reference) -> vec2<f32> {
     let turns = a.turns - b.turns;
     let shift = difference(a.shift, b.shift);
-    // A difference beyond all numbers has no low part.
+    // A difference beyond f32 has no low part.
     let from_shift = vec2<f32>(max(shift.x, -1e30), shift.y);
     let d = add_pairs(from_shift, vec2<f32>(turns * LN2_HIGH, turns * LN2_LOW + (a.rest - b.rest)));
     let near = two_sum(d.x, d.y);
     return vec2<f32>(near.x, select(0.0, near.y, near.x > LOWEST));
 }
 
-// exp(x - reference) for x up to about it; 0 where that is no normal number, as from 88 below it.
-// The arguments and the reference are reduced apart, so that no difference of the two needs a low
-// part.
+// exp(x - reference) for x up to about the reference; 0 if that is no normal number, from about 88
+// below it on. The arguments and the reference are reduced separately, so that no difference of the
+// two needs a low part.
 fn exp_from(x: vec4<f32>, reference: Reference) -> vec4<f32> {
     let moved = max(opaque_4(x - reference.shift), vec4<f32>(reference.lowest));
     let n = round(moved * 1.442695);
@@ -119,8 +118,8 @@ fn exp_from(x: vec4<f32>, reference: Reference) -> vec4<f32> {
     return power * bitcast<vec4<f32>>(exponent << vec4<u32>(23u));
 }
 
-// a * b as a rounded product and what rounding lost, where that is a number: by halves whose
-// products are exact (Veltkamp and Dekker, 1971).
+// a * b as a rounded product and what rounding lost, 0 near an overflow: by halves whose products
+// are exact (Veltkamp and Dekker, 1971).
 fn multiply(a: f32, b: f32) -> vec2<f32> {
     let a_high = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
     let b_high = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
@@ -134,7 +133,7 @@ fn multiply(a: f32, b: f32) -> vec2<f32> {
     return vec2<f32>(product, select(lost, 0.0, (bitcast<u32>(product) & 0x7fffffffu) >= 0x7f000000u));
 }
 
-// Where the product is beyond all numbers the low part is 0.
+// a * b as a pair, whose low part is 0 near an overflow.
 fn multiply_pairs(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
     let product = multiply(a.x, b.x);
     let is_huge = (bitcast<u32>(product.x) & 0x7fffffffu) >= 0x7f000000u;
@@ -158,7 +157,7 @@ struct Exponential {
 fn exp_and_minus_one(d: vec2<f32>) -> Exponential {
     let n = round(d.x * 1.442695);
     let low = multiply(n, LN2_LOW);
-    // The rest of ln 2 beyond two f32.
+    // 1.6465717e-12 is the rest of ln 2 beyond two f32.
     let r = add_pairs(two_sum(opaque(d.x - n * LN2_HIGH), -low.x), vec2<f32>((d.y - low.y) - n * 1.6465717e-12, 0.0));
     let square = multiply_pairs(r, r);
     let cube = multiply_pairs(square, r);
@@ -192,7 +191,8 @@ fn log1p_pair(rest_of_sum: vec2<f32>) -> vec2<f32> {
     return vec2<f32>(f32(k) * LN2_HIGH, f32(k) * LN2_LOW + log1p_f);
 }
 
-// Floats in an order that integers can compare. NaN comes last, and -0 equals 0.
+// Returns an integer in the order of the floats: -0 equals 0, and a NaN is beyond the infinity of
+// its sign.
 fn key_of(x: f32) -> i32 {
     let bits = bitcast<i32>(x);
     let order = bits ^ ((bits >> 31u) & 0x7fffffff);

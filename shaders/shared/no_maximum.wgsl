@@ -1,6 +1,6 @@
-// In place of shared/running_maximum.wgsl and of a part of shared/passes.wgsl, for rows that are
-// not reduced to a maximum: no logit is compared with another.
-// needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/sum.wgsl or the operation); Unit
+// Replaces shared/running_maximum.wgsl and a part of shared/passes.wgsl for rows that are not
+// reduced to a maximum: its functions do nothing. needs: Grid, Stats (shared/bindings.wgsl);
+// RowState (shared/sum.wgsl or the operation); Unit
 //   (the parts in elements/)
 // provides: set_maximum, begin_maximum, see_unit, row_maximum, begin_running_maximum,
 //   raise_maximum, join_lanes

@@ -1,6 +1,6 @@
-// In place of the selection of classes by top-k and sampling, for operations whose rows are done
-// once they are reduced and written.
-// needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/passes.wgsl, shared/sum.wgsl or the
+// Replaces the selection of classes by top-k and sampling for operations that select none: its
+// function does nothing. needs: Grid, Stats (shared/bindings.wgsl); RowState (shared/passes.wgsl,
+// shared/sum.wgsl or the
 //   operation)
 // provides: select_classes
 

@@ -1,13 +1,14 @@
 // Reduces a row unit by unit: to its maximum, then to the sum of exponentials relative to it.
-// needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, gradient_of, labels_of,
-//   packed_coefficients, unpacked_coefficients (shared/coefficients.wgsl); add_pairs,
-//   key_nan_largest, key_of, opaque, value_of (shared/math.wgsl); COUNT, LARGEST, LARGEST_KEY,
-//   reduce, sum_of (shared/reduce.wgsl); classes_from (shared/rows.wgsl); Maximum, distance,
-//   exp_below, exp_below_4, maximum_at (shared/transform.wgsl); PARTS, Unit (the parts in
-//   elements/)
+// needs: Grid, NONE, Stats, params (shared/bindings.wgsl); Coefficients, packed_coefficients,
+//   unpacked_coefficients (shared/coefficients.wgsl); add_pairs, key_nan_largest, key_of, value_of
+//   (shared/math.wgsl); LARGEST, LARGEST_KEY, reduce, sum_of (shared/reduce.wgsl); classes_from
+//   (shared/rows.wgsl); add_segment_to_side_sums, add_to_side_sums, begin_side_sums,
+//   element_values, reduce_side_sums (shared/label_sums.wgsl, shared/no_side_sums.wgsl or the
+//   operation); Maximum, distance, exp_below, exp_below_4, maximum_at (shared/transform.wgsl);
+//   PARTS, Unit (the parts in elements/)
 // provides: LOWEST_KEY, RowState, is_bad, maximum_of, sum_of_exponentials, set_maximum,
-//   begin_maximum, see_unit, lane_key, row_maximum, label_below, begin_sums, add_unit, add_segment,
-//   summed, elements_of, packed, unpacked
+//   begin_maximum, see_unit, lane_key, row_maximum, begin_sums, add_unit, add_segment, summed,
+//   elements_of, packed, unpacked
 
 // The key of -inf: below that of every number.
 const LOWEST_KEY: i32 = -2139095041;
@@ -34,7 +35,7 @@ struct RowState {
     rest_of_sum: vec2<f32>,
     // How many of this lane's logits are equal to the maximum.
     maxima_count: f32,
-    // With SPREAD, as in Stats, high and low parts.
+    // The side sums, as in Stats, high and low parts.
     below: vec2<f32>,
     labels: vec2<f32>,
     has_negative_infinity: u32,
@@ -127,40 +128,10 @@ fn row_maximum(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return stats;
 }
 
-// label * (maximum.y - y): in halves, for the difference of two large logits is no f32. Opaque, for
-// a compiler would move the 2 to the difference, or take 2 and the halves out.
-fn label_below(label: f32, x: f32, maximum: Maximum) -> f32 {
-    if TRANSFORMED {
-        let d = distance(x, maximum);
-        return label * -(d.x + d.y);
-    }
-    return opaque(2.0 * label) * (0.5 * maximum.logit - opaque(0.5 * x));
-}
-
 fn begin_sums(state: ptr<function, RowState>) {
     (*state).rest_of_sum = vec2<f32>(0.0, 0.0);
     (*state).maxima_count = 0.0;
-    (*state).below = vec2<f32>(0.0, 0.0);
-    (*state).labels = vec2<f32>(0.0, 0.0);
-    (*state).has_negative_infinity = 0u;
-}
-
-// for each x of the part that is not -inf: below += label * (maximum.y - y); labels += its label
-fn spread_labels(state: ptr<function, RowState>, j: u32, end: u32, x: vec4<f32>, part: u32) {
-    let is_here = classes_from(j, part) < vec4<u32>(end);
-    let label = select(vec4<f32>(0.0), labels_of(j, part), is_here);
-    var sum = 0.0;
-    for (var k = 0u; k < 4u; k += 1u) {
-        if bitcast<u32>(x[k]) == params.negative_infinity {
-            let kind = select(1u, 2u, label[k] == 0.0);
-            (*state).has_negative_infinity |= select(0u, kind, is_here[k]);
-        } else {
-            sum += label_below(label[k], x[k], (*state).maximum);
-        }
-    }
-    (*state).below = add_pairs((*state).below, vec2<f32>(sum, 0.0));
-    let all_labels = (label.x + label.y) + (label.z + label.w);
-    (*state).labels = add_pairs((*state).labels, vec2<f32>(all_labels, 0.0));
+    begin_side_sums(state);
 }
 
 // Adds a unit to the sums, and returns its exponentials:
@@ -171,9 +142,6 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
     var exponentials: Unit;
     for (var part = 0u; part < PARTS; part += 1u) {
         let x = unit[part];
-        if SPREAD {
-            spread_labels(state, j, end, x, part);
-        }
         let is_maximum = x == vec4<f32>((*state).maximum.logit);
         var e = exp_below_4(x, (*state).maximum);
         exponentials[part] = e;
@@ -181,6 +149,7 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
             // A masked class is a finite number under a cap.
             e = select(vec4<f32>(0.0), e, classes_from(j, part) < vec4<u32>(end));
         }
+        add_to_side_sums(state, j, part, end, x, e);
         let rest = select(e, vec4<f32>(0.0), is_maximum);
         let ones = select(vec4<f32>(0.0), vec4<f32>(1.0), is_maximum);
         let sum = (rest.x + rest.y) + (rest.z + rest.w);
@@ -193,23 +162,17 @@ fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Uni
 // Adds a segment's statistics to the sums. `stats` has the maximum of the whole row.
 //   rest_of_sum += (1 + the segment's rest_of_sum) * exp(the segment's maximum - maximum)
 fn add_segment(state: ptr<function, RowState>, segment: Stats, stats: Stats) {
-    let is_below = !is_bad(segment) && segment.key != stats.key;
+    var factor = 1.0;
+    var sum = vec2<f32>(0.0, 0.0);
     if !is_bad(segment) {
-        var sum = add_pairs(vec2<f32>(1.0, 0.0), segment.rest_of_sum);
-        if is_below {
-            sum *= exp_below(maximum_of(segment), (*state).maximum);
+        sum = add_pairs(vec2<f32>(1.0, 0.0), segment.rest_of_sum);
+        if segment.key != stats.key {
+            factor = exp_below(maximum_of(segment), (*state).maximum);
+            sum *= factor;
         }
         (*state).rest_of_sum = add_pairs((*state).rest_of_sum, sum);
     }
-    if SPREAD {
-        (*state).labels = add_pairs((*state).labels, vec2<f32>(segment.labels, 0.0));
-        (*state).below = add_pairs((*state).below, segment.below);
-        if is_below {
-            let moved = label_below(segment.labels, maximum_of(segment), (*state).maximum);
-            (*state).below = add_pairs((*state).below, vec2<f32>(moved, 0.0));
-        }
-        (*state).has_negative_infinity |= segment.has_negative_infinity;
-    }
+    add_segment_to_side_sums(state, segment, maximum_of(segment), factor, sum.x + sum.y);
 }
 
 // Called by all threads of a workgroup together: adds to `peak`, the statistics with the maximum,
@@ -218,17 +181,7 @@ fn summed(grid: Grid, state: ptr<function, RowState>, peak: Stats) -> Stats {
     var stats = peak;
     let whole = add_pairs((*state).rest_of_sum, vec2<f32>((*state).maxima_count, 0.0));
     stats.rest_of_sum = add_pairs(vec2<f32>(-1.0, 0.0), sum_of(grid, whole));
-    if SPREAD {
-        // The host knows the sum of smoothed labels over a whole row.
-        if SOFT || SPLIT_ROW {
-            let labels = sum_of(grid, (*state).labels);
-            stats.labels = labels.x + labels.y;
-        }
-        stats.below = sum_of(grid, (*state).below);
-        let kinds = (*state).has_negative_infinity;
-        let flags = reduce(grid, vec2<u32>(kinds & 1u, kinds >> 1u), COUNT);
-        stats.has_negative_infinity = select(0u, 1u, flags.x > 0u) | select(0u, 2u, flags.y > 0u);
-    }
+    reduce_side_sums(grid, state, &stats);
     return stats;
 }
 
@@ -238,7 +191,7 @@ fn log_probability(x: f32, maximum: Maximum, log_sum: f32) -> f32 {
 }
 
 // Returns what is written for four logits, or for four exponentials:
-//   LOG: (y - maximum.y) - log(sum); TARGETS: see `gradient_of`; else exponential / sum
+//   LOG: (y - maximum.y) - log(sum); else exponential * factor, as `element_values` changes it
 fn elements_of(
     state: ptr<function, RowState>,
     j: u32,
@@ -263,9 +216,7 @@ fn elements_of(
         } else {
             values = exp_below_4(x, maximum) * coefficients.factor;
         }
-        if TARGETS {
-            values = gradient_of(j, part, x, values, coefficients);
-        }
+        values = element_values(state, j, part, x, values, coefficients);
     }
     return select(values, vec4<f32>(bitcast<f32>(params.nan)), coefficients.bad);
 }

@@ -1,4 +1,4 @@
-// The workgroup reduction: every thread of a row gets the row's value.
+// The reduction over a workgroup: every thread of a row gets the combined value of the row.
 //
 // Values are always combined as one balanced tree over the threads' numbers, whether a step is an
 // exchange within a subgroup or a fold through workgroup memory; the size of a subgroup does not
@@ -7,7 +7,7 @@
 //   (shared/lanes_*.wgsl); add_pairs (shared/math.wgsl)
 // provides: LARGEST, COUNT, WIDE, LARGEST_KEY, folds, combine, reduce, sum_of
 
-const LARGEST: u32 = 0u; // (key, place): the larger key, of equal ones the lower place
+const LARGEST: u32 = 0u; // (key, place): the larger key, and the lower place if keys are equal
 const SUM: u32 = 1u; // (high, low) of an f32 pair
 const COUNT: u32 = 2u; // two whole numbers
 const WIDE: u32 = 3u; // (low, high) of one whole number
@@ -34,11 +34,11 @@ fn combine(a: vec2<u32>, b: vec2<u32>, how: u32) -> vec2<u32> {
     return select(b, a, key_a > key_b || (key_a == key_b && a.y < b.y));
 }
 
-// Called by all threads of a workgroup together: what all lanes of the row have, combined.
+// Returns the combined values of all lanes of the row. All threads of a workgroup call it together.
 //   every `done` neighbours have a common result; at first those of a subgroup
 //   while done < LANES { join the results of `count` neighbouring groups; done *= count }
-// `fold`, in the files of lanes, joins `count` entries of `folds`, each of
-// which stands for `done` threads.
+// `fold`, in the files of lanes, combines `count` entries of `folds`, each the result of `done`
+// threads.
 fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
     if LANES == 1u {
         return value;
@@ -52,12 +52,12 @@ fn reduce(grid: Grid, value: vec2<u32>, how: u32) -> vec2<u32> {
         workgroupBarrier();
     }
     // The API promises subgroups of at least SUBGROUP threads, and the self-test of an adapter
-    // checks the size that it gets. A look at the width at hand, with the other way beside it,
+    // checks the size that it gets. A check of the width at run time, with both ways compiled,
     // makes the compilation of a short row's kernel half as long again.
     if LANES <= SUBGROUP {
         return butterfly(value, LANES, how);
     }
-    // Whatever a broken driver says of its subgroups, this ends.
+    // The loop ends whatever width a broken driver reports.
     var done = max(min(grid.width, LANES), 1u);
     var result = butterfly(value, done, how);
     while done < LANES {

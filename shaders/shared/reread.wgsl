@@ -1,10 +1,10 @@
-// Writing a stretch of a row that was too long to be held: read again, in units of what is written.
+// Writes a stretch of a row that was too long to be held: reads it again, in units of the elements.
 // needs: Coefficients (shared/coefficients.wgsl or shared/sum.wgsl); RowState (shared/passes.wgsl
 //   or shared/sum.wgsl or the operation); class_range, element_unit, give_unit, lane, row_in,
 //   row_out, take_units (shared/rows.wgsl); UNIT, read_unit, write_some (the parts in elements/)
 // provides: write_stretch
 
-// for each unit of the stretch: read it; write its elements
+//   for each unit of the stretch: read it; write its elements
 fn write_stretch(
     state: ptr<function, RowState>,
     start: u32,

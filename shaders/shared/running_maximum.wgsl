@@ -2,9 +2,10 @@
 // lane has seen so far, and a larger one rescales the sums (Milakov and Gimelshein,
 // arXiv:1805.02867).
 // needs: Grid, Stats (shared/bindings.wgsl); add_pairs, between, exp_from, exp_pair, power_near,
-//   reference_at (shared/math.wgsl); LOWEST_KEY, RowState, is_bad, label_below, lane_key,
-//   maximum_of, set_maximum, summed (shared/passes.wgsl); LARGEST_KEY, reduce
-//   (shared/reduce.wgsl); Maximum (shared/transform.wgsl)
+//   reference_at (shared/math.wgsl); LOWEST_KEY, RowState, is_bad, lane_key, maximum_of,
+//   set_maximum, summed (shared/passes.wgsl); LARGEST_KEY, reduce (shared/reduce.wgsl);
+//   rescale_side_sums (shared/label_sums.wgsl, shared/no_side_sums.wgsl or the operation); Maximum
+//   (shared/transform.wgsl)
 // provides: begin_running_maximum, raise_maximum, join_lanes
 
 fn begin_running_maximum(state: ptr<function, RowState>) {
@@ -26,18 +27,17 @@ fn demote_maximum(state: ptr<function, RowState>, old: Maximum) {
     (*state).maxima_count = 0.0;
 }
 
-// Moves the sum of label * (maximum - y) from the old maximum to that of `state`.
-fn raise_labels(state: ptr<function, RowState>, old: Maximum) {
-    if SPREAD {
-        let moved = label_below((*state).labels.x + (*state).labels.y, old.logit, (*state).maximum);
-        (*state).below = add_pairs((*state).below, vec2<f32>(moved, 0.0));
-    }
+// Rescales the sums from an old maximum to that of `state`.
+fn rescale_sums(state: ptr<function, RowState>, old: Maximum) {
+    let factor = exp_pair(between(old.reference, (*state).maximum.reference));
+    (*state).rest_of_sum *= factor;
+    rescale_side_sums(state, old, factor);
 }
 
 // Rescales the sums to the largest logit seen last, if that is larger or makes the row bad:
 //   if seen > maximum {
 //       rest_of_sum = (rest_of_sum + maxima_count) * exp(maximum - seen); maxima_count = 0
-//       below += labels * (seen - maximum); maximum = seen
+//       rescale the side sums; maximum = seen
 //   }
 fn raise_maximum(state: ptr<function, RowState>) {
     let key = lane_key(state);
@@ -51,8 +51,7 @@ fn raise_maximum(state: ptr<function, RowState>) {
     (*state).maximum.reference = power_near((*state).maximum.logit);
     if !is_old_bad {
         demote_maximum(state, old);
-        (*state).rest_of_sum *= exp_pair(between(old.reference, (*state).maximum.reference));
-        raise_labels(state, old);
+        rescale_sums(state, old);
     }
 }
 
@@ -68,9 +67,8 @@ fn join_lanes(grid: Grid, state: ptr<function, RowState>) -> Stats {
     if !is_old_bad {
         if (*state).running_key != stats.key {
             demote_maximum(state, old);
-            raise_labels(state, old);
         }
-        (*state).rest_of_sum *= exp_pair(between(old.reference, (*state).maximum.reference));
+        rescale_sums(state, old);
     }
     return summed(grid, state, stats);
 }

@@ -1,5 +1,5 @@
-// What a row is reduced to in a backward: one sum, of a term for each class. `addend` and
-// `element_of` are the operation's.
+// Reduces a row of a backward to one sum, of a term for each class. The operation has `addend` and
+// `element_of`.
 // needs: Grid, Stats, class_count, class_step, params (shared/bindings.wgsl); add_pairs
 //   (shared/math.wgsl); sum_of (shared/reduce.wgsl); operand_at (shared/rows.wgsl); addend,
 //   element_of (the operation); UNIT, Unit, operand_value (the parts in elements/)
@@ -24,7 +24,7 @@ fn operand_of(j: u32) -> f32 {
     return operand_value(operand_at + min(j, class_count() - 1u) * class_step());
 }
 
-// for each y of the unit, and its operand g: sum += addend(y, g)
+//   for each y of the unit, and its operand g: sum += addend(y, g)
 fn add_unit(state: ptr<function, RowState>, j: u32, end: u32, unit: Unit) -> Unit {
     for (var i = 0u; i < UNIT; i += 1u) {
         let term = addend(unit[i / 4u][i % 4u], operand_of(j + i));
@@ -47,7 +47,7 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     return Coefficients(stats.rest_of_sum.x + stats.rest_of_sum.y);
 }
 
-// for each y, and its operand g: scale * element_of(y, g, sum), NaN where y is NaN
+//   for each y, and its operand g: scale * element_of(y, g, sum), NaN where y is NaN
 fn elements_of(
     state: ptr<function, RowState>,
     j: u32,

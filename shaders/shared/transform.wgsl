@@ -1,5 +1,5 @@
-// Transforms a logit before anything else: y = cap * tanh(scale * x / cap), as a pair, for y
-// rounded to f32 would be off by much. Twin of `src/cpu/transform.rs`.
+// The logit transform, which comes before anything else: y = cap * tanh(scale * x / cap). y is a
+// pair, because rounding it to f32 would lose too much. Twin of `src/cpu/transform.rs`.
 // needs: params (shared/bindings.wgsl); LOWEST, Reference, add_pairs, difference, divide_pairs,
 //   exp_and_minus_one, exp_from, exp_pair, multiply_pairs, opaque, reference_at
 //   (shared/math.wgsl)
@@ -15,7 +15,8 @@ struct Maximum {
     reference: Reference,
 }
 
-// A logit such that y ascends with it; under a cap infinities are numbers.
+// Returns a logit such that y ascends with it. Under a cap an infinity becomes the largest finite
+// number.
 fn in_order(x: f32) -> f32 {
     if !SCALED && !CAPPED {
         return x;
@@ -31,7 +32,7 @@ fn in_order_4(x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(in_order(x.x), in_order(x.y), in_order(x.z), in_order(x.w));
 }
 
-// tanh(u) of u = ratio * |x|, as a pair, and exp(-2u).
+// tanh(u) for u = ratio * |x|, as a pair, and exp(-2u).
 struct Tanh {
     value: vec2<f32>,
     e: f32,
@@ -55,7 +56,7 @@ fn transform(x: f32) -> vec2<f32> {
     return vec2<f32>(x, 0.0);
 }
 
-// dy / dx of the logit as it was given, under a cap.
+// dy / dx, with respect to the logit before `in_order`, under a cap.
 fn slope(x: f32) -> f32 {
     let e = tanh_of(abs(x)).e;
     return params.signed_scale * (4.0 * e / ((1.0 + e) * (1.0 + e)));
@@ -75,12 +76,13 @@ fn maximum_at(logit: f32) -> Maximum {
 fn distance(x: f32, maximum: Maximum) -> vec2<f32> {
     if CAPPED {
         // A compiler may round the y of one logit in two ways, so the distance of the maximum from
-        // itself is not computed: a confident row's loss is as small as what they differ by.
+        // itself is not computed: a confident row's loss is as small as their difference.
         let d = add_pairs(transform(x), -maximum.y);
         return select(d, vec2<f32>(0.0, 0.0), x == maximum.logit);
     }
     if SCALED {
-        // In halves: the difference of two large logits is no f32, but scaled it may be one.
+        // In halves: the difference of two large logits may overflow where the scaled difference
+        // does not.
         let half = difference(opaque(0.5 * x), opaque(0.5 * maximum.logit));
         return multiply_pairs(2.0 * vec2<f32>(params.scale, params.scale_low), half);
     }

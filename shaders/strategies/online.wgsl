@@ -1,6 +1,6 @@
-// Online strategy, for rows that no registers hold: a row is read once for its statistics and once
-// more, where elements are written, for those. Each lane sums relative to the largest logit that it
-// has seen so far.
+// Online strategy, for rows too long for registers: a row is read once for its statistics, and once
+// more if elements are written. Each lane sums relative to the largest logit that it has seen so
+// far.
 // needs: Grid, Stats, params (shared/bindings.wgsl); begin_maximum, row_maximum, see_unit
 //   (shared/no_maximum.wgsl or shared/passes.wgsl); begin_running_maximum, join_lanes,
 //   raise_maximum (shared/no_maximum.wgsl or shared/running_maximum.wgsl); select_classes
@@ -8,14 +8,15 @@
 //   (shared/passes.wgsl or shared/sum.wgsl or the operation); write_stretch (shared/reread.wgsl);
 //   class_range, enter_row, has_place, lane, load, masked, place_among, take_units
 //   (shared/rows.wgsl); finish (shared/sum.wgsl or the operation); UNIT (the parts in elements/)
-// provides: label_logit, online_rows
+// provides: target_logit, online_rows
 
-fn label_logit(row: u32, label: u32) -> f32 {
-    return load(label);
+fn target_logit(row: u32, class_index: u32) -> f32 {
+    return load(class_index);
 }
 
 // With ONLINE a row is read once, relative to a maximum that grows:
-//   for each few units: maximum = max(maximum, their logits), rescale the sums; sums += their exponentials
+//   for each few units: maximum = max(maximum, their logits); rescale the sums;
+//       sums += their exponentials
 //   join the lanes
 // else twice:
 //   for each unit: maximum = max(maximum, its logits); over all lanes
@@ -65,7 +66,7 @@ fn reduce_row(grid: Grid, state: ptr<function, RowState>) -> Stats {
     return summed(grid, state, stats);
 }
 
-// for each row, LANES threads each: reduce it while it is read, finish it, read it again and write
+//   for each row, LANES threads each: reduce it while it is read, finish it, reread and write it
 fn online_rows(grid: Grid) {
     if !has_place(grid, params.rows) {
         return;
@@ -80,7 +81,7 @@ fn online_rows(grid: Grid) {
     }
     if WRITES {
         if IN_PLACE && TARGETS {
-            // Every thread must have seen its label's logit before that is overwritten.
+            // Every thread must have seen its target's logit before that is overwritten.
             storageBarrier();
         }
         write_stretch(&state, 0u, params.classes, place.present, coefficients);

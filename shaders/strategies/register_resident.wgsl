@@ -1,23 +1,23 @@
 // Register-resident strategy, for rows that registers hold: a workgroup takes as many as it has
 // threads for.
 //
-// Where neighbouring threads would be far apart in memory, rows come and go through workgroup
-// memory, both in one unbroken stream whatever the width of a row.
+// Where neighbouring threads would access distant memory, rows are staged in workgroup memory, and
+// copied there and back as one contiguous stream whatever the width of a row.
 // needs: Grid, WORKGROUP, class_count, params, thread (shared/bindings.wgsl); class_of, held, hold,
 //   reduce_held (shared/held.wgsl); select_classes (shared/no_selection.wgsl or the operation);
 //   RowState (shared/passes.wgsl or shared/sum.wgsl or the operation); classes_from, element_unit,
 //   enter_row, give_unit, has_place, lane, load, masked, place_among (shared/rows.wgsl); finish
 //   (shared/sum.wgsl or the operation); PARTS, UNIT, Unit, read_unit, write_some, write_unit (the
 //   parts in elements/)
-// provides: label_logit, register_resident_rows
+// provides: target_logit, register_resident_rows
 
-// Rows start wherever the one before ends. Words, not vectors: a compiler may store a component of
+// The rows of the workgroup, without gaps. Words, not vectors: a compiler may store a component of
 // a vector as a read and a write of all four, and those of two neighbouring rows are written by two
 // threads at once.
 var<workgroup> tile: array<f32, 4u * TILE>;
 
-fn label_logit(row: u32, label: u32) -> f32 {
-    return load(label);
+fn target_logit(row: u32, class_index: u32) -> f32 {
+    return load(class_index);
 }
 
 // Copies the rows of the workgroup into `tile`: neighbouring threads read neighbouring units.
@@ -36,7 +36,7 @@ fn stage_in(base: u32, count: u32) {
     workgroupBarrier();
 }
 
-// Copies them back, once all threads have given theirs:
+// Copies `tile` back, once all threads have written to it:
 //   for each unit of the rows, WORKGROUP at a time: elements[its places] = tile[its places]
 fn stage_out(base: u32, count: u32) {
     workgroupBarrier();
@@ -75,8 +75,8 @@ fn give_staged(at: u32, j: u32, unit: Unit) {
     }
 }
 
-// for each row, LANES threads each: read its units into registers, reduce them, finish the row,
-// and write an element for each of them
+//   for each row, LANES threads each: read its units into registers, reduce them, finish the row,
+//   and write an element for each of them
 fn register_resident_rows(grid: Grid) {
     if !has_place(grid, params.rows) {
         return;
@@ -101,7 +101,7 @@ fn register_resident_rows(grid: Grid) {
     }
     if WRITES {
         if IN_PLACE && TARGETS && LANES > 1u {
-            // Every thread must have seen its label's logit before that is overwritten.
+            // Every thread must have seen its target's logit before that is overwritten.
             storageBarrier();
         }
         for (var i = 0u; i < UNITS; i += 1u) {

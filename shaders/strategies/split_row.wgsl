@@ -8,21 +8,21 @@
 //   operation); LARGEST, combine, reduce (shared/reduce.wgsl); write_stretch (shared/reread.wgsl);
 //   enter_row, has_place, lane, load, place_among (shared/rows.wgsl); finish (shared/sum.wgsl or
 //   the operation)
-// provides: label_logit, split_reduce, split_join, split_write
+// provides: target_logit, split_reduce, split_join, split_write
 
-// Before the segments of a row in `partials`: the whole row, and its coefficients; before those the
-// logit of its label in place of a key.
+// Entries of a row in `partials` before its segments: the statistics of the whole row, and its
+// coefficients. Until those are there, the key of their entry is the logit of the row's target.
 const ROW_ENTRIES: u32 = 2u;
 
 fn entries_of(row: u32) -> u32 {
     return row * (params.segments + ROW_ENTRIES);
 }
 
-fn label_logit(row: u32, label: u32) -> f32 {
+fn target_logit(row: u32, class_index: u32) -> f32 {
     return bitcast<f32>(partials[entries_of(row) + 1u].key);
 }
 
-// The segments of a pass: those of its part of each row.
+// The number of segments of a pass: those of its part of each row.
 fn segment_count() -> u32 {
     return params.rows * params.pass_segments;
 }
@@ -48,8 +48,8 @@ fn enter_segment(grid: Grid) -> Segment {
     return Segment(row, number, start, end, place.present);
 }
 
-// for each segment, LANES threads each: read its units into registers, reduce them, keep the
-// statistics
+//   for each segment, LANES threads each: read its units into registers, reduce them, keep the
+//   statistics
 fn split_reduce(grid: Grid) {
     if !has_place(grid, segment_count()) {
         return;
@@ -62,16 +62,16 @@ fn split_reduce(grid: Grid) {
         let entries = entries_of(segment.row);
         partials[entries + ROW_ENTRIES + segment.number] = stats;
         if TARGETS && !SOFT {
-            let label = targets[params.targets_at + segment.row];
-            if label >= segment.start && label < segment.end {
-                partials[entries + 1u].key = bitcast<i32>(load(label));
+            let target_class = targets[params.targets_at + segment.row];
+            if target_class >= segment.start && target_class < segment.end {
+                partials[entries + 1u].key = bitcast<i32>(load(target_class));
             }
         }
     }
 }
 
-// for each segment: maximum = max(maximum, its maximum); over all lanes
-// for each segment: sums += its sums * exp(its maximum - maximum); over all lanes
+//   for each segment: maximum = max(maximum, its maximum); over all lanes
+//   for each segment: sums += its sums * exp(its maximum - maximum); over all lanes
 fn split_join(grid: Grid) {
     if !has_place(grid, params.rows) {
         return;
@@ -105,7 +105,7 @@ fn split_join(grid: Grid) {
     }
 }
 
-// for each segment, LANES threads each: read it again and write its elements
+//   for each segment, LANES threads each: read it again and write its elements
 fn split_write(grid: Grid) {
     if !has_place(grid, segment_count()) {
         return;

@@ -19,9 +19,10 @@ use super::scratch::Reserve;
 use super::simd::{Exp, Number, at_level};
 use super::strided::{StridedBlock, StridedRows};
 use super::transform::{Identity, LogitTransform, ScaledCapped};
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::{Elements, ElementsMut};
-use crate::problem::operation::Op;
-use crate::problem::request::{self, Data, Request, RowsOut};
+use crate::problem::operands::{self, Data, RowsOut};
 use crate::{Error, Shape};
 
 /// A part of a request that one thread computes, without its data.
@@ -29,10 +30,10 @@ use crate::{Error, Shape};
 pub(super) struct RowTask<'a> {
     pub(super) op: Op,
     pub(super) shape: Shape,
-    pub(super) operands: request::Operands<'a>,
+    pub(super) operands: operands::Operands<'a>,
     /// The row of the whole batch that is the first of this task.
     pub(super) first_row: usize,
-    /// How many of its first rows have been computed already.
+    /// The number of its first rows that have been computed already.
     pub(super) skip: usize,
     pub(super) schedule: Schedule,
     pub(super) reserve: Option<&'a Reserve>,
@@ -45,16 +46,16 @@ pub(super) struct Variant<I, Y> {
     pub(super) transform: Y,
 }
 
-/// The logits (`None` where they stand where the results go) and the results of a task (`None`
-/// where the operation writes no elements), each with its stride: the elements from the start of
-/// one block to the start of the next.
+/// The logits (`None` where they are in `output`) and the results of a task (`None` where the
+/// operation writes no elements), each with its stride: the elements from the start of one block to
+/// the start of the next.
 pub(super) struct Buffers<'a, T> {
     pub(super) input: Option<(&'a [T], usize)>,
     pub(super) output: Option<(&'a mut [T], usize)>,
 }
 
 impl<T> Buffers<'_, T> {
-    /// Returns `length` logits of a block, from its element `at` on.
+    /// Returns `length` logits of block number `block`, from its element `at` on.
     #[inline(always)]
     pub(super) fn logits(&self, block: usize, at: usize, length: usize) -> &[T] {
         match (&self.input, &self.output) {
@@ -64,7 +65,7 @@ impl<T> Buffers<'_, T> {
         }
     }
 
-    /// Returns the first `length` results from the start of a block on.
+    /// Returns the first `length` results of block number `block`.
     #[inline(always)]
     pub(super) fn results(&mut self, block: usize, length: usize) -> Option<&mut [T]> {
         self.output.as_mut().map(|(out, stride)| &mut out[block * *stride..][..length])

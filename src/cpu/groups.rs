@@ -3,14 +3,16 @@
 //!
 //! ```text
 //! for each group of rows:
-//!     short rows:  load and transpose into tiles, lanes across rows;  run the operation;  transpose back, and store
-//!     other rows:  run the operation where they are, lanes along the row
+//!     short rows (lanes across rows):
+//!         transpose into tiles;  run the operation;  transpose back, and store
+//!     other rows (lanes along the row):
+//!         run the operation where they are
 //! ```
 //!
 //! [`RowTask::contiguous_rows`] is that loop, and [`RowTask::short_rows`] its first branch.
 //! Operations that read a row again to select classes (top-k and sampling) take rows one at a time
-//! instead. The second half of this file collects what an operation is given beside the logits of a
-//! group. The operation itself runs in `ops/mod.rs`.
+//! instead. The second half of this file collects the operands of a group. The operation itself
+//! runs in `ops/mod.rs`.
 
 use super::RowOperands;
 use super::dispatch::{Buffers, RowTask, Variant};
@@ -23,15 +25,15 @@ use super::scratch::Scratch;
 use super::simd::{Exp, Isa, LANES, Number, Real, Vector, prefetch};
 use super::transform::LogitTransform;
 use crate::Error;
+use crate::ops::Op;
 use crate::problem::dtype::Elements;
-use crate::problem::operation::Op;
-use crate::problem::request::{self, RowsOut};
+use crate::problem::operands::{self, RowsOut};
 
 /// Rows of fewer classes go through a line buffer before they are written past the caches, so that
 /// whole lines are written.
 const BUFFERED_CLASSES: usize = 2048;
-/// The most elements of a group of rows, unless one row alone has more: they stay in a core's
-/// second cache.
+/// The largest number of elements of a group of rows, unless one row alone has more: they stay in a
+/// core's second cache.
 const GROUP_ELEMENTS: usize = 16384;
 
 /// How rows are computed; the operation and the classes alone decide.
@@ -57,8 +59,8 @@ impl RowKernel {
     }
 }
 
-/// Returns how many rows are a group: as many as have `GROUP_ELEMENTS`, but one at least and `ROWS`
-/// at most.
+/// Returns the number of rows of a group: as many as have `GROUP_ELEMENTS` elements, but at least 1
+/// and at most `ROWS`.
 pub(super) fn rows_of_group(classes: usize) -> usize {
     if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
 }
@@ -69,7 +71,7 @@ pub(super) struct Group {
     /// The first row, among those of the task.
     pub(super) first: usize,
     pub(super) count: usize,
-    /// Where the value of the first row goes, among those of `rows_out`.
+    /// The place in `rows_out` of the value of the first row.
     pub(super) out_at: usize,
 }
 
@@ -196,7 +198,7 @@ impl<'a> RowTask<'a> {
             let run = if is_dense { there.max(1) } else { 1 };
             for row in (0..there).step_by(run) {
                 let from = buffers.logits(first + half * LANES + row, 0, run * classes);
-                // The rows of the group after the next one are asked for.
+                // The rows of the group after the next one are prefetched.
                 from.chunks(CACHE_LINE / size_of::<T>())
                     .for_each(|line| prefetch(line.as_ptr().wrapping_add(2 * ROWS * classes)));
                 let (whole, rest) = from.as_chunks::<LANES>();
@@ -258,8 +260,8 @@ impl<'a> RowTask<'a> {
         rows.pending.remaining()
     }
 
-    /// Returns what the operation needs beside the logits of `count` rows from `at` on: targets,
-    /// gradients, log-sum-exps, and the elementwise operand, which is copied into `elementwise`.
+    /// Returns the operands of the `count` rows from row `at` of the task on: targets, gradients,
+    /// log-sum-exps, and the elementwise operand, which is copied into `elementwise`.
     #[inline(always)]
     pub(super) fn operands<'s, I: Isa, W: Real>(
         &self,
@@ -271,7 +273,7 @@ impl<'a> RowTask<'a> {
     where
         'a: 's,
     {
-        let request::Operands { transform, coefficients, targets, log_sum_exps, .. } =
+        let operands::Operands { transform, coefficients, targets, log_sum_exps, .. } =
             self.operands;
         let first = self.first_row + at;
         let mut operands = RowOperands {

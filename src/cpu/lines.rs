@@ -1,14 +1,14 @@
 //! A line buffer writes results to memory past the caches, in whole cache lines.
 //!
 //! Rows end anywhere, but stores past the caches are fast only as whole lines, and a core that only
-//! writes waits for memory. So the results of one group of rows wait in a buffer, and are written
-//! line by line while the next group is computed:
+//! writes waits for memory. So the results of one group of rows are kept in a buffer, and are
+//! written line by line while the next group is computed:
 //!
 //! ```text
 //! for each group of rows:
 //!     (space, pending) = buffer.next_group()
-//!     compute the group into `space`, and write some `pending` lines of the group before it after each block
-//!     buffer.advance()          // writes the lines that are left, and makes this group's lines the pending ones
+//!     compute the group into `space`, writing some `pending` lines of the group before it
+//!     buffer.advance()          // writes the rest of them, and makes this group's lines pending
 //! buffer.finish()               // writes the last lines, and the last part of a line
 //! ```
 //!

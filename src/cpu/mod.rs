@@ -5,14 +5,14 @@
 //! 1. `run.rs` splits it into tasks for the threads (`threads.rs`).
 //! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and
 //!    instruction set (`simd/`).
-//! 3. `groups.rs` takes up to 32 rows at a time, of contiguous rows; `strided.rs` gathers strided
-//!    rows. Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
+//! 3. `groups.rs` takes contiguous rows, up to 32 at a time; `strided.rs` gathers strided rows.
+//!    Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
 //! 4. `ops/` runs the operation, one file for each family.
-//! 5. `rows/` has the loops over the classes of those rows, which `ops/` is written with.
+//! 5. `rows/` has the loops over the classes of the rows, which `ops/` uses.
 //!
-//! `plan.rs` tells what these would do with a shape, and computes nothing.
+//! `plan.rs` describes how these would compute a shape, and computes nothing.
 
-// Lanes and rows by their numbers are what compilers make vectors of.
+// Compilers vectorize loops over the numbers of lanes and rows.
 #![allow(clippy::needless_range_loop)]
 
 mod dispatch;
@@ -39,7 +39,7 @@ pub use simd::simd_level;
 pub(crate) use threads::count as thread_count;
 pub(crate) use threads::for_each;
 
-use crate::problem::request::{LossCoefficients, RowTarget};
+use crate::problem::operands::{LossCoefficients, RowTarget};
 use crate::problem::transform::Transform;
 use rows::ROWS;
 

@@ -1,4 +1,4 @@
-//! What the CPU path would do with a request: the plan that people and tools read.
+//! The plan of the CPU path for a request, for people and tools.
 //!
 //! The layout, the groups, the tasks and the threads are found by the functions that a call uses.
 //! The loops of each operation are listed here, in the order of `ops/`; a test counts those that an
@@ -9,10 +9,9 @@ use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
 use super::run::{Schedule, threads_for};
 use super::simd::{LANES, simd_level};
 use super::strided::gathered_rows;
-use crate::ops::{Operand, Statistics, check_k};
+use crate::ops::{Op, Operand, Operation, Statistics, check_k};
 use crate::plan::{ExecutionPlan, KernelProblem, PassWork, PlannedPass};
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::{Operands, RowTarget};
+use crate::problem::operands::{Operands, RowTarget};
 use crate::{DType, Error, Shape};
 
 const ALONG_READ: &str = "src/cpu/rows/read.rs";
@@ -168,7 +167,7 @@ pub(crate) fn plan(
     })
 }
 
-/// Returns how many tasks a request is halved into, as `run_parts` and `strided_rows` do.
+/// Returns the number of tasks that a request is halved into, as `run_parts` and `strided_rows` do.
 fn tasks(shape: Shape, schedule: Schedule) -> usize {
     let (outer, classes, inner) = (shape.outer(), shape.classes(), shape.inner());
     if let Some(half) = schedule.half(shape) {
@@ -308,7 +307,7 @@ mod tests {
     use crate::cpu::simd::{Portable, level};
     use crate::cpu::transform::Identity;
     use crate::problem::dtype::{Elements, ElementsMut};
-    use crate::problem::request::{LossCoefficients, RowsOut};
+    use crate::problem::operands::{LossCoefficients, RowsOut};
     use crate::{Prediction, Sampling};
 
     /// Rows that write down which loops an operation makes over them.

@@ -2,16 +2,17 @@
 //! threads.
 //!
 //! Rows are independent, so a request is halved until each half has no more than `grain` elements;
-//! no bit of a row depends on where those cuts fall. Where a request has fewer rows than there are
-//! threads, the threads share each row instead. `dispatch.rs` takes over where a part is not split
-//! any further.
+//! the bits of a row do not depend on where the cuts are. Where a request has fewer rows than there
+//! are threads, the threads share each row instead. `dispatch.rs` takes over where a part is not
+//! split any further.
 
 use super::rows::ROWS;
 use super::scratch::Reserve;
 use super::simd::{Level, level};
 #[cfg(feature = "parallel")]
 use super::threads;
-use crate::problem::request::{Data, Request};
+use crate::ops::Request;
+use crate::problem::operands::Data;
 use crate::{Error, Shape};
 
 /// Requests of up to this many elements stay on the calling thread: waking another costs some 10
@@ -22,7 +23,7 @@ const SINGLE_THREAD_ELEMENTS: usize = 32 * 1024;
 /// take over from others.
 #[cfg(feature = "parallel")]
 const PARTS_PER_THREAD: usize = 8;
-/// The least number of classes of a row that threads share.
+/// Rows of fewer classes are not shared by threads.
 #[cfg(feature = "parallel")]
 const SHARED_ROW_CLASSES: usize = 64 * 1024;
 /// Results of at least this many bytes are written past the caches.
@@ -50,19 +51,19 @@ impl Ready {
     /// # Errors
     /// [`Error::SimdLevel`] and [`Error::OutOfMemory`], as from [`run`].
     pub(crate) fn new(request: &Request<'_>) -> Result<Self, Error> {
-        // `finish` must not meet a bad `LOGITS_SIMD` after the GPU has written results.
+        // A bad `LOGITS_SIMD` is reported here, before the GPU has written results.
         level()?;
         Reserve::new(request).map(Self)
     }
 
-    /// Finishes what is left of the request.
+    /// Finishes `request`, whose rows are those that the GPU has not computed.
     pub(crate) fn finish(&self, request: Request<'_>) -> Result<(), Error> {
         let schedule = Schedule::of(&request)?;
         run_parts(request, schedule, Some(&self.0))
     }
 }
 
-/// How a request is computed. All of its parts have this in common.
+/// How a request is computed, the same for all of its parts.
 #[derive(Clone, Copy)]
 pub(super) struct Schedule {
     /// The instruction set that the inner loops are compiled for.
@@ -84,7 +85,7 @@ impl Schedule {
         Self::new(request.shape, written_bytes)
     }
 
-    /// The schedule of a request that writes so many bytes of results to other memory than the
+    /// The schedule of a request that writes `written_bytes` of results to other memory than the
     /// logits'.
     pub(super) fn new(shape: Shape, written_bytes: usize) -> Result<Self, Error> {
         let streams = written_bytes >= STREAMED_BYTES;
@@ -108,18 +109,18 @@ impl Schedule {
 }
 
 impl Schedule {
-    /// Returns how many blocks of a request are its first half, or `None` where it is not halved.
+    /// Returns the number of blocks in the first half of a request, or `None` if it is not halved.
     pub(super) fn half(self, shape: Shape) -> Option<usize> {
         if shape.outer() < 2 || shape.row_count() * shape.classes() <= self.grain {
             return None;
         }
         let half = shape.outer() / 2;
-        // Whole groups of rows, where that does not leave a thread without work.
+        // The cut is at a whole group of rows, where that does not leave a thread without work.
         Some(if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half })
     }
 }
 
-/// Returns how many threads a request of so many elements is split for.
+/// Returns the number of threads that a request of this many elements is split for.
 pub(super) fn threads_for(elements: usize) -> usize {
     #[cfg(feature = "parallel")]
     if elements > SINGLE_THREAD_ELEMENTS {
@@ -131,8 +132,8 @@ pub(super) fn threads_for(elements: usize) -> usize {
 
 /// Finishes a whole request by the given schedule.
 pub(super) fn run_with(request: Request<'_>, schedule: Schedule) -> Result<(), Error> {
-    // A request that is one part allocates before it writes. Of several parts, the last may find no
-    // memory after others have written, so memory for it is set aside first.
+    // A request that is one part allocates before it writes. In a request of several parts, one may
+    // find no memory after others have written, so memory for it is set aside first.
     let (rows, is_large) =
         (request.rows(), request.rows() * request.shape.classes() > schedule.grain);
     let is_divided =

@@ -1,7 +1,7 @@
 //! Allocates the memory that rows are computed in, the scratch.
 //!
-//! Each task has its own. Where the system gives none, tasks take turns with a reserve, which was
-//! set aside before anything was written.
+//! Each task has its own. Where the system has no memory for it, tasks take turns with a reserve,
+//! which was set aside before anything was written.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,9 +9,10 @@ use super::dispatch::RowTask;
 use super::groups::rows_of_group;
 use super::rows::{Held, ROWS, SHORT_ROW_CLASSES, Tiles, pieces_of};
 use super::simd::Real;
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::error::try_reserve;
-use crate::problem::operation::Op;
-use crate::problem::request::{self, Request};
+use crate::problem::operands;
 use crate::{DType, Error, Shape};
 
 /// The memory of a task.
@@ -19,7 +20,7 @@ use crate::{DType, Error, Shape};
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
     pub(super) tiles: Tiles<W>,
-    /// Rows that are gathered from strided rows, or that classes are selected from.
+    /// Rows that were gathered from strided rows, or that classes are selected from.
     pub(super) rows: Vec<W>,
     /// The elementwise operand (soft targets or the upstream gradient) of a group of rows.
     pub(super) elementwise: Vec<W>,
@@ -31,16 +32,17 @@ struct Lengths {
     rows: usize,
     elementwise: usize,
     pieces: usize,
-    /// The classes of rows that are computed in tiles, else 0.
+    /// The number of classes where rows are computed in tiles, else 0.
     tile_classes: usize,
 }
 
 impl Lengths {
-    /// Returns what a group of `at_once` rows needs, and `gathered` rows that are gathered first.
+    /// Returns the lengths for a group of `at_once` rows, and for `gathered` rows that are gathered
+    /// first.
     fn new(
         op: Op,
         shape: Shape,
-        operands: &request::Operands<'_>,
+        operands: &operands::Operands<'_>,
         gathered: usize,
         at_once: usize,
     ) -> Self {
@@ -72,7 +74,8 @@ impl<W: Real> Scratch<W> {
         Ok(scratch)
     }
 
-    /// Allocates nothing where [`Scratch::reserve`] was called with lengths as large.
+    /// Sets the lengths; allocates nothing where [`Scratch::reserve`] was called with lengths as
+    /// large.
     fn resize(&mut self, lengths: Lengths) {
         self.rows.resize(lengths.rows, W::ZERO);
         self.elementwise.resize(lengths.elementwise, W::ZERO);
@@ -122,9 +125,10 @@ impl<'a> RowTask<'a> {
     /// Takes memory for a group of rows, and for `gathered` rows that are gathered first. Returns
     /// it with the number of rows that a group may have.
     ///
-    /// Where the system refuses, that is the least number, and at most one row is gathered. The
-    /// memory is then the request's reserve, and threads no longer share a row of this task; or,
-    /// where the request is one task, memory of its own.
+    /// Where the system has no memory for that, the group is the smallest possible, and at most one
+    /// row is gathered. The memory is then the request's reserve, and threads no longer share a row
+    /// of this task; a request without a reserve is one task, which allocates this smaller memory
+    /// itself.
     pub(super) fn scratch<W: Real>(
         &mut self,
         gathered: usize,

@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! for each batch of neighbouring rows:
-//!     short rows:  tile[class] = 16 elements of the class slice;  run the operation;  scatter the tile
-//!     other rows:  gathered rows = transposed 16 x 16 squares;  run the operation;  transpose and scatter
+//!     short rows:
+//!         tile[class] = 16 elements of the class slice;  run the operation;  scatter the tile
+//!     other rows:
+//!         gathered = transposed 16 x 16 squares;  run the operation;  transpose and scatter
 //! ```
 
 use std::marker::PhantomData;
@@ -22,17 +24,17 @@ use super::run::Schedule;
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::transform::LogitTransform;
 use crate::Error;
-use crate::problem::request::RowsOut;
+use crate::problem::operands::RowsOut;
 
-/// The elements of the rows that are gathered at a time, but whole vectors of rows, unless those
-/// are more than `GATHER_LIMIT`.
+/// About the number of elements that are gathered at a time. The rows are rounded up to whole
+/// vectors, unless these have more than `GATHER_LIMIT` elements.
 const GATHER_ELEMENTS: usize = 32 * 1024;
-/// The most elements that are gathered at a time, unless one row alone has more.
+/// The largest number of elements that are gathered at a time, unless one row alone has more.
 const GATHER_LIMIT: usize = 1 << 24;
 
-/// Some neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that
-/// are `inner` apart; `start` is the first element of the first one. Every row of a block belongs
-/// to one `StridedRows` at most, so threads may write rows of one block at the same time.
+/// Neighbouring rows of a block, for writing: `count` rows, each with `classes` elements that are
+/// `inner` apart; `start` is the first element of the first row. Every row of a block belongs to
+/// one `StridedRows` at most, so threads may write rows of one block at the same time.
 pub(super) struct StridedRows<'a, T> {
     start: *mut T,
     inner: usize,
@@ -53,7 +55,7 @@ impl<'a, T> StridedRows<'a, T> {
         Self { start: block.as_mut_ptr(), inner, classes, count: inner, block: PhantomData }
     }
 
-    /// Returns the first `rows`, and the rest.
+    /// Returns the first `rows` rows and the rest.
     pub(super) fn split_at(self, rows: usize) -> (Self, Self) {
         let Self { start, inner, classes, count, block } = self;
         assert!(rows <= count);
@@ -62,7 +64,7 @@ impl<'a, T> StridedRows<'a, T> {
         (Self { start, inner, classes, count: rows, block }, rest)
     }
 
-    /// Returns the element of a class of each row.
+    /// Returns the elements of `class`, one for each row.
     fn class_slice(&self, class: usize) -> &[T] {
         assert!(class < self.classes);
         // SAFETY: `start + class * inner` is the element of that class of the first row, which
@@ -84,32 +86,33 @@ impl<'a, T> StridedRows<'a, T> {
 
 /// A block of strided rows.
 pub(super) struct StridedBlock<'a, T> {
-    /// The place of the block in the task.
+    /// The number of the block in the task.
     pub(super) outer: usize,
-    /// The logits of the whole block, unless they stand where the results go.
+    /// The logits of the whole block; `None` where they are in `output`.
     pub(super) input: Option<&'a [T]>,
-    /// Where the results go, of those rows that are to be computed.
+    /// The rows that are to be computed, for their results; `None` where the operation writes no
+    /// elements.
     pub(super) output: Option<StridedRows<'a, T>>,
 }
 
 impl Schedule {
-    /// Returns how many of some rows of a block are their first half, or `None` where they are not
-    /// halved.
+    /// Returns the number of rows in the first half of some rows of a block, or `None` if they are
+    /// not halved.
     pub(super) fn half_of_block(self, rows: usize, classes: usize) -> Option<usize> {
         // Each half has whole cache lines of each class.
         (rows > LANES && rows * classes > self.grain).then(|| (rows / 2).next_multiple_of(LANES))
     }
 }
 
-/// Returns how many rows, of `rows`, are gathered at a time: as many as give whole cache lines of
-/// each class, unless that is too much memory.
+/// Returns the number of the `rows` that are gathered at a time: as many as give whole cache lines
+/// of each class, unless that is too much memory.
 pub(super) fn gathered_rows(classes: usize, rows: usize) -> usize {
     let whole = (GATHER_ELEMENTS / classes).next_multiple_of(LANES);
     whole.max(LANES.min(GATHER_LIMIT / classes)).clamp(1, rows)
 }
 
 impl RowTask<'_> {
-    /// Computes some of the rows of a block, on several threads where they are many.
+    /// Computes the rows `rows` of a block, on several threads where they are many.
     pub(super) fn strided_rows<T: Number<Wide: Exp>, Y: LogitTransform>(
         self,
         transform: Y,
@@ -137,7 +140,7 @@ impl RowTask<'_> {
         )
     }
 
-    /// Computes some of the rows of a block on this thread.
+    /// Computes the rows `rows` of a block on this thread.
     #[inline(always)]
     fn few_strided_rows<I: Isa, T: Number<Wide: Exp>, Y: LogitTransform>(
         mut self,
@@ -158,7 +161,7 @@ impl RowTask<'_> {
         for start in rows.clone().step_by(batch_rows) {
             let count = batch_rows.min(rows.end - start);
             let (at, index) = (start - rows.start, outer * inner + start);
-            // Gathers the logits of a class of `length` rows, from row `from` of the batch on.
+            // Gathers the logits of `class` of `length` rows, from row `from` of the batch on.
             let gather_class = |output: &Option<StridedRows<'_, T>>,
                                 class: usize,
                                 from: usize,
@@ -281,7 +284,7 @@ impl RowTask<'_> {
     }
 }
 
-/// Transposes `square`, with `other` as scratch. Not inlined: the way in and the way back share one
+/// Transposes `square`, with `other` as scratch. Not inlined: gathering and scattering share one
 /// copy.
 #[inline(never)]
 fn transpose_square<I: Isa, W: Real>(

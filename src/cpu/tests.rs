@@ -1,5 +1,5 @@
-//! Tests that results are the same at every SIMD level, wherever they go, and however many threads
-//! share a row.
+//! Tests that results are the same at every SIMD level, for every destination, and for every number
+//! of threads that share a row.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
@@ -8,27 +8,29 @@ use logits_check::oracle::Row;
 
 use super::run::{Schedule, run_with};
 use super::simd::{Level, available};
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::Sealed;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::transform::Transform;
 use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
 
-/// Around the widths of vectors, blocks and pieces, and where a row changes from one way to
-/// another.
+/// Numbers of classes around the widths of vectors, blocks and pieces, and on both sides of each
+/// change of code path.
 const CLASSES: [usize; 26] = [
     1, 2, 3, 4, 5, 7, 10, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 100, 127, 128, 129, 255, 1000,
     8191, 16_385, 24_577,
 ];
 
-/// Numbers between -9 and 9 in no order, the same every time.
+/// Returns `count` pseudo-random numbers between -9 and 9, the same every time.
 fn noise(count: usize) -> impl Iterator<Item = f64> {
     (0..count as u32)
         .map(|n| f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) * 18.0 - 9.0)
 }
 
-/// Rows of every kind: ordinary, confident, far from 0, with -inf, of nothing else, with +inf, with
-/// NaN, down to 88 below the largest, of the largest magnitude, and apart by subnormal numbers.
+/// Returns rows of every kind: ordinary, confident, far from 0, with -inf, of -inf alone, with
+/// +inf, with NaN, down to 88 below the maximum, of the largest magnitude, and with subnormal
+/// differences.
 fn logits(rows: usize, classes: usize) -> Vec<f32> {
     let mut x: Vec<f32> = noise(rows * classes).map(|x| x as f32).collect();
     for (nth, row) in x.chunks_mut(classes).enumerate() {
@@ -52,7 +54,7 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
     x
 }
 
-/// Returns the result of an operation: its elements, or its values of rows.
+/// Returns the result of an operation: its elements, or its row values.
 fn outcome<T: Element>(
     op: Op,
     x: &[T],
@@ -90,7 +92,7 @@ fn schedule(level: Level) -> Schedule {
     Schedule { level, streams: false, threads_share_rows: false, grain: 10_000 }
 }
 
-/// The same bits, any NaN being like any other.
+/// Asserts that all values have the same bits; any two NaN are equal.
 #[track_caller]
 fn assert_same(found: &[f64], wanted: &[f64], what: &str) {
     for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
@@ -99,7 +101,7 @@ fn assert_same(found: &[f64], wanted: &[f64], what: &str) {
     }
 }
 
-/// Losses with and without options, with what they are given.
+/// Returns losses with and without options.
 fn losses(classes: usize) -> Vec<CrossEntropy> {
     let plain = CrossEntropy::default().reduction(Reduction::Sum).ignore_index(-100);
     let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.4 + 0.3).collect();
@@ -118,8 +120,8 @@ const OPS: [Op; 9] = [
     Op::TopK,
 ];
 
-/// Calls a check with every operation, width, logit transform and loss, over rows of every kind;
-/// where rows are short over as many as are computed together, and some more.
+/// Calls `check` with every operation, width, logit transform and loss, over rows of every kind.
+/// There are more short rows than are computed together.
 fn every_case(check: impl Fn(Op, Shape, Operands<'_>, &str)) {
     for classes in CLASSES {
         let rows = if classes > 500 { 15 } else { 35 };
@@ -156,14 +158,14 @@ fn every_case(check: impl Fn(Op, Shape, Operands<'_>, &str)) {
     }
 }
 
-/// Against float64 in the plainest words, every width of rows, every layout.
+/// Every level against a plain float64 implementation, for every width of rows and every layout.
 #[test]
 fn levels_are_right() {
     for level in available() {
         for classes in (1..=70).chain(CLASSES) {
             for inner in [1, 3, 40] {
                 let (outer, rows) = (2, 2 * inner);
-                // Every second width reaches down to 85 below the largest.
+                // Every second width has logits down to 85 below the maximum.
                 let spread = if (classes + inner) % 2 == 0 { 1.0 } else { 4.7 };
                 let x: Vec<f32> = noise(rows * classes).map(|x| (x * spread) as f32).collect();
                 let shape = Shape::new(outer, classes, inner);
@@ -190,7 +192,7 @@ fn levels_are_right() {
     }
 }
 
-/// Long rows, much of which is -inf, wherever the rest is.
+/// Long rows that are -inf outside one range of classes.
 #[test]
 fn pieces_may_be_of_nothing() {
     for level in available() {
@@ -242,8 +244,8 @@ fn pieces_may_be_of_nothing() {
     }
 }
 
-/// Probabilities as small as f32 has, and gradients of any size, in rows of one piece and of
-/// several.
+/// The smallest probabilities that are normal f32, and gradients of any size, in rows of one piece
+/// and of several.
 #[test]
 fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
     const LEAST: f64 = f32::MIN_POSITIVE as f64;
@@ -295,7 +297,7 @@ fn probabilities_and_gradients_are_accurate_down_to_the_least_normal_number() {
     }
 }
 
-/// Whatever it is multiplied by.
+/// The gradient of a logit of -inf is 0, however large the upstream gradient is.
 #[test]
 fn the_gradient_of_nothing_is_nothing() {
     let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(1e30);
@@ -341,7 +343,7 @@ fn levels_agree() {
                 let near =
                     (found - wanted).abs() <= 1e-6 * wanted.abs().max(f64::from(f32::MIN_POSITIVE));
                 let same = found == wanted || (found.is_nan() && wanted.is_nan());
-                // Gradients of what is next to nothing are differences of numbers near 1.
+                // Small gradients may be differences of numbers near 1.
                 let small = op.spec().writes_elements && (found - wanted).abs() < 1e-6;
                 assert!(
                     near || same || small,
@@ -376,7 +378,7 @@ fn results_go_in_place_and_past_the_caches_alike() {
     }
 }
 
-/// Streams the halves and float64, whose vectors are of other sizes.
+/// Streams f16, bf16 and f64, whose vectors have other sizes than those of f32.
 #[test]
 fn other_types_go_past_the_caches_alike() {
     fn check<T: Element>(of: impl Fn(f32) -> T) {
@@ -414,7 +416,7 @@ fn other_types_go_past_the_caches_alike() {
 fn threads_share_a_row_alike() {
     for level in available() {
         for classes in [8191, 8192, 8193, 16_384, 100_003] {
-            // Of every kind, or of some.
+            // Fifteen rows have all kinds; four have the first kinds.
             let rows = if classes > 50_000 { 4 } else { 15 };
             let shape = Shape::rows(rows, classes);
             let x = logits(rows, classes);
@@ -454,7 +456,7 @@ fn a_nan_anywhere_is_seen() {
         for classes in [10, 31, 33, 130, 300, 8200] {
             let shape = Shape::rows(1, classes);
             for place in (0..classes).step_by(if classes > 300 { 37 } else { 1 }) {
-                // Whatever its bits, one kind after the other.
+                // NaNs with different bits; the default tier takes one for each place, in turn.
                 let nans = [0x7fc0_0000_u32, 0xffc0_0000, 0x7fc0_0001, 0x7f80_0001, 0xffff_ffff];
                 let here = if tier::is_full() { &nans[..] } else { &nans[place % 5..][..1] };
                 for &nan in here {

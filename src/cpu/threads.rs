@@ -1,13 +1,13 @@
-//! Spreads work over threads, as many as there are.
+//! Spreads work over the threads of the current rayon pool.
 
-/// Returns how many threads share work: those of the current rayon pool, or 1 where the system
-/// refuses to start threads and where this process was forked after the pool was started, for a
+/// Returns how many threads share work: those of the current rayon pool. It is 1 where the system
+/// refuses to start threads, and in a process that was forked after the pool was started, because a
 /// fork has none of its threads.
 #[cfg(feature = "parallel")]
 pub(crate) fn count() -> usize {
     use std::sync::OnceLock;
 
-    // A browser's threads are the page's to start.
+    // In a browser only the page can start threads.
     if cfg!(target_family = "wasm") || rayon::current_thread_index().is_some() {
         return rayon::current_num_threads();
     }
@@ -20,7 +20,7 @@ pub(crate) fn count() -> usize {
         let is_there = match started {
             Ok(()) => true,
             Err(error) if std::error::Error::source(&error).is_some() => false,
-            // Unless somebody else tried and failed, which rayon remembers, and panics each time.
+            // Rayon also remembers an earlier start that failed, and then panics on every use.
             Err(_) => std::panic::catch_unwind(rayon::current_num_threads).is_ok(),
         };
         is_there.then(std::process::id)

@@ -10,11 +10,12 @@ use super::rows::ROWS;
 use super::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, tanh};
 use crate::problem::transform::Transform;
 
-/// A logit transform y(x): it rises with x, or falls where the scale is negative.
+/// A logit transform y(x), which increases with x, or decreases where the scale is negative.
 pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Whether y(x) = x for all x.
     const IS_IDENTITY: bool;
-    /// Orients x: returns x, or -x where the scale is negative, so that y rises with it.
+    /// Orients x: returns x, or -x where the scale is negative, so that y increases with the
+    /// result.
     fn orient<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> W::V<I>;
     /// Returns the logit that is below all others once it is oriented.
     fn lowest<T: Number>(self) -> T;
@@ -27,7 +28,7 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     fn derivative<W: Real>(self, x: W) -> f64;
     /// Returns the exponent base of a row whose largest oriented logit is `max`.
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
-    /// Returns the exponent bases of sixteen rows; their `log_base` is apart, in f64.
+    /// Returns the exponent bases of sixteen rows, and apart from them each `log_base`, in f64.
     fn exp_bases<I: Isa, W: Exp>(
         self,
         isa: I,
@@ -47,7 +48,7 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
         self.value(self.orient_one(max))
     }
 
-    /// Orients one logit, or undoes that.
+    /// Orients one logit. Orienting the result again returns `x`.
     #[inline(always)]
     fn orient_one<W: Real>(self, x: W) -> W {
         let lowest: W = self.lowest();
@@ -123,7 +124,7 @@ impl<W: Exp> RowExpBases<W> {
         rows
     }
 
-    /// Returns the exponent base of one row, as that of all rows.
+    /// Returns the exponent bases with that of `row` for every row.
     pub(super) fn all(&self, row: usize) -> Self {
         let ExpBase { offset, rounding_bias, underflow, log_base } = self.at(row);
         Self {

@@ -6,20 +6,21 @@
 
 use std::marker::PhantomData;
 
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{
     Accuracy, CrossEntropy, Device, Element, Error, Logits, LogitsMut, Loss, Output, Prediction,
     ResultValue, Sampling, Targets,
 };
 
-/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may take the
-/// place of. No other type implements it.
+/// Logits of a call: [`Logits`], which are read, or [`LogitsMut`], which the result may overwrite.
+/// No other type implements it.
 pub trait LogitsSource: sealed::Source {
     /// The type of the logits.
     type Element: Element;
@@ -240,7 +241,7 @@ impl<T: Element> LossCall<'_, Logits<'_, T>> {
     /// into `gradient` of as many values, in their order.
     ///
     /// # Errors
-    /// As [`LossCall::loss`]; nothing is written before everything has been checked.
+    /// Fails as [`LossCall::loss`] does; nothing is written before everything has been checked.
     pub fn with_gradient(self, gradient: &mut [T]) -> Result<Loss<T::Row>, Error> {
         block_on(self.into_gradient(gradient, Waiting::Here))
     }
@@ -428,7 +429,7 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails as that of [`Device::softmax_backward`].
+    /// Running the call fails as a call of [`Device::softmax_backward`] does.
     pub fn log_softmax_backward<'c, X: LogitsSource>(
         &'c self,
         y: X,
@@ -494,7 +495,7 @@ impl Device {
         Call::new(self, Op::Sample, x, inputs)
     }
 
-    /// The cross-entropy of logits and targets; the equation stands at [`CrossEntropy`].
+    /// The cross-entropy of logits and targets; the equation is given at [`CrossEntropy`].
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -530,8 +531,8 @@ impl Device {
     /// # Ok::<(), logits::Error>(())
     /// ```
     ///
-    /// Running the call fails as [`LossCall::loss`], and with [`Error::Length`] where there is not
-    /// one log-sum-exp a row.
+    /// Running the call fails as [`LossCall::loss`] does, and with [`Error::Length`] where there is
+    /// not one log-sum-exp a row.
     pub fn cross_entropy_backward<'c, X: LogitsSource>(
         &'c self,
         loss: &'c CrossEntropy,

@@ -1,4 +1,4 @@
-//! The front door: a device, chosen once and explained, and the operations on it.
+//! The device: a GPU or the CPU, the reason why it was chosen, and the operations on it.
 
 pub(crate) mod calls;
 mod offload;
@@ -13,23 +13,22 @@ use std::time::Duration;
 use crate::DType;
 use crate::device::offload::Costs;
 use crate::gpu::{self, Gpu};
+use crate::ops::{Op, Operation, Request};
 use crate::plan::ExecutionPlan;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::Data;
-use crate::problem::request::Request;
+use crate::problem::operands::Data;
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Shape, Tuning, cpu};
 
-/// A place to compute: a GPU or the CPU. Cheap to clone, and shared freely between threads; but in
-/// a browser, where wgpu's types stay on the thread that made them.
+/// A GPU or the CPU, which computes the operations. It is cheap to clone, and can be shared between
+/// threads, except in a browser, where wgpu's types stay on the thread that made them.
 ///
-/// An automatically chosen GPU that fails in the middle of a call has its work finished on the CPU,
-/// and the result says so in `fell_back`. An explicitly chosen one returns [`Error::Gpu`] instead.
-/// Either way the next call works: a lost GPU is opened again.
+/// If an automatically chosen GPU fails during a call, the CPU finishes the call, and the result
+/// says so in `fell_back`. An explicitly chosen GPU returns [`Error::Gpu`] instead. Either way the
+/// next call works: a lost GPU is opened again.
 ///
 /// Every call that waits for a GPU has an async form, `_async`, which does not block the thread
-/// that polls it; what the CPU computes is computed in that poll.
+/// that polls it; computation on the CPU happens within that poll.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<Inner>);
 
@@ -40,8 +39,8 @@ struct Inner {
     rejected_adapters: Vec<RejectedAdapter>,
     limits: CallLimits,
     may_fall_back: bool,
-    /// The measured costs of calls here and on the CPU, where each call goes to the cheaper of the
-    /// two.
+    /// The measured costs of calls on this GPU and on the CPU, if each call goes to the faster of
+    /// the two; else `None`.
     costs: Option<Costs>,
 }
 
@@ -57,8 +56,8 @@ pub(crate) enum Place {
 pub struct Output<V> {
     /// The values, row after row; `()` where the call wrote them into the caller's memory.
     pub values: V,
-    /// Why the CPU finished a call that a GPU was chosen for, or why the GPU did it in smaller
-    /// chunks than planned; `None` where all went as planned.
+    /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU computed it
+    /// in smaller chunks than planned; `None` where the call ran as planned.
     pub fell_back: Option<String>,
 }
 
@@ -69,13 +68,13 @@ impl Default for Device {
 }
 
 impl Device {
-    /// A hardware GPU if there is one, else the CPU; never fails. In a browser it is always the
-    /// CPU: [`Device::new_async`] opens a GPU there.
+    /// Opens a hardware GPU if there is one, else returns the CPU; never fails. In a browser it
+    /// always returns the CPU: [`Device::new_async`] opens a GPU there.
     ///
-    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends looked at, and
-    /// `WGPU_ADAPTER_NAME` takes only adapters whose name holds that text. Software adapters
-    /// (llvmpipe, SwiftShader, WARP) are rejected unless so named, for the CPU path is faster than
-    /// they are.
+    /// `WGPU_BACKEND` (a list such as `vulkan,gl`) limits the backends that are examined, and
+    /// `WGPU_ADAPTER_NAME` allows only adapters whose name contains that text. Software adapters
+    /// (llvmpipe, SwiftShader, WARP) are rejected unless named there, because the CPU path is
+    /// faster.
     #[must_use]
     pub fn new() -> Self {
         block_on(async { Ok(Self::new_async().await) })
@@ -90,13 +89,14 @@ impl Device {
         }
     }
 
-    /// The same device, but each call over host memory goes to whichever of it and the CPU is
-    /// expected to have the result back in host memory first, transfers counted:
-    /// `Device::new().fastest()`. The costs are measured here, in a fraction of a second;
-    /// [`Device::crossovers`] returns what they come to. The CPU stays as it is.
+    /// Returns the same device, except that each call over host memory goes to this GPU or to the
+    /// CPU, whichever is expected to have the result in host memory first, transfers included:
+    /// `Device::new().fastest()`. The costs are measured in this call, in a fraction of a second;
+    /// [`Device::crossovers`] returns the resulting batch sizes. A device that is the CPU stays as
+    /// it is.
     ///
-    /// Where an operation ran may then depend on the size of its batch, and so may the last bits of
-    /// a row.
+    /// The device that computes an operation may then depend on the size of its batch, and so may
+    /// the last bits of a row.
     ///
     /// # Errors
     /// [`Error::Gpu`] or [`Error::SimdLevel`] where measuring fails.
@@ -124,7 +124,7 @@ impl Device {
     }
 
     /// Returns the number of bytes of logits from which each operation is expected to be faster on
-    /// the GPU, as [`Device::fastest`] has measured; nothing where it has not.
+    /// the GPU, as [`Device::fastest`] has measured; empty where it has not.
     #[must_use]
     pub fn crossovers(&self) -> Vec<Crossover> {
         if let Some(costs) = &self.0.costs {
@@ -133,8 +133,8 @@ impl Device {
         Vec::new()
     }
 
-    /// The GPU given, as one that was chosen explicitly: a wgpu device of the caller, for
-    /// operations over host memory.
+    /// Returns a device on `gpu`, a wgpu device of the caller, for operations over host memory. It
+    /// counts as explicitly chosen.
     #[cfg(feature = "gpu")]
     #[must_use]
     pub fn on(gpu: &Gpu) -> Self {
@@ -147,8 +147,8 @@ impl Device {
     }
 
     /// Limits the GPU memory of a call over host memory to `bytes`, half of which is kept for the
-    /// next call: 512 MiB if not set. Larger batches go through it in parts. Less than 16 MiB
-    /// counts as 16 MiB, so that parts have at least 1 MiB.
+    /// next call: 512 MiB if not set. Larger batches are computed in parts. Less than 16 MiB counts
+    /// as 16 MiB, so that parts have at least 1 MiB.
     #[must_use]
     pub fn with_memory_budget(self, bytes: u64) -> Self {
         self.with(|inner| inner.limits.memory_budget = bytes)
@@ -163,11 +163,11 @@ impl Device {
         }
     }
 
-    /// The same device with the GPU's kernels shaped otherwise; the CPU stays as it is. Resident
-    /// data stays with the device that it was uploaded to.
+    /// Returns the same device with GPU kernels shaped by `tuning`; the CPU stays as it is.
+    /// Resident data stays with the device that it was uploaded to.
     ///
     /// # Errors
-    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    /// [`Error::Tuning`] where a number is out of range.
     pub fn with_tuning(self, tuning: Tuning) -> Result<Self, Error> {
         tuning.check()?;
         if let Place::Gpu(gpu) = &self.0.place {
@@ -181,7 +181,7 @@ impl Device {
     /// does.
     ///
     /// # Errors
-    /// [`Error::Tuning`] where the file cannot be read or says something else.
+    /// [`Error::Tuning`] where the file cannot be read or holds no valid tuning.
     pub fn with_tuning_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let named =
@@ -194,9 +194,9 @@ impl Device {
         }
     }
 
-    /// Sets the time that the GPU may take over one part of a call before it counts as hung: five
-    /// minutes if not set. Work on a GPU that hangs cannot be taken back: dropping its device takes
-    /// at most half a second then, and leaks what the GPU holds.
+    /// Sets the time after which a GPU that has not finished one part of a call counts as hung:
+    /// five minutes if not set. Work on a hung GPU cannot be cancelled: dropping its device then
+    /// takes at most half a second, and leaks the resources of the GPU.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         self.with(|inner| inner.limits.timeout = timeout)
@@ -207,14 +207,14 @@ impl Device {
         self
     }
 
-    /// The CPU, whatever else there is.
+    /// Returns the CPU, without looking for a GPU.
     #[must_use]
     pub fn cpu() -> Self {
         Self::on_cpu("asked for".to_owned(), Vec::new())
     }
 
-    /// The best adapter of any kind, software included; the environment variables of
-    /// [`Device::new`] hold here too.
+    /// Opens the best adapter of any kind, software included. The environment variables of
+    /// [`Device::new`] apply here too.
     ///
     /// # Errors
     /// [`Error::NoGpu`] where there is none, or none that can run the kernels.
@@ -222,7 +222,7 @@ impl Device {
         Self::open(&DeviceChoice::Gpu)
     }
 
-    /// The device chosen.
+    /// Opens the device that `choice` asks for.
     ///
     /// # Errors
     /// [`Error::NoGpu`] where a GPU was asked for and none fits. [`DeviceChoice::Auto`] and
@@ -278,7 +278,7 @@ impl Device {
         }))
     }
 
-    /// The adapter's name, or `CPU`.
+    /// Returns the name of the adapter, or `CPU`.
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.0.place {
@@ -287,7 +287,7 @@ impl Device {
         }
     }
 
-    /// `vulkan`, `metal`, `dx12`, `gl`, `webgpu` or `cpu`.
+    /// Returns the backend: `vulkan`, `metal`, `dx12`, `gl`, `webgpu` or `cpu`.
     #[must_use]
     pub fn backend(&self) -> &'static str {
         match &self.0.place {
@@ -296,7 +296,7 @@ impl Device {
         }
     }
 
-    /// Whether the operations run on a GPU, software adapters included.
+    /// Returns whether the operations run on a GPU, software adapters included.
     #[must_use]
     pub fn is_gpu(&self) -> bool {
         !matches!(self.0.place, Place::Cpu)
@@ -318,7 +318,7 @@ impl Device {
         &self.0.place
     }
 
-    /// Does a checked request, here or on the CPU.
+    /// Runs a checked request on this device, or on the CPU.
     pub(crate) async fn run(
         &self,
         request: Request<'_>,
@@ -341,8 +341,8 @@ impl Device {
             Place::Gpu(_) if self.prefers_cpu(request.op, request.shape) => cpu::run(request)?,
             Place::Gpu(gpu) => {
                 let mut request = request;
-                // The CPU may have to finish what a GPU has begun in place: what can be refused is
-                // refused now.
+                // The CPU may have to finish a call in place that a GPU has begun. Any error of the
+                // CPU path must come before that.
                 let ready = match &request.data {
                     Data::Over { .. } if self.0.may_fall_back => Some(cpu::Ready::new(&request)?),
                     _ => None,
@@ -378,8 +378,8 @@ impl Device {
     /// Options have their defaults. On a GPU the passes are those over data on the device, as
     /// `Gpu::prepare(..).build()` plans them: a mean loss weighs its targets and adds up its rows
     /// there. A call over host memory has the same kernels, in [`ExecutionPlan::parts`] parts, and
-    /// the host adds up the losses. Where a call would be computed on the CPU in place of the GPU,
-    /// so says the plan.
+    /// the host adds up the losses. If a call would be computed on the CPU in place of the GPU,
+    /// the plan is that of the CPU.
     ///
     /// ```
     /// use logits::{DType, Device, Operation};
@@ -391,9 +391,9 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`]; [`Error::ShapeTooLarge`], also of more than 4096 passes over rows;
-    /// [`Error::TopK`] or [`Error::OptionValue`] of the operation; [`Error::DType`] of f64 on a GPU
-    /// that was chosen explicitly; [`Error::Gpu`] where the GPU cannot do it; [`Error::SimdLevel`]
+    /// [`Error::ZeroClasses`]; [`Error::ShapeTooLarge`], also for more than 4096 passes over rows;
+    /// [`Error::TopK`] or [`Error::OptionValue`] for the operation; [`Error::DType`] for f64 on a
+    /// GPU that was chosen explicitly; [`Error::Gpu`] if the GPU cannot do it; [`Error::SimdLevel`]
     /// on the CPU.
     pub fn plan(
         &self,
@@ -424,7 +424,7 @@ impl Device {
         CallLimits { waiting, ..self.0.limits }
     }
 
-    /// Every adapter on this machine that `WGPU_BACKEND` lets through, in the order in which they
+    /// Returns every adapter on this machine that `WGPU_BACKEND` allows, in the order in which they
     /// would be tried.
     #[must_use]
     pub fn adapters() -> Vec<Adapter> {

@@ -1,13 +1,14 @@
-//! Which of GPU and CPU has a result back in host memory first.
+//! The offload cost model: predicts whether the GPU or the CPU has a result in host memory first.
 
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::problem::dtype::Sealed;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Instant, Waiting};
 use crate::{CrossEntropy, Crossover, Device, Error, Logits, Prediction, Shape, Targets};
 
-/// A call takes so long, and so much longer for each row and for each byte of logits.
+/// The time of a call: a fixed part, and a part for each row and each byte of logits.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     seconds: f64,
@@ -21,16 +22,17 @@ impl Cost {
     }
 }
 
-/// What calls of each operation cost on the CPU and on a GPU.
+/// The costs of each measured operation, first on the CPU, then on the GPU.
 #[derive(Clone, Debug)]
 pub(crate) struct Costs(Vec<(Op, Cost, Cost)>);
 
-/// What is measured: a few rows, many, and as many elements in short rows.
+/// The shapes that are measured, `[rows, classes]`: a few rows, many, and as many elements in short
+/// rows.
 const SHAPES: [[usize; 2]; 3] = [[32, 1024], [1024, 1024], [65_536, 16]];
 const RUNS: usize = 3;
 
 impl Costs {
-    /// Runs every operation on both, data in host memory as it will be.
+    /// Measures operations on the CPU and on `gpu`, with data in host memory.
     pub(crate) async fn measure(gpu: &Device, waiting: Waiting) -> Result<Self, Error> {
         let cpu = Device::cpu();
         let logits: Vec<f32> =
@@ -54,7 +56,7 @@ impl Costs {
 
     pub(crate) fn crossovers(&self) -> Vec<Crossover> {
         let crossover = |&(op, cpu, gpu): &(Op, Cost, Cost)| {
-            // In rows of the width that is measured.
+            // Bytes are counted in rows of the width of the first two shapes.
             let width = (SHAPES[1][1] * 4) as f64;
             let [cpu_byte, gpu_byte] =
                 [cpu, gpu].map(|cost| cost.seconds_per_byte + cost.seconds_per_row / width);
@@ -70,8 +72,8 @@ impl Costs {
     }
 }
 
-/// Three points make a plane; of each the best run counts, for whatever disturbs a run makes it
-/// slower.
+/// Measures the cost of `op` on `device`: the three shapes give the three parts. The fastest run of
+/// each shape counts, because disturbances only make a run slower.
 async fn cost(
     device: &Device,
     op: Op,
@@ -117,11 +119,11 @@ async fn cost(
     }
     let [few, many, short] = best;
     let [few_bytes, many_bytes, _] = SHAPES.map(|[rows, classes]| (rows * classes * 4) as f64);
-    // A disturbed machine may find many rows as fast as few; that none of the time is due to the
-    // bytes is not to be believed.
+    // On a disturbed machine many rows may take no longer than few. At least a quarter of the time
+    // is attributed to the bytes all the same.
     let most = many / many_bytes;
     let seconds_per_byte = ((many - few) / (many_bytes - few_bytes)).clamp(most / 4.0, most);
-    // The same bytes in more rows.
+    // The third shape has the same bytes in more rows.
     let seconds_per_row = ((short - many) / (SHAPES[2][0] - SHAPES[1][0]) as f64).max(0.0);
     Ok(Cost {
         seconds: (few - seconds_per_byte * few_bytes).max(0.0),
@@ -136,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_call_goes_where_it_is_done_first() {
-        // A GPU that starts 1 ms later, and does a byte in a quarter of the time; and one that does
-        // not.
+        // `gpu` starts 1 ms later than the CPU, and takes a quarter of the time a byte; `slow`
+        // takes more.
         let cpu = Cost { seconds: 1e-6, seconds_per_row: 1e-8, seconds_per_byte: 4e-10 };
         let gpu = Cost { seconds: 1e-3, seconds_per_row: 1e-8, seconds_per_byte: 1e-10 };
         let slow = Cost { seconds_per_byte: 5e-10, ..gpu };
@@ -145,12 +147,12 @@ mod tests {
         let [softmax, predict] = costs.crossovers().try_into().unwrap();
         let bytes = softmax.bytes.unwrap();
         assert_eq!((bytes, predict.bytes), (3_330_000, None));
-        // On either side of it.
+        // Calls on either side of the crossover.
         let rows = bytes as usize / 4096;
         assert!(costs.prefer_cpu(Op::Softmax, Shape::rows(rows, 1024)));
         assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(rows + 1, 1024)));
         assert!(costs.prefer_cpu(Op::Predict, Shape::rows(1 << 20, 1024)));
-        // Short rows that cost the CPU more each are sent sooner.
+        // Where each row costs the CPU more, short rows are sent to the GPU sooner.
         let cpu = Cost { seconds_per_row: 1e-7, ..cpu };
         let costs = Costs(vec![(Op::Softmax, cpu, gpu)]);
         assert!(!costs.prefer_cpu(Op::Softmax, Shape::rows(20_000, 10)));

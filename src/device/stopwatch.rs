@@ -1,5 +1,5 @@
-//! Times one operation against a plain copy, on the same device in the same run. For the
-//! benchmarks; no part of the API.
+//! Times one operation against a plain copy, on the same device in the same run. It serves the
+//! benchmarks, and is not part of the API.
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::device::Place;
 use crate::gpu::{DeviceInputs, DeviceOperands, Gpu, Timing};
+use crate::ops::Request;
+use crate::ops::{Op, Operation};
 use crate::ops::{check_k, draw_transform};
 use crate::plan::Traffic;
 use crate::problem::dtype::Sealed;
@@ -14,17 +16,16 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::CheckedLoss;
-use crate::problem::operation::{Op, Operation};
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::sampling::Draws;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Instant, Reading};
 use crate::problem::waiting::{Waiting, block_on};
 use crate::{CrossEntropy, Device, Element, Error, Logits, Prediction, Targets, cpu};
 
-/// An operation with its inputs and results in the device's own memory, ready to be run again and
-/// again. Every operation is given the logits as the loss sees them; a backward starts from the
-/// forward's result, and the logits stand in for its upstream gradient.
+/// An operation with its inputs and results in the device's own memory, which can be run
+/// repeatedly. Every operation reads the logits as the loss sees them. A backward starts from the
+/// result of its forward, with the logits as upstream gradient.
 pub struct Stopwatch<'a, T: Element = f32> {
     bytes: u64,
     limits: CallLimits,
@@ -36,7 +37,7 @@ enum Runs<'a, T: Element> {
     OnGpu(Timing),
 }
 
-/// An operation checked, with the options of its loss.
+/// A checked operation, with the options of its loss.
 struct Task<'a> {
     op: Op,
     loss: CheckedLoss<'a>,
@@ -89,12 +90,12 @@ impl<'a> Task<'a> {
     }
 }
 
-/// The inputs of a task, its results, and room for a copy, in host memory.
+/// The inputs and results of a task in host memory; a copy is written to `elements`.
 struct OnCpu<'a, T: Element> {
     task: Task<'a>,
-    /// What is read first: the logits, or what a backward starts from.
+    /// The logits, or the result of the forward that a backward starts from.
     logits: Cow<'a, [T]>,
-    /// The gradient that a backward starts from.
+    /// The upstream gradient of a backward; `None` for other operations.
     upstream: Option<&'a [T]>,
     log_sum_exps: Vec<T::Row>,
     view: View,
@@ -164,11 +165,11 @@ impl<'a, T: Element> OnCpu<'a, T> {
 }
 
 impl<'a, T: Element> Stopwatch<'a, T> {
-    /// Moves the inputs to where the device works on them, and computes there what an operation
-    /// starts from beside logits and targets. The logits must be contiguous.
+    /// Moves the inputs to the device's memory, and computes there the results of a forward that
+    /// the operation starts from. The logits must be contiguous.
     ///
     /// # Errors
-    /// As the operation itself.
+    /// Fails as the operation itself does.
     pub fn new(
         device: &Device,
         operation: Operation,
@@ -206,14 +207,14 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         })
     }
 
-    /// Bytes of the arrays of the logits' shape that one run must read and write once; values of
-    /// rows are not counted.
+    /// Returns the bytes that one run must read and write in arrays of the shape of the logits;
+    /// values of rows are not counted.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// What one run moves, as the plan has it; the CPU has none.
+    /// Returns the bytes that one run moves, as the plan counts them; `None` on the CPU.
     #[must_use]
     pub fn traffic(&self) -> Option<Traffic> {
         match &self.runs {
@@ -223,8 +224,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     }
 
     /// Keeps a hardware GPU busy for 0.3 s, and does nothing on other devices. A GPU raises its
-    /// clock only under load, and lowers it while the host is busy: without this an NVIDIA H200
-    /// took up to six times as long.
+    /// clock only under load, and lowers it while the host is busy: without a warm-up an NVIDIA
+    /// H200 took up to six times as long.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -241,8 +242,8 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         Ok(())
     }
 
-    /// One run of the operation, from command to finished result, without any transfer to or from
-    /// the host.
+    /// Times one run of the operation, from command to finished result, without any transfer to or
+    /// from the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -257,8 +258,9 @@ impl<'a, T: Element> Stopwatch<'a, T> {
         }
     }
 
-    /// One plain copy of the logits in the device's own memory, on as many threads as the operation
-    /// may use; on a hardware GPU by a copy of buffers and by a shader, whichever was faster.
+    /// Times one plain copy of the logits in the device's own memory, on as many threads as the
+    /// operation may use; on a hardware GPU by a copy of buffers or by a shader, whichever was
+    /// faster.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails.
@@ -275,7 +277,7 @@ impl<'a, T: Element> Stopwatch<'a, T> {
     }
 }
 
-/// Everything that one run on a GPU reads, in memory of its own.
+/// Uploads the inputs of one run on a GPU, into memory of their own.
 async fn upload<T: Element>(
     gpu: &Gpu,
     op: Op,

@@ -1,4 +1,5 @@
-//! Finding an adapter: who is there, in which order they are tried, and why each was taken or not.
+//! Finds an adapter: lists them all, best first, opens the first that the choice allows and that
+//! passes the self-test, and keeps the reason why each one before it was rejected.
 
 use wgpu::{Adapter, AdapterInfo, Backend, DeviceType};
 
@@ -9,11 +10,11 @@ use crate::plan::tuning::Vendor;
 use crate::plan::{Plan, WORKGROUP};
 use crate::{DeviceChoice, RejectedAdapter};
 
-/// Workgroup memory of a kernel that stages no rows: the folds of a reduction, and place for a
-/// unit.
+/// Bytes of workgroup memory of a kernel that stages no rows: the folds of a reduction, and one
+/// 16-byte unit.
 pub(super) const WORKGROUP_BYTES: u32 = WORKGROUP * 8 + 16;
 
-/// The best adapter that `choice` allows and that opens.
+/// Opens the best adapter that `choice` allows and that can be opened.
 pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
     let named = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
     let mut rejected_adapters = Vec::new();
@@ -35,8 +36,8 @@ pub(crate) async fn open(choice: &DeviceChoice) -> Result<Opened, Refused> {
                         }));
                         return Ok(Opened { gpu, reason, rejected_adapters });
                     }
-                    // A device asked for by name never becomes another one, such as the same GPU
-                    // through another API.
+                    // A device that was named is never replaced by another one, such as the same
+                    // GPU through another API.
                     Err(reason) if matches!(choice, DeviceChoice::Named(_)) => {
                         rejected_adapters.push(RejectedAdapter { name, backend, reason });
                         return Err(Refused {
@@ -86,7 +87,7 @@ pub(crate) async fn list() -> Vec<crate::Adapter> {
         .collect()
 }
 
-/// Browsers keep the name to themselves.
+/// Names an adapter of a browser, which does not tell the name.
 pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
     if info.name.is_empty() && info.backend == Backend::BrowserWebGpu {
         info.name = "the browser's GPU".to_owned();
@@ -94,10 +95,10 @@ pub(super) fn about(mut info: AdapterInfo) -> AdapterInfo {
     info
 }
 
-/// Best first: hardware before software, a backend of the platform before GL.
+/// Returns every adapter, best first: hardware before software, the platform's own API before GL.
 pub(super) async fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // Names and sources are for whoever asks with WGPU_DEBUG=1; Vulkan's validation layer did not
+    // Names and sources are only kept with WGPU_DEBUG=1, because Vulkan's validation layer did not
     // always know WGSL. This crate makes no indirect dispatches. wgpu's validation of them compiles
     // pipelines that NVIDIA's GL rejects (wgpu#7068), so that the device is lost while it is
     // opened.
@@ -120,7 +121,7 @@ pub(super) async fn adapters() -> Vec<Adapter> {
     adapters
 }
 
-/// Why the choice takes this adapter, or why it does not.
+/// Returns why `choice` takes this adapter, or why it does not.
 fn judge(choice: &DeviceChoice, named: Option<&str>, info: &AdapterInfo) -> Result<String, String> {
     if let Some(name) = named.filter(|name| !holds(&info.name, name)) {
         return Err(format!("its name does not hold WGPU_ADAPTER_NAME={name}"));
@@ -142,7 +143,7 @@ fn judge(choice: &DeviceChoice, named: Option<&str>, info: &AdapterInfo) -> Resu
     }
 }
 
-/// What the kernels need and this adapter lacks.
+/// Returns the first thing that the kernels need and this adapter lacks.
 fn unsuitable(adapter: &Adapter, info: &AdapterInfo) -> Option<String> {
     if info.backend == Backend::Noop {
         return Some("it computes nothing".to_owned());
@@ -153,7 +154,7 @@ fn unsuitable(adapter: &Adapter, info: &AdapterInfo) -> Option<String> {
     lacking(&adapter.limits())
 }
 
-/// The first limit that is too low for the kernels.
+/// Returns the first limit that is too low for the kernels.
 pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
     [
         (
@@ -179,7 +180,8 @@ pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
     .map(|(what, has, needs)| format!("{has} {what}, {needs} are needed"))
 }
 
-/// Drivers say so themselves, but for GL, where a name is all there is.
+/// Whether the adapter computes on the CPU. Drivers report that, except those of GL, where only the
+/// name shows it.
 pub(super) fn is_software(info: &AdapterInfo) -> bool {
     info.device_type == DeviceType::Cpu
         || ["llvmpipe", "softpipe", "swiftshader", "basic render driver"]
@@ -187,11 +189,11 @@ pub(super) fn is_software(info: &AdapterInfo) -> bool {
             .any(|name| holds(&info.name, name))
 }
 
-/// Who made it, as far as defaults go by that.
+/// Returns the adapter's vendor, as far as the default tuning depends on it.
 pub(super) fn vendor(info: &AdapterInfo) -> Vendor {
     match info.vendor {
         _ if is_software(info) => Vendor::Software,
-        // Metal has no numbers of vendors.
+        // Metal has no vendor numbers.
         _ if info.backend == Backend::Metal && holds(&info.name, "apple") => Vendor::Apple,
         0x106b => Vendor::Apple,
         0x13b5 => Vendor::Arm,
@@ -252,8 +254,8 @@ mod tests {
             max_storage_buffer_binding_size: binding,
             ..wgpu::Limits::default()
         };
-        // Those of WebGPU; Direct3D 12 at feature level 11, whose first binding tier has 8
-        // unordered access views; Apple7.
+        // The limits of WebGPU; of Direct3D 12 at feature level 11, whose first binding tier has 8
+        // unordered access views; and of Apple7.
         for limits in [
             wgpu::Limits::default(),
             of(8, 1024, 32 << 10, 128 << 20),

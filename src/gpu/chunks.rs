@@ -14,26 +14,27 @@ use super::params::KernelOptions;
 use super::prepared::{Buffers, FilledBuffer, Part, Prepared, Scratch};
 use super::staging::{StagedArray, read_into};
 use super::wait::Mapped;
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::plan::{Batch, KernelProblem, Limits, Plan, Unplannable};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Request, RowTarget, RowsOut};
+use crate::problem::operands::{Data, RowTarget, RowsOut};
 use crate::{Error, Shape, cpu};
 
-/// Parts that are on their way at the same time.
+/// Parts that are in flight at the same time.
 const IN_FLIGHT: usize = 2;
-/// Copies of a part that the device's memory holds: the logits, which results overwrite, and both
-/// ways of staging.
+/// Copies of a part in the device's memory: the logits, which results overwrite, and the staging
+/// buffers of both directions.
 const COPIES: u64 = 3;
-/// Bytes beside the logits and its results that a row takes at most: its label and its gradient,
-/// and their staging.
+/// The most bytes that a row takes in addition to its logits and results: its label and its
+/// gradient, and their staging.
 const ROW_OPERAND_BYTES: u64 = 2 * (4 + 4);
 /// Parts are not made smaller than this only to have several in flight.
 const SMALL_PART: u64 = 8 << 20;
 
-/// A part on its way.
+/// A part in flight.
 struct InFlight {
     batch: Batch,
     arrays: Arrays,
@@ -71,7 +72,7 @@ impl Arrays {
 struct Stream<'s> {
     context: &'s GpuContext,
     prepared: Prepared,
-    /// The request's row that the plan's first one is.
+    /// The row of the request at which the plan begins.
     first: usize,
     call: CallLimits,
     weights: Option<FilledBuffer>,
@@ -79,9 +80,8 @@ struct Stream<'s> {
 }
 
 impl Gpu {
-    /// Runs a request over memory of the host. Returns the reason where memory was short and the
-    /// parts were made smaller. With `whole`, all logits of a request in place are intact after a
-    /// failure.
+    /// Runs a request over host memory. Returns the reason if memory was short and the parts were
+    /// made smaller. With `whole`, all logits of a request in place are intact after a failure.
     pub(crate) async fn run(
         &self,
         request: &mut Request<'_>,
@@ -98,12 +98,12 @@ impl Gpu {
         let context = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
         let problem = kernel_problem(request, request.rows(), request.shape.inner());
         let PartBytes { whole: bytes, affordable, part } = context.part_bytes(&problem, call);
-        // A cut row is written piece by piece. After its first piece its logits are gone, and it
-        // cannot be computed again.
+        // A cut row is written in pieces. Its first piece overwrites logits, so it cannot be
+        // computed again.
         if !is_in_place(request) || (!whole && context.lands_whole_rows(request, part)) {
             return context.in_parts(request, part, call).await;
         }
-        // Results of a single part are written when all is done, so nothing needs to be kept apart.
+        // The results of a single part are written when all is done, so they need no copy.
         if bytes <= affordable
             && context.plan(problem, bytes).is_ok_and(|plan| plan.batches().nth(1).is_none())
         {
@@ -119,8 +119,8 @@ impl Gpu {
     }
 }
 
-/// Runs a request in place by way of other memory, so that one which fails half-way has not touched
-/// the caller's logits.
+/// Runs a request in place through a copy of its results, so that a failure half-way leaves the
+/// caller's logits intact.
 async fn keeping_logits(
     context: &GpuContext,
     request: &mut Request<'_>,
@@ -147,7 +147,7 @@ async fn keeping_logits(
         skip: request.skip,
         rows_out: RowsOut::None,
     };
-    // Losses go to memory of ours and may be written twice.
+    // Losses are staged as well.
     let mut losses: Vec<f32> = Vec::new();
     if let RowsOut::Values(values) = &request.rows_out {
         losses = try_vec("losses", values.len())?;
@@ -189,20 +189,20 @@ fn kernel_problem(request: &Request<'_>, rows: usize, inner: usize) -> KernelPro
     )
 }
 
-/// Bytes of logits.
+/// Sizes in bytes of logits.
 struct PartBytes {
-    /// All of them.
+    /// All logits of the request.
     whole: u64,
-    /// Those of a part at most, within the memory of the call.
+    /// The largest part that the memory of the call allows.
     affordable: u64,
-    /// Those of a part.
+    /// The size of a part.
     part: u64,
 }
 
 impl GpuContext {
-    /// How large the parts of a request are.
+    /// Returns the size of the parts of a request.
     fn part_bytes(&self, problem: &KernelProblem, call: CallLimits) -> PartBytes {
-        // Parts may have to be bound from before where they start.
+        // A binding may begin before its part, at an aligned offset.
         let logits = problem.classes * problem.size;
         let whole = problem.rows * logits + Scratch::ALIGNMENT;
         let operand_bytes = 2 * problem.operand_bytes * problem.classes;
@@ -214,7 +214,7 @@ impl GpuContext {
         let affordable =
             affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(self.limits.binding_bytes);
         let row = logits + Scratch::ALIGNMENT;
-        // Never below a row for the sake of overlap: one that is cut must be uploaded twice.
+        // Overlap is no reason to cut rows: a cut row must be uploaded twice.
         let small = SMALL_PART + Scratch::ALIGNMENT;
         // Where host and device share memory they share a cache too, and a small part is still in
         // it when it is computed.
@@ -244,15 +244,14 @@ impl GpuContext {
         Plan::new(problem, self.limits_of_parts(part))
     }
 
-    /// Whether no row is cut where parts have so many bytes; that is the same for all rows of a
-    /// request.
+    /// Whether parts of `part` bytes hold whole rows; that is the same for all rows of a request.
     fn lands_whole_rows(&self, request: &Request<'_>, part: u64) -> bool {
         let problem = kernel_problem(request, request.rows(), request.shape.inner());
         self.plan(problem, part).is_ok_and(|plan| !plan.cuts_rows())
     }
 
-    /// Runs a request in parts of about so many bytes, or of less where memory is short. In place,
-    /// every row that is not done keeps its logits, so there a part is never smaller than a row.
+    /// Runs a request in parts of about `part` bytes, or of fewer where memory is short. In place,
+    /// no part is smaller than a row, so that every row that is not done keeps its logits.
     async fn in_parts(
         &self,
         request: &mut Request<'_>,
@@ -323,7 +322,7 @@ impl GpuContext {
             {
                 match stream.launch(request, batch).await {
                     Ok(chunk) => in_flight.push_back(chunk),
-                    // What is on its way may still arrive.
+                    // Parts in flight may still arrive.
                     Err(error) => failed = Some(error),
                 }
                 continue;
@@ -373,7 +372,7 @@ impl<'s> Stream<'s> {
         Ok(Self { context, prepared, first, call, weights, scratch })
     }
 
-    /// Puts a part on its way:
+    /// Submits a part:
     ///
     /// ```text
     /// take the arrays of the part from the pool, and wait until the host may write them
@@ -511,13 +510,13 @@ impl<'s> Stream<'s> {
         Ok(())
     }
 
-    /// Waits for a part, and writes its results to where the request wants them.
+    /// Waits for a part, and writes its results to the outputs of the request.
     async fn land(&self, chunk: InFlight, request: &mut Request<'_>) -> Result<(), GpuError> {
         let Self { context, call, .. } = self;
         let InFlight { batch, arrays, params, submission, mapped } = chunk;
         context.poller.settle(Some(submission), mapped, *call).await?;
-        // Nothing is written before the last error that wgpu could report has had its chance: an
-        // in-place request's logits may still be wanted.
+        // Nothing is written before wgpu has reported its errors: after one, the logits of a
+        // request in place must be intact.
         let (elements, values) = context
             .guarded(|| {
                 let elements = arrays.elements.as_ref().filter(|_| batch.writes_elements);
@@ -534,9 +533,9 @@ impl<'s> Stream<'s> {
     }
 }
 
-/// Where some classes of some rows are in an array whose blocks are so far apart, as stretches
-/// without gaps, in the order in which a part holds them: rows are whole blocks, or some columns of
-/// one.
+/// Returns the start and the length of each contiguous stretch of `classes` of `rows` in an array
+/// whose blocks are `stride` apart, in the order in which a part holds them. `rows` are whole
+/// blocks, or some columns of one.
 pub(super) fn runs(
     shape: Shape,
     stride: usize,
@@ -548,7 +547,7 @@ pub(super) fn runs(
     let (start, count, step, length) = if width < inner {
         (outer * stride + classes.start * inner + column, classes.len(), inner, width)
     } else if classes.len() < shape.classes() {
-        // Only ever of a single row.
+        // Only a single row is cut by classes.
         (outer * stride + classes.start * inner, width / inner, stride, classes.len() * inner)
     } else if stride == block {
         (outer * stride, 1, 0, width / inner * block)
@@ -565,7 +564,7 @@ fn put_classes(mut view: WriteOnly<'_, [u8]>, targets: &[RowTarget]) {
     }
 }
 
-/// Writes the values of some stretches, as f32 or as they are.
+/// Writes the values of `stretches`, as f32 or in their own type.
 fn put_values(
     mut view: WriteOnly<'_, [u8]>,
     values: Elements<'_>,
@@ -584,7 +583,7 @@ fn put_values(
     }
 }
 
-/// Writes values as f32.
+/// Writes `length` values from `start` on as f32, to byte `at` of `view`.
 fn put_f32(
     view: &mut WriteOnly<'_, [u8]>,
     at: usize,
@@ -604,7 +603,7 @@ fn put_f32(
     }
 }
 
-/// The results of a part. The views are gone afterwards.
+/// Copies the results of a part to the request, and drops the views.
 fn copy_out(
     request: &mut Request<'_>,
     first: usize,
@@ -634,8 +633,8 @@ fn copy_out(
     }
 }
 
-/// Recomputes in float64 the log-sum-exps of rows that are within 0.5 of 0, where the row maximum
-/// and the logarithm cancel.
+/// Recomputes in float64 the log-sum-exps within 0.5 of 0, where the row maximum and the logarithm
+/// cancel.
 fn recompute_near_zero(request: &mut Request<'_>, rows: Range<usize>) {
     let (Op::LogSumExp, RowsOut::Values(ElementsMut::F32(out))) =
         (request.op, &mut request.rows_out)
@@ -647,7 +646,7 @@ fn recompute_near_zero(request: &mut Request<'_>, rows: Range<usize>) {
     cpu::for_each(&mut out[rows], &|nth, value| {
         if value.abs() < 0.5 {
             let (at, mut row) = (first + nth, Vec::new());
-            // Rows are cut into columns of one here, whatever their layout.
+            // One row is a column of width 1, whatever the layout.
             for (start, length) in runs(shape, stride, at..at + 1, 0..shape.classes()) {
                 row.extend((start..start + length).map(|place| input.at(place) as f32));
             }

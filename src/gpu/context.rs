@@ -1,5 +1,5 @@
-//! An opened adapter with everything that lives as long as it does, and what becomes of it when it
-//! is lost.
+//! An opened adapter with everything that lives as long as it does. The call after a device was
+//! lost opens it again.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,24 +18,24 @@ use crate::Error;
 use crate::plan::tuning::Tuning;
 use crate::plan::{Limits, UNIT_BYTES};
 
-/// A wgpu device of yours, made ready for the kernels; cheap to clone.
+/// A wgpu device made ready for the kernels; cheap to clone.
 #[derive(Clone)]
 pub struct Gpu(Arc<Shared>);
 
 struct Shared {
-    /// Replaced by a new one when it is lost.
+    /// The open device, replaced by a new one when it is lost.
     context: Mutex<Arc<GpuContext>>,
     name: String,
     backend: &'static str,
-    /// The caller's device is not ours to open again.
+    /// Whether the device is the caller's, who alone can open it again.
     is_borrowed: bool,
-    /// In place of what follows from the adapter.
+    /// Replaces the tuning that follows from the adapter.
     tuning: Option<Tuning>,
     /// Whether subgroups are used where the device has them.
     uses_subgroups: bool,
 }
 
-/// One wgpu device and what was made with it.
+/// One wgpu device and everything that was made with it.
 pub(super) struct GpuContext {
     pub(super) device: Device,
     pub(super) queue: Arc<GuardedQueue>,
@@ -45,14 +45,13 @@ pub(super) struct GpuContext {
     pub(super) poller: Poller,
     /// Whether the device computes in memory that the host can map, so that nothing needs staging.
     pub(super) maps_storage: bool,
-    /// Whether a kernel can write one value of a vector in a buffer without a word about the
-    /// others: in Metal's language it writes the whole of it, and who knows in which of a browser's
-    /// or of GL.
+    /// Whether a kernel can write one component of a vector in a buffer and leave the others alone.
+    /// Metal's language writes the whole vector; a browser's and GL's may do so too.
     pub(super) writes_parts: bool,
     name: String,
     faults: Arc<Mutex<Faults>>,
-    /// The process that opened it. One that is forked from it has neither the driver's threads nor
-    /// ours.
+    /// The process that opened the device. A process forked from it has neither the driver's
+    /// threads nor ours.
     pub(super) process: u32,
 }
 
@@ -82,7 +81,7 @@ impl Deref for GuardedQueue {
     type Target = Queue;
 
     fn deref(&self) -> &Queue {
-        // Taken by `drop` alone.
+        // Only `drop` takes it.
         self.queue.as_ref().unwrap_or_else(|| unreachable!())
     }
 }
@@ -99,30 +98,30 @@ impl Drop for GuardedQueue {
         if self.process == process() && ends() {
             drop(catch_panic(|| drop(queue)));
         } else {
-            // It keeps its device, and all that the GPU is at work on.
+            // A leaked queue keeps its device, and everything that the GPU still uses.
             std::mem::forget(queue);
         }
     }
 }
 
-/// What went wrong outside of any error scope.
+/// Errors that came outside of any error scope.
 #[derive(Default)]
 struct Faults {
-    /// The device is gone, and with it every later call.
+    /// Why the device was lost; every later call on it fails.
     lost: Option<String>,
-    /// Anything else; it spoils the call that it is found in.
+    /// The first other error; the call that finds it fails.
     stray: Option<String>,
 }
 
 impl Gpu {
-    /// Takes a wgpu device of yours, with whatever features and limits it was made with. Subgroup
-    /// operations are used where the device has [`Features::SUBGROUP`]; its callbacks and error
-    /// handlers stay yours. It is not tested before it is used: [`Gpu::self_test`] does that.
+    /// Takes your wgpu device, with the features and limits that it has. Subgroup operations are
+    /// used where the device has [`Features::SUBGROUP`]; its callbacks and error handlers are left
+    /// as they are. The device is not tested: [`Gpu::self_test`] does that.
     ///
     /// # Errors
     /// [`Error::NoGpu`] where the device lacks what the kernels need: compute shaders, 8 storage
     /// buffers a shader stage, 256 threads and 3 KiB of memory a workgroup, bindings of 1 MiB.
-    /// Every device of wgpu's default limits has them.
+    /// Every device with wgpu's default limits has them.
     pub fn from_wgpu(device: &Device, queue: &Queue) -> Result<Self, Error> {
         let info = adapter::about(device.adapter_info());
         let backend = backend_name(info.backend);
@@ -150,7 +149,8 @@ impl Gpu {
         })))
     }
 
-    /// An adapter that passes the self-test, and what that found if its subgroups are not used.
+    /// Opens an adapter that passes the self-test. Returns the reason, too, if its subgroups are
+    /// not used.
     pub(super) async fn open(adapter: &Adapter) -> Result<(Self, Option<String>), String> {
         let info = adapter::about(adapter.get_info());
         let backend = backend_name(info.backend);
@@ -168,14 +168,14 @@ impl Gpu {
         Ok((gpu, note))
     }
 
-    /// Tests the device in a few milliseconds, and compiles one pipeline for it: how threads are
-    /// numbered, what subgroups exchange, and the losses and gradients of 256 rows. Adapters that
-    /// [`Device`] opens pass this test before they are used.
+    /// Tests how the device numbers threads, what its subgroups exchange, and the losses and
+    /// gradients of 256 rows. The test takes a few milliseconds, and compiles one pipeline.
+    /// Adapters that [`Device`] opens pass this test before they are used.
     ///
     /// [`Device`]: crate::Device
     ///
     /// # Errors
-    /// [`Error::Gpu`] with the check that failed, or with what kept it from being made.
+    /// [`Error::Gpu`] with the check that failed, or the reason why the test could not be made.
     pub fn self_test(&self) -> Result<(), Error> {
         crate::problem::waiting::block_on(self.self_test_async())
     }
@@ -204,7 +204,7 @@ impl Gpu {
         self.0.backend
     }
 
-    /// How kernels are shaped.
+    /// The tuning that shapes the kernels.
     #[must_use]
     pub fn tuning(&self) -> Tuning {
         lock(&self.0.context).limits.tuning
@@ -214,7 +214,7 @@ impl Gpu {
     /// `Gpu` that made them.
     ///
     /// # Errors
-    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    /// [`Error::Tuning`] if kernels cannot be made with one of the numbers.
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Self, Error> {
         tuning.check()?;
         Ok(self.shaped(Some(tuning), self.0.uses_subgroups))
@@ -247,12 +247,12 @@ impl Gpu {
         }))
     }
 
-    /// The device as it was opened last, lost or not.
+    /// Returns the device as it was opened last, lost or not.
     pub(super) fn now(&self) -> Arc<GpuContext> {
         lock(&self.0.context).clone()
     }
 
-    /// The device as it is now, opened anew where the last one was lost.
+    /// Returns the open device; opens it again if it was lost.
     pub(super) async fn current(&self) -> Result<Arc<GpuContext>, Error> {
         let context = lock(&self.0.context).clone();
         context.check_process().map_err(|error| context.error(error))?;
@@ -278,8 +278,7 @@ impl Gpu {
         match again {
             Ok(again) => {
                 let mut now = lock(&self.0.context);
-                // Another thread may have been first; what it has begun stays on the same device as
-                // what follows.
+                // Another thread may have opened it first; then both go on with that device.
                 if Arc::ptr_eq(&now, &context) || now.lost().is_some() {
                     *now = Arc::new(again.shaped(self.0.tuning, self.0.uses_subgroups));
                 }
@@ -295,7 +294,7 @@ impl Gpu {
 
 #[cfg(test)]
 impl Gpu {
-    /// The same adapter with other properties, chosen before anybody uses it.
+    /// Changes properties of the device before it is shared.
     pub(super) fn altered(&self, change: impl FnOnce(&mut GpuContext)) {
         let mut context = lock(&self.0.context);
         change(Arc::get_mut(&mut context).unwrap());
@@ -317,8 +316,8 @@ impl GpuContext {
             required_limits: adapter.limits(),
             ..Default::default()
         };
-        // wgpu opens it in this call. Where the driver has no memory for one of its layouts,
-        // dropping the others panics.
+        // wgpu opens the device in this call. If the driver has no memory for one of wgpu's
+        // layouts, wgpu panics when it drops the others.
         let opening =
             catch_panic(|| adapter.request_device(&descriptor)).map_err(|error| error.reason)?;
         let (device, queue) = opening.await.map_err(|error| one_line(&error))?;
@@ -345,7 +344,7 @@ impl GpuContext {
         faults: Arc<Mutex<Faults>>,
     ) -> Self {
         let (limits, features) = (device.limits(), device.features());
-        // Narrower ones are worth nothing to the kernels.
+        // Subgroups of fewer than 4 threads do not help the kernels.
         let has_subgroups = features.contains(Features::SUBGROUP) && info.subgroup_min_size >= 4;
         let (least, most) =
             if has_subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (1, 1) };
@@ -392,7 +391,8 @@ impl GpuContext {
         lock(&self.faults).lost.clone()
     }
 
-    /// If it is lost, that is the reason of everything else, of a panic in wgpu's poll too.
+    /// Returns the error of a call. The loss of the device explains every other error, a panic in
+    /// wgpu's poll too.
     pub(super) fn error(&self, error: GpuError) -> Error {
         Error::Gpu { adapter: self.name.clone(), reason: self.lost().unwrap_or(error.reason) }
     }
@@ -406,7 +406,7 @@ impl GpuContext {
         ))
     }
 
-    /// Does the work with every error of wgpu caught on the way.
+    /// Does `work`, and returns any error of wgpu that it caused.
     pub(super) async fn guarded<T>(
         &self,
         work: impl FnOnce() -> Result<T, GpuError>,
@@ -419,18 +419,18 @@ impl GpuContext {
         let (result, popped) = {
             let scopes = [ErrorFilter::Validation, ErrorFilter::OutOfMemory, ErrorFilter::Internal]
                 .map(|filter| self.device.push_error_scope(filter));
-            // wgpu calls back whoever shares the device, from a submission too.
+            // wgpu also runs callbacks of others who share the device, in a submission too.
             let result = catch_panic(work).and_then(|result| result);
             let [validation, memory, internal] = scopes;
-            // They are a stack.
+            // Scopes are a stack.
             let internal = internal.pop();
             let memory = memory.pop();
             (result, (validation.pop(), memory, internal))
         };
-        // What wgpu caught came first, and explains whatever failed after it.
+        // An error that wgpu caught came before the error of `work`, and explains it.
         let (validation, memory, internal) = popped;
-        // A driver that refuses a pipeline is an internal error; that the pipeline is then used is
-        // an error of validation.
+        // A pipeline that the driver refuses is an internal error; its use is then a validation
+        // error.
         let caught = [memory.await, internal.await, validation.await].into_iter().flatten().next();
         let caught = caught.map(|error| GpuError {
             reason: one_line(&error),
@@ -444,14 +444,13 @@ impl GpuContext {
             };
         };
         self.kernels.forget();
-        // wgpu reports a lost device when it is polled, which may panic. If it is lost, that is the
-        // reason of everything else.
+        // wgpu reports a lost device when it is polled, which may panic.
         drop(self.poller.poll());
         Err(self.lost().map_or(error, GpuError::new))
     }
 }
 
-/// Which process this is, where processes can be forked.
+/// Returns the id of this process, or 0 where processes cannot be forked.
 pub(super) fn process() -> u32 {
     if cfg!(unix) { std::process::id() } else { 0 }
 }

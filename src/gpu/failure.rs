@@ -1,14 +1,14 @@
-//! What goes wrong on a GPU, as one thing: errors of wgpu, of the driver, and panics of other
-//! people's callbacks.
+//! One error type for everything that goes wrong on a GPU: errors of wgpu and of the driver, and
+//! panics of callbacks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Why a device did not do what it was told.
+/// The reason why a call of the GPU failed.
 #[derive(Clone, Debug)]
 pub(super) struct GpuError {
     pub(super) reason: String,
-    /// Less at a time may fit.
+    /// Whether memory was short, so that a smaller part may fit.
     pub(super) out_of_memory: bool,
 }
 
@@ -18,8 +18,8 @@ impl GpuError {
     }
 }
 
-/// A panic in the work becomes a [`GpuError`]: of somebody's callback, or of wgpu where it expects
-/// no error of a driver.
+/// Turns a panic in `work` into a [`GpuError`]. A callback may panic, or wgpu where it does not
+/// expect a driver to fail.
 pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -28,7 +28,7 @@ pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, GpuError> {
     })
 }
 
-/// Errors of wgpu span lines and tell causes in their sources.
+/// Returns the text of an error and of its causes in one line; errors of wgpu span several.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,5 +1,5 @@
-//! What the device and the GPU path tell each other. It is the same in a build without the feature
-//! `gpu`, where [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values.
+//! The types that the device and the GPU path exchange. They are the same in a build without the
+//! feature `gpu`, where [`Gpu`], [`DeviceArray`] and [`DeviceTargets`] have no values.
 
 use super::{DeviceArray, DeviceTargets, Gpu};
 use crate::{Error, RejectedAdapter};
@@ -24,7 +24,7 @@ pub(crate) struct Failed {
     pub(crate) rows_done: usize,
 }
 
-/// The resident operands of an operation over resident logits; the host knows the rest.
+/// The resident operands of an operation over resident logits; `Operands` holds the rest.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct DeviceOperands<'h> {
     pub(crate) targets: Option<&'h DeviceTargets>,
@@ -37,8 +37,8 @@ pub(crate) struct DeviceOperands<'h> {
 pub(crate) struct Results {
     pub(crate) elements: Option<DeviceArray>,
     pub(crate) rows: Option<DeviceArray>,
-    /// The summary of a loss over logits in one chunk. Of several chunks the host sums the losses
-    /// of the rows.
+    /// The summary of a loss over logits in one chunk. If there are several, the host sums the
+    /// losses of the rows.
     pub(crate) summary: Option<DeviceArray>,
 }
 

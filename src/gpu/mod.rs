@@ -1,4 +1,4 @@
-//! The GPU path through wgpu; the only folder that knows it.
+//! The GPU path, and the only folder that uses wgpu.
 
 mod adapter;
 mod chunks;

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::DType;
 use crate::plan::{Access, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
-use crate::problem::request::{Operands, RowTarget};
+use crate::problem::operands::{Operands, RowTarget};
 
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
@@ -228,7 +228,7 @@ impl KernelOptions {
             classes,
             segment: plan.segment_classes(),
             long_lanes: plan.long_lanes(),
-            flags: if op.has_targets() { params.flags & Self::MADE_FOR } else { 0 },
+            flags: params.flags & Self::MADE_FOR,
             labels,
             z_loss,
             transform,

@@ -11,9 +11,9 @@ use wgpu::{
 
 use super::failure::lock;
 use crate::DType;
-use crate::ops::{RowOutput, Statistics};
+use crate::ops::Op;
+use crate::ops::{RowOutput, SideSums, Statistics};
 use crate::plan::{Access, Entry, Kind, Strategy, WORKGROUP};
-use crate::problem::operation::Op;
 
 /// Types of the bindings, in the order of `shaders/shared/bindings.wgsl`.
 pub(super) const BINDINGS: [BufferBindingType; 9] = [
@@ -330,6 +330,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
     let reduces = !op.reads_log_sum_exps() || labels == Labels::Soft;
+    // Elements of logarithms, and the slope of a soft cap, are made from logits.
     let keeps =
         has_maximum && spec.writes_elements && !spec.is_log && !(op.has_targets() && is_capped);
     let is_online =
@@ -584,14 +585,22 @@ pub(super) fn parts(kernel: Kernel, entry: Entry, subgroups: bool) -> Vec<&'stat
             Kind::Online => shader!("strategies/online.wgsl"),
             Kind::SplitRow => shader!("strategies/split_row.wgsl"),
         }),
-        // What an operation does to each element, and what a loss makes of a row's target.
+        // The numbers that an operation makes of a reduced row, and then of each element.
         (statistics != Statistics::GradientSum).then_some(shader!("shared/coefficients.wgsl")),
-        // What a row is reduced to: its maximum and a sum of exponentials, or one plain sum. The
-        // gradient from saved log-sum-exps has this in its own part.
+        // The target of a row, and the gradient of a loss.
+        kernel.op.has_targets().then_some(shader!("shared/targets.wgsl")),
+        // The reduction of a row: to its maximum and a sum of exponentials, or to one plain sum.
+        // The gradient from saved log-sum-exps has this in its own part.
         match statistics {
             Statistics::Softmax => Some(shader!("shared/passes.wgsl")),
             Statistics::GradientSum => Some(shader!("shared/sum.wgsl")),
             Statistics::Saved => None,
+        },
+        // The sums of a row beside that of its exponentials.
+        match spec.side_sums {
+            _ if statistics != Statistics::Softmax => None,
+            SideSums::None => Some(shader!("shared/no_side_sums.wgsl")),
+            SideSums::Labels => Some(shader!("shared/label_sums.wgsl")),
         },
         // Sums relative to a maximum that still grows.
         match statistics {

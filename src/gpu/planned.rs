@@ -1,12 +1,12 @@
-//! What a step would run, without a pipeline compiled for it: the plan that people and tools read.
+//! The plan of a step, for people and tools, found without compiling a pipeline.
 
 use super::context::Gpu;
 use super::failure::GpuError;
 use super::prepared::Prepared;
 use super::step::Lowered;
+use crate::ops::Operation;
 use crate::plan::{About, ExecutionPlan, KernelProblem, MOST_PASSES};
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Operation;
 use crate::{CrossEntropy, DType, Error, Shape};
 
 impl Gpu {
@@ -29,7 +29,7 @@ impl Gpu {
             let (rows, classes) = (shape.row_count(), shape.classes());
             return Err(Error::ShapeTooLarge { rows, classes });
         }
-        // Of the losses of host memory the host weighs the targets and adds up the rows.
+        // For losses over host memory, the host weighs the targets and adds up the rows.
         let of_host = KernelProblem { count: false, sum: false, ..problem };
         let about = About {
             operation: problem.op.spec().name,

@@ -1,4 +1,4 @@
-//! Buffers kept for the next call. Allocation is among the slowest things that a driver does.
+//! Buffers kept for the next call. Allocation is among the slowest operations of a driver.
 
 use std::sync::Mutex;
 
@@ -13,24 +13,24 @@ pub(super) struct Pool {
     pub(super) sabotage: Mutex<Sabotage>,
 }
 
-/// Bad days, for tests: allocations that fail as on a device that is full, and a device that is
-/// lost during one.
+/// Faults that tests inject: allocations that fail as on a full device, and a device that is lost
+/// during an allocation.
 #[cfg(test)]
 #[derive(Default)]
 pub(super) struct Sabotage {
     /// Allocations of more bytes than this fail.
     pub(super) refuse_above: Option<u64>,
-    /// All of them fail after so many more.
+    /// All allocations fail after this many more.
     pub(super) refuse_after: Option<usize>,
-    /// The device is lost after so many more.
+    /// The device is lost after this many more allocations.
     pub(super) destroy_after: Option<usize>,
     /// The next allocation returns an invalid buffer, and reports an error to the error scope, as
     /// wgpu does where a driver refuses.
     pub(super) spoil_next: bool,
 }
 
-/// Loses a device. One that is destroyed reports so when it has nothing left to do, and one that a
-/// driver loses at once.
+/// Loses a device, and waits for its work: a destroyed device reports its loss only when that is
+/// done.
 #[cfg(test)]
 pub(super) fn destroy(device: &Device) {
     device.destroy();
@@ -99,7 +99,7 @@ impl Pool {
                 out_of_memory: true,
             });
         }
-        // A little past the limit of the adapter is past it.
+        // Rounding must not take the size past the adapter's limit.
         let most = device.limits().max_buffer_size;
         let size = if size > most { bytes.next_multiple_of(4) } else { size };
         if size > most {
@@ -121,15 +121,15 @@ impl Pool {
         Ok(buffer)
     }
 
-    /// How many buffers wait, and how large they are together.
+    /// The number of idle buffers, and their bytes together.
     #[cfg(test)]
     pub(super) fn idle(&self) -> (usize, u64) {
         let idle = lock(&self.idle);
         (idle.len(), idle.iter().map(Buffer::size).sum())
     }
 
-    /// Takes buffers back, unmapped; the oldest leave where they are more than `keep` bytes
-    /// together.
+    /// Takes unmapped buffers back. The oldest are freed where idle buffers have more than `keep`
+    /// bytes together.
     pub(super) fn give(&self, buffers: impl IntoIterator<Item = Buffer>, keep: u64) {
         let mut idle = lock(&self.idle);
         idle.extend(buffers);
@@ -145,7 +145,7 @@ impl Pool {
         idle.drain(..excess);
     }
 
-    /// Frees what nobody uses.
+    /// Frees all idle buffers.
     pub(super) fn clear(&self) {
         lock(&self.idle).clear();
     }

@@ -32,7 +32,7 @@ impl<'b> Part<'b> {
         Self { buffer, offset: 0, bytes }
     }
 
-    /// Returns sections of so many bytes, one after the other.
+    /// Returns consecutive sections of `bytes[0]`, `bytes[1]`, ... bytes.
     pub(super) fn sections<const N: usize>(self, bytes: [u64; N]) -> [Self; N] {
         let mut end = self.offset;
         bytes.map(|bytes| {
@@ -61,14 +61,13 @@ impl FilledBuffer {
     }
 }
 
-/// The buffers of a batch. Without `logits` they are read where `elements` are written.
+/// The buffers of a batch. If `logits` is `None`, results overwrite the logits in `elements`.
 #[derive(Clone, Copy)]
 pub(super) struct Buffers<'b> {
-    /// Which row of the whole batch is the first in here.
+    /// The row of the whole batch that is the first in these buffers.
     pub(super) first_row: usize,
     pub(super) logits: Option<Part<'b>>,
-    /// The target classes, one a row, the operand that has the shape of the logits, or the counter
-    /// of the draws.
+    /// The target classes, one a row; the operand of the shape of the logits; or the draw counter.
     pub(super) targets: Option<Part<'b>>,
     pub(super) row_upstream: Option<Part<'b>>,
     pub(super) weights: Option<Part<'b>>,
@@ -80,8 +79,8 @@ pub(super) struct Buffers<'b> {
     pub(super) share_a_buffer: bool,
 }
 
-/// Memory that nobody looks at afterwards: the statistics that passes leave for each other, and
-/// something to be bound to what a kernel has and does not use.
+/// Memory in use only while the passes run: the statistics that passes leave for each other, and
+/// spare windows for the bindings that a kernel declares and does not use.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch<'b> {
     part: Part<'b>,
@@ -92,7 +91,7 @@ impl<'b> Scratch<'b> {
     /// Offsets of bindings are multiples of at most this, in wgpu.
     pub(super) const ALIGNMENT: u64 = 256;
     const SPARE: u64 = 256;
-    /// One for each storage buffer of a kernel.
+    /// The number of spare windows: one for each storage buffer of a kernel.
     const SPARES: u64 = STORAGE_BUFFERS as u64;
 
     fn bytes(partial_bytes: u64) -> u64 {
@@ -103,7 +102,7 @@ impl<'b> Scratch<'b> {
         Part { bytes: self.partial_bytes, ..self.part }.non_empty()
     }
 
-    /// Writable bindings may not overlap, so there is one for each.
+    /// Returns a spare window. Writable bindings may not overlap, so each has its own.
     fn spare(&self, nth: u64) -> Part<'b> {
         let offset = self.partial_bytes.next_multiple_of(Self::ALIGNMENT) + nth * Self::SPARE;
         Part { buffer: self.part.buffer, offset: self.part.offset + offset, bytes: Self::SPARE }
@@ -140,17 +139,18 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The same over a part of the batch, which has blocks of `inner` rows and no gaps.
+    /// Returns the operation over a part of the batch, which has blocks of `inner` rows and no
+    /// gaps.
     pub(super) fn in_blocks(self, inner: u64) -> Self {
         Self { problem: self.problem.in_blocks(inner), ..self }
     }
 
-    /// Bytes of the scratch of the passes.
+    /// Returns the bytes of scratch that the passes need.
     pub(super) fn scratch_bytes(&self) -> u64 {
         Scratch::bytes(self.plan.partial_bytes())
     }
 
-    /// Scratch at the start of `part`, which has at least [`Self::scratch_bytes`].
+    /// Returns the scratch at the start of `part`, which has at least [`Self::scratch_bytes`].
     pub(super) fn scratch<'b>(&self, part: Part<'b>) -> Scratch<'b> {
         Scratch { part, partial_bytes: self.plan.partial_bytes() }
     }
@@ -216,7 +216,7 @@ impl Prepared {
         Ok(Bound { dispatches, params })
     }
 
-    /// The bindings of one pass, and its parameters.
+    /// Returns the bindings of one pass, its parameters, and where rows start in the bindings.
     fn place<'b>(
         &self,
         context: &GpuContext,
@@ -231,8 +231,8 @@ impl Prepared {
             at: 0,
             is_wide: true,
         };
-        // A read-only binding that a kernel does not use: the parameters, which are read too. Where
-        // all are `read_write`, a spare of its own.
+        // A read-only binding that the kernel does not use is bound to the parameters, which are
+        // only read too. Where all bindings are `read_write`, it has a spare window of its own.
         let read = |part: Option<Part<'b>>, range: &Range<u64>, size: u64, nth: u64| match part {
             Some(part) if !range.is_empty() => context.window(part, range, size),
             _ if buffers.share_a_buffer => unused(scratch.spare(nth)),
@@ -252,7 +252,7 @@ impl Prepared {
         let elements =
             written(buffers.elements, &pass.elements(problem.inner, out_stride), problem.size, 0);
         let targets = match problem.operand_bytes {
-            // A counter, which is the same for all rows.
+            // The draw counter is the same for all rows.
             0 if problem.op.draws() => read(buffers.targets, &(0..1), 4, 5),
             0 => read(buffers.targets, &pass.rows, 4, 5),
             size => read(
@@ -310,11 +310,11 @@ impl Prepared {
     }
 }
 
-/// Where in a binding a part starts, in its values.
+/// The window of a part, and `at`, the value of the window at which the part starts.
 struct Place<'b> {
     binding: BufferBinding<'b>,
     at: u32,
-    /// Whether it ends with a unit.
+    /// Whether the window ends with a whole 16-byte unit.
     is_wide: bool,
 }
 
@@ -376,20 +376,20 @@ impl GpuContext {
         Dispatch { pipeline, group, groups: pass.groups }
     }
 
-    /// At the start of buffers of any size.
+    /// Returns the starts of rows that begin buffers of any size.
     fn starts(&self) -> Starts {
         Starts { places: [0; 2], is_wide: true, writes_parts: self.writes_parts }
     }
 
-    /// A lost device makes broken objects without a word; but a new buffer that is broken cannot be
-    /// written to, which is an error. Call within error scopes.
+    /// Finds out whether the device is lost. A lost device creates invalid objects without an
+    /// error, but a write to an invalid new buffer is one. Call within error scopes.
     pub(super) fn probe(&self) {
         let (label, size, usage) = (Some("logits probe"), 4, BufferUsages::COPY_DST);
         let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
         self.queue.write_buffer(&self.device.create_buffer(&descriptor), 0, &[0; 4]);
     }
 
-    /// A new buffer with these contents. Call within error scopes.
+    /// Returns a buffer with these contents. Call within error scopes.
     pub(super) fn filled(&self, usage: BufferUsages, contents: &[u8]) -> Result<Buffer, GpuError> {
         let buffer =
             self.pool.take(&self.device, usage | BufferUsages::COPY_DST, contents.len() as u64)?;
@@ -397,7 +397,7 @@ impl GpuContext {
         Ok(buffer)
     }
 
-    /// A new buffer with these values, if there are any. Call within error scopes.
+    /// Returns a buffer with these values, if there are any. Call within error scopes.
     pub(super) fn filled_values(
         &self,
         values: Option<&[f32]>,
@@ -414,8 +414,8 @@ impl GpuContext {
     /// Bytes from the parameters of one pass to those of the next.
     const SLOT: u64 = 256;
 
-    /// Binds a range of values of a part, as exactly as the alignment of offsets allows, in whole
-    /// units where there are.
+    /// Binds `range` of a part, in values of `size` bytes: from the last aligned offset before it,
+    /// and up to the end of a 16-byte unit where the buffer and the limits allow that.
     fn window<'b>(&self, part: Part<'b>, range: &Range<u64>, size: u64) -> Place<'b> {
         let start = part.offset + range.start * size;
         let aligned = start - start % u64::from(self.limits.offset_alignment);
@@ -423,7 +423,7 @@ impl GpuContext {
         let units = bytes.next_multiple_of(UNIT_BYTES);
         let is_wide = aligned + units <= part.buffer.size() && units <= self.limits.binding_bytes;
         let bytes = if is_wide { units } else { bytes.next_multiple_of(4) };
-        // Elements of two words (predictions) are counted in words.
+        // Values of two words (predictions) are counted in words.
         Place {
             binding: binding(part.buffer, aligned, bytes),
             at: ((start - aligned) / size.min(4)) as u32,

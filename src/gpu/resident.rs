@@ -13,24 +13,24 @@ use super::interface::{DeviceOperands, Results};
 use super::params::{KernelOptions, Summary};
 use super::prepared::{Bound, Buffers, FilledBuffer, Part, Prepared};
 use super::wait::{map, submitted};
+use crate::ops::Op;
 use crate::plan::{KernelProblem, Plan};
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::{DType, Error, Shape, Traffic};
 
 /// Bytes that go through staging at once.
 const PIECE: u64 = 32 << 20;
 
-/// Rows on the device, in as many buffers as it takes.
+/// Rows on the device, in as many buffers as needed.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceArray {
     pub(super) context: Arc<GpuContext>,
     pub(super) shape: Shape,
     pub(super) row_bytes: u64,
-    /// Whether there are values of rows, in their order, and not one of each class.
+    /// Whether values belong to rows, in the order of the rows, and not to classes.
     of_rows: bool,
     /// Bytes of idle buffers that the pool may keep.
     pub(super) keep: u64,
@@ -43,8 +43,8 @@ pub(super) struct Chunk {
     pub(super) memory: Arc<PooledBuffer>,
 }
 
-/// A buffer of the pool, which has it back when the last handle is gone. Whoever takes it next
-/// comes later in the queue.
+/// A buffer that returns to the pool when its last handle is dropped. Submitted work may still use
+/// it then: the next user's work comes later in the queue.
 #[derive(Debug)]
 pub(super) struct PooledBuffer {
     context: Arc<GpuContext>,
@@ -62,17 +62,17 @@ impl Drop for PooledBuffer {
 /// Targets on the device.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceTargets {
-    /// One a row, or of the shape of the logits.
+    /// Classes, one a row, or probabilities of the shape of the logits.
     labels: DeviceArray,
     row_upstream: Option<DeviceArray>,
     weights: Option<FilledBuffer>,
 }
 
-/// A function from rows to bytes.
+/// A function that appends the bytes of some rows.
 type Bytes<'a> = &'a mut (dyn FnMut(Range<usize>, &mut Vec<u8>) + Send);
 
 impl Gpu {
-    /// Logits, from blocks `stride` apart.
+    /// Uploads logits from blocks that are `stride` elements apart.
     pub(crate) async fn upload(
         &self,
         shape: Shape,
@@ -161,8 +161,8 @@ impl Gpu {
 }
 
 impl GpuContext {
-    /// Memory for rows of so many bytes, in the chunks that rows of that shape come in. When it is
-    /// given back the pool keeps `keep` bytes.
+    /// Takes memory for rows of `row_bytes` bytes, in the chunks that every array of `shape` has.
+    /// When it is given back, the pool keeps up to `keep` bytes of idle buffers.
     pub(super) async fn hold(
         self: &Arc<Self>,
         shape: Shape,
@@ -171,8 +171,8 @@ impl GpuContext {
         keep: u64,
     ) -> Result<DeviceArray, Error> {
         let (rows, classes, inner) = (shape.row_count(), shape.classes(), shape.inner());
-        // Chunks are the same whatever they hold: of what there may be of a row the largest must
-        // fit, in a buffer and, where rows lie across each other, in a binding.
+        // All arrays of a shape have the same chunks, so the largest row of any of them must fit a
+        // buffer and, where rows interleave (`inner > 1`), a binding.
         let limit = if inner > 1 {
             self.limits.binding_bytes.min(self.limits.buffer_bytes)
         } else {
@@ -226,20 +226,20 @@ pub(super) struct BoundChunk {
 }
 
 impl DeviceArray {
-    /// How rows of a chunk lie: in blocks of so many.
+    /// Returns how many rows interleave in a block of a chunk.
     fn inner(&self, chunk: &Chunk) -> usize {
         self.shape.inner().min(chunk.rows.len().max(1))
     }
 
-    /// Writes every row, a piece at a time and no more than two on their way.
+    /// Writes every row, a piece at a time, with at most two pieces in flight.
     async fn fill(&self, call: CallLimits, bytes: Bytes<'_>) -> Result<(), Error> {
         let context = &self.context;
         let mut contents = Vec::new();
         let mut before = None;
         for chunk in &self.chunks {
             let inner = self.inner(chunk);
-            // Whole blocks, for a part of one is no stretch of the chunk; and of halves an even
-            // number of rows.
+            // A piece is whole blocks, because part of a block is not contiguous, and an even
+            // number of rows, because a row of 16-bit values may end within a word.
             let at_once = (PIECE / self.row_bytes.max(1)).max(1) as usize;
             let at_once = if self.of_rows { at_once } else { (at_once / inner).max(1) * inner };
             let at_once = if at_once % 2 == 0 { at_once } else { 2 * at_once };
@@ -276,7 +276,7 @@ impl DeviceArray {
         let context = &self.context;
         let mut done = 0;
         for start in bytes.clone().step_by(PIECE as usize) {
-            // Copies are of words.
+            // Copies are of whole words.
             let (from, end) = (start - start % 4, bytes.end.min(start + PIECE));
             let length = (end - from).next_multiple_of(4);
             let staged = context.read_back(&chunk.memory.buffer, from, length, call).await;
@@ -293,7 +293,7 @@ impl DeviceArray {
         Ok(())
     }
 
-    /// Reads some rows back, as they lie: of rows that lie across each other all, and whole blocks.
+    /// Reads some rows back, in the layout of the array; where rows interleave, whole blocks.
     pub(crate) async fn read<T: bytemuck::Pod + Default>(
         &self,
         rows: Range<usize>,
@@ -316,7 +316,7 @@ impl DeviceArray {
                 self.read_bytes(chunk, range, call, into).await?;
                 continue;
             }
-            // Some columns of a block.
+            // The chunk holds some columns of a block.
             let mut part: Vec<u8> = try_vec("the rows read back", wanted.len() * row_bytes)?;
             self.read_bytes(chunk, range, call, &mut part).await?;
             let (shape, size) = (self.shape, row_bytes / self.shape.classes());
@@ -395,7 +395,8 @@ impl DeviceArray {
         let has_soft_targets = operands.soft_targets.is_some();
         let shape = [rows, self.shape.classes(), inner];
         let problem = KernelProblem::lower(op, dtype, operands, has_soft_targets, shape);
-        // Blocks of rows are summed, of the whole batch: a chunk need not begin with one.
+        // The sum is over blocks of rows of the whole batch, and a chunk need not begin with a
+        // block.
         let sum = op.has_losses() && self.chunks.len() == 1;
         KernelProblem { sum, ..problem }
     }
@@ -422,6 +423,10 @@ impl DeviceArray {
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
         let labels = held.targets.map(|targets| &targets.labels);
+        // Targets hold the upstream gradients of their loss; those of another operation come with
+        // the call.
+        let factors = operands.coefficients.row_upstream.filter(|_| labels.is_none());
+        let factors = context.filled_values(factors.map(|factors| &factors[chunk.rows.clone()]))?;
         let buffers = Buffers {
             first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
@@ -429,7 +434,8 @@ impl DeviceArray {
             row_upstream: held
                 .targets
                 .and_then(|targets| targets.row_upstream.as_ref())
-                .map(|gradients| part(gradients, nth)),
+                .map(|gradients| part(gradients, nth))
+                .or(factors.as_ref().map(FilledBuffer::part)),
             weights: held
                 .targets
                 .and_then(|targets| targets.weights.as_ref())

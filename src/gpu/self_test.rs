@@ -1,12 +1,12 @@
 //! The self-test of an adapter: a GPU that computes wrongly is not used.
 //!
-//! One workgroup (`shaders/self_test.wgsl`) tells how its threads are numbered, what they exchange
-//! and what they add up to, and computes the loss and the gradient of a row a thread with the
-//! functions that the kernels use: pairs of f32, exponentials, a cap, smoothed labels, rows in
-//! workgroup memory, 16-bit types. The module is small, for a driver compiles it whenever a process
-//! opens its first device.
+//! One workgroup (`shaders/self_test.wgsl`) writes how its threads are numbered, what they exchange
+//! and what they add up to. Each thread computes the loss and the gradient of one row with the
+//! functions of the kernels: pairs of f32, exponentials, a cap, smoothed labels, rows in workgroup
+//! memory, 16-bit types. The module is small, because a driver compiles it whenever a process opens
+//! its first device.
 //!
-//! An adapter whose subgroups fail is used without them; one that fails without them too is
+//! An adapter whose subgroups fail is used without them; an adapter that fails without them too is
 //! rejected. The verdict is kept for the life of the process.
 
 use std::sync::Mutex;
@@ -24,7 +24,7 @@ use super::params::KernelOptions;
 use super::staging::StagedArray;
 use crate::plan::WORKGROUP;
 use crate::problem::limits::CallLimits;
-use crate::problem::request::{LossCoefficients, Operands};
+use crate::problem::operands::{LossCoefficients, Operands};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::Waiting;
 use crate::{DType, Error};
@@ -37,7 +37,8 @@ pub(super) type Verdict = Result<Option<String>, Unfit>;
 #[derive(Clone, Debug)]
 pub(super) struct Unfit {
     pub(super) reason: String,
-    /// Results were wrong; else the test could not be made, as where memory is short.
+    /// Whether results were wrong; if not, the test could not be made, for instance because memory
+    /// was short.
     is_wrong: bool,
 }
 
@@ -59,7 +60,7 @@ impl From<Error> for Unfit {
     }
 }
 
-/// Tests an adapter, once a process; `gpu` goes on without subgroups where only those fail.
+/// Tests an adapter, once a process. If only its subgroups fail, `gpu` becomes one without them.
 pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
     static VERDICTS: Mutex<Vec<(String, Verdict)>> = Mutex::new(Vec::new());
     let verdicts = || lock(&VERDICTS);
@@ -84,7 +85,7 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
                     *gpu = plain;
                     (Ok(Some(format!("{}; used without subgroups", first.reason))), first.is_wrong)
                 }
-                // The first reason is told where both ways fail.
+                // If both ways fail, the first reason is reported.
                 Err(second) => (Err(first.clone()), first.is_wrong && second.is_wrong),
             }
         }
@@ -93,14 +94,14 @@ pub(super) async fn judge(gpu: &mut Gpu, info: &AdapterInfo) -> Verdict {
             (Err(unfit), is_final)
         }
     };
-    // Another time there may be memory enough.
+    // A test that could not be made is tried again: there may be memory enough then.
     if is_final {
         verdicts().push((adapter, verdict.clone()));
     }
     verdict
 }
 
-/// Tests a GPU. Natively it waits on this thread, for a driver is asked for a device there as well.
+/// Tests a GPU. Natively it waits on this thread, as opening a device does.
 pub(super) async fn run(gpu: &Gpu) -> Result<(), Unfit> {
     let context = gpu.current().await?;
     let rows = rows();
@@ -111,14 +112,14 @@ pub(super) async fn run(gpu: &Gpu) -> Result<(), Unfit> {
 
 /// Words that a thread writes.
 const WORDS: usize = 8;
-/// Words of one result each.
+/// The results of a thread, one a word.
 type Thread = [u32; WORDS];
 
 const CAP: f64 = 64.0;
 const ON_VALUE: f64 = 0.875;
 const OFF_VALUE: f64 = 0.0625;
 
-/// A row of two logits a thread; class 0 is the target.
+/// Returns a row of two logits for each thread; class 0 is the target.
 fn rows() -> Vec<[f32; 2]> {
     let some =
         [[20.0, 0.0], [7.0, 7.0], [0.0, 0.0], [0.0, 20.0], [-60_000.0, 60_000.0], [6e-8, -6e-8]];
@@ -158,7 +159,8 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
     context.poller.settle(None, mapped, call).await?;
     let (submission, mapped) = context
         .guarded(|| {
-            // No width is 0, so a place that no thread writes is seen.
+            // The first word, a subgroup's width, is never 0, so a place that no thread writes is
+            // found.
             staged.write(|mut view| view.copy_from_slice(&vec![0; results]))?;
             let params = context.filled(BufferUsages::UNIFORM, bytes_of(&params))?;
             let logits = context.filled(BufferUsages::STORAGE, cast_slice(&halves))?;
@@ -194,7 +196,7 @@ async fn compute(context: &GpuContext, rows: &[[f32; 2]]) -> Result<Vec<Thread>,
     Ok(threads)
 }
 
-/// Numbers, subgroups of at least `least` threads, and the reduction.
+/// Checks the numbers of the threads, subgroups of at least `least` threads, and the reduction.
 fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
     if let Some(thread) = threads.iter().position(|words| words[0] == 0) {
         return Err(Unfit::wrong("threads by subgroup", format!("none has number {thread}")));
@@ -229,7 +231,7 @@ fn check_threads(threads: &[Thread], least: u32) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Losses and gradients, against float64.
+/// Checks losses and gradients against float64.
 fn check_rows(threads: &[Thread], rows: &[[f32; 2]]) -> Result<(), Unfit> {
     for (&[.., loss, smoothed, gradient, _], row) in threads.iter().rev().zip(rows) {
         let check = |what: &str, found: f64, wanted: f64, bound: f64| match (found - wanted).abs()
@@ -253,7 +255,7 @@ fn check_rows(threads: &[Thread], rows: &[[f32; 2]]) -> Result<(), Unfit> {
         )?;
         let p = 1.0 / (1.0 + (-d).exp());
         for (bits, wanted) in [(gradient as u16, -p), ((gradient >> 16) as u16, p)] {
-            // Rounded to the nearest, of a normal or a subnormal number.
+            // The error of rounding to the nearest f16, normal or subnormal.
             let bound = (wanted.abs() / 2047.0).max(3e-8);
             check("gradient in 16 bits", f16::from_bits(bits).to_f64(), wanted, bound)?;
         }

@@ -1,5 +1,5 @@
-//! Arrays that go between host and device, by way of staging or straight where the device's memory
-//! can be mapped.
+//! Arrays that move between host and device: through staging buffers, or directly where the
+//! device's memory can be mapped.
 
 use bytemuck::cast_slice_mut;
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, WriteOnly};
@@ -9,7 +9,8 @@ use super::failure::GpuError;
 use super::prepared::Part;
 use super::wait::{Mapped, map};
 
-/// An array on the device, with what it takes to write it from the host, to read it back, or both.
+/// An array on the device, with the staging buffers to write it from the host, to read it back, or
+/// both.
 pub(super) struct StagedArray {
     buffer: Buffer,
     bytes: u64,
@@ -21,7 +22,7 @@ pub(super) struct StagedArray {
 }
 
 impl StagedArray {
-    /// Takes what is needed from the pool; `bytes` is not 0. Call within error scopes.
+    /// Takes the buffers from the pool; `bytes` is not 0. Call within error scopes.
     pub(super) fn new(
         context: &GpuContext,
         bytes: u64,
@@ -68,7 +69,7 @@ impl StagedArray {
         self.is_written.then(|| map(self.writable(), MapMode::Write, self.bytes))
     }
 
-    /// Once that is mapped: what `write` writes is on its way.
+    /// Lets `write` fill the array, and unmaps it. Call when `map_for_writing` is done.
     pub(super) fn write(&self, write: impl FnOnce(WriteOnly<'_, [u8]>)) -> Result<(), GpuError> {
         let mut view = self
             .writable()
@@ -96,14 +97,15 @@ impl StagedArray {
         self.is_read.then(|| map(self.readable(), MapMode::Read, self.bytes))
     }
 
-    /// Once that is mapped. Call `unmap` when the view is gone.
+    /// Returns the contents. Call when `map_for_reading` is done, and drop the view before
+    /// `into_buffers`.
     pub(super) fn view(&self) -> Result<wgpu::BufferView, GpuError> {
         self.readable()
             .get_mapped_range(..self.bytes)
             .map_err(|error| GpuError::new(error.to_string()))
     }
 
-    /// Unmaps what was read, and hands the buffers over.
+    /// Unmaps an array that was read, and returns its buffers.
     pub(super) fn into_buffers(self) -> impl Iterator<Item = Buffer> {
         if self.is_read {
             self.readable().unmap();
@@ -120,7 +122,7 @@ impl StagedArray {
     }
 }
 
-/// Copies bytes over values.
+/// Copies `bytes` into `out`.
 pub(super) fn read_into<T: bytemuck::Pod>(out: &mut [T], bytes: &[u8]) {
     cast_slice_mut(out).copy_from_slice(bytes);
 }

@@ -8,10 +8,10 @@ use wgpu::{BufferSlice, BufferUsages, CommandEncoder, ComputePass};
 use super::context::{Gpu, GpuContext};
 use super::params::{KernelOptions, MOST_IGNORED, Summary};
 use super::prepared::{Bound, Buffers, FilledBuffer, Part, Prepared, Scratch};
+use crate::ops::Operation;
 use crate::ops::{Operand, check_k, draw_transform};
 use crate::plan::KernelProblem;
-use crate::problem::operation::Operation;
-use crate::problem::request::{LossCoefficients, Operands};
+use crate::problem::operands::{LossCoefficients, Operands};
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;
 use crate::{CrossEntropy, DType, Error, Reduction, Shape};
@@ -43,27 +43,29 @@ pub struct StepBuilder<'g> {
 
 impl<'g> StepBuilder<'g> {
     /// The options of the loss; those of `CrossEntropy::default()` if not set. Operations without
-    /// targets do not use them; [`StepBuilder::as_seen_by`] applies its scale and cap to those.
+    /// targets ignore them; [`StepBuilder::as_seen_by`] applies the scale and the cap of a loss to
+    /// their logits.
     pub fn loss(mut self, loss: &'g CrossEntropy) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Targets that are probabilities: f32, of the shape of the logits and without gaps. Operations
-    /// without targets do not use it.
+    /// Takes targets that are probabilities: f32, of the shape of the logits and without gaps.
+    /// Operations without targets ignore this.
     pub fn soft_targets(mut self) -> Self {
         self.has_soft_targets = true;
         self
     }
 
-    /// Elements from one row of the logits to the next, or of a shape `[outer, classes, inner]`
-    /// from one block of `classes * inner` to the next.
+    /// Sets the elements from one row of the logits to the next, or for a shape `[outer, classes,
+    /// inner]` from one block of `classes * inner` to the next.
     pub fn row_stride(mut self, elements: usize) -> Self {
         self.row_stride = Some(elements);
         self
     }
 
-    /// Elements from one row of the results to the next, where they are not in place of the logits.
+    /// Sets the elements from one row of the results to the next, where they are not in place of
+    /// the logits.
     pub fn output_row_stride(mut self, elements: usize) -> Self {
         self.output_row_stride = Some(elements);
         self
@@ -85,14 +87,14 @@ impl<'g> StepBuilder<'g> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self })
     }
 
-    /// Compiles what the operation needs for the shape, and uploads class weights and upstream
+    /// Compiles the kernels of the operation for the shape, and uploads class weights and upstream
     /// gradients of rows. The kernels for one buffer that holds both inputs and results
     /// ([`StepBuffers`]) are compiled by the first [`Step::bind`] that needs them.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`],
     /// [`Error::Weight`], [`Error::OptionValue`], [`Error::UpstreamGradient`], [`Error::TopK`] or
-    /// [`Error::IgnoredIndices`] of the options; [`Error::DType`] of f64; [`Error::Gpu`] where the
+    /// [`Error::IgnoredIndices`] for the options; [`Error::DType`] for f64; [`Error::Gpu`] if the
     /// device cannot do it.
     pub fn build(self) -> Result<Step, Error> {
         block_on(self.build_async())
@@ -158,7 +160,7 @@ impl<'g> StepBuilder<'g> {
         let dense = [shape.row_count(), shape.classes(), shape.inner().max(1)];
         let problem = KernelProblem {
             strides,
-            // A backward alone has a mean to divide by, too.
+            // A backward without losses divides by the count of a mean, too.
             count: needs_loss || is_mean,
             sum: needs_loss,
             ..KernelProblem::lower(op, dtype, &operands, is_soft, dense)
@@ -176,7 +178,7 @@ impl<'g> StepBuilder<'g> {
     ) -> Result<Vec<u32>, Error> {
         loss.check(self.shape)?;
         loss.check_weights_of_step(self.has_soft_targets)?;
-        // Targets have 32 bits; an index that does not fit is met by none.
+        // Targets have 32 bits; no target equals an index that does not fit.
         let fits = |&index: &i64| {
             i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index))
         };
@@ -209,7 +211,7 @@ impl<'g> StepBuilder<'g> {
     }
 }
 
-/// A step checked and lowered: all that a plan depends on beside the limits of the device.
+/// A step that is checked and lowered: all that a plan depends on beside the limits of the device.
 pub(super) struct Lowered<'l> {
     pub(super) problem: KernelProblem,
     pub(super) options: KernelOptions,
@@ -218,8 +220,7 @@ pub(super) struct Lowered<'l> {
     needs_loss: bool,
 }
 
-/// An operation for a shape, with its pipelines compiled and its scratch sized: what costs time is
-/// done.
+/// An operation prepared for a shape: its pipelines are compiled, its scratch is sized.
 ///
 /// ```no_run
 /// # fn engine(device: logits::wgpu::Device, queue: logits::wgpu::Queue, x: logits::wgpu::Buffer, t: logits::wgpu::Buffer,
@@ -242,7 +243,7 @@ pub struct Step {
     context: Arc<GpuContext>,
     prepared: Prepared,
     weights: Option<FilledBuffer>,
-    /// Gradients of rows that are an option of the loss.
+    /// The upstream gradients of rows that are an option of the loss.
     row_upstream: Option<FilledBuffer>,
     is_soft: bool,
     needs_loss: bool,
@@ -251,15 +252,15 @@ pub struct Step {
 /// The buffers of a step, or parts of them. Each needs the usage `STORAGE`, and an offset that is a
 /// multiple of 4.
 ///
-/// All parts may lie in one buffer, as the tensors of a framework do whose allocator hands out
-/// pages of one buffer (CubeCL's). A part that the step writes overlaps no other part; a result [in
+/// All parts may lie in one buffer, like the tensors of a framework whose allocator hands out pages
+/// of one buffer (CubeCL). A part that the step writes overlaps no other part; a result [in
 /// place](Self::in_place) is the same part as the logits. Where a buffer holds a part that the step
 /// writes, all parts in that buffer start at multiples of the device's
 /// `min_storage_buffer_offset_alignment` and of 16. A part that is alone in its buffer starts at a
 /// multiple of 4. Parts of 16-bit types are rounded up to whole words of 4 bytes.
 ///
 /// Where one buffer holds both a part that is read and one that is written, the step binds every
-/// part of every buffer as `read_write`, for wgpu refuses to read a buffer through a read-only
+/// part of every buffer as `read_write`, because wgpu refuses to read a buffer through a read-only
 /// binding while another binding writes it. Then the rules on overlap and alignment hold for every
 /// buffer with several parts, those that are only read too. The kernels for this are compiled by
 /// the first [`Step::bind`] that needs them.
@@ -285,9 +286,9 @@ impl<'b> StepBuffers<'b> {
         Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
     }
 
-    /// The incoming gradient. Of a loss it is optional: one f32 a row, which multiplies the
+    /// The incoming gradient. For a loss it is optional: one f32 a row, which multiplies the
     /// gradient of that row and takes the place of
-    /// [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). Of
+    /// [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). For
     /// [`Operation::SoftmaxBackward`] and [`Operation::LogSoftmaxBackward`] it is required: one
     /// value for each logit, of the type of the logits, without gaps.
     #[must_use]
@@ -296,40 +297,41 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Which draw it is, one `u32` that is added to [`Sampling::step`](crate::Sampling::step):
-    /// write it between runs, and one bound step draws anew in each. A draw may do without.
+    /// The number of the draw: one `u32` that is added to
+    /// [`Sampling::step`](crate::Sampling::step). Write it between runs, and one bound step draws
+    /// anew in each. It is optional.
     #[must_use]
     pub fn draw(mut self, draw: BufferSlice<'b>) -> Self {
         self.draw = Some(draw);
         self
     }
 
-    /// Targets of a loss, `u32` or `i32` `[rows]`, or probabilities in f32 where the step was
-    /// prepared for them. One that is neither a class nor the ignored index makes its row's results
-    /// NaN, and [`Summary::first_invalid_row`] names it: the GPU cannot return an error.
+    /// The targets of a loss: `u32` or `i32` `[rows]`, or probabilities in f32 if the step was
+    /// prepared for them. A target that is neither a class nor an ignored index makes its row's
+    /// results NaN, and [`Summary::first_invalid_row`] names it: the GPU cannot return an error.
     #[must_use]
     pub fn targets(mut self, targets: BufferSlice<'b>) -> Self {
         self.targets = Some(targets);
         self
     }
 
-    /// Where probabilities, log-probabilities or the gradient go, of the type of the logits.
+    /// Receives probabilities, log-probabilities or the gradient, in the type of the logits.
     #[must_use]
     pub fn output(mut self, output: BufferSlice<'b>) -> Self {
         (self.output, self.in_place) = (Some(output), false);
         self
     }
 
-    /// The result overwrites the logits.
+    /// Lets the result overwrite the logits.
     #[must_use]
     pub fn in_place(mut self) -> Self {
         (self.output, self.in_place) = (None, true);
         self
     }
 
-    /// Where the values of rows go: log-sum-exps and weighted losses as f32 `[rows]`, or
+    /// Receives the values of rows: log-sum-exps and weighted losses as f32 `[rows]`, or
     /// [`Prediction`](crate::Prediction)s of 8 bytes (a `u32` class and its f32 probability)
-    /// `[rows]`, of [`Operation::TopK`] `[rows, k]`. It is optional for a loss. For
+    /// `[rows]`, for [`Operation::TopK`] `[rows, k]`. It is optional for a loss. For
     /// [`Operation::CrossEntropyBackward`] it is an input, the saved log-sum-exps; the rules for a
     /// written part apply to it all the same.
     #[must_use]
@@ -338,17 +340,17 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Where the [`Summary`] of a loss goes, 32 bytes, which each run overwrites. It is not needed
-    /// by [`Operation::CrossEntropyBackward`] or with [`Reduction::None`], where only NaN tells of
-    /// an invalid target.
+    /// Receives the [`Summary`] of a loss, 32 bytes that each run overwrites. It is not needed by
+    /// [`Operation::CrossEntropyBackward`] or with [`Reduction::None`], where only NaN shows an
+    /// invalid target.
     #[must_use]
     pub fn loss(mut self, loss: BufferSlice<'b>) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Scratch of yours, [`Step::scratch_bytes`] of it, at a multiple of 256 bytes. Steps that run
-    /// one after the other may share it. Without, [`Step::bind`] allocates it.
+    /// Scratch of [`Step::scratch_bytes`] bytes, at a multiple of 256 bytes. Steps that run one
+    /// after the other may share it. If none is given, [`Step::bind`] allocates it.
     #[must_use]
     pub fn scratch(mut self, scratch: BufferSlice<'b>) -> Self {
         self.scratch = Some(scratch);
@@ -367,13 +369,13 @@ impl BoundStep {
         self.0.record(encoder);
     }
 
-    /// Records the step into a pass of yours. It sets the pipeline and bind group 0, and leaves
-    /// them so.
+    /// Records the step into `pass`. It sets the pipeline and bind group 0, and does not restore
+    /// them.
     pub fn record_in(&self, pass: &mut ComputePass<'_>) {
         self.0.record_in(pass);
     }
 
-    /// How many dispatches that is.
+    /// The number of dispatches that the step records.
     #[must_use]
     pub fn dispatches(&self) -> usize {
         self.0.dispatches()
@@ -404,15 +406,15 @@ impl Gpu {
 }
 
 impl Step {
-    /// How much memory the step needs beside the buffers that it is given.
+    /// The bytes of scratch that the step needs.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
         self.scratch_sections().iter().sum()
     }
 
     /// Returns the bytes of each section of the scratch: the losses of the rows, which are summed
-    /// even if nobody asked for them; what the targets weigh, where nobody asked for that; and the
-    /// scratch of the passes.
+    /// even if the caller does not want them; the summary with the count of a mean, if the step has
+    /// no losses; and the scratch of the passes.
     fn scratch_sections(&self) -> [u64; 3] {
         let KernelProblem { op, rows, count, sum, .. } = self.prepared.problem;
         let losses = if op.has_losses() { rows * 4 } else { 0 };
@@ -421,12 +423,13 @@ impl Step {
         [aligned(losses), aligned(weighed), self.prepared.scratch_bytes()]
     }
 
-    /// Checks the buffers and makes the bind groups over them; scratch too, where none was given.
+    /// Checks the buffers, makes the bind groups over them, and allocates scratch if none was
+    /// given.
     ///
     /// # Errors
     /// [`Error::BufferMissing`], [`Error::BufferSize`], [`Error::BufferUsage`],
     /// [`Error::BufferOffset`] or [`Error::BufferOverlap`], naming the buffer; [`Error::Gpu`] for
-    /// what only wgpu can tell, such as a buffer of another device.
+    /// errors that only wgpu finds, such as a buffer of another device.
     pub fn bind(&self, buffers: &StepBuffers<'_>) -> Result<BoundStep, Error> {
         block_on(self.bind_async(buffers))
     }
@@ -465,7 +468,7 @@ impl Step {
     }
 
     /// Checks the parts of a caller's buffers, each on its own and then against each other. Returns
-    /// what the passes bind, the scratch if it is among them, and the options of the kernels.
+    /// the buffers of the passes, the scratch if it was given, and the options of the kernels.
     fn check<'b>(
         &'b self,
         given: &StepBuffers<'b>,
@@ -474,7 +477,7 @@ impl Step {
         let &KernelProblem { op, rows, classes, inner, strides, size, operand_bytes, .. } = problem;
         let alignment = u64::from(self.context.limits.offset_alignment);
         let mut parts = Parts { alignment, taken: Vec::new() };
-        // Halves come in words.
+        // Parts of 16-bit types are whole words.
         let bytes = |stride: u64| match rows / inner {
             0 => 0,
             outer => (((outer - 1) * stride + classes * inner) * size).next_multiple_of(4),
@@ -496,12 +499,7 @@ impl Step {
         let targets = match (op.spec().operand, given.draw) {
             (Operand::Targets, _) => {
                 let values = if self.is_soft { rows * classes } else { rows };
-                let targets = parts.required("targets", given.targets, values * 4, false)?;
-                if let Some(upstream) = given.upstream {
-                    row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
-                    options = options.with_row_upstream();
-                }
-                Some(targets)
+                Some(parts.required("targets", given.targets, values * 4, false)?)
             }
             (Operand::UpstreamGradient, _) => {
                 let bytes = (rows * classes * operand_bytes).next_multiple_of(4);
@@ -513,6 +511,11 @@ impl Step {
             }
             (Operand::DrawCounter | Operand::None, _) => None,
         };
+
+        if let (true, Some(upstream)) = (op.takes_row_upstream(), given.upstream) {
+            row_upstream = Some(parts.take("upstream", upstream, rows * 4, false)?);
+            options = options.with_row_upstream();
+        }
 
         let summary = match self.needs_loss {
             true => Some(parts.required("loss", given.loss, size_of::<Summary>() as u64, true)?),
@@ -603,8 +606,8 @@ impl<'b> Parts<'b> {
             .any(|taken| taken.is_written && self.beside(taken).any(|other| !other.is_written));
         for (nth, taken) in self.taken.iter().enumerate().filter(|(_, taken)| taken.part.bytes > 0)
         {
-            // Where a buffer is shared every binding is `read_write`, and a browser lets no two of
-            // those overlap.
+            // Where a buffer is shared every binding is `read_write`, and in a browser no two of
+            // those may overlap.
             let is_bound_for_writing = shares || taken.is_written;
             if !self.beside(taken).any(|other| is_bound_for_writing || other.is_written) {
                 continue;

@@ -1,5 +1,5 @@
-//! An operation over resident logits, bound once, to be timed again and again beside a plain copy
-//! of the logits.
+//! An operation over resident logits, bound once and timed repeatedly, beside a plain copy of the
+//! logits.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use super::failure::GpuError;
 use super::interface::{DeviceInputs, DeviceOperands, Results};
 use super::prepared::Bound;
 use super::resident::DeviceArray;
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::ops::Op;
+use crate::problem::operands::Operands;
 use crate::problem::waiting::Instant;
 use crate::problem::waiting::Reading;
 use crate::{DType, Error, Traffic};
 
-/// Bytes that inputs take together where they are rotated: more than any cache holds.
+/// Bytes of all inputs together where runs rotate through them: more than any cache holds.
 const COLD: u64 = 256 << 20;
-/// Inputs at most.
+/// The most sets of inputs.
 const MOST_SETS: u64 = 64;
 
 impl DeviceInputs {
@@ -39,16 +39,16 @@ impl DeviceInputs {
 
 /// Everything that one run reads and writes.
 struct Set {
-    /// Kept alive as a whole, as the results are.
+    /// Also keeps the buffers that the dispatches read alive.
     inputs: DeviceInputs,
     copies: DeviceArray,
-    /// Kept alive, for they are what the dispatches write.
+    /// Kept alive because the dispatches write them.
     _results: Results,
     bound: Vec<Bound>,
 }
 
 impl Set {
-    /// Each part of the logits, where its copy goes, and its bytes.
+    /// Returns the buffer of each chunk of the logits, the buffer of its copy, and its bytes.
     fn chunks(&self) -> impl Iterator<Item = (&Buffer, &Buffer, u64)> {
         let DeviceArray { chunks, row_bytes, .. } = &self.inputs.logits;
         chunks.iter().zip(&self.copies.chunks).map(move |(from, to)| {
@@ -67,7 +67,7 @@ pub(crate) struct Timing {
     copier: Option<ComputePipeline>,
 }
 
-/// The copy of a shader, 16 bytes at a time and four in flight.
+/// A shader that copies four units of 16 bytes a thread.
 const COPY: &str = "
 @group(0) @binding(0) var<storage, read> logits: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> copy: array<vec4<u32>>;
@@ -91,7 +91,7 @@ fn main(
     copy[places.w] = d;
 }
 ";
-/// Bytes that a workgroup of it copies.
+/// Bytes that a workgroup of `COPY` copies.
 const COPY_BYTES: u64 = 1024 * 16;
 
 /// Timestamps of the device itself.
@@ -111,7 +111,7 @@ impl Timing {
         if is_software { 1 } else { COLD.div_ceil(bytes.max(1)).clamp(1, MOST_SETS) }
     }
 
-    /// An operation over inputs that are taken in turn.
+    /// Binds an operation to each of `inputs`, which runs take in turn.
     pub(crate) async fn new(
         inputs: Vec<DeviceInputs>,
         op: Op,
@@ -145,12 +145,12 @@ impl Timing {
         Ok(timing)
     }
 
-    /// Whether it is a GPU and not a CPU that acts as one.
+    /// Whether the adapter is hardware, and not a CPU that acts as a GPU.
     pub(crate) fn is_hardware(&self) -> bool {
         self.copier.is_some()
     }
 
-    /// What one run moves.
+    /// The bytes that one run moves.
     pub(crate) fn traffic(&self) -> Traffic {
         self.traffic
     }
@@ -164,8 +164,8 @@ impl Timing {
     }
 
     /// Copies the next input, and waits: by a copy of buffers, and on hardware by a shader too.
-    /// Returns the faster of the two, for a driver may copy buffers at a fraction of the speed of
-    /// its memory.
+    /// Returns the faster of the two, because a driver may copy buffers at a fraction of the speed
+    /// of its memory.
     pub(crate) fn copy(&mut self, timeout: Duration) -> Result<Reading, Error> {
         let by_buffers = self.timed(timeout, |set, encoder| {
             for (from, to, bytes) in set.chunks() {
@@ -175,7 +175,7 @@ impl Timing {
         let Some(copier) = self.copier.clone() else { return Ok(by_buffers) };
         let by_shader = self.timed(timeout, |set, encoder| {
             let GpuContext { device, limits, .. } = &*set.inputs.logits.context;
-            // What one binding holds, at offsets where another may start.
+            // The most bytes of one binding, so that the next may start where it ends.
             let most =
                 limits.binding_bytes - limits.binding_bytes % u64::from(limits.offset_alignment);
             let mut pass = encoder.begin_compute_pass(&Default::default());

@@ -1,4 +1,4 @@
-//! Waiting for a GPU: on the calling thread, or without it.
+//! Waits for a GPU: on the calling thread, or in a future that another thread wakes.
 
 use std::thread;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use super::failure::{GpuError, catch_panic};
 use crate::problem::limits::CallLimits;
 use crate::problem::waiting::{Instant, Waiting};
 
-/// The longest wait that wgpu is asked for at once. Its GL waits for no longer than two seconds,
-/// whatever it is told; and in between it is seen that nobody wants to know any more.
+/// The longest single wait that wgpu is asked for. Its GL waits for two seconds at most, whatever
+/// the timeout; and between waits a dropped future is noticed.
 const SLICE: Duration = Duration::from_millis(100);
 
 const LATE: &str = "it was not done within the time allowed";
 
-/// What is known when a buffer has been mapped, or cannot be.
+/// Receives the outcome of mapping a buffer.
 pub(super) type Mapped = oneshot::Receiver<Result<(), BufferAsyncError>>;
 
-/// Asks for the first bytes of a buffer, to be had once the submissions before are done.
+/// Maps the first `bytes` bytes of a buffer, once all earlier submissions are done.
 pub(super) fn map(buffer: &Buffer, mode: MapMode, bytes: u64) -> Mapped {
     let (sender, receiver) = oneshot::channel();
-    // Nobody listens any more once waiting has failed.
+    // After a failed wait the receiver is gone.
     buffer.map_async(mode, ..bytes, move |result| drop(sender.send(result)));
     receiver
 }
 
-/// Returns what a browser settles when the work submitted so far is done, for there a wait for a
-/// submission's index returns at once. Empty elsewhere.
+/// Returns a receiver that a browser answers when the work submitted so far is done, because there
+/// a wait for a submission's index returns at once. Empty elsewhere.
 pub(super) fn submitted(queue: &Queue) -> Vec<Mapped> {
     if !cfg!(target_arch = "wasm32") {
         return Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn submitted(queue: &Queue) -> Vec<Mapped> {
 
 /// Waits for one device.
 pub(super) struct Poller {
-    /// Dropped first: the thread ends while there is a device and its driver.
+    /// Dropped before the device, so that the thread ends while the driver is loaded.
     elsewhere: Elsewhere,
     device: Device,
 }
@@ -54,7 +54,7 @@ impl Poller {
         Self { elsewhere: Elsewhere::default(), device: device.clone() }
     }
 
-    /// Does not wait: whatever has happened is told.
+    /// Runs the callbacks that are due, without waiting.
     pub(super) fn poll(&self) -> Result<(), GpuError> {
         poll(&self.device, PollType::Poll).map(drop)
     }
@@ -75,7 +75,7 @@ impl Poller {
         }
         for mut receiver in mapped {
             let answer = match receiver.try_recv() {
-                // Polling has called back, unless another thread is about to.
+                // Polling has run the callback, unless another thread is about to.
                 Ok(None) if waiting == Waiting::Here => self.spin(&mut receiver, timeout)?,
                 Ok(None) => {
                     self.wait(None, timeout, waiting).await?;
@@ -105,7 +105,7 @@ impl Poller {
         }
     }
 
-    /// Blocks until a submission is done, or all that there are.
+    /// Blocks until the submission `of` is done, or with `None` every submission.
     pub(super) fn wait_here(
         &self,
         of: Option<SubmissionIndex>,
@@ -143,7 +143,6 @@ async fn within(
     _: Duration,
     receiver: Mapped,
 ) -> Result<Option<Result<(), BufferAsyncError>>, GpuError> {
-    // It has come: the submission was waited for.
     Ok(receiver.await.ok())
 }
 
@@ -182,8 +181,8 @@ impl Elsewhere {
     }
 }
 
-/// The thread that waits for futures, once there is one. It has ended when this has been dropped:
-/// one that ends later may find its driver unloaded, or the process half gone.
+/// The thread that waits for futures, once one was needed. Dropping this joins the thread: one that
+/// ends later may find its driver unloaded, or the process exiting.
 #[cfg(not(target_arch = "wasm32"))]
 #[derive(Default)]
 struct Elsewhere(std::sync::Mutex<Option<Waiter>>);
@@ -192,7 +191,7 @@ struct Elsewhere(std::sync::Mutex<Option<Waiter>>);
 struct Waiter {
     requests: std::sync::mpsc::Sender<Request>,
     thread: thread::JoinHandle<()>,
-    /// The one that has the thread.
+    /// The process that has the thread.
     process: u32,
 }
 
@@ -202,15 +201,16 @@ impl Drop for Elsewhere {
         let waiter = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let Some(Waiter { requests, thread, process }) = waiter else { return };
         drop(requests);
-        // Whoever it wakes may drop all there is, on that very thread. A process that was forked
-        // has no such thread.
+        // A future that the thread wakes may drop this on the thread itself, which cannot join
+        // itself. A forked process has no such thread.
         if thread.thread().id() != thread::current().id() && process == super::context::process() {
             drop(thread.join());
         }
     }
 }
 
-/// A wait for a submission, or for all that there are, by a future that may be dropped meanwhile.
+/// A wait for the submission `of`, or with `None` for every submission, by a future that may be
+/// dropped meanwhile.
 #[cfg(not(target_arch = "wasm32"))]
 struct Request {
     of: Option<SubmissionIndex>,
@@ -247,7 +247,7 @@ impl Elsewhere {
     fn ask(&self, device: &Device, request: Request) -> Result<(), GpuError> {
         let mut waiter = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let request = match &*waiter {
-            // Sent, unless the thread has ended.
+            // Sending fails if the thread has ended.
             Some(Waiter { requests, .. }) => match requests.send(request) {
                 Ok(()) => return Ok(()),
                 Err(unsent) => unsent.0,
@@ -259,7 +259,7 @@ impl Elsewhere {
         let thread = thread::Builder::new()
             .name("logits-poll".to_owned())
             .spawn(move || {
-                // A waker may panic; that is its caller's affair.
+                // A waker that panics must not end the thread.
                 receiver
                     .into_iter()
                     .for_each(|request| drop(catch_panic(|| request.answer(&device))));
@@ -272,8 +272,8 @@ impl Elsewhere {
     }
 }
 
-/// Waits until `poll` says that it is done. `poll` is told how long to wait at most, and may return
-/// earlier.
+/// Calls `poll` with the longest time that it may wait, until it returns true, `timeout` has passed
+/// since `since`, or `is_wanted` returns false.
 fn wait_in_slices(
     since: Instant,
     timeout: Duration,
@@ -289,14 +289,14 @@ fn wait_in_slices(
         if left.is_zero() || !is_wanted() {
             return Err(GpuError::new(LATE));
         }
-        // A driver that cannot wait says so at once.
+        // A driver that cannot wait returns at once.
         if start.elapsed() < Duration::from_millis(1) {
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// Waits for so long at most, and says whether it is done.
+/// Waits up to `time`, and returns whether the submission is done.
 fn poll_for(
     device: &Device,
     submission_index: Option<SubmissionIndex>,
@@ -305,7 +305,7 @@ fn poll_for(
     poll(device, PollType::Wait { submission_index, timeout: Some(time) })
 }
 
-/// Callbacks run in here, those of a caller who shares the device too.
+/// Polls the device. Callbacks run in here, also those of a caller who shares the device.
 fn poll(device: &Device, how: PollType) -> Result<bool, GpuError> {
     match catch_panic(|| device.poll(how))? {
         Ok(_) => Ok(true),
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_wait_goes_on_until_its_time_is_over() {
         let mut polls = 0;
-        // GL waits for less than it is told.
+        // GL may wait for less than the timeout.
         let done = wait_in_slices(
             Instant::now(),
             Duration::MAX,
@@ -338,7 +338,7 @@ mod tests {
         let start = Instant::now();
         let late = wait_in_slices(start, MOMENT, || true, |_| Ok(false));
         assert!(late.is_err() && start.elapsed() >= MOMENT);
-        // It is looked at once, even where there is no time.
+        // It polls once, even if no time is left.
         assert!(wait_in_slices(start, Duration::ZERO, || true, |_| Ok(true)).is_ok());
         assert!(wait_in_slices(start, Duration::ZERO, || true, |_| Ok(false)).is_err());
     }

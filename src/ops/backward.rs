@@ -1,7 +1,7 @@
 //! The backward of softmax and of log-softmax.
 
-use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use crate::ops::Op;
 
 /// `dx_j = y_j (dy_j - sum_k dy_k y_k)`.
 pub(super) const SOFTMAX_BACKWARD: Spec = Spec {
@@ -11,6 +11,7 @@ pub(super) const SOFTMAX_BACKWARD: Spec = Spec {
     operand: Operand::UpstreamGradient,
     is_log: false,
     statistics: Statistics::GradientSum,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: Some(Op::Softmax),
     costs_like: Op::Softmax,
@@ -25,6 +26,7 @@ pub(super) const LOG_SOFTMAX_BACKWARD: Spec = Spec {
     operand: Operand::UpstreamGradient,
     is_log: true,
     statistics: Statistics::GradientSum,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: Some(Op::LogSoftmax),
     costs_like: Op::Softmax,

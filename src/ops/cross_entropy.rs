@@ -1,7 +1,7 @@
 //! Cross-entropy: the loss, the loss with its gradient, and the gradient from saved log-sum-exps.
 
-use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use crate::ops::Op;
 
 /// The loss of each row.
 pub(super) const CROSS_ENTROPY: Spec = Spec {
@@ -11,6 +11,7 @@ pub(super) const CROSS_ENTROPY: Spec = Spec {
     operand: Operand::Targets,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::Labels,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropy,
@@ -25,6 +26,7 @@ pub(super) const CROSS_ENTROPY_GRAD: Spec = Spec {
     operand: Operand::Targets,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::Labels,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropyGrad,
@@ -39,6 +41,7 @@ pub(super) const CROSS_ENTROPY_BACKWARD: Spec = Spec {
     operand: Operand::Targets,
     is_log: false,
     statistics: Statistics::Saved,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: None,
     costs_like: Op::CrossEntropyGrad,

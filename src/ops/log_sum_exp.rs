@@ -1,7 +1,7 @@
 //! The log-sum-exp of each row.
 
-use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use crate::ops::Op;
 
 /// `log sum_k exp(x_k)`.
 pub(super) const LOG_SUM_EXP: Spec = Spec {
@@ -11,6 +11,7 @@ pub(super) const LOG_SUM_EXP: Spec = Spec {
     operand: Operand::None,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: None,
     costs_like: Op::LogSumExp,

@@ -1,22 +1,141 @@
-//! The operations: one file for each family, with the [`Spec`] of each operation, which says as
-//! plain data what it reads, writes and costs.
+//! The operations: [`Operation`], which a caller names; [`Op`], the same without its options; and
+//! one file for each family with the [`Spec`] of each operation, which says as plain data what it
+//! reads, writes and costs. [`Request`] is one call of an operation, validated.
 //!
-//! A new operation is a variant of [`Op`], its `Spec`, its kernel in `cpu/ops/` and its shader;
-//! "Reading the code" in `README.md` has the rest.
+//! A new operation is an [`Operation`], a line of the table `operations`, its `Spec`, its kernel in
+//! `cpu/ops/` and its shader; `CONTRIBUTING.md` has the steps.
+
+use std::fmt;
 
 mod backward;
 mod cross_entropy;
 mod log_sum_exp;
 mod predict;
+mod request;
 mod sample;
 mod softmax;
 mod top_k;
 
+use crate::Sampling;
 use crate::problem::dtype::DType;
-use crate::problem::operation::Op;
+use crate::problem::operands::Operands;
 
+pub(crate) use request::Request;
 pub(crate) use sample::draw_transform;
 pub(crate) use top_k::{MAX_K, check_k};
+
+/// An operation with its options, those of a loss apart: the one that `Gpu::prepare` prepares.
+///
+/// It is displayed as its name, which `logits bench --ops` takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Probabilities, one an element: [`Device::softmax`](crate::Device::softmax).
+    Softmax,
+    /// Log-probabilities, one an element: [`Device::log_softmax`](crate::Device::log_softmax).
+    LogSoftmax,
+    /// One f32 a row: [`Device::log_sum_exp`](crate::Device::log_sum_exp). In a step the error
+    /// within 0.5 of 0, where the terms of a log-sum-exp cancel, is 2e-7 absolute instead of 1e-6
+    /// relative.
+    LogSumExp,
+    /// One [`Prediction`](crate::Prediction) a row: [`Device::predict`](crate::Device::predict).
+    Predict,
+    /// The given number of [`Prediction`](crate::Prediction)s a row:
+    /// [`Device::top_k`](crate::Device::top_k).
+    TopK(usize),
+    /// One [`Prediction`](crate::Prediction) a row: [`Device::sample`](crate::Device::sample).
+    Sample(Sampling),
+    /// From probabilities in place of logits, and the gradient in `StepBuffers::upstream`:
+    /// [`Device::softmax_backward`](crate::Device::softmax_backward).
+    SoftmaxBackward,
+    /// From log-probabilities in place of logits, and the gradient in `StepBuffers::upstream`:
+    /// [`Device::log_softmax_backward`](crate::Device::log_softmax_backward).
+    LogSoftmaxBackward,
+    /// The loss alone: [`LossCall::loss`](crate::LossCall::loss).
+    CrossEntropy,
+    /// The loss and its gradient: [`LossCall::with_gradient`](crate::LossCall::with_gradient).
+    CrossEntropyGrad,
+    /// The gradient from log-sum-exps in `StepBuffers::rows`:
+    /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward). Under a
+    /// mean the step sums the weights of the targets itself, as the forward did.
+    CrossEntropyBackward,
+}
+
+impl Operation {
+    /// Every operation: top-k of one class, and a draw from the whole softmax.
+    pub const ALL: &'static [Self] = &[
+        Self::Softmax,
+        Self::LogSoftmax,
+        Self::LogSumExp,
+        Self::Predict,
+        Self::TopK(1),
+        Self::Sample(Sampling::new(0)),
+        Self::SoftmaxBackward,
+        Self::LogSoftmaxBackward,
+        Self::CrossEntropy,
+        Self::CrossEntropyGrad,
+        Self::CrossEntropyBackward,
+    ];
+
+    pub(crate) fn op(self) -> Op {
+        match self {
+            Self::Softmax => Op::Softmax,
+            Self::LogSoftmax => Op::LogSoftmax,
+            Self::LogSumExp => Op::LogSumExp,
+            Self::Predict => Op::Predict,
+            Self::TopK(_) => Op::TopK,
+            Self::Sample(_) => Op::Sample,
+            Self::SoftmaxBackward => Op::SoftmaxBackward,
+            Self::LogSoftmaxBackward => Op::LogSoftmaxBackward,
+            Self::CrossEntropy => Op::CrossEntropy,
+            Self::CrossEntropyGrad => Op::CrossEntropyGrad,
+            Self::CrossEntropyBackward => Op::CrossEntropyBackward,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.op().spec().name)
+    }
+}
+
+/// Defines [`Op`] from the table of operations and their specs, so that none can be missing.
+macro_rules! operations {
+    ($($op:ident: $spec:path,)+) => {
+        /// An operation without its options.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Op {
+            $($op,)+
+        }
+
+        impl Op {
+            /// Every operation.
+            pub(crate) const ALL: [Op; [$(Op::$op),+].len()] = [$(Op::$op),+];
+
+            /// What the operation reads, writes and costs.
+            pub(crate) fn spec(self) -> &'static Spec {
+                match self {
+                    $(Op::$op => &$spec,)+
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    Softmax: softmax::SOFTMAX,
+    LogSoftmax: softmax::LOG_SOFTMAX,
+    LogSumExp: log_sum_exp::LOG_SUM_EXP,
+    Predict: predict::PREDICT,
+    CrossEntropy: cross_entropy::CROSS_ENTROPY,
+    CrossEntropyGrad: cross_entropy::CROSS_ENTROPY_GRAD,
+    CrossEntropyBackward: cross_entropy::CROSS_ENTROPY_BACKWARD,
+    SoftmaxBackward: backward::SOFTMAX_BACKWARD,
+    LogSoftmaxBackward: backward::LOG_SOFTMAX_BACKWARD,
+    TopK: top_k::TOP_K,
+    Sample: sample::SAMPLE,
+}
 
 /// What an operation reads, writes and costs.
 pub(crate) struct Spec {
@@ -29,6 +148,7 @@ pub(crate) struct Spec {
     /// Whether it writes logarithms of probabilities, or starts from them.
     pub(crate) is_log: bool,
     pub(crate) statistics: Statistics,
+    pub(crate) side_sums: SideSums,
     /// Whether a row is read again, once its statistics are known, to select classes.
     pub(crate) rereads_row: bool,
     /// The operation whose result a backward starts from.
@@ -72,26 +192,22 @@ pub(crate) enum Statistics {
     Saved,
 }
 
-impl Op {
-    /// What the operation reads, writes and costs.
-    pub(crate) fn spec(self) -> &'static Spec {
-        match self {
-            Self::Softmax => &softmax::SOFTMAX,
-            Self::LogSoftmax => &softmax::LOG_SOFTMAX,
-            Self::LogSumExp => &log_sum_exp::LOG_SUM_EXP,
-            Self::CrossEntropy => &cross_entropy::CROSS_ENTROPY,
-            Self::CrossEntropyGrad => &cross_entropy::CROSS_ENTROPY_GRAD,
-            Self::CrossEntropyBackward => &cross_entropy::CROSS_ENTROPY_BACKWARD,
-            Self::SoftmaxBackward => &backward::SOFTMAX_BACKWARD,
-            Self::LogSoftmaxBackward => &backward::LOG_SOFTMAX_BACKWARD,
-            Self::Predict => &predict::PREDICT,
-            Self::TopK => &top_k::TOP_K,
-            Self::Sample => &sample::SAMPLE,
-        }
-    }
+/// The sums of a row beside that of its exponentials, relative to the same maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SideSums {
+    None,
+    /// Labels that are spread over the classes.
+    Labels,
+}
 
+impl Op {
     pub(crate) fn has_targets(self) -> bool {
         self.spec().operand == Operand::Targets
+    }
+
+    /// Whether the gradient of each row may be multiplied by a factor of the row.
+    pub(crate) fn takes_row_upstream(self) -> bool {
+        self.has_targets()
     }
 
     /// Whether it writes one value for each row.
@@ -117,6 +233,14 @@ impl Op {
     /// Whether it writes predictions.
     pub(crate) fn predicts(self) -> bool {
         self.spec().row_output == RowOutput::Predictions
+    }
+
+    /// Whether much is done to each element: a logit transform, labels that are spread over the
+    /// classes, or an operand of the shape of the logits with elements of `operand_bytes` bytes.
+    pub(crate) fn is_heavy(self, operands: &Operands<'_>, operand_bytes: u64) -> bool {
+        operand_bytes > 0
+            || !operands.transform.is_identity()
+            || (self.has_targets() && operands.coefficients.off_value > 0.0)
     }
 
     /// Bytes of an element of the operand that has the shape of the logits: soft targets are f32 on

@@ -1,8 +1,8 @@
 //! Sampling from the softmax of each row.
 
-use super::{Operand, RowOutput, Spec, Statistics};
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
 use crate::Error;
-use crate::problem::operation::Op;
+use crate::ops::Op;
 use crate::problem::transform::Transform;
 
 /// A class drawn from the softmax of each row.
@@ -13,6 +13,7 @@ pub(super) const SAMPLE: Spec = Spec {
     operand: Operand::DrawCounter,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: true,
     forward: None,
     costs_like: Op::Predict,

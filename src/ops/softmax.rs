@@ -1,7 +1,7 @@
 //! Softmax and log-softmax.
 
-use super::{Operand, RowOutput, Spec, Statistics};
-use crate::problem::operation::Op;
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
+use crate::ops::Op;
 
 /// `softmax(x)_j = exp(x_j) / sum_k exp(x_k)`.
 pub(super) const SOFTMAX: Spec = Spec {
@@ -11,6 +11,7 @@ pub(super) const SOFTMAX: Spec = Spec {
     operand: Operand::None,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: None,
     costs_like: Op::Softmax,
@@ -25,6 +26,7 @@ pub(super) const LOG_SOFTMAX: Spec = Spec {
     operand: Operand::None,
     is_log: true,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: false,
     forward: None,
     costs_like: Op::LogSoftmax,

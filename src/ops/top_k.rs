@@ -1,8 +1,8 @@
 //! The `k` most likely classes of each row.
 
-use super::{Operand, RowOutput, Spec, Statistics};
+use super::{Operand, RowOutput, SideSums, Spec, Statistics};
 use crate::Error;
-use crate::problem::operation::Op;
+use crate::ops::Op;
 
 /// The largest `k`.
 pub(crate) const MAX_K: usize = 64;
@@ -15,6 +15,7 @@ pub(super) const TOP_K: Spec = Spec {
     operand: Operand::None,
     is_log: false,
     statistics: Statistics::Softmax,
+    side_sums: SideSums::None,
     rereads_row: true,
     forward: None,
     costs_like: Op::Predict,

@@ -7,13 +7,14 @@ use std::ops::Range;
 use super::{Access, Entry, Kind, Plan, WORKGROUP};
 use crate::{DType, Shape};
 
-/// The most passes over rows that are listed.
+/// The largest number of passes over rows that are listed.
 pub(crate) const MOST_PASSES: u64 = 4096;
 /// Passes that the table shows at each end, where there are many.
 const SHOWN_PASSES: usize = 8;
 
-/// What [`Device::plan`](crate::Device::plan) returns: the kernel that runs an operation over a
-/// shape on a device. `Display` prints it as a table of several lines.
+/// The kernel that runs an operation over a shape on a device, as
+/// [`Device::plan`](crate::Device::plan) returns it. `Display` prints it as a table of several
+/// lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecutionPlan {
@@ -85,11 +86,11 @@ pub struct PlannedPass {
     pub classes: Range<u64>,
     /// Threads of the dispatch, those without work included, or threads of the CPU at most.
     pub threads: u64,
-    /// What it consists of.
+    /// The work of the pass.
     pub work: PassWork,
 }
 
-/// What a [`PlannedPass`] consists of.
+/// The work of a [`PlannedPass`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassWork {
@@ -107,7 +108,7 @@ pub enum PassWork {
     },
 }
 
-/// What a plan is about.
+/// The subject of a plan.
 pub(crate) struct About {
     pub(crate) operation: &'static str,
     pub(crate) shape: Shape,
@@ -164,7 +165,7 @@ impl ExecutionPlan {
         }
     }
 
-    /// What the strategy means, in a line.
+    /// Explains the strategy in a line.
     fn strategy_meaning(&self) -> &'static str {
         match self.strategy {
             "register-resident" => "a row is held in registers, and read once",

@@ -1,15 +1,15 @@
-//! Chooses the kernels that run a shape, the number of passes, and the parts of the buffers: a pure
-//! function of the shape and of an adapter's limits.
+//! Plans a call on a GPU: chooses the kernels, the passes, and the parts of the buffers that each
+//! pass touches. A plan is a pure function of the problem and of an adapter's limits.
 //!
 //! The kernel depends on the operation, its options, the type, the layout of a row, the number of
-//! classes and the adapter, and never on the number of rows, so that a row's bits do not depend on
-//! the batch it came in.
+//! classes and the adapter, and never on the number of rows, so that the bits of a row do not
+//! depend on its batch.
 
 use std::ops::Range;
 
 use crate::DType;
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::ops::Op;
+use crate::problem::operands::Operands;
 use crate::problem::sum::BLOCK_ROWS;
 
 mod execution;
@@ -25,7 +25,7 @@ pub use tuning::Tuning;
 
 /// Threads of a workgroup, in every kernel.
 pub(crate) const WORKGROUP: u32 = 256;
-/// Bytes that a thread reads or writes at once: a unit.
+/// Bytes of a unit, which a thread reads or writes at once.
 pub(crate) const UNIT_BYTES: u64 = 16;
 /// Entries before a row's segments in `partials`; the shader's constant of the same name.
 const ROW_ENTRIES: u64 = 2;
@@ -36,9 +36,10 @@ const GROUP_ROWS: u64 = BLOCK_ROWS as u64;
 const PARTIAL_BYTES: u64 = 32;
 /// Bytes of a prediction.
 const PREDICTION_BYTES: u64 = 8;
-/// Elements of one pass at most: kernels index with 32 bits, and look a few strides ahead.
+/// The largest number of elements of one pass: kernels index with 32 bits, and look a few strides
+/// ahead.
 const PASS_ELEMENTS: u64 = 1 << 31;
-/// Classes of a row at most, for the same reason.
+/// The largest number of classes of a row, for the same reason.
 const CLASSES: u64 = (1 << 32) - (1 << 16);
 
 /// The limits of an adapter, as plain numbers.
@@ -46,7 +47,8 @@ const CLASSES: u64 = (1 << 32) - (1 << 16);
 pub(crate) struct Limits {
     /// Bytes of one binding.
     pub(crate) binding_bytes: u64,
-    /// The most bytes of logits that one pass touches, where a call wants less than a binding.
+    /// The largest number of bytes of logits that one pass may touch; a call may want less than a
+    /// binding holds.
     pub(crate) part_bytes: u64,
     /// Bytes of one buffer.
     pub(crate) buffer_bytes: u64,
@@ -101,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Whether it reads what rows came to, and no logits.
+    /// Whether it reads targets or losses of rows, and no logits.
     pub(crate) fn is_total(self) -> bool {
         matches!(
             self,
@@ -117,30 +119,31 @@ pub(crate) struct KernelProblem {
     pub(crate) op: Op,
     pub(crate) rows: u64,
     pub(crate) classes: u64,
-    /// Values of a class that lie next to each other, one of each of so many rows: a block.
+    /// The number of values of one class that lie next to each other, one for each row of a block;
+    /// 1 where the classes of a row do.
     pub(crate) inner: u64,
-    /// Elements from one block to the next, in what is read and in what is written.
+    /// Elements from the start of one block to the next, in the input and in the output.
     pub(crate) strides: [u64; 2],
     /// Bytes of an element.
     pub(crate) size: u64,
-    /// Bytes of an element of the operand that has the shape of the logits; 0 where there is none.
-    /// It is soft targets, or the gradient that a backward starts from.
+    /// Bytes of an element of the operand that has the shape of the logits (soft targets, or the
+    /// upstream gradient of a backward); 0 where there is none.
     pub(crate) operand_bytes: u64,
-    /// How many predictions there are of a row, at most.
+    /// The number of predictions of each row; 0 counts as 1.
     pub(crate) predictions: u64,
-    /// Whether much is done to each element: a logit transform, or labels that are spread over the
-    /// classes.
+    /// Whether elements take much arithmetic: under a logit transform, with smoothed labels, or
+    /// with an operand that has the shape of the logits.
     pub(crate) heavy: bool,
     /// Whether classes have weights.
     pub(crate) weighted: bool,
-    /// Whether the device counts and weighs the targets before a loss, for nobody else has.
+    /// Whether the device counts and weighs the targets before a loss, because the host has not.
     pub(crate) count: bool,
     /// Whether the device adds up the losses of the rows.
     pub(crate) sum: bool,
 }
 
 impl KernelProblem {
-    /// Rows without gaps, of f32.
+    /// Returns the problem for f32 rows without gaps.
     pub(crate) fn dense(op: Op, rows: u64, classes: u64) -> Self {
         Self {
             op,
@@ -158,9 +161,9 @@ impl KernelProblem {
         }
     }
 
-    /// The problem of an operation and its operands, over `[rows / inner, classes, inner]` logits
-    /// without gaps. Targets are probabilities where `has_soft_targets`; their values need not be
-    /// known yet.
+    /// Returns the problem of an operation and its operands, over `[rows / inner, classes, inner]`
+    /// logits without gaps. Targets are probabilities where `has_soft_targets`; their values need
+    /// not be known yet.
     pub(crate) fn lower(
         op: Op,
         dtype: DType,
@@ -172,24 +175,24 @@ impl KernelProblem {
         Self {
             size: dtype.size() as u64,
             operand_bytes,
-            heavy: operands.is_heavy(op, operand_bytes),
+            heavy: op.is_heavy(operands, operand_bytes),
             predictions: operands.k as u64,
             weighted: operands.coefficients.weight.is_some(),
             ..Self::dense(op, rows as u64, classes as u64).in_blocks(inner as u64)
         }
     }
 
-    /// The same in blocks of `inner` rows without gaps.
+    /// Returns the same problem in blocks of `inner` rows without gaps.
     pub(crate) fn in_blocks(self, inner: u64) -> Self {
         Self { inner, strides: [self.classes * inner; 2], ..self }
     }
 
-    /// The same with results where the logits were.
+    /// Returns the same problem with the results in place of the logits.
     pub(crate) fn in_place(self) -> Self {
         Self { strides: [self.strides[0]; 2], ..self }
     }
 
-    /// Whether rows follow each other without gaps, in what is read and in what is written.
+    /// Whether rows follow each other without gaps, in the input and in the output.
     pub(crate) fn is_dense(&self) -> bool {
         self.inner == 1 && self.strides == [self.classes; 2]
     }
@@ -216,12 +219,13 @@ impl KernelProblem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pass {
     pub(crate) entry: Entry,
-    /// The rows that it is about.
+    /// The rows of the batch that the pass covers.
     pub(crate) rows: Range<u64>,
-    /// The classes of those that it reads or writes, if any.
+    /// The classes of these rows that it reads or writes; empty where it touches no logits.
     pub(crate) classes: Range<u64>,
-    /// Segments of each row that it takes, in the split strategy.
+    /// The segments of each row that it covers, in the split strategy.
     pub(crate) segments: Range<u32>,
+    /// The workgroups in each dimension of the grid.
     pub(crate) groups: [u32; 3],
 }
 
@@ -237,17 +241,18 @@ impl Pass {
     }
 }
 
-/// Passes that run over buffers of their own, holding this part of the batch and nothing else.
+/// Passes over buffers of their own, which hold this part of the batch and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
     pub(crate) rows: Range<u64>,
     pub(crate) classes: Range<u64>,
-    /// Rows of a block of the part: all of the batch's, or those of one that are here.
+    /// Rows of a block of the part: fewer than in the batch where the part is less than a block.
     pub(crate) inner: u64,
-    /// Ranges are relative to the part.
+    /// The passes, whose ranges are relative to the part.
     pub(crate) passes: Vec<Pass>,
-    /// Whether the part's elements are results afterwards, and its rows' values.
+    /// Whether the passes write the elements of the part.
     pub(crate) writes_elements: bool,
+    /// Whether they write the values of its rows.
     pub(crate) writes_rows: bool,
 }
 
@@ -262,7 +267,7 @@ pub(crate) struct Plan {
     segments_per_pass: u64,
 }
 
-/// No plan, for a reason that says both numbers.
+/// The reason why there is no plan, with both numbers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unplannable {
     #[error("it can bind {0} bytes at once, where {1} are needed at the least")]
@@ -278,10 +283,11 @@ pub(crate) enum Unplannable {
 }
 
 impl Plan {
-    /// Fewest bytes of a binding that there is a plan for: a row of one workgroup.
+    /// The smallest binding that a problem is planned for, in bytes: it holds a row of one
+    /// workgroup.
     pub(crate) const LEAST_BINDING: u64 = 1 << 20;
 
-    /// `problem` has at least one class.
+    /// Plans `problem`, which has at least one class.
     pub(crate) fn new(problem: KernelProblem, limits: Limits) -> Result<Self, Unplannable> {
         let KernelProblem { rows, classes, inner, .. } = problem;
         let strategy = Strategy::of(&problem, &limits);
@@ -298,8 +304,8 @@ impl Plan {
         let is_split = strategy.kind == Kind::SplitRow;
         let segment = strategy.segment(problem.size);
         let segments = if is_split { classes.div_ceil(segment) } else { 1 };
-        // A part of a buffer may start anywhere, but a binding only where the alignment allows,
-        // which is before that.
+        // A part of a buffer may start anywhere. Its binding starts at the aligned offset before
+        // that.
         let alignment = u64::from(limits.offset_alignment);
         let reach = limits.binding_bytes - alignment;
         let size = problem.size.max(problem.operand_bytes);
@@ -314,7 +320,8 @@ impl Plan {
         {
             return Err(Unplannable::Rows(rows, (partials * GROUP_ROWS).min(u64::from(u32::MAX))));
         }
-        // The elements of a row, with its part of the gaps between blocks.
+        // The elements from one row to the next, including the row's part of the gap between
+        // blocks.
         let stride = (problem.strides[0].max(problem.strides[1])).div_ceil(inner.max(1)).max(1);
         let mut rows_per_pass = (elements / stride)
             .min(reach / problem.most_row_bytes())
@@ -322,7 +329,7 @@ impl Plan {
             .min(if is_split { partials / (segments + ROW_ENTRIES) } else { u64::MAX })
             .clamp(1, rows.max(1));
         let is_whole = rows_per_pass >= inner;
-        // Passes of about the same size, for none to be a mere rest.
+        // Passes have about the same size, so that none is a small remainder.
         let (all, unit) = if is_whole { (rows / inner.max(1), inner.max(1)) } else { (inner, 1) };
         rows_per_pass /= unit;
         rows_per_pass = all.div_ceil(all.div_ceil(rows_per_pass.max(1)).max(1)).max(1) * unit;
@@ -334,8 +341,8 @@ impl Plan {
         Ok(Self { problem, limits, strategy, rows_per_pass, segments_per_pass })
     }
 
-    /// Cuts `rows` rows in blocks of `inner` into the largest parts of at most `most` rows each:
-    /// whole blocks, or parts of one.
+    /// Cuts `rows` rows, in blocks of `inner`, into the largest parts of at most `most` rows: whole
+    /// blocks, or parts of one block.
     pub(crate) fn row_pieces(rows: u64, inner: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
         let (all, step) =
             if most >= inner { (rows, most / inner.max(1) * inner.max(1)) } else { (inner, most) };
@@ -347,7 +354,7 @@ impl Plan {
         self.strategy.kind == Kind::SplitRow
     }
 
-    /// Classes of a segment, in the split strategy.
+    /// Returns the classes of a segment, in the split strategy.
     fn segment(&self) -> u64 {
         self.strategy.segment(self.problem.size)
     }
@@ -361,22 +368,22 @@ impl Plan {
         self.segments_per_pass < self.segments_per_row()
     }
 
-    /// Segments of a whole row, as the kernels are told.
+    /// Returns the number of segments of a whole row, a parameter of the kernels.
     pub(crate) fn segments(&self) -> u32 {
         self.segments_per_row() as u32
     }
 
-    /// Groups of rows whose targets are counted, or losses summed.
+    /// Returns the number of groups of rows whose targets are counted or losses summed.
     pub(crate) fn row_groups(&self) -> u32 {
         self.problem.rows.div_ceil(GROUP_ROWS) as u32
     }
 
-    /// The first such group of a pass.
+    /// Returns the first such group of `pass`.
     pub(crate) fn first_group(pass: &Pass) -> u32 {
         (pass.rows.start / GROUP_ROWS) as u32
     }
 
-    /// Bytes of the statistics that passes leave for each other.
+    /// Returns the bytes of `partials`, the statistics that passes leave for later ones.
     pub(crate) fn partial_bytes(&self) -> u64 {
         let split = if self.is_split() {
             self.rows_per_pass * (self.segments_per_row() + ROW_ENTRIES)
@@ -407,7 +414,7 @@ impl Plan {
         }
     }
 
-    /// Every dispatch in order, over buffers that hold the whole batch.
+    /// Returns all passes in order, over buffers that hold the whole batch.
     pub(crate) fn passes(&self) -> Vec<Pass> {
         let KernelProblem { rows, count, sum, .. } = self.problem;
         let mut passes = Vec::new();
@@ -415,7 +422,7 @@ impl Plan {
             return passes;
         }
         if count {
-            // Every row counts where targets are probabilities.
+            // Where targets are probabilities, every row is counted.
             if self.problem.operand_bytes == 0 {
                 self.over_groups(Entry::CountTargets, &mut passes);
             }
@@ -431,8 +438,8 @@ impl Plan {
         passes
     }
 
-    /// Returns how many passes over rows there are in [`Plan::passes`], without a list of them;
-    /// those over counted targets and summed losses come in addition.
+    /// Returns the number of passes over rows in [`Plan::passes`], without a list of them; those
+    /// over counted targets and summed losses come in addition.
     pub(crate) fn row_passes(&self) -> u64 {
         let per_rows = match self.strategy.kind {
             Kind::RegisterResident | Kind::Online => 1,
@@ -444,7 +451,7 @@ impl Plan {
         self.problem.rows.div_ceil(self.rows_per_pass).saturating_mul(per_rows)
     }
 
-    /// The parts in which a batch in host memory goes through the device.
+    /// Returns the parts in which a batch in host memory is computed, in order.
     pub(crate) fn batches(&self) -> impl Iterator<Item = Batch> + use<> {
         let (plan, problem, cuts_rows) = (*self, self.problem, self.cuts_rows());
         Self::row_pieces(problem.rows, problem.inner, self.rows_per_pass).flat_map(move |rows| {
@@ -528,7 +535,7 @@ impl Plan {
         }
     }
 
-    /// Passes over all rows in whole groups.
+    /// Adds the passes of `entry` over all rows, in whole groups.
     fn over_groups(&self, entry: Entry, passes: &mut Vec<Pass>) {
         let reach = self.limits.binding_bytes - u64::from(self.limits.offset_alignment);
         let groups = u64::from(self.limits.workgroups_per_dimension).pow(2);
@@ -543,15 +550,15 @@ impl Plan {
         Pass { entry, rows, classes: 0..0, segments, groups: self.grid(groups) }
     }
 
-    /// At least so many workgroups, in two dimensions where one does not reach; kernels ignore the
-    /// surplus.
+    /// Returns a grid of at least `groups` workgroups, in two dimensions where one is too small;
+    /// kernels ignore the surplus.
     fn grid(&self, groups: u64) -> [u32; 3] {
         let lines = groups.div_ceil(u64::from(self.limits.workgroups_per_dimension)).max(1);
         [groups.div_ceil(lines) as u32, lines as u32, 1]
     }
 }
 
-/// A range in pieces of at most `size`.
+/// Cuts a range into pieces of at most `size`.
 fn pieces(Range { start, end }: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
     (0..(end - start).div_ceil(size))
         .map(move |nth| start + nth * size..end.min(start + (nth + 1) * size))

@@ -1,25 +1,25 @@
-//! Which kernels run a row, and how its threads get at it.
+//! Chooses the strategy that computes a row, and how its threads access it.
 
 use super::{Entry, KernelProblem, Limits, Plan, UNIT_BYTES, WORKGROUP};
 use crate::plan::tuning::Tuning;
 
-/// Widest row that one workgroup reads again from a cache.
+/// The widest row, in classes, that one workgroup computes: its second reading comes from a cache.
 const MAX_ONLINE_CLASSES: u64 = 131_072;
-/// Values of a row that make it worth another thread.
+/// The number of values that a thread of a short row takes; a row of more gets more threads.
 const FEW_VALUES: u64 = 16;
-/// The same where much is done to each of them.
+/// The same number where values take much arithmetic.
 const HEAVY_VALUES: u64 = 8;
-/// Bytes that memory moves at once at the least, about.
+/// About the smallest number of bytes that memory moves at once.
 const LINE_BYTES: u64 = 128;
 
 /// How a row is spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Strategy {
     pub(crate) kind: Kind,
-    /// Threads that share a row, or a segment of one: a power of two up to those of a workgroup,
-    /// which takes as many as it has threads for.
+    /// Threads that share a row, or a segment of one: a power of two, at most `WORKGROUP`. A
+    /// workgroup takes `WORKGROUP / lanes` rows or segments.
     pub(crate) lanes: u32,
-    /// Units of it that each of them holds, or has on their way, at a time.
+    /// Units of the row that each of these threads holds, or has in flight, at a time.
     pub(crate) units: u32,
 }
 
@@ -37,32 +37,32 @@ pub(crate) enum Kind {
 /// Elements of workgroup memory are rounded up to a multiple of this (1 KiB), within the limit.
 const TILE_STEP: u64 = 256;
 
-/// How the register-resident strategy gets at its rows.
+/// How the register-resident strategy accesses its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
-    /// Each thread for itself.
+    /// Each thread reads and writes its own units.
     Direct,
-    /// Through workgroup memory of `elements` elements, at least those of the workgroup's rows, in
-    /// one unbroken stream.
+    /// Rows are staged in workgroup memory of `elements` elements, at least those of the
+    /// workgroup's rows, which are read and written as one contiguous stretch.
     Staged { elements: u32 },
-    /// Lanes across rows: rows are strided, and neighbouring threads take neighbouring rows.
+    /// Rows are strided, and neighbouring threads take neighbouring rows.
     LanesAcrossRows,
 }
 
 impl Strategy {
-    /// Chooses by the operation, its options, the type, the classes and the adapter; the number of
-    /// rows plays no part.
+    /// Chooses by the operation, its options, the type, the classes and the adapter, and never by
+    /// the number of rows.
     pub(super) fn of(problem: &KernelProblem, limits: &Limits) -> Self {
         let &KernelProblem { op, classes, size, heavy, .. } = problem;
         let Tuning { subgroup, lane_bytes, held_classes, long_lanes, stream_units, coalesces } =
             limits.tuning;
         let unit = UNIT_BYTES / size;
         let units = classes.div_ceil(unit);
-        // Of the same number of values, whatever their type.
+        // The most units that a thread holds: the same number of values for every type.
         let most = (u64::from(lane_bytes) / 4 / unit).max(1);
         if op.spec().rereads_row || heavy {
-            // Much is done to each value, or the row is gone through again and again: many threads
-            // with little each.
+            // Values take much arithmetic, or the row is read many times: many threads take few
+            // values each.
             let most = (HEAVY_VALUES / unit).max(1);
             let lanes = units.div_ceil(most).next_power_of_two().min(WORKGROUP.into());
             let (kind, units) = match units.div_ceil(lanes) {
@@ -72,13 +72,12 @@ impl Strategy {
             };
             return Self { kind, lanes: lanes as u32, units: units as u32 };
         }
-        // Short rows are spread over as many threads as have a few units each, and take no barrier
-        // where they can.
+        // Short rows are spread over so many threads that each has a few units, within a subgroup
+        // where possible, which needs no barrier.
         let few = (FEW_VALUES / unit).min(most);
         let lanes = units.div_ceil(few).next_power_of_two().min(subgroup.into());
         let mut lanes = lanes.max(units.div_ceil(most).next_power_of_two());
-        // Where neighbours need not be read together, fewer threads may have fewer units that are
-        // none.
+        // Where accesses need not coalesce, half as many threads may leave fewer units unused.
         let padded = |lanes: u64| lanes * units.div_ceil(lanes);
         if !coalesces
             && lanes > 1
@@ -87,7 +86,7 @@ impl Strategy {
         {
             lanes /= 2;
         }
-        // Without whole units a row is not written well but from workgroup memory.
+        // A row that is not whole units is written efficiently only from workgroup memory.
         let fits = classes.is_multiple_of(unit)
             || !coalesces
             || Self::tile(classes, lanes, unit) * 4 <= limits.tile_bytes;
@@ -108,42 +107,43 @@ impl Strategy {
         Self { kind: Kind::SplitRow, lanes: long_lanes, units: most as u32 }
     }
 
-    /// Units that a thread has on their way where a row is streamed: of each type as many values.
-    /// With twice as many of 16 bits, NVIDIA's compiler keeps them in memory, and takes nearly
-    /// twice as long.
+    /// Returns the units that a thread has in flight where a row is streamed: the same number of
+    /// values for every type. With twice as many values of 16 bits, NVIDIA's compiler spills them
+    /// to memory, and the kernel takes nearly twice as long.
     fn in_flight(stream_units: u32, size: u64) -> u32 {
         (u64::from(stream_units) * size / 4).max(1) as u32
     }
 
-    /// Elements of the rows of a workgroup, in whole units.
+    /// Returns the elements of the rows of a workgroup, rounded up to whole units of `unit`
+    /// elements.
     fn tile(classes: u64, lanes: u64, unit: u64) -> u64 {
         (u64::from(WORKGROUP) / lanes.clamp(1, WORKGROUP.into()) * classes).next_multiple_of(unit)
     }
 
-    /// Classes of a segment, of elements of so many bytes.
+    /// Returns the classes of a segment, where an element has `size` bytes.
     pub(super) fn segment(self, size: u64) -> u64 {
         u64::from(self.lanes) * u64::from(self.units) * (UNIT_BYTES / size)
     }
 }
 
 impl Plan {
-    /// Threads that take what lies next to each other; those after them have a stretch of their
-    /// own.
+    /// Returns the number of threads of a stripe: they take neighbouring units, and each stripe has
+    /// a stretch of the row of its own.
     pub(crate) fn stripe(&self) -> u32 {
         self.limits.tuning.subgroup.min(self.strategy.lanes)
     }
 
-    /// Threads that sum over a group of rows.
+    /// Returns the number of threads that sum over a group of rows.
     pub(crate) fn long_lanes(&self) -> u32 {
         self.limits.tuning.long_lanes
     }
 
-    /// Classes of a segment, or 0 where there are none.
+    /// Returns the classes of a segment, or 0 where rows have no segments.
     pub(crate) fn segment_classes(&self) -> u32 {
         if self.is_split() { self.segment() as u32 } else { 0 }
     }
 
-    /// Units that a thread has at a time in a pass.
+    /// Returns the units that a thread holds, or has in flight, at a time in a pass of `entry`.
     pub(crate) fn units(&self, entry: Entry) -> u32 {
         if entry == Entry::SplitWrite {
             return Strategy::in_flight(self.limits.tuning.stream_units, self.problem.size)
@@ -152,7 +152,7 @@ impl Plan {
         self.strategy.units
     }
 
-    /// How the register-resident strategy gets at its rows; a row's bits are the same either way.
+    /// Returns how rows are accessed; the bits of a row do not depend on it.
     pub(crate) fn access(&self) -> Access {
         let KernelProblem { classes, inner, size, .. } = self.problem;
         let lanes = u64::from(self.strategy.lanes);
@@ -164,10 +164,10 @@ impl Plan {
         }
         let unit = UNIT_BYTES / size;
         let elements = Strategy::tile(classes, lanes, unit);
-        // Threads of a row that reach over a line of a cache together need no help.
+        // Where the threads of a row together span a memory line, direct access is as good.
         let is_short = lanes * UNIT_BYTES < LINE_BYTES || !classes.is_multiple_of(unit);
         if self.problem.is_dense() && is_short && elements * 4 <= self.limits.tile_bytes {
-            // Few sizes make few pipelines, whatever numbers of classes a process meets.
+            // Sizes are rounded up, so that many numbers of classes share few pipelines.
             let most = self.limits.tile_bytes / UNIT_BYTES * 4;
             return Access::Staged {
                 elements: elements.next_multiple_of(TILE_STEP).min(most) as u32,

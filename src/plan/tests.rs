@@ -1,5 +1,5 @@
-//! By arithmetic, with the limits of adapters that are not at hand: every element is covered
-//! exactly once, and no limit is crossed.
+//! Tests plans by arithmetic, with the limits of many adapters: every element is covered exactly
+//! once, and no limit is exceeded.
 
 use std::collections::HashSet;
 
@@ -25,8 +25,8 @@ fn limits(
     }
 }
 
-/// What adapters grant through wgpu, which lets no binding have more than 2 GiB - 1. llvmpipe's
-/// were read off; the others are what their drivers are known for.
+/// The limits of adapters through wgpu, which allows a binding at most 2 GiB - 1. The limits of
+/// llvmpipe were read from the adapter; the others are known from their drivers.
 pub(crate) fn adapters() -> [(&'static str, Limits); 10] {
     [
         ("NVIDIA H100, Vulkan", limits((1 << 31) - 4, 1 << 50, 16, 46 << 10, 32, Vendor::Other)),
@@ -102,7 +102,7 @@ fn plans() -> impl Iterator<Item = (String, KernelProblem, Limits, Plan)> {
     })
 }
 
-/// Ranges that follow each other from 0 to `end` without a gap.
+/// Asserts that ranges follow each other from 0 to `end` without a gap.
 fn cover(what: &str, ranges: impl IntoIterator<Item = Range<u64>>, end: u64) {
     let reached = ranges.into_iter().fold(0, |at, range| {
         assert!(range.start == at && range.end > at, "{what}: {range:?} after {at}");
@@ -139,7 +139,7 @@ fn every_element_is_covered_exactly_once() {
                 );
             }
         }
-        // What is written later must have been reduced and joined before.
+        // Rows are reduced and joined before they are written.
         let order = |pass: &Pass| match pass.entry {
             Entry::SplitReduce => 1,
             Entry::SplitJoin => 2,
@@ -203,8 +203,8 @@ fn no_limit_is_crossed() {
         for pass in plan.passes() {
             let Range { start, end } = pass.elements(1, problem.classes);
             let elements = end - start;
-            // A binding may have to start before what is meant, wherever the caller's buffer
-            // starts.
+            // A binding may have to start before the part, whose offset in the caller's buffer is
+            // arbitrary.
             assert!(elements * 4 + slack <= limits.binding_bytes, "{what}: {pass:?}");
             assert!(
                 (pass.rows.end - pass.rows.start) * PREDICTION_BYTES + slack
@@ -223,8 +223,7 @@ fn no_limit_is_crossed() {
     }
 }
 
-/// The parts that go through the device one by one hold every element once, and are no larger than
-/// they may be.
+/// The parts of a batch in host memory hold every element once, and exceed no limit.
 #[test]
 fn batches_hold_every_element_once() {
     for (what, problem, limits, _) in
@@ -313,8 +312,8 @@ fn what_has_no_plan_is_told_with_both_numbers() {
     );
 }
 
-/// `[outer, classes, inner]`: parts are whole blocks, or columns of one, or a piece of a single
-/// column.
+/// For `[outer, classes, inner]`, parts are whole blocks, or some strided rows of one, or a piece
+/// of a single strided row.
 #[test]
 fn blocks_are_covered_whole_or_in_columns() {
     for (name, limits) in adapters() {
@@ -364,8 +363,8 @@ fn blocks_are_covered_whole_or_in_columns() {
     }
 }
 
-/// A row that registers hold is read once; a longer one twice where something is written; what
-/// stands beside elements is small.
+/// A register-resident row is read once, and a longer one twice where elements are written; other
+/// traffic is small.
 #[test]
 fn kernels_move_little_more_than_they_must() {
     let reads_and_writes = |op, classes, transformed: bool| {
@@ -398,8 +397,8 @@ fn kernels_move_little_more_than_they_must() {
             }
         }
     }
-    // The segments' statistics are next to nothing; a logit transform takes one more reading of
-    // what is not held.
+    // The statistics of segments are nearly nothing. A logit transform takes one more reading of an
+    // online row.
     for (_, whole, _) in reads_and_writes(Op::Softmax, 262_144, false) {
         assert!(whole > 3.0 && whole < 3.4, "{whole}");
     }
@@ -408,8 +407,7 @@ fn kernels_move_little_more_than_they_must() {
     }
 }
 
-/// Units are of 16 bytes, lanes few enough for a subgroup where they can be, and all of a row is
-/// held.
+/// Lanes are few enough for a subgroup where possible, and their units hold the whole row.
 #[test]
 fn lanes_and_units_hold_a_row() {
     for (name, limits) in adapters() {
@@ -426,7 +424,7 @@ fn lanes_and_units_hold_a_row() {
                 let what = format!("{classes} of {size} bytes on {name}: {:?}", plan.strategy);
                 assert!(lanes.is_power_of_two() && lanes <= WORKGROUP, "{what}");
                 if kind != Kind::RegisterResident {
-                    // Only what workgroup memory could not stage.
+                    // Such a row would have to be staged, and does not fit workgroup memory.
                     assert!(
                         classes % (UNIT_BYTES / size) != 0 && limits.tuning.coalesces,
                         "{what}"
@@ -456,8 +454,8 @@ fn lanes_and_units_hold_a_row() {
     }
 }
 
-/// A process that meets every number of classes compiles a bounded number of kernels for each
-/// operation.
+/// A process that computes rows of every number of classes compiles a bounded number of kernels for
+/// each operation.
 #[test]
 fn kernels_are_few_for_many_numbers_of_classes() {
     for (name, limits) in adapters() {
@@ -468,7 +466,7 @@ fn kernels_are_few_for_many_numbers_of_classes() {
                     limits,
                 )
                 .unwrap();
-                // Kernels of one thread a row are made for its classes.
+                // A kernel with one thread for each row is made for one number of classes.
                 (plan.strategy, plan.access(), if plan.strategy.lanes == 1 { classes } else { 0 })
             });
             let kernels = shapes.collect::<HashSet<_>>().len();
@@ -477,7 +475,7 @@ fn kernels_are_few_for_many_numbers_of_classes() {
     }
 }
 
-/// What a plan says of its passes without a list is what the list has.
+/// The number of passes that a plan computes without a list is the length of the list.
 #[test]
 fn passes_are_counted_without_a_list() {
     for (what, problem, limits, _) in plans() {

@@ -1,15 +1,16 @@
-//! How many bytes the kernels of a plan move, beside how many they must.
+//! Counts the bytes that the kernels of a plan move, and the bytes that any kernel must move.
 
 use super::{GROUP_ROWS, KernelProblem, Kind, PARTIAL_BYTES, Plan, ROW_ENTRIES};
 use crate::ops::Statistics;
 
-/// Bytes between a GPU's memory, its caches included, and the registers of its kernels.
+/// Bytes that are moved between a GPU's memory, its caches included, and the registers of its
+/// kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// What must be moved: inputs once in, results once out.
+    /// The bytes that must be moved: every input is read once, and every result written once.
     pub needed: u64,
-    /// What the kernels move. What they read again soon after may come from a cache.
+    /// The bytes that the kernels move. Data that they read again soon may come from a cache.
     pub moved: u64,
 }
 
@@ -29,7 +30,8 @@ impl KernelProblem {
 }
 
 impl Plan {
-    /// What all passes together move. `transformed` where logits are scaled or capped first.
+    /// Returns the bytes that all passes together move. `transformed` says that logits are scaled
+    /// or capped first.
     pub(crate) fn traffic(&self, transformed: bool) -> Traffic {
         let KernelProblem { op, rows, classes, size, operand_bytes, .. } = self.problem;
         let elements = rows * classes;
@@ -38,23 +40,24 @@ impl Plan {
         let of_rows = rows * (target + self.problem.bytes_of_a_row());
         let needed = self.problem.needed_bytes();
 
-        // How often logits are read, and what stands beside them.
+        // How often the logits are read to reduce rows.
         let statistics = op.spec().statistics;
         let first = match self.strategy.kind {
             Kind::RegisterResident | Kind::SplitRow => 1,
             Kind::Online if statistics == Statistics::Saved => u64::from(operand_bytes > 0),
             Kind::Online if statistics == Statistics::GradientSum => 1,
-            // Under a logit transform, and where classes are asked for, the largest logit is looked
-            // for before.
+            // Under a logit transform, and for predictions, the maximum is found in a reading of
+            // its own.
             Kind::Online => 1 + u64::from(transformed || op.predicts()),
         };
         let again = if self.strategy.kind == Kind::RegisterResident { 0 } else { writes };
         let reads = first + again;
-        // Each class is asked for what stands beside it when sums are made, and when elements are.
+        // The operand of the logits' shape is read when sums are made, and when elements are
+        // written.
         let operand_reads = if operand_bytes > 0 { 1 + writes } else { 0 };
         let mut moved =
             elements * (size * (reads + writes) + operand_bytes * operand_reads) + of_rows;
-        // The label's own logit.
+        // The logit of the target.
         if target > 0 {
             moved += rows * size;
         }

@@ -1,4 +1,4 @@
-//! What kernels are shaped by, beyond what they must do: numbers of an adapter.
+//! The numbers that shape kernels to an adapter, their defaults and their text form.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,37 +9,36 @@ use std::{fmt, fs};
 
 use crate::Error;
 
-/// How kernels are shaped to an adapter. The defaults follow from its limits and features, and for
-/// some from who made it; `logits tune` looks for better ones and writes them to a file, for
-/// [`Device::with_tuning_file`](crate::Device::with_tuning_file).
+/// The numbers that shape kernels to an adapter. The defaults follow from its limits and features,
+/// and for some from its vendor; `logits tune` searches for better ones and writes them to a file,
+/// for [`Device::with_tuning_file`](crate::Device::with_tuning_file).
 ///
-/// As text it is a line `name = value` a number; lines that start with `#` are comments.
+/// The text form has a line `name = value` for each number; lines that start with `#` are comments.
 ///
-/// A row's results depend on its logits and on these numbers, in their last bits, so one device has
-/// one set of them.
+/// The last bits of a row's results depend on these numbers, so a device has one set of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Threads that take what lies next to each other and are expected to exchange values without a
-    /// barrier: a power of two from 1 to 256.
+    /// Threads that take neighbouring data, and are expected to exchange values without a barrier:
+    /// a power of two from 1 to 256.
     pub subgroup: u32,
-    /// Bytes of a row that a thread holds in its registers at most, as f32: a multiple of 32 from
-    /// 32 to 512.
+    /// The largest part of a row that a thread holds in its registers, in bytes as f32: a multiple
+    /// of 32 from 32 to 512.
     pub lane_bytes: u32,
-    /// No wider row is held in registers; up to 65,536 classes. `lane_bytes` may let only narrower
-    /// ones. `top_k`, `sample` and operations that do much to each value hold rows of up to 2,048
-    /// classes whatever both are.
+    /// The widest row that is held in registers, in classes: at most 65,536. `lane_bytes` may allow
+    /// only narrower rows. `top_k`, `sample` and operations with much arithmetic a value hold rows
+    /// of up to 2,048 classes, whatever these two numbers are.
     pub held_classes: u32,
     /// Threads that share a longer row, or a segment of one: a power of two from 4 to 256.
     pub long_lanes: u32,
-    /// Loads of 16 bytes that a thread has on their way where a row of f32 is streamed, and half as
-    /// many of 16-bit types: 1 to 16.
+    /// Loads of 16 bytes that a thread has in flight where a row of f32 is streamed: 1 to 16. It
+    /// has half as many for 16-bit types.
     pub stream_units: u32,
-    /// Whether neighbouring threads had better read neighbouring places, as on every GPU; a CPU
-    /// that acts as one does not mind.
+    /// Whether neighbouring threads should read neighbouring addresses, as on every GPU; false for
+    /// a CPU that acts as a GPU.
     pub coalesces: bool,
 }
 
-/// What the defaults of an adapter depend on beside its limits.
+/// The vendor of an adapter, which some defaults depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
     /// A CPU that acts as a GPU.
@@ -51,15 +50,16 @@ pub(crate) enum Vendor {
     /// hold 32 values.
     Arm,
     /// A hardware thread has 128 registers of 32 bytes, and runs 8, 16 or 32 threads in them as the
-    /// compiler decides (Intel, "The SIMD machine"). In 16 threads half of the registers hold 32
+    /// compiler decides (Intel, "The SIMD machine"). With 16 threads, half of the registers hold 32
     /// values of each.
     Intel,
-    /// All that follows from the limits.
+    /// A GPU of another vendor: all defaults follow from the limits.
     Other,
 }
 
 impl Tuning {
-    /// From the largest size of the adapter's subgroups, or 1 where it has none, and who made it.
+    /// Returns the defaults for an adapter; `subgroup` is the largest size of its subgroups, or 1
+    /// where it has none.
     pub(crate) fn new(subgroup: u32, vendor: Vendor) -> Self {
         let is_software = vendor == Vendor::Software;
         let subgroup = match vendor {
@@ -76,7 +76,7 @@ impl Tuning {
                 _ => (4096 / subgroup).clamp(128, 512),
             },
             held_classes: 8192,
-            // On a CPU a barrier is dear, and nobody waits for a row.
+            // On a CPU barriers are expensive, so a long row is left to a subgroup.
             long_lanes: if is_software { subgroup } else { 256 },
             stream_units: 4,
             coalesces: !is_software,
@@ -99,14 +99,14 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         )));
     }
     let mut text = String::new();
-    // No more than its length: a file of /proc has none, and may have no end.
+    // No more than its length is read: a file of /proc has the length 0, and may have no end.
     File::open(path)?.take(found.len()).read_to_string(&mut text)?;
     Ok(text)
 }
 
 impl Tuning {
     /// # Errors
-    /// [`Error::Tuning`] where a number is none that kernels can be made with.
+    /// [`Error::Tuning`] where a number is out of range.
     pub(crate) fn check(self) -> Result<Self, Error> {
         let power = |value: u32, least| value.is_power_of_two() && (least..=256).contains(&value);
         let checks = [

@@ -16,10 +16,10 @@ pub enum DeviceChoice {
     Cpu,
     /// The best adapter of any kind, software included.
     Gpu,
-    /// The best adapter whose name holds this text, whatever the case; `vulkan:`, `gl:`, `metal:`,
+    /// The best adapter whose name contains this text, in any case; `vulkan:`, `gl:`, `metal:`,
     /// `dx12:` or `webgpu:` before it asks for that backend as well, and may stand alone. If it
-    /// cannot be used, opening fails: no other adapter is tried, not even another whose name holds
-    /// the text.
+    /// cannot be used, opening fails: no other adapter is tried, not even another whose name
+    /// contains the text.
     Named(String),
 }
 

@@ -1,8 +1,8 @@
-//! The types that logits may have in memory, and slices that have forgotten which.
+//! The types that logits may have in memory, and slices of any of them.
 
 use half::{bf16, f16};
 
-/// The types that logits may have, by name: what [`Element`] is to a slice, this is to a buffer.
+/// The type of logits as a value, which describes buffers as [`Element`] describes slices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
@@ -18,7 +18,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes of a value.
+    /// Returns the bytes of a value.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
@@ -53,17 +53,17 @@ mod sealed {
     }
 }
 /// A type that logits may have in memory. Arithmetic is in `f32`, and in `f64` for `f64`; a result
-/// is rounded once, to the nearest value of the type, of two the even one.
+/// is rounded once, to nearest, ties to even.
 pub trait Element:
     sealed::Sealed + bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Into<f64> + Send + Sync
 {
-    /// The type of what there is one of a row, such as its loss: `f32`, for `f64` `f64`.
+    /// The type of the value of a row, such as its loss: `f64` for `f64`, else `f32`.
     type Row: Element;
-    /// The type by name.
+    /// The type as a value.
     const DTYPE: DType;
 }
 
-/// Values of any of the types.
+/// A slice of any of the types.
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {
     #[allow(missing_docs)]
@@ -76,7 +76,7 @@ pub enum Elements<'a> {
     F64(&'a [f64]),
 }
 
-/// Values of any of the types, to write to.
+/// A slice of any of the types, to write to.
 #[derive(Debug)]
 pub enum ElementsMut<'a> {
     #[allow(missing_docs)]
@@ -138,12 +138,12 @@ impl<'a> Elements<'a> {
         with_values!(self, values => values.len())
     }
 
-    /// Returns the bytes of `length` values from `start` on.
+    /// Returns the bytes of `length` values, from value number `start` on.
     pub(crate) fn bytes(&self, start: usize, length: usize) -> &'a [u8] {
         with_values!(self, values => bytemuck::cast_slice(&values[start..start + length]))
     }
 
-    /// Returns the value at `place`.
+    /// Returns value number `place`.
     pub(crate) fn at(&self, place: usize) -> f64 {
         fn at<T: Element>(values: &[T], place: usize) -> f64 {
             values[place].into()
@@ -151,7 +151,7 @@ impl<'a> Elements<'a> {
         with_values!(self, values => at(values, place))
     }
 
-    /// Returns the values before `at` and the rest.
+    /// Returns the first `at` values and the rest.
     pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
         with_values!(self, values => {
             let (first, rest) = values.split_at(at);
@@ -194,12 +194,13 @@ impl<'a> ElementsMut<'a> {
         with_values!(self, values => Sealed::erase_mut(values))
     }
 
-    /// Returns the bytes of `length` values from `start` on.
+    /// Returns the bytes of `length` values, from value number `start` on.
     pub(crate) fn bytes(&mut self, start: usize, length: usize) -> &mut [u8] {
         with_values!(self, values => bytemuck::cast_slice_mut(&mut values[start..start + length]))
     }
 
-    /// Returns the values before `at` and the rest, which is empty where `at` is beyond the end.
+    /// Returns the first `at` values and the rest, which is empty where there are no more than
+    /// `at`.
     pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
         with_values!(self, values => {
             let (first, rest) = values.split_at_mut(at.min(values.len()));

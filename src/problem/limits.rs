@@ -10,7 +10,7 @@ pub(crate) struct CallLimits {
     /// Bytes of device memory that a call over host memory and the buffers kept for the next call
     /// take together.
     pub(crate) memory_budget: u64,
-    /// How long a submission may take before the GPU counts as hung.
+    /// The time that a submission may take before the GPU counts as hung.
     pub(crate) timeout: Duration,
     /// Who waits for the submissions of the call.
     pub(crate) waiting: Waiting,
@@ -23,8 +23,8 @@ impl Default for CallLimits {
 }
 
 impl CallLimits {
-    /// Bytes that a call may use, and as many that buffers kept for the next call may take: a call
-    /// of other shapes finds nothing of use among those.
+    /// Returns the bytes that a call may use. As many are left to buffers that are kept for the
+    /// next call: a call of other shapes cannot use those.
     pub(crate) fn half(self) -> u64 {
         self.memory_budget / 2
     }

@@ -18,22 +18,23 @@ pub struct LogitsMut<'a, T: Element = f32> {
     view: View,
 }
 
-/// The layout of the rows in memory, in elements, and the logit transform with which they are read.
+/// The layout of the rows in memory, and the logit transform with which they are read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) shape: Shape,
+    /// Elements from the start of one block to the start of the next.
     pub(crate) stride: usize,
     pub(crate) transform: Transform,
 }
 
 impl View {
-    /// A view of `length` values without gaps.
+    /// Returns a view of `length` values without gaps.
     fn contiguous(length: usize, shape: Shape) -> Result<Self, Error> {
         check_length("logits", shape.elements()?, length)?;
         Ok(Self { shape, stride: shape.block(), transform: Transform::default() })
     }
 
-    /// A view of `length` values whose blocks start `stride` elements apart.
+    /// Returns a view of `length` values whose blocks start `stride` elements apart.
     fn strided(length: usize, shape: Shape, stride: usize) -> Result<Self, Error> {
         check_strided(length, shape, stride)?;
         Ok(Self { shape, stride, transform: Transform::default() })
@@ -59,13 +60,13 @@ impl<'a, T: Element> Logits<'a, T> {
         Ok(Self { view: View::contiguous(data.len(), shape.into())?, data })
     }
 
-    /// Views `data` as rows that start `row_stride` elements apart, as in a padded matrix; of a
-    /// shape `[outer, classes, inner]`, as blocks of `classes * inner` elements that start so far
-    /// apart. The elements between them are neither read nor written.
+    /// Views `data` as rows that start `row_stride` elements apart, as in a padded matrix. In a
+    /// shape `[outer, classes, inner]`, blocks of `classes * inner` elements start `row_stride`
+    /// elements apart. The elements between them are neither read nor written.
     ///
     /// # Errors
-    /// As [`Logits::new`], where `data` must reach the end of the last row; [`Error::RowStride`]
-    /// where the stride is shorter than a row.
+    /// Fails as [`Logits::new`] does, but `data` need only reach the end of the last row; with
+    /// [`Error::RowStride`] where the stride is shorter than a row.
     pub fn with_row_stride(
         data: &'a [T],
         shape: impl Into<Shape>,
@@ -74,7 +75,7 @@ impl<'a, T: Element> Logits<'a, T> {
         Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
     }
 
-    /// The same logits, each divided by `temperature` as it is read: above 1 the softmax is
+    /// Returns the same logits, each divided by `temperature` as it is read: above 1 the softmax is
     /// flatter, below 1 steeper. A gradient is taken with respect to the logits before that
     /// division.
     ///
@@ -93,9 +94,10 @@ impl<'a, T: Element> Logits<'a, T> {
         Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
     }
 
-    /// The same logits as a loss sees them: through its [`logit_scale`](CrossEntropy::logit_scale),
-    /// and under its [`softcap`](CrossEntropy::softcap). For probabilities and decisions that go
-    /// with that loss, and for the log-sum-exps of
+    /// Returns the same logits as a loss sees them: multiplied by its
+    /// [`logit_scale`](CrossEntropy::logit_scale), and capped by its
+    /// [`softcap`](CrossEntropy::softcap). They give the probabilities and decisions that go with
+    /// that loss, and the log-sum-exps for
     /// [`Device::cross_entropy_backward`](crate::Device::cross_entropy_backward); the loss itself
     /// is given the logits as they are.
     ///
@@ -114,7 +116,7 @@ impl<'a, T: Element> Logits<'a, T> {
         Ok(Self { view: self.view.as_seen_by(loss)?, ..self })
     }
 
-    /// The shape given.
+    /// Returns the shape.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.view.shape
@@ -155,7 +157,8 @@ impl<'a, T: Element> LogitsMut<'a, T> {
         Ok(Self { view: View::strided(data.len(), shape.into(), row_stride)?, data })
     }
 
-    /// The same logits, each divided by `temperature` as it is read: [`Logits::temperature`].
+    /// Returns the same logits, each divided by `temperature` as it is read:
+    /// [`Logits::temperature`].
     ///
     /// # Errors
     /// Fails as [`Logits::temperature`] does.
@@ -163,7 +166,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
         Ok(Self { view: self.view.at_temperature(temperature)?, ..self })
     }
 
-    /// The same logits as a loss sees them: [`Logits::as_seen_by`].
+    /// Returns the same logits as a loss sees them: [`Logits::as_seen_by`].
     ///
     /// # Errors
     /// Fails as [`Logits::as_seen_by`] does.
@@ -171,7 +174,7 @@ impl<'a, T: Element> LogitsMut<'a, T> {
         Ok(Self { view: self.view.as_seen_by(loss)?, ..self })
     }
 
-    /// The shape given.
+    /// Returns the shape.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.view.shape

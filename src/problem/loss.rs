@@ -4,7 +4,7 @@
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
 use crate::problem::logits::check_length;
-use crate::problem::request::{LossCoefficients, Operands, RowTarget};
+use crate::problem::operands::{LossCoefficients, Operands, RowTarget};
 use crate::problem::sum::{sum_of_f32, sum_of_rows};
 use crate::problem::targets::Kind;
 use crate::problem::transform::{Transform, check_magnitude};

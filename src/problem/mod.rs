@@ -1,6 +1,6 @@
-//! What a call is about: shapes, types, views of logits, targets, options and their checks as plain
-//! data; the one sum of row losses (`sum.rs`); and who waits, and how long (`waiting.rs`,
-//! `limits.rs`). No module here knows of wgpu.
+//! The plain data of a call: shapes, types, views of logits, targets, options and their checks; the
+//! sum of row losses (`sum.rs`); how calls wait (`waiting.rs`), and for how long (`limits.rs`). No
+//! module here uses wgpu.
 
 pub(crate) mod adapter;
 pub(crate) mod dtype;
@@ -10,8 +10,7 @@ pub(crate) mod logits;
 pub(crate) mod loss;
 #[cfg(feature = "ndarray")]
 mod ndarray;
-pub(crate) mod operation;
-pub(crate) mod request;
+pub(crate) mod operands;
 pub(crate) mod sampling;
 pub(crate) mod shape;
 pub(crate) mod sum;

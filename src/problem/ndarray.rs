@@ -7,7 +7,7 @@
 //! let activations = array![[0.5_f32, 2.0, -1.0], [1.5, 0.0, 0.3]];
 //! let x = Logits::try_from(activations.view())?;
 //! assert_eq!(Device::cpu().predict(x).to_vec()?.values[0].class, 1);
-//! // Classes by rows, in memory as it is.
+//! // The transposed array, three rows of two classes, without a copy.
 //! let x = Logits::try_from(activations.t())?;
 //! assert_eq!((x.shape().row_count(), x.shape().classes()), (3, 2));
 //! # Ok::<(), logits::Error>(())
@@ -21,7 +21,7 @@ fn refused(dimensions: &[usize], strides: &[isize]) -> Error {
     Error::Strides { dimensions: dimensions.to_vec(), strides: strides.to_vec() }
 }
 
-/// A matrix `[rows, classes]` that lies in memory column after column is a single block of planes.
+/// Returns the shape of a column-major matrix `[rows, classes]`: one block with `inner` = `rows`.
 fn column_major(dimensions: &[usize]) -> Option<Shape> {
     match *dimensions {
         [rows, classes] => Some(Shape::new(1, classes, rows)),
@@ -32,8 +32,8 @@ fn column_major(dimensions: &[usize]) -> Option<Shape> {
 impl<'a, T: Element, D: Dimension> TryFrom<ArrayView<'a, T, D>> for Logits<'a, T> {
     type Error = Error;
 
-    /// An array `[rows, classes]` or `[n, classes, d1, ...]` without gaps, in the usual order; or,
-    /// of two dimensions, in the other.
+    /// Views an array `[rows, classes]` or `[n, classes, d1, ...]` without gaps, in row-major
+    /// order; with two dimensions also in column-major order.
     fn try_from(array: ArrayView<'a, T, D>) -> Result<Self, Error> {
         let (dimensions, strides) = (array.shape().to_vec(), array.strides().to_vec());
         if let Some(data) = array.to_slice() {
@@ -49,7 +49,7 @@ impl<'a, T: Element, D: Dimension> TryFrom<ArrayView<'a, T, D>> for Logits<'a, T
 impl<'a, T: Element, D: Dimension> TryFrom<ArrayViewMut<'a, T, D>> for LogitsMut<'a, T> {
     type Error = Error;
 
-    /// As of [`Logits`].
+    /// Views an array as the conversion to [`Logits`] does.
     fn try_from(array: ArrayViewMut<'a, T, D>) -> Result<Self, Error> {
         let (dimensions, strides) = (array.shape().to_vec(), array.strides().to_vec());
         let refused = || refused(&dimensions, &strides);

@@ -1,10 +1,10 @@
-//! How classes are drawn.
+//! The options of sampling, and its random numbers.
 
 use crate::Error;
 
-/// How one class of each row is drawn from its softmax: by the Gumbel-max trick (Gumbel, 1954; the
-/// class with the largest `y_j + g_j`), with noise from a counter, so that a seed gives the same
-/// draws on every device.
+/// The options with which one class of each row is drawn from its softmax. The draw is the class
+/// with the largest `y_j + g_j`, where `g` is Gumbel noise (the Gumbel-max trick: Gumbel, 1954).
+/// The noise is computed from a counter, so that a seed gives the same draws on every device.
 ///
 /// The temperature is that of the logits: [`Logits::temperature`](crate::Logits::temperature). The
 /// noise of a class depends on the seed, the step, the row and the class alone (Threefry-2x32, 20
@@ -28,31 +28,32 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Draws from all classes.
+    /// Returns options that draw from all classes, with the noise of `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self { seed, step: 0, top_k: usize::MAX, top_p: 1.0 }
     }
 
-    /// Which draw of this seed it is, such as the number of the token; 0 if not set. Two calls with
-    /// the same seed and step use the same noise: change the step for each call.
+    /// Sets the number of the draw under this seed, such as the number of the token; 0 if not set.
+    /// Two calls with the same seed and step use the same noise: change the step for each call.
     #[must_use]
     pub const fn step(mut self, step: u64) -> Self {
         self.step = step;
         self
     }
 
-    /// Only of the `k` most likely classes, and of what is as likely as the last of them (Fan et
-    /// al., 2018); at least 1.
+    /// Draws only from the `k` most likely classes, and from classes as likely as the last of them
+    /// (Fan et al., 2018). `k` is at least 1.
     #[must_use]
     pub const fn top_k(mut self, k: usize) -> Self {
         self.top_k = k;
         self
     }
 
-    /// Only of the most likely classes that together have the probability `p` at the temperature of
-    /// the logits, as few as will do, and of what is as likely as the last of them (Holtzman et al.,
-    /// 2020); above 0, at most 1. With [`Sampling::top_k`] too, of what that leaves.
+    /// Draws only from the fewest most likely classes that together have at least the probability
+    /// `p` at the temperature of the logits, and from classes as likely as the last of them
+    /// (Holtzman et al., 2020). `p` is above 0, and at most 1. With [`Sampling::top_k`] too,
+    /// probabilities are those among the classes that it leaves.
     #[must_use]
     pub const fn top_p(mut self, p: f32) -> Self {
         self.top_p = p;
@@ -72,13 +73,16 @@ impl Sampling {
     }
 }
 
-/// The same, as kernels are told it.
+/// The checked options, as parameters of the kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Draws {
-    /// Low and high half.
+    /// The seed: its low half, then its high half.
     pub(crate) seed: [u32; 2],
+    /// The step, in the same order.
     pub(crate) step: [u32; 2],
+    /// `u32::MAX` for all classes.
     pub(crate) top_k: u32,
+    /// 1 for all classes.
     pub(crate) top_p: f32,
 }
 
@@ -87,13 +91,13 @@ fn halves(x: u64) -> [u32; 2] {
 }
 
 impl Draws {
-    /// The key of this step's draws, which rows and classes count under.
+    /// Returns the key of the noise of this step; the counter is the class and the row.
     pub(crate) fn key(&self) -> [u32; 2] {
         threefry(self.seed, self.step)
     }
 }
 
-/// Threefry-2x32 with 20 rounds.
+/// Returns the random bits of `counter` under `key`, by Threefry-2x32 with 20 rounds.
 pub(crate) fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
     let keys = [key[0], key[1], key[0] ^ key[1] ^ 0x1bd1_1bda];
@@ -113,7 +117,7 @@ pub(crate) fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
 mod tests {
     use super::*;
 
-    /// The known answers of the authors' Random123.
+    /// The known answers of Random123, the authors' library.
     #[test]
     fn threefry_is_threefry() {
         assert_eq!(threefry([0, 0], [0, 0]), [0x6b20_0159, 0x99ba_4efe]);

@@ -1,4 +1,4 @@
-//! Shapes: how many rows, of how many classes, and how they lie in memory.
+//! Shapes: the number of rows and of classes, and their order in memory.
 
 use crate::Error;
 
@@ -26,30 +26,31 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// `rows` rows of `classes` classes, row after row in memory.
+    /// Returns the shape of `rows` rows of `classes` classes, row after row in memory.
     #[must_use]
     pub const fn rows(rows: usize, classes: usize) -> Self {
         Self::new(rows, classes, 1)
     }
 
-    /// `outer` blocks of `classes` planes of `inner` values: the reduction is over the dimension in
-    /// the middle.
+    /// Returns the shape of `outer` blocks, each `[classes, inner]`: the reduction is over the
+    /// dimension in the middle.
     #[must_use]
     pub const fn new(outer: usize, classes: usize, inner: usize) -> Self {
         Self { outer, classes, inner }
     }
 
-    /// PyTorch's `[n, classes, d1, d2, ...]`; a single dimension is that of the classes of one row.
+    /// Returns the shape of PyTorch's `[n, classes, d1, d2, ...]`; a single dimension is the
+    /// classes of one row.
     ///
     /// # Errors
-    /// [`Error::ZeroClasses`] without dimensions; [`Error::ShapeTooLarge`] where the product of the
-    /// last ones is no `usize`.
+    /// [`Error::ZeroClasses`] without dimensions; [`Error::ShapeTooLarge`] where the product of
+    /// `d1, d2, ...` is beyond `usize`.
     pub fn of_dimensions(dimensions: &[usize]) -> Result<Self, Error> {
         match *dimensions {
             [] => Err(Error::ZeroClasses { rows: 1, classes: 0 }),
             [classes] => Ok(Self::rows(1, classes)),
             [outer, classes, ref rest @ ..] => {
-                // Nothing of anything is no more than nothing.
+                // With a dimension of 0, the product is 0 however large the others are.
                 if rest.contains(&0) {
                     return Ok(Self::new(outer, classes, 0));
                 }
@@ -86,7 +87,7 @@ impl Shape {
         self.inner
     }
 
-    /// Values from one block to the next, without gaps.
+    /// Returns the number of elements of a block.
     pub(crate) const fn block(self) -> usize {
         self.classes * self.inner
     }
@@ -104,7 +105,7 @@ impl Shape {
         }
         let count = outer.checked_mul(inner).and_then(|rows| rows.checked_mul(classes));
         let count = count.filter(|&count| count <= isize::MAX as usize / size_of::<f64>());
-        // A block without rows must not overflow either.
+        // The size of a block must not overflow even where there are no blocks.
         let block = classes.checked_mul(inner);
         match count {
             // The largest index stands for "no class" inside the kernels.

@@ -1,5 +1,5 @@
 //! The sum of the losses of rows: one algorithm for host calls, resident data, prepared steps and
-//! the command line. Equal losses have a sum of equal bits on all of these paths.
+//! the command line. On all of these paths, equal losses have a sum with the same bits.
 //!
 //! # f32
 //!
@@ -14,9 +14,9 @@
 //! N = sum_rows round(loss_row / 2^(E - 167))                       below 2^51
 //! ```
 //!
-//! A sum of integers depends on no order of rows, lanes or threads. A loss whose exponent is at
-//! least `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the largest
-//! magnitude a row.
+//! A sum of integers does not depend on the order of rows, lanes or threads. A loss whose exponent
+//! is at least `E - 17` is not rounded at all. Rounding adds an error of at most 2^-41 of the
+//! largest magnitude a row.
 //!
 //! Level 2 sums the blocks. `E2` is the largest `E` of all blocks, and `trunc` rounds towards 0:
 //!
@@ -25,8 +25,8 @@
 //! total = T * 2^(E2 - 187), of which the 48 highest bits are kept
 //! ```
 //!
-//! 48 bits are two f32 on a device, whose sum in f64 is the total of the host. A total that is
-//! beyond f32 is infinite on a device alone.
+//! A device has the 48 bits as two f32, whose sum in f64 is the total of the host. A total that is
+//! beyond f32 is infinite on a device, and finite on the host.
 //!
 //! ```text
 //! for block in losses.chunks(1024):
@@ -69,20 +69,19 @@ const KEPT_BITS: u32 = 48;
 /// [`Loss::loss`](crate::Loss::loss) has it. Values of any sign can be summed.
 ///
 /// Values are pushed in the order of the rows, in pieces of any length: the total has the same bits
-/// as that of a batch of all the rows, if the losses of the rows have the same bits. They have
-/// on one GPU model with one driver and [`Tuning`](crate::Tuning), and on CPUs with AVX-512, AVX2
-/// or NEON; not where a call has fallen back, or a [`fastest`](crate::Device::fastest) device sends
-/// small batches elsewhere. Threads cut the rows at multiples of
-/// 1,024 and [`join`](Self::join) their sums; another machine sends its
-/// [`Loss::per_row`](crate::Loss::per_row), to be pushed in order. Parts use
-/// [`Reduction::Sum`](crate::Reduction::Sum), for a mean scales the z-loss of its own batch. The
-/// mean is the total divided by the number of counted rows or, with class weights, by the sum of
-/// the weights of their targets: push `weight[target]` of each row, and 0 for an ignored one, to
-/// another `RowSum`. With class weights and a z-loss together that is not the mean of a call, which
-/// divides the z-loss by the number of counted rows.
+/// as that of a batch of all the rows, if the losses of the rows have the same bits. They do on one
+/// GPU model with one driver and [`Tuning`](crate::Tuning), and on CPUs with AVX-512, AVX2 or NEON;
+/// not where a call has fallen back, or a [`fastest`](crate::Device::fastest) device sends small
+/// batches elsewhere. Threads cut the rows at multiples of 1,024 and [`join`](Self::join) their
+/// sums; another machine sends its [`Loss::per_row`](crate::Loss::per_row), to be pushed in order.
+/// Parts use [`Reduction::Sum`](crate::Reduction::Sum), for a mean scales the z-loss of its own
+/// batch. The mean is the total divided by the number of counted rows or, with class weights, by
+/// the sum of the weights of their targets: push `weight[target]` of each row, and 0 for an ignored
+/// one, to another `RowSum`. With class weights and a z-loss together that is not the mean of a
+/// call, which divides the z-loss by the number of counted rows.
 ///
-/// It keeps 16 bytes for every 1,024 rows, and at most 1,023 values that fill no block of 1,024
-/// yet.
+/// A `RowSum` keeps 16 bytes for every 1,024 rows, and up to 1,023 values of a block that is not
+/// full yet.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction, RowSum};
@@ -110,14 +109,14 @@ pub struct RowSum<S = f32> {
 /// The sum of a block.
 #[derive(Clone, Copy, Debug)]
 struct Block {
-    /// `E` of f32; 0 of f64.
+    /// `E` for f32; 0 for f64.
     exponent: i32,
-    /// `N` times the quantum, of f32, which is exact; NaN or infinite where a value is.
+    /// For f32, `N` times the quantum, which is exact; NaN or infinite where a value is.
     sum: f64,
 }
 
 impl<S: Element> RowSum<S> {
-    /// The sum of no rows, which is 0.
+    /// Returns the sum of no rows, which is 0.
     #[must_use]
     pub fn new() -> Self {
         Self { blocks: Vec::new(), open: Vec::new() }
@@ -148,11 +147,12 @@ impl<S: Element> RowSum<S> {
         Ok(())
     }
 
-    /// Adds the sum of the rows that follow, which another thread may have made.
+    /// Adds the sum of the rows that follow, which another thread may have computed.
     ///
     /// # Errors
-    /// [`Error::PartOfBlock`] where `self` is not of a multiple of 1,024 rows and `later` has rows,
-    /// for its blocks are then not those of the whole; [`Error::OutOfMemory`]. The sum is then as it was before.
+    /// [`Error::PartOfBlock`] where `self` does not have a multiple of 1,024 rows and `later` has
+    /// rows, since the blocks of `later` would not be those of the whole; [`Error::OutOfMemory`].
+    /// The sum is then as it was before.
     ///
     /// ```
     /// use logits::{Error, RowSum};
@@ -185,7 +185,7 @@ impl<S: Element> RowSum<S> {
         Ok(())
     }
 
-    /// The sum of all rows so far.
+    /// Returns the sum of all rows so far.
     #[must_use]
     pub fn total(&self) -> f64 {
         let open = (!self.open.is_empty()).then(|| block_of(&self.open));
@@ -200,7 +200,7 @@ impl<S: Element> RowSum<S> {
     }
 }
 
-/// Makes room for `more` values. A vector at least doubles when it grows, so that many pushes are
+/// Makes room for `more` values. A vector at least doubles when it grows, so that many pushes make
 /// few copies.
 fn reserve<T>(values: &mut Vec<T>, more: usize) -> Result<(), Error> {
     let bytes = values.len().saturating_add(more).saturating_mul(size_of::<T>());
@@ -208,7 +208,8 @@ fn reserve<T>(values: &mut Vec<T>, more: usize) -> Result<(), Error> {
     values.try_reserve(more).map_err(refused)
 }
 
-/// The sum of the values of a batch. It takes no memory, which may be short when a call is done.
+/// Returns the sum of the values of a batch. It allocates nothing, because memory may be short at
+/// the end of a call.
 pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
     match S::erase(values) {
         Elements::F32(values) => {
@@ -221,7 +222,7 @@ pub(crate) fn sum_of_rows<S: Element>(values: &[S]) -> f64 {
     }
 }
 
-/// The sum of `rows` values. It takes no memory.
+/// Returns the sum of `value` of `rows` rows. It allocates nothing.
 pub(crate) fn sum_of_f32(rows: usize, value: impl Fn(usize) -> f32) -> f64 {
     let largest = (0..rows).map(&value).fold(0.0, larger_magnitude);
     let mut block = [0.0; BLOCK_ROWS];
@@ -248,10 +249,10 @@ fn block_of<S: Element>(values: &[S]) -> Block {
     }
 }
 
-/// Level 1, in f64 alone, which SSE2 has too. Adding `1.5 * 2^52` quanta to a loss rounds it to a
-/// multiple of the quantum, half to even, for the sum is between 2^52 and 2^53 quanta, where the
-/// numbers of f64 are the multiples. Subtracting is exact, and so is every partial sum, in any
-/// order.
+/// Computes level 1 in f64 alone, which SSE2 has too. Adding `1.5 * 2^52` quanta to a loss rounds
+/// it to a multiple of the quantum, half to even, because the sum is between 2^52 and 2^53 quanta,
+/// where the f64 numbers are these multiples. Subtracting is exact, and so is every partial sum, in
+/// any order.
 fn block_of_f32(losses: &[f32]) -> Block {
     let exponent = exponent_of(largest_magnitude(losses));
     let bias = 1.5 * power_of_two(exponent - 127 - QUANTUM_BITS + 52);
@@ -268,13 +269,14 @@ fn block_of_f32(losses: &[f32]) -> Block {
     Block { exponent, sum: sums.iter().fold(0.0, |a, b| a + b) }
 }
 
-/// The larger of `a`, which is not negative, and the magnitude of `b`; `a` where `b` is NaN.
+/// Returns the larger of `a`, which is not negative, and the magnitude of `b`; `a` where `b` is
+/// NaN.
 fn larger_magnitude(a: f32, b: f32) -> f32 {
-    // A comparison that is one instruction, which `f32::max` is not.
+    // This comparison is one instruction, unlike `f32::max`.
     if b.abs() > a { b.abs() } else { a }
 }
 
-/// The largest magnitude, 0 of none; NaN is left out.
+/// Returns the largest magnitude, or 0 without losses; NaN is left out.
 fn largest_magnitude(losses: &[f32]) -> f32 {
     let mut lanes = [0.0; 16];
     let (sixteens, rest) = losses.as_chunks::<16>();
@@ -286,12 +288,12 @@ fn largest_magnitude(losses: &[f32]) -> f32 {
     rest.iter().chain(&lanes).copied().fold(0.0, larger_magnitude)
 }
 
-/// The biased exponent of a number that is not negative; 1 of subnormal numbers and 0.
+/// Returns the biased exponent of a number that is not negative; 1 for subnormal numbers and 0.
 fn exponent_of(value: f32) -> i32 {
     ((value.to_bits() >> 23) as i32).max(1)
 }
 
-/// Level 2. `exponent` is `E2`; what it is does not matter where a value is NaN or infinite.
+/// Computes level 2. `exponent` is `E2`, which has no effect where a value is NaN or infinite.
 fn total_of_blocks(exponent: i32, blocks: impl Iterator<Item = Block>) -> f64 {
     let (mut total, mut not_finite) = (0_i128, 0.0);
     for block in blocks {
@@ -315,7 +317,7 @@ fn total_of_blocks(exponent: i32, blocks: impl Iterator<Item = Block>) -> f64 {
     if total < 0 { -kept } else { kept }
 }
 
-/// 2 to the power of `exponent`, for normal numbers of f64.
+/// Returns 2 to the power of `exponent`, which is a normal f64.
 fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }

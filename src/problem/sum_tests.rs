@@ -3,7 +3,7 @@
 use super::{BLOCK_ROWS, RowSum, block_of_f32, sum_of_f64, sum_of_rows};
 use crate::Error;
 
-/// SplitMix64.
+/// The random number generator SplitMix64.
 struct Random(u64);
 
 impl Random {
@@ -19,7 +19,7 @@ impl Random {
         (self.next() % end as u64) as usize
     }
 
-    /// Finite losses whose exponents are `lowest..lowest + spread`, with some zeros.
+    /// Returns finite losses whose exponents are `lowest..lowest + spread`, with some zeros.
     fn losses(&mut self, rows: usize, lowest: u32, spread: u32) -> Vec<f32> {
         let one = |random: &mut Self| {
             let exponent = (lowest + random.below(spread as usize) as u32).min(254);
@@ -31,14 +31,14 @@ impl Random {
         (0..rows).map(|_| one(self)).collect()
     }
 
-    /// Negates about one value of `of`.
+    /// Negates about one in `of` values.
     fn signed(&mut self, mut values: Vec<f32>, of: usize) -> Vec<f32> {
         values.iter_mut().filter(|_| self.below(of) == 0).for_each(|value| *value = -*value);
         values
     }
 }
 
-/// The algorithm as documented, in integers alone, as the shader has it.
+/// Sums by the algorithm as documented, in integers alone, as the shader does.
 fn reference(losses: &[f32]) -> f64 {
     let bits_of = |&loss: &f32| loss.to_bits() & 0x7fff_ffff;
     let largest = losses.iter().map(bits_of).max().unwrap_or(0);
@@ -84,7 +84,7 @@ fn reference(losses: &[f32]) -> f64 {
     total as f64 * 2.0_f64.powi(exponent as i32 - 187 + lowest)
 }
 
-/// The sum in 400 bits, of which the leading ones are returned as an f64.
+/// Sums in 400 bits, and returns the leading ones as an f64.
 fn exact(losses: &[f32]) -> f64 {
     let mut words = [0_i128; 12];
     for loss in losses {
@@ -107,7 +107,7 @@ fn assert_same(got: f64, wanted: f64, what: &str) {
 }
 
 const ROWS: [usize; 9] = [0, 1, 2, 10, 1023, 1024, 1025, 5000, 70_001];
-/// The lowest exponent of losses, and how many there are.
+/// The lowest exponent of losses, and the number of exponents.
 const EXPONENTS: [(u32, u32); 9] =
     [(0, 1), (0, 2), (0, 30), (0, 255), (100, 17), (100, 20), (110, 60), (200, 55), (254, 1)];
 
@@ -134,7 +134,7 @@ fn sums_are_those_of_integers() {
             let (got, what) =
                 (sum_of_rows(&losses), format!("{rows} rows from {lowest} to {spread} more"));
             assert_same(got, reference(&losses), &what);
-            // 2^-41 of the largest loss a row, and what the 48 bits leave out.
+            // The bound: 2^-40 of the largest loss for each row, and the bits beyond the 48.
             let (exact, largest) = (exact(&losses), losses.iter().fold(0.0, |a: f32, &b| a.max(b)));
             let most =
                 f64::from(largest) * rows as f64 * 2.0_f64.powi(-40) + exact * 2.0_f64.powi(-46);

@@ -1,4 +1,4 @@
-//! Targets: the class that each row should have been, or how probable each class was to be.
+//! Targets: the correct class of each row, or the probability of each class.
 
 use crate::Element;
 use crate::problem::dtype::Elements;
@@ -21,8 +21,8 @@ pub trait ClassIndex: Sealed + Copy {
     fn targets(values: &[Self]) -> Targets<'_>;
 }
 
-/// The targets of a batch, borrowed: one class index a row, of any integer type, or a probability
-/// an element.
+/// The targets of a batch, borrowed: one class index for each row, of any integer type, or one
+/// probability for each logit.
 ///
 /// Indices are made from a slice, an array or a `Vec`; whether each is a class of the logits is
 /// checked by the operation, which knows their shape and the ignored index. Probabilities are made
@@ -112,9 +112,9 @@ class_indices!(
 );
 
 impl<'a> Targets<'a> {
-    /// Probabilities of the shape of the logits: each class's share of the row. They must lie
-    /// between 0 and the largest f32; that those of a row sum to 1 is the caller's to see to, as in
-    /// PyTorch.
+    /// Returns targets that are probabilities, one for each logit, in the same order. They must lie
+    /// between 0 and the largest f32. As in PyTorch, the caller ensures that those of a row sum to
+    /// 1.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Targets};

@@ -7,6 +7,7 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Transform {
     pub(crate) scale: f64,
+    /// The cap, which is positive; `None` for no cap.
     pub(crate) softcap: Option<f64>,
 }
 
@@ -17,13 +18,13 @@ impl Default for Transform {
 }
 
 impl Transform {
-    /// The same, divided by a temperature.
+    /// Returns the transform whose result is divided by `temperature`.
     pub(crate) fn at_temperature(self, temperature: f32) -> Result<Self, Error> {
         check_magnitude("temperature", temperature, false)?;
         self.scaled(1.0 / f64::from(temperature))
     }
 
-    /// The same, times a factor, and then under a cap.
+    /// Returns the transform whose result is multiplied by `scale`, and then capped by `softcap`.
     pub(crate) fn then(self, scale: f32, softcap: Option<f32>) -> Result<Self, Error> {
         let scaled = self.scaled(f64::from(scale))?;
         match softcap {
@@ -38,12 +39,12 @@ impl Transform {
     }
 
     fn scaled(self, factor: f64) -> Result<Self, Error> {
-        // A cap of the other sign is the same with the sign at the logits.
+        // tanh is odd, so the sign of `factor` goes to the scale alone.
         let scaled = Self {
             scale: self.scale * factor,
             softcap: self.softcap.map(|cap| cap * factor.abs()),
         };
-        // What products and quotients of f32 stay finite with.
+        // In this range products and quotients of f32 stay finite.
         let fits = |value: f64| (1e-18..=1e18).contains(&value.abs());
         if fits(scaled.scale) && scaled.softcap.is_none_or(fits) {
             return Ok(scaled);
@@ -56,7 +57,8 @@ impl Transform {
         })
     }
 
-    /// For operations to which only a factor means anything.
+    /// Returns the transform, or an error that says `range` where it has a cap: for operations that
+    /// are defined for a scale alone.
     pub(crate) fn without_cap(self, range: &'static str) -> Result<Self, Error> {
         match self.softcap {
             Some(cap) => Err(Error::OptionValue { option: "softcap", value: cap as f32, range }),
@@ -69,7 +71,7 @@ impl Transform {
     }
 }
 
-/// A factor that products and quotients of f32 stay finite with.
+/// Checks that `value` is a factor with which products and quotients of f32 stay finite.
 pub(crate) fn check_magnitude(
     option: &'static str,
     value: f32,

@@ -1,6 +1,6 @@
-//! Waiting, and how long it took: where a thread may wait for a future, and where it must not.
+//! Waits for futures where a thread may wait, and measures times.
 
-/// The standard library's clock panics in a browser.
+/// The clock: that of the standard library panics in a browser.
 #[cfg(not(all(feature = "gpu", target_arch = "wasm32")))]
 pub(crate) use std::time::Instant;
 #[cfg(all(feature = "gpu", target_arch = "wasm32"))]
@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// How long something took.
+/// The measured time of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// From submission to the end of waiting.
+    /// The time from submission to the end of waiting.
     pub wall: Duration,
-    /// By the device's own timestamps, where it has them.
+    /// The time by the device's own timestamps; `None` where it has none.
     pub device: Option<Duration>,
 }
 
 impl Reading {
-    /// By the best clock that there is.
+    /// Returns the device's time where there is one, else the wall time.
     #[must_use]
     pub fn best(self) -> Duration {
         self.device.unwrap_or(self.wall)
@@ -34,20 +34,20 @@ impl Reading {
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// The thread that polls the future, which is ready when it has been polled once.
+    /// The thread that polls the future: the first poll waits, and the future is then ready.
     Here,
-    /// A thread of ours, or a browser's event loop; the future is woken.
+    /// A thread of the crate, or a browser's event loop, which wakes the future.
     Elsewhere,
 }
 
-/// Blocks until it is done.
+/// Blocks until `future` is done.
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     pollster::block_on(future)
 }
 
-/// A browser's thread must not wait, or what it waits for never happens; and nothing in the CPU
-/// path is ever pending.
+/// Polls `future` once. A browser's thread must not wait, because its event loop could then never
+/// complete the future; futures of the CPU path are never pending.
 #[cfg(not(all(feature = "gpu", not(target_arch = "wasm32"))))]
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -57,7 +57,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Res
     }
 }
 
-/// What a call that would wait ends with where none may.
+/// Returns the error of a call that would have to wait on a thread that must not.
 #[cfg(any(not(feature = "gpu"), target_arch = "wasm32"))]
 pub(crate) fn must_not_wait(adapter: &str) -> Error {
     let reason = "a thread of a browser must not wait for it: call the `_async` form".to_owned();

@@ -1,14 +1,14 @@
-//! Which kernels are run: operations, options, types, and ways to spread rows over threads.
+//! The kernels that are run: operations, options, types, and ways to spread rows over threads.
 
+use crate::ops::Op;
 use crate::plan::Kind;
 use crate::plan::tuning::Tuning;
-use crate::problem::operation::Op;
 use crate::{CrossEntropy, DType, Reduction, Sampling, tier};
 
 /// How rows are spread over threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
-    /// A row a thread, which meets no barrier.
+    /// One thread a row, without barriers.
     Alone,
     /// Through workgroup memory, some threads a row.
     Staged,
@@ -46,7 +46,7 @@ impl Spread {
         }
     }
 
-    /// Rows and classes: two workgroups, or every kind of row.
+    /// Returns rows and classes: two workgroups, or every kind of row.
     pub fn shape(self, op: Op, is_heavy: bool) -> (usize, usize) {
         match self {
             Self::Alone if is_heavy || op.spec().rereads_row => (300, 7),
@@ -99,7 +99,7 @@ impl Asked {
     }
 }
 
-/// Options of what has no targets. More caps and scales cost no kernel.
+/// Returns options of an operation without targets. More caps and scales need no further kernel.
 fn of_logits(op: Op) -> Vec<Asked> {
     let asked = |option| Asked::new(op, option);
     if op == Op::Sample {
@@ -124,7 +124,7 @@ fn of_logits(op: Op) -> Vec<Asked> {
     all
 }
 
-/// Each option of the loss by itself, and all at once.
+/// Returns each option of the loss by itself, and all at once.
 fn of_loss(op: Op) -> Vec<Asked> {
     let asked = |option| Asked::new(op, option);
     let weights = |classes: usize| {
@@ -155,7 +155,7 @@ fn of_loss(op: Op) -> Vec<Asked> {
     all
 }
 
-/// What is asked of each strategy but the first in the default tier.
+/// Returns the kernels that the default tier runs of each strategy except the first.
 fn by_default(spread: Spread) -> Vec<Asked> {
     let plain = Asked::new(Op::CrossEntropyGrad, "");
     let smoothed =
@@ -169,7 +169,7 @@ fn by_default(spread: Spread) -> Vec<Asked> {
     }
 }
 
-/// Whether the default tier compiles it: not where another operation has the same lines.
+/// Whether the default tier compiles the kernel: not if another operation has the same code.
 fn is_by_default(asked: &Asked) -> bool {
     match asked.op {
         Op::CrossEntropy => matches!(asked.option, "" | "soft" | "every"),
@@ -208,8 +208,8 @@ pub fn all_asked() -> Vec<Asked> {
     for spread in [Spread::Staged, Spread::Streamed, Spread::Split] {
         let mut asked = by_default(spread);
         if tier::is_full() {
-            // Whoever looks again never splits; of the others, rows are long enough for one option
-            // to do.
+            // Operations that reread a row are never split. The others have rows so long that they
+            // are run without options.
             let fits = |asked: &Asked| {
                 spread != Spread::Split || (asked.option.is_empty() && !asked.op.spec().rereads_row)
             };

@@ -1,11 +1,11 @@
-//! From DXC's listings to LLVM IR that clang 14 takes for any CPU.
+//! Translates DXC's listings to LLVM IR that clang 14 compiles for any CPU.
 //!
-//! DXIL is the LLVM IR of 2016 with its own functions for what a GPU does itself. Clang 14 reads
-//! such text still, so that a kernel stays as DXC left it, but for these lines: functions `dx.op.*`
-//! become loads, stores and intrinsics, variables of a thread become `alloca`s, and variables of a
+//! DXIL is the LLVM IR of 2016 with functions of its own for the operations of a GPU. Clang 14
+//! still reads such text, so a kernel stays as DXC left it, except that functions `dx.op.*` become
+//! loads, stores and intrinsics, variables of a thread become `alloca`s, and variables of a
 //! workgroup get names of their own. Every operation on floats is `fast` in a listing: the driver
-//! may go on where DXC stopped. [`Mode::Strict`] takes the word away, so that its results are what
-//! DXC alone has made of a kernel.
+//! may reorder further than DXC did. [`Mode::Strict`] removes the word, so that its results are
+//! DXC's alone.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use super::program::{Mode, Source};
 
 const RUNTIME: &str = include_str!("dxil.ll");
 
-/// Source files of kernels, whose numbers are their places, and one that makes them known to
+/// Returns source files of kernels, which are numbered in order, and one that lists them for
 /// `run.cpp`.
 pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
     let mut glue = "#include \"metal_stdlib\"\n\
@@ -21,7 +21,7 @@ pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
         .to_owned();
     let mut sources = Vec::new();
     for (number, listing) in listings.iter().enumerate() {
-        // The bound buffers, and the number of workgroups in a place of its own.
+        // The bound buffers, and the number of workgroups in a slot of its own.
         write!(
             glue,
             "extern \"C\" void dxil_{number}(const void* const* bound, unsigned x, unsigned y, unsigned index);\n\
@@ -39,13 +39,13 @@ pub fn sources(listings: &[String], mode: Mode) -> Vec<Source> {
     sources
 }
 
-/// A kernel on its way.
+/// A kernel while it is translated.
 #[derive(Default)]
 struct Kernel {
     text: String,
     /// Names of variables in the listing, and here.
     names: Vec<(String, String)>,
-    /// Instructions that had no name in the listing.
+    /// The number of instructions that had no name in the listing.
     fresh: usize,
 }
 
@@ -100,8 +100,8 @@ impl Kernel {
         format!("%fresh.{}", self.fresh)
     }
 
-    /// A variable outside of the kernel. Returns the type, name and start of one that each thread
-    /// has.
+    /// Translates a variable outside of the kernel. Returns the type, the name and the initial
+    /// value if each thread has one of its own.
     fn variable(&mut self, number: usize, line: &str) -> Option<(String, String, String)> {
         let (name, what) = line.split_once(" = ").unwrap();
         let what = what.split(", align").next().unwrap();
@@ -160,8 +160,8 @@ impl Kernel {
         Some(format!("{}{name}{}", &line[..start], &line[end + 1..]))
     }
 
-    /// A function of the GPU: `head` is what stands before it, such as `%1 = call float`, and
-    /// `call` its name and operands.
+    /// Translates a call of a GPU's function: `head` is the text before it, such as `%1 = call
+    /// float`, and `call` its name and operands.
     fn call(&mut self, head: &str, call: &str, mode: Mode) {
         let (name, operands) = call.split_once('(').unwrap();
         let operands: Vec<&str> = operands.trim_end_matches(')').split(", ").collect();
@@ -236,8 +236,8 @@ impl Kernel {
     }
 
     fn handle(&mut self, result: &str, class: &str, register: &str) {
-        // Registers are bindings, but for the number of workgroups: class 2 is constants, and of
-        // those register 1.
+        // Registers are bindings, except register 1 of class 2 (constants), which is the number of
+        // workgroups.
         let place = if (class, register) == ("2", "1") { "9" } else { register };
         let (slot, buffer) = (self.fresh(), self.fresh());
         self.put(&format!("  {slot} = getelementptr i8*, i8** %bound, i32 {place}"));
@@ -273,7 +273,7 @@ impl Kernel {
     }
 }
 
-/// A line without its comment, metadata and attributes.
+/// Returns a line without its comment, metadata and attributes.
 fn without_notes(line: &str) -> &str {
     let line = line.split("  ;").next().unwrap();
     let line = if line.starts_with(';') { "" } else { line };
@@ -283,7 +283,7 @@ fn without_notes(line: &str) -> &str {
 }
 
 /// Returns the contents of a workgroup's array, such as `[4 x float`, before anything is written
-/// there: numbers that no kernel could use.
+/// there: numbers that spoil every result.
 fn unset(array: &str) -> String {
     let (count, ty) = array.trim_start_matches('[').split_once(" x ").unwrap();
     let value = match ty {
@@ -294,7 +294,7 @@ fn unset(array: &str) -> String {
     format!("[{}]", vec![value; count.parse().unwrap()].join(", "))
 }
 
-/// How many words a mask is for: the first ones.
+/// Returns how many words a mask selects, which are the first ones.
 fn words(mask: &str) -> usize {
     let mask: u8 = mask.parse().unwrap();
     assert_eq!(mask & (mask + 1), 0, "mask {mask}");

@@ -1,23 +1,23 @@
-//! The results that the oracle expects of a batch, and how far off a kernel is.
+//! The results that the oracle expects of a batch, and the errors of a kernel.
 
 use logits_check::oracle::{self, Expected, Labels, Row, Terms};
 
-use crate::problem::operation::Op;
+use crate::ops::Op;
 use crate::{CrossEntropy, DType, Reduction};
 
 const LEAST: f64 = f32::MIN_POSITIVE as f64;
 const MOST: f64 = f32::MAX as f64;
 
-/// A batch as a kernel is given it.
+/// A batch as a kernel gets it.
 pub struct Batch {
     pub op: Op,
     pub dtype: DType,
     pub loss: CrossEntropy,
-    /// What logits are multiplied by, of the loss and by themselves.
+    /// The factor of the logits: the loss's scale times their own.
     pub scale: f64,
     pub rows: Vec<Vec<f64>>,
     pub kinds: Vec<&'static str>,
-    /// None where a row is not counted.
+    /// None for a row that is not counted.
     pub targets: Vec<Option<usize>>,
     /// Probabilities that are targets, or the gradient that a backward starts from.
     pub elementwise: Option<Vec<Vec<f64>>>,
@@ -28,11 +28,11 @@ pub struct Batch {
     pub k: usize,
 }
 
-/// What kernels made of it.
+/// The results of a kernel.
 pub struct Found {
     pub elements: Vec<f64>,
     pub rows: Vec<u32>,
-    /// The loss of the whole batch, where it was asked for.
+    /// The loss of the whole batch, if it was requested.
     pub total: Option<f32>,
 }
 
@@ -51,7 +51,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// `error` is that of one value, in units that the bound is in.
+    /// Notes `error`, that of one value in the units of the bound.
     fn note(
         &mut self,
         quantity: &'static str,
@@ -74,8 +74,8 @@ impl Verdict {
     }
 }
 
-/// How far off a value is, in units of `unit`: special values must be the same, what is no normal
-/// f32 must be none.
+/// Returns the error of a value in units of `unit`. NaN must be NaN, and a value beyond f32 must be
+/// at its end or infinite, with its sign.
 fn error(got: f64, wanted: f64, unit: f64) -> f64 {
     let is_same = match wanted {
         _ if wanted.is_nan() => got.is_nan(),
@@ -88,7 +88,7 @@ fn error(got: f64, wanted: f64, unit: f64) -> f64 {
     if is_same { 0.0 } else { f64::INFINITY }
 }
 
-/// The same relative to the value.
+/// Returns the error relative to the value.
 fn relative(got: f64, wanted: f64) -> f64 {
     if wanted.abs() < LEAST {
         return if got.abs() < 2.0 * LEAST { 0.0 } else { f64::INFINITY };
@@ -96,8 +96,8 @@ fn relative(got: f64, wanted: f64) -> f64 {
     error(got, wanted, wanted.abs())
 }
 
-/// The same of a sum of so many terms, each of which may be taken for 0 where it is no normal
-/// number.
+/// Returns the relative error of a sum of `terms` terms, each of which may be taken for 0 if it is
+/// no normal number.
 fn relative_of(terms: usize, got: f64, wanted: f64) -> f64 {
     let lost = terms as f64 * LEAST;
     if (got - wanted).abs() <= lost { 0.0 } else { relative(got, wanted) }
@@ -110,7 +110,7 @@ impl Batch {
         x.iter().map(|&x| oracle::transformed(x, self.scale, cap).0).collect()
     }
 
-    /// Log-sum-exps as f32, which is what a backward is given.
+    /// Log-sum-exps as f32, which a backward starts from.
     pub fn log_sum_exps(&self) -> Vec<f32> {
         self.rows.iter().map(|x| Row::new(&self.seen(x)).log_sum_exp() as f32).collect()
     }
@@ -127,7 +127,7 @@ impl Batch {
         self.rows.iter().map(|x| outputs(self.seen(x))).collect()
     }
 
-    /// What rounding a result to its type may do to it.
+    /// The error that rounding a result to its type may add.
     fn rounding(&self, wanted: f64) -> f64 {
         match self.dtype {
             DType::F16 => (wanted.abs() / 2048.0).max(1.0 / f64::from(1 << 25)) * 1.001,
@@ -136,7 +136,7 @@ impl Batch {
         }
     }
 
-    /// `got` as near to `wanted` as rounding to its type allows.
+    /// Moves `got` towards `wanted` by as much as rounding to its type allows.
     fn unrounded(&self, got: f64, wanted: f64) -> f64 {
         let rounding = self.rounding(wanted);
         if got == wanted || (got - wanted).abs() <= rounding {
@@ -204,7 +204,7 @@ impl Batch {
 
     fn judge_predictions(&self, nth: usize, row: &Row<'_>, found: &Found, verdict: &mut Verdict) {
         let (x, kind) = (&self.rows[nth], self.kinds[nth]);
-        // NaN is largest, and a logit transform does not change the order but by its sign.
+        // NaN is largest, and a logit transform changes the order only by its sign.
         let key = |j: usize| {
             if x[j].is_nan() {
                 f64::INFINITY
@@ -296,8 +296,8 @@ impl Batch {
         if self.op == Op::CrossEntropy {
             return;
         }
-        // A log-sum-exp as f32 is not enough to tell probabilities by where its last digit is more
-        // than they differ by.
+        // A log-sum-exp in f32 is too coarse for probabilities if its last digit is larger than
+        // their differences.
         let is_counted = target.is_some() || self.elementwise.is_some();
         let is_vague =
             is_counted && is_known && self.scale.abs() != 1.0 && self.known[nth].abs() > 1e7;

@@ -1,10 +1,10 @@
-//! From naga's MSL to C++ that clang takes for any CPU.
+//! Translates naga's MSL to C++ that clang compiles for any CPU.
 
 use std::fmt::Write as _;
 
 use super::program::Source;
 
-/// Bindings in their order, as the shaders call them.
+/// The bindings in order, by their names in the shaders.
 const BINDINGS: [&str; 9] = [
     "params",
     "logits",
@@ -17,10 +17,10 @@ const BINDINGS: [&str; 9] = [
     "row_upstream",
 ];
 
-/// Files that kernels are spread over: as many as keep two compilers busy to the end.
+/// The number of files that kernels are spread over: enough to keep two compilers busy to the end.
 const FILES: usize = 4;
 
-/// Source files of kernels, whose numbers are their places.
+/// Returns source files of kernels, which are numbered in order.
 pub fn sources(kernels: &[String]) -> Vec<Source> {
     (0..FILES)
         .map(|file| {
@@ -37,12 +37,12 @@ pub fn sources(kernels: &[String]) -> Vec<Source> {
         .collect()
 }
 
-/// A kernel's MSL as C++: everything in a namespace of its own, and a function that knows where its
-/// parameters are bound.
+/// Returns a kernel's MSL as C++: in a namespace of its own, with a function that passes the bound
+/// buffers to the parameters.
 fn as_cpp(number: usize, msl: &str) -> String {
     let mut text = format!("namespace {{ namespace kernel_{number} {{\n");
     for line in msl.lines().filter(|line| !line.starts_with("#include")) {
-        // Arrays without an end have one element in MSL; clang may believe it.
+        // Runtime-sized arrays have one element in MSL, which clang might assume.
         let is_array = line.starts_with("typedef") && line.ends_with("[1];");
         let line =
             if is_array { line.replace("[1];", "[1u << 26];") } else { with_single_literals(line) };

@@ -1,4 +1,4 @@
-//! Programs of kernels: sources through clang, with the runner `run.cpp`.
+//! Builds programs of kernels: clang compiles the sources and the runner `run.cpp`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const HEADER: &str = include_str!("metal_stdlib");
 const RUNNER: &str = include_str!("run.cpp");
 
-/// A file that clang compiles to a part of a program; the ending of its name tells the language.
+/// A file that clang compiles to a part of a program; the ending of its name is that of the
+/// language.
 pub struct Source {
     pub name: String,
     pub text: String,
@@ -16,9 +17,9 @@ pub struct Source {
 /// The freedom that clang has with floating-point arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Operations as they are written, and subnormal numbers.
+    /// Operations in the written order, and subnormal numbers.
     Strict,
-    /// Whatever Metal and drivers of DX12 allow themselves, and no subnormal numbers.
+    /// Everything that Metal and drivers of DX12 may do, and no subnormal numbers.
     Hostile,
 }
 
@@ -31,12 +32,12 @@ impl Mode {
         }
         #[cfg(target_arch = "x86_64")]
         {
-            // One rounding instruction in place of a call.
+            // `round` becomes an instruction instead of a call.
             if std::arch::is_x86_feature_detected!("sse4.1") {
                 flags.push("-msse4.1");
             }
             if self == Self::Hostile {
-                // Divisions by estimates, as WGSL allows.
+                // Divisions use estimates, as WGSL allows.
                 flags.push("-mrecip=all");
             }
             if self == Self::Hostile && std::arch::is_x86_feature_detected!("fma") {
@@ -59,7 +60,7 @@ pub fn check_compiler(name: &str) -> Result<(), String> {
     }
 }
 
-/// A folder for programs, which goes with the value.
+/// A folder for programs, which is removed when the value is dropped.
 pub struct Workshop {
     folder: PathBuf,
 }
@@ -70,7 +71,7 @@ impl Workshop {
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("logits-kernels-{}-{nth}", std::process::id()));
-        // Fails where it exists: what another user left there is not compiled.
+        // Fails if the folder exists, so that another user's files are not compiled.
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("metal_stdlib"), HEADER).unwrap();
         std::fs::write(folder.join("run.cpp"), RUNNER).unwrap();
@@ -93,8 +94,8 @@ impl Workshop {
         self.folder.join("kernels")
     }
 
-    /// DXC's listings of kernels in HLSL, by a command that writes that of `FILE` to `FILE.ll`, as
-    /// `.ci/dxc` does.
+    /// Returns DXC's listings of kernels in HLSL. The command `dxc` writes the listing of `FILE` to
+    /// `FILE.ll`, as `.ci/dxc` does.
     pub fn listings(&self, dxc: &str, kernels: &[String]) -> Vec<String> {
         let path = |nth: usize| self.folder.join(format!("{nth}.hlsl"));
         for (nth, text) in kernels.iter().enumerate() {
@@ -111,10 +112,10 @@ impl Workshop {
     }
 }
 
-/// Files that DXC gets at once, because it takes a while to load.
+/// The number of files that DXC gets at once, because it takes a while to load.
 const AT_ONCE: usize = 20;
 
-/// Does so many pieces of work, as many at a time as there are cores.
+/// Calls `problem` with each number below `count`, as many at a time as there are cores.
 fn side_by_side(count: usize, problem: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -147,7 +148,7 @@ fn run(command: &mut Command) {
     assert!(out.status.success(), "{command:?}\n{first}");
 }
 
-/// Runs a program over an input, both as `run.cpp` has them.
+/// Runs a program over an input, and returns its output, both in the form of `run.cpp`.
 pub fn output_of(program: &Path, input: &[u8], mode: Mode) -> Vec<u8> {
     let place = program.with_extension("in");
     std::fs::write(&place, input).unwrap();

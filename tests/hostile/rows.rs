@@ -1,4 +1,4 @@
-//! Rows of logits over the whole range of f32, by kinds, which repeat with other numbers.
+//! Rows of logits over the whole range of f32. Kinds of rows repeat with other numbers.
 
 /// Numbers that are the same in every run.
 pub struct Random(u64);
@@ -16,12 +16,12 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    /// From 0 to 1.
+    /// Returns a number from 0 to 1.
     pub fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }
 
-    /// From `-most` to `most`.
+    /// Returns a number from `-most` to `most`.
     pub fn within(&mut self, most: f32) -> f32 {
         (2.0 * self.unit() - 1.0) * most
     }
@@ -41,7 +41,7 @@ fn somewhere(random: &mut Random, x: &[f32]) -> usize {
     ((random.unit() * x.len() as f32) as usize).min(x.len() - 1)
 }
 
-/// Rows whose losses add up to a number.
+/// Rows whose losses have a finite sum.
 const REGULAR: [(&str, Fill); 17] = [
     ("ordinary", |random, x| around(random, x, 0.0, 8.0)),
     ("[20, 0, ...]", |_, x| {
@@ -98,7 +98,7 @@ const REGULAR: [(&str, Fill); 17] = [
     ("subnormal", |random, x| around(random, x, 0.0, 1e-39)),
 ];
 
-/// The others.
+/// Rows whose losses may be infinite, NaN or beyond f32.
 const IRREGULAR: [(&str, Fill); 11] = [
     ("huge", |random, x| around(random, x, 0.0, 3e38)),
     ("near a huge number", |random, x| {
@@ -147,15 +147,15 @@ const IRREGULAR: [(&str, Fill); 11] = [
     }),
 ];
 
-/// A row, the kind that it is of, and its target.
+/// A row, its kind, and its target.
 pub struct Row {
     pub x: Vec<f32>,
     pub kind: &'static str,
-    /// None where it is not counted.
+    /// None if the row is not counted.
     pub target: Option<usize>,
 }
 
-/// So many rows, each kind in turn.
+/// Returns `count` rows, each kind in turn.
 pub fn rows(count: usize, classes: usize, only_regular: bool) -> Vec<Row> {
     let mut random = Random::new(classes as u64);
     let irregular = IRREGULAR.into_iter().filter(|_| !only_regular);
@@ -165,7 +165,7 @@ pub fn rows(count: usize, classes: usize, only_regular: bool) -> Vec<Row> {
             let (kind, fill) = kinds[row % kinds.len()];
             let mut x = vec![0.0; classes];
             fill(&mut random, &mut x);
-            // Every second time the class that is likely to be the largest.
+            // Every second target is class 0, which is likely to be the largest.
             let turn = row / kinds.len();
             let target = if turn.is_multiple_of(2) { 0 } else { (turn * 7 + row) % classes };
             Row { x, kind, target: (row % 37 != 36).then_some(target) }

@@ -1,4 +1,4 @@
-//! The calls that meet faults, and what they must answer.
+//! The calls that meet faults, and the results that they must have.
 
 use logits::{CrossEntropy, Device, Error, Logits, LogitsMut};
 
@@ -14,8 +14,7 @@ pub enum Operation {
     Resident,
 }
 
-/// How a call ended that was as good as any: right, with what it says about the way there, or a
-/// typed error.
+/// A valid end of a call: right results, with the reason if they are the CPU's, or a typed error.
 pub type Answer = Result<Option<String>, Error>;
 
 pub struct Call {
@@ -23,14 +22,14 @@ pub struct Call {
     pub shape: [usize; 2],
     logits: Vec<f32>,
     targets: Vec<i64>,
-    /// In float64, with how far off each may be.
+    /// The results in float64, each with its bound.
     wanted: Vec<(f64, f64)>,
 }
 
 impl Call {
     pub fn new(operation: Operation, shape: [usize; 2]) -> Self {
         let [rows, classes] = shape;
-        // Some thousands of values, of which neighbours differ, from -6 to 6.
+        // Some thousands of values from -6 to 6, of which neighbours differ.
         let logits: Vec<f32> =
             (0..rows * classes).map(|nth| (nth * 7919 % 6007) as f32 / 500.0 - 6.0).collect();
         let targets: Vec<i64> = (0..rows).map(|row| (row * 31 % classes) as i64).collect();
@@ -60,7 +59,7 @@ impl Call {
         Self { operation, shape, logits, targets, wanted }
     }
 
-    /// Calls, and checks what it got.
+    /// Makes the call, and checks its result.
     pub fn on(&self, device: &Device) -> Answer {
         let mut x = self.logits.clone();
         match self.results(device, &mut x) {

@@ -11,13 +11,13 @@ use crate::calls::{Call, Operation};
 use crate::library::{DEVICE_LOST, FOREVER, Kind, OUT_OF_MEMORY, TIMEOUT};
 use crate::{Layer, below_wgpu, tier};
 
-/// What happens to a call.
+/// A fault of a call.
 struct Fault {
     name: &'static str,
     kind: Kind,
     times: usize,
     result: i32,
-    /// What the reason must hold one of.
+    /// The reason must contain one of these.
     reasons: &'static [&'static str],
     /// The default tier tries every `step`th place of a call in several parts, and every `step /
     /// 4`th of a call in one.
@@ -47,15 +47,16 @@ const SHORT: [Fault; 4] = [
 const HUNG: [Fault; 1] = [fault("hung from a wait or poll on", Kind::Wait, FOREVER, TIMEOUT, 3)];
 
 const ALL: [Operation; 6] = [SoftmaxInPlace, Gradient, Resident, GradientInPlace, Softmax, Loss];
-/// One part; parts of whole rows; rows that are cut. With what the default tier calls there.
+/// One part; parts of whole rows; rows that are cut. Each has the operations that the default tier
+/// calls.
 const SHAPES: [([usize; 2], &[Operation]); 3] = [
     ([3, 50], &[SoftmaxInPlace, Resident, Loss]),
     ([600, 1000], &[GradientInPlace, Softmax]),
     ([2, 300_001], &[SoftmaxInPlace, Gradient]),
 ];
 
-/// One device that may fall back, for the environment names it, and one that may not; both with the
-/// least budget, of which no buffer is kept for the next call.
+/// Opens one device that may fall back, which the environment names, and one that may not; both
+/// with the least budget, so that no buffer is kept for the next call.
 fn devices() -> [(Device, bool); 2] {
     [(Device::new(), true), (Device::gpu().unwrap(), false)].map(|(device, falls)| {
         assert_eq!(device.backend(), "vulkan", "{device}");
@@ -63,9 +64,9 @@ fn devices() -> [(Device, bool); 2] {
     })
 }
 
-/// How calls ended that a fault struck: made by the CPU, with a typed error, on a device opened
-/// anew, or as if nothing had been. A fault may go unnoticed: wgpu tries a smaller descriptor pool
-/// or block of memory, and nothing depends on the last poll of a call.
+/// The ends of calls that met a fault: finished by the CPU, with a typed error, on a device opened
+/// again, or with no effect. A fault may have no effect because wgpu tries a smaller descriptor
+/// pool or block of memory, or because nothing depends on the last poll of a call.
 #[derive(Default)]
 struct Tally {
     tried: usize,
@@ -125,7 +126,7 @@ fn strike(layer: &Layer, faults: &[Fault]) {
     }
 }
 
-/// Makes a call that a fault may strike, and the next one. Says whether it did.
+/// Makes a call that a fault may strike, and the next one. Returns whether it struck.
 fn once(
     layer: &Layer,
     fault: &Fault,
@@ -146,7 +147,8 @@ fn once(
     tally.tried += 1;
     match &answer {
         _ if !struck => assert_eq!(answer, Ok(None), "{context}"),
-        // Found by the poll before the call; an upload starts again whenever its device is lost.
+        // The poll before the call finds the fault; an upload starts again whenever its device is
+        // lost.
         Ok(None)
             if call.operation == Resident && matches!(fault.kind, Kind::Submit | Kind::Wait) =>
         {
@@ -183,8 +185,8 @@ fn lost() {
 fn short_of_memory() {
     below_wgpu("days::short_of_memory", |layer| {
         strike(layer, &SHORT);
-        // wgpu allocates device memory in blocks, and tries smaller ones; only what is larger than
-        // all of them has to fail.
+        // wgpu allocates device memory in blocks, and tries smaller ones; only an allocation larger
+        // than all of them must fail.
         let call = Call::new(Resident, [12, 1_000_000]);
         let (device, _) = &devices()[1];
         layer.fail(Kind::Allocate, 0, FOREVER, OUT_OF_MEMORY);
@@ -195,8 +197,8 @@ fn short_of_memory() {
     });
 }
 
-/// Nobody waits for a GPU that hangs: not who has a timeout, who drops its device, nor who drops a
-/// future of it.
+/// A GPU that hangs does not hold up a call with a timeout, the drop of its device, or the drop of
+/// a future.
 #[test]
 fn hung() {
     below_wgpu("days::hung", |layer| {
@@ -228,8 +230,8 @@ fn hung() {
     });
 }
 
-/// A device that is lost, and cannot be opened again, or finds no memory for something while it is;
-/// and one that cannot be opened at all.
+/// A lost device cannot be opened again, or finds no memory for an object meanwhile; and a device
+/// cannot be opened at all.
 #[test]
 fn not_opened() {
     below_wgpu("days::not_opened", |layer| {

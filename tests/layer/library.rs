@@ -1,5 +1,5 @@
-//! The layer as a library, and programs that have it. The tests of the command line include this
-//! file.
+//! Builds the layer as a library, and runs programs with it. The tests of the command line include
+//! this file.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::tier;
 
 const LAYERS: &str = "VK_INSTANCE_LAYERS";
 
-/// What fails, as in `layer.c`.
+/// The kind of call that fails, numbered as in `layer.c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An allocation of device memory.
     Allocate,
-    /// Anything else that may find no memory: objects, mappings, command buffers.
+    /// Any other call that may find no memory: objects, mappings, command buffers.
     Make,
     Submit,
     /// A wait or a poll.
@@ -32,10 +32,10 @@ pub const DEVICE_LOST: i32 = -4;
 pub const TIMEOUT: i32 = 2;
 pub const FOREVER: usize = i32::MAX as usize;
 
-/// A program whose calls of Vulkan go through the layer, to this adapter.
+/// Returns a command whose calls of Vulkan go through the layer, to this adapter.
 pub fn above_layer(program: impl AsRef<OsStr>, layer: &Path, adapter: &str) -> Command {
-    // The validation layer, where it listens, is below ours: it sees what is really called, and no
-    // fault.
+    // The validation layer, if it is loaded, is below ours: it sees the calls that reach the
+    // driver, and no fault.
     let mut layers = env::var(LAYERS).unwrap_or_default();
     layers.insert_str(
         0,
@@ -47,14 +47,15 @@ pub fn above_layer(program: impl AsRef<OsStr>, layer: &Path, adapter: &str) -> C
         .env("VK_ADD_LAYER_PATH", layer.parent().unwrap())
         .env("WGPU_BACKEND", "vulkan")
         .env("WGPU_ADAPTER_NAME", adapter)
-        // wgpu would ask for the validation layer by itself, and listen alone.
+        // wgpu would load the validation layer itself, and receive its messages.
         .env("WGPU_VALIDATION", "0")
-        // Mesa's own layer complains where there is no session.
+        // Mesa's own layer writes messages if there is no session.
         .env("NODEVICE_SELECT", "1");
     command
 }
 
-/// The layer, built, and the name of the adapter that it is tried on; or why there is none.
+/// Builds the layer. Returns its path and the name of the adapter that it is tried on, or why there
+/// is none.
 fn found() -> &'static Result<(PathBuf, String), String> {
     static FOUND: OnceLock<Result<(PathBuf, String), String>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -64,7 +65,8 @@ fn found() -> &'static Result<(PathBuf, String), String> {
     })
 }
 
-/// The same. Without it the test is skipped, or fails where there must be an adapter.
+/// Returns the layer and the adapter. Without them the test is skipped, or fails if there must be
+/// an adapter.
 pub fn found_or_skipped() -> Option<&'static (PathBuf, String)> {
     let found = found().as_ref();
     found

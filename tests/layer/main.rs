@@ -2,8 +2,8 @@
 //! calls of wgpu fail. A call that may fall back must then give the right result and say why; one
 //! that may not must give the right result or a typed error; and the call after it must work.
 //!
-//! The layer is loaded where the environment says so before wgpu asks for an instance. So each test
-//! runs itself again, in a process with that environment, and with no longer than it may take.
+//! Vulkan's loader loads the layer if the environment says so before wgpu asks for an instance. So
+//! each test runs itself again, in a process with that environment and a time limit.
 
 #![cfg(all(feature = "gpu", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
@@ -22,9 +22,9 @@ use std::{env, panic, thread};
 
 use library::{Kind, above_layer, found_or_skipped};
 
-/// The layer's file, in the environment of the process that has it.
+/// The environment variable with the path of the layer, in the process that has loaded it.
 const LAYER: &str = "LOGITS_FAULT_LAYER";
-/// How long such a process may take, and ten times as long where every place of a fault is tried.
+/// The time limit of such a process; ten times as long if every place of a fault is tried.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The layer that this process has loaded.
@@ -40,10 +40,10 @@ impl Layer {
         const RTLD_NOW: c_int = 2;
         let path = CString::new(path).unwrap();
         // SAFETY: the layer runs no code when it is loaded. It is never unloaded, so the loader
-        // gets this very one, again and again.
+        // returns the same library each time.
         let function = unsafe { dlsym(dlopen(path.as_ptr(), RTLD_NOW), c"logits_fault".as_ptr()) };
         assert!(!function.is_null());
-        // SAFETY: that is its type in layer.c.
+        // SAFETY: the function has this type in layer.c.
         Self(unsafe {
             std::mem::transmute::<*mut c_void, extern "C" fn(c_int, c_int, c_int, c_int) -> c_int>(
                 function,
@@ -51,24 +51,24 @@ impl Layer {
         })
     }
 
-    /// Lets `times` calls of a kind fail with `result`, after `nth` more that do not.
+    /// Lets `times` calls of a kind fail with `result`, after `nth` more that succeed.
     fn fail(&self, kind: Kind, nth: usize, times: usize, result: i32) {
         self.0(kind as c_int, nth as c_int, times as c_int, result);
     }
 
-    /// Lets them succeed again, and says how many have failed.
+    /// Lets calls of a kind succeed again, and returns how many have failed.
     fn mend(&self, kind: Kind) -> usize {
         self.0(kind as c_int, 0, 0, 0) as usize
     }
 }
 
 /// Panics of wgpu, which are caught, in places where it expects no error of a driver. A poll of a
-/// lost device has no other answer.
+/// lost device always panics.
 const WGPU: [&str; 4] = [
     "Error in Device::poll",
     // A command buffer that cannot be begun, in `Queue::write_buffer`.
     "called `Result::unwrap()` on an `Err` value: OutOfMemory",
-    // One that could not be ended, when its queue is dropped.
+    // A command buffer that could not be ended, when its queue is dropped.
     "assertion `left != right` failed\n  left: 0x0\n right: 0x0",
     // A device that could not be opened.
     "buckets are not empty",
@@ -123,8 +123,8 @@ fn below_wgpu(name: &str, test: fn(&Layer)) {
         "{name} ended with {ended}; its last line: {}",
         said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default()
     );
-    // wgpu leaves what it had made where it finds no memory while it opens a device, or panics as
-    // it drops one.
+    // wgpu leaks objects if it finds no memory while it opens a device, or panics while it drops
+    // one.
     let leaks = ["UNASSIGNED-ObjectTracker-ObjectLeak", "VUID-vkDestroyDevice-device-00378"];
     let is_complaint =
         |line: &&str| ["VUID-", "UNASSIGNED-", "SYNC-"].iter().any(|kind| line.contains(kind));

@@ -1,6 +1,6 @@
-//! The CPU path where memory is short: an allocator refuses what is large, from some allocation on
-//! or one alone. A call then does its work, or returns a typed error and leaves logits in place as
-//! they were.
+//! The CPU path with little memory: an allocator refuses large allocations, one of them or all from
+//! one on. A call then does its work, or returns a typed error and leaves logits in place as they
+//! were.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
@@ -12,7 +12,8 @@ use logits::{CrossEntropy, Device, Element, Error, Logits, LogitsMut, RowSum, Sh
 /// The system's allocator. While armed it refuses allocations of at least `LARGE` bytes.
 struct Short;
 
-/// Below this are the queues of a thread pool, whose allocations cannot fail without an abort.
+/// Bytes of a large allocation. The queues of a thread pool are smaller: they abort if an
+/// allocation fails.
 const LARGE: usize = 2048;
 
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
@@ -69,14 +70,14 @@ fn with_memory_for<R>(allowed: isize, once: bool, call: impl FnOnce() -> R) -> (
     (result, REFUSED.load(SeqCst))
 }
 
-/// Numbers between -8 and 8 in no order.
+/// Returns numbers between -8 and 8, not in order.
 fn logits<T: Element>(count: usize, of: impl Fn(f64) -> T) -> Vec<T> {
     (0..count as u32)
         .map(|n| of(f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 20) - 8.0))
         .collect()
 }
 
-/// Runs `call` on a copy of `logits` with ever more memory, until it gets all that it asks for.
+/// Runs `call` on a copy of `logits` with more memory each time, until no allocation is refused.
 /// Returns how many runs were refused memory, and how many of these ended in an error.
 fn check<T: Element>(
     what: &str,
@@ -117,7 +118,7 @@ fn check<T: Element>(
     [refusals, errors]
 }
 
-/// Long and short rows, rows across each other, few and many of them.
+/// Long and short rows, strided rows, few and many of them.
 const SHAPES: [(usize, usize, usize); 6] =
     [(40, 3000, 1), (1, 70_000, 1), (3000, 20, 1), (3, 3000, 30), (4, 20, 700), (2, 70_000, 2)];
 
@@ -219,8 +220,8 @@ fn sums_of_rows() {
     }
 }
 
-/// One test for all types: the harness allocates, beyond what may be refused, when one of several
-/// tests ends.
+/// One test for all types: when one of several tests ends, the harness makes allocations that must
+/// not be refused.
 #[test]
 fn every_type_is_done_or_refused() {
     every_call("f32", &SHAPES, |x| x as f32);

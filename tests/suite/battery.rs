@@ -6,9 +6,9 @@ use logits_check::battery;
 use crate::common;
 use crate::tier;
 
-/// Shapes for which a GPU has a kernel each, and the fill that it gets beside the special values.
-/// `logits check` takes all fills of all of [`battery::SHAPES`]. Together the rows of 140,003 and
-/// of 32,001 classes start 0, 1, 2 and 3 words after a multiple of 16 bytes.
+/// Shapes for which a GPU has a kernel each, each with a fill that it gets in addition to the
+/// special values. `logits check` takes all fills of all of [`battery::SHAPES`]. Together the rows
+/// of 140,003 and of 32,001 classes start 0, 1, 2 and 3 words after a multiple of 16 bytes.
 const ON_GPUS: [((usize, usize), &str); 4] = [
     ((7000, 10), "confident"),
     ((19, 257), "ties"),
@@ -16,9 +16,9 @@ const ON_GPUS: [((usize, usize), &str); 4] = [
     ((3, 32_001), "extreme"),
 ];
 
-/// The batches for `device`. By default the first GPU gets the special values and one other fill of
-/// each shape of [`ON_GPUS`], any other GPU those of every second one, and the CPU every fill of
-/// every shape, with fewer rows of the largest shapes.
+/// Returns the batches for `device`. By default the first GPU gets the special values and one other
+/// fill of each shape of [`ON_GPUS`], any other GPU those of every second one, and the CPU every
+/// fill of every shape, with fewer rows of the largest shapes.
 fn batches(device: &Device) -> Vec<battery::Case> {
     let every_fill = |(rows, classes)| battery::of_shape(rows, classes);
     if tier::is_full() {

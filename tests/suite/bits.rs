@@ -3,7 +3,7 @@
 //!
 //! `LOGITS_RECORD=1 LOGITS_FULL=1 cargo test --test suite bits::` writes the hashes of this
 //! machine's CPU and adapters into the file. The CPU's are those of Linux on x86-64, for each SIMD
-//! level (`LOGITS_SIMD`); an adapter has its own, for its driver decides how sums are taken.
+//! level (`LOGITS_SIMD`); an adapter has its own, because its driver decides how sums are taken.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::common::{self, Share};
 use crate::tier;
 
-/// `[outer, classes, inner]`: rows of each way in which kernels and the CPU take them.
+/// `[outer, classes, inner]`: a shape for each way in which kernels and the CPU compute rows.
 const SHAPES: [[usize; 3]; 9] = [
     [7, 10, 1],
     [300, 3, 1],
@@ -59,7 +59,7 @@ impl<T: Element> Inputs<T> {
         };
         Self {
             shape: Shape::new(outer, classes, inner),
-            // A few far above and below the rest.
+            // A few logits are far above and below the rest.
             x: values(1, |u| if u < 0.02 { 400.0 * (u - 0.01) / 0.01 } else { 12.0 * (u - 0.5) }),
             upstream: values(2, |u| u - 0.5),
             soft: values(3, |u| u * u),
@@ -110,7 +110,7 @@ impl Hash {
     }
 }
 
-/// An operation with its options, and what hashes its result.
+/// An operation with its options, and the function that hashes its result.
 type Case<T> = (&'static str, fn(&Device, &Inputs<T>) -> Hash);
 
 fn cases<T: Element>() -> Vec<Case<T>> {
@@ -200,7 +200,7 @@ fn cases<T: Element>() -> Vec<Case<T>> {
     ]
 }
 
-/// The losses of rows. How they are summed is not among the bits that stay.
+/// Hashes the losses of rows, but not their sum, whose bits may change.
 fn alone<T: Element>(device: &Device, of: &Inputs<T>, loss: CrossEntropy) -> Hash {
     Hash::new().add(&device.cross_entropy(&loss, of.logits(), &of.targets).loss().unwrap().per_row)
 }
@@ -287,7 +287,7 @@ fn check(devices: &[(String, Device)]) {
     }
 }
 
-/// At the SIMD level of this process; `LOGITS_SIMD` asks for another.
+/// Runs at the SIMD level of this process; `LOGITS_SIMD` asks for another.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
 fn the_bits_of_the_cpu_stay() {

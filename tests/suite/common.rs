@@ -6,11 +6,11 @@ use logits::{Device, DeviceChoice};
 
 use crate::tier;
 
-/// How many devices each adapter is opened as. A software driver compiles and runs what one device
-/// is given on one thread; with two, two tests compile at once.
+/// How many devices each adapter is opened as. A software driver compiles and runs the work of one
+/// device on one thread; with two devices, two tests compile at once.
 pub const DEVICES_PER_ADAPTER: usize = 2;
 
-/// Which device of each adapter a test uses: one with the fewest other users.
+/// The index of the device of each adapter that a test uses: one with the fewest other users.
 struct Slot(usize);
 
 static USERS: Mutex<[usize; DEVICES_PER_ADAPTER]> = Mutex::new([0; DEVICES_PER_ADAPTER]);
@@ -36,9 +36,8 @@ pub fn shared<T: Clone>(values: &[OnceLock<T>; DEVICES_PER_ADAPTER], new: impl F
     SLOT.with(|slot| values[slot.0].get_or_init(new).clone())
 }
 
-/// Every GPU of this machine, software included, opened [`DEVICES_PER_ADAPTER`] times for all
-/// tests. Without one the reason is printed, and it is a failure where `LOGITS_REQUIRE_GPU=1`
-/// promises one.
+/// Returns every GPU of this machine, software included, opened [`DEVICES_PER_ADAPTER`] times for
+/// all tests. Without one it prints the reason, and fails if `LOGITS_REQUIRE_GPU=1` promises one.
 pub fn gpus() -> Vec<Device> {
     static GPUS: [OnceLock<Result<Vec<Device>, String>>; DEVICES_PER_ADAPTER] =
         [const { OnceLock::new() }; DEVICES_PER_ADAPTER];
@@ -82,12 +81,12 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// How much of a sweep a device runs. For most cases a GPU's driver compiles a pipeline, which
-/// takes Mesa a quarter of a second to four seconds, and the kernels of two adapters are the same
-/// text.
+/// The share of a sweep that a device runs. For most cases a GPU's driver compiles a pipeline,
+/// which takes Mesa a quarter of a second to four seconds, and the kernels of two adapters are the
+/// same text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// All of it: the CPU, and every device where `LOGITS_FULL=1` is set.
+    /// All of it: the CPU, and every device if `LOGITS_FULL=1` is set.
     All,
     /// A sample that holds every pair of values: the first GPU.
     Pairs,
@@ -95,7 +94,7 @@ pub enum Share {
     Values,
 }
 
-/// How much of a sweep `device` runs.
+/// Returns the share of a sweep that `device` runs.
 pub fn share(device: &Device) -> Share {
     if !device.is_gpu() || tier::is_full() {
         return Share::All;

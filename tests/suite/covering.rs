@@ -21,7 +21,7 @@ use logits::Device;
 use crate::common::{self, Share};
 use crate::tier;
 
-/// Every combination of `sizes[axis]` values of each axis.
+/// Returns every combination of `sizes[axis]` values of each axis.
 pub fn product(sizes: &[usize]) -> Vec<Vec<usize>> {
     let count = sizes.iter().product();
     let case = |mut nth: usize| {
@@ -35,8 +35,8 @@ pub fn product(sizes: &[usize]) -> Vec<Vec<usize>> {
     (0..count).map(case).collect()
 }
 
-/// Which of `cases` a device runs: all of them; a [`sample`] of pairs, or of single values, where
-/// [`common::share`] says so. The CPU takes no more than a sample of those that are `large`.
+/// Returns which of `cases` a device runs, by [`common::share`]: all of them, or a [`sample`] of
+/// pairs or of single values. The CPU takes no more than a sample of those that are `large`.
 pub fn cases(
     device: &Device,
     cases: &[Vec<usize>],
@@ -53,8 +53,8 @@ pub fn cases(
     }
 }
 
-/// Which of `cases`, each a value on every axis, hold together every value that any of them holds
-/// (`strength` 1), or every pair of values (`strength` 2).
+/// Returns which of `cases`, each a value on every axis, together hold every value that any case
+/// holds (`strength` 1), or every pair of values (`strength` 2).
 pub fn sample(cases: &[Vec<usize>], strength: usize) -> Vec<usize> {
     let mut missing: HashSet<Pair> = cases.iter().flat_map(|case| pairs(case, strength)).collect();
     let mut taken = Vec::new();
@@ -82,12 +82,12 @@ fn pairs(case: &[usize], strength: usize) -> impl Iterator<Item = Pair> {
 #[test]
 fn a_sample_holds_every_pair() {
     for sizes in [vec![2, 2], vec![3, 1, 4], vec![4, 2, 3, 2, 2, 3, 3, 2, 2], vec![2; 10]] {
-        // Without a fifth of the cases, as where one option excludes another.
+        // All cases, and all but a fifth, as if one option excluded another.
         for is_whole in [true, false] {
             let mut cases = product(&sizes);
             cases.retain(|case| is_whole || (case[0] + 2 * case[1]) % 5 != 1);
             let taken = sample(&cases, 2);
-            // Counted in another way than `sample` does.
+            // Pairs are counted in another way than by `sample`.
             for b in 0..sizes.len() {
                 for (a, x, y) in (0..b).flat_map(|a| {
                     product(&[sizes[a], sizes[b]]).into_iter().map(move |v| (a, v[0], v[1]))
@@ -107,7 +107,7 @@ fn a_sample_holds_every_pair() {
                 cases.len()
             );
             assert!(taken.len() <= 2 * least + 4);
-            // And every value, in the fewest cases that can.
+            // Every value is held, by the smallest possible number of cases.
             let taken = sample(&cases, 1);
             for (axis, value) in
                 cases.iter().flatten().enumerate().map(|(at, &value)| (at % sizes.len(), value))

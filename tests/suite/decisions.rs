@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use crate::common::{self, Share};
 use crate::tier;
 
-/// Few different values, so that there are ties, over the whole range, and everything that is
-/// special.
+/// Returns logits of few different values, so that there are ties, over the whole range, with every
+/// special value.
 fn logits(rows: usize, classes: usize) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64((rows * 131 + classes) as u64);
     let mut x: Vec<f32> =
@@ -33,7 +33,7 @@ fn logits(rows: usize, classes: usize) -> Vec<f32> {
     x
 }
 
-/// Classes from the largest logit down, of equal ones the lowest first, NaNs before all.
+/// Returns the classes from the largest logit down: NaNs first, and the lower of equal ones first.
 fn sorted(x: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..x.len()).collect();
     let key = |class: &usize| if x[*class].is_nan() { f64::INFINITY } else { x[*class] };
@@ -61,7 +61,7 @@ fn check_top<T: Element>(device: &Device, x: &[T], shape: Shape, k: usize) {
             assert_eq!(top.class as usize, class, "{}", what());
             let wanted = exact.probability(class);
             let got = f64::from(top.probability);
-            // What is no normal number may be taken for 0.
+            // A number that is not normal may be taken for 0.
             let bound = if wanted < f64::from(f32::MIN_POSITIVE) { wanted } else { 2e-6 * wanted };
             let fits = (got.is_nan() && wanted.is_nan()) || (got - wanted).abs() <= bound;
             assert!(fits, "{}: {got} for {wanted}", what());
@@ -149,7 +149,7 @@ fn a_seed_draws_the_same_on_every_device() {
         let mut rng = StdRng::seed_from_u64(classes as u64);
         let mut x: Vec<f32> =
             (0..rows * classes).map(|_| rng.random::<f32>() * 12.0 - 6.0).collect();
-        // Equal logits, some far below the others, some next to 0, and none.
+        // Some logits are equal, some far below the others, some next to 0, and some -inf.
         x.iter_mut().step_by(7).for_each(|x| *x = x.round());
         x.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 76.0);
         x.iter_mut().skip(3).step_by(13).for_each(|x| *x *= 1e-38);
@@ -163,8 +163,8 @@ fn a_seed_draws_the_same_on_every_device() {
         ];
         for (choice, sampling) in samplings.into_iter().enumerate() {
             for (turn, temperature) in [1.0, 0.7, 3.0].into_iter().enumerate() {
-                // By default every way to draw at one temperature of three, and in parts at every
-                // other one.
+                // By default every way to draw is tried at one temperature of three, and in parts
+                // at every other one.
                 if !tier::is_full() && (nth + choice + turn) % 3 > 0 {
                     continue;
                 }
@@ -257,7 +257,7 @@ fn draws_follow_the_softmax() {
         ];
         for (_, (sampling, temperature, top_k, top_p)) in common::in_turn(&device, 0, 1, samplings)
         {
-            // A software adapter takes long for each.
+            // A software adapter takes long for each draw.
             let draws = match device.is_gpu() {
                 _ if tier::is_full() => 1_000_000,
                 true => 10_000,

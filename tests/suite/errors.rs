@@ -1,4 +1,4 @@
-//! Every refusal: typed, early, naming the value and its place, with nothing written.
+//! Every refusal is typed, comes early, names the value and its place, and writes nothing.
 
 use logits::{
     CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Prediction, Reduction, Shape,
@@ -122,7 +122,7 @@ fn targets_and_options() {
     }
 }
 
-/// The gradient of a row that is not counted is 0 without a sign, whichever rows stand beside it.
+/// The gradient of a row that is not counted is +0, whichever rows are its neighbours.
 #[test]
 fn an_ignored_row_has_the_same_zeros_everywhere() {
     let plain = CrossEntropy::default().logit_scale(-1.0);

@@ -1,4 +1,4 @@
-//! Whatever the type, the layout and the way in: the same rows have the same results.
+//! The same rows have the same results in any type and layout, and by any way to call.
 
 use logits::half::{bf16, f16};
 use logits::{
@@ -13,7 +13,8 @@ fn values(count: usize) -> impl Iterator<Item = f64> {
     (0..count as u32).map(|x| f64::from(x.wrapping_mul(2_654_435_761) >> 8) * 6e-7 - 5.0)
 }
 
-/// The same, every fifth far below the largest, down to 88, and every seventh next to 0.
+/// Returns the same values, but every fifth is up to 88 below the largest, and every seventh is
+/// next to 0.
 fn wide_values(count: usize) -> impl Iterator<Item = f64> {
     values(count).enumerate().map(|(nth, x)| match nth % 35 {
         nth if nth % 5 == 2 => x - 77.5,
@@ -106,8 +107,8 @@ fn results<T: Element>(
     }
 }
 
-/// One operation over blocks, with gaps between them and a temperature or without, against the same
-/// rows one after the other.
+/// Compares one operation over strided rows, with gaps between blocks and a temperature or without,
+/// with the same rows in contiguous layout.
 fn planes_are_rows<T: Element>(
     device: &Device,
     shape: Shape,
@@ -144,11 +145,11 @@ fn rows_across_each_other_are_rows() {
                 let all = covering::product(&[SHAPES.len(), types, OPERATIONS, 2]);
                 all.iter().map(|case| [case[0], case[1], case[2], case[3]]).collect()
             }
-            // By default the first GPU takes each operation in short rows and every second one in
+            // By default the first GPU runs each operation in short rows and every second one in
             // long rows, half of them in rows that several workgroups share. Any other GPU takes a
             // third of them in short rows. Types and gaps alternate with the operation, so an odd
-            // step meets both. Halves in long rows take a driver's compiler several seconds: there
-            // is one case of them here, and two in `engine::steps`.
+            // step meets both. A driver takes several seconds to compile 16-bit types in long rows,
+            // so there is one such case here, and two in `engine::steps`.
             share => {
                 let short = (0..OPERATIONS)
                     .map(|operation| [2, 1 + operation % 2, operation, operation % 2]);
@@ -173,7 +174,7 @@ fn rows_across_each_other_are_rows() {
     }
 }
 
-/// Blocks that do not fit what a device may use go through it a few columns at a time.
+/// Blocks beyond the memory budget of a device are computed a few columns at a time.
 #[test]
 fn a_block_beyond_the_budget_goes_through_in_columns() {
     let shape = Shape::new(2, 700, 3001);
@@ -322,7 +323,7 @@ fn saved_log_sum_exps_make_the_same_gradient() {
                     .values;
                 let largest = wanted.iter().fold(0.0_f32, |a, &b| a.max(b.abs()));
                 for (at, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
-                    // As exact as a log-sum-exp of up to 15 in f32.
+                    // The result is as exact as a log-sum-exp of up to 15 in f32.
                     let error = (got - wanted).abs() / largest;
                     assert!(error <= 4e-6, "{shape:?} {at} on {device}: {got} for {wanted}");
                 }
@@ -447,7 +448,7 @@ fn bad_options_are_told_before_anything_is_written() {
     }
 }
 
-/// Under a cap infinities are numbers, as they are in PyTorch's composition.
+/// A cap makes finite numbers of infinities, as in PyTorch's composition.
 #[test]
 fn a_cap_makes_numbers_of_infinities() {
     let (inf, cap) = (f32::INFINITY, 2.0_f64);
@@ -466,7 +467,7 @@ fn a_cap_makes_numbers_of_infinities() {
             out.per_row[2].is_nan() && gradient[6..].iter().all(|x| x.is_nan()),
             "{device}: {out:?}"
         );
-        // The cap is flat out there.
+        // The slope of the cap is 0 there.
         let flat = [gradient[0], gradient[2], gradient[3], gradient[5]];
         assert!(flat.iter().all(|x| x.abs() < 1e-30), "{device}: {flat:?}");
         assert!(gradient[1] > 0.0);

@@ -127,7 +127,8 @@ fn every_combination_agrees_with_pytorch() {
     }
 }
 
-/// What a case of the file chose on each axis: the first case that chose the same.
+/// Returns the value of a case of the file on each axis, as the index of the first case with that
+/// value.
 fn indices(case: &Value, all: &[Value]) -> Vec<usize> {
     const AXES: [&str; 11] = [
         "soft",
@@ -147,7 +148,8 @@ fn indices(case: &Value, all: &[Value]) -> Vec<usize> {
         .collect()
 }
 
-/// Logits and labels of a shape, without a library of random numbers that a seed might not outlive.
+/// Logits and labels of a shape. A library of random numbers might change the numbers of a seed, so
+/// none is used.
 struct Batch {
     shape: Shape,
     logits: Vec<f64>,
@@ -178,7 +180,7 @@ impl Batch {
             .map(|at| (uniform() + uniform() + uniform() - 1.5) * spread(at))
             .collect();
         let mut probabilities: Vec<f64> = (0..elements).map(|_| uniform()).collect();
-        // What a row's sum to is the caller's to see to; here about 1.
+        // Target probabilities need not sum to 1; here they sum to about 1.
         probabilities.iter_mut().for_each(|q| *q = f64::from((*q * 2.0 / classes as f64) as f32));
         Self {
             shape,
@@ -203,7 +205,7 @@ impl Batch {
         (0..self.shape.row_count()).map(row).collect()
     }
 
-    /// What the oracle makes of the logits as a type holds them.
+    /// Returns the oracle's results from logits rounded to their type.
     fn expected<T: Element>(&self, options: &Options, is_soft: bool, logits: &[T]) -> Expected {
         let logits: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
         let (rows, probabilities) = (self.rows_of(&logits), self.rows_of(&self.probabilities));
@@ -223,7 +225,7 @@ impl Batch {
     }
 }
 
-/// Options that may be made together, and whether targets are probabilities.
+/// Options that may be combined, and whether targets are probabilities.
 type Combination = (Options, bool);
 
 /// How many values there are of each option, in the order of [`combination`]: 3,456 combinations.
@@ -249,7 +251,8 @@ fn combination(batch: &Batch, values: &[usize]) -> Combination {
     (options, is_soft)
 }
 
-/// One combination in a type: loss, losses of rows, gradient, and the other ways to the same.
+/// Compares one combination in a type: loss, losses of rows, gradient, and other calls with the
+/// same results.
 fn compare<T: Element>(
     device: &Device,
     batch: &Batch,
@@ -304,7 +307,7 @@ fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     values.iter().map(|&value| value.into().to_bits()).collect()
 }
 
-/// Gradients within a bound of the scale of their row.
+/// Checks that gradients are within a bound of the scale of their row.
 fn gradients_within<T: Element>(
     batch: &Batch,
     got: &[T],
@@ -317,7 +320,7 @@ fn gradients_within<T: Element>(
         for (class, &wanted) in gradient.iter().enumerate() {
             let got: f64 = got[batch.place(row, class)].into();
             if scale.is_nan() || scale.is_infinite() {
-                // A mean over rows that weigh nothing.
+                // The mean is over rows of weight 0.
                 assert!(got.is_nan(), "{what}: row {row} class {class}: {got}");
                 continue;
             }
@@ -349,14 +352,14 @@ fn every_combination_agrees_with_float64() {
     }
 }
 
-/// How many shapes there are, and of each option that takes a kernel of its own how many values, in
-/// the order of [`of_kernel`].
+/// Returns the number of shapes, and the number of values of each option that needs a kernel of its
+/// own, in the order of [`of_kernel`].
 fn kernel_axes(shapes: usize) -> [usize; 5] {
     [shapes, 2, 2, 2, 3]
 }
 
-/// A combination under a mean over weighted classes; rows have gradients of their own where logits
-/// are capped.
+/// Returns a combination under a mean over weighted classes; rows have upstream gradients of their
+/// own if logits are capped.
 fn of_kernel(batch: &Batch, values: &[usize]) -> Combination {
     let [_, targets, smoothing, z_loss, transform]: [usize; 5] = values.try_into().unwrap();
     // Logits as they are, scaled by a negative number, or scaled and capped.
@@ -404,14 +407,14 @@ fn every_kernel_agrees_with_float64() {
     }
 }
 
-/// The distance of a half from a number, in units of its last place.
+/// Returns the distance of `got` from `nearest`, in units of the last place of a 16-bit type.
 fn units(got: f64, wanted: f64, digits: i32, smallest: i32, nearest: f64) -> f64 {
     let exponent = (wanted.abs().max(f64::MIN_POSITIVE).log2().floor() as i32).max(smallest);
-    // What is wanted is the nearest half, from which the answer may be off.
+    // `nearest` is the number of the type nearest to the wanted value.
     (got - nearest).abs() / 2.0_f64.powi(exponent - digits)
 }
 
-/// What is known of the gradients of a half type.
+/// The worst errors of gradients of a 16-bit type.
 #[derive(Default)]
 struct Rounded {
     worst: Worst,
@@ -421,7 +424,8 @@ struct Rounded {
     worst_units: f64,
 }
 
-/// One case of a type that has so many digits, and whose smallest normal number has that exponent.
+/// Checks one case of a 16-bit type, given the digits of its mantissa and the exponent of its
+/// smallest normal number.
 fn gradient_is_rounded_once<T: Element>(
     device: &Device,
     batch: &Batch,
@@ -440,11 +444,10 @@ fn gradient_is_rounded_once<T: Element>(
                 continue;
             }
             let error = units(got, exact, digits, smallest, narrow(exact).into());
-            // Where labels are spread p and label may cancel, and what is left of f32 is not more
-            // than this.
+            // If labels are spread, p and the label may cancel; f32 has this error then.
             let cancels = *is_soft || options.label_smoothing > 0.0 || options.z_loss > 0.0;
             let slack = if cancels { 3e-7 * wanted.scale[row] } else { 0.0 };
-            // What is no normal f32 may be taken for 0.
+            // A number that is not a normal f32 may be taken for 0.
             let slack = (got - exact).abs() <= slack.max(f64::from(f32::MIN_POSITIVE));
             assert!(
                 error <= 1.0 || slack,
@@ -502,15 +505,15 @@ fn gradients_are_rounded_once<T: Element>(of_type: (fn(f64) -> T, i32, i32)) {
                     .map(|nth| all[nth].clone())
                     .collect()
             }
-            // By default a GPU takes shapes whose rows are stored in ways of their own, one after
-            // the other: shapes meet options in `every_kernel_agrees_with_float64`, and a driver's
-            // compiler takes up to four seconds for a case of this.
+            // By default a GPU takes the shapes whose rows are stored in different ways in turn:
+            // shapes meet options in `every_kernel_agrees_with_float64`, and a driver's compiler
+            // takes up to four seconds for a case of this.
             Share::Pairs | Share::Values => {
                 let options = covering::product(&sizes[1..]);
                 let chosen = covering::cases(&device, &options, |_| false);
                 let cases = [1, 2, 4, 6, 7].into_iter().cycle().zip(chosen);
                 let cases = cases.map(|(shape, nth)| [&[shape], &options[nth][..]].concat());
-                // And classes in bf16 without an option, as most training has it.
+                // One more case is class targets in bf16 without an option, as in most training.
                 cases.chain([vec![1, 1, 0, 0, 0, 1]]).collect()
             }
         };

@@ -1,4 +1,4 @@
-//! Processes: what a fork of one that has opened a GPU can do.
+//! A fork of a process that has opened a GPU.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ fn forks_alone() {
                 .unwrap();
         let logits = vec![0.5_f32; 300 * 1000];
         let x = Logits::new(&logits, [300, 1000]).unwrap();
-        // The GPU has worked, the CPU's threads run, and so does the one that waits for the GPU.
+        // The GPU has been used, and the CPU's threads and the thread that waits for the GPU run.
         let wanted = Device::cpu().softmax(x).to_vec().unwrap();
         pollster::block_on(device.softmax(x).to_vec_async()).unwrap();
         let resident = device.upload(x).unwrap();
@@ -46,14 +46,14 @@ fn forks_alone() {
             let is_refused = matches!(device.softmax(x).to_vec(), Err(Error::Gpu { reason, .. }) if reason.contains("forked"))
                 && matches!(resident.softmax().run().map(drop), Err(Error::Gpu { .. }));
             let is_computed = Device::cpu().softmax(x).to_vec().is_ok_and(|out| out == wanted);
-            // Neither may hang.
+            // Neither drop may hang.
             drop((resident, device));
             _exit(if is_refused && is_computed { 0 } else { 1 + i32::from(is_refused) });
         }
         let (start, mut status) = (Instant::now(), 0);
         let waited = loop {
-            // SAFETY: `status` is a live i32 that nobody else uses, and `waitpid` writes one i32 to
-            // it.
+            // SAFETY: `status` is a live i32 that nothing else uses, and `waitpid` writes one i32
+            // to it.
             match unsafe { waitpid(child, &mut status, 1) } {
                 0 if start.elapsed() > Duration::from_secs(60) => {
                     kill(child, 9);
@@ -64,7 +64,7 @@ fn forks_alone() {
             }
         };
         assert_eq!((waited, status), (child, 0), "on {device}");
-        // The parent goes on.
+        // The parent can still use the GPU.
         assert_eq!(resident.read().unwrap(), logits);
     }
 }

@@ -88,8 +88,8 @@ proptest! {
         }
     }
 
-    /// The gradient against central differences of the crate's own loss, which the battery holds
-    /// against float64.
+    /// The gradient agrees with central differences of the crate's own loss, which the battery
+    /// compares with float64.
     #[test]
     fn gradients_are_finite_differences(
         logits in prop::collection::vec(-4.0_f32..4.0, 12),
@@ -133,7 +133,7 @@ proptest! {
     #[test]
     fn strides_and_places_do_not_matter((rows, classes, logits, targets) in batches(), gap in 1_usize..9) {
         let stride = classes + gap;
-        // What is between rows must be neither read nor written.
+        // The gaps between rows must be neither read nor written.
         let mut padded = vec![f32::NAN; (rows - 1) * stride + classes];
         for (row, x) in padded.chunks_mut(stride).zip(logits.chunks(classes)) {
             row[..classes].copy_from_slice(x);

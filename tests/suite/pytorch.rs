@@ -1,5 +1,5 @@
-//! PyTorch's answers in float64, special values and all, on every device. `tests/golden/pytorch.py`
-//! made the file.
+//! Compares every device with PyTorch's answers in float64, also for special values.
+//! `tests/golden/pytorch.py` made the file.
 
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Reduction};
 use serde_json::Value;
@@ -20,7 +20,8 @@ fn integers(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|value| value.as_i64().unwrap()).collect()
 }
 
-/// Equal, both NaN, or within `relative` of the wanted value or `absolute` of zero.
+/// Checks that values are equal, both NaN, or within `relative` of the wanted value plus
+/// `absolute`.
 #[track_caller]
 fn close(what: &str, got: &[f32], wanted: &[f64], relative: f64, absolute: f64) {
     assert_eq!(got.len(), wanted.len(), "{what}");
@@ -40,8 +41,8 @@ fn every_device_agrees_with_pytorch() {
     let devices = common::devices();
     for case in file["cases"].as_array().unwrap() {
         for device in &devices {
-            // Most special values are in rows of three classes: on a GPU that is not the first
-            // those alone, by default.
+            // Most special values are in rows of three classes: by default a GPU other than the
+            // first takes only those.
             if common::share(device) != Share::Values || case["classes"] == 3 {
                 compare(device, case);
             }

@@ -1,10 +1,9 @@
 //! Every operation over the range of its type: rows of seven widths, whose logits are up to 110
 //! below the largest, of any magnitude, and apart by subnormal numbers, against float64.
 //!
-//! The widths meet each way that rows are computed: on a GPU held in registers, read again and
-//! split, on the CPU side by side, in one piece and in several, which threads may share. A process
-//! has one SIMD level, and the other levels are tested by this binary run again: so they are seen
-//! as callers see them, with one judge for the CPU and GPUs.
+//! The widths meet each way to compute rows: on a GPU held in registers, read again and split; on
+//! the CPU several rows at once, in one piece and in several, which threads may share. A process
+//! has one SIMD level, so this binary runs itself again to test the other levels.
 
 mod judge;
 mod noise;
@@ -26,7 +25,7 @@ const F16: fn() -> Kind<f16> = || Kind::new(f16::from_f64, |x| x as f32);
 const BF16: fn() -> Kind<bf16> = || Kind::new(bf16::from_f64, |x| x as f32);
 const F64: fn() -> Kind<f64> = || Kind::new(|x| x, |x| x);
 
-/// Runs the operations that `takes` of the width and operation says.
+/// Runs the operations for which `takes` returns true, given the width and the operation.
 fn sweep<T: Element>(
     device: &Device,
     kind: fn() -> Kind<T>,
@@ -71,8 +70,8 @@ fn the_cpu_is_right_over_the_range_of_f64() {
     cpu(F64);
 }
 
-/// Runs the four tests above again at each level that this machine has beside the process's own, if
-/// the environment asks for none.
+/// Runs the four tests above again at each other level that this machine has, unless the
+/// environment asks for one.
 #[test]
 fn other_levels_are_right_over_the_range() {
     if std::env::var_os("LOGITS_SIMD").is_some() {
@@ -106,15 +105,15 @@ fn other_levels_are_right_over_the_range() {
     );
 }
 
-/// Tells [`other_levels_are_right_over_the_range`] so.
+/// [`other_levels_are_right_over_the_range`] runs this to find out.
 #[test]
 fn this_machine_has_the_level() {
     assert!(logits::simd_level().is_ok(), "{:?}", logits::simd_level());
 }
 
-/// By default each operation meets one way that rows are computed on the first GPU, in one type,
-/// and every second operation on every other GPU. The sweep in full, of every operation in every
-/// type and width, is one of those that CI takes in turn. `of` is the number of the type.
+/// By default the first GPU runs each operation in one type and one way to compute rows, and every
+/// other GPU every second operation. CI runs the full sweep, of every operation in every type and
+/// width, in turn with others. `of` is the number of the type.
 fn gpus<T: Element>(of: usize, kind: fn() -> Kind<T>) {
     let mut failures = Vec::new();
     for device in common::gpus() {

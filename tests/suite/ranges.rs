@@ -1,5 +1,4 @@
-//! Logits at the ends of the range of f32, and where the arithmetic changes its ways, against
-//! float64.
+//! Compares logits at the ends of the range of f32, and where the arithmetic changes, with float64.
 
 use logits::{CrossEntropy, Device, Logits, Reduction};
 use logits_check::Options;
@@ -18,12 +17,12 @@ struct Case {
 fn cases() -> Vec<Case> {
     let plain = Options::default;
     let two = |a: f32, b: f32| vec![a, b];
-    // Steps of a sixteenth below the largest logit, which is met last.
+    // Steps of a sixteenth below the largest logit, which comes last.
     let below =
         |top: f32| (0..100_u16).rev().map(|nth| top - f32::from(nth) / 16.0).collect::<Vec<_>>();
     let mut weight = vec![1e-3; 2];
     weight[1] = 0.5;
-    // All but the last are 0.77 lower, on the other side of 256, where differences are taken in
+    // All but the last are 0.77 lower, on the other side of -256, where differences are computed in
     // another way.
     let mut across = vec![-256.195_92; 32_000];
     across[31_999] = -255.424_94;
@@ -86,7 +85,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn extreme_rows_agree_with_float64() {
     for device in common::devices() {
-        // Every second one on a second GPU.
+        // A second GPU takes every second case.
         let step = if common::share(&device) == common::Share::Values { 2 } else { 1 };
         for Case { name, row, target, options } in cases().into_iter().step_by(step) {
             let wide = row.iter().map(|&x| f64::from(x)).collect();
@@ -149,7 +148,7 @@ fn probabilities_under_a_large_cap_are_right() {
     }
 }
 
-/// A class that is masked out has no probability on the way back either, whatever the temperature.
+/// A masked class has the probability 0 in a backward too, at any temperature.
 #[test]
 fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
     let (row, loss) =
@@ -166,8 +165,8 @@ fn a_masked_class_is_masked_from_a_known_log_sum_exp() {
     }
 }
 
-/// A NaN among the results of the forward operation, or among the gradients, makes NaN of its row
-/// and of no other.
+/// A NaN in the results of the forward operation, or in the gradients, makes its row NaN and no
+/// other.
 #[test]
 fn a_nan_makes_nan_of_its_row_alone_on_the_way_back() {
     let backward = |device: &Device, log: bool, y: &[f32], g: &[f32]| {

@@ -1,5 +1,5 @@
-//! Data that stays on the device: the results of the simple API, read back only where asked, in
-//! either form.
+//! Data that stays on the device: the results are those of the simple API, blocking and async, and
+//! are read back only on request.
 
 use logits::{
     CrossEntropy, Device, DeviceChoice, Error, Logits, LogitsMut, Reduction, Resident,
@@ -20,8 +20,8 @@ fn targets(shape: [usize; 2]) -> Vec<i64> {
         .collect()
 }
 
-/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of
-/// them subnormal.
+/// Returns the same logits, but every fifth is up to 88 below the largest, and every seventh is
+/// next to 0, some of them subnormal.
 fn wide_logits(count: usize) -> Vec<f32> {
     let mut logits = logits(count);
     logits.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 71.5);
@@ -104,7 +104,7 @@ fn resident_results_are_those_of_the_simple_api() {
     }
 }
 
-/// The one exception to what is promised: rows whose log-sum-exp is next to 0, against float64.
+/// The one exception to the bounds: log-sum-exps next to 0, compared with float64.
 #[test]
 fn log_sum_exps_next_to_0_are_within_what_is_said() {
     for device in common::devices() {
@@ -182,13 +182,14 @@ fn resident_things_that_do_not_fit_are_refused() {
     }
 }
 
-/// Every async form is the blocking one, and may move between the threads of a server.
+/// Every async form has the results of the blocking one, and may move between the threads of a
+/// server.
 #[test]
 fn async_forms_are_the_blocking_ones() {
     fn sendable<T>(future: impl Future<Output = T> + Send) -> T {
         block_on(future)
     }
-    // These are made and dropped: no adapter is opened for them.
+    // These futures are dropped without being polled, so they open no adapter.
     fn is_sendable(_: impl Future + Send) {}
     is_sendable(Device::new_async());
     is_sendable(Device::open_async(&DeviceChoice::Gpu));
@@ -267,12 +268,12 @@ fn async_forms_are_the_blocking_ones() {
             device.predict(x).to_vec().unwrap().values
         );
 
-        // Many at once on one thread: each is woken when it is its turn.
+        // Many futures at once on one thread, each woken when it is done.
         let all = block_on(futures_util::future::join_all(
             (0..8).map(|_| device.softmax(x).to_vec_async()),
         ));
         assert!(all.iter().all(|out| *out == device.softmax(x).to_vec()));
-        // One that is dropped half-way harms nobody.
+        // A future that is dropped half-way does not affect later calls.
         drop(futures_util::FutureExt::now_or_never(device.softmax(x).to_vec_async()));
         assert_eq!(device.softmax(x).to_vec().unwrap().fell_back, None);
     }
@@ -287,7 +288,7 @@ fn eight_threads_share_a_device() {
                 let device = device.clone();
                 scope.spawn(move || {
                     for round in 0..6 {
-                        // Of few widths, for which kernels are made.
+                        // There are few widths, because each needs its kernels.
                         let classes = [1, 10, 100, 1000, 2049][(thread + round) % 5];
                         let shape = [1 + (thread * 37 + round * 11) % 200, classes];
                         let logits = logits(shape[0] * shape[1]);
@@ -325,7 +326,7 @@ fn eight_threads_share_a_device() {
     }
 }
 
-/// Placed by what was measured, a call is right wherever it runs.
+/// A call that is placed by measurement is right wherever it runs.
 #[test]
 fn placement_is_measured() {
     let fastest = Device::new().fastest().unwrap();
@@ -347,7 +348,7 @@ fn placement_is_measured() {
         for (a, b) in here.values.iter().zip(&there.values) {
             approx::assert_relative_eq!(a, b, max_relative = 2e-6);
         }
-        // So few that they would be the CPU's.
+        // The logits are so few that the CPU would compute them.
         let refused = placed.softmax(Logits::new(&[1.0_f64, 2.0], [1, 2]).unwrap()).to_vec();
         assert!(matches!(refused, Err(logits::Error::DType { .. })), "{refused:?}");
     }

@@ -17,8 +17,8 @@ fn is_set(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| value == "1")
 }
 
-/// Says that something is not tested, past the capture of the test harness. Nothing is lost where
-/// stderr is closed.
+/// Prints that something is not tested, past the capture of the test harness. A closed stderr is
+/// ignored.
 pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED on a GPU: {reason}");
 }

@@ -1,4 +1,4 @@
-//! Class weights at the ends of the range of f32, under which sums and their reciprocals leave it.
+//! Class weights at the ends of the range of f32, whose sums or reciprocals of sums are beyond it.
 
 use half::f16;
 use logits::{CrossEntropy, Logits, Reduction};
@@ -28,8 +28,8 @@ fn cases() -> Vec<Options> {
             cases.push(Options { reduction: Reduction::Sum, upstream: 0.25, ..plain });
         }
     }
-    // Classes weigh little beside class 2, which counts under label smoothing alone, or beside each
-    // other.
+    // Weights are small compared with that of class 2, which counts only under label smoothing, or
+    // with each other.
     for weight in [
         [1e-39, 2e-39, 1.0],
         [1e-42, 1e-42, 3e38],
@@ -43,8 +43,8 @@ fn cases() -> Vec<Options> {
             ..Options::default()
         });
     }
-    // Gradients are normal numbers, though the upstream gradient divided by what the rows weigh is
-    // none.
+    // Gradients are normal numbers, though the upstream gradient divided by the rows' weight is
+    // not.
     let weight = Some(vec![1e20, 2e20, 4e20]);
     cases.push(Options {
         weight,
@@ -62,8 +62,8 @@ fn cases() -> Vec<Options> {
     cases
 }
 
-/// A loss, or a gradient, may be wrong by so much of its row's scale, while its value is a normal
-/// f32 or was made from such.
+/// Checks a loss or a gradient: its error is at most 1e-6 of its row's scale, plus the least normal
+/// f32.
 #[track_caller]
 fn assert_near(got: f64, wanted: f64, scale: f64, what: &str) {
     let error = (got - wanted).abs();
@@ -99,7 +99,7 @@ fn weights_of_any_size_are_right() {
                 ),
             ];
             for (reduced, losses, gradient) in reads {
-                // A sum of losses that are no normal numbers is not either.
+                // A sum of losses that are not normal numbers may not be normal either.
                 assert_near(reduced, wanted, wanted.abs(), &what);
                 for (row, &loss) in losses.iter().enumerate() {
                     assert_near(
@@ -124,8 +124,8 @@ fn weights_of_any_size_are_right() {
     }
 }
 
-/// The mean does not depend on what weights are multiplied by, even where each weight is subnormal
-/// in f32.
+/// The mean does not change if all weights are multiplied by a number, even if each weight is then
+/// subnormal in f32.
 #[test]
 fn halves_and_f64_are_weighted_too() {
     let halves = LOGITS.map(f16::from_f32);

@@ -1,9 +1,9 @@
-//! `logits` and Burn on the same adapter, in turn, by the wall clock: one JSON object an operation
-//! and shape.
+//! Times `logits` and Burn on the same adapter, in turn, by the wall clock, and prints one JSON
+//! object for each operation and shape.
 //!
-//! Both work on logits that lie on the device already and wait until the device is done. Burn's
+//! Both work on logits that are on the device already, and wait until the device is done. Burn's
 //! loss is the mean that its `CrossEntropyLoss` computes, read back as one number; its gradient is
-//! what autodiff makes of that.
+//! autodiff's of that.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -25,13 +25,13 @@ struct Arguments {
     /// The adapter of logits; Burn takes wgpu's default, so name that one
     #[arg(long, default_value = "gpu")]
     device: DeviceChoice,
-    /// Measurements of each, of which the median is told
+    /// Measurements of each, of which the median is printed
     #[arg(long, default_value_t = 7)]
     runs: usize,
 }
 
 fn median(runs: usize, mut run: impl FnMut() -> Result<Duration, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
-    // The first ones compile, tune and touch fresh pages.
+    // The first runs compile, tune and touch fresh pages.
     for _ in 0..3 {
         run()?;
     }

@@ -1,4 +1,4 @@
-//! Batches in memory, and what they are filled with.
+//! Batches in memory, and the noise that fills them.
 
 use logits::{Element, Shape};
 
@@ -62,7 +62,7 @@ impl<T: Element> Batch<T> {
     }
 }
 
-/// A number between -1 and 1; neighbours have nothing in common.
+/// A number between -1 and 1 that is not correlated with its neighbours.
 pub fn noise(seed: usize, at: usize) -> f64 {
     let mixed = (at as u32 ^ (seed as u32).wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);

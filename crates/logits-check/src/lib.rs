@@ -1,12 +1,12 @@
-//! The reference that results of `logits` are held against. The tests, `logits check`, the example
+//! The reference that results of `logits` are compared with. The tests, `logits check`, the example
 //! `conformance`, the page and the fuzz targets share it.
 //!
-//! * [`oracle`] computes in float64. It knows slices and numbers, and shares no code with `logits`.
+//! * [`oracle`] computes in float64, from slices and numbers, and shares no code with `logits`.
 //! * [`Options`] are a choice of options, for `logits` and for the oracle.
-//! * [`Batch`] is where the elements of `[outer, classes, inner]` stand, and [`noise`] is what
+//! * [`Batch`] holds the elements of `[outer, classes, inner]`, and [`noise`] is what
 //!   tests fill it with.
-//! * [`excess`] is how far off a result is.
-//! * [`battery`] holds batches that break softmax against the oracle, element by element.
+//! * [`excess`] is the error of a result.
+//! * [`battery`] compares batches that break softmax with the oracle, element by element.
 //! * [`conformance`] runs every operation, option and type on a device.
 
 mod batch;

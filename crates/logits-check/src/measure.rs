@@ -1,8 +1,9 @@
-//! How far off results are.
+//! Measures the errors of results.
 
 use logits::{DType, Element};
 
-/// A unit in the last place of a type, relative; the least of its numbers, and the largest.
+/// Returns the relative rounding error of a type, its absolute error near 0 (subnormal numbers
+/// other than f16's may be flushed), and its largest number.
 fn grain(dtype: DType) -> (f64, f64, f64) {
     match dtype {
         DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-24), 65_504.0),
@@ -11,9 +12,9 @@ fn grain(dtype: DType) -> (f64, f64, f64) {
     }
 }
 
-/// How far off `got` is, in units of `bound` and the rounding of its type; at most 1 is within the
-/// bound. Infinite where only one of both is a number, but 0 where `wanted` is beyond what the type
-/// holds, or a rounding next to that, and `got` is that infinity.
+/// Returns the error of `got` in units of `bound` and the rounding of its type; at most 1 is within
+/// the bound. It is infinite if only one of the two is a number, but 0 if `wanted` is beyond the
+/// largest number of the type, or within a rounding of that, and `got` is the infinity of its sign.
 pub fn excess<T: Element>(got: T, wanted: f64, bound: f64) -> f64 {
     let (unit, least, most) = grain(T::DTYPE);
     let got: f64 = got.into();
@@ -37,9 +38,9 @@ pub(crate) enum Measure {
     OfScale(f64),
 }
 
-/// How far off: 0 where both are NaN or equal, infinite where only one is a number.
+/// Returns the error of `got`: 0 if both are NaN or equal, infinite if only one is a number.
 pub(crate) fn error(got: f64, wanted: f64, measure: Measure) -> f64 {
-    // Below the normal numbers of f32 there is no relative precision to be had.
+    // Below the normal numbers of f32 no result has relative precision.
     let smallest = f64::from(f32::MIN_POSITIVE);
     if got == wanted || (got.is_nan() && wanted.is_nan()) {
         0.0

@@ -1,4 +1,4 @@
-//! A choice of options, for `logits` and for the oracle.
+//! A choice of options in the forms that `logits` and the oracle take.
 
 use logits::{CrossEntropy, Reduction};
 

@@ -52,7 +52,7 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
         self.max
     }
 
-    /// log(sum of exp(x_j - max)), of a regular row.
+    /// log(sum of exp(x_j - max)), for a regular row.
     pub fn log_sum_above_max(&self) -> f64 {
         self.others.ln_1p()
     }
@@ -77,7 +77,7 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
         if class != target {
             return self.probability(class);
         }
-        // 1 - p from all the others, for p next to 1.
+        // 1 - p is the sum of the other probabilities, which is exact for p next to 1.
         let others = if target == self.first { self.others } else { self.sum_without(target) };
         self.or_nan(-others / (1.0 + self.others))
     }
@@ -100,7 +100,7 @@ pub struct Gradient {
     pub value: f64,
     /// The size of the row's terms, which the crate's bounds are relative to.
     pub scale: f64,
-    /// The size of the terms that `value` itself is the sum of.
+    /// The size of the terms that add up to `value`.
     pub terms: f64,
 }
 
@@ -145,7 +145,7 @@ pub enum Labels<'a> {
 pub struct Terms<'a> {
     /// Targets that do not count.
     pub ignored: &'a [i64],
-    /// The weight of each class; 1 where there is none.
+    /// The weight of each class; `None` is 1 for all.
     pub weight: Option<&'a [f64]>,
     /// The part of each label that is spread over all classes.
     pub label_smoothing: f64,
@@ -159,9 +159,10 @@ pub struct Terms<'a> {
     pub is_mean: bool,
     /// The factor of all gradients.
     pub upstream: f64,
-    /// The factor of each row's gradient; 1 where there is none.
+    /// The factor of each row's gradient; `None` is 1 for all.
     pub row_gradients: Option<&'a [f64]>,
-    /// The saved log-sum-exp of each row, from which gradients are computed where there is one.
+    /// The saved log-sum-exp of each row, from which gradients are computed; `None` if there is
+    /// none.
     pub log_sum_exps: Option<&'a [f64]>,
 }
 
@@ -233,8 +234,8 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
                 weight(j) * ((1.0 - smoothing) * own + smoothing / classes as f64)
             })
             .collect();
-        // Without smoothing, classes beside the target have no term, so that their logits may be
-        // -inf. Every other label of 0 has one: PyTorch has `0 * inf` there, which is NaN.
+        // Without smoothing, classes other than the target have no term, so that their logits may
+        // be -inf. Every other label of 0 has one: PyTorch has `0 * inf` there, which is NaN.
         let has_term = |j: usize| match label {
             Labels::Class(class) => smoothing > 0.0 || *class == j as i64,
             Labels::Probabilities(_) => true,

@@ -1,4 +1,4 @@
-//! `logits check`: is what is promised true on this machine?
+//! `logits check`: compares results on this machine with the bounds that the crate promises.
 
 use logits::Device;
 use logits_check::battery::{self, Report};

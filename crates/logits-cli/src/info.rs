@@ -3,11 +3,11 @@
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use logits::{
     Adapter, Crossover, DType, Device, DeviceChoice, ExecutionPlan, Operation, PassWork,
-    PlannedPass, Sampling, simd_level,
+    PlannedPass, simd_level,
 };
 use serde_json::json;
 
-use crate::bench::{OpName, RowsByClasses};
+use crate::bench::RowsByClasses;
 use crate::{CliError, stdio};
 
 #[derive(clap::Args)]
@@ -17,8 +17,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ROWSxCLASSES")]
     plan: Option<RowsByClasses>,
     /// The operation of --plan; softmax if not given
-    #[arg(long, value_enum, requires = "plan")]
-    op: Option<OpName>,
+    #[arg(long, value_parser = operations(), requires = "plan")]
+    op: Option<Operation>,
     /// The type of the logits of --plan; f32 if not given
     #[arg(long, value_parser = dtypes(), requires = "plan")]
     dtype: Option<DType>,
@@ -40,27 +40,22 @@ fn dtypes() -> impl TypedValueParser<Value = DType> {
     })
 }
 
-/// The operation with the options that `logits bench` times it with.
-fn operation(op: OpName, classes: usize) -> Operation {
-    match op {
-        OpName::Softmax => Operation::Softmax,
-        OpName::LogSoftmax => Operation::LogSoftmax,
-        OpName::LogSumExp => Operation::LogSumExp,
-        OpName::SoftmaxBackward => Operation::SoftmaxBackward,
-        OpName::LogSoftmaxBackward => Operation::LogSoftmaxBackward,
-        OpName::CrossEntropy => Operation::CrossEntropy,
-        OpName::CrossEntropyGrad => Operation::CrossEntropyGrad,
-        OpName::CrossEntropyBackward => Operation::CrossEntropyBackward,
-        OpName::Predict => Operation::Predict,
-        OpName::TopK => Operation::TopK(classes.min(5)),
-        OpName::Sample => Operation::Sample(Sampling::new(7)),
-    }
+/// The operations by name.
+fn operations() -> impl TypedValueParser<Value = Operation> {
+    PossibleValuesParser::new(Operation::ALL.iter().map(Operation::to_string)).map(|name| {
+        let named = Operation::ALL.iter().find(|operation| operation.to_string() == name);
+        named.copied().unwrap_or(Operation::Softmax)
+    })
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let Some(RowsByClasses(shape)) = options.plan else { return devices(options.json) };
     let device = Device::open(options.device.as_ref().unwrap_or(&DeviceChoice::Auto))?;
-    let operation = operation(options.op.unwrap_or(OpName::Softmax), shape[1]);
+    // Top-k finds as many classes as `logits bench` times it with.
+    let operation = match options.op.unwrap_or(Operation::Softmax) {
+        Operation::TopK(_) => Operation::TopK(shape[1].min(5)),
+        operation => operation,
+    };
     let plan = device.plan(operation, shape, options.dtype.unwrap_or_default())?;
     if options.json { stdio::print(describe(&plan)) } else { stdio::print(plan) }
 }

@@ -1,6 +1,5 @@
 //! The binary `logits`: evaluate, check and time from the shell. A client of the library's public
-//! API, and of its hidden items for benchmarks (`Stopwatch`) and for means of files that are
-//! streamed.
+//! API, and of its hidden items for benchmarks (`Stopwatch`) and for the mean over a streamed file.
 
 // print! and eprint! panic where standard output or error is full or closed; `stdio` returns an
 // error.
@@ -92,7 +91,7 @@ enum CliError {
     File { path: PathBuf, reason: String },
     #[error("{0}")]
     Usage(String),
-    /// The reader of standard output has gone. It is not reported where no output file is lost.
+    /// Standard output is closed. It is not reported if no output file is lost.
     #[error("standard output is closed; no file was written")]
     ClosedPipe,
 }
@@ -153,13 +152,12 @@ fn run() -> Result<bool, CliError> {
     }
 }
 
-/// Mesa's device-select layer writes to stderr where there is no session to select a device for;
-/// other tools read ours.
+/// Mesa's device-select layer writes to stderr if there is no session to select a device for; other
+/// tools read our stderr.
 fn quiet_mesa() {
     #[cfg(unix)]
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing that main does; there is no other thread yet that could read the
-        // environment.
+        // SAFETY: main does this first, so no other thread reads the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

@@ -1,9 +1,9 @@
-//! Memory that may not be there.
+//! Allocations that may fail.
 
 use logits::Error;
 
 /// Resizes `values` to `length`; new elements are 0. Returns [`Error::OutOfMemory`], which names
-/// `what`, where there is no memory for it.
+/// `what`, if there is no memory for it.
 pub(crate) fn resize<T: Clone + Default>(
     values: &mut Vec<T>,
     what: &'static str,

@@ -10,7 +10,7 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::CliError;
 
-/// Writes `text` and a line feed to standard output at once, so that whoever reads the first line
+/// Writes `text` and a line feed to standard output at once, so that a reader of the first line
 /// finds all of it written.
 pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
@@ -21,8 +21,8 @@ pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
     })
 }
 
-/// Prints `value` as JSON on one line, with 17 digits of each f64, which is what reads back as the
-/// same number in every language.
+/// Prints `value` as JSON on one line, with 17 digits of each f64, which every language reads back
+/// as the same number.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     struct SeventeenDigits;
     impl Formatter for SeventeenDigits {

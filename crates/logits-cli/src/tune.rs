@@ -1,4 +1,4 @@
-//! `logits tune`: which kernel sizes are fastest on an adapter, one number after the other.
+//! `logits tune`: finds the fastest kernel sizes on an adapter, one number after the other.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     common: Common,
 }
 
-/// A number and the classes whose kernels it shapes.
+/// A number of the tuning, and the widths of rows whose kernels it shapes.
 struct Knob {
     name: &'static str,
     classes: &'static [usize],
@@ -65,7 +65,8 @@ const KNOBS: [Knob; 5] = [
     },
 ];
 
-/// A candidate must be better by so much, or the number stays what it was: less is noise.
+/// A candidate's time must be below this fraction of the best one's, because smaller gains are
+/// noise.
 const GAIN: f64 = 0.97;
 const RUNS: usize = 7;
 
@@ -128,7 +129,8 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     output::commit(outputs)
 }
 
-/// The geometric mean of the times of some widths and operations, so that each counts alike.
+/// Returns the geometric mean of the times of some widths and operations, in which each counts
+/// alike.
 fn time(device: &Device, classes: &[usize], elements: u64) -> Result<f64, CliError> {
     let loss = CrossEntropy::default();
     let mut logarithms = Vec::new();

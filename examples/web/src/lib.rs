@@ -1,4 +1,5 @@
-//! What the page calls: a device, a batch of logits, and what one makes of the other.
+//! The functions that the page calls: a device, a batch of logits, and the results of the batch on
+//! the device.
 
 mod npy;
 
@@ -10,19 +11,19 @@ fn thrown(error: Error) -> JsError {
     JsError::new(&error.to_string())
 }
 
-/// Where to compute.
+/// The device that computes.
 #[wasm_bindgen]
 pub struct Place(Device);
 
 #[wasm_bindgen]
 impl Place {
-    /// `auto`, `cpu`, `gpu` or a name, as `logits --device` takes them.
+    /// Opens a device: `auto`, `cpu`, `gpu` or a name, as for `logits --device`.
     pub async fn open(choice: String) -> Result<Self, JsError> {
         let choice: DeviceChoice = choice.parse()?;
         Ok(Self(Device::open_async(&choice).await.map_err(thrown)?))
     }
 
-    /// Which device, and why.
+    /// The device's name, and the reason why it was chosen.
     pub fn label(&self) -> Result<String, JsError> {
         Ok(match self.0.is_gpu() {
             true => self.0.to_string(),
@@ -34,14 +35,14 @@ impl Place {
         self.0.is_gpu()
     }
 
-    /// What becomes of a call that would have to wait, as a page must not: its error, or nothing
-    /// where nobody had to.
+    /// Makes a blocking call, which must not wait in a page. Returns its error, or nothing if it
+    /// did not have to wait.
     pub fn blocking(&self) -> Option<String> {
         let x = Logits::new(&[0.0_f32, 1.0], [1, 2]);
         x.and_then(|x| self.0.softmax(x).to_vec()).err().map(|error| error.to_string())
     }
 
-    /// Returns the error of a call whose timeout is zero; nothing where the CPU does it.
+    /// Returns the error of a call whose timeout is zero, or nothing if the CPU does it.
     pub async fn hurried(&self) -> Option<String> {
         let hurried = self.0.clone().with_timeout(std::time::Duration::ZERO);
         let logits = vec![0.5_f32; 1 << 22];
@@ -49,7 +50,7 @@ impl Place {
         hurried.softmax(x).to_vec_async().await.err().map(|error| error.to_string())
     }
 
-    /// Uploads more than is on its way at once, and returns the last value that comes back.
+    /// Uploads more than is in flight at once, and returns the last value that is read back.
     pub async fn uploaded(&self) -> Result<f32, JsError> {
         let mut logits = vec![0.0_f32; 24 << 20];
         logits[(24 << 20) - 1] = 7.0;
@@ -59,8 +60,8 @@ impl Place {
         Ok(last[(1 << 20) - 1])
     }
 
-    /// Every operation, option and type against float64, as the example `conformance` prints it;
-    /// and how many were out of bounds.
+    /// Compares every operation, option and type with float64. Returns the table of the example
+    /// `conformance`, and how many results were out of bounds.
     pub async fn conformance(&self) -> Conformance {
         let findings = logits_check::conformance::run(&self.0).await;
         let failed = findings.iter().filter(|finding| !finding.passed()).count();
@@ -75,7 +76,7 @@ pub struct Conformance {
     pub text: String,
 }
 
-/// Logits `[rows, classes]`, and the class that each row should have been.
+/// Logits `[rows, classes]`, and the target class of each row.
 #[wasm_bindgen]
 pub struct Batch {
     rows: usize,
@@ -86,8 +87,8 @@ pub struct Batch {
 
 #[wasm_bindgen]
 impl Batch {
-    /// As a network half way through its training might have them: noise, and targets that stand
-    /// out somewhat.
+    /// Makes logits like those of a network half-way through its training: noise, with somewhat
+    /// larger logits of the targets.
     pub fn seeded(rows: usize, classes: usize, seed: u32) -> Result<Self, JsError> {
         let count = rows.checked_mul(classes).filter(|&count| count > 0 && count <= 1 << 27);
         let count = count.ok_or_else(|| {
@@ -111,7 +112,7 @@ impl Batch {
         Ok(Self { rows, classes, logits, targets })
     }
 
-    /// From a `.npy` file of `[rows, classes]`; every target is class 0 until
+    /// Reads a `.npy` file of `[rows, classes]`; every target is class 0 until
     /// [`Batch::set_target`].
     pub fn from_npy(bytes: &[u8]) -> Result<Self, JsError> {
         let (rows, classes, logits) = npy::read(bytes).map_err(|reason| JsError::new(&reason))?;
@@ -130,7 +131,7 @@ impl Batch {
         self.targets.get(row).copied().unwrap_or_default()
     }
 
-    /// Checked when it is used.
+    /// Sets the target of a row. It is checked when it is used.
     pub fn set_target(&mut self, row: usize, class: u32) {
         if let Some(target) = self.targets.get_mut(row) {
             *target = class;
@@ -142,8 +143,8 @@ impl Batch {
         self.logits.chunks(self.classes).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// Softmax, the fused loss with its gradient, and the most likely classes; each timed, from
-    /// memory to memory.
+    /// Computes softmax, the fused loss with its gradient, and the most likely classes, each timed
+    /// from host memory to host memory.
     pub async fn compute(&self, place: &Place, temperature: f32) -> Result<Results, JsError> {
         self.computed(&place.0, temperature).await.map_err(thrown)
     }
@@ -187,7 +188,7 @@ impl Batch {
     }
 }
 
-/// What a device has made of a batch.
+/// The results of a batch on a device.
 #[wasm_bindgen]
 pub struct Results {
     classes: usize,
@@ -196,7 +197,7 @@ pub struct Results {
     gradient: Vec<f32>,
     best: Vec<u32>,
     chances: Vec<f32>,
-    /// The mean, in nats.
+    /// The mean loss, in nats.
     #[wasm_bindgen(readonly)]
     pub loss: f64,
     #[wasm_bindgen(readonly)]
@@ -233,13 +234,13 @@ impl Results {
         self.best.chunks(self.k).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// Their probabilities.
+    /// The probabilities of the classes of `best`.
     pub fn chances(&self, row: usize) -> Vec<f32> {
         self.chances.chunks(self.k).nth(row).unwrap_or_default().to_vec()
     }
 
-    /// The largest difference between any two probabilities or gradients of the same place; NaN
-    /// where one is and the other is not.
+    /// The largest difference between two probabilities or gradients of the same place; NaN if only
+    /// one of them is NaN.
     pub fn difference(&self, other: &Results) -> f64 {
         let pairs = self
             .softmax

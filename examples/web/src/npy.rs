@@ -1,9 +1,9 @@
-//! A dropped `.npy` file as logits.
+//! Reads a `.npy` file that was dropped on the page.
 
 use npyz::half::f16;
 use npyz::{DType, NpyFile, NpyHeader, Order, TypeChar};
 
-/// Rows, classes, and the logits as f32.
+/// Returns the rows, the classes, and the logits as f32.
 pub fn read(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
     let mut rest = bytes;
     let header =
@@ -21,7 +21,7 @@ pub fn read(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
     if header.order() == Order::Fortran && rows > 1 && classes > 1 {
         return Err("in Fortran order; save numpy.ascontiguousarray of it".to_owned());
     }
-    // The library multiplies unchecked.
+    // The library multiplies without a check for overflow.
     let needed = rows.checked_mul(classes).and_then(|count| count.checked_mul(kind.size_field()));
     if needed.is_none_or(|needed| needed > rest.len() as u64) {
         return Err(format!(

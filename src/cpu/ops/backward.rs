@@ -5,7 +5,7 @@ use crate::cpu::RowOperands;
 use crate::cpu::rows::Rows;
 use crate::cpu::simd::{Exp, Real};
 
-/// From probabilities.
+/// Computes the backward of softmax, from probabilities p.
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
     let scale = operands.transform.scale;
@@ -21,7 +21,7 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::
     );
 }
 
-/// From log-probabilities.
+/// Computes the backward of log-softmax, from log-probabilities l.
 #[inline(always)]
 pub(in crate::cpu) fn log_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
     let scale = operands.transform.scale;

@@ -14,17 +14,17 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     for row in 0..rows.count() {
         let value = lse.total(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
-            // PyTorch has the same: -inf for a row of nothing but -inf, +inf with a +inf, NaN with
-            // a NaN.
+            // As in PyTorch: -inf for a row of nothing but -inf, +inf for a row with a +inf, NaN
+            // for a row with a NaN.
             if rows.find_where(row, |x| !x.is_number()).is_some() {
                 f64::NAN
             } else {
                 transform.value_of_max(stats.max[row])
             }
         } else if value.abs() < 0.32 * (1.0 - stats.max_probability(row)) {
-            // The exponentials of an f32 row are f32, so the logarithm is off by up to 1e-7 of its
-            // slope 1 - p of the largest; where max all but cancels it, that would be much of the
-            // little that is left.
+            // The exponentials of an f32 row are f32, so the logarithm has an error of up to 1e-7 *
+            // (1 - p_max), where p_max is the probability of the maximum. Where the maximum nearly
+            // cancels the logarithm, that would be a large relative error.
             exact_with_max(
                 (0..rows.classes()).map(|class| transform.value(rows.get(row, class))),
                 lse.max[row],
@@ -36,8 +36,8 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     values
 }
 
-/// Returns the log-sum-exp of a row, computed in f64 throughout: slow, for the rare rows of a GPU
-/// whose log-sum-exp is next to 0.
+/// Returns the log-sum-exp of the row `x`, computed in f64 throughout. It is slow, and is meant for
+/// the rare rows of a GPU whose log-sum-exp is near 0.
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<Y: LogitTransform>(transform: Y, x: &[f32]) -> f64 {
         let max = x

@@ -17,9 +17,9 @@ use super::lines::PendingLines;
 use super::rows::{Held, LanesAcrossRows, LanesAlongRow, ROWS, Rows, SHORT_ROW_CLASSES};
 use super::simd::{Exp, Isa, LANES};
 use super::transform::LogitTransform;
+use crate::ops::Op;
 use crate::problem::dtype::ElementsMut;
-use crate::problem::operation::Op;
-use crate::problem::request::RowsOut;
+use crate::problem::operands::RowsOut;
 use crate::{Element, Prediction};
 
 impl RowTask<'_> {

@@ -17,27 +17,28 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
     predictions
 }
 
-/// Returns the class of the largest logit of a row.
+/// Returns the class of the largest logit of `row`, and its probability.
 #[inline(always)]
 pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
-    // A NaN counts as largest.
+    // A NaN counts as the largest.
     let nan = if stats.is_regular(row) { None } else { rows.find_where(row, |x| !x.is_number()) };
     let class =
         nan.or_else(|| rows.find(row, rows.transform().orient_one(stats.max[row]))).unwrap_or(0);
     Prediction { class: class as u32, probability: stats.max_probability(row) as f32 }
 }
 
-/// The `out.len()` largest of the first row, which is no more than there are classes: in falling
-/// order, of equal ones the lower class first.
+/// Writes the classes of the `out.len()` largest logits of the first row, whose logits are `x`, in
+/// descending order; the lower of two classes with equal logits comes first. `out` is no longer
+/// than `x`.
 #[inline(always)]
 pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
     let transform = rows.transform();
-    // The classes that have been found so far, best first. NaN counts as largest.
+    // The logits and classes that have been found so far, best first. NaN counts as the largest.
     let mut best = [(R::W::ZERO, 0); MAX_K];
     let (k, mut found) = (out.len().min(MAX_K), 0);
     let is_above = |a: R::W, b: R::W| a > b || (!a.is_number() && b.is_number());
     for (nth, chunk) in x.chunks(ROWS).enumerate() {
-        // Nearly always no logit of a chunk is among the best.
+        // Most chunks have no logit among the best.
         if found == k
             && !chunk
                 .iter()
@@ -50,7 +51,7 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
             if found == k && !is_above(x, best[k - 1].0) {
                 continue;
             }
-            // A new one is mostly near the end.
+            // The place of a new class is mostly near the end.
             let mut at = found.min(k - 1);
             while at > 0 && is_above(x, best[at - 1].0) {
                 best[at] = best[at - 1];

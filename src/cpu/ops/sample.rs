@@ -1,5 +1,5 @@
-//! A class drawn from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, down to
-//! the bits: additions and multiplications of f32, rounded each, and whole numbers.
+//! Draws a class from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, with the
+//! same bits: both use integers, and f32 additions and multiplications that are each rounded.
 
 use super::predict;
 use crate::Prediction;
@@ -7,7 +7,8 @@ use crate::cpu::rows::{ROWS, Rows};
 use crate::cpu::simd::Real;
 use crate::problem::sampling::{Draws, threefry};
 
-/// Draws a class of the first row; `x` is its logits, and `index` its place in the batch.
+/// Draws a class of the first row; `x` is its logits, `index` its number in the batch, and `scale`
+/// the scale of the logit transform.
 #[inline(always)]
 pub(in crate::cpu) fn row<R: Rows>(
     rows: &mut R,
@@ -22,7 +23,7 @@ pub(in crate::cpu) fn row<R: Rows>(
     }
     let max: f64 = stats.max[0].into();
     let scale = scale as f32;
-    // The difference of two f32 is as if rounded once: in f64 it is exact wherever it matters.
+    // The difference is rounded once, to f32: in f64 it is exact wherever it matters.
     let difference = |x: R::W| (x.into() - max) as f32 * scale;
     let lowest = lowest_key(x, draws, difference);
     let key = draws.key();
@@ -43,7 +44,8 @@ pub(in crate::cpu) fn row<R: Rows>(
     Prediction { class: class as u32, probability: (terms[0] * stats.inverse_sum(0)) as f32 }
 }
 
-/// Returns the least key that may be drawn; a key is that of a scaled difference from the maximum.
+/// Returns the least key of a class that may be drawn. The key of a class is that of the scaled
+/// difference of its logit from the maximum (`key_of`).
 fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) -> i32 {
     let mut lowest = key_of(f32::MIN);
     if (draws.top_k as usize) < x.len() {
@@ -62,26 +64,26 @@ fn lowest_key<W: Real>(x: &[W], draws: &Draws, difference: impl Fn(W) -> f32) ->
     lowest
 }
 
-/// Returns the largest key up to that of 0 for which `holds`, by bisection: it holds for `lowest`,
-/// and for no key above one for which it does not.
+/// Returns the largest key from `lowest` to that of 0 for which `holds` is true, by bisection: it
+/// is true for `lowest`, and false for all keys above one for which it is false.
 fn largest_key_where(lowest: i32, holds: impl Fn(i32) -> bool) -> i32 {
     let (mut low, mut high) = (lowest, 0);
     while low < high {
-        // Their difference is no i32.
+        // `high - low` may be beyond i32.
         let middle = low.wrapping_add(((high.wrapping_sub(low) as u32).div_ceil(2)) as i32);
         if holds(middle) { low = middle } else { high = middle - 1 }
     }
     low
 }
 
-/// Floats in an order that integers can compare, for numbers up to 0.
+/// Returns an integer that is ordered as `x` is, for `x` up to 0.
 fn key_of(x: f32) -> i32 {
     let bits = x.to_bits() as i32;
     let order = bits ^ ((bits >> 31) & 0x7fff_ffff);
     if order == -1 { 0 } else { order }
 }
 
-/// exp(t) for t up to 0, in units of 2^-31.
+/// Returns exp(t) for `t` up to 0, in multiples of 2^-31.
 fn fixed_point_exp(t: f32) -> u32 {
     let t = t.max(-40.0);
     let n = (t * std::f32::consts::LOG2_E).round_ties_even();
@@ -94,14 +96,14 @@ fn fixed_point_exp(t: f32) -> u32 {
     (power * f32::from_bits(((n as i32 + 31 + 127) as u32) << 23)) as u32
 }
 
-/// A large number by its first 24 digits.
+/// Returns `mass` truncated to its leading 24 bits.
 fn rounded_down(mass: u64) -> f32 {
     let excess = (64 - mass.leading_zeros()).saturating_sub(24);
     (mass >> excess) as f32 * f32::from_bits((excess + 127) << 23)
 }
 
-/// -log(-log(1 - v)) for a v in (0, 1) of so many random bits, of which zeros in front only make it
-/// smaller.
+/// Returns -log(-log(1 - v)), where v in (0, 1) is `(bits | 1) / 2^32` truncated to 24 significant
+/// bits.
 fn gumbel(bits: u32) -> f32 {
     let zeros = (bits | 1).leading_zeros();
     let mantissa = ((bits | 1) << zeros) >> 8;
@@ -110,7 +112,7 @@ fn gumbel(bits: u32) -> f32 {
     -log(exponential)
 }
 
-/// The logarithm of a normal number.
+/// Returns log(x) for a normal number `x`.
 fn log(x: f32) -> f32 {
     // x = 2^k * (1 + f), with 1 + f between 3/4 and 3/2.
     let bits = x.to_bits() as i32;
@@ -119,7 +121,8 @@ fn log(x: f32) -> f32 {
     k as f32 * std::f32::consts::LN_2 + log1p(f)
 }
 
-/// log(1 + f) for f from -1/4 to 1/2, fitted for the least relative error (1.0e-7 with roundings).
+/// Returns log(1 + f) for `f` from -1/4 to 1/2. The polynomial is fitted for the least relative
+/// error (1.0e-7 with rounding).
 fn log1p(f: f32) -> f32 {
     let mut q = 0.052_806_754;
     for term in [
@@ -145,7 +148,7 @@ mod tests {
     fn noise_is_gumbel_s() {
         let mut worst = 0.0_f64;
         for bits in (0..=u32::MAX).step_by(4099).chain([1, 2, u32::MAX]) {
-            // v is the number that the bits stand for, without those that a mantissa drops.
+            // v has the leading 24 bits, as in `gumbel`.
             let zeros = (bits | 1).leading_zeros();
             let v = f64::from(((bits | 1) << zeros) >> 8) * 2.0_f64.powi(-24 - zeros as i32);
             let exact = -(-(-v).ln_1p()).ln();

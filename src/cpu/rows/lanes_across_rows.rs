@@ -13,7 +13,7 @@ use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
-/// Memory of a thread for the tiles of logits and of results.
+/// The memory of a thread for the tiles of logits and of results.
 #[derive(Default)]
 pub(in crate::cpu) struct Tiles<W> {
     pub(in crate::cpu) logits: Vec<W>,
@@ -21,24 +21,24 @@ pub(in crate::cpu) struct Tiles<W> {
 }
 
 impl<W: Real> Tiles<W> {
-    /// The elements of both halves of a tile. Shuffles may reach over the end by three vectors.
+    /// Returns the elements of two tiles. Shuffles may reach three vectors beyond the end of each.
     fn length(classes: usize) -> usize {
         if classes == 0 { 0 } else { 2 * (classes + 3) * LANES }
     }
 
-    /// Makes room for rows of `classes`.
+    /// Makes room for tiles of rows of `classes` classes.
     pub(in crate::cpu) fn reserve(&mut self, classes: usize) -> Result<(), Error> {
         try_reserve("tiles of rows", &mut self.logits, Self::length(classes))?;
         try_reserve("tiles of rows", &mut self.results, Self::length(classes))
     }
 
-    /// For rows of `classes`; 0 for none.
+    /// Sets the length for rows of `classes` classes; 0 for no tiles.
     pub(in crate::cpu) fn resize(&mut self, classes: usize) {
         self.logits.resize(Self::length(classes), W::ZERO);
         self.results.resize(Self::length(classes), W::ZERO);
     }
 
-    /// Both tiles, each with room at its end: the logits, and the results.
+    /// Returns the two tiles of logits and the two tiles of results, each with room at its end.
     #[inline(always)]
     pub(in crate::cpu) fn halves(&mut self) -> [[&mut [W]; 2]; 2] {
         let middle = self.logits.len() / 2;
@@ -56,8 +56,8 @@ pub(in crate::cpu) fn transpose<I: Isa, W: Real>(isa: I, a: &mut [W], b: &mut [W
     interleave_twice(isa, b, a, classes);
 }
 
-/// Folds the sixteen lanes of each of sixteen rows to one value, which stands in the lane of that
-/// row: the first half of the rows is interleaved with the second half and folded, four times.
+/// Folds the sixteen lanes of each of sixteen rows to one value, which is returned in the lane of
+/// that row: the first half of the rows is interleaved with the second half and folded, four times.
 #[inline(always)]
 pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(
     rows: [V; LANES],
@@ -73,8 +73,8 @@ pub(in crate::cpu) fn fold_transposed<I: Isa, V: Vector<I>>(
     rows[0]
 }
 
-/// Interleaves the first quarter with the third, the second with the fourth, and then these two:
-/// two shuffles at once.
+/// Does two shuffles at once: interleaves the first quarter of `from` with the third, the second
+/// with the fourth, and then the two results.
 #[inline(always)]
 fn interleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes: usize) {
     let quarter = classes * LANES / 4;
@@ -110,8 +110,8 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
     let quarter = classes * LANES / 4;
     let whole = quarter.next_multiple_of(LANES);
     let (from, _) = from[..4 * whole].as_chunks::<{ 4 * LANES }>();
-    // From the end, so that a vector that reaches into the next quarter is overwritten by that
-    // quarter.
+    // The loop runs from the end, so that a vector that reaches into the next quarter is
+    // overwritten by that quarter.
     for (nth, from) in from.iter().enumerate().rev() {
         let (from, _) = from.as_chunks();
         let load = |nth: usize| W::V::load(isa, &from[nth]);
@@ -124,7 +124,7 @@ fn deinterleave_twice<I: Isa, W: Real>(isa: I, from: &[W], to: &mut [W], classes
     }
 }
 
-/// Converts up to sixteen elements to the type that rows are computed in.
+/// Converts the elements of `from`, at most sixteen, to the type that rows are computed in.
 #[inline(always)]
 pub(in crate::cpu) fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T::Wide; LANES]) {
     if let Some(from) = from.first_chunk() {
@@ -134,7 +134,7 @@ pub(in crate::cpu) fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T:
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
-/// Converts up to sixteen values back.
+/// Converts as many values of `from` back as `to` has elements, at most sixteen.
 #[inline(always)]
 pub(in crate::cpu) fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES], to: &mut [T]) {
     let values = T::store(isa, Vector::load(isa, from));
@@ -149,9 +149,10 @@ pub(in crate::cpu) struct LanesAcrossRows<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) count: usize,
+    /// Two tiles `[classes][16]`; the second is unused where `count` is at most 16.
     pub(in crate::cpu) logits: [&'a [[W; LANES]]; 2],
     pub(in crate::cpu) results: [&'a mut [[W; LANES]]; 2],
-    /// The lines of the group before this one, which are written meanwhile.
+    /// The lines of the group before this one, which are written during `reduce`.
     pub(in crate::cpu) pending: PendingLines<'a>,
 }
 
@@ -224,7 +225,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LanesAcrossRows<'_, I, Y, W> {
     }
 }
 
-/// Returns the values of two vectors, one of each row.
+/// Returns the values of two vectors, one for each row.
 #[inline(always)]
 fn rows<I: Isa, V: Vector<I>>(vectors: [V; 2]) -> [V::W; ROWS] {
     let mut rows = [V::W::ZERO; ROWS];
@@ -266,8 +267,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows for LanesAcrossRows<'_, I, Y, W> {
 
     #[inline(always)]
     fn find(&self, row: usize, logit: W) -> Option<usize> {
-        // From the last class to the first without leaving the loop: where it ends, no processor
-        // could predict.
+        // The loop runs from the last class to the first and never ends early: processors could not
+        // predict where.
         let first = |first, class| if self.get(row, class) == logit { class } else { first };
         let class = (0..self.classes()).rev().fold(usize::MAX, first);
         (class != usize::MAX).then_some(class)

@@ -1,13 +1,15 @@
 //! Lanes along the row: the lanes of a vector hold neighbouring classes of one row.
 //!
-//! A row is cut into pieces that stay in a core's caches, each with an exponent base of its own, so
-//! that the row is read from memory once however long it is, while the next piece is prefetched.
-//! Pieces are joined in order:
+//! A row is cut into pieces that stay in a core's caches, each with its own exponent base. So the
+//! reduction reads a row from memory once, however long it is, and prefetches the next piece
+//! meanwhile. Pieces are joined in order:
 //!
 //! ```text
-//! for each piece:  max, base, rest_sum = reduce(piece)          // read.rs
-//! row: max = max over pieces;  ratio = exp(piece.log_base - row.log_base);  rest_sum = sum of the pieces' times ratio
-//! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)     // write.rs
+//! for each piece:  max, base, rest_sum = reduce(piece)                  // read.rs
+//! row.max, row.base = those of the piece with the largest maximum
+//! for each piece:  ratio = exp(piece.log_base - row.log_base)
+//! row.rest_sum = sum over pieces of (rest_sum + max_exp unless it is row.max) * ratio
+//! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)      // write.rs
 //! ```
 //!
 //! So the bits of a row depend neither on which thread takes which piece, nor on whether
@@ -23,13 +25,13 @@ use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 use crate::problem::error::{try_reserve, try_vec};
 
-/// The most elements of a piece.
+/// The largest number of elements of a piece.
 pub(super) const PIECE: usize = 4096;
-/// The most exponentials that are held from one pass to the next: they share a core's second cache
-/// with the logits.
+/// The largest number of exponentials that are held from one pass to the next: they share a core's
+/// second cache with the logits.
 const HELD: usize = 1 << 17;
 
-/// Whether the exponentials of a group of so many elements are held for the pass that writes.
+/// Whether the exponentials of a group of this many elements are held for the pass that writes.
 #[inline(always)]
 pub(in crate::cpu) fn are_held(elements: usize, threads_share_rows: bool) -> bool {
     !threads_share_rows && elements <= HELD
@@ -47,7 +49,7 @@ pub(super) struct Piece<W> {
     pub(super) ratio: f64,
 }
 
-/// Where a row is cut into pieces: of much the same length, for each to be asked for while the one
+/// The cut of a row into pieces of about the same length, so that each is prefetched while the one
 /// before it is computed.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
@@ -56,7 +58,8 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// Returns where a piece starts, at a whole block, or where the last one ends.
+    /// Returns the class where piece `nth` starts, a multiple of `BLOCK`; for `nth` = `pieces`, the
+    /// number of classes.
     #[inline(always)]
     pub(super) fn at(self, nth: usize) -> usize {
         let Self { classes, pieces } = self;
@@ -72,12 +75,12 @@ impl Cut {
     }
 }
 
-/// Returns how many pieces a row is cut into.
+/// Returns the number of pieces that a row of `classes` classes is cut into.
 pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
     classes.div_ceil(PIECE).max(1)
 }
 
-/// Memory of a thread: exponentials that are held for the second pass, and the pieces.
+/// The memory of a thread for the exponentials that are held for the second pass, and for pieces.
 #[derive(Default)]
 pub(in crate::cpu) struct Held<W> {
     pub(super) exponentials: Vec<W>,
@@ -85,24 +88,27 @@ pub(in crate::cpu) struct Held<W> {
 }
 
 impl<W> Held<W> {
-    /// Makes room for the pieces of the rows that are computed together.
+    /// Makes room for `pieces` pieces.
     pub(in crate::cpu) fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
         try_reserve("pieces of rows", &mut self.pieces, pieces)
     }
 }
 
-/// Up to 32 rows.
+/// Up to 32 rows, each with its classes side by side.
 pub(in crate::cpu) struct LanesAlongRow<'a, I, Y, T: Number> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) classes: usize,
     pub(in crate::cpu) count: usize,
-    /// The logits, unless they stand where results go, and the elements from row to row.
+    /// The logits, and the elements from the start of one row to the next; `None` where the logits
+    /// are in `output`.
     pub(in crate::cpu) input: Option<(&'a [T], usize)>,
+    /// The results, and the elements from the start of one row to the next; `None` where the
+    /// operation writes no elements.
     pub(in crate::cpu) output: Option<(&'a mut [T], usize)>,
     /// Whether results are written past the caches.
     pub(in crate::cpu) streams: bool,
-    /// The lines of the group before this one, which are written meanwhile.
+    /// The lines of the group before this one, which are written during `reduce`.
     pub(in crate::cpu) pending: PendingLines<'a>,
     /// Whether threads share each row, piece by piece.
     pub(in crate::cpu) threads_share_rows: bool,
@@ -127,7 +133,7 @@ where
         Cut { classes: self.classes, pieces: pieces_of(self.classes) }
     }
 
-    /// Whether the exponentials of all rows are kept.
+    /// Returns whether the exponentials of all rows are held.
     pub(super) fn is_held(&self) -> bool {
         self.held.exponentials.len() == self.count * self.classes
     }
@@ -310,8 +316,8 @@ where
     #[inline(always)]
     fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
         let Some((output, stride)) = &mut self.output else { return };
-        // Stores past the caches must be complete before this one to the same row. Where threads
-        // share a row they have fenced already.
+        // Stores past the caches must be complete before this store to the same row. Threads that
+        // share a row have fenced already.
         if self.streams && !self.threads_share_rows {
             self.isa.fence();
         }

@@ -22,12 +22,13 @@ pub(super) use lanes_along_row::{Held, LanesAlongRow, are_held, pieces_of};
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
 use super::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
-/// The most rows of a group: two vectors of them, for one alone would wait for its own last step.
+/// The largest number of rows of a group: two vectors, so that the steps of one overlap with those
+/// of the other.
 pub(super) const ROWS: usize = 2 * LANES;
 /// Rows of up to this many classes are computed with lanes across rows.
 pub(super) const SHORT_ROW_CLASSES: usize = 32;
 
-/// Up to 32 rows. Closures get the row (its index in the group), the class, and the logit.
+/// Up to 32 rows. Closures get the row (its number in the group), the class, and the logit.
 pub(super) trait Rows {
     /// The instruction set that these rows are computed with.
     type I: Isa;
@@ -38,45 +39,45 @@ pub(super) trait Rows {
     fn isa(&self) -> Self::I;
     fn transform(&self) -> Self::Y;
     fn classes(&self) -> usize;
-    /// Returns how many rows there are.
+    /// Returns the number of rows.
     fn count(&self) -> usize;
-    /// Returns a logit, as long as nothing has been written.
+    /// Returns the logit of `class` in `row`, as long as nothing has been written.
     fn get(&self, row: usize, class: usize) -> Self::W;
-    /// Returns the first class whose logit `holds`.
+    /// Returns the first class of `row` for whose logit `holds` is true.
     fn find_where(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
-    /// Returns the first class that has this logit.
+    /// Returns the first class of `row` that has the logit `logit`.
     fn find(&self, row: usize, logit: Self::W) -> Option<usize>;
     /// Returns the largest oriented logit of each row, NaN left out.
     fn maxima(&self) -> [Self::W; ROWS];
     /// Returns the statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`]
     /// will follow.
     fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
-    /// Returns exp(y - log_base) of one logit of each row.
+    /// Returns exp(y - log_base) of `logits`, one of each row.
     fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
-    /// Returns the sum over the classes of a value.
+    /// Returns the sum of `value` over the classes of each row.
     fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
     /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal
     /// number.
     fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
-    /// Writes a value of each logit.
+    /// Writes `value` of each logit.
     fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
-    /// Writes a value of each logit and of its exp(y - log_base).
+    /// Writes `value` of each logit and its exp(y - log_base).
     fn map_with(
         &mut self,
         stats: &Stats<Self::W>,
         value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync,
     );
-    /// Returns the logit of a class of each row, as long as nothing has been written.
+    /// Returns the logit of one class of each row, as long as nothing has been written.
     fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
-    /// Writes one value of each row.
+    /// Writes the values of one class of each row.
     fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
 }
 
 /// Splits `factor * ratio` into two factors, by which the caller multiplies an exponential one
 /// after the other. The first is 1 where the product is a normal number. A subnormal product would
-/// lose bits, or be flushed, although times an exponential, which may be as large as
-/// [`Exp::LARGEST`], it may be normal again; then the first is `1 / LARGEST`, which is exact, and
-/// the second is the rest.
+/// lose bits, or be flushed to 0, although its product with an exponential of up to
+/// [`Exp::LARGEST`] may be normal. In that case the first is `1 / LARGEST`, which is exact, and the
+/// second is the rest.
 #[inline(always)]
 fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
     let whole = factor * ratio;
@@ -100,7 +101,7 @@ fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
 pub(super) struct Stats<W> {
     /// The largest oriented logit of each row.
     pub(super) max: [W; ROWS],
-    /// The exponent bases.
+    /// The exponent base of each row.
     bases: RowExpBases<W>,
     /// exp(y - log_base) of the maximum of each row.
     max_exps: [f64; ROWS],
@@ -155,7 +156,7 @@ impl<W: Exp> Stats<W> {
         LogSumExps { max, log1p_rest }
     }
 
-    /// Returns exp(y - log_base) of one logit of each row.
+    /// Returns exp(y - log_base) of `logits`, one of each row.
     #[inline(never)]
     fn terms<I: Isa, Y: LogitTransform>(
         &self,
@@ -199,20 +200,22 @@ impl<W: Exp> Stats<W> {
         !self.inverse_sums[row].is_nan()
     }
 
-    /// Returns the factor that makes probabilities of exponentials; NaN where there are none.
+    /// Returns the factor that turns the exponentials of `row` into probabilities; NaN where the
+    /// softmax has no value.
     #[inline(always)]
     pub(super) fn inverse_sum(&self, row: usize) -> f64 {
         self.inverse_sums[row]
     }
 
-    /// Returns the probability of the largest logit.
+    /// Returns the probability of the largest logit of `row`.
     #[inline(always)]
     pub(super) fn max_probability(&self, row: usize) -> f64 {
         self.max_exps[row] * self.inverse_sums[row]
     }
 
-    /// Returns 1 - p of a logit whose exponential is `term`. It is the sum of all other
-    /// exponentials times `inverse_sum`, so nothing cancels.
+    /// Returns 1 - p of a logit of `row` whose exponential is `term`; `is_top` says that it is the
+    /// maximum. The result is the sum of all other exponentials times `inverse_sum`, so nothing
+    /// cancels.
     #[inline(always)]
     pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
         let rest_sum = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };

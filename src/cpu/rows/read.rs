@@ -1,13 +1,14 @@
-//! Lanes along the row: reads rows, for the maximum and the rest of the exponential sum.
+//! Lanes along the row: reads rows, to reduce them to the maximum and the rest of the exponential
+//! sum.
 //!
 //! ```text
-//! max      = largest oriented logit                        // max_of_lanes
-//! rest_sum = sum over j of exp(y_j - log_base), without one instance of the maximum       // rest_sum
+//! max      = largest oriented logit                                // max_of_lanes
+//! sum      = sum over j of exp(y_j - log_base) where y_j is not the maximum
+//! rest_sum = sum + (count of the maximum - 1) * max_exp            // rest_sum
 //! ```
 //!
-//! The maximum is left out wherever it occurs, and counted: rest_sum = sum + (count - 1) * max_exp.
-//! Rows of one piece take each step together, and rows of several pieces one after the other
-//! (`reduced`).
+//! Every instance of the maximum is left out of the sum, and counted. Rows of one piece take each
+//! step together; rows of several pieces are reduced one after the other (`reduced`).
 
 use super::lanes_across_rows::fold_transposed;
 use super::lanes_along_row::{Held, LanesAlongRow, Piece, are_held};
@@ -17,15 +18,16 @@ use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, exp
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 
-/// The vectors of a block, which are added as a tree before the sum goes on in f64. `BLOCK` counts
-/// their elements.
+/// The number of vectors of a block. They are added as a tree, and the sums of blocks in f64.
 const TREE: usize = 8;
+/// The number of elements of a block.
 pub(super) const BLOCK: usize = TREE * LANES;
 
 impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
+    /// Reduces the piece `x`, and stores its exponentials in `held`, unless that is empty.
     #[inline(always)]
     fn piece(&self, x: &[T], held: &mut [T::Wide]) -> Piece<T::Wide> {
         let max = self.max(x);
@@ -75,9 +77,10 @@ where
         best[0].larger(best[1]).larger(best[2].larger(best[3]))
     }
 
-    /// Returns the sum of all exponentials but one instance of the largest; where `held` is not
-    /// empty, it gets them all. It is a function of its own so that the values that are the same
-    /// for the whole piece stay in registers.
+    /// Returns the sum of the exponentials of `x` without one instance of the largest. Stores all
+    /// of them in `held`, unless that is empty; prefetches `ahead` elements ahead, and writes
+    /// `pending` lines meanwhile. Not inlined, so that values that are constant over the piece stay
+    /// in registers.
     #[inline(never)]
     fn rest_sum(
         &self,
@@ -112,10 +115,10 @@ where
         )
     }
 
-    /// Returns the sums, in lanes, of whole blocks. The largest is left out wherever it occurs, and
-    /// counted.
+    /// Returns the sums, in lanes, of whole blocks without the instances of the largest logit, and
+    /// the number of these.
     #[inline(always)]
-    #[allow(clippy::type_complexity)] // where exponentials are kept is 128 of them as vectors
+    #[allow(clippy::type_complexity)] // 128 exponentials are held as 8 vectors
     fn block_sums<'x>(
         &self,
         blocks: impl Iterator<Item = (&'x [T; BLOCK], Option<&'x mut [[T::Wide; LANES]; TREE]>)>,
@@ -154,8 +157,8 @@ where
         (sums, count)
     }
 
-    /// Returns the sums, in lanes, of the elements from `start` on: less than a block, or a row
-    /// that is shorter than that. The largest is left out wherever it occurs, and counted.
+    /// Returns the sums, in lanes, of the elements of `x` from `start` on, fewer than a block,
+    /// without the instances of the largest logit, and the number of these.
     #[inline(always)]
     fn tail_sums(
         &self,
@@ -216,7 +219,7 @@ where
         (sum, count)
     }
 
-    /// Returns where a logit occurs first, in whole blocks.
+    /// Returns the first place of `logit` in `x`, which is whole blocks.
     #[inline(always)]
     pub(super) fn position(&self, x: &[T], logit: T::Wide) -> Option<usize> {
         let isa = self.isa;
@@ -278,7 +281,7 @@ where
             }
             return maxima;
         }
-        // The lanes of all rows are folded together, so that no row waits for its own last steps.
+        // The lanes of all rows are folded together, so that the steps of different rows overlap.
         let mut lanes = [[T::Wide::ZERO; LANES]; ROWS];
         for row in 0..self.count {
             lanes[row] = self.max_of_lanes(self.row(row)).array();
@@ -292,7 +295,7 @@ where
         maxima
     }
 
-    /// Folds the lanes of each row.
+    /// Folds the lanes of each row to one value.
     #[inline(always)]
     fn fold_lanes(
         &self,
@@ -333,7 +336,7 @@ where
         let (mut max_exps, mut rest_sums) = ([1.0; ROWS], [0.0; ROWS]);
         let (isa, mut pending) = (self.isa, std::mem::take(&mut self.pending));
         if per_row == 1 {
-            // All rows take each step together, so that none waits for its own last step.
+            // All rows take each step together, so that the steps of different rows overlap.
             max = self.largest();
             bases = RowExpBases::new(self.isa, self.transform, &max);
             let max_logits = each(
@@ -424,7 +427,7 @@ where
 ///
 /// ```text
 /// ratio = exp(piece.log_base - log_base)
-/// rest_sum = sum over pieces of (piece.rest_sum + piece.max_exp unless it is the row maximum) * ratio
+/// rest_sum = sum over pieces of (piece.rest_sum + piece.max_exp unless it is max's) * ratio
 /// ```
 fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let mut top = 0;
@@ -436,7 +439,7 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
     let Piece { max, base, max_exp, .. } = pieces[top];
     let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
-        // A piece of nothing but -inf has no base of its own, but is 0 relative to any.
+        // The exponentials of a piece of nothing but -inf are 0 relative to any base.
         let ratio =
             if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
         // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the
@@ -444,7 +447,7 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
         let left_out = if nth == top { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
         // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but
-        // not to 0.
+        // not where it would become subnormal or 0.
         let rounded: f64 = W::of(ratio).into();
         piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }

@@ -140,8 +140,8 @@ pub(super) fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
     [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
-/// Writes one piece to `out`; its logits stand in `input`, or in `out` itself. It is a function of
-/// its own so that the values that are the same for the whole piece stay in registers.
+/// Writes one piece to `out`; its logits are in `input`, or in `out` itself. Not inlined, so that
+/// values that are constant over the piece stay in registers.
 #[inline(never)]
 fn write_piece<I: Isa, T: Number, F>(
     isa: I,
@@ -180,7 +180,7 @@ fn written<I: Isa, T: Number>(
         }};
     }
     let last = out.len() - PAIR;
-    // The elements before the first whole line.
+    // The number of elements before the first whole line.
     let head = if streams { out.as_ptr().align_offset(CACHE_LINE) } else { 0 };
     let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
     // The last pair, and the first one where whole lines begin after it starts, overlap the pairs
@@ -192,7 +192,8 @@ fn written<I: Isa, T: Number>(
     }
     let [end, start] = ends;
     if head > 0 {
-        // Only these: a line is written either past the caches or through them.
+        // Nothing beyond `head` is copied: a line is written either past the caches or through
+        // them.
         out[..head].copy_from_slice(&start.as_flattened()[..head]);
     }
     let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
@@ -210,8 +211,8 @@ fn written<I: Isa, T: Number>(
         let (out, _) = out.as_chunks_mut::<LANES>();
         for at in 0..2 {
             if streams {
-                // SAFETY: it is `head` elements and whole vectors after a start that is as aligned
-                // as its type.
+                // SAFETY: `out[head]` is at the start of a cache line, and this is whole vectors
+                // after it.
                 unsafe { T::stream(isa, &mut out[at], values[at]) };
             } else {
                 out[at] = values[at];

@@ -1,23 +1,23 @@
-//! exp of f32 to one unit in the last place, and of f64.
+//! exp of f32, within one unit in the last place, and of f64.
 //!
-//! The power of two is taken out by a two-part ln 2 (Cody and Waite, Software Manual for the
-//! Elementary Functions, 1980), and a polynomial of degree 6 does the rest. A row's exponentials
-//! stand relative to a power of two next to the largest, so that no logit has anything subtracted
-//! before its own argument is reduced, which would round; but where the largest is beyond [`FAR`]
-//! the difference from it is exact wherever its exponential is not 0, and is taken.
-//! `shaders/shared/math.wgsl` is the twin.
+//! The argument is reduced with ln 2 in two parts (Cody and Waite, Software Manual for the
+//! Elementary Functions, 1980), and a polynomial, of degree 6 for f32, approximates the rest. The
+//! exponentials of an f32 row are relative to a power of two near the largest: it enters after the
+//! reduction, whereas subtracting the maximum from a logit before it would round. Where the maximum
+//! is beyond [`FAR`], the difference is exact wherever its exponential is not 0, and the maximum is
+//! subtracted, as it always is in f64. `shaders/shared/math.wgsl` is the twin.
 
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Real, Vector};
 
 /// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).
 const LOWEST: f32 = -105.0;
-/// From here on x - max is exact in f32 wherever exp(x - max) is not 0: x is within a factor of two
-/// of max.
+/// From this magnitude of max on, x - max is exact in f32 wherever exp(x - max) is not 0: x is
+/// within a factor of two of max.
 const FAR: f32 = 220.0;
-/// 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+/// 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
-/// 1.5 * 2^52.
+/// The same for f64: 1.5 * 2^52.
 const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 /// ln 2 in two parts; the first has 9 bits, so that its product with the exponent is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;
@@ -27,22 +27,23 @@ const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
 const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
-/// Exponentials are relative to something this many powers of two below the largest, so that the
-/// least of them are no subnormals: exp(-105) and a half power is 2^-152. What they are multiplied
-/// by in the end has the rest.
+/// The exponent base is this many powers of two below the largest exponential, so that small
+/// exponentials are not subnormal: exp(-105), with half a power of two for rounding `n`, is 2^-152.
+/// The factors that exponentials are multiplied by in the end make up for it.
 const EXCESS: i32 = 26;
 const EXCESS_F64: i32 = 55;
-/// The power of two below those, whose exponent is that of 0: what is smaller becomes it, and 0.
+/// The power of two, relative to the largest exponential, whose biased exponent is 0: smaller ones
+/// are raised to it, and it is stored as 0.
 const NOTHING: i32 = -127 - EXCESS;
 const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
-/// The exponent base of a row: what the exponentials of its logits are relative to.
+/// The exponent base of a row, which the exponentials of its logits are relative to.
 #[derive(Clone, Copy, Default)]
 pub(in crate::cpu) struct ExpBase<W> {
     /// The offset that is subtracted from logits.
     pub(in crate::cpu) offset: W,
-    /// The number that is added to x * log2(e), to round it to an integer and to have the power of
-    /// two in the low bits.
+    /// The number that is added to (x - offset) * log2(e), to round it to an integer and to get the
+    /// biased exponent of the stored power of two in the low bits.
     pub(in crate::cpu) rounding_bias: W,
     /// A difference x - offset that is no larger than this has the exponential 0.
     pub(in crate::cpu) underflow: W,
@@ -57,18 +58,18 @@ pub(in crate::cpu) trait Exp: Real {
     const LN2: [Self; 2];
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
-    /// About the exponential of a row's largest logit as it is stored, for those of small ones to
+    /// About the stored exponential of a row's largest logit: so large that those of small logits
     /// stay normal.
     const LARGEST: f64;
     const MIN_NORMAL: f64;
     /// Returns the exponent base of a row whose largest logit is `max`.
     fn exp_base(max: Self) -> ExpBase<Self>;
-    /// Returns the exponent bases of sixteen rows; their `log_base` is apart, in f64.
+    /// Returns the exponent bases of sixteen rows, and apart from them each `log_base`, in f64.
     #[inline(always)]
     fn exp_bases<I: Isa>(_: I, max: &[Self; LANES]) -> (ExpBase<[Self; LANES]>, [f64; LANES]) {
         exp_bases_one_by_one(max)
     }
-    /// exp of a difference that is known in f64.
+    /// Returns exp(difference).
     fn exp_wide(difference: f64) -> Self;
 }
 
@@ -86,13 +87,14 @@ fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64;
 }
 
 /// Returns exp(x - log_base) of `N` values or vectors, NaN for NaN. All of them take each step
-/// together, for one alone would wait for its own last step:
+/// together, so that their steps overlap:
 ///
 /// ```text
 /// d = max(x - offset, underflow)
-/// n = round(d * log2(e))                      // rounding_bias rounds, and leaves n in the low bits of `shifted`
+/// shifted = d * log2(e) + rounding_bias       // the biased exponent of 2^n is in its low bits
+/// n = shifted - rounding_bias                 // round(d * log2(e))
 /// r = (d - n * LN2_HIGH) - n * LN2_LOW        // |r| <= ln 2 / 2
-/// exp = 2^n * (1 + r + r^2 * Q(r))
+/// exp = power(shifted) * (1 + r + r^2 * Q(r))
 /// ```
 #[inline(always)]
 pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
@@ -112,7 +114,7 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
     let d = each!(k => (x[k] - bases[k].offset).at_least(bases[k].underflow));
     let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), bases[k].rounding_bias));
     let n = each!(k => shifted[k] - bases[k].rounding_bias);
-    // The first product is exact, and so is this difference.
+    // The product n * LN2_HIGH is exact, and so is this difference.
     let high = each!(k => n[k].mul_add(all(W::LN2[0]), d[k]));
     let r = each!(k => n[k].mul_add(all(W::LN2[1]), high[k]));
     let mut q = each!(k => r[k].mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1])));
@@ -123,7 +125,7 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
         let q = each!(k => q[k].mul_add(r[k], all(W::ONE)));
         each!(k => q[k].mul_add(r[k], all(W::ONE)))
     } else {
-        // Small terms first, for the last additions alone to round what matters.
+        // The small terms are added first, so that only the last two additions round leading bits.
         let small = each!(k => q[k] * (r[k] * r[k]) + n[k] * all(W::LN2[1]));
         each!(k => all(W::ONE) + (high[k] + small[k]))
     };
@@ -201,16 +203,17 @@ impl Exp for f64 {
     }
 }
 
-/// log(1 + u) for u from 0 on, in f64 to a few units in the last place. Free of branches, for a
-/// loop over rows to be made vectors of: 2 artanh(s) with s = f / (2 + f), 1 + u = 2^k (1 + f).
+/// Returns log(1 + u) for `u` >= 0, in f64, within a few units in the last place: k ln 2 + 2
+/// artanh(s), where 1 + u = 2^k (1 + f) and s = f / (2 + f). It has no branches, so that loops over
+/// rows are vectorized.
 #[inline(always)]
 pub(in crate::cpu) fn log1p(u: f64) -> f64 {
     let y = 1.0 + u;
     let bits = y.to_bits();
-    // 1 + f between 3/4 and 3/2.
+    // m = 1 + f is between 3/4 and 3/2.
     let k = (bits.wrapping_sub(0x3fe8_0000_0000_0000) as i64) >> 52;
     let m = f64::from_bits(bits.wrapping_sub((k << 52) as u64));
-    // u itself where k is 0, of which 1 + u may have dropped most.
+    // Where k is 0, f is u itself, which 1 + u may have rounded.
     let f = if k == 0 { u } else { m - 1.0 };
     let s = f / (2.0 + f);
     let z = s * s;
@@ -218,13 +221,14 @@ pub(in crate::cpu) fn log1p(u: f64) -> f64 {
     for odd in [23.0, 21.0, 19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
         q = q * z + 1.0 / odd;
     }
-    // Within the range of i32, which every instruction set can convert.
+    // k is within i32, which every instruction set can convert.
     let value = f64::from(k as i32) * std::f64::consts::LN_2 + 2.0 * (s + s * z * q);
-    // Infinities and NaN have no exponent to take.
+    // The steps above are wrong for infinities and NaN, which are returned.
     if u < f64::MAX { value } else { u }
 }
 
-/// exp(d + lost) for d up to 128, where it is infinite.
+/// Returns exp(d + lost) for `d` up to 128; `lost` is the rounding error of `d`. The result is
+/// infinite where it is beyond f32.
 #[inline(always)]
 fn exp_pair(d: f32, lost: f32) -> f32 {
     let d = if d > LOWEST { d } else { LOWEST };
@@ -233,7 +237,7 @@ fn exp_pair(d: f32, lost: f32) -> f32 {
     let r = (d - n * LN2_HIGH) - n * LN2_LOW + lost;
     let q = (((Q[4] * r + Q[3]) * r + Q[2]) * r + Q[1]) * r + Q[0];
     let power = 1.0 + (r + r * r * q);
-    // 2^n in two factors, for 2^-159 is no f32.
+    // 2^n is multiplied in two factors, because 2^-151 is not an f32.
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = exponent >> 1;
     power * exponential_of_two(half) * exponential_of_two(exponent - half)
@@ -244,7 +248,8 @@ fn exponential_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
 }
 
-/// 1 / n! for n from 2 to 13: the series of exp, which over |r| <= ln 2 / 2 ends within 1e-17.
+/// 1 / n! for n from 2 to 13: the series of exp, whose next term over |r| <= ln 2 / 2 is below
+/// 1e-17.
 const SERIES: [f64; 12] = [
     1.0 / 2.0,
     1.0 / 6.0,
@@ -260,8 +265,8 @@ const SERIES: [f64; 12] = [
     1.0 / 6_227_020_800.0,
 ];
 
-/// exp(d) - 1 and exp(d) in f64, to about two units in the last place; d is clamped to [-1000,
-/// 710].
+/// Returns exp(d) - 1 and exp(d) in f64, within about two units in the last place; `d` is clamped
+/// to [-1000, 710].
 #[inline(always)]
 fn expm1_and_exp(d: f64) -> (f64, f64) {
     let d = d.clamp(-1000.0, 710.0);
@@ -280,16 +285,16 @@ fn expm1_and_exp(d: f64) -> (f64, f64) {
     (minus_one * a * b + (a * b - 1.0), (1.0 + minus_one) * a * b)
 }
 
-/// exp(d) in f64.
+/// Returns exp(d) in f64.
 #[inline(always)]
 pub(in crate::cpu) fn exp(d: f64) -> f64 {
     expm1_and_exp(d).1
 }
 
-/// tanh(u), and its derivative, in f64.
+/// Returns tanh(u) and its derivative, in f64.
 #[inline(always)]
 pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
-    // tanh is computed from exp(-2 |u|), for which nothing overflows.
+    // tanh is computed from exp(-2 |u|), which cannot overflow.
     let (minus_one, e) = expm1_and_exp(-2.0 * u.abs());
     let whole = 1.0 + e;
     ((-minus_one / whole).copysign(u), 4.0 * e / (whole * whole))
@@ -300,7 +305,7 @@ mod tests {
     use super::*;
     use crate::cpu::simd::{at_level, available};
 
-    /// The worst error of exp over every f32 from -104 to 0, in units in the last place.
+    /// Returns the worst error of exp over the f32 with the given bits, in units in the last place.
     #[inline(always)]
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
         let ExpBase { offset, rounding_bias, underflow, log_base } = f32::exp_base(0.0);
@@ -321,7 +326,8 @@ mod tests {
             let found = (found * all(exponential_of_two(-EXCESS))).array();
             for lane in 0..LANES {
                 let wanted = exp(f64::from(x[lane]));
-                // 2^-23 of the power of two below it, or what subnormals are multiples of.
+                // A unit in the last place is 2^-23 of the power of two below `wanted`, or the
+                // smallest subnormal.
                 let power = f64::from_bits(wanted.to_bits() & 0x7ff0_0000_0000_0000)
                     .max(f64::from(f32::MIN_POSITIVE));
                 let error =
@@ -336,8 +342,8 @@ mod tests {
     fn exp_of_every_f32_is_within_one_unit_in_the_last_place() {
         let (first, last) = ((-0.0_f32).to_bits(), (-104.0_f32).to_bits());
         for level in available() {
-            // In full all of them, but for portable code, which takes ten times as long, every
-            // sixteenth stretch; by default a sixteenth of that.
+            // The full tier takes every stretch, except for portable code, which takes ten times as
+            // long: every sixteenth. The default tier takes a sixteenth of that.
             let step = if level.name() == "portable" { 16 } else { 1 }
                 * if crate::tier::is_full() { 1 } else { 16 };
             let stretch = 1 << 16;

@@ -1,4 +1,5 @@
-//! The two half types in vectors, by instructions for them or by their bits.
+//! Converts vectors of f16 and bf16 to f32 and back, by instructions for them or by operations on
+//! their bits.
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdWiden, f32x16, u16x16, u32x16};
 
@@ -13,7 +14,7 @@ pub(super) fn load_bf16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
 pub(super) fn store_bf16<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     let bits: u32x16<S> = value.bitcast();
     let all = |bits: u32| <u32x16<S> as SimdBase<S>>::splat(simd, bits);
-    // To the nearest, of two the even one; a NaN stays one.
+    // Rounds to nearest, ties to even; a NaN stays a NaN.
     let rounded = bits + all(0x7fff) + ((bits >> 16) & all(1));
     low_halves(simd, SimdFloat::is_nan(value).select(bits | all(0x0040_0000), rounded) >> 16)
 }
@@ -24,7 +25,7 @@ fn widened<S: Simd>(simd: S, bits: &[u16; LANES]) -> u32x16<S> {
     simd.combine_u32x8(a, b)
 }
 
-/// The low 16 bits of each.
+/// Returns the low 16 bits of each lane.
 #[inline(always)]
 fn low_halves<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     simd.split_u16x32(simd.narrow_u32x16(bits, bits)).0.into()
@@ -115,13 +116,13 @@ fn f16_load_by_bits<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
     let all = |bits: u32| <u32x16<S> as SimdBase<S>>::splat(simd, bits);
     let bits = widened(simd, bits);
     let magnitude = bits & all(0x7fff);
-    // An exponent that is too small by 112, of subnormals too.
+    // The exponent is too small by 112, also that of subnormal numbers.
     let scaled: f32x16<S> = (magnitude << 13).bitcast();
     let scaled =
         scaled * <f32x16<S> as SimdBase<S>>::splat(simd, f32::from_bits((112 + 127) << 23));
     let number: u32x16<S> = scaled.bitcast();
     let sign = (bits & all(0x8000)) << 16;
-    // Infinities and NaN have all bits of the exponent; a NaN becomes a quiet one.
+    // Infinities and NaN have all bits of the exponent set; a NaN becomes quiet.
     let special = (magnitude << 13) | all(0x7f80_0000);
     let special = magnitude.simd_gt(all(0x7c00)).select(special | all(0x0040_0000), special);
     (magnitude.simd_ge(all(0x7c00)).select(special, number) | sign).bitcast()
@@ -134,9 +135,9 @@ fn f16_store_by_bits<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     let bits: u32x16<S> = value.bitcast();
     let sign = (bits >> 16) & all(0x8000);
     let magnitude = bits & all(0x7fff_ffff);
-    // Normal numbers: another bias, to the nearest, of two the even one.
+    // Normal numbers get the other bias, and are rounded to nearest, ties to even.
     let normal = (magnitude - all(112 << 23) + all(0xfff) + ((magnitude >> 13) & all(1))) >> 13;
-    // Below them adding a half rounds where subnormals end.
+    // For smaller numbers, adding 0.5 rounds at the last bit of subnormal f16.
     let small: f32x16<S> = magnitude.bitcast();
     let small: u32x16<S> = (small + float(0x3f00_0000)).bitcast();
     let small = small - all(0x3f00_0000);

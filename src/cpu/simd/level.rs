@@ -1,10 +1,10 @@
-//! Which instructions the inner loops are made of: chosen once, at run time.
+//! Chooses the instruction set of the inner loops, once, at run time.
 
 use std::sync::OnceLock;
 
 use crate::Error;
 
-/// The variable that forces a level.
+/// The environment variable that forces a level.
 const VARIABLE: &str = "LOGITS_SIMD";
 
 /// Instruction sets that the inner loops are compiled for, with the proof that this machine has
@@ -19,8 +19,8 @@ pub(in crate::cpu) enum Level {
     Neon(fearless_simd::aarch64::Neon),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(fearless_simd::wasm32::WasmSimd128),
-    /// Plain Rust, where none of the others is there. A module with simd128 runs only where that
-    /// is, and so has no such level.
+    /// Plain Rust, for machines without any of the others. A WebAssembly module with simd128 runs
+    /// only on machines that have it, so there is no such level in it.
     #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
     Portable,
 }
@@ -46,12 +46,12 @@ impl Level {
 /// machine has: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it
 /// is compiled in, and then alone) or `portable`.
 ///
-/// The environment's `LOGITS_SIMD` forces one of them; it is read once, and an empty one is none.
-/// `avx512`, `avx2` and `neon` give the same bits; the others have no fused multiply-add, and may
-/// differ from those in the last place.
+/// The environment variable `LOGITS_SIMD` forces one of them. It is read once, and an empty value
+/// forces none. `avx512`, `avx2` and `neon` give the same bits; the others have no fused
+/// multiply-add, and may differ from those in the last place.
 ///
 /// # Errors
-/// [`Error::SimdLevel`] where `LOGITS_SIMD` is none that this machine has.
+/// [`Error::SimdLevel`] where `LOGITS_SIMD` names no level that this machine has.
 pub fn simd_level() -> Result<&'static str, Error> {
     level().map(Level::name)
 }
@@ -77,7 +77,7 @@ fn chosen(asked: Option<String>) -> Result<Level, Error> {
     }
 }
 
-/// The levels that this machine has, best first.
+/// Returns the levels that this machine has, best first.
 pub(in crate::cpu) fn available() -> Vec<Level> {
     let mut levels = Vec::new();
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -95,8 +95,8 @@ pub(in crate::cpu) fn available() -> Vec<Level> {
     levels
 }
 
-/// Runs an expression with the token of a level, compiled for its instructions. What it calls must
-/// be inlined, or do the same again.
+/// Evaluates an expression with the token of a level, compiled for its instructions. Functions that
+/// it calls must be inlined, or call `vectorize` themselves.
 macro_rules! at_level {
     ($level:expr, $isa:ident => $body:expr) => {{
         use $crate::cpu::simd::{Isa as _, Level};

@@ -1,4 +1,4 @@
-//! How the types of logits come into vectors and leave them.
+//! Loads logits of every type into vectors, and stores vectors as that type.
 
 use half::{bf16, f16};
 
@@ -6,21 +6,22 @@ use super::isa::Isa;
 use super::vector::{LANES, Real, Vector};
 use crate::Element;
 
-/// A type of logits, and the one that they are computed in.
+/// A type of logits, with the type that they are computed in.
 pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
     type Wide: Real;
-    /// The least value, and the largest.
+    /// The lowest value, -inf.
     const LOWEST: Self;
+    /// The highest value, +inf.
     const HIGHEST: Self;
     fn widen(self) -> Self::Wide;
     fn narrow(value: Self::Wide) -> Self;
     fn load<I: Isa>(isa: I, values: &[Self; LANES]) -> <Self::Wide as Real>::V<I>;
     fn store<I: Isa>(isa: I, value: <Self::Wide as Real>::V<I>) -> [Self; LANES];
-    /// Writes past the caches, where there is an instruction for it.
+    /// Writes `values` to `to`, past the caches where there is an instruction for it.
     ///
     /// # Safety
-    /// The place is a multiple of 64 bytes, or of its own size. [`Isa::fence`] comes before another
-    /// thread reads.
+    /// The address of `to` is a multiple of 64 bytes, or of its size. [`Isa::fence`] is called
+    /// before another thread reads it.
     unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]);
 }
 
@@ -28,7 +29,7 @@ macro_rules! streamed {
     ($bytes:literal) => {
         #[inline(always)]
         unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]) {
-            // SAFETY: the caller's promise; nothing else sees the place meanwhile.
+            // SAFETY: the caller aligns `to`, which is borrowed for writing.
             unsafe { isa.stream::<$bytes>(to.as_mut_ptr().cast(), bytemuck::cast_ref(&values)) }
         }
     };
@@ -100,7 +101,7 @@ macro_rules! half {
 half!(f16, load_f16, store_f16);
 half!(bf16, load_bf16, store_bf16);
 
-/// Asks for a cache line that will be read soon. Any address will do.
+/// Prefetches the cache line of `place`, which may be any address.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -127,8 +128,7 @@ mod tests {
         T::store(isa, Vector::load(isa, values))
     }
 
-    /// Every half as an f32, and f32s of all kinds as halves, are what the crate `half` makes of
-    /// them.
+    /// Every half converts to f32, and f32s of all kinds to halves, as in the crate `half`.
     #[test]
     fn halves_come_and_go_as_everywhere() {
         fn check<T: Number<Wide = f32>>(of_bits: fn(u16) -> T, bits: fn(T) -> u16) {

@@ -1,5 +1,5 @@
-//! Everything that depends on the instruction set: the level that is chosen, vectors of sixteen
-//! rows or classes, how the types of logits come into them and leave them, and the exponential.
+//! Everything that depends on the instruction set: the choice of a level, vectors of sixteen rows
+//! or classes, loads and stores for each type of logits, and the exponential.
 //!
 //! Vectors have sixteen lanes at every level, in as many registers as that takes, so that sums are
 //! in the same order everywhere. AVX2, AVX-512 and NEON give the same bits; portable code has no

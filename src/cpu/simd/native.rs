@@ -1,4 +1,4 @@
-//! The instruction sets that `fearless_simd` has vectors for.
+//! Vectors for the instruction sets that `fearless_simd` supports.
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdMask, SimdWiden, f32x16, f64x8};
 use fearless_simd::{u32x16, u64x8};
@@ -7,7 +7,7 @@ use super::halves;
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Vector};
 
-/// Sixteen f64.
+/// A vector of sixteen f64, in two halves.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Pair<S: Simd>(f64x8<S>, f64x8<S>);
 
@@ -79,7 +79,7 @@ macro_rules! shared {
 
         #[inline(always)]
         fn at_least(self, low: Self) -> Self {
-            // NEON and WebAssembly have NaN of a NaN, x86 its second operand.
+            // With a NaN, NEON and WebAssembly return NaN, and x86 returns its second operand.
             low.max(self)
         }
 
@@ -91,7 +91,7 @@ macro_rules! shared {
     };
 }
 
-/// WebAssembly has no such instruction, but in its relaxed form.
+/// Whether multiply-add rounds once. WebAssembly has the instruction only in relaxed SIMD.
 const IS_FUSED: bool = cfg!(any(not(target_arch = "wasm32"), target_feature = "relaxed-simd"));
 
 impl<S: Simd> Lane for f32x16<S> {
@@ -102,7 +102,7 @@ impl<S: Simd> Lane for f64x8<S> {
     shared!(f64, u64x8, 52);
 }
 
-/// max(a, b) is the second operand where either is NaN: so x86 has it.
+/// Whether max(a, b) is the second operand where either is NaN, as on x86.
 const SECOND_WHERE_NAN: bool = cfg!(any(target_arch = "x86", target_arch = "x86_64"));
 
 #[inline(always)]
@@ -247,11 +247,13 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     }
 }
 
-/// Writes past the caches, where there is an instruction for it: for results that are larger than
-/// those, which would otherwise be read before they are written.
+/// Writes `values` to `to`, past the caches where there is an instruction for it. A store through
+/// the caches reads a line before it writes it, which is a waste where results are larger than the
+/// caches.
 ///
 /// # Safety
-/// `to` is writable, for nothing but this, and a multiple of 64, or of the size of the values.
+/// `to` is valid for writes of `BYTES` bytes, which nothing else accesses meanwhile, and is a
+/// multiple of 64 or of `BYTES`.
 #[inline(always)]
 unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8; BYTES]) {
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! The vectors of plain Rust: arrays, and loops over them for the compiler to make of what it can.
+//! Vectors in plain Rust: arrays, and loops over them that the compiler may vectorize.
 
 use half::{bf16, f16};
 
@@ -14,7 +14,7 @@ pub(in crate::cpu) struct Portable;
 #[repr(align(64))]
 pub(in crate::cpu) struct Array<W>([W; LANES]);
 
-/// A value of each lane.
+/// Returns the vector of `value` of each lane.
 #[inline(always)]
 fn each<W: Copy + Default>(value: impl Fn(usize) -> W) -> Array<W> {
     let mut out = [W::default(); LANES];
@@ -141,7 +141,7 @@ macro_rules! arrays {
                 each(|lane| self.0[lane].into())
             }
 
-            // Lane by lane through all of its steps, which is a loop that compilers understand.
+            // Each lane goes through all steps in turn, a loop that compilers can vectorize.
             #[inline(always)]
             fn exp<const N: usize>(
                 _: Portable,

@@ -1,4 +1,4 @@
-//! Sixteen lanes of the two types that rows are computed in.
+//! Vectors of sixteen lanes, of the two types that rows are computed in: f32 and f64.
 
 use std::ops::{Add, Mul, Sub};
 use std::sync::Mutex;
@@ -9,11 +9,11 @@ use super::memory::Number;
 use crate::Element;
 use crate::cpu::scratch::{Reserve, Scratch};
 
-/// Lanes of a vector, of every instruction set and for both types.
+/// The number of lanes of a vector, for every instruction set and both types.
 pub(in crate::cpu) const LANES: usize = 16;
 
-/// Returns the value of each element. (`map` of arrays is not always inlined, and what it calls
-/// then lacks the instruction set.)
+/// Returns `value` of each element. (`map` of arrays is not always inlined, and is then not
+/// compiled for the instruction set.)
 #[inline(always)]
 pub(in crate::cpu) fn each<A: Copy, B: Copy, const N: usize>(
     from: [A; N],
@@ -35,12 +35,13 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
-    /// Sixteen zeros and sixteen ones: the sixteen elements from `LAST[n]` on weigh the last `n`
-    /// lanes of a vector 1.
+    /// Sixteen zeros, then sixteen ones: the sixteen elements from `LAST[n]` on are weights, 1 for
+    /// the last `n` lanes of a vector and 0 for the others.
     const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
-    /// The memory that is set aside for rows of this type.
+    /// Returns the memory that is set aside for rows of this type; `None` where it is for the other
+    /// type.
     fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>>;
 }
 
@@ -87,21 +88,21 @@ pub(in crate::cpu) trait Lane:
 {
     /// Whether [`Lane::mul_add`] rounds once.
     const IS_FUSED: bool;
-    /// self * b + c.
+    /// Returns self * b + c.
     fn mul_add(self, b: Self, c: Self) -> Self;
-    /// Returns the larger; NaN where self is NaN.
+    /// Returns the larger of self and `low`; NaN where self is NaN.
     fn at_least(self, low: Self) -> Self;
-    /// The number whose exponent stands in the lowest bits.
+    /// Returns the power of two whose biased exponent is in the lowest bits of self.
     fn power(self) -> Self;
 }
 
-/// A vector of them.
+/// A vector of sixteen lanes.
 pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     type W: Exp;
     fn splat(isa: I, value: Self::W) -> Self;
     fn load(isa: I, values: &[Self::W; LANES]) -> Self;
     fn array(self) -> [Self::W; LANES];
-    /// Returns the larger; `best`, which is a number, where self is NaN.
+    /// Returns the larger of self and `best`, which is not NaN; `best` where self is NaN.
     fn larger(self, best: Self) -> Self;
     /// Returns `then` in lanes where self equals `value`, else `otherwise`.
     fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
@@ -114,7 +115,7 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn deinterleave(self, other: Self) -> (Self, Self);
     fn wide(self, isa: I) -> I::F64;
 
-    /// The sum of all lanes, as a tree.
+    /// Returns the sum of all lanes, added as a tree.
     #[inline(always)]
     fn total(self) -> Self::W {
         let mut sum = self;
@@ -125,7 +126,7 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
         sum.array()[0]
     }
 
-    /// The largest of all lanes, which are numbers.
+    /// Returns the largest of all lanes, none of which is NaN.
     #[inline(always)]
     fn largest(self) -> Self::W {
         let mut largest = self;

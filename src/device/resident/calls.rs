@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::{Memory, Resident, ResidentLoss, ResidentRows, ResidentTargets, Sum, TargetMemory};
 use crate::gpu::DeviceOperands;
+use crate::ops::Op;
+use crate::ops::Request;
 use crate::ops::{check_k, draw_transform};
 use crate::problem::dtype::{Elements, Sealed};
 use crate::problem::error::try_vec;
 use crate::problem::logits::{View, check_length};
 use crate::problem::loss::Totals;
-use crate::problem::operation::Op;
-use crate::problem::request::{Data, Operands, Request, RowsOut};
+use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::block_on;

@@ -1,4 +1,5 @@
-//! Data that stays where the device computes, from one call to the next.
+//! Resident data: logits, targets and results that stay in the device's memory from one call to the
+//! next.
 //!
 //! ```
 //! use logits::{CrossEntropy, Device, Logits};
@@ -25,7 +26,7 @@ use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
 use crate::problem::loss::Totals;
-use crate::problem::request::{RowTarget, RowsOut};
+use crate::problem::operands::{RowTarget, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;
 use crate::problem::waiting::{Waiting, block_on};
@@ -34,11 +35,11 @@ use crate::{
 };
 
 /// Values `[rows, classes]` or `[outer, classes, inner]` on a device: logits, probabilities, a
-/// gradient. Cheap to clone, for clones share the memory, which nothing changes; whatever order
-/// handles are dropped in, the last one frees it.
+/// gradient. Clones are cheap: they share the memory, which never changes, and the last one to be
+/// dropped frees it.
 ///
 /// Operations neither wait nor read back, and they never overwrite resident data: every result
-/// takes memory of its own. A step overwrites its logits where that is wanted
+/// takes memory of its own. A prepared step can overwrite its logits
 /// ([`Operation`](crate::Operation), `StepBuffers::in_place`). If the GPU is lost, every earlier
 /// handle returns [`Error::Gpu`]; the device opens itself again, and the data must be uploaded
 /// again.
@@ -55,8 +56,10 @@ pub struct Resident<T: Element = f32> {
 pub struct ResidentRows<T> {
     memory: Memory<T>,
     rows: usize,
+    /// The number of values of a row.
     each: usize,
-    /// The factor of values that are read: 1 / [`Totals::unit`] for losses, 1 for all else.
+    /// The factor that values are multiplied by when they are read: 1 / [`Totals::unit`] for
+    /// losses, 1 for other values.
     scale: f64,
     limits: CallLimits,
 }
@@ -68,13 +71,14 @@ pub trait ResultValue: sealed::ResultValue + bytemuck::Pod + Default {}
 impl<T: sealed::ResultValue + bytemuck::Pod + Default> ResultValue for T {}
 
 pub(crate) mod sealed {
-    use crate::problem::request::RowsOut;
+    use crate::problem::operands::RowsOut;
 
     pub trait ResultValue: Sized {
-        /// Where a call writes values of this type, `per_row` of each row.
+        /// Returns `values` as the destination of a call, which has `per_row` predictions or one
+        /// value for each row.
         fn rows_out(values: &mut [Self], per_row: usize) -> RowsOut<'_>;
 
-        /// Multiplies each value by `factor`, where values are losses.
+        /// Multiplies each value by `factor`; does nothing to predictions.
         fn scale(values: &mut [Self], factor: f64);
     }
 }
@@ -138,9 +142,9 @@ enum TargetMemory {
 #[derive(Clone, Debug)]
 enum Sum {
     Known(f64),
-    /// In a summary.
+    /// In the summary that the GPU has written.
     Gpu(DeviceArray),
-    /// The losses of the rows are to be read and summed.
+    /// The losses of the rows must be read and summed.
     OfRows,
 }
 
@@ -148,8 +152,8 @@ impl Device {
     /// Copies logits to the device, where they stay.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], or [`Error::Gpu`] where they do not fit or the GPU fails: resident
-    /// data does not fall back; [`Error::DType`] for f64 on a GPU.
+    /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the logits do not fit or the GPU fails, since
+    /// resident data does not fall back; [`Error::DType`] for f64 on a GPU.
     pub fn upload<T: Element>(&self, x: Logits<'_, T>) -> Result<Resident<T>, Error> {
         block_on(self.upload_waiting(x, Waiting::Here))
     }
@@ -193,8 +197,9 @@ impl Device {
     /// to the device with these options.
     ///
     /// # Errors
-    /// As [`LossCall::loss`](crate::LossCall::loss) of the targets and the options,
-    /// [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] of the shape, and as [`Device::upload`].
+    /// Fails as [`LossCall::loss`](crate::LossCall::loss) does for the targets and the options,
+    /// with [`Error::ZeroClasses`] or [`Error::ShapeTooLarge`] for the shape, and as
+    /// [`Device::upload`] does.
     pub fn upload_targets<'t>(
         &self,
         loss: &CrossEntropy,
@@ -257,13 +262,13 @@ impl Device {
 }
 
 impl<T: Element> Resident<T> {
-    /// The shape.
+    /// Returns the shape.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// The same values, read by every operation as if divided by `temperature`:
+    /// Returns the same values, which every operation reads as if divided by `temperature`:
     /// [`Logits::temperature`].
     ///
     /// # Errors
@@ -272,7 +277,7 @@ impl<T: Element> Resident<T> {
         Ok(Self { transform: self.transform.at_temperature(temperature)?, ..self.clone() })
     }
 
-    /// The same values as a loss sees them: [`Logits::as_seen_by`].
+    /// Returns the same values as a loss sees them: [`Logits::as_seen_by`].
     ///
     /// # Errors
     /// Fails as [`Logits::as_seen_by`] does.
@@ -280,7 +285,7 @@ impl<T: Element> Resident<T> {
         Ok(Self { transform: loss.transform(self.transform)?, ..self.clone() })
     }
 
-    /// Reads everything back, as it lies.
+    /// Reads all values back, in their order in memory.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Gpu`] where the GPU fails or was lost.
@@ -296,8 +301,8 @@ impl<T: Element> Resident<T> {
         self.read_waiting(0..self.shape.outer(), Waiting::Elsewhere).await
     }
 
-    /// Reads some rows back, or of a shape `[outer, classes, inner]` some blocks of `classes *
-    /// inner`; those beyond the last are left out.
+    /// Reads the given rows back, or, for a shape `[outer, classes, inner]`, the given blocks of
+    /// `classes * inner` values. Rows or blocks beyond the last are left out.
     ///
     /// # Errors
     /// Fails as [`Resident::read`] does.
@@ -328,7 +333,7 @@ impl<T: ResultValue> ResidentRows<T> {
         self.rows
     }
 
-    /// Reads them back.
+    /// Reads the values back.
     ///
     /// # Errors
     /// Fails as [`Resident::read`] does.
@@ -355,7 +360,7 @@ impl<T: ResultValue> ResidentRows<T> {
 }
 
 impl<S> ResidentLoss<S> {
-    /// The weighted loss of each row, where it is.
+    /// Returns the weighted loss of each row, which stays on the device.
     #[must_use]
     pub fn per_row(&self) -> &ResidentRows<S> {
         &self.per_row
@@ -363,9 +368,9 @@ impl<S> ResidentLoss<S> {
 }
 
 impl<S: Element> ResidentLoss<S> {
-    /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU these are 32 bytes, or,
-    /// where the logits did not fit one buffer or the sum is beyond f32, the losses of the rows,
-    /// which are then summed on the host.
+    /// Reads the reduced loss back; [`Loss::per_row`] stays empty. On a GPU this reads 32 bytes.
+    /// Where the logits did not fit one buffer, or the sum is beyond f32, it reads the losses of
+    /// the rows, and sums them on the host.
     ///
     /// # Errors
     /// [`Error::Gpu`] where the GPU fails or was lost; [`Error::OutOfMemory`].
@@ -386,13 +391,14 @@ impl<S: Element> ResidentLoss<S> {
         let limits = CallLimits { waiting, ..*limits };
         let known = match &self.sum {
             Sum::Known(sum) => Some(*sum),
-            // A device has the sum in f32, and so an infinity may be finite in f64.
+            // A device returns the sum as f32s, so an infinite sum may be finite in f64.
             Sum::Gpu(summary) => Some(summary.sum(limits).await?).filter(|sum| !sum.is_infinite()),
             Sum::OfRows => None,
         };
         let sum = match known {
             Some(sum) => sum,
-            // As they are on the device, multiplied by `unit` as the totals are.
+            // The losses are read as they are on the device, multiplied by `unit` as the totals
+            // are.
             None => sum_of_rows(&memory.read(0..*rows, *each, limits).await?),
         };
         let totals = Totals { sum, ..self.totals };

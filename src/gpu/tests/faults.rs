@@ -1,4 +1,4 @@
-//! Bad days: whatever happens to the GPU, a call that may fall back has the right answer and says
+//! Faults: whatever happens to the GPU, a call that may fall back has the right answer and says
 //! why, one that may not has a typed error and intact logits, and the next call works.
 
 use std::time::Duration;
@@ -8,17 +8,17 @@ use half::f16;
 use super::*;
 use crate::gpu::pipelines::{Fit, Kernel, Labels, TransformKind};
 use crate::gpu::pool::{Sabotage, destroy};
+use crate::ops::Op;
 use crate::plan::{Access, Entry, Kind, Strategy};
-use crate::problem::operation::Op;
 use crate::{DType, Targets};
 
-/// What a fault is, and where the answer comes from.
+/// A fault, how to inject it, and the call that meets it.
 struct Fault {
     name: &'static str,
     injected: &'static str,
-    /// Into a device before a call.
+    /// Injects the fault into a device before a call.
     inject: fn(&Gpu),
-    /// What the reason must hold.
+    /// Text that the reason must contain.
     reason: &'static str,
     settings: fn(Device) -> Device,
     shape: [usize; 2],
@@ -95,7 +95,7 @@ const FAULTS: [Fault; 5] = [
         inject: |_| {},
         reason: "time allowed",
         settings: |device| device.with_timeout(Duration::ZERO),
-        // So much that it cannot be done before it is asked for.
+        // Enough logits that the call is not done when it is first polled.
         shape: [3, 3_000_000],
     },
 ];
@@ -121,7 +121,7 @@ fn every_fault_costs_nothing() {
             let x = Logits::new(&logits, shape).unwrap();
             let wanted =
                 Device::cpu().cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
-            // Something has been done before, with buffers pooled and pipelines made.
+            // An earlier call has pooled buffers and made pipelines.
             for gpu in [gpu, &strict] {
                 device(gpu, false).cross_entropy(&loss, x, &targets).with_gradient_vec().unwrap();
                 gpu.now().pool.clear();
@@ -144,7 +144,7 @@ fn every_fault_costs_nothing() {
                 continue;
             };
             assert!(why.contains(reason), "{name} on {falling}: {why}");
-            // Rows that were done before the fault are the GPU's own.
+            // The GPU computed the rows that were done before the fault, so bits may differ.
             approx::assert_relative_eq!(out.loss, wanted.0.loss, max_relative = 1e-6);
             let far = in_place
                 .iter()
@@ -166,7 +166,7 @@ fn every_fault_costs_nothing() {
             );
             assert_eq!(in_place, logits, "{name} on {explicit}");
 
-            // The next call is as good as any.
+            // The next call succeeds.
             for gpu in [gpu, &strict] {
                 sabotage(gpu, |sabotage| *sabotage = Sabotage::default());
                 let next = device(gpu, false)
@@ -200,15 +200,15 @@ fn memory_that_is_short_makes_parts_smaller() {
         let why = out.fell_back.unwrap();
         assert!(why.contains("no memory for") && why.contains("in parts of"), "{why}");
 
-        // In place, logits that are not done yet are still there when a part of them fails.
+        // In place, logits that are not done yet are intact when a part of them fails.
         let mut in_place = logits.clone();
         explicit.softmax(LogitsMut::new(&mut in_place, shape).unwrap()).in_place().unwrap();
         assert_eq!(in_place, wanted.values);
     }
 }
 
-/// The GPU goes away between two parts of one call: the first come from it, the others from the
-/// CPU.
+/// The GPU is lost between two parts of one call: it computed the first rows, and the CPU computes
+/// the others.
 #[test]
 fn a_call_is_finished_from_where_it_broke() {
     for (falling, explicit) in gpus().iter().zip(gpus()) {
@@ -218,7 +218,7 @@ fn a_call_is_finished_from_where_it_broke() {
         let on_gpu = device(falling, false).softmax(x).to_vec().unwrap().values;
         let on_cpu = Device::cpu().softmax(x).to_vec().unwrap().values;
 
-        // Parts of 1 MiB; the fourth finds no memory at all, nor do smaller ones.
+        // Parts of 1 MiB; the fourth finds no memory at all, nor do the smaller ones after it.
         for gpu in [falling, &explicit] {
             gpu.now().pool.clear();
             sabotage(gpu, |sabotage| sabotage.refuse_after = Some(12));
@@ -240,8 +240,8 @@ fn a_call_is_finished_from_where_it_broke() {
     }
 }
 
-/// Probabilities are wider than halves, so what is one part of logits may be two of those.
-/// Whichever allocation fails, logits are intact.
+/// Probabilities in f32 are wider than 16-bit logits, so logits that fit one part may need two.
+/// Whichever allocation fails, the logits are intact.
 #[test]
 fn a_second_part_that_fails_leaves_logits_in_place_intact() {
     let shape = [512, 1024];
@@ -272,8 +272,8 @@ fn a_second_part_that_fails_leaves_logits_in_place_intact() {
     }
 }
 
-/// Rows longer than the memory that is left: no row of which a piece has been overwritten is taken
-/// for logits again.
+/// Rows are longer than the memory that is left. A row of which a piece has been overwritten is not
+/// read as logits again.
 #[test]
 fn rows_in_place_are_not_cut_where_memory_is_short() {
     let shape = [2, 700_001];
@@ -303,7 +303,7 @@ fn rows_in_place_are_not_cut_where_memory_is_short() {
     }
 }
 
-/// A buffer that wgpu did not really make must not come back.
+/// An invalid buffer must not return from the pool.
 #[test]
 fn a_refused_buffer_is_not_used_again() {
     for gpu in gpus() {

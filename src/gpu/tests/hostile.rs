@@ -1,13 +1,13 @@
 //! Kernels run on the CPU after other compilers keep the bounds that the crate promises: naga's
 //! MSL, compiled by clang with -ffast-math and run without subnormal numbers, as Metal may; and
 //! naga's HLSL after Microsoft's DXC, which adds up in another order, both as DXC left it and after
-//! clang has gone on in the same way. `tests/hostile` has what is asked, the rows, the judge, and
-//! the ways to a program.
+//! clang has reordered it further. `tests/hostile` has the requests, the rows, the judge, and the
+//! programs.
 //!
-//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, for it takes a minute.
+//! `LOGITS_CXX=clang++` names the compiler; without it this is skipped, because it takes a minute.
 //! `LOGITS_DXC` is a command that writes the listing of `FILE` to `FILE.ll`: `.ci/dxc LIBRARY`.
-//! `LOGITS_FULL=1` runs every option with every strategy. `LOGITS_HOSTILE_KEEP=1` leaves what was
-//! compiled in the temporary folder.
+//! `LOGITS_FULL=1` runs every option with every strategy. `LOGITS_HOSTILE_KEEP=1` keeps the
+//! compiled files in the temporary folder.
 
 #[path = "../../../tests/hostile/asked.rs"]
 mod asked;
@@ -35,14 +35,14 @@ use self::rows::{Random, Row, rows};
 use super::targets::{hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::source;
+use crate::ops::Op;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
-use crate::problem::operation::Op;
-use crate::problem::request::{Operands, RowTarget};
+use crate::problem::operands::{Operands, RowTarget};
 use crate::problem::transform::Transform;
 use crate::{DType, Device, Logits, Reduction, tier};
 
-/// What is out of bounds and known to be: an operation, the beginning of the option's name, kinds
-/// of rows, and why.
+/// Known violations of the bounds: an operation, the beginning of the option's name, kinds of rows,
+/// and the reason.
 const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 3] = [
     (
         Op::Sample,
@@ -64,7 +64,7 @@ const KNOWN_VIOLATIONS: [(Op, &str, &[&str], &str); 3] = [
     ),
 ];
 
-/// One run: what it is judged by, its passes, and its buffers.
+/// One run: the request and the rows that it is judged by, its passes, and its buffers.
 struct Case {
     asked: Asked,
     batch: Batch,
@@ -76,7 +76,7 @@ struct Case {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Metal,
-    /// The command for listings.
+    /// The command that writes listings.
     Dxc(String),
 }
 
@@ -118,13 +118,13 @@ impl Texts {
     }
 }
 
-/// Values in a type, as bytes, and as the kernel reads them.
+/// Returns values in a type as bytes, and as the kernel reads them.
 fn narrowed(dtype: DType, values: impl Iterator<Item = f32>) -> (Vec<u8>, Vec<f64>) {
     let (mut bytes, mut read) = (Vec::new(), Vec::new());
     for value in values {
         match dtype {
             DType::F16 => {
-                // Infinities of the row's own, but none by rounding.
+                // Infinities of the row are kept; rounding makes no others.
                 let value =
                     if value.is_finite() { value.clamp(-65_504.0, 65_504.0) } else { value };
                 bytes.extend(f16::from_f32(value).to_bits().to_ne_bytes());
@@ -163,12 +163,9 @@ impl Case {
         let k = if op == Op::TopK { 5 } else { 1 };
         let draws =
             if op == Op::Sample { asked.sampling.draws().unwrap() } else { Default::default() };
-        let is_heavy = Operands {
-            transform,
-            coefficients: loss.coefficients(7, 1.0, 1),
-            ..Operands::default()
-        }
-        .is_heavy(op, operand_bytes);
+        let coefficients = loss.coefficients(7, 1.0, 1);
+        let operands = Operands { transform, coefficients, ..Operands::default() };
+        let is_heavy = op.is_heavy(&operands, operand_bytes);
         let (count, classes) = spread.shape(op, is_heavy);
         let mut loss = loss.clone();
         loss.weight = loss
@@ -235,7 +232,7 @@ impl Case {
             k,
         };
         if is_sum {
-            // What the operation starts from are results of another one.
+            // The operation starts from the results of another operation.
             batch.rows = rows.iter().map(|row| row.x.iter().map(|&x| x.into()).collect()).collect();
             batch.scale = 1.0;
             for (row, output) in rows.iter_mut().zip(batch.outputs(op == Op::LogSoftmaxBackward)) {
@@ -268,7 +265,8 @@ impl Case {
     }
 }
 
-/// The binding of targets, whatever they are.
+/// Returns the bytes of the binding of targets: classes, probabilities, an upstream gradient, or a
+/// counter.
 fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
     let classes = rows[0].x.len();
     let mut random = Random::new(classes as u64 + 1);
@@ -299,7 +297,7 @@ fn targets_of(asked: &Asked, rows: &[Row], batch: &mut Batch) -> Vec<u8> {
     rows.iter().flat_map(|row| class(row).to_ne_bytes()).collect()
 }
 
-/// What the CPU draws.
+/// Returns the classes that the CPU draws.
 fn draws_of(asked: &Asked, rows: &[Row]) -> Vec<u32> {
     let x: Vec<f32> = rows.iter().flat_map(|row| row.x.iter().copied()).collect();
     let x = Logits::new(&x, [rows.len(), rows[0].x.len()])
@@ -310,7 +308,7 @@ fn draws_of(asked: &Asked, rows: &[Row]) -> Vec<u32> {
     drawn.into_iter().map(|drawn| drawn.class).collect()
 }
 
-/// Cases as `run.cpp` reads them.
+/// Returns the cases in the form that `run.cpp` reads.
 fn input_of(cases: &[Case]) -> Vec<u8> {
     let mut input = Vec::new();
     let word = |input: &mut Vec<u8>, word: usize| input.extend((word as u32).to_ne_bytes());
@@ -332,7 +330,7 @@ fn input_of(cases: &[Case]) -> Vec<u8> {
     input
 }
 
-/// Each case's verdict.
+/// Returns each case's verdict.
 fn verdicts(cases: &[Case], output: &[u8]) -> Vec<Verdict> {
     let mut rest = output;
     let of = |case: &Case| {
@@ -409,7 +407,7 @@ fn run<const N: usize>(
     })
 }
 
-/// Which known violation it is.
+/// Returns the index of the known violation, if it is one.
 fn known(asked: &Asked, kind: &str) -> Option<usize> {
     KNOWN_VIOLATIONS.iter().position(|&(op, option, kinds, _)| {
         op == asked.op && asked.option.starts_with(option) && kinds.contains(&kind)
@@ -475,8 +473,7 @@ fn kernels_without_opaque_break_after_dxc() {
     }
 }
 
-/// The proof can fail: the same compilers break the same kernels where `opaque` returns what it is
-/// given.
+/// The proof can fail: the same compilers break the same kernels if `opaque` returns its argument.
 fn check_that_they_break(route: &Route) {
     let Some(compiler) = compiler() else { return };
     let mut texts = Texts::new(route, |text| {

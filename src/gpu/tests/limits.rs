@@ -1,4 +1,4 @@
-//! Nothing about an adapter's limits, or about how a batch is cut, changes a bit.
+//! An adapter's limits, and how a batch is cut, do not change a bit.
 
 use super::*;
 use crate::gpu::pipelines::{Edit, Kernels};
@@ -26,8 +26,8 @@ fn subgroups_do_not_change_a_bit() {
     }
 }
 
-/// Modules for subgroups as if those were of so many threads, which are no neighbours: they
-/// exchange values through workgroup memory. Everything else of the text is that for subgroups.
+/// Returns an edit that makes a module for subgroups one for subgroups of `width` threads that are
+/// not neighbours: they exchange values through workgroup memory.
 fn as_if_of(width: u32) -> Edit {
     let exchange = "
         var<workgroup> exchanged: array<vec2<u32>, 256>;
@@ -60,7 +60,8 @@ fn as_if_of(width: u32) -> Edit {
     })
 }
 
-/// Of sizes that no adapter here has; and of more threads than the least that any has.
+/// Tests subgroup sizes that no adapter here has, and subgroups larger than the least that the
+/// kernels are made for.
 #[test]
 fn the_size_of_subgroups_does_not_change_a_bit() {
     let Some(plain) = gpus().into_iter().next() else { return };
@@ -89,8 +90,8 @@ fn the_size_of_subgroups_does_not_change_a_bit() {
 fn parts_do_not_change_a_bit() {
     let first = gpus();
     for (adapter, (whole, pieces)) in first.iter().zip(gpus()).enumerate() {
-        // A handful of rows at a time, in a grid of a few workgroups a line; and a row of 600,000
-        // in three parts.
+        // A few rows at a time, in a grid of few workgroups a line; and a row of 600,000 classes in
+        // three parts.
         pieces.altered(|context| {
             context.limits.binding_bytes = Plan::LEAST_BINDING;
             context.limits.workgroups_per_dimension = 30;
@@ -152,7 +153,7 @@ fn a_small_budget_does_not_change_a_bit() {
     }
 }
 
-/// Logits in several buffers, none of which begins where a block of a sum does but the first.
+/// Logits in several buffers, of which only the first begins at a block of a sum.
 #[test]
 fn chunks_do_not_change_the_loss() {
     for (whole, pieces) in first_gpus().into_iter().zip(first_gpus()) {
@@ -181,7 +182,7 @@ fn chunks_do_not_change_the_loss() {
     }
 }
 
-/// Watched from another thread, by wgpu's own count, while far more than the budget goes through.
+/// Watches wgpu's own count from another thread, while far more data than the budget goes through.
 #[test]
 fn a_call_stays_within_its_budget() {
     const BUDGET: isize = 48 << 20;
@@ -216,7 +217,7 @@ fn a_call_stays_within_its_budget() {
                 assert_eq!(out.0.fell_back, None);
                 watch.join().unwrap()
             });
-            // Buffers are rounded up to the next MiB, some eight of them, beside what was there.
+            // About eight buffers are rounded up to the next MiB each.
             println!("{shape:?}: {} MiB", (most - before) >> 20);
             assert!(most - before <= BUDGET, "{shape:?}: {} MiB", (most - before) >> 20);
             assert!(most - before > 0, "{shape:?}: nothing was seen");
@@ -241,7 +242,7 @@ fn idle_buffers_are_bounded_and_used_again() {
     }
 }
 
-/// Counted by wgpu itself: objects and bytes, over calls of ever other shapes.
+/// wgpu counts objects and bytes over calls of ever-changing shapes.
 #[test]
 fn calls_leave_nothing() {
     let calls = if tier::is_full() { 10_000_usize } else { 1_500 };
@@ -254,7 +255,8 @@ fn calls_leave_nothing() {
         };
         let mut most = (0, 0, 0);
         for call in 0..calls {
-            // Of ever other sizes, but of few widths, for which kernels are made.
+            // Sizes change with each call, but there are few widths, because each needs its
+            // kernels.
             let shape = [1 + call * 31 % 300, [3, 10, 40][call / 3 % 3]];
             let x = Logits::new(&logits[..shape[0] * shape[1]], shape).unwrap();
             match call % 3 {

@@ -1,4 +1,4 @@
-//! What only the inside can bring about: small limits, faults, adapters without subgroups.
+//! Tests that need private access: small limits, faults, adapters without subgroups.
 
 mod faults;
 mod hostile;
@@ -15,8 +15,7 @@ use super::{Gpu, Opened, adapter};
 use crate::tier::skip;
 use crate::{CrossEntropy, Device, Error, Logits, LogitsMut, Prediction, Reduction, tier};
 
-/// Every adapter, opened anew. Without one the reason is printed, and it is a failure where it was
-/// promised.
+/// Opens every adapter anew. Without one it prints the reason, and fails if one was promised.
 fn gpus() -> Vec<Gpu> {
     let adapters = block_on(adapter::adapters());
     let open =
@@ -29,16 +28,16 @@ fn gpus() -> Vec<Gpu> {
     opened
 }
 
-/// Returns every adapter with `LOGITS_FULL=1`, else the first one: for tests of what is the same
-/// through every API.
+/// Returns every adapter with `LOGITS_FULL=1`, else the first one: for tests that do not depend on
+/// the API.
 fn first_gpus() -> Vec<Gpu> {
     let mut gpus = gpus();
     gpus.truncate(if tier::is_full() { usize::MAX } else { 1 });
     gpus
 }
 
-/// The shapes for the first (0), second, ... of `count` adapters or tunings, with their places: all
-/// of them, or by default every second one where there is another one for the others.
+/// Returns the shapes for adapter or tuning `nth` of `count`, with their places: all of them, or by
+/// default every second one if another adapter or tuning takes the others.
 fn shapes_of<S, const N: usize>(
     nth: usize,
     count: usize,
@@ -62,8 +61,8 @@ fn logits(count: usize) -> Vec<f32> {
     (0..count as u32).map(|x| (x.wrapping_mul(2_654_435_761) >> 8) as f32 * 1e-6 - 8.0).collect()
 }
 
-/// The same, every fifth far below the largest, down to 88, and every seventh next to 0, some of
-/// them subnormal.
+/// Returns the same logits, but every fifth is up to 88 below the largest, and every seventh is
+/// next to 0, some of them subnormal.
 fn wide_logits(count: usize) -> Vec<f32> {
     let mut logits = logits(count);
     logits.iter_mut().skip(2).step_by(5).for_each(|x| *x -= 71.5);
@@ -83,8 +82,8 @@ struct Results {
     loss: f64,
 }
 
-/// Runs every operation; in the default tier, for a driver compiles for each, a third of them,
-/// chosen by `nth`: the loss and its gradient where `nth % 3` is 0.
+/// Runs every operation; in the default tier, a third of them, chosen by `nth`, because a driver
+/// compiles each: the loss and its gradient if `nth % 3` is 0.
 fn all(device: &Device, logits: &[f32], shape: [usize; 2], nth: usize) -> Result<Results, Error> {
     let x = Logits::new(logits, shape)?;
     let takes = |third: usize| tier::is_full() || nth % 3 == third;

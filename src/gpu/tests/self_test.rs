@@ -1,14 +1,15 @@
-//! The self-test sees what is broken on purpose, and what becomes of the adapter then.
+//! The self-test finds kernels that are broken on purpose, and the adapter is rejected or used
+//! without subgroups.
 
 use super::*;
 use crate::DeviceChoice;
 use crate::gpu::pipelines::BROKEN;
 
-/// What a driver does wrong, as a change of the kernels' text, and the check that must see it.
+/// An error of a driver, as a change of the kernels' text, and the check that must find it.
 struct Broken {
     edit: fn(&str) -> String,
     check: &'static str,
-    /// Whether kernels without subgroups are right.
+    /// Whether only kernels with subgroups are broken.
     of_subgroups: bool,
 }
 
@@ -35,14 +36,14 @@ const BREAKS: [Broken; 7] = [
         check: "sum over a workgroup",
         of_subgroups: true,
     },
-    // As a compiler does that may compute in another order.
+    // A compiler that may reorder sums does this.
     Broken {
         edit: |text| text.replace("opaque(ordered.y - opaque(sum - ordered.x))", "0.0"),
         check: "loss: 0e0 for the logits [20.0, 0.0]",
         of_subgroups: false,
     },
     Broken {
-        // As where a zero without a sign is taken for an infinity.
+        // A compiler that makes -0 of 0 would take it for an infinity here.
         edit: |text| {
             text.replace(
                 "(bits & 0x7fffffffu) >= 0x7f800000u",
@@ -76,7 +77,7 @@ fn what_is_broken_is_not_used() {
                 let device = opened.unwrap();
                 let told = device.rejected_adapters().last().unwrap().reason.clone();
                 assert!(told.contains("used without subgroups"), "{told}");
-                // The kernels that are broken are not used.
+                // The broken kernels are not used.
                 let p = device
                     .softmax(Logits::new(&[1.0_f32; 1000], [1, 1000]).unwrap())
                     .to_vec()
@@ -105,7 +106,6 @@ fn a_broken_gpu_is_not_chosen() {
     assert!(told.contains(BREAKS[4].check), "{told}");
 }
 
-/// A device of the caller is tested when the caller asks for it.
 #[test]
 fn a_device_of_the_caller_is_tested_when_asked() {
     for gpu in first_gpus() {

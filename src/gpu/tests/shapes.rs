@@ -1,5 +1,5 @@
-//! Kernels as they are shaped to GPUs that are not at hand, and with the checks that compilers may
-//! add.
+//! Tests kernels in the shapes that other GPUs than those at hand get, and with the checks that
+//! compilers may add.
 
 use half::{bf16, f16};
 use logits_check::oracle::Row;
@@ -9,7 +9,7 @@ use super::*;
 use crate::plan::tuning::Vendor;
 use crate::{DType, Element, Shape, Tuning};
 
-/// As an adapter with subgroups of 32 has them.
+/// Returns `gpu` with the tuning of hardware with subgroups of 32.
 fn like_hardware(gpu: &Gpu) -> Gpu {
     gpu.with_tuning(Tuning::new(32, Vendor::Other)).unwrap()
 }
@@ -44,8 +44,8 @@ fn like_hardware_checked(gpu: &Gpu) -> Gpu {
     tuned
 }
 
-/// All of them, or by default every `step`th from `first % step` on, so that types and adapters
-/// share them.
+/// Returns all of them, or by default every `step`th from `first % step` on, so that types and
+/// adapters share them.
 fn in_turn<T, const N: usize>(all: [T; N], first: usize, step: usize) -> impl Iterator<Item = T> {
     let (first, step) = if tier::is_full() { (0, 1) } else { (first % step, step) };
     all.into_iter().skip(first).step_by(step)
@@ -93,8 +93,8 @@ fn workgroup_memory_does_not_change_a_bit() {
     }
 }
 
-/// Neighbouring threads take neighbouring rows, and a row comes to what it does where it lies
-/// alone.
+/// Neighbouring threads take neighbouring rows, and a row has the same results as in a layout where
+/// it is contiguous.
 #[test]
 fn lanes_across_rows_do_not_change_a_bit() {
     fn same<T: Element<Row = f32>>(device: &Device, first: usize, narrow: fn(f32) -> T) {
@@ -142,7 +142,7 @@ fn lanes_across_rows_do_not_change_a_bit() {
     }
 }
 
-/// Rows of every remainder by a unit, against float64.
+/// Compares rows whose width has any remainder by a unit with float64.
 #[test]
 fn odd_rows_are_right_on_hardware_too() {
     fn right<T: Element<Row = f32>>(
@@ -166,7 +166,7 @@ fn odd_rows_are_right_on_hardware_too() {
                         "{rows}x{classes} of {}, row {row}, class {class} on {device}",
                         T::DTYPE
                     );
-                    // Subnormals of f16 are multiples of 2^-24; those of the others may be flushed
+                    // Subnormals of f16 are multiples of 2^-24; those of other types may be flushed
                     // to 0.
                     let slack =
                         if T::DTYPE == DType::F16 { 6e-8 } else { f64::from(f32::MIN_POSITIVE) };
@@ -197,7 +197,7 @@ fn a_tuning_that_makes_no_kernels_is_refused() {
             error.to_string(),
             "no tuning: long_lanes = 3, where it must be a power of two from 4 to 256"
         );
-        // Every number that may be, at its ends.
+        // The extremes of every number of a tuning.
         for tuning in [
             Tuning {
                 subgroup: 1,

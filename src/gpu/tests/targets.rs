@@ -18,7 +18,7 @@ pub fn parsed(text: &str) -> (Module, ModuleInfo) {
     (module, info)
 }
 
-/// What is left of a module where functions that nobody calls are dropped, as wgpu-hal does.
+/// Returns a module without the functions that are not called, as wgpu-hal does.
 pub fn reachable(module: &Module, info: &ModuleInfo) -> (Module, ModuleInfo) {
     let stage = Some((ShaderStage::Compute, ENTRY));
     let (module, info) = process_overrides(module, info, stage, &Default::default()).unwrap();
@@ -29,7 +29,7 @@ fn entry_point() -> Option<(ShaderStage, String)> {
     Some((ShaderStage::Compute, ENTRY.to_owned()))
 }
 
-/// HLSL as `dx12/device.rs` writes it.
+/// Returns HLSL as `dx12/device.rs` writes it.
 pub fn hlsl_of(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel) -> String {
     let options = hlsl::Options {
         shader_model,
@@ -47,7 +47,7 @@ pub fn hlsl_of(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderMod
     text
 }
 
-/// MSL as `metal/device.rs` writes it.
+/// Returns MSL as `metal/device.rs` writes it.
 pub fn msl_of(module: &Module, info: &ModuleInfo) -> String {
     let options = msl::Options {
         lang_version: (3, 0),

@@ -1,12 +1,12 @@
 //! Every pipeline that a plan can ask for, without a GPU: it validates, its bindings are those of
-//! the host, it keeps within what every adapter has, and the compilers of the platforms that are
-//! not at hand are given something to compile.
+//! the host, it stays within the limits of every adapter, and it is translated for the compilers of
+//! platforms that are not at hand.
 //!
-//! By default that is what one adapter asks for, and one variant of each family is translated: of
-//! modules of the same parts, whose arrays and loops have the same sizes. `LOGITS_VARIANTS=FOLDER`
-//! asks for what ten adapters do, translates a few variants of each family, and keeps them there,
-//! the module included, for the compilers that are at hand (see `.ci/shaders`). `LOGITS_FULL=1`
-//! asks for the same, and translates every variant.
+//! By default these are the pipelines of one adapter, and one variant of each family is translated:
+//! a family has modules of the same parts, whose arrays and loops have the same sizes.
+//! `LOGITS_VARIANTS=FOLDER` takes the pipelines of ten adapters, translates a few variants of each
+//! family, and keeps them in the folder, with the module, for the compilers that are at hand (see
+//! `.ci/shaders`). `LOGITS_FULL=1` takes the same pipelines, and translates every variant.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -20,23 +20,23 @@ use wgpu::BufferBindingType;
 use super::targets::{ENTRY, hlsl_of, msl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Params, Starts, Summary};
 use crate::gpu::pipelines::{BINDINGS, Kernel, parts, self_test_source, source};
+use crate::ops::Op;
 use crate::plan::{Entry, KernelProblem, Limits, Plan};
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::problem::transform::Transform;
 use crate::tier;
 use crate::{CrossEntropy, DType, Reduction};
 
-/// Variants of a family that are enough for a compiler to have seen it.
+/// The number of variants that represent a family for a compiler.
 const FEW: usize = 3;
-/// The adapter that is asked about every option; the others are asked about none.
+/// The adapter that is tried with every option; the others are tried with none.
 const ALL_OPTIONS: &str = "Apple M2, Metal";
-/// Around where plans change.
+/// Numbers of classes around those at which plans change.
 const CLASSES: [u64; 12] =
     [1, 3, 10, 33, 100, 1000, 2049, 8192, 32_000, 131_072, 131_073, 1_000_003];
 
-/// Each option of an operation by itself, none first, and all at once; and whether targets are
-/// probabilities.
+/// Returns each option of an operation by itself, none first, and all at once, each with whether
+/// targets are probabilities.
 fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
     let plain = || CrossEntropy::default().reduction(Reduction::Sum);
     let transforms =
@@ -65,7 +65,7 @@ fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
     transforms.into_iter().chain(more).collect()
 }
 
-/// What tells one pipeline from another, for a compiler.
+/// A pipeline as a compiler sees it.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Variant {
     family: Family,
@@ -75,7 +75,7 @@ struct Variant {
     memory: u64,
 }
 
-/// What variants have in common whose modules differ in switches alone.
+/// The common properties of variants whose modules differ in switches alone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Family {
     parts: Vec<&'static str>,
@@ -83,9 +83,9 @@ struct Family {
     sizes: Vec<String>,
 }
 
-/// What plans ask for: of every adapter that they are tested with, with its subgroups and without
-/// any, each operation, type, layout and number of classes; and each option, on one of them, over
-/// logits that can be bound at their start.
+/// Returns the variants that plans ask for: for every adapter, with its subgroups and without, each
+/// operation, type, layout and number of classes; and for one adapter each option, over logits that
+/// can be bound at their start.
 fn variants() -> HashSet<Variant> {
     let mut variants = HashSet::new();
     for (name, limits) in crate::plan::tests::adapters() {
@@ -100,7 +100,7 @@ fn variants() -> HashSet<Variant> {
                 let starts =
                     Starts::of_each_kind().into_iter().take(if nth == 0 { usize::MAX } else { 1 });
                 for (of, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
-                    // By default each width of an operation in one type.
+                    // By default each width of an operation is tried in one type.
                     let in_turn = |nth: usize| is_wide() || (nth + turn) % 3 == of;
                     for (_, classes) in
                         CLASSES.into_iter().enumerate().filter(|&(nth, _)| in_turn(nth))
@@ -134,7 +134,7 @@ fn of_shape(
     starts: impl Iterator<Item = Starts> + Clone,
     variants: &mut HashSet<Variant>,
 ) {
-    // What is not for rows is two KiB at the most.
+    // The memory that is not for rows is 2 KiB at most.
     let memory = limits.tile_bytes + 2048;
     let transform = loss.transform(Transform::default()).unwrap();
     let operands = Operands {
@@ -143,7 +143,7 @@ fn of_shape(
         ..Operands::default()
     };
     let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, is_soft));
-    let (heavy, counts) = (operands.is_heavy(op, operand_bytes), op.has_losses());
+    let (heavy, counts) = (op.is_heavy(&operands, operand_bytes), op.has_losses());
     let problem = KernelProblem {
         size,
         operand_bytes,
@@ -191,7 +191,7 @@ impl Variant {
         let has_subgroups = subgroup > 1;
         let entry = if has_subgroups { "self_test_with_subgroups" } else { "self_test" };
         let family = Family { parts: Vec::new(), entry, sizes: Vec::new() };
-        // Its tile beside the folds of a reduction.
+        // The tile of the self-test, and the folds of a reduction.
         let memory = 4096 + 2048;
         Self { family, source: self_test_source(subgroup), has_subgroups, memory }
     }
@@ -201,7 +201,7 @@ fn folder() -> Option<std::ffi::OsString> {
     std::env::var_os("LOGITS_VARIANTS")
 }
 
-/// Whether all ten adapters are asked, about every type, and [`FEW`] variants of each family are
+/// Whether all ten adapters are tried, with every type, and [`FEW`] variants of each family are
 /// translated instead of one.
 fn is_wide() -> bool {
     tier::is_full() || folder().is_some()
@@ -235,7 +235,7 @@ fn every_variant_is_valid_and_translates() {
 }
 
 fn of_family(nth: usize, variants: &[&Variant], folder: Option<&Path>) {
-    // Spread over what switches may be.
+    // The few variants are spread over the family.
     let step = variants.len().div_ceil(if is_wide() { FEW } else { 1 });
     for (of_family, variant) in variants.iter().enumerate() {
         let is_of_few = of_family % step == 0;
@@ -248,7 +248,7 @@ fn of_family(nth: usize, variants: &[&Variant], folder: Option<&Path>) {
                 std::fs::write(folder.join(name), bytes).unwrap();
             }
         };
-        // Browsers want to be told what naga does not know the word for.
+        // Browsers need this directive, which naga does not know.
         let extension = if variant.has_subgroups { "enable subgroups;\n" } else { "" };
         keep("wgsl", format!("{extension}{}", variant.source).as_bytes());
         let (module, info) = parsed(&variant.source);
@@ -261,7 +261,7 @@ fn of_family(nth: usize, variants: &[&Variant], folder: Option<&Path>) {
 }
 
 fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl Fn(&str, &[u8])) {
-    // DXC's, and where there are no subgroups FXC's.
+    // The shader model of DXC, and without subgroups that of FXC too.
     let models = [(hlsl::ShaderModel::V6_2, "sm62.hlsl"), (hlsl::ShaderModel::V5_1, "sm51.hlsl")];
     for (shader_model, ending) in models.into_iter().take(1 + usize::from(!has_subgroups)) {
         keep(ending, hlsl_of(module, info, shader_model).as_bytes());
@@ -276,7 +276,7 @@ fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl
     let words = spv::write_vec(module, info, &options, Some(&pipeline)).unwrap();
     keep("spv", bytemuck::cast_slice(&words));
 
-    // wgpu has no subgroups of GL.
+    // wgpu has no subgroups on GL.
     if has_subgroups {
         return;
     }
@@ -294,8 +294,8 @@ fn translate(module: &Module, info: &ModuleInfo, has_subgroups: bool, keep: impl
     keep("comp", text.as_bytes());
 }
 
-/// What adapters need not have more of: 256 threads and 8 storage buffers, as WebGPU's defaults,
-/// and workgroup memory as the plan was told of.
+/// Checks that a variant needs no more than 256 threads and 8 storage buffers, WebGPU's defaults,
+/// and the workgroup memory that the plan was given.
 fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
     let mut layouter = Layouter::default();
     layouter.update(module.to_ctx()).unwrap();
@@ -323,7 +323,7 @@ fn check_memory(module: &Module, info: &ModuleInfo, variant: &Variant) {
     );
 }
 
-/// The host's structs and the shaders' are the same.
+/// Checks that the host's structs and the shaders' are the same.
 fn check_layouts(module: &Module) {
     let members = |name: &str| {
         let (_, found) =

@@ -1,11 +1,11 @@
-//! SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to Vulkan,
-//! for AMD's compiler to judge, and HLSL of those for subgroups of 32, which is what
-//! `.ci/ptxas/run` starts from for NVIDIA's. `LOGITS_VERDICT=FOLDER` asks for it, and without that
-//! nothing is done. `.ci/aco/run` and `.ci/ptxas/run` make tables from the names:
+//! Writes SPIR-V of the kernels that default plans take on AMD's RDNA3, as wgpu-hal 30 hands it to
+//! Vulkan, for AMD's compiler to judge; and HLSL of those for subgroups of 32, from which
+//! `.ci/ptxas/run` starts for NVIDIA's. It is done only with `LOGITS_VERDICT=FOLDER`. `.ci/aco/run`
+//! and `.ci/ptxas/run` make tables from the names:
 //!
 //! `THREADS.OPERATIONS.TYPES.LOSSES.CLASSES.ENTRY.SHAPE.HELD` and `.spv` or `.hlsl`, where
-//! `THREADS` are those of a subgroup that the plan was made for, `+` joins whatever the same code
-//! is for, and `HELD` is how many values a thread holds at a time; 0 where it holds none of a row.
+//! `THREADS` is the size of the subgroups that the plan was made for, `+` joins everything that has
+//! the same code, and `HELD` is how many values of a row a thread holds at a time, or 0.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,21 +18,21 @@ use naga::{Module, ShaderStage};
 use super::targets::{ENTRY, hlsl_of, parsed, reachable};
 use crate::gpu::params::{KernelOptions, Starts};
 use crate::gpu::pipelines::source;
+use crate::ops::Op;
 use crate::plan::{Access, Entry, KernelProblem, Limits, Plan, UNIT_BYTES};
-use crate::problem::operation::Op;
-use crate::problem::request::Operands;
+use crate::problem::operands::Operands;
 use crate::problem::transform::Transform;
 use crate::{CrossEntropy, DType, Reduction};
 
 const CLASSES: [u64; 8] = [10, 100, 1000, 4096, 8192, 32_000, 128_256, 262_144];
 /// One width for each strategy, which is enough for a loss with options.
 const FEW_CLASSES: [u64; 3] = [1000, 32_000, 262_144];
-/// Threads of the least subgroup of RDNA3, whatever the plan is made for.
+/// Threads of the smallest subgroup of RDNA3, whatever the plan is made for.
 const LEAST_SUBGROUP: u32 = 32;
 
-/// What must be found fault with, or the judge is blind: an array indexed by a number that only run
-/// time knows, large enough to lie in scratch memory (Mesa makes branches of indices into 256 bytes
-/// and less), and more values at once than there are registers.
+/// Kernels that the judge must reject, which proves that it can: an array indexed by a number that
+/// only run time knows, large enough to lie in scratch memory (Mesa makes branches of indices into
+/// 256 bytes and less), and more values at once than there are registers.
 fn controls() -> [(&'static str, String); 2] {
     let kernel = |body: &str| {
         format!(
@@ -52,17 +52,17 @@ fn controls() -> [(&'static str, String); 2] {
     ]
 }
 
-/// As RADV reports an RX 7900, whose subgroups have 32 to 64 threads; and what a driver gets that
-/// reports no more than 32.
+/// The limits of an RX 7900 as RADV reports it, with subgroups of 32 to 64 threads; and of a driver
+/// that reports no more than 32.
 fn adapters() -> [Limits; 2] {
     let known = crate::plan::tests::adapters();
     let of = |part: &str| known.iter().find(|(name, _)| name.contains(part)).unwrap().1;
     [of("RADV"), Limits { tuning: of("H100").tuning, ..of("RADV") }]
 }
 
-/// Options of a loss with their name, and the classes that they are asked about.
+/// Returns options of a loss with their name, and the numbers of classes that they are tried with.
 fn losses(op: Op) -> Vec<(&'static str, CrossEntropy, &'static [u64])> {
-    // A mean is weighed by the host, but for steps of an engine.
+    // The host weighs a mean, except in steps of an engine.
     let plain = || CrossEntropy::default().reduction(Reduction::Sum);
     let mut losses = vec![("plain", plain(), CLASSES.as_slice())];
     if op.has_targets() {
@@ -72,8 +72,8 @@ fn losses(op: Op) -> Vec<(&'static str, CrossEntropy, &'static [u64])> {
     losses
 }
 
-/// The words that wgpu-hal's `vulkan/device.rs` writes for a trusted module and a device of Vulkan
-/// 1.3.
+/// Returns the SPIR-V that wgpu-hal's `vulkan/device.rs` writes for a trusted module and a device
+/// of Vulkan 1.3.
 fn words(module: &Module, info: &ModuleInfo) -> Vec<u32> {
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = spv::Options {
@@ -95,14 +95,15 @@ fn words(module: &Module, info: &ModuleInfo) -> Vec<u32> {
     spv::write_vec(module, info, &options, Some(&pipeline)).unwrap()
 }
 
-/// Everything that the same code is for; names in the order in which they were met.
+/// Everything that has the same code; names in the order in which they were found.
 #[derive(Default)]
 struct Uses {
     ops: Vec<String>,
     dtypes: Vec<String>,
     losses: Vec<String>,
     classes: Vec<String>,
-    /// How rows are spread over threads, and values that one holds at a time, of the first of them.
+    /// For the first of them: how rows are spread over threads. `held` is how many values a thread
+    /// holds at a time.
     shape: String,
     held: u64,
     hlsl: Option<String>,
@@ -130,9 +131,9 @@ impl Uses {
 
 #[derive(Default)]
 struct Kernels {
-    /// By the threads of the plan's subgroup, and the code.
+    /// The uses by subgroup size of the plan, entry point, and code.
     uses: BTreeMap<(u32, &'static str, Vec<u32>), Uses>,
-    /// Modules are parsed once.
+    /// The parsed modules by their text.
     modules: HashMap<String, (Module, ModuleInfo)>,
 }
 
@@ -152,7 +153,7 @@ impl Kernels {
             ..Operands::default()
         };
         let (size, operand_bytes) = (dtype.size() as u64, op.operand_bytes(dtype, false));
-        let (heavy, totals) = (operands.is_heavy(op, operand_bytes), op.has_losses());
+        let (heavy, totals) = (op.is_heavy(&operands, operand_bytes), op.has_losses());
         let problem = KernelProblem {
             size,
             operand_bytes,
@@ -216,7 +217,7 @@ fn default_kernels_for_the_verdict() {
         }
     }
     let keep = |name: String, bytes: &[u8]| {
-        // Two of one name would be one kernel less for the judge.
+        // A second kernel of the same name would overwrite the first.
         let path = folder.join(name);
         assert!(!path.exists(), "{path:?}");
         std::fs::write(path, bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Recording into a caller's own wgpu commands: the same results as the simple API, over any device
-//! and any buffers.
+//! Recording into a caller's own wgpu commands has the same results as the simple API, on any
+//! device and in any buffers.
 
 mod one_buffer;
 mod plans;
@@ -15,7 +15,7 @@ use pollster::block_on;
 
 use crate::common::{self, Share};
 
-/// A wgpu device of the caller's, and what the tests do with it.
+/// A wgpu device of the caller, with helpers for tests.
 #[derive(Clone)]
 struct Engine {
     device: wgpu::Device,
@@ -23,7 +23,7 @@ struct Engine {
     gpu: Gpu,
 }
 
-/// One for each adapter, with wgpu's default limits, shared as [`common::gpus`] are.
+/// Returns an engine for each adapter, with wgpu's default limits, shared as [`common::gpus`] are.
 fn engines() -> Vec<Engine> {
     static ENGINES: [OnceLock<Vec<Engine>>; common::DEVICES_PER_ADAPTER] =
         [const { OnceLock::new() }; common::DEVICES_PER_ADAPTER];
@@ -32,7 +32,7 @@ fn engines() -> Vec<Engine> {
     common::shared(&ENGINES, || new_engines(|_| {}))
 }
 
-/// One for each adapter, with the limits that `limits` makes of the default ones.
+/// Opens an engine for each adapter, with the default limits after `limits` has changed them.
 fn new_engines(limits: impl Fn(&mut wgpu::Limits)) -> Vec<Engine> {
     let engine = |(device, queue)| {
         let gpu = Gpu::from_wgpu(&device, &queue).unwrap();
@@ -45,8 +45,8 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
     // It skips, or fails where a GPU is promised.
     common::gpus();
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // Debug information stays off, as in the crate's own devices: Vulkan's validation layer did not
-    // always know the sources' language.
+    // Debug information is off, as in the crate's own devices: Vulkan's validation layer did not
+    // always know WGSL.
     descriptor.flags = descriptor.flags.difference(wgpu::InstanceFlags::DEBUG).with_env();
     let backends = descriptor.backends;
     let adapters = block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
@@ -62,7 +62,7 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
 }
 
 impl Engine {
-    /// A buffer with these contents, after `before` bytes of something else.
+    /// Returns a buffer with these contents, after `before` other bytes.
     fn buffer<T: bytemuck::Pod>(&self, before: usize, contents: &[T]) -> wgpu::Buffer {
         let mut bytes = vec![0xff_u8; before];
         bytes.extend_from_slice(bytemuck::cast_slice(contents));
@@ -78,7 +78,7 @@ impl Engine {
         buffer
     }
 
-    /// One with nothing but NaNs, so that what is not written shows.
+    /// Returns a buffer of NaNs, which show where nothing is written.
     fn poisoned(&self, words: usize) -> wgpu::Buffer {
         self.buffer(0, &vec![u32::MAX; words])
     }

@@ -1,5 +1,5 @@
-//! One buffer that holds all that a step reads and writes, as where an allocator of a framework
-//! hands out pages of one buffer.
+//! One buffer holds everything that a step reads and writes, as if a framework's allocator hands
+//! out pages of one buffer.
 
 use logits::half::f16;
 use logits::{DType, Error, Operation, Reduction, Sampling, Shape, StepBuffers, StepBuilder};
@@ -95,7 +95,7 @@ fn one_buffer_holds_all_arrays_of_a_step() {
     for (which, engine) in engines().iter().enumerate() {
         for (nth, shape) in shapes.into_iter().enumerate() {
             for (case, operation) in operations.into_iter().enumerate() {
-                // A driver compiles each: by default every operation once on each adapter.
+                // A driver compiles each, so by default each operation runs once on each adapter.
                 if tier::is_full() || (case + which) % shapes.len() == nth {
                     same_in_one_buffer(engine, shape, operation, case + which);
                 }
@@ -181,7 +181,7 @@ fn same_in_one_buffer(engine: &Engine, shape: Shape, operation: Operation, case:
     }
 }
 
-/// Parts that overlap, or start where a binding cannot, are refused by name.
+/// Parts that overlap, or start at an offset where no binding can, are refused by name.
 #[test]
 fn parts_of_one_buffer_lie_apart() {
     for engine in engines() {

@@ -21,7 +21,7 @@ fn a_target_that_is_no_class_is_told() {
         let summary: Summary = engine.read(summary.slice(..))[0];
         assert!(summary.loss.is_nan());
         assert_eq!((summary.first_invalid_row, summary.counted_rows), (2, 5));
-        // An ignored index that no 32 bits hold is met by no target, be it -1.
+        // No target equals an ignored index that does not fit 32 bits, not even -1.
         let none = CrossEntropy::default().ignore_index(1 << 40).reduction(Reduction::Sum);
         let minus_one = engine.buffer(0, &[0_i32, -1, 0, 0, 0]);
         let loss = engine.poisoned(8);
@@ -35,7 +35,7 @@ fn a_target_that_is_no_class_is_told() {
             StepBuffers::new(x.slice(..)).targets(minus_one.slice(..)).output(out.slice(..));
         engine.run(&step, &buffers.loss(loss.slice(..)));
         assert_eq!(engine.read::<Summary>(loss.slice(..))[0].first_invalid_row, 1);
-        // Several of them, a class and its neighbours; and as many as there may be.
+        // Several ignored indices, a class and its neighbours; and as many as are allowed.
         let several =
             CrossEntropy::default().ignore_indices([4, 1 << 40, -7, 3]).reduction(Reduction::Sum);
         let step = engine
@@ -73,7 +73,8 @@ fn a_target_that_is_no_class_is_told() {
     }
 }
 
-/// A step adds weights on the device, in f32: it takes those whose sum stays in its range.
+/// A step adds weights on the device in f32, so it takes only weights whose sum is in the range of
+/// f32.
 #[test]
 fn weights_that_a_step_cannot_add_are_refused() {
     for engine in engines() {
@@ -172,7 +173,7 @@ fn buffers_that_do_not_do_are_refused() {
             Error::BufferUsage { what: "output", missing: "STORAGE" },
         );
 
-        // Only wgpu can tell that a buffer is destroyed.
+        // Only wgpu finds that a buffer is destroyed.
         let gone = engine.poisoned(40);
         gone.destroy();
         assert!(matches!(
@@ -202,7 +203,8 @@ fn buffers_that_do_not_do_are_refused() {
     }
 }
 
-/// Not ours to open again, but no panic either.
+/// A lost device of the caller is not opened again, and the call returns an error instead of a
+/// panic.
 #[test]
 fn a_device_of_the_callers_that_is_gone_is_told() {
     for engine in new_engines(|_| {}) {
@@ -234,8 +236,8 @@ fn a_device_that_cannot_do_it_is_refused() {
     }
 }
 
-/// Recording makes no object and no allocation on the device, and whatever order things are dropped
-/// in is fine.
+/// Recording makes no object and no allocation on the device, and handles may be dropped in any
+/// order.
 #[test]
 fn recording_allocates_nothing_and_drops_in_any_order() {
     for engine in new_engines(|_| {}) {

@@ -9,8 +9,8 @@ use logits::{
 use super::{Engine, engines, logits, new_engines};
 use crate::tier;
 
-/// Equal, or neighbouring halves: a step divides a mean by a pair of f32, the simple API by an f64,
-/// so the last bit may differ.
+/// Checks that values are equal or neighbouring f16: a step divides a mean by a pair of f32, the
+/// simple API by an f64, so the last bit may differ.
 #[track_caller]
 fn assert_neighbours(got: &[f16], wanted: &[f16], what: &str) {
     assert_eq!(got.len(), wanted.len(), "{what}");
@@ -143,7 +143,7 @@ fn same_as_the_simple_api(engine: &Engine, shape: [usize; 2], first: usize, step
             assert_eq!(summary.first_invalid_row, u32::MAX);
         }
 
-        // In place, without losses, in a pass and with scratch of the caller's.
+        // In place, without losses, in a compute pass, and with scratch of the caller.
         let over = engine.buffer(12, &logits);
         let summary = engine.poisoned(8);
         let step = prepare_loss(engine, &loss, shape);
@@ -163,7 +163,7 @@ fn steps_are_the_simple_api_on_default_limits() {
     for engine in engines() {
         let shapes =
             [[1, 1], [50, 9], [9, 300], [3, 5000], [2, 140_000], [5, 2048], [300, 1], [5000, 3]];
-        // A driver compiles for each: by default a sixth of the losses, and not every short row.
+        // A driver compiles each, so by default a sixth of the losses run, and not every short row.
         let (count, step) = if tier::is_full() { (shapes.len(), 1) } else { (5, 6) };
         for (nth, shape) in
             shapes.into_iter().enumerate().take(count).filter(|(nth, _)| engine.takes(*nth, &[1]))
@@ -186,12 +186,14 @@ enum Part {
     Backward,
 }
 
-/// Halves in rows with gaps, and planes: every operation against the simple API on the same device.
+/// 16-bit types in rows with gaps, and strided rows: every operation against the simple API on the
+/// same device.
 #[test]
 fn steps_of_every_type_and_layout() {
     use Part::*;
     for engine in engines() {
-        // The last entry names the parts that the default tier runs, for a driver compiles each.
+        // The last entry names the parts that the default tier runs, because a driver compiles
+        // each.
         for (nth, (shape, gap, parts)) in [
             (Shape::rows(7, 9), 0, &[TopK][..]),
             (Shape::rows(7, 9), 4, &[Gradient, Sample]),
@@ -230,7 +232,7 @@ fn steps_of_every_type_and_layout() {
                 let step = step(operation).loss(loss);
                 if is_soft { step.soft_targets().build() } else { step.build() }.unwrap()
             };
-            // Results, and what lies between them.
+            // The results, and the gaps between them.
             let read = || {
                 let all: Vec<f16> = engine.read(out.slice(..));
                 let blocks = all.chunks(block + 1).take(shape.outer());
@@ -268,7 +270,7 @@ fn steps_of_every_type_and_layout() {
                 );
             }
             if takes(SoftmaxBackward) {
-                // From dense results of the same step.
+                // The backward starts from dense results of the same step.
                 let backward = engine.gpu.prepare(Operation::SoftmaxBackward, shape, DType::F16);
                 let backward = backward.temperature(0.8).unwrap().build().unwrap();
                 let (y, g) = (
@@ -299,7 +301,7 @@ fn steps_of_every_type_and_layout() {
                     wanted,
                     "draws of {place}"
                 );
-                // One bound step, whose draws a counter moves on.
+                // One bound step, whose draws a counter advances.
                 let counter = engine.buffer(4, &[0_u32]);
                 let bound = prepare(Operation::Sample(sampling.step(u64::from(u32::MAX))));
                 let buffers =
@@ -332,7 +334,7 @@ fn steps_of_every_type_and_layout() {
             let loss = CrossEntropy::default().weight(weight).z_loss(1e-3);
             let loss = if classes > 1000 && !tier::is_full() { loss } else { loss.softcap(6.0) };
             let by_rows = loss.clone().upstream_gradients(factors.clone());
-            // A driver compiles for each: by default one kind of targets a shape.
+            // A driver compiles each, so by default a shape has one kind of targets.
             let kinds = [false, true]
                 .into_iter()
                 .filter(|&is_soft| tier::is_full() || is_soft == ((nth + nth / 2) % 2 == 1));
@@ -362,7 +364,7 @@ fn steps_of_every_type_and_layout() {
                     assert_neighbours(&read(), &gradient, &format!("gradient of {place}"));
                 }
                 if takes(Backward) {
-                    // Log-sum-exps stand where rows would go; any will do.
+                    // Log-sum-exps are in the `rows` buffer; any values will do.
                     let saved = engine.buffer(0, &vec![3.0_f32; rows]);
                     let step = prepare_loss(Operation::CrossEntropyBackward, &loss, is_soft);
                     let buffers =
@@ -449,7 +451,7 @@ fn special_values_are_those_of_the_simple_api() {
         [0.5, 1.0, 2.0],
     ];
     for engine in engines() {
-        // Batches of one row, so that every loss is seen by itself.
+        // Batches of one row, so that every loss is checked by itself.
         for row in rows {
             for target in [0, 1, 2, -100] {
                 // The default tier runs the last two; `pytorch::` checks special values under the

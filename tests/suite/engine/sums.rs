@@ -1,4 +1,4 @@
-//! One sum of the losses of rows, to the last bit: in a host call, resident, in a step, and in
+//! The sum of the losses of rows has the same bits in a host call, resident, in a step, and in
 //! parts.
 
 use logits::{
@@ -16,7 +16,8 @@ fn logits(rows: usize) -> Vec<f32> {
     (0..rows * CLASSES).map(|at| noise[at] * [0.01, 0.3, 1.0, 4.0, 0.0][at / CLASSES % 5]).collect()
 }
 
-/// Logits whose losses are from subnormal numbers to 2^90, the largest of every 1,024 rows another.
+/// Logits whose losses are from subnormal numbers to 2^90; the largest differs between blocks of
+/// 1,024 rows.
 fn wide_logits(rows: usize) -> Vec<f32> {
     let mut logits = logits(rows);
     for (row, x) in logits.chunks_mut(CLASSES).enumerate() {
@@ -98,7 +99,7 @@ fn parts_have_the_loss_of_the_whole() {
                 Logits::new(&x[start * CLASSES..end * CLASSES], [end - start, CLASSES]).unwrap();
             let out = device.cross_entropy(&loss, view, &targets[start..end]).loss().unwrap();
             let mut sum = RowSum::new();
-            // In pieces of any size.
+            // The losses are pushed in pieces of any size.
             out.per_row.chunks(700).for_each(|losses| sum.push(losses).unwrap());
             assert_eq!(sum.total().to_bits(), out.loss.to_bits(), "{device}");
             sum
@@ -113,7 +114,7 @@ fn parts_have_the_loss_of_the_whole() {
     }
 }
 
-/// Losses that are infinite or NaN, and of which the sum is.
+/// Losses that are infinite or NaN, and losses whose sum is infinite.
 #[test]
 fn special_losses_are_summed_alike() {
     let rows = 3000;

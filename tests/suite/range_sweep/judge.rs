@@ -1,4 +1,4 @@
-//! How far off results are, in parts of what is promised.
+//! The errors of results, in units of the promised bounds.
 
 use logits::{DType, Device, Element};
 
@@ -23,12 +23,12 @@ fn numbers(dtype: DType) -> Numbers {
     }
 }
 
-/// What is promised of a quantity.
+/// The promised bound of a quantity.
 #[derive(Clone, Copy)]
 pub enum Bound {
-    /// The error is at most so much of the value.
+    /// The error is at most this fraction of the value.
     Relative(f64),
-    /// The error is at most so much of a scale.
+    /// The error is at most this fraction of a scale.
     Scaled(f64),
     /// The result is the same, with an error of 0.
     Same,
@@ -41,7 +41,7 @@ pub struct Worst {
     dtype: DType,
     /// The numbers of `dtype`.
     numbers: Numbers,
-    /// The error in units of what is allowed.
+    /// The error in units of the allowed error.
     error: f64,
     place: String,
 }
@@ -65,9 +65,9 @@ impl Worst {
         }
     }
 
-    /// Notes a result. `scale` is what a scaled error is relative to. `lost` is what may be missing
-    /// of it, for a GPU may take numbers for 0 that are no normal f32. Where a result is no normal
-    /// number itself, it may be off by as much as the least of those.
+    /// Notes a result. A scaled error is relative to `scale`. A result may be off by `lost`,
+    /// because a GPU may take numbers for 0 that are no normal f32. A result that is no normal
+    /// number itself may have an error of the least normal number.
     pub fn note(
         &mut self,
         got: f64,
@@ -84,7 +84,7 @@ impl Worst {
                 Bound::Same => 0.0,
             } + if wanted.abs() < least { least } else { 0.0 };
         let off = (got - wanted).abs();
-        // Nearly all are no worse than what was seen before.
+        // Nearly all results are no worse than an earlier one.
         if got == wanted || off <= self.error * allowed {
             return;
         }
@@ -95,8 +95,8 @@ impl Worst {
         }
     }
 
-    /// Returns how far rounding to the type may move a result near `at`: a half is rounded once
-    /// more, and any type rounds where it is subnormal.
+    /// Returns how far rounding to the type may move a result near `at`: a 16-bit result is rounded
+    /// once more, and a result of any type where it is subnormal.
     fn rounding(&self, at: f64) -> f64 {
         let Numbers { digits, lowest, .. } = self.numbers;
         let is_half = matches!(self.dtype, DType::F16 | DType::BF16);
@@ -114,7 +114,7 @@ impl Worst {
     }
 }
 
-/// Returns the exponent of a normal f64; of a subnormal one -1023.
+/// Returns the exponent of a normal f64, or -1023 for a subnormal one.
 fn exponent(x: f64) -> i32 {
     ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
 }
@@ -124,7 +124,7 @@ fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023).max(0) as u64) << 52)
 }
 
-/// What was seen on a device.
+/// The findings on a device.
 pub struct Report {
     device: String,
     is_gpu: bool,
@@ -145,7 +145,7 @@ impl Report {
         if self.is_gpu { LEAST } else { 0.0 }
     }
 
-    /// Takes in what was seen of an operation on logits of a type.
+    /// Adds the worst error of an operation on logits of a type.
     pub fn add<T: Element>(&mut self, operation: &'static str, worst: Worst) {
         let worst = Worst { dtype: T::DTYPE, ..worst };
         let is_same = |(known, other): &&mut (&'static str, Worst)| {
@@ -158,7 +158,7 @@ impl Report {
         }
     }
 
-    /// Prints a line of a table for each quantity, and returns what is out of its bound.
+    /// Prints a line of a table for each quantity, and returns those that are out of bounds.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         println!(

@@ -1,4 +1,4 @@
-//! Each operation over a batch, and how near to float64 its results are.
+//! Runs each operation over a batch, and compares its results with float64.
 
 use logits::{CrossEntropy, Device, Element, Logits, LogitsMut, Prediction, Reduction, Sampling};
 
@@ -6,12 +6,12 @@ use super::judge::{Bound, LEAST, Report, Worst};
 use super::noise;
 use super::rows::{Batch, Row};
 
-/// How many classes `top_k` is asked for, where the row has as many.
+/// The k of `top_k`, if the row has as many classes.
 const TOP: usize = 5;
 /// The rows of a batch share the seed of their draws.
 const SEED: u32 = 77;
 
-/// A name, and what runs an operation of it and reports.
+/// The name of an operation, and the function that runs it and reports.
 pub type Operation<T> = (&'static str, fn(&'static str, &Device, &Batch<T>, &mut Report));
 
 /// The operations with their names.
@@ -32,7 +32,7 @@ pub fn operations<T: Element>() -> [Operation<T>; 12] {
     ]
 }
 
-/// Calls `check` with each row, its number and what was found of it.
+/// Calls `check` with each row, its number and its results.
 fn by_rows<'a, T: Element, R>(
     batch: &'a Batch<T>,
     found: &'a [R],
@@ -58,7 +58,7 @@ fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, re
     let out = device.softmax(logits(batch)).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T>("probability", Bound::Relative(2e-6));
-    // Rounded to halves they add up to 1 no longer.
+    // Probabilities that are rounded to 16 bits do not sum to 1.
     let mut sums = Worst::new::<f32>("sum of a row", Bound::Scaled(1e-6));
     by_rows(batch, &out.values, |row, _, found| {
         for (class, (&p, &wanted)) in found.iter().zip(&row.p).enumerate() {
@@ -103,7 +103,8 @@ fn log_sum_exp<T: Element>(
         worst.note(found[0].into(), row.log_sum_exp(), 1.0, 0.0, || place(row, 0));
     });
     report.add::<T>(name, worst);
-    // Nobody looks again at what stays on a GPU: within 0.5 of 0 it is right to 2e-7.
+    // The host does not recompute results that stay on a GPU: within 0.5 of 0 their error is up to
+    // 2e-7.
     let out = device.upload(logits(batch)).unwrap().log_sum_exp().run().unwrap().read().unwrap();
     let mut worst = Worst::new::<T::Row>("log-sum-exp of resident logits", Bound::Relative(1e-6));
     by_rows(batch, &out, |row, _, found| {
@@ -132,7 +133,7 @@ fn log_softmax_backward<T: Element>(
     backward(name, device, batch, report, true);
 }
 
-/// Starts from the result that float64 has of the forward operation, rounded to the type.
+/// Starts from the float64 result of the forward operation, rounded to the type.
 fn backward<T: Element>(
     name: &'static str,
     device: &Device,
@@ -147,7 +148,7 @@ fn backward<T: Element>(
     let p: Vec<f64> = y.iter().map(|&y| if is_log { y.into().exp() } else { y.into() }).collect();
     let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
     for &factor in batch.factors() {
-        // As the type holds it.
+        // The upstream gradient is rounded to the type.
         let upstream: Vec<T> =
             noise.iter().map(|&noise| (batch.kind.narrow)(noise * f64::from(factor))).collect();
         let g: Vec<f64> = upstream.iter().map(|&g| g.into()).collect();
@@ -244,8 +245,7 @@ fn cross_entropy_grad<T: Element>(
                 let of_row =
                     || format!("{}, target {}, factor {factor:e}", place(row, class), row.target);
                 worst.note(found, wanted, factor, 0.0, of_row);
-                // Beside the target, whose own entry is the sum of the others, an entry is a
-                // probability.
+                // The target's entry is the sum of the others; every other entry is a probability.
                 let lost = match is_target {
                     true => report.lost() * batch.classes as f64,
                     false if row.p[class] < LEAST => LEAST,
@@ -259,7 +259,7 @@ fn cross_entropy_grad<T: Element>(
     }
 }
 
-/// Starts from log-sum-exps that are rounded to the type that they have.
+/// Starts from log-sum-exps that are rounded to their type.
 fn cross_entropy_backward<T: Element>(
     name: &'static str,
     device: &Device,
@@ -324,7 +324,7 @@ fn top_k<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, repo
     let out = device.top_k(logits(batch), k).to_vec().unwrap();
     assert_eq!(out.fell_back, None);
     judge_decisions(name, batch, &out.values, report, |row, _, found| {
-        // The largest that is left, k times.
+        // Takes the largest class that is left, k times.
         let mut left: Vec<u32> = (0..row.x.len() as u32).collect();
         // Zeros of both signs are equal.
         let key = |class: &u32| row.x[*class as usize] + 0.0;
@@ -361,7 +361,7 @@ fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, rep
             .filter(|&class| below(class) > -26.0)
             .map(score)
             .fold(f64::NEG_INFINITY, f64::max);
-        // Scores are of f32.
+        // Scores have the precision of f32.
         score(found[0] as usize) >= best - 1e-5
     });
 }

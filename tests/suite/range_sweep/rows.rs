@@ -1,4 +1,4 @@
-//! Rows of logits over the range of a type, and what float64 makes of them in plain words.
+//! Rows of logits over the range of a type, and their softmax in float64 by definition.
 
 use logits::{DType, Element};
 use rand::rngs::StdRng;
@@ -17,7 +17,7 @@ pub struct Kind<T: Element> {
     pub narrow_row: fn(f64) -> T::Row,
     /// The largest magnitude among logits, and the least number above 0.
     ends: [f64; 2],
-    /// What gradients are multiplied by.
+    /// The factors of gradients.
     factors: [f32; 4],
 }
 
@@ -34,7 +34,8 @@ impl<T: Element> Kind<T> {
     }
 }
 
-/// The name of a kind of rows, and what fills one, from a depth or from the ends of the type.
+/// The name of a kind of rows, and the function that fills a row, from a depth or from the ends of
+/// the type.
 type Fill<E> = (&'static str, fn(&mut StdRng, &mut [f64], E));
 
 /// Rows with their smallest logits at a depth.
@@ -54,7 +55,7 @@ const AT_DEPTHS: [Fill<f64>; 4] = [
         let at = rng.random_range(0..x.len());
         x[at] = 0.5;
     }),
-    // The largest logit so far is another one at every step.
+    // Every logit is a new maximum.
     ("rising from", |rng, x, depth| {
         let step = depth / x.len() as f64;
         (0_u32..)
@@ -103,7 +104,7 @@ pub struct Row {
     pub x: Vec<f64>,
     /// Its first largest logit.
     pub top: usize,
-    /// exp(x - largest) of all but that one.
+    /// The sum of exp(x - largest) over all classes except `top`.
     others: f64,
     pub p: Vec<f64>,
     pub target: usize,
@@ -114,7 +115,7 @@ impl Row {
         let top = (0..x.len()).fold(0, |top, j| if x[j] > x[top] { j } else { top });
         let mut p: Vec<f64> = x.iter().map(|x_j| (x_j - x[top]).exp()).collect();
         let others = p.iter().sum::<f64>() - 1.0;
-        // Where the sum is next to 1 that difference has lost them.
+        // If the sum is next to 1, the difference has lost them.
         let others = if others < 0.5 { p[..top].iter().chain(&p[top + 1..]).sum() } else { others };
         p.iter_mut().for_each(|p| *p /= 1.0 + others);
         let target = [top, x.len() - 1, nth * 7919 % x.len()][nth % 3];
@@ -129,7 +130,7 @@ impl Row {
         (self.x[class] - self.x[self.top]) - self.others.ln_1p()
     }
 
-    /// p - 1 of the class, from what is beside it.
+    /// p - 1 of the class, from the other classes.
     pub fn less_one(&self, class: usize) -> f64 {
         let beside: f64 =
             if class == self.top { self.others / (1.0 + self.others) } else { 1.0 - self.p[class] };
@@ -144,7 +145,7 @@ pub struct Batch<T: Element> {
     pub rows: Vec<Row>,
     pub x: Vec<T>,
     pub targets: Vec<u32>,
-    /// What the gradients of results are multiples of, over and over.
+    /// The values that upstream gradients are multiples of, repeated.
     pub noise: Vec<f64>,
 }
 
@@ -153,13 +154,13 @@ impl<T: Element> Batch<T> {
         let mut rng = StdRng::seed_from_u64(classes as u64);
         let mut rows = Vec::new();
         let mut add = |name: String, x: &[f64]| {
-            // What the type holds of it.
+            // The logits rounded to the type.
             let x = x.iter().map(|&x| (kind.narrow)(x).into()).collect();
             rows.push(Row::new(name, x, rows.len()));
         };
         for (nth, (name, fill)) in AT_DEPTHS.into_iter().enumerate() {
             for (turn, depth) in DEPTHS.into_iter().enumerate() {
-                // Of the widest rows, which take as long as all others, by default every second.
+                // By default every second one of the widest rows, which take as long as all others.
                 if !tier::is_full() && classes > 100_000 && (nth + turn) % 2 == 0 {
                     continue;
                 }
@@ -179,7 +180,7 @@ impl<T: Element> Batch<T> {
         Self { kind, classes, rows, x, targets, noise }
     }
 
-    /// What gradients are multiplied by; those of wide rows by default 1 and the least.
+    /// The factors of gradients; for wide rows by default 1 and the least.
     pub fn factors(&self) -> &[f32] {
         let is_quick = self.classes > 10_000 && !tier::is_full();
         if is_quick { &self.kind.factors[..2] } else { &self.kind.factors }

@@ -1,4 +1,4 @@
-//! The battery: shapes around every border between kernels, filled with what breaks softmax.
+//! The battery: shapes around every border between kernels, filled with values that break softmax.
 
 use logits::Reduction;
 use rand::rngs::StdRng;
@@ -9,7 +9,7 @@ use crate::oracle::{Expected, Labels};
 
 /// One batch, and the options to take its loss with.
 pub struct Case {
-    /// The name of what the logits are filled with.
+    /// The name of the values that the logits are filled with.
     pub fill: &'static str,
     /// Rows of the batch.
     pub rows: usize,
@@ -106,7 +106,7 @@ pub const SHAPES: [(usize, usize); 24] = [
     (70_000, 10),
 ];
 
-/// Every fill of a shape; of large shapes only some, so that the whole takes seconds.
+/// Returns every fill of a shape, or only some if it is large, so that the battery takes seconds.
 pub fn of_shape(rows: usize, classes: usize) -> impl Iterator<Item = Case> {
     let elements = rows * classes;
     let is_quick = move |name| match name {
@@ -158,7 +158,8 @@ fn options(nth: usize, fill: &str, rows: usize, classes: usize) -> Options {
     Options {
         ignored: vec![IGNORED],
         weight: (nth % 4 == 2).then(weights),
-        // With weights and without, and over special values with it and without.
+        // Smoothing is tried with weights and without; special values are tried with it and
+        // without.
         label_smoothing: match fill {
             "wide" | "extreme" => 0.1,
             "confident" => 0.25,
@@ -177,7 +178,7 @@ fn options(nth: usize, fill: &str, rows: usize, classes: usize) -> Options {
     }
 }
 
-/// Row after row one of the special values, and every fourth row none.
+/// Fills rows with one of the special values each in turn, and every fourth row with none.
 fn specials(logits: &mut [f32], targets: &mut [i64], classes: usize) {
     let infinity = f32::INFINITY;
     for (row, (x, target)) in logits.chunks_exact_mut(classes).zip(targets).enumerate() {
@@ -204,7 +205,7 @@ fn specials(logits: &mut [f32], targets: &mut [i64], classes: usize) {
                 *target = IGNORED;
             }
             10 => {
-                // -0 and 0 tie, and subnormals stand between.
+                // -0 and 0 tie, among subnormal numbers.
                 x.fill(-0.0);
                 x[middle] = 0.0;
                 x[classes - 1] = f32::from_bits(7);

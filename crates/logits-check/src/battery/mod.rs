@@ -1,5 +1,4 @@
-//! Batches that break softmax, held against the oracle element by element: what `logits check`
-//! runs.
+//! The batches of `logits check`, which break softmax, compared with the oracle element by element.
 
 mod cases;
 mod report;

@@ -1,5 +1,5 @@
-//! Runs a case on a device and holds every result against float64, against the CPU path and against
-//! a row run alone.
+//! Runs a case on a device, and compares every result with float64, with the CPU path and with a
+//! row run alone.
 
 use logits::{Device, Error, Logits, Prediction, Reduction};
 
@@ -8,17 +8,17 @@ use crate::Options;
 use crate::measure::{Measure, error};
 use crate::oracle::{Expected, Row};
 
-/// The worst that was seen of one quantity.
+/// The worst error of one quantity.
 pub struct Finding {
     /// The quantity that was measured.
     pub quantity: &'static str,
-    /// The worst that is allowed.
+    /// The largest error that is allowed.
     pub bound: f64,
     /// How often it was measured.
     pub checked: u64,
-    /// The worst that was seen.
+    /// The worst error.
     pub worst: f64,
-    /// Where that was.
+    /// The place of the worst error.
     pub place: String,
     /// Largest difference from the CPU path in the same measure, between finite values; `None`
     /// where it is not taken.
@@ -32,7 +32,7 @@ impl Finding {
     }
 }
 
-/// Everything that was seen on one device.
+/// All findings on one device.
 pub struct Report {
     /// One for each quantity.
     pub findings: Vec<Finding>,
@@ -54,8 +54,8 @@ const CLASS: usize = 8;
 const PREDICTED: usize = 9;
 const ROW_BITS: usize = 10;
 
-/// Quantities and their bounds, those of the crate's documentation. A class or a bit is right or it
-/// is not.
+/// Quantities and their bounds, as in the crate's documentation. The bound of classes and bits is
+/// 0.
 const QUANTITIES: [(&str, f64); 11] = [
     ("softmax, relative", 2e-6),
     ("softmax row sum - 1", 1e-6),
@@ -109,7 +109,7 @@ impl Report {
         }
     }
 
-    /// Notes the error of a result, and its difference from the CPU path where there is one.
+    /// Notes the error of a result, and its difference from the CPU path if that was run.
     fn compare(
         &mut self,
         which: usize,
@@ -127,7 +127,7 @@ impl Report {
     /// Runs `case` on `device`.
     ///
     /// # Errors
-    /// That of the first operation that has no result.
+    /// The error of the first operation that fails.
     pub fn check(&mut self, device: &Device, case: &Case) -> Result<(), Error> {
         self.cases += 1;
         let got = Results::of(device, case)?;
@@ -188,13 +188,13 @@ impl Report {
         self.compare(ROW_LOSS, loss, expected.per_row[row], Measure::Relative, place);
 
         let Options { ignored, label_smoothing, z_loss, upstream, .. } = &case.options;
-        // Smoothed labels may take from the target just what they add.
+        // With smoothed labels the terms of a target may cancel.
         let is_plain = *label_smoothing == 0.0 && *z_loss == 0.0;
         if is_plain && !ignored.contains(&case.targets[row]) {
             let class = case.targets[row] as usize;
             let gradient = run.both(|results| results.gradient[row * case.classes + class]);
             // The row's scale is the size of its weight and factors. Times p - 1 it is the target's
-            // gradient, of which `expected` has lost the last digits where p is next to 1.
+            // gradient; `expected` has lost its last digits where p is next to 1.
             let factor = f64::from(upstream.signum()) * expected.scale[row];
             let wanted = factor * oracle.gradient(class, class);
             self.compare(TARGET_GRADIENT, gradient, wanted, Measure::Relative, || {
@@ -203,7 +203,7 @@ impl Report {
         }
     }
 
-    /// The predicted class of a row, and its probability.
+    /// Judges the predicted class of a row, and its probability.
     fn decision(&mut self, run: &Run<'_>, row: usize, oracle: &Row<'_, f32>) {
         let (class, wanted) = (run.got.predictions[row].class as usize, oracle.argmax());
         self.note(CLASS, f64::from(u8::from(class != wanted)), || {
@@ -215,12 +215,12 @@ impl Report {
         });
     }
 
-    /// A row's bits depend on that row alone: neither on its neighbours nor on its place.
+    /// Checks that a row's bits depend on that row alone, not on its neighbours or its place.
     fn rows_alone(&mut self, device: &Device, case: &Case, got: &Results) -> Result<(), Error> {
         let Options { weight, upstream, reduction, .. } = &case.options;
         let same_scale = weight.is_none() && *upstream == 1.0 && *reduction != Reduction::Mean;
         let options = Options {
-            // Under a mean the row's scale would depend on the others.
+            // Under a mean the row's scale would depend on other rows.
             reduction: Reduction::Sum,
             weight: None,
             upstream: 1.0,
@@ -256,13 +256,13 @@ impl Report {
 struct Run<'a> {
     case: &'a Case,
     got: Results,
-    /// The results of the CPU path, where it is not the device's own.
+    /// The results of the CPU path; `None` if the device is the CPU.
     cpu: Option<Results>,
     expected: Expected,
 }
 
 impl Run<'_> {
-    /// A value of the device, and the same of the CPU path.
+    /// Returns a value of the device, and the same value of the CPU path.
     fn both(&self, value: impl Fn(&Results) -> f32) -> (f32, Option<f32>) {
         (value(&self.got), self.cpu.as_ref().map(value))
     }
@@ -290,7 +290,7 @@ impl Results {
         let options = case.options.loss();
         let (loss, gradient) =
             device.cross_entropy(&options, x, &case.targets).with_gradient_vec()?;
-        // The loss alone is another kernel that must come to the same.
+        // The loss alone is computed by another kernel, and must have the same bits.
         let alone = device.cross_entropy(&options, x, &case.targets).loss()?;
         let agree = same_bits(&alone.per_row, &loss.per_row);
         let fell_back = [

@@ -105,7 +105,7 @@ impl Options {
 
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub(crate) enum OpName {
+enum OpName {
     Softmax,
     LogSoftmax,
     LogSumExp,

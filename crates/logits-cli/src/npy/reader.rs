@@ -54,7 +54,8 @@ impl Reader {
         }
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        // No more than its length: a file of /proc has none, and may have no end.
+        // No more than the file's length is read: a file of /proc has the length 0, and may have no
+        // end.
         let mut file = BufReader::new(file);
         let header = Header::read(&mut file.by_ref().take(length)).map_err(bad)?;
         let held = length.saturating_sub(header.length);
@@ -206,8 +207,8 @@ impl Reader {
     }
 }
 
-/// Returns the bytes of an array's data. A shape is refused whose sizes but for zeros have a
-/// product beyond memory, as numpy does.
+/// Returns the bytes of an array's data. Like numpy, refuses a shape whose sizes other than 0 have
+/// a product beyond memory.
 fn bytes_of(shape: &[usize], itemsize: usize) -> Result<u64, String> {
     let not_empty = shape.iter().try_fold(itemsize, |bytes, &size| bytes.checked_mul(size.max(1)));
     match not_empty.filter(|&bytes| bytes <= isize::MAX as usize) {

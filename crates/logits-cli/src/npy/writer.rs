@@ -57,7 +57,7 @@ impl Writer {
         written.map_err(|error: io::Error| file.get_ref().error(error))
     }
 
-    /// Writes what is buffered, and returns the output.
+    /// Writes the buffer, and returns the output.
     pub(crate) fn finish(self) -> Result<Output, CliError> {
         let flushed = self.file.into_inner();
         flushed.map_err(|failed| {

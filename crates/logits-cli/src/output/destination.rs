@@ -1,5 +1,5 @@
-//! Where an output file is to be: symbolic links are followed, and what cannot be written is
-//! refused.
+//! Finds where an output file is to be: follows symbolic links, and refuses a path that cannot be
+//! written.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;

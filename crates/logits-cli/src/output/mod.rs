@@ -41,8 +41,8 @@ impl Output {
         let former = destination.metadata().ok();
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX);
-        // A new file has the mode that the umask gives. One that takes a former file's place is
-        // private until it has its mode.
+        // A new file has the mode that the umask gives. A file that replaces a former one is
+        // private until it has the former one's mode.
         #[cfg(unix)]
         if former.is_none() {
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -86,7 +86,7 @@ impl Seek for Output {
     }
 }
 
-/// Creates a temporary file for each path that there is. Returns an error where two paths, or a
+/// Creates a temporary file for each path that is given. Returns an error where two paths, or a
 /// path and an input, are the same file.
 pub(crate) fn create<const N: usize>(
     paths: [Option<&Path>; N],
@@ -205,7 +205,7 @@ mod tests {
 
     use super::{commit, create};
 
-    /// The second of three files cannot have its name, for a folder has it meanwhile.
+    /// The second of three files cannot have its name, because a folder has taken it meanwhile.
     #[test]
     fn files_appear_together_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();

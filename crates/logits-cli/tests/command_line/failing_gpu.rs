@@ -4,8 +4,7 @@ use serde_json::Value;
 
 use crate::layer::{DEVICE_LOST, FOREVER, Kind, above_layer, found_or_skipped};
 
-/// `logits info` says what there is, and what failed, where the best GPU is lost while it is
-/// measured.
+/// `logits info` prints the devices and the failure if the best GPU is lost while it is measured.
 #[test]
 fn info_tells_of_a_gpu_that_fails_while_it_is_measured() {
     let Some((layer, adapter)) = found_or_skipped() else { return };
@@ -15,7 +14,7 @@ fn info_tells_of_a_gpu_that_fails_while_it_is_measured() {
         let mut command = above_layer(env!("CARGO_BIN_EXE_logits"), layer, adapter);
         let output = command.arg("info").args(more).env("LOGITS_FAULT", &fault).output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        // The validation layer, where it listens, writes to standard output too.
+        // The validation layer, if it is loaded, writes to standard output too.
         String::from_utf8(output.stdout).unwrap()
     };
     let said = info(&[]);

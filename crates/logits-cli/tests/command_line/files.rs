@@ -1,4 +1,4 @@
-//! Calls of the binary, and the files that they are given.
+//! Calls of the binary, and their input files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ pub(super) fn run(arguments: &[&str]) -> Output {
     logits().args(arguments).output().unwrap()
 }
 
-/// Exit code 2, nothing on stdout, and one line on stderr, of at most 300 bytes, which is returned.
+/// Checks for exit code 2, nothing on stdout, and one line of at most 300 bytes on stderr, which it
+/// returns.
 #[track_caller]
 pub(super) fn line_of(output: &Output) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
@@ -25,7 +26,7 @@ pub(super) fn line_of(output: &Output) -> String {
     stderr
 }
 
-/// An error in one line that holds all of `words`.
+/// Checks for an error in one line that contains all of `words`.
 #[track_caller]
 pub(super) fn refused(arguments: &[&str], words: &[&str]) {
     let line = line_of(&run(arguments));
@@ -49,12 +50,12 @@ macro_rules! numbers {
 
 numbers!(f32: "f4", f64: "f8", u8: "u1", i32: "i4", i64: "i8");
 
-/// An array of numbers in C order as a file.
+/// Returns an array of numbers in C order as a file.
 pub(super) fn npy<T: Number>(shape: &[u64], values: &[T]) -> Vec<u8> {
     [&header_of::<T>(shape, false), bytemuck::cast_slice(values)].concat()
 }
 
-/// The header of an array whose numbers are in this machine's byte order.
+/// Returns the header of an array whose numbers are in this machine's byte order.
 pub(super) fn header_of<T: Number>(shape: &[u64], is_fortran: bool) -> Vec<u8> {
     let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
     let end = if cfg!(target_endian = "little") { '<' } else { '>' };
@@ -68,7 +69,7 @@ pub(super) fn write<T: Number>(path: &Path, shape: &[u64], values: &[T]) {
     fs::write(path, npy(shape, values)).unwrap();
 }
 
-/// The magic string, version 1.0, the length of `text`, and `text`.
+/// Returns the magic string, version 1.0, the length of `text`, and `text`.
 pub(super) fn npy_header(text: &str) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((text.len() as u16).to_le_bytes());
@@ -76,7 +77,7 @@ pub(super) fn npy_header(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The shape and the numbers of an array of f32 that the binary has written.
+/// Reads the shape and the numbers of an array of f32 that the binary has written.
 pub(super) fn read(path: &Path) -> (Vec<u64>, Vec<f32>) {
     let bytes = fs::read(path).unwrap();
     assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"));
@@ -139,7 +140,7 @@ impl Files {
         names
     }
 
-    /// A call of `logits loss` on x.npy and y.npy in this folder, with `arguments` added.
+    /// Returns a call of `logits loss` on x.npy and y.npy in this folder, with `arguments` added.
     pub(super) fn loss(&self, arguments: &[&str]) -> Command {
         let mut command = logits();
         command.current_dir(self.folder.path());

@@ -52,7 +52,7 @@ fn headers() -> Vec<(String, &'static str)> {
         ("{'descr".to_owned(), "does not end"),
         ("{'descr': '<f4".to_owned(), "does not end"),
         ("{'descr' '<f4'}".to_owned(), "':' is expected"),
-        // Exponential for a parser that tries every bracket as a list and as something else.
+        // A parser that tries every bracket as a list and as something else takes exponential time.
         (descr(&"[".repeat(40)), records),
         (descr(&format!("{}{}", "[".repeat(40), "]".repeat(40))), records),
         (descr(&"[(".repeat(30_000)), records),
@@ -242,7 +242,7 @@ fn inputs_that_are_no_files_are_named() {
     let longer = format!("{}x.npy", "./".repeat(3000));
     let odd = "a\nb\u{1b}[31m\tc.npy";
     for (name, reason) in [
-        // Nobody writes to the pipe, so to open it would be to wait.
+        // The pipe has no writer, so opening it would wait.
         ("pipe", "a pipe"),
         ("socket", "a socket"),
         ("/dev/zero", "a device"),
@@ -258,7 +258,7 @@ fn inputs_that_are_no_files_are_named() {
         (&longer, "File name too long"),
         (odd, "No such file"),
         ("/proc/self/mem", ""),
-        // Files without a length, which may have no end.
+        // Files of length 0, which may have no end.
         ("/proc/self/maps", "ends within its header"),
         ("/proc/uptime", "ends within its header"),
     ] {
@@ -276,10 +276,10 @@ fn inputs_that_are_no_files_are_named() {
             assert_eq!(files.names(), names, "{name}");
         }
     }
-    // A name that is no text.
+    // A name that is not UTF-8.
     let mut command = files.loss(&["--weight"]);
     refused_at_once(command.arg(OsString::from_vec(b"\xff\xfe.npy".to_vec())), "no text");
-    // Standard input is a file where one is redirected to it.
+    // Standard input may be redirected from a file.
     let mut command = logits();
     command
         .args(["loss", "--device", "cpu", "--logits", "/dev/stdin", "--targets"])

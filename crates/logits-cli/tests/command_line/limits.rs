@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::files::{Files, read, refused, run, write};
 use crate::common;
 
-/// Where the system starts no threads, the calling one does all the work.
+/// If the system starts no threads, the calling thread does all the work.
 #[cfg(all(unix, feature = "parallel"))]
 #[test]
 fn one_thread_does_the_work_where_none_can_be_started() {
@@ -36,8 +36,8 @@ fn one_thread_does_the_work_where_none_can_be_started() {
     assert_eq!(loss("200000000000000"), loss("2000000"));
 }
 
-/// A GPU computes no f64. One that was asked for says so; one that was chosen automatically leaves
-/// it to the CPU.
+/// A GPU computes no f64: an error if a GPU was asked for; the CPU does it if the device was chosen
+/// automatically.
 #[test]
 fn a_gpu_refuses_files_of_f64() {
     let files = Files::new();
@@ -60,8 +60,8 @@ fn a_gpu_refuses_files_of_f64() {
     );
 }
 
-/// Weights of any size that f32 holds, or that f64 holds and f32 rounds to 0, have the mean that
-/// their ratios give.
+/// The mean depends only on the ratios of the weights, which may have any size in f32, or in f64
+/// sizes that f32 rounds to 0.
 #[test]
 fn weights_of_any_size_have_a_mean() {
     let files = Files::new();
@@ -96,7 +96,7 @@ fn weights_of_any_size_have_a_mean() {
                 assert_eq!(*scaled, (f64::from(*loss) * unit) as f32, "2^{exponent} on {name}");
             }
         }
-        // Only the weights that count have to be of one size.
+        // Only the weights that count must have about the same size.
         let wide = |weights: [f64; 4], targets: &[i64; 5]| {
             write(&files.path("w.npy"), &[4], &weights);
             write(&files.path("t.npy"), &[5], targets);
@@ -130,8 +130,8 @@ fn weights_of_any_size_have_a_mean() {
     }
 }
 
-/// The mean over target probabilities is one over the rows, so tiny weights make it tiny, and so
-/// they make a sum.
+/// The mean over target probabilities divides by the rows, so tiny weights make it tiny, as they do
+/// a sum.
 #[test]
 fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
     let files = Files::new();
@@ -153,7 +153,7 @@ fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
             let (tiny, tiny_arrays) = loss(unit, targets);
             approx::assert_relative_eq!(tiny, one * unit, max_relative = 1e-6, epsilon = 0.0);
             for (tiny, one) in tiny_arrays.iter().flatten().zip(arrays.iter().flatten()) {
-                // Half a unit of the smallest number of f32 more.
+                // The tolerance adds half of the smallest number of f32.
                 approx::assert_relative_eq!(
                     f64::from(*tiny),
                     f64::from(*one) * unit,
@@ -168,8 +168,8 @@ fn tiny_weights_make_a_tiny_sum_or_mean_of_target_probabilities() {
     assert!(z > 0.1, "{z}");
 }
 
-/// With little address space there are no threads, and no room for a huge row: the one is done
-/// without, the other refused.
+/// With little address space there are no threads, and no room for a huge row: the work is done
+/// without threads, and the row is refused.
 #[cfg(all(target_os = "linux", feature = "parallel"))]
 #[test]
 fn little_memory_is_enough_or_the_row_is_refused() {

@@ -132,8 +132,8 @@ fn labels_are_smoothed_and_log_sum_exps_held_down() {
     let several = ["loss", "--logits", &x, "--targets", &y, "--ignore-index", "-100,3,1", "--json"];
     let json: Value = serde_json::from_slice(&run(&several).stdout).unwrap();
     assert_eq!(json["counted_rows"].as_u64(), Some(2));
-    // As it was given, whatever the weights; before any file is made; and where there is not a row
-    // to use it on.
+    // The error names the value as given, whatever the weights; it comes before any file is made,
+    // and also if there are no rows.
     let w = files.text("w.npy");
     write(&files.path("w.npy"), &[4], &[0.25_f32, 0.5, 0.5, 0.25]);
     let p = files.text("p.npy");
@@ -171,7 +171,7 @@ fn files_of_other_types() {
         ]);
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    // What is f64 is computed in f64 here.
+    // Files of f64 are computed in f64 here.
     let (wide, narrow) = (loss("wide.npy", "small.npy", "255"), loss("x.npy", "y.npy", "-100"));
     for (key, value) in narrow.as_object().unwrap() {
         match value.as_f64() {
@@ -202,8 +202,8 @@ fn files_of_other_types() {
     assert_eq!(loss("half.npy", "y.npy", "-100"), loss("x.npy", "y.npy", "-100"));
 }
 
-/// `[n, classes, d1, d2]` with every option, against the library's rows; of a block that is read in
-/// columns, too.
+/// `[n, classes, d1, d2]` with every option, against the library's rows; also for a block that is
+/// read in columns.
 #[test]
 fn any_rank_and_every_option() {
     let files = Files::new();
@@ -474,7 +474,7 @@ fn bench_times_every_operation_with_every_option() {
             }
         }
     }
-    // What an operation does not take is refused before anything is timed.
+    // An option that an operation does not take is refused before anything is timed.
     let of = |op, options: &[&'static str]| {
         [&["bench", "--device", "cpu", "--shapes", "5x7,3x4", "--json", "--ops", op][..], options]
             .concat()
@@ -516,7 +516,7 @@ fn bench_draws_and_counts_what_a_gpu_moves() {
             .collect();
         let traffic: Vec<f64> =
             lines.iter().map(|line| line["traffic"].as_f64().unwrap()).collect();
-        // Held in registers, and read twice.
+        // Rows of the first shape are held in registers, those of the second are read twice.
         assert_eq!(traffic, [1.0, 1.5], "{name}");
         assert!(lines.iter().all(|line| line["clock"] == "wall" || line["clock"] == "timestamps"));
         let drawn = std::fs::read_to_string(&plot).unwrap();
@@ -544,7 +544,7 @@ fn bench_draws_and_counts_what_a_gpu_moves() {
 fn what_tune_writes_can_be_loaded() {
     let files = Files::new();
     let file = files.text("tuning.txt");
-    // Another API is tuned by the same code.
+    // Every API is tuned by the same code, so one suffices.
     let count = if tier::is_full() { usize::MAX } else { 1 };
     for device in common::gpus().into_iter().take(count) {
         let name = format!("{}:{}", device.backend(), device.name());
@@ -585,7 +585,7 @@ fn the_environment_is_heard() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_logits"));
         command.args(["info", "--json"]).env(variable, value);
         if variable == "LOGITS_SIMD" {
-            // No adapter is measured, which takes long.
+            // Without an adapter `info` measures none, which would take long.
             command.env("WGPU_BACKEND", "dx12");
         }
         let output = command.output().unwrap();
@@ -609,7 +609,7 @@ fn the_environment_is_heard() {
             "{nothing}"
         );
     }
-    // A name takes an adapter that would be rejected otherwise, as software is.
+    // A name selects an adapter that would be rejected otherwise, such as software.
     for device in common::gpus() {
         let named = info("WGPU_ADAPTER_NAME", device.name());
         assert_eq!(named["device"], device.name());

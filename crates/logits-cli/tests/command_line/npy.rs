@@ -14,7 +14,7 @@ fn bytes_of(hex: &Value) -> Vec<u8> {
 /// A shape and its numbers.
 type Array = (Vec<u64>, Vec<f32>);
 
-/// All outputs of a call: what it prints, the gradient, the probabilities and the losses.
+/// All outputs of a call: the printed object, the gradient, the probabilities and the losses.
 fn outputs(files: &Files, x: &str, y: &str) -> (Value, [Array; 3]) {
     let names = ["g.npy", "p.npy", "r.npy"].map(|name| files.text(name));
     let [g, p, r] = names.each_ref();
@@ -86,7 +86,8 @@ pub(super) fn fortran<T: Number>(shape: &[u64], x: &[T]) -> Vec<u8> {
     bytes
 }
 
-/// In Fortran order batches have another shape. The larger arrays here take several batches.
+/// Batches of files in Fortran order have another shape. The larger arrays here take several
+/// batches.
 #[test]
 fn fortran_order_gives_what_c_order_gives() {
     let files = Files::new();
@@ -142,7 +143,7 @@ fn targets_in_fortran_order_are_those_of_their_rows() {
     refused(&["loss", "--logits", &x, "--targets", &y], &["yf.npy", "target 9 of row 6"]);
 }
 
-/// Headers that other programs than numpy 2 write.
+/// Headers that programs other than numpy 2 write.
 #[test]
 fn headers_of_other_writers_are_read() {
     let files = Files::new();

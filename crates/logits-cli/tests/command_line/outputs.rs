@@ -5,7 +5,7 @@ use std::fs;
 
 use super::files::{Files, line_of, logits, read, write};
 
-/// Two names of one file, or a name that no file can have, are refused before anything is made.
+/// Two names of one file, and a name that no file can have, are refused before anything is made.
 #[test]
 fn places_that_cannot_be_are_refused_before_any_work() {
     let files = Files::new();
@@ -203,7 +203,7 @@ mod unix {
     use super::super::files::{Files, line_of, logits, write};
     use crate::common;
 
-    /// Nothing is left of a call that a signal ends, and the call ends by it.
+    /// A call that a signal ends leaves no file, and its exit status names the signal.
     #[test]
     fn a_signal_leaves_no_file() {
         let files = Files::new();
@@ -217,8 +217,8 @@ mod unix {
                 .current_dir(files.folder.path())
                 .args(["loss", "--device", "cpu", "--logits", "long.npy"]);
             command.args(["--targets", "many.npy", "--grad", "g.npy", "--probs", "p.npy"]);
-            // A shell without job control lets its background jobs ignore SIGINT, and so this
-            // process.
+            // Background jobs of a shell without job control ignore SIGINT, and this process may be
+            // one.
             let heed = || {
                 for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
                     // SAFETY: the default action runs no code of this process.
@@ -251,8 +251,8 @@ mod unix {
         }
     }
 
-    /// In a sticky folder another user's file cannot be replaced, which is told at once. Only root
-    /// can try it.
+    /// In a sticky folder another user's file cannot be replaced, and the error comes at once. Only
+    /// root can run this.
     #[test]
     fn another_users_file_in_a_sticky_folder_is_refused() {
         use std::os::unix::fs::{PermissionsExt, chown};
@@ -270,7 +270,7 @@ mod unix {
         }
         let other = 65_534;
         let as_other = |outputs: &[&str]| files.loss(outputs).uid(other).gid(other).output();
-        // The binary may be where that user finds none.
+        // The binary may be in a folder that the other user cannot read.
         let Ok(output) = as_other(&["--per-row", "sticky/r.npy", "--grad", "sticky/g.npy"]) else {
             crate::tier::skip("another user cannot run the binary");
             return;
@@ -280,14 +280,14 @@ mod unix {
         assert!(as_other(&["--grad", "sticky/new.npy"]).unwrap().status.success());
     }
 
-    /// A signal that the caller has told it to ignore is ignored, as under `nohup`.
+    /// A signal that the process inherits as ignored stays ignored, as under `nohup`.
     #[test]
     fn an_ignored_signal_stays_ignored() {
         let files = Files::new();
         files.zeros("x.npy", &[100_000, 1000]);
         write(&files.path("y.npy"), &[100_000], &vec![0_i64; 100_000]);
         let mut command = Command::new("sh");
-        // The signals come when there are unfinished files.
+        // The signals are sent once there are unfinished files.
         let script = "trap '' INT HUP; \"$0\" \"$@\" & \
             while ! ls -A | grep -q '^[.]logits-'; do kill -0 $! || exit 9; done; \
             kill -s INT $!; kill -s HUP $!; wait $!";
@@ -312,8 +312,8 @@ mod unix {
         assert!(files.path("g.npy").exists());
     }
 
-    /// A call of each command, that of `tune` with `tune_options`, and whether it has an output
-    /// file.
+    /// Returns a call of each command, that of `tune` with `tune_options`, and whether it has an
+    /// output file.
     fn commands(files: &Files, tune_options: &[&str]) -> Vec<(Command, bool)> {
         let mut calls: Vec<Vec<String>> = [
             "--help",
@@ -344,7 +344,7 @@ mod unix {
             let mut command = logits();
             command.current_dir(files.folder.path()).args(&call);
             if call[0] == "info" {
-                // No adapter is measured, which takes long.
+                // Without an adapter `info` measures none, which would take long.
                 command.env("WGPU_BACKEND", "dx12");
             }
             (
@@ -392,7 +392,7 @@ mod unix {
         }
     }
 
-    /// Who reads a part of a result has all of it written, and the files too.
+    /// A reader that closes standard output after a part of the result still gets all files.
     #[test]
     fn a_standard_output_that_is_closed_after_a_line_loses_nothing() {
         use std::io::{BufRead, BufReader};
@@ -430,7 +430,7 @@ mod unix {
         }
     }
 
-    /// A file that standard output goes to cannot be an output too.
+    /// The file that standard output is redirected to cannot be an output too.
     #[test]
     fn standard_output_is_no_place_for_an_array() {
         let files = Files::new();

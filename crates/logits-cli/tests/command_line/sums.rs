@@ -68,7 +68,7 @@ fn the_loss_of_files_is_that_of_a_call() {
         is_that_of_a_call([rows, 5], |x| x as f32);
         is_that_of_a_call([rows, 5], |x| x);
     }
-    // Several batches, of which none begins at a multiple of 1,024 rows but the first.
+    // Several batches, of which only the first begins at a multiple of 1,024 rows.
     is_that_of_a_call([70_001, 100], |x| x as f32);
     is_that_of_a_call([45_001, 100], |x| x);
 }

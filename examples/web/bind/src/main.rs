@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut bindgen = Bindgen::new();
     bindgen.input_path(module).web(true)?.typescript(false).remove_name_section(true);
-    // `init()` without arguments loads the module from beside the script, as with the tool.
+    // `init()` without arguments loads the module from the script's folder, as with the tool.
     bindgen.omit_default_module_path(false).generate(folder)?;
     Ok(())
 }

@@ -1,0 +1,129 @@
+// Targets, and the gradient of a loss. The coefficients of the two kernels of gradients
+// (cross_entropy.wgsl, cross_entropy_backward.wgsl) come from the target:
+//   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
+//   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
+// needs: NONE, Stats, class_count, class_step, is_ignored, params, targets, weight_of
+//   (shared/bindings.wgsl); Coefficients, upstream_of (shared/coefficients.wgsl); opaque
+//   (shared/math.wgsl); classes_from, operand_at (shared/rows.wgsl); Maximum, distance, slope
+//   (shared/transform.wgsl)
+// provides: labels_of, label_below, RowTarget, target_of, RowExponentials, gradient_coefficients,
+//   gradient_of
+
+// With SPREAD, the labels of four classes of a unit, without the on_value of a target that is a
+// class. A loop over components is avoided, here and below: FXC cannot store to a component whose
+// number it does not know (X3511).
+fn labels_of(j: u32, part: u32) -> vec4<f32> {
+    let classes = min(classes_from(j, part), vec4<u32>(class_count() - 1u));
+    return vec4<f32>(label_of(classes.x), label_of(classes.y), label_of(classes.z), label_of(classes.w));
+}
+
+fn label_of(j: u32) -> f32 {
+    var label = params.off_value;
+    if SOFT {
+        label += params.on_value * bitcast<f32>(targets[operand_at + j * class_step()]);
+    }
+    return weight_of(j) * label;
+}
+
+// The target of a row.
+struct RowTarget {
+    // The class; 0 where it does not count, and NONE where targets are probabilities.
+    class_index: u32,
+    is_ignored: bool,
+    // It names no class: targets that no host has seen may do that.
+    is_invalid: bool,
+    // The weight of the class; 0 where targets are probabilities.
+    weight: f32,
+    // The label of the class beyond its off_value; and the sum of all other parts of labels.
+    on_value: f32,
+    off_values: f32,
+}
+
+fn target_of(row: u32, stats: Stats) -> RowTarget {
+    if SOFT {
+        return RowTarget(NONE, false, false, 0.0, 0.0, stats.labels);
+    }
+    let named = targets[params.targets_at + row];
+    let is_ignored = is_ignored(named);
+    let is_invalid = !is_ignored && named >= params.classes;
+    let class_index = select(named, 0u, is_ignored || is_invalid);
+    let weight = weight_of(class_index);
+    let off_values = select(0.0, params.off_value * params.class_weight, SPREAD);
+    return RowTarget(class_index, is_ignored, is_invalid, weight, params.on_value * weight, off_values);
+}
+
+// label * (maximum.y - y): in halves, for the difference of two large logits is no f32. Opaque, for
+// a compiler would move the 2 to the difference, or take 2 and the halves out.
+fn label_below(label: f32, x: f32, maximum: Maximum) -> f32 {
+    if TRANSFORMED {
+        let d = distance(x, maximum);
+        return label * -(d.x + d.y);
+    }
+    return opaque(2.0 * label) * (0.5 * maximum.logit - opaque(0.5 * x));
+}
+
+// The sums of a row's exponentials that its gradient is made from.
+struct RowExponentials {
+    // The sum of all exponentials, and of all but the target's.
+    sum: f32,
+    rest: f32,
+    // The target's logit, and its exponential.
+    target_logit: f32,
+    target_exp: f32,
+    log_sum_exp: f32,
+    bad: bool,
+}
+
+// The gradient's coefficients:
+//   factor = scale * (labels + 2 * z_loss * log_sum_exp) / sum
+//   at_value = -scale * labels * rest / sum, and the terms of the z-loss and of off_values
+fn gradient_coefficients(goal: RowTarget, upstream: Upstream, row: RowExponentials) -> Coefficients {
+    let scale = upstream.scale;
+    let labels = goal.on_value + goal.off_values;
+    var factor = scale * labels / row.sum;
+    // Not by `factor`, which is no normal number where the upstream gradient is small and the row
+    // long.
+    var at_value = -opaque(row.rest / row.sum) * opaque(scale * labels);
+    if Z_LOSS {
+        let multiple = scale * opaque(opaque(2.0 * upstream.z_loss) * row.log_sum_exp) / row.sum;
+        factor += multiple;
+        at_value += multiple * row.target_exp;
+    }
+    var shift = 0.0;
+    if SPREAD {
+        shift = scale;
+        if !SOFT {
+            at_value += scale * params.off_value * (params.class_weight - goal.weight);
+        }
+    }
+    if CAPPED {
+        at_value *= slope(row.target_logit);
+    }
+    if goal.is_ignored {
+        return Coefficients(0.0, NONE, 0.0, row.bad, 0.0);
+    }
+    // Under a cap the slope is each logit's own.
+    let slope_of_all = select(1.0, params.signed_scale, SCALED);
+    let is_nan = row.bad || upstream.has_nan_gradient || goal.is_invalid;
+    return Coefficients(factor * slope_of_all, goal.class_index, at_value * slope_of_all, is_nan, shift * slope_of_all);
+}
+
+// The gradients of four logits of a unit, of which `values` are the exponentials times `factor`:
+//   for each class: values -= shift * label; values *= slope; the target's is at_value
+fn gradient_of(
+    j: u32,
+    part: u32,
+    x: vec4<f32>,
+    values: vec4<f32>,
+    coefficients: Coefficients,
+) -> vec4<f32> {
+    var result = values;
+    if SPREAD {
+        result -= coefficients.shift * labels_of(j, part);
+    }
+    if CAPPED {
+        result *= vec4<f32>(slope(x.x), slope(x.y), slope(x.z), slope(x.w));
+    }
+    let is_target = classes_from(j, part) == vec4<u32>(coefficients.at);
+    return select(result, vec4<f32>(coefficients.at_value), is_target);
+}
