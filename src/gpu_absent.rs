@@ -5,9 +5,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::ops::Op;
-use crate::ops::Request;
-use crate::plan::Traffic;
+use crate::ops::{Op, Operation, Request};
+use crate::plan::{ExecutionPlan, Traffic};
 use crate::problem::dtype::Elements;
 use crate::problem::limits::CallLimits;
 use crate::problem::operands::Operands;
@@ -48,6 +47,16 @@ impl Gpu {
     }
 
     pub(crate) fn with_tuning(&self, _: Tuning) -> Result<Self, Error> {
+        match *self {}
+    }
+
+    pub(crate) fn plan(
+        &self,
+        _: Operation,
+        _: Shape,
+        _: DType,
+        _: CallLimits,
+    ) -> Result<ExecutionPlan, Error> {
         match *self {}
     }
 

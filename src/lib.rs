@@ -146,7 +146,7 @@ pub use half;
 pub use ops::Operation;
 #[doc(hidden)]
 pub use plan::Traffic;
-pub use plan::Tuning;
+pub use plan::{ExecutionPlan, PassWork, PlannedPass, Tuning};
 pub use problem::adapter::{Adapter, Crossover, DeviceChoice, RejectedAdapter};
 pub use problem::dtype::{DType, Element};
 pub use problem::error::Error;

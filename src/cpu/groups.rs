@@ -25,6 +25,7 @@ use super::scratch::Scratch;
 use super::simd::{Exp, Isa, LANES, Number, Real, Vector, prefetch};
 use super::transform::LogitTransform;
 use crate::Error;
+use crate::ops::Op;
 use crate::problem::dtype::Elements;
 use crate::problem::operands::{self, RowsOut};
 
@@ -34,6 +35,35 @@ const BUFFERED_CLASSES: usize = 2048;
 /// The largest number of elements of a group of rows, unless one row alone has more: they stay in a
 /// core's second cache.
 const GROUP_ELEMENTS: usize = 16384;
+
+/// How rows are computed; the operation and the classes alone decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowKernel {
+    /// Lanes across rows.
+    AcrossRows,
+    /// Lanes along the row.
+    AlongRow,
+    /// A row at a time, copied to memory of its own, in which classes are selected.
+    Selection,
+}
+
+impl RowKernel {
+    pub(super) fn of(op: Op, classes: usize) -> Self {
+        if op.spec().rereads_row {
+            Self::Selection
+        } else if classes <= SHORT_ROW_CLASSES {
+            Self::AcrossRows
+        } else {
+            Self::AlongRow
+        }
+    }
+}
+
+/// Returns the number of rows of a group: as many as have `GROUP_ELEMENTS` elements, but at least 1
+/// and at most `ROWS`.
+pub(super) fn rows_of_group(classes: usize) -> usize {
+    if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
+}
 
 /// Rows that are computed together.
 #[derive(Clone, Copy)]
@@ -56,9 +86,10 @@ impl<'a> RowTask<'a> {
     ) -> Result<(), Error> {
         let Variant { isa, transform } = variant;
         let (classes, end) = (self.shape.classes(), self.shape.outer());
-        let (mut source, group_rows) = self.scratch(usize::from(self.op.spec().rereads_row))?;
+        let kernel = RowKernel::of(self.op, classes);
+        let (mut source, group_rows) = self.scratch(usize::from(kernel == RowKernel::Selection))?;
         let scratch = source.get();
-        if self.op.spec().rereads_row {
+        if kernel == RowKernel::Selection {
             for at in self.skip..end {
                 let row = &mut scratch.rows[..];
                 row.iter_mut()
@@ -68,7 +99,7 @@ impl<'a> RowTask<'a> {
             }
             return Ok(());
         }
-        let is_short = classes <= SHORT_ROW_CLASSES;
+        let is_short = kernel == RowKernel::AcrossRows;
         // Longer rows are written past the caches without a line buffer: most of their lines are
         // whole.
         let line_buffers = if self.schedule.streams && classes < BUFFERED_CLASSES {
@@ -227,13 +258,6 @@ impl<'a> RowTask<'a> {
         let mut rows = LanesAcrossRows { isa, transform, count, logits, results, pending };
         self.run_op(&mut rows, &operands, rows_out, out_at);
         rows.pending.remaining()
-    }
-
-    /// Returns the number of rows of a group: as many as have `GROUP_ELEMENTS` elements, but at
-    /// least 1 and at most `ROWS`.
-    pub(super) fn group_rows(&self) -> usize {
-        let classes = self.shape.classes();
-        if classes <= SHORT_ROW_CLASSES { ROWS } else { (GROUP_ELEMENTS / classes).clamp(1, ROWS) }
     }
 
     /// Returns the operands of the `count` rows from row `at` of the task on: targets, gradients,

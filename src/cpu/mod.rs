@@ -9,6 +9,8 @@
 //!    Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of the rows, which `ops/` uses.
+//!
+//! `plan.rs` describes how these would compute a shape, and computes nothing.
 
 // Compilers vectorize loops over the numbers of lanes and rows.
 #![allow(clippy::needless_range_loop)]
@@ -17,6 +19,7 @@ mod dispatch;
 mod groups;
 mod lines;
 mod ops;
+mod plan;
 mod rows;
 mod run;
 mod scratch;
@@ -28,6 +31,7 @@ mod threads;
 mod transform;
 
 pub(crate) use ops::log_sum_exp::exact as exact_log_sum_exp;
+pub(crate) use plan::plan;
 pub(crate) use run::Ready;
 pub(crate) use run::run;
 pub use simd::simd_level;

@@ -6,15 +6,14 @@
 //! are threads, the threads share each row instead. `dispatch.rs` takes over where a part is not
 //! split any further.
 
-#[cfg(feature = "parallel")]
 use super::rows::ROWS;
 use super::scratch::Reserve;
 use super::simd::{Level, level};
 #[cfg(feature = "parallel")]
 use super::threads;
-use crate::Error;
 use crate::ops::Request;
 use crate::problem::operands::Data;
+use crate::{Error, Shape};
 
 /// Requests of up to this many elements stay on the calling thread: waking another costs some 10
 /// microseconds, in which one core computes about this many.
@@ -74,34 +73,61 @@ pub(super) struct Schedule {
     /// Whether threads share rows, where a row's classes lie side by side.
     pub(super) threads_share_rows: bool,
     /// A part of no more than this many elements is not split any further.
-    // Without "parallel" there are no threads to split for.
-    #[cfg_attr(not(feature = "parallel"), allow(dead_code))]
     pub(super) grain: usize,
 }
 
 impl Schedule {
     fn of(request: &Request<'_>) -> Result<Self, Error> {
-        let streams = match &request.data {
-            Data::Write { output, .. } => output.bytes_len() >= STREAMED_BYTES,
-            Data::Read { .. } | Data::Over { .. } => false,
+        let written_bytes = match &request.data {
+            Data::Write { output, .. } => output.bytes_len(),
+            Data::Read { .. } | Data::Over { .. } => 0,
         };
+        Self::new(request.shape, written_bytes)
+    }
+
+    /// The schedule of a request that writes `written_bytes` of results to other memory than the
+    /// logits'.
+    pub(super) fn new(shape: Shape, written_bytes: usize) -> Result<Self, Error> {
+        let streams = written_bytes >= STREAMED_BYTES;
         #[cfg(feature = "parallel")]
-        let elements = request.rows() * request.classes();
+        let (rows, classes) = (shape.row_count(), shape.classes());
         #[cfg(feature = "parallel")]
-        let threads = if elements > SINGLE_THREAD_ELEMENTS { threads::count() } else { 1 };
+        let threads = threads_for(rows * classes);
         #[cfg(feature = "parallel")]
         let (threads_share_rows, grain) = if threads > 1 {
             (
-                request.classes() >= SHARED_ROW_CLASSES && request.rows() < threads,
-                (elements / (PARTS_PER_THREAD * threads)).max(SINGLE_THREAD_ELEMENTS),
+                classes >= SHARED_ROW_CLASSES && rows < threads,
+                (rows * classes / (PARTS_PER_THREAD * threads)).max(SINGLE_THREAD_ELEMENTS),
             )
         } else {
             (false, usize::MAX)
         };
         #[cfg(not(feature = "parallel"))]
-        let (threads_share_rows, grain) = (false, usize::MAX);
+        let (threads_share_rows, grain, _) = (false, usize::MAX, shape);
         Ok(Self { level: level()?, streams, threads_share_rows, grain })
     }
+}
+
+impl Schedule {
+    /// Returns the number of blocks in the first half of a request, or `None` if it is not halved.
+    pub(super) fn half(self, shape: Shape) -> Option<usize> {
+        if shape.outer() < 2 || shape.row_count() * shape.classes() <= self.grain {
+            return None;
+        }
+        let half = shape.outer() / 2;
+        // The cut is at a whole group of rows, where that does not leave a thread without work.
+        Some(if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half })
+    }
+}
+
+/// Returns the number of threads that a request of this many elements is split for.
+pub(super) fn threads_for(elements: usize) -> usize {
+    #[cfg(feature = "parallel")]
+    if elements > SINGLE_THREAD_ELEMENTS {
+        return threads::count();
+    }
+    let _ = elements;
+    1
 }
 
 /// Finishes a whole request by the given schedule.
@@ -124,10 +150,7 @@ fn run_parts(
     reserve: Option<&Reserve>,
 ) -> Result<(), Error> {
     #[cfg(feature = "parallel")]
-    if request.shape.outer() > 1 && request.rows() * request.classes() > schedule.grain {
-        let half = request.shape.outer() / 2;
-        // The cut is at a whole group of rows, where that does not leave a thread without work.
-        let half = if half > 8 * ROWS { half.next_multiple_of(ROWS) } else { half };
+    if let Some(half) = schedule.half(request.shape) {
         let (a, b) = request.split_at(half);
         let (a, b) =
             rayon::join(|| run_parts(a, schedule, reserve), || run_parts(b, schedule, reserve));

@@ -6,6 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::dispatch::RowTask;
+use super::groups::rows_of_group;
 use super::rows::{Held, ROWS, SHORT_ROW_CLASSES, Tiles, pieces_of};
 use super::simd::Real;
 use crate::ops::Op;
@@ -132,7 +133,7 @@ impl<'a> RowTask<'a> {
         &mut self,
         gathered: usize,
     ) -> Result<(Source<'a, W>, usize), Error> {
-        let (group, least_group) = (self.group_rows(), least_group(self.shape));
+        let (group, least_group) = (rows_of_group(self.shape.classes()), least_group(self.shape));
         let lengths = |gathered, at_once| {
             Lengths::new(self.op, self.shape, &self.operands, gathered, at_once)
         };

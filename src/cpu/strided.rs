@@ -17,9 +17,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::dispatch::{RowTask, Variant};
-use super::groups::Group;
+use super::groups::{Group, RowKernel};
 use super::lines::PendingLines;
-use super::rows::{LanesAlongRow, ROWS, SHORT_ROW_CLASSES, gather, scatter, transpose};
+use super::rows::{LanesAlongRow, ROWS, gather, scatter, transpose};
+use super::run::Schedule;
 use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
 use super::transform::LogitTransform;
 use crate::Error;
@@ -94,6 +95,22 @@ pub(super) struct StridedBlock<'a, T> {
     pub(super) output: Option<StridedRows<'a, T>>,
 }
 
+impl Schedule {
+    /// Returns the number of rows in the first half of some rows of a block, or `None` if they are
+    /// not halved.
+    pub(super) fn half_of_block(self, rows: usize, classes: usize) -> Option<usize> {
+        // Each half has whole cache lines of each class.
+        (rows > LANES && rows * classes > self.grain).then(|| (rows / 2).next_multiple_of(LANES))
+    }
+}
+
+/// Returns the number of the `rows` that are gathered at a time: as many as give whole cache lines
+/// of each class, unless that is too much memory.
+pub(super) fn gathered_rows(classes: usize, rows: usize) -> usize {
+    let whole = (GATHER_ELEMENTS / classes).next_multiple_of(LANES);
+    whole.max(LANES.min(GATHER_LIMIT / classes)).clamp(1, rows)
+}
+
 impl RowTask<'_> {
     /// Computes the rows `rows` of a block, on several threads where they are many.
     pub(super) fn strided_rows<T: Number<Wide: Exp>, Y: LogitTransform>(
@@ -104,10 +121,8 @@ impl RowTask<'_> {
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
         #[cfg(feature = "parallel")]
-        if rows.len() > LANES && rows.len() * self.shape.classes() > self.schedule.grain {
+        if let Some(half) = self.schedule.half_of_block(rows.len(), self.shape.classes()) {
             let StridedBlock { outer, input, output } = block;
-            // Each half has whole cache lines of each class.
-            let half = (rows.len() / 2).next_multiple_of(LANES);
             let middle = rows.start + half;
             let (out_a, out_b) = rows_out.split_at(half);
             let (output_a, output_b) = output.map(|output| output.split_at(half)).unzip();
@@ -137,14 +152,8 @@ impl RowTask<'_> {
         let Variant { isa, transform } = variant;
         let StridedBlock { outer, input, mut output } = block;
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let is_short = classes <= SHORT_ROW_CLASSES && !self.op.spec().rereads_row;
-        let batch_rows = if is_short {
-            ROWS
-        } else {
-            // Whole cache lines of each class, unless that is too much memory.
-            let whole = (GATHER_ELEMENTS / classes).next_multiple_of(LANES);
-            whole.max(LANES.min(GATHER_LIMIT / classes)).clamp(1, rows.len())
-        };
+        let is_short = RowKernel::of(self.op, classes) == RowKernel::AcrossRows;
+        let batch_rows = if is_short { ROWS } else { gathered_rows(classes, rows.len()) };
         let (mut source, group_rows) = self.scratch(if is_short { 0 } else { batch_rows })?;
         let scratch = source.get();
         // The scratch holds fewer rows where memory is short.

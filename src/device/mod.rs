@@ -13,11 +13,12 @@ use std::time::Duration;
 use crate::DType;
 use crate::device::offload::Costs;
 use crate::gpu::{self, Gpu};
-use crate::ops::Request;
+use crate::ops::{Op, Operation, Request};
+use crate::plan::ExecutionPlan;
 use crate::problem::limits::CallLimits;
 use crate::problem::operands::Data;
 use crate::problem::waiting::{Waiting, block_on};
-use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Tuning, cpu};
+use crate::{Adapter, Crossover, DeviceChoice, Error, RejectedAdapter, Shape, Tuning, cpu};
 
 /// A GPU or the CPU, which computes the operations. It is cheap to clone, and can be shared between
 /// threads, except in a browser, where wgpu's types stay on the thread that made them.
@@ -337,7 +338,7 @@ impl Device {
                 cpu::run(request)?;
                 return Ok(Output { values: (), fell_back: Some(error.to_string()) });
             }
-            Place::Gpu(_) if self.prefers_cpu(&request) => cpu::run(request)?,
+            Place::Gpu(_) if self.prefers_cpu(request.op, request.shape) => cpu::run(request)?,
             Place::Gpu(gpu) => {
                 let mut request = request;
                 // The CPU may have to finish a call in place that a GPU has begun. Any error of the
@@ -366,8 +367,56 @@ impl Device {
         Ok(Output::default())
     }
 
-    fn prefers_cpu(&self, request: &Request<'_>) -> bool {
-        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(request.op, request.shape))
+    fn prefers_cpu(&self, op: Op, shape: Shape) -> bool {
+        self.0.costs.as_ref().is_some_and(|costs| costs.prefer_cpu(op, shape))
+    }
+
+    /// Returns which kernel this device runs for an operation over logits of a shape and type, and
+    /// what that moves. Nothing is compiled, allocated or run; the rules are those that a call
+    /// uses.
+    ///
+    /// Options have their defaults. On a GPU the passes are those over data on the device, as
+    /// `Gpu::prepare(..).build()` plans them: a mean loss weighs its targets and adds up its rows
+    /// there. A call over host memory has the same kernels, in [`ExecutionPlan::parts`] parts, and
+    /// the host adds up the losses. If a call would be computed on the CPU in place of the GPU,
+    /// the plan is that of the CPU.
+    ///
+    /// ```
+    /// use logits::{DType, Device, Operation};
+    /// let plan = Device::cpu().plan(Operation::Softmax, [16_384, 1000], DType::BF16)?;
+    /// assert_eq!((plan.strategy, plan.lanes), ("lanes along a row", 16));
+    /// assert_eq!(plan.bytes_needed, 2 * 2 * 16_384 * 1000); // read once, written once
+    /// println!("{plan}"); // a table of all of it
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ZeroClasses`]; [`Error::ShapeTooLarge`], also for more than 4096 passes over rows;
+    /// [`Error::TopK`] or [`Error::OptionValue`] for the operation; [`Error::DType`] for f64 on a
+    /// GPU that was chosen explicitly; [`Error::Gpu`] if the GPU cannot do it; [`Error::SimdLevel`]
+    /// on the CPU.
+    pub fn plan(
+        &self,
+        operation: Operation,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<ExecutionPlan, Error> {
+        let shape = shape.into();
+        shape.elements()?;
+        match &self.0.place {
+            Place::Gpu(gpu) if !self.calls_cpu(operation.op(), shape, dtype) => {
+                gpu.plan(operation, shape, dtype, self.limits(Waiting::Here))
+            }
+            Place::Cpu | Place::Gpu(_) => cpu::plan(operation, shape, dtype),
+        }
+    }
+
+    /// Whether [`Device::run`] has the CPU do a call, although there is a GPU.
+    fn calls_cpu(&self, op: Op, shape: Shape, dtype: DType) -> bool {
+        match dtype {
+            DType::F64 => self.0.may_fall_back,
+            _ => self.prefers_cpu(op, shape),
+        }
     }
 
     /// Returns the limits of a call that waits as `waiting` says.

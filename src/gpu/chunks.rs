@@ -96,26 +96,8 @@ impl Gpu {
             });
         }
         let context = self.current().await.map_err(|error| Failed { error, rows_done: 0 })?;
-        // A binding may begin before its part, at an aligned offset.
         let problem = kernel_problem(request, request.rows(), request.shape.inner());
-        let logits = problem.classes * problem.size;
-        let bytes = problem.rows * logits + Scratch::ALIGNMENT;
-        let operand_bytes = 2 * problem.operand_bytes * problem.classes;
-        let row_bytes =
-            COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + ROW_OPERAND_BYTES;
-        let affordable =
-            u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
-        let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
-        let affordable = affordable
-            .max(Plan::LEAST_BINDING + Scratch::ALIGNMENT)
-            .min(context.limits.binding_bytes);
-        let row = logits + Scratch::ALIGNMENT;
-        // Overlap is no reason to cut rows: a cut row must be uploaded twice.
-        let small = SMALL_PART + Scratch::ALIGNMENT;
-        // Where host and device share memory they share a cache too, and a small part is still in
-        // it when it is computed.
-        let part = if context.maps_storage { small } else { small.max(bytes / 4) };
-        let part = part.max(row).min(affordable);
+        let PartBytes { whole: bytes, affordable, part } = context.part_bytes(&problem, call);
         // A cut row is written in pieces. Its first piece overwrites logits, so it cannot be
         // computed again.
         if !is_in_place(request) || (!whole && context.lands_whole_rows(request, part)) {
@@ -207,7 +189,50 @@ fn kernel_problem(request: &Request<'_>, rows: usize, inner: usize) -> KernelPro
     )
 }
 
+/// Sizes in bytes of logits.
+struct PartBytes {
+    /// All logits of the request.
+    whole: u64,
+    /// The largest part that the memory of the call allows.
+    affordable: u64,
+    /// The size of a part.
+    part: u64,
+}
+
 impl GpuContext {
+    /// Returns the size of the parts of a request.
+    fn part_bytes(&self, problem: &KernelProblem, call: CallLimits) -> PartBytes {
+        // A binding may begin before its part, at an aligned offset.
+        let logits = problem.classes * problem.size;
+        let whole = problem.rows * logits + Scratch::ALIGNMENT;
+        let operand_bytes = 2 * problem.operand_bytes * problem.classes;
+        let row_bytes =
+            COPIES * logits + operand_bytes + 2 * problem.bytes_of_a_row() + ROW_OPERAND_BYTES;
+        let affordable =
+            u128::from(call.half()) * u128::from(logits) / u128::from(IN_FLIGHT as u64 * row_bytes);
+        let affordable = u64::try_from(affordable).unwrap_or(u64::MAX);
+        let affordable =
+            affordable.max(Plan::LEAST_BINDING + Scratch::ALIGNMENT).min(self.limits.binding_bytes);
+        let row = logits + Scratch::ALIGNMENT;
+        // Overlap is no reason to cut rows: a cut row must be uploaded twice.
+        let small = SMALL_PART + Scratch::ALIGNMENT;
+        // Where host and device share memory they share a cache too, and a small part is still in
+        // it when it is computed.
+        let part = if self.maps_storage { small } else { small.max(whole / 4) };
+        PartBytes { whole, affordable, part: part.max(row).min(affordable) }
+    }
+
+    /// Returns the number of parts in which a request over host memory goes through the device,
+    /// where its results go to other memory.
+    pub(super) fn parts(
+        &self,
+        problem: KernelProblem,
+        call: CallLimits,
+    ) -> Result<u64, Unplannable> {
+        let part = self.part_bytes(&problem, call).part;
+        Ok(self.plan(problem, part)?.batches().count() as u64)
+    }
+
     /// The limits of a plan whose parts have about `part` bytes.
     fn limits_of_parts(&self, part: u64) -> Limits {
         let part_bytes = part.max(Plan::LEAST_BINDING).min(self.limits.buffer_bytes);

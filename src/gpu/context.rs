@@ -247,6 +247,11 @@ impl Gpu {
         }))
     }
 
+    /// Returns the device as it was opened last, lost or not.
+    pub(super) fn now(&self) -> Arc<GpuContext> {
+        lock(&self.0.context).clone()
+    }
+
     /// Returns the open device; opens it again if it was lost.
     pub(super) async fn current(&self) -> Result<Arc<GpuContext>, Error> {
         let context = lock(&self.0.context).clone();
@@ -289,10 +294,6 @@ impl Gpu {
 
 #[cfg(test)]
 impl Gpu {
-    pub(super) fn now(&self) -> Arc<GpuContext> {
-        lock(&self.0.context).clone()
-    }
-
     /// Changes properties of the device before it is shared.
     pub(super) fn altered(&self, change: impl FnOnce(&mut GpuContext)) {
         let mut context = lock(&self.0.context);

@@ -7,6 +7,7 @@ mod failure;
 mod interface;
 mod params;
 mod pipelines;
+mod planned;
 mod pool;
 mod prepared;
 mod resident;

@@ -105,7 +105,30 @@ impl<'g> StepBuilder<'g> {
     /// # Errors
     /// Fails as [`StepBuilder::build`] does.
     pub async fn build_async(self) -> Result<Step, Error> {
-        let Self { gpu, operation, shape, dtype, .. } = self;
+        let default_loss = CrossEntropy::default();
+        let Lowered { problem, options, operands, is_soft, needs_loss } =
+            self.lower(&default_loss)?;
+        let context = self.gpu.current().await?;
+        let prepared = Prepared::over_whole_batch(problem, options, context.limits);
+        let prepared = prepared.map_err(|error| context.error(error))?;
+        let (weights, row_upstream) = context
+            .guarded(|| {
+                prepared.compile(&context);
+                context.probe();
+                let LossCoefficients { weight, row_upstream, .. } = operands.coefficients;
+                Ok((context.filled_values(weight)?, context.filled_values(row_upstream)?))
+            })
+            .await
+            .map_err(|error| context.error(error))?;
+        Ok(Step { context, prepared, weights, row_upstream, is_soft, needs_loss })
+    }
+
+    /// Checks the step and lowers it, with `default_loss` where no loss was set.
+    pub(super) fn lower<'l>(&self, default_loss: &'l CrossEntropy) -> Result<Lowered<'l>, Error>
+    where
+        'g: 'l,
+    {
+        let &Self { gpu, operation, shape, dtype, .. } = self;
         shape.elements()?;
         if dtype == DType::F64 {
             return Err(Error::DType { dtype, adapter: gpu.name().to_owned() });
@@ -124,8 +147,7 @@ impl<'g> StepBuilder<'g> {
             }
             _ => {}
         }
-        let default_loss = CrossEntropy::default();
-        let loss = op.has_targets().then(|| self.loss.unwrap_or(&default_loss));
+        let loss = op.has_targets().then(|| self.loss.unwrap_or(default_loss));
         let is_soft = self.has_soft_targets && loss.is_some();
         let is_mean = loss.is_some_and(|loss| loss.reduction == Reduction::Mean);
         let reduces = loss.is_some_and(|loss| loss.reduction != Reduction::None);
@@ -144,19 +166,7 @@ impl<'g> StepBuilder<'g> {
             ..KernelProblem::lower(op, dtype, &operands, is_soft, dense)
         };
         let options = KernelOptions::new(dtype, &operands, is_soft, is_mean, &ignored);
-        let context = gpu.current().await?;
-        let prepared = Prepared::over_whole_batch(problem, options, context.limits);
-        let prepared = prepared.map_err(|error| context.error(error))?;
-        let (weights, row_upstream) = context
-            .guarded(|| {
-                prepared.compile(&context);
-                context.probe();
-                let LossCoefficients { weight, row_upstream, .. } = operands.coefficients;
-                Ok((context.filled_values(weight)?, context.filled_values(row_upstream)?))
-            })
-            .await
-            .map_err(|error| context.error(error))?;
-        Ok(Step { context, prepared, weights, row_upstream, is_soft, needs_loss })
+        Ok(Lowered { problem, options, operands, is_soft, needs_loss })
     }
 
     /// Checks the options of a loss and enters them into `operands`. Returns the targets that are
@@ -199,6 +209,15 @@ impl<'g> StepBuilder<'g> {
         }
         Ok(strides.map(|stride| stride as u64))
     }
+}
+
+/// A step that is checked and lowered: all that a plan depends on beside the limits of the device.
+pub(super) struct Lowered<'l> {
+    pub(super) problem: KernelProblem,
+    pub(super) options: KernelOptions,
+    operands: Operands<'l>,
+    is_soft: bool,
+    needs_loss: bool,
 }
 
 /// An operation prepared for a shape: its pipelines are compiled, its scratch is sized.

@@ -12,10 +12,13 @@ use crate::ops::Op;
 use crate::problem::operands::Operands;
 use crate::problem::sum::BLOCK_ROWS;
 
+mod execution;
 mod strategy;
 mod traffic;
 pub(crate) mod tuning;
 
+pub(crate) use execution::{About, MOST_PASSES};
+pub use execution::{ExecutionPlan, PassWork, PlannedPass};
 pub(crate) use strategy::{Access, Kind, Strategy};
 pub use traffic::Traffic;
 pub use tuning::Tuning;
@@ -83,6 +86,20 @@ impl Entry {
             Self::TotalTargets => "total_targets",
             Self::SumLosses => "sum_losses",
             Self::TotalLosses => "total_losses",
+        }
+    }
+
+    /// The file that has it.
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Self::RegisterResident => "shaders/strategies/register_resident.wgsl",
+            Self::Online => "shaders/strategies/online.wgsl",
+            Self::SplitReduce | Self::SplitJoin | Self::SplitWrite => {
+                "shaders/strategies/split_row.wgsl"
+            }
+            Self::CountTargets | Self::TotalTargets | Self::SumLosses | Self::TotalLosses => {
+                "shaders/totals.wgsl"
+            }
         }
     }
 
@@ -191,9 +208,8 @@ impl KernelProblem {
     pub(crate) fn bytes_of_a_row(&self) -> u64 {
         match self.op {
             op if op.predicts() => self.most_row_bytes(),
-            // The log-sum-exp that a forward saved.
-            op if op.reads_log_sum_exps() => 4,
-            op if op.has_values() => 4,
+            // Values of rows are f32, and of f64, which is computed on the CPU alone, f64.
+            op if op.reads_log_sum_exps() || op.has_values() => self.size.max(4),
             _ => 0,
         }
     }
@@ -420,6 +436,19 @@ impl Plan {
             passes.push(self.pass(Entry::TotalLosses, 0..0, 0..0, 1));
         }
         passes
+    }
+
+    /// Returns the number of passes over rows in [`Plan::passes`], without a list of them; those
+    /// over counted targets and summed losses come in addition.
+    pub(crate) fn row_passes(&self) -> u64 {
+        let per_rows = match self.strategy.kind {
+            Kind::RegisterResident | Kind::Online => 1,
+            Kind::SplitRow => {
+                let writes = u64::from(self.problem.op.spec().writes_elements);
+                1 + (1 + writes) * self.segments_per_row().div_ceil(self.segments_per_pass)
+            }
+        };
+        self.problem.rows.div_ceil(self.rows_per_pass).saturating_mul(per_rows)
     }
 
     /// Returns the parts in which a batch in host memory is computed, in order.

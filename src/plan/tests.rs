@@ -474,3 +474,32 @@ fn kernels_are_few_for_many_numbers_of_classes() {
         }
     }
 }
+
+/// The number of passes that a plan computes without a list is the length of the list.
+#[test]
+fn passes_are_counted_without_a_list() {
+    for (what, problem, limits, _) in plans() {
+        let problem = KernelProblem { count: false, sum: false, ..problem };
+        let plan = Plan::new(problem, limits).unwrap();
+        assert_eq!(plan.row_passes(), plan.passes().len() as u64, "{what}");
+    }
+}
+
+#[test]
+fn entry_points_are_in_their_files() {
+    for entry in [
+        Entry::RegisterResident,
+        Entry::Online,
+        Entry::SplitReduce,
+        Entry::SplitJoin,
+        Entry::SplitWrite,
+        Entry::CountTargets,
+        Entry::TotalTargets,
+        Entry::SumLosses,
+        Entry::TotalLosses,
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(entry.file());
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(&format!("fn {}(", entry.name())), "{entry:?}");
+    }
+}

@@ -14,6 +14,21 @@ pub struct Traffic {
     pub moved: u64,
 }
 
+impl KernelProblem {
+    /// Bytes of the target of a row that is a class; 0 where there is none.
+    pub(crate) fn target_bytes(&self) -> u64 {
+        if self.op.has_targets() && self.operand_bytes == 0 { 4 } else { 0 }
+    }
+
+    /// Bytes that any kernel must move: inputs once in, results once out.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        let &Self { op, rows, classes, size, operand_bytes, .. } = self;
+        let writes = u64::from(op.spec().writes_elements);
+        rows * classes * (size * (1 + writes) + operand_bytes)
+            + rows * (self.target_bytes() + self.bytes_of_a_row())
+    }
+}
+
 impl Plan {
     /// Returns the bytes that all passes together move. `transformed` says that logits are scaled
     /// or capped first.
@@ -21,9 +36,9 @@ impl Plan {
         let KernelProblem { op, rows, classes, size, operand_bytes, .. } = self.problem;
         let elements = rows * classes;
         let writes = u64::from(op.spec().writes_elements);
-        let target = if op.has_targets() && operand_bytes == 0 { 4 } else { 0 };
+        let target = self.problem.target_bytes();
         let of_rows = rows * (target + self.problem.bytes_of_a_row());
-        let needed = elements * (size * (1 + writes) + operand_bytes) + of_rows;
+        let needed = self.problem.needed_bytes();
 
         // How often the logits are read to reduce rows.
         let statistics = op.spec().statistics;

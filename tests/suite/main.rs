@@ -13,6 +13,7 @@ mod engine;
 mod errors;
 mod layouts;
 mod options;
+mod plans;
 #[cfg(all(target_os = "linux", feature = "gpu"))]
 mod process;
 mod properties;

@@ -1,11 +1,107 @@
-//! `logits info`: what is here, and what is used.
+//! `logits info`: what is here, and what is used; with `--plan`, which kernel runs a shape.
 
-use logits::{Adapter, Crossover, Device, simd_level};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
+use logits::{
+    Adapter, Crossover, DType, Device, DeviceChoice, ExecutionPlan, Operation, PassWork,
+    PlannedPass, simd_level,
+};
 use serde_json::json;
 
+use crate::bench::RowsByClasses;
 use crate::{CliError, stdio};
 
-pub(crate) fn run(as_json: bool) -> Result<(), CliError> {
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Print the kernel that runs logits of this shape, its passes, and the bytes that they move;
+    /// nothing is run
+    #[arg(long, value_name = "ROWSxCLASSES")]
+    plan: Option<RowsByClasses>,
+    /// The operation of --plan; softmax if not given
+    #[arg(long, value_parser = operations(), requires = "plan")]
+    op: Option<Operation>,
+    /// The type of the logits of --plan; f32 if not given
+    #[arg(long, value_parser = dtypes(), requires = "plan")]
+    dtype: Option<DType>,
+    /// The device of --plan: auto (if not given), cpu, gpu (the best adapter of any kind), or part
+    /// of an adapter's name, with vulkan: or gl: before it if needed
+    #[arg(long, requires = "plan", value_parser = NonEmptyStringValueParser::new().try_map(|name| name.parse::<DeviceChoice>()))]
+    device: Option<DeviceChoice>,
+    /// Print one JSON object on one line
+    #[arg(long)]
+    json: bool,
+}
+
+/// The types of logits by name.
+fn dtypes() -> impl TypedValueParser<Value = DType> {
+    const TYPES: [(&str, DType); 4] =
+        [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("f64", DType::F64)];
+    PossibleValuesParser::new(TYPES.map(|(name, _)| name)).map(|name| {
+        TYPES.into_iter().find(|(known, _)| *known == name).map_or(DType::F32, |(_, dtype)| dtype)
+    })
+}
+
+/// The operations by name.
+fn operations() -> impl TypedValueParser<Value = Operation> {
+    PossibleValuesParser::new(Operation::ALL.iter().map(Operation::to_string)).map(|name| {
+        let named = Operation::ALL.iter().find(|operation| operation.to_string() == name);
+        named.copied().unwrap_or(Operation::Softmax)
+    })
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), CliError> {
+    let Some(RowsByClasses(shape)) = options.plan else { return devices(options.json) };
+    let device = Device::open(options.device.as_ref().unwrap_or(&DeviceChoice::Auto))?;
+    // Top-k finds as many classes as `logits bench` times it with.
+    let operation = match options.op.unwrap_or(Operation::Softmax) {
+        Operation::TopK(_) => Operation::TopK(shape[1].min(5)),
+        operation => operation,
+    };
+    let plan = device.plan(operation, shape, options.dtype.unwrap_or_default())?;
+    if options.json { stdio::print(describe(&plan)) } else { stdio::print(plan) }
+}
+
+fn describe(plan: &ExecutionPlan) -> serde_json::Value {
+    let pass = |pass: &PlannedPass| {
+        let mut object = json!({
+            "name": pass.name,
+            "file": pass.file,
+            "rows": [pass.rows.start, pass.rows.end],
+            "classes": [pass.classes.start, pass.classes.end],
+            "threads": pass.threads,
+        });
+        match &pass.work {
+            PassWork::Dispatch { workgroups } => object["workgroups"] = json!(workgroups),
+            PassWork::Loop { reads, writes } => {
+                (object["reads"], object["writes"]) = (json!(reads), json!(writes));
+            }
+            _ => {}
+        }
+        object
+    };
+    let passes: Vec<_> = plan.passes.iter().map(pass).collect();
+    json!({
+        "op": plan.operation,
+        "rows": plan.shape.row_count(),
+        "classes": plan.shape.classes(),
+        "dtype": plan.dtype.to_string(),
+        "device": plan.device,
+        "backend": plan.backend,
+        "strategy": plan.strategy,
+        "access": plan.access,
+        "lanes": plan.lanes,
+        "units": plan.units,
+        "rows_at_once": plan.rows_at_once,
+        "pieces": plan.pieces,
+        "simd": plan.simd,
+        "parts": plan.parts,
+        "passes": passes,
+        "bytes_needed": plan.bytes_needed,
+        "bytes_moved": plan.bytes_moved,
+        "bytes_reread": plan.bytes_reread,
+    })
+}
+
+fn devices(as_json: bool) -> Result<(), CliError> {
     let device = Device::new();
     // The best adapter of any kind, for want of a hardware GPU. One that fails is news, and no
     // reason to say nothing.

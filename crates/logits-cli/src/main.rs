@@ -36,12 +36,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Print the devices of this machine, which one is used, and why; measures them for some
-    /// seconds
-    Info {
-        /// Print one JSON object on one line
-        #[arg(long)]
-        json: bool,
-    },
+    /// seconds. With --plan, print which kernel runs a shape instead
+    Info(info::Options),
     /// Compare a battery of shapes and values with float64; exit code 1 if anything is out of
     /// bounds, 2 after an error
     Check {
@@ -146,7 +142,7 @@ fn run() -> Result<bool, CliError> {
         }
     };
     match arguments.command {
-        Command::Info { json } => info::run(json).map(|()| true),
+        Command::Info(options) => info::run(&options).map(|()| true),
         Command::Check { common } => {
             common.open().and_then(|device| check::run(&device, common.json))
         }

@@ -29,7 +29,13 @@ use crate::problem::error::{try_reserve, try_vec};
 pub(super) const PIECE: usize = 4096;
 /// The largest number of exponentials that are held from one pass to the next: they share a core's
 /// second cache with the logits.
-pub(super) const HELD: usize = 1 << 17;
+const HELD: usize = 1 << 17;
+
+/// Whether the exponentials of a group of this many elements are held for the pass that writes.
+#[inline(always)]
+pub(in crate::cpu) fn are_held(elements: usize, threads_share_rows: bool) -> bool {
+    !threads_share_rows && elements <= HELD
+}
 
 /// A part of a row, reduced.
 #[derive(Clone, Copy, Default)]

@@ -17,7 +17,7 @@ mod write;
 pub(super) use lanes_across_rows::{
     LanesAcrossRows, Tiles, gather, scatter, transpose, transpose_back,
 };
-pub(super) use lanes_along_row::{Held, LanesAlongRow, pieces_of};
+pub(super) use lanes_along_row::{Held, LanesAlongRow, are_held, pieces_of};
 
 use super::simd::{Exp, Isa, LANES, Vector, log1p};
 use super::transform::{ExpBaseLanes, LogitTransform, RowExpBases};

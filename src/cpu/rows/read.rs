@@ -11,7 +11,7 @@
 //! step together; rows of several pieces are reduced one after the other (`reduced`).
 
 use super::lanes_across_rows::fold_transposed;
-use super::lanes_along_row::{HELD, Held, LanesAlongRow, Piece};
+use super::lanes_along_row::{Held, LanesAlongRow, Piece, are_held};
 use super::{ROWS, Stats};
 use crate::cpu::lines::{CACHE_LINE, PendingLines};
 use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, exp, prefetch};
@@ -322,7 +322,7 @@ where
         let (count, classes, cut) = (self.count, self.classes, self.cut());
         let per_row = cut.pieces;
         let Held { mut exponentials, mut pieces } = std::mem::take(self.held);
-        let holds = hold && !self.threads_share_rows && count * classes <= HELD;
+        let holds = hold && are_held(count * classes, self.threads_share_rows);
         // Where memory is short, exponentials are computed again.
         let holds = holds
             && exponentials

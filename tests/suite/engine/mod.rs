@@ -2,6 +2,7 @@
 //! device and in any buffers.
 
 mod one_buffer;
+mod plans;
 mod refusals;
 mod steps;
 mod sums;

@@ -121,7 +121,7 @@ enum DTypeName {
 }
 
 #[derive(Clone, Copy)]
-struct RowsByClasses([usize; 2]);
+pub(crate) struct RowsByClasses(pub(crate) [usize; 2]);
 
 impl FromStr for RowsByClasses {
     type Err = String;

@@ -16,6 +16,7 @@ mod layer;
 mod limits;
 mod npy;
 mod outputs;
+mod plans;
 mod sums;
 #[path = "../../../../tests/suite/tier.rs"]
 mod tier;

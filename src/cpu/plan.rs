@@ -1,0 +1,502 @@
+//! The plan of the CPU path for a request, for people and tools.
+//!
+//! The layout, the groups, the tasks and the threads are found by the functions that a call uses.
+//! The loops of each operation are listed here, in the order of `ops/`; a test counts those that an
+//! operation really makes.
+
+use super::groups::{RowKernel, rows_of_group};
+use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
+use super::run::{Schedule, threads_for};
+use super::simd::{LANES, simd_level};
+use super::strided::gathered_rows;
+use crate::ops::{Op, Operand, Operation, Statistics, check_k};
+use crate::plan::{ExecutionPlan, KernelProblem, PassWork, PlannedPass};
+use crate::problem::operands::{Operands, RowTarget};
+use crate::{DType, Error, Shape};
+
+const ALONG_READ: &str = "src/cpu/rows/read.rs";
+const ALONG_WRITE: &str = "src/cpu/rows/write.rs";
+const ACROSS: &str = "src/cpu/rows/lanes_across_rows.rs";
+const CONTIGUOUS: &str = "src/cpu/groups.rs";
+const STRIDED: &str = "src/cpu/strided.rs";
+
+const EXPONENTIAL_SUM: &str = "exponential_sum";
+
+/// A loop of an operation over the classes of a group of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Maximum,
+    /// Sums the exponentials; `keeps` says that they are wanted again.
+    ExponentialSum {
+        keeps: bool,
+    },
+    /// A plain sum, over the operand and, where `reads_rows`, the row.
+    Sum {
+        reads_rows: bool,
+    },
+    /// Finds the class of the largest logit.
+    Find,
+    /// Finds the classes with the largest logits.
+    Search,
+    /// Draws a class.
+    Draw,
+    /// Writes a value of each exponential; of the logits where those are not kept.
+    Scale,
+    /// Writes a value of each logit.
+    Map,
+}
+
+/// The loops of an operation with its default options, over rows that are ordinary numbers.
+pub(super) fn steps(op: Op) -> &'static [Step] {
+    use Step::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
+    match op {
+        Op::Softmax | Op::CrossEntropyGrad => &[Maximum, ExponentialSum { keeps: true }, Scale],
+        Op::LogSoftmax => &[Maximum, ExponentialSum { keeps: false }, Map],
+        Op::LogSumExp | Op::CrossEntropy => &[Maximum, ExponentialSum { keeps: false }],
+        Op::CrossEntropyBackward => &[Map],
+        Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
+        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Map],
+        Op::Predict => &[Maximum, ExponentialSum { keeps: false }, Find],
+        Op::TopK => &[Search, Maximum, ExponentialSum { keeps: false }],
+        Op::Sample => &[Maximum, ExponentialSum { keeps: false }, Draw],
+    }
+}
+
+/// The plan of a call that writes its results to other memory, with the default options.
+pub(crate) fn plan(
+    operation: Operation,
+    shape: Shape,
+    dtype: DType,
+) -> Result<ExecutionPlan, Error> {
+    let op = operation.op();
+    let mut operands = Operands::default();
+    match operation {
+        Operation::TopK(k) => {
+            check_k(k, shape.classes())?;
+            operands.k = k;
+        }
+        Operation::Sample(sampling) => operands.draws = sampling.draws()?,
+        _ => {}
+    }
+    let elements = shape.elements()?;
+    let (rows, classes) = (shape.row_count(), shape.classes());
+    // No sum of bytes may overflow.
+    if (elements as u64).checked_mul(64).is_none() {
+        return Err(Error::ShapeTooLarge { rows, classes });
+    }
+    let inner = shape.inner().max(1);
+    let problem = KernelProblem::lower(op, dtype, &operands, false, [rows, classes, inner]);
+    let writes = op.spec().writes_elements;
+    let schedule = Schedule::new(shape, if writes { elements * dtype.size() } else { 0 })?;
+    let kernel = RowKernel::of(op, classes);
+    let is_strided = inner > 1;
+    let shares_rows = schedule.threads_share_rows && !is_strided;
+    let group = if kernel == RowKernel::Selection { 1 } else { rows_of_group(classes) };
+
+    let pieces = if kernel == RowKernel::AcrossRows { 1 } else { pieces_of(classes) };
+    let parts = if rows == 0 { 0 } else { tasks(shape, schedule) };
+    let most = if shares_rows { parts * pieces } else { parts };
+    let threads = threads_for(elements).min(most.max(1)) as u64;
+
+    // Whether a core's caches hold a group from one loop to the next.
+    let is_cached = are_held(group.min(rows.max(1)) * classes, shares_rows);
+    // Copies of rows are written and read again, of strided rows many at a time.
+    let copied = match kernel {
+        RowKernel::AcrossRows => 2 * ROWS * classes,
+        _ if is_strided => gathered_rows(classes, inner) * classes,
+        RowKernel::Selection => classes,
+        _ if problem.operand_bytes > 0 => group * classes,
+        _ => 0,
+    };
+    let copies_are_cached = are_held(copied, false);
+    let mut listed = Listed {
+        kernel,
+        is_short: classes <= SHORT_ROW_CLASSES,
+        is_strided,
+        is_cached,
+        streams: schedule.streams,
+        passes: Vec::new(),
+        again_from_caches: 0,
+        again_from_memory: 0,
+    };
+    listed.list(op);
+    let logit_bytes = elements as u64 * problem.size;
+    let moved = problem.needed_bytes()
+        + listed.again_from_memory * logit_bytes
+        // The target of a row comes with the weight of its class.
+        + match problem.target_bytes() {
+            0 => 0,
+            bytes => rows as u64 * (size_of::<RowTarget>() as u64 - bytes),
+        };
+    let passes = listed.passes.into_iter().map(|(name, file, reads, writes)| PlannedPass {
+        name,
+        file,
+        rows: 0..rows as u64,
+        classes: 0..classes as u64,
+        threads,
+        work: PassWork::Loop { reads, writes },
+    });
+    Ok(ExecutionPlan {
+        operation: op.spec().name,
+        shape,
+        dtype,
+        device: "CPU".to_owned(),
+        backend: "cpu",
+        strategy: match kernel {
+            RowKernel::AcrossRows => "lanes across rows",
+            RowKernel::AlongRow => "lanes along a row",
+            RowKernel::Selection => "row to itself",
+        },
+        access: match (kernel, is_strided) {
+            (RowKernel::AcrossRows, false) => "transposed tiles",
+            (RowKernel::AcrossRows, true) => "gathered tiles",
+            (_, true) => "gathered rows",
+            (RowKernel::AlongRow, false) => "direct",
+            (RowKernel::Selection, false) => "copied row",
+        },
+        lanes: LANES as u32,
+        units: None,
+        rows_at_once: group as u32,
+        pieces: pieces as u64,
+        simd: Some(simd_level()?),
+        parts: parts as u64,
+        passes: if rows == 0 { Vec::new() } else { passes.collect() },
+        bytes_needed: problem.needed_bytes(),
+        bytes_moved: copies_are_cached.then_some(moved),
+        bytes_reread: copies_are_cached.then_some(listed.again_from_caches * logit_bytes),
+    })
+}
+
+/// Returns the number of tasks that a request is halved into, as `run_parts` and `strided_rows` do.
+fn tasks(shape: Shape, schedule: Schedule) -> usize {
+    let (outer, classes, inner) = (shape.outer(), shape.classes(), shape.inner());
+    if let Some(half) = schedule.half(shape) {
+        return tasks(Shape::new(half, classes, inner), schedule)
+            + tasks(Shape::new(outer - half, classes, inner), schedule);
+    }
+    if inner > 1 { of_block(inner, classes, schedule) } else { 1 }
+}
+
+fn of_block(rows: usize, classes: usize, schedule: Schedule) -> usize {
+    match schedule.half_of_block(rows, classes) {
+        Some(half) => of_block(half, classes, schedule) + of_block(rows - half, classes, schedule),
+        None => 1,
+    }
+}
+
+type Pass = (&'static str, &'static str, Vec<&'static str>, Vec<&'static str>);
+
+/// Loops with what they read and write.
+struct Listed {
+    kernel: RowKernel,
+    is_short: bool,
+    is_strided: bool,
+    is_cached: bool,
+    streams: bool,
+    passes: Vec<Pass>,
+    /// How often the logits are read, after the first time.
+    again_from_caches: u64,
+    again_from_memory: u64,
+}
+
+impl Listed {
+    fn list(&mut self, op: Op) {
+        let spec = op.spec();
+        let (logits, results) = match (spec.statistics, spec.is_log) {
+            (Statistics::GradientSum, false) => ("probabilities", "the gradient"),
+            (Statistics::GradientSum, true) => ("log-probabilities", "the gradient"),
+            _ if op.has_targets() => ("logits", "the gradient"),
+            (_, false) => ("logits", "probabilities"),
+            (_, true) => ("logits", "log-probabilities"),
+        };
+        let results = match (self.streams && !self.is_strided, results) {
+            (true, "the gradient") => "the gradient past the caches",
+            (true, "probabilities") => "probabilities past the caches",
+            (true, _) => "log-probabilities past the caches",
+            (false, results) => results,
+        };
+        let is_across = self.kernel == RowKernel::AcrossRows;
+        // Memory of the thread that the rows are in while they are computed.
+        let copy = match (self.kernel, self.is_strided) {
+            (RowKernel::AcrossRows, _) => Some("a tile"),
+            (RowKernel::Selection, _) | (_, true) => Some("a copy of the row"),
+            (RowKernel::AlongRow, false) => None,
+        };
+        if let Some(copy) = copy {
+            let (name, file) = match (self.is_strided, is_across) {
+                (true, _) => ("gather", STRIDED),
+                (false, true) => ("transpose", CONTIGUOUS),
+                (false, false) => ("copy", CONTIGUOUS),
+            };
+            self.passes.push((name, file, vec![logits], vec![copy]));
+        }
+        if spec.operand == Operand::UpstreamGradient {
+            self.passes.push((
+                "copy_operand",
+                CONTIGUOUS,
+                vec!["the upstream gradient"],
+                vec!["a copy of it"],
+            ));
+        }
+        let (read_file, write_file) =
+            if self.is_short { (ACROSS, ACROSS) } else { (ALONG_READ, ALONG_WRITE) };
+        let mut has_read_logits = copy.is_some();
+        for step in steps(op) {
+            let operand = (spec.operand == Operand::UpstreamGradient)
+                .then_some("the copy of the upstream gradient");
+            let rows = copy.unwrap_or(logits);
+            // Tiles keep exponentials in any case.
+            let keeps = is_across || self.is_cached;
+            let to = if copy.is_some() { copy_of_results(is_across) } else { results };
+            let (name, file, reads, writes) = match *step {
+                Step::Maximum => ("maximum", read_file, vec![rows], vec![]),
+                Step::ExponentialSum { keeps: is_wanted } => {
+                    let writes = is_across || (is_wanted && keeps);
+                    let kept = if writes { vec!["exponentials"] } else { vec![] };
+                    (EXPONENTIAL_SUM, read_file, vec![rows], kept)
+                }
+                Step::Sum { reads_rows } => {
+                    let rows = reads_rows.then_some(rows);
+                    ("sum", read_file, rows.into_iter().chain(operand).collect(), vec![])
+                }
+                Step::Find => ("find", read_file, vec![rows], vec![]),
+                Step::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
+                Step::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
+                Step::Scale if keeps => ("write", write_file, vec!["exponentials"], vec![to]),
+                Step::Scale => ("write", write_file, vec![rows], vec![to]),
+                Step::Map => {
+                    ("write", write_file, [rows].into_iter().chain(operand).collect(), vec![to])
+                }
+            };
+            if copy.is_none() && reads.contains(&logits) {
+                // The first loop of a reduction is over a piece that is still in a cache when the
+                // second one reads it.
+                match (has_read_logits, name == EXPONENTIAL_SUM || self.is_cached) {
+                    (false, _) => {}
+                    (true, true) => self.again_from_caches += 1,
+                    (true, false) => self.again_from_memory += 1,
+                }
+                has_read_logits = true;
+            }
+            self.passes.push((name, file, reads, writes));
+        }
+        if let (true, Some(_)) = (spec.writes_elements, copy) {
+            let (name, file) = match (self.is_strided, is_across) {
+                (true, _) => ("scatter", STRIDED),
+                _ => ("transpose_back", CONTIGUOUS),
+            };
+            self.passes.push((name, file, vec![copy_of_results(is_across)], vec![results]));
+        }
+    }
+}
+
+fn copy_of_results(is_across: bool) -> &'static str {
+    if is_across { "a tile of results" } else { "a copy of the results" }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+    use std::cell::RefCell;
+    use std::mem::discriminant;
+
+    use super::*;
+    use crate::cpu::dispatch::RowTask;
+    use crate::cpu::rows::{Held, LanesAlongRow, Rows, Stats};
+    use crate::cpu::simd::{Portable, level};
+    use crate::cpu::transform::Identity;
+    use crate::problem::dtype::{Elements, ElementsMut};
+    use crate::problem::operands::{LossCoefficients, RowsOut};
+    use crate::{Prediction, Sampling};
+
+    /// Rows that write down which loops an operation makes over them.
+    struct Recorder<R> {
+        rows: R,
+        steps: RefCell<Vec<Step>>,
+    }
+
+    impl<R> Recorder<R> {
+        fn note(&self, steps: &[Step]) {
+            self.steps.borrow_mut().extend(steps);
+        }
+    }
+
+    impl<R: Rows> Rows for Recorder<R> {
+        type I = R::I;
+        type W = R::W;
+        type Y = R::Y;
+
+        fn isa(&self) -> R::I {
+            self.rows.isa()
+        }
+        fn transform(&self) -> R::Y {
+            self.rows.transform()
+        }
+        fn classes(&self) -> usize {
+            self.rows.classes()
+        }
+        fn count(&self) -> usize {
+            self.rows.count()
+        }
+        fn get(&self, row: usize, class: usize) -> R::W {
+            self.rows.get(row, class)
+        }
+        fn find_where(&self, row: usize, holds: impl Fn(R::W) -> bool) -> Option<usize> {
+            self.note(&[Step::Find]);
+            self.rows.find_where(row, holds)
+        }
+        fn find(&self, row: usize, logit: R::W) -> Option<usize> {
+            self.note(&[Step::Find]);
+            self.rows.find(row, logit)
+        }
+        fn maxima(&self) -> [R::W; ROWS] {
+            self.note(&[Step::Maximum]);
+            self.rows.maxima()
+        }
+        fn reduce(&mut self, hold: bool) -> Stats<R::W> {
+            self.note(&[Step::Maximum, Step::ExponentialSum { keeps: hold }]);
+            self.rows.reduce(hold)
+        }
+        fn terms(&self, stats: &Stats<R::W>, logits: &[R::W; ROWS]) -> [f64; ROWS] {
+            self.rows.terms(stats, logits)
+        }
+        fn sums(&self, value: impl Fn(usize, usize, R::W) -> f64 + Sync) -> [f64; ROWS] {
+            self.note(&[Step::Sum { reads_rows: true }]);
+            self.rows.sums(value)
+        }
+        fn scale(&mut self, stats: &Stats<R::W>, factors: &[f64; ROWS]) {
+            self.note(&[Step::Scale]);
+            self.rows.scale(stats, factors);
+        }
+        fn map(&mut self, value: impl Fn(usize, usize, R::W) -> R::W + Sync) {
+            self.note(&[Step::Map]);
+            self.rows.map(value);
+        }
+        fn map_with(
+            &mut self,
+            stats: &Stats<R::W>,
+            value: impl Fn(usize, usize, R::W, R::W) -> R::W + Sync,
+        ) {
+            self.note(&[Step::Scale, Step::Map]);
+            self.rows.map_with(stats, value);
+        }
+        fn pick(&self, classes: &[usize; ROWS]) -> [R::W; ROWS] {
+            self.rows.pick(classes)
+        }
+        fn put(&mut self, classes: &[usize; ROWS], values: &[R::W; ROWS]) {
+            self.rows.put(classes, values);
+        }
+    }
+
+    /// The loops that are listed are those that an operation makes.
+    #[test]
+    fn operations_make_the_loops_that_are_listed() {
+        let classes = 100;
+        let x: Vec<f32> = (0..classes).map(|class| (class * 7 % 31) as f32 * 0.3).collect();
+        let target = RowTarget { class: 3, weight: 1.0 };
+        for op in Op::ALL.into_iter().filter(|op| !op.spec().rereads_row) {
+            let operands = Operands {
+                coefficients: LossCoefficients {
+                    class_weight: classes as f64,
+                    factor: 1.0,
+                    on_value: 1.0,
+                    ..LossCoefficients::default()
+                },
+                targets: &[target],
+                upstream_gradient: op.spec().forward.map(|_| Elements::F32(&x)),
+                log_sum_exps: op.reads_log_sum_exps().then_some(Elements::F32(&[12.0])),
+                ..Operands::default()
+            };
+            let schedule = Schedule {
+                level: level().unwrap(),
+                streams: false,
+                threads_share_rows: false,
+                grain: usize::MAX,
+            };
+            let shape = Shape::rows(1, classes);
+            let task =
+                RowTask { op, shape, operands, first_row: 0, skip: 0, schedule, reserve: None };
+            let (mut out, mut held) = (vec![0.0_f32; classes], Held::default());
+            let rows = LanesAlongRow {
+                isa: Portable,
+                transform: Identity,
+                classes,
+                count: 1,
+                input: Some((&x[..], classes)),
+                output: op.spec().writes_elements.then_some((&mut out[..], classes)),
+                streams: false,
+                pending: Default::default(),
+                threads_share_rows: false,
+                held: &mut held,
+            };
+            let mut recorder = Recorder { rows, steps: RefCell::default() };
+            let (mut values, mut predictions) = ([0.0_f32], [Prediction::default()]);
+            let mut rows_out = match op.predicts() {
+                true => RowsOut::Predictions(&mut predictions, 1),
+                false => RowsOut::Values(ElementsMut::F32(&mut values)),
+            };
+            let mut elementwise = vec![0.0_f32; classes];
+            let of_rows = task.operands(Portable, 0, 1, &mut elementwise);
+            task.run_op(&mut recorder, &of_rows, &mut rows_out, 0);
+            let made = recorder.steps.into_inner();
+            let kinds = |steps: &[Step]| steps.iter().map(discriminant).collect::<Vec<_>>();
+            assert_eq!(kinds(&made), kinds(steps(op)), "{op:?}: {made:?}");
+            // Whether exponentials are kept, which the discriminant leaves out.
+            let keeps = |steps: &[Step]| steps.contains(&Step::ExponentialSum { keeps: true });
+            assert_eq!(keeps(&made), keeps(steps(op)), "{op:?}");
+        }
+    }
+
+    fn of(operation: Operation, shape: impl Into<Shape>, dtype: DType) -> ExecutionPlan {
+        plan(operation, shape.into(), dtype).unwrap()
+    }
+
+    /// Read once and written once, while the caches of a core hold a group of rows.
+    #[test]
+    fn bytes_are_those_that_the_loops_move() {
+        let elements = 64 * 1000;
+        let plan = of(Operation::Softmax, [64, 1000], DType::BF16);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (4 * elements, Some(4 * elements)));
+        // The exponential sum reads the logits again; what is written comes of exponentials.
+        assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(2 * elements), 16));
+        let plan = of(Operation::LogSoftmax, [64, 1000], DType::F64);
+        assert_eq!(plan.bytes_reread, Some(2 * 8 * elements));
+        // Exponentials of longer rows are not held.
+        let long = 3 * 140_000;
+        let plan = of(Operation::Softmax, [3, 140_000], DType::F32);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (8 * long, Some(12 * long)));
+        assert_eq!((plan.strategy, plan.pieces), ("lanes along a row", 35));
+        assert_eq!(
+            plan.passes.last().unwrap().work,
+            PassWork::Loop { reads: vec!["logits"], writes: vec!["probabilities"] }
+        );
+        // A loss in f64 is f64, its target 4 bytes, and 8 with the weight of its class.
+        let plan = of(Operation::CrossEntropy, [10, 7], DType::F64);
+        assert_eq!((plan.bytes_needed, plan.bytes_moved), (560 + 120, Some(560 + 160)));
+        // Short rows are read once, into tiles.
+        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "transposed tiles"));
+        assert_eq!(plan.bytes_reread, Some(0));
+        // Copies of long rows are in no cache of a core.
+        let plan = of(Operation::TopK(5), [2, 140_000], DType::F32);
+        assert_eq!((plan.strategy, plan.bytes_moved), ("row to itself", None));
+        assert_eq!((plan.access, plan.bytes_reread), ("copied row", None));
+        let plan = of(Operation::Sample(Sampling::new(1)), [2, 21, 5], DType::F32);
+        assert_eq!((plan.strategy, plan.access), ("row to itself", "gathered rows"));
+        let plan = of(Operation::SoftmaxBackward, [2, 21, 5], DType::F32);
+        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "gathered tiles"));
+    }
+
+    /// The files that loops are said to be in are there.
+    #[test]
+    fn files_exist() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for op in [Operation::Softmax, Operation::Predict, Operation::SoftmaxBackward] {
+            for shape in [Shape::rows(3, 5), Shape::rows(3, 100), Shape::new(2, 100, 3)] {
+                for pass in of(op, shape, DType::F32).passes {
+                    assert!(root.join(pass.file).is_file(), "{pass}");
+                }
+            }
+        }
+    }
+}
