@@ -1,10 +1,10 @@
 //! The plan of the CPU path for a request, for people and tools.
 //!
 //! The layout, the groups, the tasks and the threads are found by the functions that a call uses.
-//! The loops of each operation are listed here, in the order of `ops/`; a test counts those that an
-//! operation really makes.
+//! [`steps`] lists the loops of each operation; a test counts those that an operation really makes.
 
 use super::groups::{RowKernel, rows_of_group};
+use super::ops::{Step, steps};
 use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
 use super::run::{Schedule, threads_for};
 use super::simd::{LANES, simd_level};
@@ -21,46 +21,6 @@ const CONTIGUOUS: &str = "src/cpu/groups.rs";
 const STRIDED: &str = "src/cpu/strided.rs";
 
 const EXPONENTIAL_SUM: &str = "exponential_sum";
-
-/// A loop of an operation over the classes of a group of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Maximum,
-    /// Sums the exponentials; `keeps` says that they are wanted again.
-    ExponentialSum {
-        keeps: bool,
-    },
-    /// A plain sum, over the operand and, where `reads_rows`, the row.
-    Sum {
-        reads_rows: bool,
-    },
-    /// Finds the class of the largest logit.
-    Find,
-    /// Finds the classes with the largest logits.
-    Search,
-    /// Draws a class.
-    Draw,
-    /// Writes a value of each exponential; of the logits where those are not kept.
-    Scale,
-    /// Writes a value of each logit.
-    Map,
-}
-
-/// The loops of an operation with its default options, over rows that are ordinary numbers.
-pub(super) fn steps(op: Op) -> &'static [Step] {
-    use Step::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
-    match op {
-        Op::Softmax | Op::CrossEntropyGrad => &[Maximum, ExponentialSum { keeps: true }, Scale],
-        Op::LogSoftmax => &[Maximum, ExponentialSum { keeps: false }, Map],
-        Op::LogSumExp | Op::CrossEntropy => &[Maximum, ExponentialSum { keeps: false }],
-        Op::CrossEntropyBackward => &[Map],
-        Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
-        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Map],
-        Op::Predict => &[Maximum, ExponentialSum { keeps: false }, Find],
-        Op::TopK => &[Search, Maximum, ExponentialSum { keeps: false }],
-        Op::Sample => &[Maximum, ExponentialSum { keeps: false }, Draw],
-    }
-}
 
 /// The plan of a call that writes its results to other memory, with the default options.
 pub(crate) fn plan(
@@ -205,7 +165,7 @@ impl Listed {
         let (logits, results) = match (spec.statistics, spec.is_log) {
             (Statistics::GradientSum, false) => ("probabilities", "the gradient"),
             (Statistics::GradientSum, true) => ("log-probabilities", "the gradient"),
-            _ if op.has_targets() => ("logits", "the gradient"),
+            _ if spec.row_upstream => ("logits", "the gradient"),
             (_, false) => ("logits", "probabilities"),
             (_, true) => ("logits", "log-probabilities"),
         };

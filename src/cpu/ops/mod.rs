@@ -23,6 +23,50 @@ use crate::problem::dtype::ElementsMut;
 use crate::problem::operands::RowsOut;
 use crate::{Element, Prediction};
 
+/// A loop of an operation over the classes of a group of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cpu) enum Step {
+    Maximum,
+    /// Sums the exponentials; `keeps` says that they are wanted again.
+    ExponentialSum {
+        keeps: bool,
+    },
+    /// A plain sum, over the operand and, where `reads_rows`, the row.
+    Sum {
+        reads_rows: bool,
+    },
+    /// Finds the class of the largest logit.
+    Find,
+    /// Finds the classes with the largest logits.
+    Search,
+    /// Draws a class.
+    Draw,
+    /// Writes a value of each exponential; of the logits where those are not kept.
+    Scale,
+    /// Writes a value of each logit.
+    Map,
+}
+
+/// The loops of an operation with its default options, over rows that are ordinary numbers.
+pub(in crate::cpu) fn steps(op: Op) -> &'static [Step] {
+    use Step::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
+    match op {
+        Op::Softmax | Op::CrossEntropyGrad => &[Maximum, ExponentialSum { keeps: true }, Scale],
+        Op::LogSoftmax => &[Maximum, ExponentialSum { keeps: false }, Map],
+        Op::LogSumExp | Op::CrossEntropy => &[Maximum, ExponentialSum { keeps: false }],
+        Op::CrossEntropyBackward => &[Map],
+        Op::Entropy => &[Maximum, ExponentialSum { keeps: false }, Sum { reads_rows: true }],
+        Op::EntropyBackward => {
+            &[Maximum, ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map]
+        }
+        Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
+        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Map],
+        Op::Predict => &[Maximum, ExponentialSum { keeps: false }, Find],
+        Op::TopK => &[Search, Maximum, ExponentialSum { keeps: false }],
+        Op::Sample => &[Maximum, ExponentialSum { keeps: false }, Draw],
+    }
+}
+
 impl RowTask<'_> {
     /// Runs the operation on `rows`, and writes their values to `rows_out` from `at` on.
     #[inline(never)]
