@@ -45,6 +45,7 @@ fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Opti
         } else {
             None
         },
+        ..Options::default()
     })
 }
 

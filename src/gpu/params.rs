@@ -10,53 +10,69 @@ use crate::problem::operands::{Operands, RowTarget};
 /// How many targets that are not counted there may be.
 pub(super) const MOST_IGNORED: usize = 16;
 
-/// The uniform of `shaders/shared/bindings.wgsl`, whose size is a multiple of 16 bytes.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Params {
-    pub(super) rows: u32,
-    pub(super) classes: u32,
-    pub(super) inner: u32,
-    pub(super) logits_stride: u32,
-    pub(super) elements_stride: u32,
-    pub(super) segments: u32,
-    pub(super) first_segment: u32,
-    pub(super) pass_segments: u32,
-    pub(super) logits_at: u32,
-    pub(super) elements_at: u32,
-    pub(super) targets_at: u32,
-    pub(super) rows_out_at: u32,
-    pub(super) row_upstream_at: u32,
-    pub(super) first_group: u32,
-    pub(super) first_row: u32,
-    pub(super) groups: u32,
-    pub(super) ignored_count: u32,
-    pub(super) flags: u32,
-    pub(super) factor: f32,
-    pub(super) on_value: f32,
-    pub(super) off_value: f32,
-    pub(super) class_weight: f32,
-    pub(super) z_loss: f32,
-    pub(super) scale: f32,
-    pub(super) scale_low: f32,
-    pub(super) signed_scale: f32,
-    pub(super) ratio: f32,
-    pub(super) ratio_low: f32,
-    pub(super) cap: f32,
-    pub(super) cap_low: f32,
-    pub(super) cap_limit: f32,
-    pub(super) flip: u32,
-    pub(super) draw_seed: [u32; 2],
-    pub(super) draw_step: [u32; 2],
-    pub(super) k: u32,
-    pub(super) draw_top_k: u32,
-    pub(super) draw_top_p: f32,
-    pub(super) soft_rows: u32,
-    pub(super) nan: u32,
-    pub(super) negative_infinity: u32,
-    pub(super) zero: u32,
-    pub(super) padding: u32,
-    pub(super) ignored: [[u32; 4]; MOST_IGNORED / 4],
+/// Defines [`Params`] and the list of its fields, which a test compares with the shaders'.
+macro_rules! params {
+    ($($field:ident: $ty:ty,)+) => {
+        /// The uniform of `shaders/shared/bindings.wgsl`, whose size is a multiple of 16 bytes.
+        #[derive(Clone, Copy, Debug, Pod, Zeroable)]
+        #[repr(C)]
+        pub(super) struct Params {
+            $(pub(super) $field: $ty,)+
+        }
+
+        #[cfg(test)]
+        impl Params {
+            /// The name of each field, and its offset in bytes.
+            pub(super) const FIELDS: &[(&str, usize)] =
+                &[$((stringify!($field), std::mem::offset_of!(Params, $field))),+];
+        }
+    };
+}
+
+params! {
+    rows: u32,
+    classes: u32,
+    inner: u32,
+    logits_stride: u32,
+    elements_stride: u32,
+    segments: u32,
+    first_segment: u32,
+    pass_segments: u32,
+    logits_at: u32,
+    elements_at: u32,
+    targets_at: u32,
+    rows_out_at: u32,
+    row_upstream_at: u32,
+    first_group: u32,
+    first_row: u32,
+    groups: u32,
+    ignored_count: u32,
+    flags: u32,
+    factor: f32,
+    on_value: f32,
+    off_value: f32,
+    class_weight: f32,
+    z_loss: f32,
+    scale: f32,
+    scale_low: f32,
+    signed_scale: f32,
+    ratio: f32,
+    ratio_low: f32,
+    cap: f32,
+    cap_low: f32,
+    cap_limit: f32,
+    flip: u32,
+    draw_seed: [u32; 2],
+    draw_step: [u32; 2],
+    k: u32,
+    draw_top_k: u32,
+    draw_top_p: f32,
+    soft_rows: u32,
+    nan: u32,
+    negative_infinity: u32,
+    zero: u32,
+    padding: u32,
+    ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
 /// The summary of the losses of a batch, which a step writes into a buffer; `bytemuck` casts its

@@ -375,7 +375,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         (
             "FLAGS",
             Value::Number(kernel.flags),
-            "WEIGHTED, MEAN and ROW_UPSTREAM, where the kernel is made for them.",
+            "The flags of shared/bindings.wgsl that the kernel is made for.",
         ),
         (
             "IN_PLACE",

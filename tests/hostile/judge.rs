@@ -307,6 +307,7 @@ impl Batch {
             upstream: self.loss.upstream_gradient.into(),
             row_gradients: row_gradients.as_deref(),
             log_sum_exps: log_sum_exps.as_deref(),
+            ..Terms::default()
         };
         oracle::cross_entropy(&self.rows, &labels, &terms)
     }

@@ -85,6 +85,7 @@ fn every_combination_agrees_with_pytorch() {
                 },
                 upstream: number("upstream"),
                 row_gradients: is("by_rows").then(|| narrow(&numbers(&given["row_gradients"]))),
+                ..Options::default()
             };
             let x = Logits::new(&logits, shape).unwrap();
             let (out, gradient) =
@@ -247,6 +248,7 @@ fn combination(batch: &Batch, values: &[usize]) -> Combination {
         reduction: [Reduction::Mean, Reduction::Sum, Reduction::None][reduction],
         upstream: [1.0, -2.5][upstream],
         row_gradients: (by_rows == 1).then(|| batch.row_upstream.clone()),
+        ..Options::default()
     };
     (options, is_soft)
 }

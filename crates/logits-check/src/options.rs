@@ -101,7 +101,7 @@ impl Options {
             is_mean: self.reduction == Reduction::Mean,
             upstream: f64::from(self.upstream),
             row_gradients: row_gradients.as_deref(),
-            log_sum_exps: None,
+            ..Terms::default()
         };
         oracle::cross_entropy(rows, labels, &terms)
     }

@@ -166,6 +166,24 @@ pub struct Terms<'a> {
     pub log_sum_exps: Option<&'a [f64]>,
 }
 
+impl Default for Terms<'_> {
+    /// The sum of plain losses.
+    fn default() -> Self {
+        Self {
+            ignored: &[],
+            weight: None,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            softcap: None,
+            logit_scale: 1.0,
+            is_mean: false,
+            upstream: 1.0,
+            row_gradients: None,
+            log_sum_exps: None,
+        }
+    }
+}
+
 /// The expected results of a batch.
 pub struct Expected {
     /// The sum or the mean.
