@@ -2,7 +2,7 @@
 // exponentials of a row, relative to the same maximum.
 //   below = sum_j label_j * (maximum.y - y_j) over what is not -inf; labels = sum_j label_j
 // needs: Grid, Stats, params (shared/bindings.wgsl); Coefficients (shared/coefficients.wgsl);
-//   add_pairs (shared/math.wgsl); RowState (shared/passes.wgsl); COUNT, reduce, sum_of
+//   add_pairs (shared/math.wgsl); RowState, is_bad (shared/passes.wgsl); COUNT, reduce, sum_of
 //   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); gradient_of, label_below, labels_of
 //   (shared/targets.wgsl); Maximum (shared/transform.wgsl)
 // provides: begin_side_sums, add_to_side_sums, rescale_side_sums, add_segment_to_side_sums,
@@ -61,7 +61,8 @@ fn add_segment_to_side_sums(
     if SPREAD {
         (*state).labels = add_pairs((*state).labels, vec2<f32>(segment.labels, 0.0));
         (*state).below = add_pairs((*state).below, segment.below);
-        if sum > 0.0 && maximum != (*state).maximum.logit {
+        // However small the exponentials of the segment have become, its labels count.
+        if !is_bad(segment) && maximum != (*state).maximum.logit {
             let moved = label_below(segment.labels, maximum, (*state).maximum);
             (*state).below = add_pairs((*state).below, vec2<f32>(moved, 0.0));
         }
