@@ -1,10 +1,10 @@
 // loss = log-sum-exp - y_t, and its gradient scale * (softmax(y) - onehot(t)), or the same for
 // labels that are spread over the classes: sum_j q_j * (log-sum-exp - y_j). Twin of
 // `src/cpu/ops/cross_entropy.rs`.
-// needs: Stats, params, rows_out (shared/bindings.wgsl); Coefficients, upstream_of
+// needs: FOCAL, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, upstream_of
 //   (shared/coefficients.wgsl); add_pairs, is_infinite_or_nan, log1p_pair, opaque
 //   (shared/math.wgsl); RowState, is_bad, sum_of_exponentials (shared/passes.wgsl);
-//   RowExponentials, RowTarget, gradient_coefficients, label_below, target_of
+//   RowExponentials, RowTarget, focal_factor, gradient_coefficients, label_below, target_of
 //   (shared/targets.wgsl); Maximum, distance, exp_below (shared/transform.wgsl); target_logit (the
 //   strategy)
 // provides: finish
@@ -12,6 +12,7 @@
 // The loss of a row, as bits:
 //   loss = on_value * (log(sum) - (y_t - maximum.y))
 //   SPREAD: loss += below + off_values * log(sum), where below = sum_j off_value_j * (maximum.y - y_j)
+//   FOCAL: loss *= complement^gamma, where complement = 1 - p_t
 //   Z_LOSS: loss += z_loss * log_sum_exp^2
 // where log(sum) = log1p(rest_of_sum); the terms are positive, so nothing cancels.
 fn loss_of(
@@ -22,6 +23,7 @@ fn loss_of(
     log_sum: vec2<f32>,
     log_sum_exp: f32,
     z_loss: f32,
+    complement: f32,
 ) -> u32 {
     let gap = distance(logit, maximum);
     var bits = 0u;
@@ -47,6 +49,9 @@ fn loss_of(
             bits = params.nan;
         }
     }
+    if (FLAGS & FOCAL) != 0u && !is_infinite_or_nan(bits) {
+        bits = bitcast<u32>(bitcast<f32>(bits) * focal_factor(complement));
+    }
     if Z_LOSS && !is_infinite_or_nan(bits) {
         bits = bitcast<u32>(bitcast<f32>(bits) + opaque(z_loss * log_sum_exp) * log_sum_exp);
     }
@@ -63,22 +68,28 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     }
     let log_sum = log1p_pair(stats.rest_of_sum);
     let log_sum_exp = maximum.y.x + (maximum.y.y + log_sum.x + log_sum.y);
-    let loss = loss_of(stats, maximum, goal, logit, log_sum, log_sum_exp, upstream.z_loss);
-    if leader {
-        rows_out[params.rows_out_at + row] = loss;
-    }
-
     let sum = sum_of_exponentials(stats);
     // p - 1 of the target is -(rest of the sum) / sum, the rest being relative to the target here.
     var rest = stats.rest_of_sum;
     if logit != maximum.logit {
         rest = add_pairs(vec2<f32>(1.0, 0.0), add_pairs(rest, vec2<f32>(-exp_below(logit, maximum), 0.0)));
     }
+    let complement = (rest.x + rest.y) / sum;
+    let loss =
+        loss_of(stats, maximum, goal, logit, log_sum, log_sum_exp, upstream.z_loss, complement);
+    if leader {
+        rows_out[params.rows_out_at + row] = loss;
+    }
     var target_exp = 0.0;
-    if Z_LOSS {
+    if Z_LOSS || (FLAGS & FOCAL) != 0u {
         target_exp = exp_below(logit, maximum);
     }
+    var minus_log_p = 0.0;
+    if (FLAGS & FOCAL) != 0u {
+        let gap = distance(logit, maximum);
+        minus_log_p = (log_sum.x - gap.x) + (log_sum.y - gap.y);
+    }
     let exponentials =
-        RowExponentials(sum, rest.x + rest.y, logit, target_exp, log_sum_exp, is_bad(stats));
+        RowExponentials(sum, rest.x + rest.y, logit, target_exp, minus_log_p, log_sum_exp, is_bad(stats));
     return gradient_coefficients(goal, upstream, exponentials);
 }

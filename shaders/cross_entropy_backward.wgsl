@@ -2,7 +2,7 @@
 // `src/cpu/ops/cross_entropy.rs`. Each element is on its own:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j)
 // No row is reduced, but to the sum of its labels where targets are probabilities (SOFT).
-// needs: Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, packed_coefficients,
+// needs: FOCAL, Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, packed_coefficients,
 //   unpacked_coefficients, upstream_of (shared/coefficients.wgsl); LOWEST, Reference, add_pairs,
 //   exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum (shared/math.wgsl); sum_of
 //   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); RowExponentials, gradient_coefficients,
@@ -86,7 +86,19 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     // The exponentials are probabilities already.
     let p = probabilities(state, vec4<f32>(logit)).x;
     let bad = is_infinite_or_nan(bitcast<u32>(log_sum_exp));
-    let exponentials = RowExponentials(1.0, 1.0 - p, logit, p, log_sum_exp, bad);
+    var complement = 1.0 - p;
+    var minus_log_p = 0.0;
+    if (FLAGS & FOCAL) != 0u {
+        let log_p = add_pairs(transform(logit), vec2<f32>(-log_sum_exp, 0.0));
+        minus_log_p = max(-(log_p.x + log_p.y), 0.0);
+        if minus_log_p < 0.015625 {
+            // 1 - exp(-l), whose digits 1 - p would lose.
+            let l = minus_log_p;
+            complement = l * (1.0 - l * (0.5 - l * (0.16666667 - l * 0.041666668)));
+        }
+    }
+    let exponentials =
+        RowExponentials(1.0, complement, logit, p, minus_log_p, log_sum_exp, bad);
     return gradient_coefficients(goal, upstream_of(row), exponentials);
 }
 

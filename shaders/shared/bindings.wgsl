@@ -1,9 +1,9 @@
 // Declares the bindings of every kernel, and the structs in them. `src/gpu/pipelines.rs` joins this
 // with the other parts; the layout there is the same for all of them, so that a binding has one
 // meaning.
-// provides: WORKGROUP, NONE, MEAN, ROW_UPSTREAM, NAN_GRADIENT, LATER_DRAW, Summary, Stats, params,
-//   targets, rows_out, partials, summary, row_upstream, thread, Grid, row_start, class_count,
-//   class_step, weight_of, is_ignored
+// provides: WORKGROUP, NONE, MEAN, ROW_UPSTREAM, FOCAL, NAN_GRADIENT, LATER_DRAW, Summary, Stats,
+//   params, targets, rows_out, partials, summary, row_upstream, thread, Grid, row_start,
+//   class_count, class_step, weight_of, is_ignored
 
 const WORKGROUP: u32 = 256u;
 // Stands for "no class": no maximum in a row of -inf, no label in an ignored row.
@@ -73,15 +73,19 @@ struct Params {
     negative_infinity: u32,
     // Always 0, which no compiler knows.
     zero: u32,
+    // With FOCAL: the exponent of 1 - p of the target in the loss of a row.
+    focal_gamma: f32,
     // The targets that are not counted.
     ignored: array<vec4<u32>, 4>,
 }
 
 // Bits of FLAGS, a constant of the kernel: rows are weighted by `weights`; gradients are divided by
-// the weight in `summary`; gradients of rows are multiplied by `row_upstream`.
+// the weight in `summary`; gradients of rows are multiplied by `row_upstream`; the loss is a focal
+// one.
 const WEIGHTED: u32 = 1u;
 const MEAN: u32 = 2u;
 const ROW_UPSTREAM: u32 = 8u;
+const FOCAL: u32 = 32u;
 // Bits of `params.flags`: gradients of counted rows are NaN, as a mean over no weight is; the first
 // value of `targets` is added to the step of a draw.
 const NAN_GRADIENT: u32 = 4u;

@@ -2,12 +2,13 @@
 // (cross_entropy.wgsl, cross_entropy_backward.wgsl) come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
-// needs: NONE, Stats, class_count, class_step, is_ignored, params, targets, weight_of
-//   (shared/bindings.wgsl); Coefficients, upstream_of (shared/coefficients.wgsl); opaque
+// needs: FOCAL, NONE, Stats, class_count, class_step, is_ignored, params, targets, weight_of
+//   (shared/bindings.wgsl); Coefficients, upstream_of (shared/coefficients.wgsl);
+//   LN2_HIGH, LN2_LOW, LOWEST, exp_pair, log1p_pair, multiply_pairs, opaque, two_sum
 //   (shared/math.wgsl); classes_from, operand_at (shared/rows.wgsl); Maximum, distance, slope
 //   (shared/transform.wgsl)
-// provides: labels_of, label_below, RowTarget, target_of, RowExponentials, gradient_coefficients,
-//   gradient_of
+// provides: labels_of, label_below, RowTarget, target_of, RowExponentials, focal_factor,
+//   gradient_coefficients, gradient_of
 
 // With SPREAD, the labels of four classes of a unit, without the on_value of a target that is a
 // class. A loop over components is avoided, here and below: FXC cannot store to a component whose
@@ -70,8 +71,38 @@ struct RowExponentials {
     // The target's logit, and its exponential.
     target_logit: f32,
     target_exp: f32,
+    // With FOCAL: -log(p) of the target.
+    minus_log_p: f32,
     log_sum_exp: f32,
     bad: bool,
+}
+
+// log(u) of a positive normal number, high and low part.
+fn log_pair(u: f32) -> vec2<f32> {
+    // u = 2^k * m with m between sqrt(1/2) and sqrt(2), so that m - 1 is exact.
+    let bits = bitcast<i32>(u);
+    let k = (bits - 0x3f3504f3) >> 23u;
+    let m = bitcast<f32>(bits - (k << 23u));
+    let log_m = log1p_pair(vec2<f32>(opaque(m - 1.0), 0.0)).y;
+    return two_sum(f32(k) * LN2_HIGH, f32(k) * LN2_LOW + log_m);
+}
+
+// The factor of a focal loss, u^gamma, of u = 1 - p from 0 to 1.
+fn focal_factor(u: f32) -> f32 {
+    if u < 1.2e-38 {
+        return 0.0;
+    }
+    let power = multiply_pairs(vec2<f32>(params.focal_gamma, 0.0), log_pair(u));
+    return exp_pair(vec2<f32>(power.x, select(0.0, power.y, power.x > LOWEST)));
+}
+
+// The derivative of a focal loss u^gamma * -log(p) with respect to -log(p):
+//   u^gamma * (1 + gamma * p * -log(p) / u)
+fn focal_slope(u: f32, p: f32, minus_log_p: f32) -> f32 {
+    // The limits of p * -log(p) / u are 0 where p is 0, and 1 where u is.
+    var ratio = select(p * min(minus_log_p, 1e30) / u, 1.0, u < 1.2e-38);
+    ratio = select(ratio, 0.0, p == 0.0);
+    return focal_factor(u) * (1.0 + params.focal_gamma * ratio);
 }
 
 // The gradient's coefficients:
@@ -79,7 +110,10 @@ struct RowExponentials {
 //   at_value = -scale * labels * rest / sum, and the terms of the z-loss and of off_values
 fn gradient_coefficients(goal: RowTarget, upstream: Upstream, row: RowExponentials) -> Coefficients {
     let scale = upstream.scale;
-    let labels = goal.on_value + goal.off_values;
+    var labels = goal.on_value + goal.off_values;
+    if (FLAGS & FOCAL) != 0u {
+        labels *= focal_slope(row.rest / row.sum, row.target_exp / row.sum, row.minus_log_p);
+    }
     var factor = scale * labels / row.sum;
     // Not by `factor`, which is no normal number where the upstream gradient is small and the row
     // long.

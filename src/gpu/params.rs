@@ -71,7 +71,7 @@ params! {
     nan: u32,
     negative_infinity: u32,
     zero: u32,
-    padding: u32,
+    focal_gamma: f32,
     ignored: [[u32; 4]; MOST_IGNORED / 4],
 }
 
@@ -115,8 +115,9 @@ impl KernelOptions {
     const NAN_GRADIENT: u32 = 4;
     const ROW_UPSTREAM: u32 = 8;
     const LATER_DRAW: u32 = 16;
+    const FOCAL: u32 = 32;
     /// The flags that are constants of a kernel; kernels read the others from `Params`.
-    const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_UPSTREAM;
+    const MADE_FOR: u32 = Self::WEIGHTED | Self::MEAN | Self::ROW_UPSTREAM | Self::FOCAL;
 
     /// Makes the options of a request, whose targets the host has checked and weighed.
     pub(super) fn of_request(dtype: DType, operands: &Operands<'_>) -> Self {
@@ -150,12 +151,14 @@ impl KernelOptions {
             flags: flag(coefficients.weight.is_some(), Self::WEIGHTED)
                 | flag(is_mean, Self::MEAN)
                 | flag(coefficients.has_nan_gradient(), Self::NAN_GRADIENT)
-                | flag(coefficients.row_upstream.is_some(), Self::ROW_UPSTREAM),
+                | flag(coefficients.row_upstream.is_some(), Self::ROW_UPSTREAM)
+                | flag(coefficients.focal_gamma > 0.0, Self::FOCAL),
             factor: if coefficients.has_nan_gradient() { 0.0 } else { coefficients.factor as f32 },
             on_value: coefficients.on_value as f32,
             off_value: coefficients.off_value as f32,
             class_weight: coefficients.class_weight as f32,
             z_loss: coefficients.z_loss as f32,
+            focal_gamma: coefficients.focal_gamma as f32,
             scale,
             scale_low,
             signed_scale: transform.scale as f32,

@@ -33,10 +33,10 @@ pub enum Reduction {
 /// log(sum_j exp(y_j))`, a row loses `sum_j q_j * (lse - y_j)`, where `q_j = w_j * ((1 - e) * t_j +
 /// e / classes)` are its labels. `t_j` is 1 for the target class and else 0, or the probability
 /// given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if not set). A
-/// z-loss adds `z * lse^2`. With `s`, which is 1, or under a mean 1 over its divisor, times the
-/// upstream gradients, its gradient is `d loss / d x_j = s * (softmax(y)_j * (sum_k q_k + 2 z *
-/// lse) - q_j) * d y_j / d x_j`. Under a mean with class weights `z` there is `z` times the mean
-/// weight of the counted rows.
+/// z-loss adds `z * lse^2`; `focal_gamma` multiplies the rest by `(1 - p_t)^gamma`. With `s`, which
+/// is 1, or under a mean 1 over its divisor, times the upstream gradients, the gradient without
+/// `focal_gamma` is `s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`. Under a
+/// mean with class weights `z` there is `z` times the mean weight of the counted rows.
 ///
 /// All options combine, for every type and layout, on the CPU and on a GPU, in host memory,
 /// resident and in steps; the [crate's page](crate#options-operations-types) has each with its
@@ -60,6 +60,7 @@ pub struct CrossEntropy {
     pub(crate) z_loss: f32,
     /// A factor of `z_loss`, which f32 may not hold: [`CrossEntropy::z_loss_factor`].
     pub(crate) z_loss_factor: f64,
+    pub(crate) focal_gamma: f32,
     pub(crate) softcap: Option<f32>,
     pub(crate) logit_scale: f32,
     pub(crate) upstream_gradient: f32,
@@ -75,6 +76,7 @@ impl Default for CrossEntropy {
             label_smoothing: 0.0,
             z_loss: 0.0,
             z_loss_factor: 1.0,
+            focal_gamma: 0.0,
             softcap: None,
             logit_scale: 1.0,
             upstream_gradient: 1.0,
@@ -200,6 +202,34 @@ impl CrossEntropy {
         self
     }
 
+    /// Multiplies the loss of each row by `(1 - p_t)^gamma`, where `p_t` is the probability of its
+    /// target: the focal loss `-w_t (1 - p_t)^gamma log p_t` of Lin et al. 2017 (arXiv:1708.02002,
+    /// which used 2), in which rows that are predicted well weigh little. `gamma` is finite and not
+    /// negative, and 0, which is off, if not set. A mean still divides by the weights of the
+    /// targets, and a z-loss is added as it is. Targets are classes: `gamma` above 0 fails with
+    /// [`Error::OptionValue`] beside label smoothing or target probabilities.
+    ///
+    /// ```
+    /// use logits::{CrossEntropy, Device, Error, Logits, Targets};
+    /// let loss = CrossEntropy::default().focal_gamma(2.0);
+    /// let logits = [3.0_f32.ln(), 0.0]; // p = 0.75, 0.25
+    /// let x = Logits::new(&logits, [1, 2])?;
+    /// let device = Device::cpu();
+    /// let out = device.cross_entropy(&loss, x, &[0]).loss()?;
+    /// assert!((out.loss + 0.25_f64.powi(2) * 0.75_f64.ln()).abs() < 1e-7);
+    ///
+    /// let smoothed = loss.clone().label_smoothing(0.1);
+    /// assert!(matches!(device.cross_entropy(&smoothed, x, &[0]).loss(), Err(Error::OptionValue { .. })));
+    /// let soft = Targets::probabilities(&[0.5_f32, 0.5]);
+    /// assert!(matches!(device.cross_entropy(&loss, x, soft).loss(), Err(Error::OptionValue { .. })));
+    /// # Ok::<(), logits::Error>(())
+    /// ```
+    #[must_use]
+    pub fn focal_gamma(mut self, gamma: f32) -> Self {
+        self.focal_gamma = gamma;
+        self
+    }
+
     /// Bounds the logits smoothly to `(-cap, cap)`: `cap * tanh(x / cap)` takes the place of x,
     /// infinities included (Gemma 2, arXiv:2408.00118). The cap is between 1e-9 and 1e9; there is
     /// none if not set.
@@ -287,6 +317,11 @@ impl CrossEntropy {
         if !value.is_finite() || value < 0.0 {
             return Err(Error::OptionValue { option, value, range: "finite and not negative" });
         }
+        let (option, value) = ("focal_gamma", self.focal_gamma);
+        if !value.is_finite() || value < 0.0 {
+            return Err(Error::OptionValue { option, value, range: "finite and not negative" });
+        }
+        self.check_focal_targets(self.label_smoothing > 0.0)?;
         self.check_transform()?;
         if let Some(factors) = &self.upstream_gradients {
             check_upstream_gradients(shape, factors)?;
@@ -327,6 +362,7 @@ impl CrossEntropy {
             off_value: smoothing / classes as f64,
             on_value: 1.0 - smoothing,
             z_loss,
+            focal_gamma: self.focal_gamma.into(),
             row_upstream: self.upstream_gradients.as_deref(),
         }
     }
@@ -336,6 +372,16 @@ impl CrossEntropy {
     pub(crate) fn transform(&self, of_logits: Transform) -> Result<Transform, Error> {
         self.check_transform()?;
         of_logits.then(self.logit_scale, self.softcap)
+    }
+
+    /// Refuses a focal loss of targets that are spread over several classes.
+    fn check_focal_targets(&self, are_spread: bool) -> Result<(), Error> {
+        let (option, value) = ("focal_gamma", self.focal_gamma);
+        if value > 0.0 && are_spread {
+            let range = "0 with label smoothing or target probabilities";
+            return Err(Error::OptionValue { option, value, range });
+        }
+        Ok(())
     }
 
     fn check_transform(&self) -> Result<(), Error> {
@@ -358,6 +404,7 @@ impl CrossEntropy {
             Kind::Probabilities(values) => {
                 check_length("target probabilities", shape.elements()?, values.len())?;
                 self.check(shape)?;
+                self.check_focal_targets(true)?;
                 check_probabilities(shape, values)?;
                 let (rows, counted_rows) = (Vec::new(), shape.row_count());
                 let (soft_targets, total_weight, unit) = (Some(values), counted_rows as f64, 1.0);
@@ -454,9 +501,10 @@ impl CrossEntropy {
         Ok(Self { ignored: self.ignored.clone(), weight, upstream_gradients, ..*self })
     }
 
-    /// Refuses weights whose sum over the rows of a step, or the reciprocal of that sum, may leave
-    /// the normal numbers of f32.
+    /// Refuses targets that are probabilities beside a focal loss, and weights whose sum over the
+    /// rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
     pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
+        self.check_focal_targets(is_soft)?;
         // A mean over probabilities is one over rows.
         let is_summed = self.reduction == Reduction::Mean && !is_soft;
         let mut weights = self.weight.iter().flatten().filter(|_| is_summed);

@@ -46,6 +46,8 @@ pub(crate) struct LossCoefficients<'a> {
     pub(crate) on_value: f64,
     /// The factor of the squared log-sum-exp in the loss of a row.
     pub(crate) z_loss: f64,
+    /// The exponent of 1 - p of the target in the loss of a row; 0 is off.
+    pub(crate) focal_gamma: f64,
     /// One more factor for the gradient of each row, beside `factor`.
     pub(crate) row_upstream: Option<&'a [f32]>,
 }
@@ -54,8 +56,18 @@ impl Default for LossCoefficients<'_> {
     /// The coefficients of the sum of plain losses.
     fn default() -> Self {
         let (weight, row_upstream) = (None, None);
-        let (factor, on_value, off_value, z_loss, class_weight) = (1.0, 1.0, 0.0, 0.0, 0.0);
-        Self { weight, class_weight, factor, off_value, on_value, z_loss, row_upstream }
+        let (factor, on_value, off_value, class_weight) = (1.0, 1.0, 0.0, 0.0);
+        let (z_loss, focal_gamma) = (0.0, 0.0);
+        Self {
+            weight,
+            class_weight,
+            factor,
+            off_value,
+            on_value,
+            z_loss,
+            focal_gamma,
+            row_upstream,
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Options {
     pub label_smoothing: f32,
     /// `CrossEntropy::z_loss`
     pub z_loss: f32,
+    /// `CrossEntropy::focal_gamma`
+    pub focal_gamma: f32,
     /// `CrossEntropy::softcap`
     pub softcap: Option<f32>,
     /// `CrossEntropy::logit_scale`
@@ -34,6 +36,7 @@ impl Default for Options {
             weight: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
+            focal_gamma: 0.0,
             softcap: None,
             logit_scale: 1.0,
             reduction: Reduction::Sum,
@@ -50,6 +53,7 @@ impl Options {
             ignored,
             label_smoothing,
             z_loss,
+            focal_gamma,
             softcap,
             logit_scale,
             reduction,
@@ -59,6 +63,7 @@ impl Options {
         let (weighted, by_rows) = (self.weight.is_some(), self.row_gradients.is_some());
         format!(
             "ignored {ignored:?}, weighted {weighted}, smoothing {label_smoothing}, z {z_loss}, \
+             focal {focal_gamma}, \
              cap {softcap:?}, scale {logit_scale}, {reduction:?}, upstream {upstream}, \
              by rows {by_rows}"
         )
@@ -71,6 +76,7 @@ impl Options {
             .ignore_indices(self.ignored.clone())
             .label_smoothing(self.label_smoothing)
             .z_loss(self.z_loss)
+            .focal_gamma(self.focal_gamma)
             .logit_scale(self.logit_scale)
             .upstream_gradient(self.upstream);
         if let Some(cap) = self.softcap {
@@ -96,6 +102,7 @@ impl Options {
             weight: weight.as_deref(),
             label_smoothing: f64::from(self.label_smoothing),
             z_loss: f64::from(self.z_loss),
+            focal_gamma: f64::from(self.focal_gamma),
             softcap: self.softcap.map(f64::from),
             logit_scale: f64::from(self.logit_scale),
             is_mean: self.reduction == Reduction::Mean,

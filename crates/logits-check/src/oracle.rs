@@ -151,6 +151,9 @@ pub struct Terms<'a> {
     pub label_smoothing: f64,
     /// The factor of the squared log-sum-exp.
     pub z_loss: f64,
+    /// The exponent of the factor `1 - p` of the target in the loss of a row whose target is a
+    /// class; 0 is off.
+    pub focal_gamma: f64,
     /// `y = c tanh(scale x / c)` in place of `y = scale x`.
     pub softcap: Option<f64>,
     /// The factor of all logits.
@@ -174,6 +177,7 @@ impl Default for Terms<'_> {
             weight: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
+            focal_gamma: 0.0,
             softcap: None,
             logit_scale: 1.0,
             is_mean: false,
@@ -260,6 +264,19 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
         };
         let mut loss: f64 =
             (0..classes).filter(|&j| has_term(j)).map(|j| q[j] * -row.log_probability(j)).sum();
+        // With u = 1 - p and l = -log p of the target, u^gamma is a factor of the loss, and
+        // u^gamma + gamma u^(gamma - 1) p l one of its gradient.
+        let mut focal_slope = 1.0;
+        if let (true, Labels::Class(class)) = (terms.focal_gamma > 0.0, label) {
+            let (class, gamma) = (*class as usize, terms.focal_gamma);
+            let log_p = saved.map_or(row.log_probability(class), |saved| y[class] - saved);
+            let u = saved.map_or(-row.gradient(class, class), |_| -log_p.exp_m1());
+            loss *= u.powf(gamma);
+            let p_times_l = if log_p == f64::NEG_INFINITY { 0.0 } else { log_p.exp() * -log_p };
+            let rest = if u == 0.0 { 0.0 } else { gamma * u.powf(gamma - 1.0) * p_times_l };
+            focal_slope = u.powf(gamma) + rest;
+        }
+        let q: Vec<f64> = q.into_iter().map(|q| q * focal_slope).collect();
         loss += z_loss * log_sum_exp * log_sum_exp;
         let factor =
             terms.upstream / divisor * terms.row_gradients.map_or(1.0, |factors| factors[nth]);

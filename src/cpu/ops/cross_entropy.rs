@@ -90,7 +90,23 @@ struct Measured<W> {
     lse: LogSumExps,
     /// The sums of the spread labels.
     spread_sums: [f64; ROWS],
+    /// The factor of a focal loss in the gradient; 1 where it is off.
+    focal_slopes: [f64; ROWS],
     losses: [W; ROWS],
+}
+
+/// Returns the factor of a focal loss, `u^gamma` with `u = 1 - p` of the target, and its factor in
+/// the gradient, `u^gamma (1 + gamma p (-log p) / u)`.
+#[inline(always)]
+fn focal(gamma: f64, u: f64, p: f64, minus_log_p: f64) -> [f64; 2] {
+    let power = u.powf(gamma);
+    // The limits of p (-log p) / u are 0 where p is 0, and 1 where u is 0.
+    let ratio = match (p == 0.0, u == 0.0) {
+        (true, _) => 0.0,
+        (_, true) => 1.0,
+        _ => p * minus_log_p / u,
+    };
+    [power, power * (1.0 + gamma * ratio)]
 }
 
 /// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and
@@ -135,6 +151,20 @@ fn losses_and_labels<R: Rows>(
                     }
                 }
             }
+            let mut focal_slopes = [1.0; ROWS];
+            if coefficients.focal_gamma > 0.0 {
+                let terms = rows.terms(stats, &logits);
+                for row in 0..rows.count() {
+                    let is_max = transform.orient_one(logits[row]) == stats.max[row];
+                    let u = stats.complement(row, is_max, terms[row]);
+                    let p = terms[row] * stats.inverse_sum(row);
+                    let minus_log_p =
+                        (lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row];
+                    let [factor, slope] = focal(coefficients.focal_gamma, u, p, minus_log_p);
+                    losses[row] *= factor;
+                    focal_slopes[row] = slope;
+                }
+            }
             if coefficients.z_loss > 0.0 {
                 for row in 0..ROWS {
                     losses[row] += coefficients.z_loss * lse.total(row) * lse.total(row);
@@ -145,7 +175,7 @@ fn losses_and_labels<R: Rows>(
                 rounded[row] =
                     if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
             }
-            Measured { logits, lse, spread_sums, losses: rounded }
+            Measured { logits, lse, spread_sums, focal_slopes, losses: rounded }
         },
     )
 }
@@ -176,11 +206,12 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(
         return [R::W::ZERO; ROWS];
     }
     let stats = rows.reduce(true);
-    let Measured { logits, lse, spread_sums, losses } =
+    let Measured { logits, lse, spread_sums, focal_slopes, losses } =
         losses_and_labels(rows, operands, &targets, &stats);
     let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
-        labels[row] = targets.factors[row] * (targets.on_label[row] + spread_sums[row]);
+        labels[row] =
+            targets.factors[row] * (targets.on_label[row] * focal_slopes[row] + spread_sums[row]);
     }
     if operands.coefficients.z_loss > 0.0 {
         for row in 0..ROWS {
@@ -257,9 +288,17 @@ fn ignore<R: Rows>(rows: &mut R) {
 #[inline(always)]
 pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
     let (transform, coefficients) = (rows.transform(), operands.coefficients);
-    let targets = Targets::new(operands);
+    let mut targets = Targets::new(operands);
     let spread_sums =
         if operands.has_spread_labels() { operands.spread_label_sums(rows) } else { [0.0; ROWS] };
+    if coefficients.focal_gamma > 0.0 {
+        let logits = rows.pick(&targets.classes);
+        for row in 0..rows.count() {
+            let log_p = transform.value(logits[row]) - operands.log_sum_exps[row].into();
+            let u = (-log_p.exp_m1()).clamp(0.0, 1.0);
+            targets.on_label[row] *= focal(coefficients.focal_gamma, u, log_p.exp(), -log_p)[1];
+        }
+    }
     let (mut factors, mut multiples, mut saved_lse) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
     for row in 0..ROWS {
         saved_lse[row] = operands.log_sum_exps[row].into();

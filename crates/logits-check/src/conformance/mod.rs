@@ -163,7 +163,7 @@ enum Given {
 }
 
 /// Each option of a loss, then all of them: the name, the options and the targets.
-fn losses(shape: Shape) -> [(&'static str, Options, Given); 13] {
+fn losses(shape: Shape) -> [(&'static str, Options, Given); 15] {
     let (classes, rows) = (shape.classes(), shape.row_count());
     let weight: Vec<f32> = (0..classes).map(|class| (class % 5) as f32 * 0.5 + 0.25).collect();
     let weight = Some(weight);
@@ -180,6 +180,7 @@ fn losses(shape: Shape) -> [(&'static str, Options, Given); 13] {
         row_gradients,
         ..plain.clone()
     };
+    let focal = Options { label_smoothing: 0.0, focal_gamma: 0.5, ..every.clone() };
     let by_rows = Options { row_gradients: every.row_gradients.clone(), ..plain.clone() };
     let classes = Given::Classes;
     [
@@ -189,6 +190,8 @@ fn losses(shape: Shape) -> [(&'static str, Options, Given); 13] {
         ("weight", Options { weight, ..mean.clone() }, classes),
         ("label_smoothing", Options { label_smoothing: 0.1, ..mean.clone() }, classes),
         ("z_loss", Options { z_loss: 1e-2, ..plain.clone() }, classes),
+        ("focal_gamma", Options { focal_gamma: 2.0, ..mean.clone() }, classes),
+        ("focal_gamma, every option", focal, Given::SomeIgnored),
         ("softcap", Options { softcap: Some(30.0), ..plain.clone() }, classes),
         ("logit_scale", Options { logit_scale: -0.75, ..plain }, classes),
         ("upstream_gradient", Options { upstream: -2.5, ..mean.clone() }, classes),

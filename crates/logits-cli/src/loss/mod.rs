@@ -60,6 +60,10 @@ pub(crate) struct Options {
     /// Add Z times the squared log-sum-exp of each row to its loss
     #[arg(long, value_name = "Z", default_value_t = 0.0, allow_hyphen_values = true)]
     z_loss: f32,
+    /// Focal loss: multiply the loss of each row by (1 - p)^G, p the probability of its target; for
+    /// targets that are classes, without label smoothing
+    #[arg(long, value_name = "G", default_value_t = 0.0, allow_hyphen_values = true)]
+    focal_gamma: f32,
     /// Cap the logits softly: S * tanh(x / S), after the scale
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     softcap: Option<f32>,
@@ -90,6 +94,7 @@ impl Options {
             .ignore_indices(self.ignore_index.clone())
             .label_smoothing(self.label_smoothing)
             .z_loss(self.z_loss)
+            .focal_gamma(self.focal_gamma)
             .logit_scale(self.logit_scale);
         match self.softcap {
             Some(cap) => loss.softcap(cap),
