@@ -3,7 +3,7 @@
 //! reads, writes and costs. [`Request`] is one call of an operation, validated.
 //!
 //! A new operation is an [`Operation`], a line of the table `operations`, its `Spec`, its kernel in
-//! `cpu/ops/` and its shader; `CONTRIBUTING.md` has the steps.
+//! `cpu/ops/` and its shader; "Add an operation" in `CONTRIBUTING.md` has the steps.
 
 use std::fmt;
 

@@ -144,6 +144,7 @@ fn of_loss(op: Op) -> Vec<Asked> {
         asked("soft, cap 30").with(|loss| loss.softcap(30.0)).soft(),
         asked("smoothing").with(|loss| loss.label_smoothing(0.1)),
         asked("z-loss").with(|loss| loss.z_loss(0.1)),
+        asked("focal").with(|loss| loss.focal_gamma(2.0)),
         asked("weight").with(|loss| loss.weight(weights(18))),
         asked("upstream gradients").with(|loss| loss.upstream_gradients(factors())),
         asked("large upstream gradient").with(|loss| loss.upstream_gradient(65_536.0)),

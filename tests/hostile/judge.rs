@@ -301,13 +301,13 @@ impl Batch {
             weight: weight.as_deref(),
             label_smoothing: self.loss.label_smoothing.into(),
             z_loss: self.loss.z_loss.into(),
+            focal_gamma: self.loss.focal_gamma.into(),
             softcap: self.loss.softcap.map(f64::from),
             logit_scale: self.scale,
             is_mean: self.loss.reduction == Reduction::Mean,
             upstream: self.loss.upstream_gradient.into(),
             row_gradients: row_gradients.as_deref(),
             log_sum_exps: log_sum_exps.as_deref(),
-            ..Terms::default()
         };
         oracle::cross_entropy(&self.rows, &labels, &terms)
     }

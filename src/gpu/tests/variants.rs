@@ -56,6 +56,7 @@ fn losses(op: Op) -> Vec<(CrossEntropy, bool)> {
         (plain(), true),
         (plain().label_smoothing(0.1), false),
         (plain().z_loss(0.1), false),
+        (plain().focal_gamma(2.0), false),
         (plain().weight(vec![1.0]), false),
         (plain().upstream_gradients(vec![1.0]), false),
         (CrossEntropy::default(), false),
