@@ -1,6 +1,6 @@
 //! The kernels that are run: operations, options, types, and ways to spread rows over threads.
 
-use crate::ops::Op;
+use crate::ops::{Op, Operand};
 use crate::plan::Kind;
 use crate::plan::tuning::Tuning;
 use crate::{CrossEntropy, DType, Reduction, Sampling, tier};
@@ -113,7 +113,8 @@ fn of_logits(op: Op) -> Vec<Asked> {
         ];
     }
     let mut all = vec![asked(""), asked("scale 2").with(|loss| loss.logit_scale(2.0))];
-    if !matches!(op, Op::SoftmaxBackward | Op::LogSoftmaxBackward) {
+    // The backward of a softmax takes no cap.
+    if op.spec().operand != Operand::UpstreamGradient {
         all.extend([
             asked("scale -0.75").with(|loss| loss.logit_scale(-0.75)),
             asked("cap 3").with(|loss| loss.softcap(3.0)),
@@ -183,25 +184,13 @@ fn is_by_default(asked: &Asked) -> bool {
 }
 
 pub fn all_asked() -> Vec<Asked> {
-    use Op::*;
-    let losses = [CrossEntropy, CrossEntropyGrad, CrossEntropyBackward];
-    let others = [
-        Softmax,
-        LogSoftmax,
-        LogSumExp,
-        SoftmaxBackward,
-        LogSoftmaxBackward,
-        Predict,
-        TopK,
-        Sample,
-    ];
-    let mut all: Vec<Asked> = others
-        .into_iter()
-        .flat_map(of_logits)
-        .chain(losses.into_iter().flat_map(of_loss))
-        .collect();
+    let of = |has_targets| Op::ALL.into_iter().filter(move |op| op.has_targets() == has_targets);
+    let kernels = || of(false).flat_map(of_logits).chain(of(true).flat_map(of_loss));
+    let mut all: Vec<Asked> = kernels().collect();
     for dtype in [DType::F16, DType::BF16] {
-        all.extend([CrossEntropyGrad, Softmax].map(|op| Asked { dtype, ..Asked::new(op, "") }));
+        all.extend(
+            [Op::CrossEntropyGrad, Op::Softmax].map(|op| Asked { dtype, ..Asked::new(op, "") }),
+        );
     }
     if !tier::is_full() {
         all.retain(is_by_default);
@@ -217,9 +206,7 @@ pub fn all_asked() -> Vec<Asked> {
             let is_new = |new: &Asked| {
                 !by_default(spread).iter().any(|old| (old.op, old.option) == (new.op, new.option))
             };
-            let more =
-                others.into_iter().flat_map(of_logits).chain(losses.into_iter().flat_map(of_loss));
-            asked.extend(more.filter(|more| fits(more) && is_new(more)));
+            asked.extend(kernels().filter(|more| fits(more) && is_new(more)));
         }
         all.extend(asked.into_iter().map(|asked| Asked { spread, ..asked }));
     }

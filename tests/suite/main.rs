@@ -11,6 +11,7 @@ mod decisions;
 #[cfg(feature = "gpu")]
 mod engine;
 mod errors;
+mod every_operation;
 mod layouts;
 mod options;
 mod plans;

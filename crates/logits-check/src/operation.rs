@@ -1,20 +1,21 @@
 //! Runs any [`Operation`] on a device, and holds its results against the oracle. What differs from
 //! operation to operation stands here alone: `logits bench` and [`conformance`](crate::conformance)
-//! go through [`Operation::ALL`].
+//! go through [`Operation::ALL`], and so does the test `every_operation` of `logits`.
 //!
-//! A new operation has a line in [`Takes::of`], one in [`run`] and one in [`Judge::worst`]; one
-//! that is forgotten has no results, which are infinitely far off.
+//! A new operation has a line in [`Takes::of`], one in [`run`], one in [`run_resident`] and one in
+//! [`Judge::worst`]; what it starts from is in [`started`]. One that is forgotten has no results,
+//! which are infinitely far off.
 
 use std::cell::OnceCell;
 
 use logits::{DType, Device, Element, Error, Logits, Operation, Prediction, Reduction, Sampling};
-use logits::{Shape, Targets};
+use logits::{Resident, ResidentLoss, Shape, Targets};
 
 use crate::batch::place;
 use crate::oracle::{self, Expected, Gradient, Labels, Row};
 use crate::{Options, excess};
 
-/// What an operation takes beside the logits.
+/// What an operation takes beside the logits, and what it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Takes {
     /// Targets and the options of a loss.
@@ -23,20 +24,73 @@ pub struct Takes {
     pub cap: bool,
     /// Logits among which are infinities and NaN.
     pub specials: bool,
+    /// The gradient that it is handed.
+    pub upstream: Upstream,
+    /// The log-sum-exps of the rows: in a step they are in `StepBuffers::rows`.
+    pub log_sum_exps: bool,
+    /// Whether it gives a value for each logit.
+    pub elements: bool,
+    /// What it gives for each row.
+    pub rows: PerRow,
+}
+
+/// The gradient with respect to the result of a forward, which an operation is handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// It is handed none.
+    None,
+    /// One value for each logit: `Inputs::upstream`.
+    Elements,
+    /// One f32 for each row: [`Inputs::row_upstream`].
+    Rows,
+}
+
+/// What an operation gives for each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerRow {
+    /// Nothing.
+    None,
+    /// A number, to which a host call may give more digits than a resident one.
+    Number,
+    /// Its loss; and the loss of the batch.
+    Loss,
+    /// This many predictions.
+    Predictions(usize),
 }
 
 impl Takes {
-    /// Returns what `operation` takes.
+    /// Returns what `operation` takes and gives.
     pub fn of(operation: Operation) -> Self {
+        let plain = Self {
+            targets: false,
+            cap: true,
+            specials: true,
+            upstream: Upstream::None,
+            log_sum_exps: false,
+            elements: false,
+            rows: PerRow::None,
+        };
+        let loss = Self { targets: true, specials: false, ..plain };
         match operation {
-            Operation::CrossEntropy
-            | Operation::CrossEntropyGrad
-            | Operation::CrossEntropyBackward => Self { targets: true, cap: true, specials: false },
-            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => {
-                Self { targets: false, cap: false, specials: false }
+            Operation::Softmax | Operation::LogSoftmax => Self { elements: true, ..plain },
+            Operation::LogSumExp | Operation::Entropy => Self { rows: PerRow::Number, ..plain },
+            Operation::EntropyBackward => {
+                Self { upstream: Upstream::Rows, elements: true, ..plain }
             }
-            Operation::Sample(_) => Self { targets: false, cap: false, specials: true },
-            _ => Self { targets: false, cap: true, specials: true },
+            Operation::SoftmaxBackward | Operation::LogSoftmaxBackward => Self {
+                cap: false,
+                specials: false,
+                upstream: Upstream::Elements,
+                elements: true,
+                ..plain
+            },
+            Operation::CrossEntropy => Self { rows: PerRow::Loss, ..loss },
+            Operation::CrossEntropyGrad => Self { elements: true, rows: PerRow::Loss, ..loss },
+            Operation::CrossEntropyBackward => Self { log_sum_exps: true, elements: true, ..loss },
+            Operation::Predict => Self { rows: PerRow::Predictions(1), ..plain },
+            Operation::TopK(k) => Self { rows: PerRow::Predictions(k), ..plain },
+            Operation::Sample(_) => Self { cap: false, rows: PerRow::Predictions(1), ..plain },
+            _ => plain,
         }
     }
 }
@@ -128,6 +182,12 @@ impl<T: Element> Inputs<'_, T> {
         let classes = 0..self.shape.classes();
         classes.map(|class| values[place(self.shape, row, class)].into()).collect()
     }
+
+    /// The gradient with respect to a result that has one value a row: that of its first class.
+    pub fn row_upstream(&self) -> Vec<f32> {
+        let first = |row| -> f64 { self.upstream[place(self.shape, row, 0)].into() };
+        (0..self.shape.row_count()).map(|row| first(row) as f32).collect()
+    }
 }
 
 /// The results of one run. What the operation does not produce is empty.
@@ -173,6 +233,42 @@ impl<T: Element> Results<T> {
     fn of_predictions(out: logits::Output<Vec<Prediction>>) -> Self {
         Self { predictions: out.values, fell_back: out.fell_back, ..Self::default() }
     }
+
+    /// The same, with what the run started from.
+    fn after(self, Self { start, saved, drawn, .. }: Self) -> Self {
+        Self { start, saved, drawn, ..self }
+    }
+}
+
+/// Returns, in the fields for it, what an operation starts from and the draws that must be the
+/// same.
+async fn started<T: Element>(
+    device: &Device,
+    operation: Operation,
+    inputs: &Inputs<'_, T>,
+) -> Result<Results<T>, Error> {
+    let loss = &inputs.options.loss();
+    let reference = inputs.reference.unwrap_or(device);
+    let x = Logits::new(inputs.logits, inputs.shape)?;
+    let seen = x.temperature(inputs.temperature)?.as_seen_by(loss)?;
+    let mut started = Results::default();
+    match operation {
+        Operation::SoftmaxBackward => {
+            started.start = reference.softmax(seen).to_vec_async().await?.values;
+        }
+        Operation::LogSoftmaxBackward => {
+            started.start = reference.log_softmax(seen).to_vec_async().await?.values;
+        }
+        Operation::CrossEntropyBackward => {
+            let seen = x.as_seen_by(loss)?;
+            started.saved = reference.log_sum_exp(seen).to_vec_async().await?.values;
+        }
+        Operation::Sample(sampling) if inputs.reference.is_some() => {
+            started.drawn = reference.sample(&sampling, seen).to_vec_async().await?.values;
+        }
+        _ => {}
+    }
+    Ok(started)
 }
 
 /// Runs an operation once.
@@ -185,11 +281,12 @@ pub async fn run<T: Element>(
     inputs: &Inputs<'_, T>,
 ) -> Result<Results<T>, Error> {
     let loss = &inputs.options.loss();
-    let (targets, reference) = (inputs.targets, inputs.reference.unwrap_or(device));
+    let targets = inputs.targets;
+    let started = started(device, operation, inputs).await?;
     let view = |values| Logits::new(values, inputs.shape);
     let seen_of = |values| view(values)?.temperature(inputs.temperature)?.as_seen_by(loss);
     let (x, seen) = (view(inputs.logits)?, seen_of(inputs.logits)?);
-    Ok(match operation {
+    let results = match operation {
         Operation::Softmax => Results::of_elements(device.softmax(seen).to_vec_async().await?),
         Operation::LogSoftmax => {
             Results::of_elements(device.log_softmax(seen).to_vec_async().await?)
@@ -203,21 +300,17 @@ pub async fn run<T: Element>(
             Results { rows: out.values, fell_back: out.fell_back, ..Results::default() }
         }
         Operation::EntropyBackward => {
-            let factors = row_factors(inputs);
+            let factors = inputs.row_upstream();
             let call = device.entropy_backward(seen, &factors);
             Results::of_elements(call.to_vec_async().await?)
         }
         Operation::SoftmaxBackward => {
-            let start = reference.softmax(seen).to_vec_async().await?.values;
-            let call = device.softmax_backward(seen_of(&start)?, inputs.upstream);
-            let results = Results::of_elements(call.to_vec_async().await?);
-            Results { start, ..results }
+            let call = device.softmax_backward(seen_of(&started.start)?, inputs.upstream);
+            Results::of_elements(call.to_vec_async().await?)
         }
         Operation::LogSoftmaxBackward => {
-            let start = reference.log_softmax(seen).to_vec_async().await?.values;
-            let call = device.log_softmax_backward(seen_of(&start)?, inputs.upstream);
-            let results = Results::of_elements(call.to_vec_async().await?);
-            Results { start, ..results }
+            let call = device.log_softmax_backward(seen_of(&started.start)?, inputs.upstream);
+            Results::of_elements(call.to_vec_async().await?)
         }
         Operation::CrossEntropy => {
             let out = device.cross_entropy(loss, x, targets).loss_async().await?;
@@ -231,24 +324,100 @@ pub async fn run<T: Element>(
             Results { rows: out.per_row, loss, elements, fell_back, ..Results::default() }
         }
         Operation::CrossEntropyBackward => {
-            let saved = reference.log_sum_exp(x.as_seen_by(loss)?).to_vec_async().await?.values;
-            let call = device.cross_entropy_backward(loss, x, targets, &saved);
-            let results = Results::of_elements(call.to_vec_async().await?);
-            Results { saved, ..results }
+            let call = device.cross_entropy_backward(loss, x, targets, &started.saved);
+            Results::of_elements(call.to_vec_async().await?)
         }
         Operation::Predict => Results::of_predictions(device.predict(seen).to_vec_async().await?),
         Operation::TopK(k) => Results::of_predictions(device.top_k(seen, k).to_vec_async().await?),
         Operation::Sample(sampling) => {
-            let drawn = match inputs.reference {
-                Some(reference) => reference.sample(&sampling, seen).to_vec_async().await?.values,
-                None => Vec::new(),
-            };
-            let results =
-                Results::of_predictions(device.sample(&sampling, seen).to_vec_async().await?);
-            Results { drawn, ..results }
+            Results::of_predictions(device.sample(&sampling, seen).to_vec_async().await?)
         }
         _ => Results::default(),
-    })
+    };
+    Ok(results.after(started))
+}
+
+/// Runs an operation once on data that it uploads, and reads the results back. What the backward of
+/// a softmax starts from is that of [`run`]; the log-sum-exps that the backward of a loss starts
+/// from are those of the device itself, because rows are not uploaded.
+///
+/// # Errors
+/// Those of the operation, of what it starts from, and of what it reads back.
+pub async fn run_resident<T: Element>(
+    device: &Device,
+    operation: Operation,
+    inputs: &Inputs<'_, T>,
+) -> Result<Results<T>, Error> {
+    let (loss, shape) = (&inputs.options.loss(), inputs.shape);
+    let mut started = started(device, operation, inputs).await?;
+    let upload = async |values| device.upload_async(Logits::new(values, shape)?).await;
+    let seen_of = |x: &Resident<T>| x.temperature(inputs.temperature)?.as_seen_by(loss);
+    let targets = async || device.upload_targets_async(loss, shape, inputs.targets).await;
+    let x = upload(inputs.logits).await?;
+    let seen = seen_of(&x)?;
+    let results = match operation {
+        Operation::Softmax => read_elements(&seen.softmax().run_async().await?).await?,
+        Operation::LogSoftmax => read_elements(&seen.log_softmax().run_async().await?).await?,
+        Operation::LogSumExp => {
+            let rows = seen.log_sum_exp().run_async().await?.read_async().await?;
+            Results { rows, ..Results::default() }
+        }
+        Operation::Entropy => {
+            let rows = seen.entropy().run_async().await?.read_async().await?;
+            Results { rows, ..Results::default() }
+        }
+        Operation::EntropyBackward => {
+            let factors = inputs.row_upstream();
+            read_elements(&seen.entropy_backward(&factors).run_async().await?).await?
+        }
+        Operation::SoftmaxBackward => {
+            let (start, upstream) =
+                (seen_of(&upload(&started.start).await?)?, upload(inputs.upstream).await?);
+            read_elements(&start.softmax_backward(&upstream).run_async().await?).await?
+        }
+        Operation::LogSoftmaxBackward => {
+            let (start, upstream) =
+                (seen_of(&upload(&started.start).await?)?, upload(inputs.upstream).await?);
+            read_elements(&start.log_softmax_backward(&upstream).run_async().await?).await?
+        }
+        Operation::CrossEntropy => {
+            read_loss(&x.cross_entropy(&targets().await?).run_async().await?).await?
+        }
+        Operation::CrossEntropyGrad => {
+            let targets = targets().await?;
+            let (loss, gradient) = x.cross_entropy_with_gradient(&targets).run_async().await?;
+            Results { elements: gradient.read_async().await?, ..read_loss(&loss).await? }
+        }
+        Operation::CrossEntropyBackward => {
+            let saved = x.as_seen_by(loss)?.log_sum_exp().run_async().await?;
+            started.saved = saved.read_async().await?;
+            let targets = targets().await?;
+            read_elements(&x.cross_entropy_backward(&targets, &saved).run_async().await?).await?
+        }
+        Operation::Predict => {
+            let predictions = seen.predict().run_async().await?.read_async().await?;
+            Results { predictions, ..Results::default() }
+        }
+        Operation::TopK(k) => {
+            let predictions = seen.top_k(k).run_async().await?.read_async().await?;
+            Results { predictions, ..Results::default() }
+        }
+        Operation::Sample(sampling) => {
+            let predictions = seen.sample(&sampling).run_async().await?.read_async().await?;
+            Results { predictions, ..Results::default() }
+        }
+        _ => Results::default(),
+    };
+    Ok(results.after(started))
+}
+
+async fn read_elements<T: Element>(values: &Resident<T>) -> Result<Results<T>, Error> {
+    Ok(Results { elements: values.read_async().await?, ..Results::default() })
+}
+
+async fn read_loss<T: Element>(loss: &ResidentLoss<T::Row>) -> Result<Results<T>, Error> {
+    let (rows, reduced) = (loss.per_row().read_async().await?, loss.read_async().await?.loss);
+    Ok(Results { rows, loss: Some(reduced), ..Results::default() })
 }
 
 /// The entropy of the softmax of a row, and its gradient with respect to the transformed logits:
@@ -258,15 +427,6 @@ fn entropy(row: &Row<'_>, classes: usize) -> (f64, Vec<f64>) {
     let times_p = |class, value: f64| if p(class) == 0.0 { 0.0 } else { p(class) * value };
     let entropy: f64 = (0..classes).map(|class| times_p(class, -log(class))).sum();
     (entropy, (0..classes).map(|class| times_p(class, -log(class) - entropy)).collect())
-}
-
-/// One upstream gradient for each row: the first classes' of `inputs`.
-fn row_factors<T: Element>(inputs: &Inputs<'_, T>) -> Vec<f32> {
-    let of_row = |row| {
-        let first: f64 = inputs.upstream[place(inputs.shape, row, 0)].into();
-        first as f32
-    };
-    (0..inputs.shape.row_count()).map(of_row).collect()
 }
 
 /// How far off results may be, but for the rounding of their type.
@@ -415,7 +575,7 @@ impl<'a, T: Element> Judge<'a, T> {
         let Inputs { shape, temperature, options, logits, .. } = *self.inputs;
         let (scale, cap) = (f64::from(options.logit_scale), options.softcap.map(f64::from));
         let temperature = f64::from(temperature);
-        let factors = row_factors(self.inputs);
+        let factors = self.inputs.row_upstream();
         worst(self.rows.iter().flat_map(|(row, y)| {
             let factor = f64::from(factors[*row]);
             let gradient = entropy(&Row::new(y), y.len()).1;
@@ -608,6 +768,8 @@ mod tests {
             let run = || pollster::block_on(run(&device, variant.operation, &inputs));
             let is_right = |results: &Results<f32>| judge.worst(&variant, results) <= 1.0;
             assert!(is_right(&run()?), "{variant:?}");
+            let resident = run_resident(&device, variant.operation, &inputs);
+            assert!(is_right(&pollster::block_on(resident)?), "{variant:?}, resident");
             let spoil: [fn(&mut Results<f32>) -> bool; 4] = [
                 |results| results.elements.get_mut(77).map(|x| *x += 1e-4).is_some(),
                 |results| results.rows.get_mut(7).map(|x| *x *= 1.00001).is_some(),

@@ -17,14 +17,14 @@ use crate::common::{self, Share};
 
 /// A wgpu device of the caller, with helpers for tests.
 #[derive(Clone)]
-struct Engine {
+pub struct Engine {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    gpu: Gpu,
+    pub gpu: Gpu,
 }
 
 /// Returns an engine for each adapter, with wgpu's default limits, shared as [`common::gpus`] are.
-fn engines() -> Vec<Engine> {
+pub fn engines() -> Vec<Engine> {
     static ENGINES: [OnceLock<Vec<Engine>>; common::DEVICES_PER_ADAPTER] =
         [const { OnceLock::new() }; common::DEVICES_PER_ADAPTER];
     // It skips, or fails where a GPU is promised.
@@ -63,7 +63,7 @@ fn devices(limits: impl Fn(&mut wgpu::Limits)) -> Vec<(wgpu::Device, wgpu::Queue
 
 impl Engine {
     /// Returns a buffer with these contents, after `before` other bytes.
-    fn buffer<T: bytemuck::Pod>(&self, before: usize, contents: &[T]) -> wgpu::Buffer {
+    pub fn buffer<T: bytemuck::Pod>(&self, before: usize, contents: &[T]) -> wgpu::Buffer {
         let mut bytes = vec![0xff_u8; before];
         bytes.extend_from_slice(bytemuck::cast_slice(contents));
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
@@ -79,11 +79,11 @@ impl Engine {
     }
 
     /// Returns a buffer of NaNs, which show where nothing is written.
-    fn poisoned(&self, words: usize) -> wgpu::Buffer {
+    pub fn poisoned(&self, words: usize) -> wgpu::Buffer {
         self.buffer(0, &vec![u32::MAX; words])
     }
 
-    fn read<T: bytemuck::Pod>(&self, slice: wgpu::BufferSlice<'_>) -> Vec<T> {
+    pub fn read<T: bytemuck::Pod>(&self, slice: wgpu::BufferSlice<'_>) -> Vec<T> {
         let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
         let size = slice.size();
         let staged = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -107,7 +107,7 @@ impl Engine {
         common::share(&Device::on(&self.gpu)) != Share::Values || some.contains(&nth)
     }
 
-    fn run(&self, step: &Step, buffers: &StepBuffers<'_>) {
+    pub fn run(&self, step: &Step, buffers: &StepBuffers<'_>) {
         let bound = step.bind(buffers).unwrap();
         let mut encoder = self.device.create_command_encoder(&Default::default());
         bound.record(&mut encoder);
