@@ -286,11 +286,7 @@ mod on_gpus {
             let upstream = match takes.upstream {
                 Upstream::None => None,
                 Upstream::Elements => Some(words(inputs.upstream)),
-                Upstream::Rows => {
-                    let narrow = |x: T| Into::<f64>::into(x) as f32;
-                    let factors: Vec<f32> = inputs.row_upstream().into_iter().map(narrow).collect();
-                    Some(words(&factors))
-                }
+                Upstream::Rows => Some(words(&inputs.row_upstream())),
             };
             let upstream = upstream.map(|bytes| self.buffer(8, &bytes));
             let (x, t) = (self.buffer(12, &words(logits)), self.buffer(4, &words(&targets)));
