@@ -90,7 +90,8 @@ fn finish(row: u32, stats: Stats, state: ptr<function, RowState>, leader: bool) 
     var minus_log_p = 0.0;
     if (FLAGS & FOCAL) != 0u {
         let log_p = add_pairs(transform(logit), vec2<f32>(-log_sum_exp, 0.0));
-        minus_log_p = max(-(log_p.x + log_p.y), 0.0);
+        // A difference beyond all numbers has no low part, and its p is 0.
+        minus_log_p = select(max(-(log_p.x + log_p.y), 0.0), 1e30, is_infinite_or_nan(bitcast<u32>(log_p.x)));
         if minus_log_p < 0.015625 {
             // 1 - exp(-l), whose digits 1 - p would lose.
             let l = minus_log_p;
