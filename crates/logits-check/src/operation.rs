@@ -3,7 +3,7 @@
 //! go through [`Operation::ALL`], and so does the test `every_operation` of `logits`.
 //!
 //! A new operation has a line in [`Takes::of`], one in [`run`], one in [`run_resident`] and one in
-//! [`Judge::worst`]; what it starts from is in [`started`]. One that is forgotten has no results,
+//! [`Judge::worst`]; what it starts from is in `started`. One that is forgotten has no results,
 //! which are infinitely far off.
 
 use std::cell::OnceCell;
