@@ -148,12 +148,13 @@ pub use ops::Operation;
 pub use plan::Traffic;
 pub use plan::{ExecutionPlan, PassWork, PlannedPass, Tuning};
 pub use problem::adapter::{Adapter, Crossover, DeviceChoice, RejectedAdapter};
+pub use problem::checked_loss::{Accuracy, Loss};
 pub use problem::dtype::{DType, Element};
 pub use problem::error::Error;
 pub use problem::logits::{Logits, LogitsMut};
 #[doc(hidden)]
 pub use problem::loss::weight_unit;
-pub use problem::loss::{Accuracy, CrossEntropy, Loss, Reduction};
+pub use problem::loss::{CrossEntropy, Reduction};
 pub use problem::operands::Prediction;
 pub use problem::sampling::Sampling;
 pub use problem::shape::Shape;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::pipelines::{Fit, Kernel, Labels, TransformKind};
+use super::pipelines::{Fit, Kernel, TargetKind, TransformKind};
 use crate::DType;
 use crate::plan::{Access, KernelProblem, Kind, Pass, Plan, Strategy, UNIT_BYTES, WORKGROUP};
 use crate::problem::operands::{Operands, RowTarget};
@@ -104,7 +104,7 @@ pub(super) struct KernelOptions {
     /// The parameters that do not depend on a pass; all others are 0.
     params: Params,
     dtype: DType,
-    labels: Labels,
+    target_kind: TargetKind,
     transform: TransformKind,
 }
 
@@ -179,17 +179,17 @@ impl KernelOptions {
             ignored,
             ..Params::zeroed()
         };
-        let labels = match is_soft {
-            true => Labels::Soft,
-            false if params.off_value > 0.0 => Labels::Smoothed,
-            false => Labels::Classes,
+        let target_kind = match is_soft {
+            true => TargetKind::Soft,
+            false if params.off_value > 0.0 => TargetKind::Smoothed,
+            false => TargetKind::Classes,
         };
         let transform = match transform.softcap {
             Some(_) => TransformKind::SoftCapped,
             None if transform.is_identity() => TransformKind::Identity,
             None => TransformKind::Scaled,
         };
-        Self { params, dtype, labels, transform }
+        Self { params, dtype, target_kind, transform }
     }
 
     /// The parameters that are the same in every pass.
@@ -219,12 +219,12 @@ impl KernelOptions {
         in_place: bool,
         starts: Starts,
     ) -> Kernel {
-        let &Self { params, dtype, labels, transform } = self;
+        let &Self { params, dtype, target_kind, transform } = self;
         let op = problem.op;
         // The derivative of a backward's scale is a factor like any other.
         let transform =
             if op.spec().forward.is_some() { TransformKind::Identity } else { transform };
-        let labels = if op.has_targets() { labels } else { Labels::Classes };
+        let target_kind = if op.has_targets() { target_kind } else { TargetKind::Classes };
         let z_loss = op.has_targets() && params.z_loss > 0.0;
         let (strategy, access) = (plan.strategy, plan.access());
         let fit = starts.fit(problem, strategy, access, pass.rows.end - pass.rows.start);
@@ -248,7 +248,7 @@ impl KernelOptions {
             segment: plan.segment_classes(),
             long_lanes: plan.long_lanes(),
             flags: params.flags & Self::MADE_FOR,
-            labels,
+            target_kind,
             z_loss,
             transform,
             read_write: false,

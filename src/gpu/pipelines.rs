@@ -53,7 +53,7 @@ pub(super) struct Kernel {
     pub(super) long_lanes: u32,
     /// FLAGS of [`constants`].
     pub(super) flags: u32,
-    pub(super) labels: Labels,
+    pub(super) target_kind: TargetKind,
     pub(super) z_loss: bool,
     pub(super) transform: TransformKind,
     /// Whether every storage binding is `read_write`, as is needed where one buffer holds inputs
@@ -76,7 +76,7 @@ pub(super) struct Fit {
 
 /// The kind of the targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Labels {
+pub(super) enum TargetKind {
     /// Classes, or there are none.
     Classes,
     /// Classes, smoothed.
@@ -311,7 +311,7 @@ enum Value {
 /// The lines that a module begins with: every constant that its parts know, and what it means.
 /// Parts declare no constant whose value depends on the kernel.
 fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
-    let Kernel { op, strategy, access, fit, labels, transform, .. } = kernel;
+    let Kernel { op, strategy, access, fit, target_kind, transform, .. } = kernel;
     let spec = op.spec();
     let is_split = strategy.kind == Kind::SplitRow;
     // Totals read no rows of logits; everything about those has its default, so that one pipeline
@@ -329,7 +329,7 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
     let (has_maximum, class_matters) =
         (spec.statistics == Statistics::Softmax, spec.row_output == RowOutput::Predictions);
     // From saved log-sum-exps nothing is summed but labels that only the row knows.
-    let reduces = !op.reads_log_sum_exps() || labels == Labels::Soft;
+    let reduces = !op.reads_log_sum_exps() || target_kind == TargetKind::Soft;
     // Logarithms, the slope of a soft cap, and side sums without targets are made from logits.
     let needs_logits = spec.is_log || if op.has_targets() { is_capped } else { spec.side_sums };
     let keeps = has_maximum && spec.writes_elements && !needs_logits;
@@ -415,10 +415,14 @@ fn constants(kernel: Kernel, entry: Entry, subgroup: u32) -> String {
         ),
         (
             "SPREAD",
-            switch(op.has_targets() && labels != Labels::Classes),
+            switch(op.has_targets() && target_kind != TargetKind::Classes),
             "Classes beside the target have labels: SOFT, or smoothed ones.",
         ),
-        ("SOFT", switch(op.has_targets() && labels == Labels::Soft), "Targets are probabilities."),
+        (
+            "SOFT",
+            switch(op.has_targets() && target_kind == TargetKind::Soft),
+            "Targets are probabilities.",
+        ),
         ("Z_LOSS", switch(kernel.z_loss), "The loss has a z-loss."),
         (
             "LOG",

@@ -63,7 +63,7 @@ impl Drop for PooledBuffer {
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceTargets {
     /// Classes, one a row, or probabilities of the shape of the logits.
-    labels: DeviceArray,
+    targets: DeviceArray,
     row_upstream: Option<DeviceArray>,
     weights: Option<FilledBuffer>,
 }
@@ -119,14 +119,14 @@ impl Gpu {
         operands: &Operands<'_>,
         call: CallLimits,
     ) -> Result<DeviceTargets, Error> {
-        let labels = match operands.soft_targets {
+        let targets = match operands.soft_targets {
             None => {
-                let mut labels_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
+                let mut classes_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
                     operands.targets[rows]
                         .iter()
                         .for_each(|target| bytes.extend_from_slice(&target.class.to_ne_bytes()));
                 };
-                self.hold_filled(shape, 4, true, call, &mut labels_of).await?
+                self.hold_filled(shape, 4, true, call, &mut classes_of).await?
             }
             Some(values) => {
                 let mut values_of = |rows: Range<usize>, bytes: &mut Vec<u8>| {
@@ -148,7 +148,7 @@ impl Gpu {
             }
             None => None,
         };
-        let (context, weight) = (&labels.context, operands.coefficients.weight);
+        let (context, weight) = (&targets.context, operands.coefficients.weight);
         let weights = match weight {
             Some(_) => context
                 .guarded(|| context.filled_values(weight))
@@ -156,7 +156,7 @@ impl Gpu {
                 .map_err(|error| context.error(error))?,
             None => None,
         };
-        Ok(DeviceTargets { labels, row_upstream, weights })
+        Ok(DeviceTargets { targets, row_upstream, weights })
     }
 }
 
@@ -340,8 +340,7 @@ impl DeviceArray {
         held: DeviceOperands<'_>,
     ) -> Result<Results, Error> {
         let context = &self.context;
-        let others =
-            [held.targets.map(|targets| &targets.labels), held.upstream, held.log_sum_exps];
+        let others = [held.targets.map(|held| &held.targets), held.upstream, held.log_sum_exps];
         if others.into_iter().flatten().any(|other| !Arc::ptr_eq(context, &other.context)) {
             return Err(Error::ResidentElsewhere);
         }
@@ -422,15 +421,15 @@ impl DeviceArray {
             let Chunk { rows, memory } = &held.chunks[nth];
             Part::whole(&memory.buffer, (rows.len() as u64 * held.row_bytes).next_multiple_of(4))
         }
-        let labels = held.targets.map(|targets| &targets.labels);
+        let targets = held.targets.map(|held| &held.targets);
         // Targets hold the upstream gradients of their loss; those of another operation come with
         // the call.
-        let factors = operands.coefficients.row_upstream.filter(|_| labels.is_none());
+        let factors = operands.coefficients.row_upstream.filter(|_| targets.is_none());
         let factors = context.filled_values(factors.map(|factors| &factors[chunk.rows.clone()]))?;
         let buffers = Buffers {
             first_row: chunk.rows.start,
             logits: Some(part(self, nth)),
-            targets: labels.or(held.upstream).map(|held| part(held, nth)),
+            targets: targets.or(held.upstream).map(|held| part(held, nth)),
             row_upstream: held
                 .targets
                 .and_then(|targets| targets.row_upstream.as_ref())

@@ -3,6 +3,7 @@
 //! module here uses wgpu.
 
 pub(crate) mod adapter;
+pub(crate) mod checked_loss;
 pub(crate) mod dtype;
 pub(crate) mod error;
 pub(crate) mod limits;

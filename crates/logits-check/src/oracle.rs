@@ -5,7 +5,7 @@ pub struct Row<'a, T = f64> {
     logits: &'a [T],
     max: f64,
     /// Sum of exp(x_j - max) over all classes but the first maximum.
-    others: f64,
+    rest_of_sum: f64,
     first: usize,
 }
 
@@ -18,8 +18,8 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
             (0..logits.len()).fold(0, |best, class| if at(class) > at(best) { class } else { best })
         });
         let max = at(first);
-        let mut row = Self { logits, max, others: 0.0, first };
-        row.others = row.sum_without(first);
+        let mut row = Self { logits, max, rest_of_sum: 0.0, first };
+        row.rest_of_sum = row.sum_without(first);
         row
     }
 
@@ -54,7 +54,7 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
 
     /// log(sum of exp(x_j - max)), for a regular row.
     pub fn log_sum_above_max(&self) -> f64 {
-        self.others.ln_1p()
+        self.rest_of_sum.ln_1p()
     }
 
     /// log(sum of exp x_j)
@@ -69,7 +69,7 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
 
     /// p_class
     pub fn probability(&self, class: usize) -> f64 {
-        self.or_nan((self.at(class) - self.max).exp() / (1.0 + self.others))
+        self.or_nan((self.at(class) - self.max).exp() / (1.0 + self.rest_of_sum))
     }
 
     /// d(-log p_target) / d(x_class)
@@ -78,8 +78,9 @@ impl<'a, T: Copy + Into<f64>> Row<'a, T> {
             return self.probability(class);
         }
         // 1 - p is the sum of the other probabilities, which is exact for p next to 1.
-        let others = if target == self.first { self.others } else { self.sum_without(target) };
-        self.or_nan(-others / (1.0 + self.others))
+        let rest_of_sum =
+            if target == self.first { self.rest_of_sum } else { self.sum_without(target) };
+        self.or_nan(-rest_of_sum / (1.0 + self.rest_of_sum))
     }
 }
 

@@ -213,12 +213,12 @@ impl<W: Exp> Stats<W> {
         self.max_exps[row] * self.inverse_sums[row]
     }
 
-    /// Returns 1 - p of a logit of `row` whose exponential is `term`; `is_top` says that it is the
+    /// Returns 1 - p of a logit of `row` whose exponential is `term`; `is_max` says that it is the
     /// maximum. The result is the sum of all other exponentials times `inverse_sum`, so nothing
     /// cancels.
     #[inline(always)]
-    pub(super) fn complement(&self, row: usize, is_top: bool, term: f64) -> f64 {
-        let rest_sum = self.rest_sums[row] + if is_top { 0.0 } else { self.max_exps[row] - term };
+    pub(super) fn complement(&self, row: usize, is_max: bool, term: f64) -> f64 {
+        let rest_sum = self.rest_sums[row] + if is_max { 0.0 } else { self.max_exps[row] - term };
         rest_sum * self.inverse_sums[row]
     }
 }

@@ -129,7 +129,7 @@ where
     ) -> (I::F64, u32) {
         let Self { isa, transform, .. } = *self;
         let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
-        let top = Vector::splat(isa, transform.orient_one(max));
+        let max_logit = Vector::splat(isa, transform.orient_one(max));
         let (mut sums, mut count) = (I::F64::splat(isa, 0.0), 0);
         // for each block of 8 vectors:
         //     e = exp(y(x) - log_base);  held = e
@@ -148,8 +148,9 @@ where
                 if let Some(held) = &mut held {
                     (held[2 * at], held[2 * at + 1]) = (e[0].array(), e[1].array());
                 }
-                tree[at] = x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]);
-                count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
+                tree[at] = x[0].where_equal(max_logit, zero, e[0])
+                    + x[1].where_equal(max_logit, zero, e[1]);
+                count += (x[0].equal(max_logit) | x[1].equal(max_logit) << LANES).count_ones();
             }
             sums = sums + ((tree[0] + tree[1]) + (tree[2] + tree[3])).wide(isa);
             pending.write_some(isa, size_of::<[T; BLOCK]>() / CACHE_LINE);
@@ -172,7 +173,7 @@ where
         let Self { isa, transform, .. } = *self;
         let holds = !held.is_empty();
         let all = |value| <T::Wide as Real>::V::splat(isa, value);
-        let (zero, top) = (all(T::Wide::ZERO), all(transform.orient_one(max)));
+        let (zero, max_logit) = (all(T::Wide::ZERO), all(transform.orient_one(max)));
         let (mut sum, mut count) = (zero, 0);
         let (vectors, last) = x[start..].as_chunks::<LANES>();
         let (pairs, single) = vectors.as_chunks::<2>();
@@ -187,8 +188,10 @@ where
                     held[start + nth * 2 * LANES..][..2 * LANES].as_chunks_mut::<LANES>();
                 (held[0], held[1]) = (e[0].array(), e[1].array());
             }
-            sum = sum + (x[0].where_equal(top, zero, e[0]) + x[1].where_equal(top, zero, e[1]));
-            count += (x[0].equal(top) | x[1].equal(top) << LANES).count_ones();
+            sum = sum
+                + (x[0].where_equal(max_logit, zero, e[0])
+                    + x[1].where_equal(max_logit, zero, e[1]));
+            count += (x[0].equal(max_logit) | x[1].equal(max_logit) << LANES).count_ones();
         }
         if let [x] = single {
             prefetch(x.as_ptr().wrapping_add(ahead));
@@ -197,8 +200,8 @@ where
             if holds {
                 held[start + pairs.len() * 2 * LANES..][..LANES].copy_from_slice(&e.array());
             }
-            sum = sum + x.where_equal(top, zero, e);
-            count += x.equal(top).count_ones();
+            sum = sum + x.where_equal(max_logit, zero, e);
+            count += x.equal(max_logit).count_ones();
         }
         if let (false, Some(x)) = (last.is_empty(), x.last_chunk()) {
             // The last vector overlaps the one before it; elements that have been added already get
@@ -213,8 +216,8 @@ where
             if let (true, Some(held)) = (holds, held.last_chunk_mut()) {
                 *held = e.array();
             }
-            sum = sum + x.where_equal(top, zero, e) * weights;
-            count += (x.equal(top) >> (LANES - last.len())).count_ones();
+            sum = sum + x.where_equal(max_logit, zero, e) * weights;
+            count += (x.equal(max_logit) >> (LANES - last.len())).count_ones();
         }
         (sum, count)
     }
@@ -223,14 +226,14 @@ where
     #[inline(always)]
     pub(super) fn position(&self, x: &[T], logit: T::Wide) -> Option<usize> {
         let isa = self.isa;
-        let top = Vector::splat(isa, logit);
+        let wanted = Vector::splat(isa, logit);
         let (fours, _) = x.as_chunks::<{ 4 * LANES }>();
         // for each four vectors:  if any x == logit, look for the first of them
         for (nth, four) in fours.iter().enumerate() {
             let (vectors, _) = four.as_chunks::<LANES>();
             let mut any = 0;
             for x in vectors {
-                any |= T::load(isa, x).equal(top);
+                any |= T::load(isa, x).equal(wanted);
             }
             if any > 0 {
                 return Some(nth * 4 * LANES + four.iter().position(|x| x.widen() == logit)?);
@@ -359,10 +362,10 @@ where
             for row in 0..count {
                 let held =
                     if holds { &mut exponentials[row * classes..][..classes] } else { &mut [][..] };
-                let (x, top, ahead) = (self.row(row), max[row], count * classes);
+                let (x, max, ahead) = (self.row(row), max[row], count * classes);
                 if classes < BLOCK {
                     let base_lanes = ExpBaseLanes::of_row(self.isa, &bases.at(row));
-                    let (sum, count) = self.tail_sums(x, 0, &base_lanes, top, held, ahead);
+                    let (sum, count) = self.tail_sums(x, 0, &base_lanes, max, held, ahead);
                     (lanes[row], counts[row]) = (sum.array(), f64::from(count));
                     pending.write_some(isa, classes * size_of::<T>() / CACHE_LINE);
                 } else {
@@ -370,14 +373,13 @@ where
                     rest_sums[row] = self.rest_sum(
                         x,
                         &base_lanes,
-                        (top, max_exps[row]),
+                        (max, max_exps[row]),
                         held,
                         ahead,
                         &mut pending,
                     );
                 }
-                pieces[row] =
-                    Piece { max: max[row], base: bases.at(row), ratio: 1.0, ..Piece::default() };
+                pieces[row] = Piece { max, base: bases.at(row), ratio: 1.0, ..Piece::default() };
             }
             if classes < BLOCK {
                 let mut sums = [T::Wide::ZERO; ROWS];
@@ -430,13 +432,13 @@ where
 /// rest_sum = sum over pieces of (piece.rest_sum + piece.max_exp unless it is max's) * ratio
 /// ```
 fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
-    let mut top = 0;
+    let mut max_piece = 0;
     for nth in 1..pieces.len() {
-        if pieces[nth].max > pieces[top].max {
-            top = nth;
+        if pieces[nth].max > pieces[max_piece].max {
+            max_piece = nth;
         }
     }
-    let Piece { max, base, max_exp, .. } = pieces[top];
+    let Piece { max, base, max_exp, .. } = pieces[max_piece];
     let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
         // The exponentials of a piece of nothing but -inf are 0 relative to any base.
@@ -444,7 +446,7 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (W, ExpBase<W>, f64, f64) {
             if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
         // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the
         // row.
-        let left_out = if nth == top { 0.0 } else { piece.max_exp };
+        let left_out = if nth == max_piece { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
         // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but
         // not where it would become subnormal or 0.

@@ -22,10 +22,10 @@ use std::sync::Arc;
 
 use crate::device::Place;
 use crate::gpu::{DeviceArray, DeviceTargets};
+use crate::problem::checked_loss::Totals;
 use crate::problem::error::try_vec;
 use crate::problem::limits::CallLimits;
 use crate::problem::logits::View;
-use crate::problem::loss::Totals;
 use crate::problem::operands::{RowTarget, RowsOut};
 use crate::problem::sum::sum_of_rows;
 use crate::problem::transform::Transform;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use half::f16;
 
 use super::*;
-use crate::gpu::pipelines::{Fit, Kernel, Labels, TransformKind};
+use crate::gpu::pipelines::{Fit, Kernel, TargetKind, TransformKind};
 use crate::gpu::pool::{Sabotage, destroy};
 use crate::ops::Op;
 use crate::plan::{Access, Entry, Kind, Strategy};
@@ -57,7 +57,7 @@ const FAULTS: [Fault; 5] = [
                     segment: 0,
                     long_lanes: context.limits.tuning.long_lanes,
                     flags: 0,
-                    labels: Labels::Classes,
+                    target_kind: TargetKind::Classes,
                     z_loss: false,
                     transform: TransformKind::Identity,
                     read_write: false,
