@@ -21,7 +21,7 @@
 //! | your data | use |
 //! |---|---|
 //! | in host memory | the operations of [`Device`]: `device.softmax(x)` describes a call, and `.to_vec()`, `.write_to(&mut out)` or `.in_place()` runs it, each with an `_async` form |
-//! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`]: `x.softmax().run()` |
+//! | to stay on the device between calls | [`Device::upload`], and the operations of [`Resident`]: `x.softmax().run()`; its buffers stay the crate's, so a network of your own on the GPU uses a step |
 //! | in buffers of your own wgpu device | `Gpu::from_wgpu`, `Gpu::prepare(..).build()`, and `BoundStep::record` into your commands |
 //!
 //! A *row* is one softmax: `[rows, classes]` has one for each of its `rows`. A *step* is an

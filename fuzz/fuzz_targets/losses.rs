@@ -45,7 +45,7 @@ fn options(u: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Opti
         } else {
             None
         },
-        ..Options::default()
+        focal_gamma: if u.arbitrary()? { number(u)? } else { 0.0 },
     })
 }
 

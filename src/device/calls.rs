@@ -473,7 +473,8 @@ impl Device {
     /// [entropy](Device::entropy) of row `i`: `-upstream_i p_j (log p_j + H_i)`, times the
     /// derivative of the logits' [temperature](Logits::temperature), scale and cap. `upstream` has
     /// one finite value for each row: in a loss with an entropy bonus, the negative factor of the
-    /// bonus, divided by the rows of a mean.
+    /// bonus, divided by the rows of a mean. A class with a logit of `-inf` has the gradient 0, and
+    /// a row whose softmax is NaN has NaN.
     ///
     /// ```
     /// use logits::{Device, Logits};

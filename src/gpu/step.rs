@@ -177,7 +177,7 @@ impl<'g> StepBuilder<'g> {
         operands: &mut Operands<'l>,
     ) -> Result<Vec<u32>, Error> {
         loss.check(self.shape)?;
-        loss.check_weights_of_step(self.has_soft_targets)?;
+        loss.check_in_step(self.has_soft_targets)?;
         // Targets have 32 bits; no target equals an index that does not fit.
         let fits = |&index: &i64| {
             i32::try_from(index).map(|index| index as u32).or_else(|_| u32::try_from(index))
@@ -286,9 +286,9 @@ impl<'b> StepBuffers<'b> {
         Self { logits, in_place: false, targets, upstream, draw, output, rows, loss, scratch }
     }
 
-    /// The incoming gradient. For a loss it is optional: one f32 a row, which multiplies the
-    /// gradient of that row and takes the place of
-    /// [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). For
+    /// The incoming gradient. For a loss and for [`Operation::EntropyBackward`] it is optional: one
+    /// f32 a row, which multiplies the gradient of that row (by 1 if not given). For a loss it takes
+    /// the place of [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). For
     /// [`Operation::SoftmaxBackward`] and [`Operation::LogSoftmaxBackward`] it is required: one
     /// value for each logit, of the type of the logits, without gaps.
     #[must_use]
@@ -329,7 +329,8 @@ impl<'b> StepBuffers<'b> {
         self
     }
 
-    /// Receives the values of rows: log-sum-exps and weighted losses as f32 `[rows]`, or
+    /// Receives the values of rows: log-sum-exps, entropies and weighted losses as f32
+    /// `[rows]`, or
     /// [`Prediction`](crate::Prediction)s of 8 bytes (a `u32` class and its f32 probability)
     /// `[rows]`, for [`Operation::TopK`] `[rows, k]`. It is optional for a loss. For
     /// [`Operation::CrossEntropyBackward`] it is an input, the saved log-sum-exps; the rules for a

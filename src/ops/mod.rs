@@ -123,7 +123,7 @@ macro_rules! operations {
             /// Every operation.
             pub(crate) const ALL: [Op; [$(Op::$op),+].len()] = [$(Op::$op),+];
 
-            /// What the operation reads, writes and costs.
+            /// Returns the specification of the operation.
             pub(crate) fn spec(self) -> &'static Spec {
                 match self {
                     $(Op::$op => &$spec,)+
@@ -149,7 +149,7 @@ operations! {
     Sample: sample::SAMPLE,
 }
 
-/// What an operation reads, writes and costs.
+/// The specification of an operation: the data that it reads and writes, and its cost.
 pub(crate) struct Spec {
     /// Its name in `logits bench --ops` and in [`Crossover`](crate::Crossover).
     pub(crate) name: &'static str,
@@ -175,7 +175,7 @@ pub(crate) struct Spec {
     pub(crate) shader: &'static str,
 }
 
-/// What is written for each row.
+/// The values that are written for each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowOutput {
     None,
@@ -185,7 +185,7 @@ pub(crate) enum RowOutput {
     Predictions,
 }
 
-/// What is read beside the logits.
+/// The data that is read beside the logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operand {
     None,
@@ -197,7 +197,7 @@ pub(crate) enum Operand {
     DrawCounter,
 }
 
-/// What a row is reduced to.
+/// The result of the reduction of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Statistics {
     /// The row maximum and the sum of exponentials.
@@ -289,9 +289,9 @@ mod tests {
             let is_log = spec.forward.map_or(spec.is_log, |forward| forward.spec().is_log);
             assert_eq!(spec.is_log, is_log, "{}", spec.name);
             assert!(spec.writes_elements || !spec.is_log, "{}", spec.name);
-            // What draws a class predicts it.
+            // An operation that draws a class predicts it.
             assert!(op.predicts() || !op.draws(), "{}", spec.name);
-            // Of the operations with targets, those without losses start from log-sum-exps.
+            // Operations with targets and without losses start from log-sum-exps.
             assert_eq!(
                 op.reads_log_sum_exps(),
                 op.has_targets() && !op.has_losses(),

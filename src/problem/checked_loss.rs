@@ -148,7 +148,8 @@ pub struct Loss<S = f32> {
     /// [`ResidentLoss::read`](crate::ResidentLoss::read) left the rows on the device.
     pub per_row: Vec<S>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row
-    /// counts.
+    /// counts. It is a perplexity only without label smoothing, class weights, a z-loss and
+    /// `focal_gamma`.
     pub perplexity: f64,
     /// The reason why the CPU finished a call that a GPU was chosen for, or why the GPU did it in
     /// smaller chunks than planned; `None` where all went as planned.

@@ -35,9 +35,10 @@ pub enum Reduction {
 /// e / classes)` are its labels. `t_j` is 1 for the target class and else 0, or the probability
 /// given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if not set). A
 /// z-loss adds `z * lse^2`; `focal_gamma` multiplies the rest by `(1 - p_t)^gamma`. With `s`, which
-/// is 1, or under a mean 1 over its divisor, times the upstream gradients, the gradient without
-/// `focal_gamma` is `s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`. Under a
-/// mean with class weights `z` there is `z` times the mean weight of the counted rows.
+/// is 1, or under a mean 1 over its divisor, times the upstream gradients, the gradient is
+/// `s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`, where `focal_gamma`
+/// multiplies the labels `q_j` by `u^gamma * (1 - gamma * p_t * log(p_t) / u)`, `u = 1 - p_t`. Under
+/// a mean with class weights `z` there is `z` times the mean weight of the counted rows.
 ///
 /// All options combine, for every type and layout, on the CPU and on a GPU, in host memory,
 /// resident and in steps; the [crate's page](crate#options-operations-types) has each with its
@@ -504,7 +505,7 @@ impl CrossEntropy {
 
     /// Refuses targets that are probabilities beside a focal loss, and weights whose sum over the
     /// rows of a step, or the reciprocal of that sum, may leave the normal numbers of f32.
-    pub(crate) fn check_weights_of_step(&self, is_soft: bool) -> Result<(), Error> {
+    pub(crate) fn check_in_step(&self, is_soft: bool) -> Result<(), Error> {
         self.check_focal_targets(is_soft)?;
         // A mean over probabilities is one over rows.
         let is_summed = self.reduction == Reduction::Mean && !is_soft;

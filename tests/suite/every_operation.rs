@@ -29,7 +29,7 @@ const SHAPES: [[usize; 3]; 8] = [
 /// The options that an operation is run with.
 struct Case {
     name: &'static str,
-    /// Of operations without targets.
+    /// The temperature of operations without targets.
     temperature: f32,
     options: Options,
 }
@@ -47,9 +47,14 @@ impl Case {
                 options: Options { reduction: Reduction::Mean, ..plain() },
             },
             Self {
-                name: "softcap, logit_scale",
+                name: "softcap, logit_scale, focal_gamma",
                 temperature: 1.0,
-                options: Options { softcap: Some(30.0), logit_scale: 0.75, ..plain() },
+                options: Options {
+                    softcap: Some(30.0),
+                    logit_scale: 0.75,
+                    focal_gamma: 2.0,
+                    ..plain()
+                },
             },
         ]
     }

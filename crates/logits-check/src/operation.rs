@@ -15,7 +15,7 @@ use crate::batch::place;
 use crate::oracle::{self, Expected, Gradient, Labels, Row};
 use crate::{Options, excess};
 
-/// What an operation takes beside the logits, and what it gives.
+/// The inputs of an operation beside the logits, and its outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Takes {
     /// Targets and the options of a loss.
@@ -30,7 +30,7 @@ pub struct Takes {
     pub log_sum_exps: bool,
     /// Whether it gives a value for each logit.
     pub elements: bool,
-    /// What it gives for each row.
+    /// The values for each row.
     pub rows: PerRow,
 }
 
@@ -45,7 +45,7 @@ pub enum Upstream {
     Rows,
 }
 
-/// What an operation gives for each row.
+/// The values that an operation has for each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerRow {
     /// Nothing.
@@ -161,7 +161,7 @@ pub struct Inputs<'a, T> {
     pub shape: Shape,
     /// The logits, without gaps.
     pub logits: &'a [T],
-    /// What divides the logits of operations without targets.
+    /// The temperature of operations without targets.
     pub temperature: f32,
     /// The options of a loss. Those of the logit transform are for every operation.
     pub options: &'a Options,
@@ -192,7 +192,7 @@ impl<T: Element> Inputs<'_, T> {
 
 /// The results of one run. What the operation does not produce is empty.
 pub struct Results<T: Element> {
-    /// What the backward of a softmax started from.
+    /// The result of the forward that a backward started from.
     pub start: Vec<T>,
     /// The log-sum-exps that the backward of a loss started from.
     pub saved: Vec<T::Row>,
@@ -274,7 +274,7 @@ async fn started<T: Element>(
 /// Runs an operation once.
 ///
 /// # Errors
-/// Those of the operation, and of what it starts from.
+/// The errors of the operation, and of the forward that it starts from.
 pub async fn run<T: Element>(
     device: &Device,
     operation: Operation,
@@ -342,7 +342,7 @@ pub async fn run<T: Element>(
 /// from are those of the device itself, because rows are not uploaded.
 ///
 /// # Errors
-/// Those of the operation, of what it starts from, and of what it reads back.
+/// The errors of the operation, of the forward that it starts from, and of reading back.
 pub async fn run_resident<T: Element>(
     device: &Device,
     operation: Operation,
@@ -439,7 +439,7 @@ pub struct Bounds {
     pub value: f64,
     /// A logarithm, log-sum-exp or loss that is nearer to 0 than this counts as of this size.
     pub least: f64,
-    /// What `value` becomes greater by for each unit of an f32 log-sum-exp that a gradient was
+    /// The error that is added to `value` for each unit of an f32 log-sum-exp that a gradient was
     /// computed from.
     pub saved: f64,
     /// Whether an element of a gradient is weighed by the terms that it is itself the sum of, in
@@ -451,7 +451,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What the documentation of `logits` promises.
+    /// The bounds in the documentation of `logits`.
     pub const PROMISED: Self = Self {
         probability: 2e-6,
         value: 1e-6,

@@ -16,7 +16,7 @@ pub(crate) struct Options {
     /// nothing is run
     #[arg(long, value_name = "ROWSxCLASSES")]
     plan: Option<RowsByClasses>,
-    /// The operation of --plan; softmax if not given
+    /// The operation of --plan; softmax if not given; top_k finds 5 classes, or all of fewer
     #[arg(long, value_parser = operations(), requires = "plan")]
     op: Option<Operation>,
     /// The type of the logits of --plan; f32 if not given

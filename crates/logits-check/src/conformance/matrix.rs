@@ -6,7 +6,7 @@ use logits::DType;
 
 use super::Finding;
 
-/// Of each type the worst error, in units of its bound; a column a device. What failed is told
+/// The worst error of each type, in units of its bound; a column for each device. Failures stand
 /// below it.
 pub fn matrix(columns: &[(String, Vec<Finding>)]) -> String {
     let mut text =

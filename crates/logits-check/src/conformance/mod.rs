@@ -137,13 +137,13 @@ impl<T: Element> Batches<T> {
 /// The options that a batch is run with.
 struct Case {
     option: &'static str,
-    /// Of operations without targets.
+    /// The temperature of operations without targets.
     temperature: f32,
     options: Options,
     given: Given,
 }
 
-/// What the logits go through before an operation without targets: the name of the option, the
+/// The changes of the logits before an operation without targets: the name of the option, the
 /// temperature, and the cap and scale of a loss that sees them.
 fn transforms() -> [(&'static str, f32, Options); 3] {
     let capped = Options { softcap: Some(30.0), logit_scale: -0.75, ..Options::default() };

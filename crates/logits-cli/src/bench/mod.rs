@@ -136,7 +136,7 @@ impl FromStr for RowsByClasses {
 
 /// Runs of each measurement at most: enough for a median.
 const RUNS: usize = 31;
-/// Of these, how many of a kind follow each other.
+/// The runs of one kind that follow each other.
 const AT_A_TIME: usize = 4;
 /// The time that a measurement takes if nothing else is asked for, and how many runs it then has in
 /// any case.
