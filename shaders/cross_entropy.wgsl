@@ -14,7 +14,7 @@
 //   SPREAD: loss += below + off_values * log(sum), where below = sum_j off_value_j * (maximum.y - y_j)
 //   FOCAL: loss *= complement^gamma, where complement = 1 - p_t
 //   Z_LOSS: loss += z_loss * log_sum_exp^2
-// where log(sum) = log1p(rest_of_sum); the terms are positive, so nothing cancels.
+// where log(sum) = log1p(rest_of_sum); no term is negative, so nothing cancels.
 fn loss_of(
     stats: Stats,
     maximum: Maximum,

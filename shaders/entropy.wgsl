@@ -2,7 +2,7 @@
 // e_j = exp(-d_j) and sum = sum_j e_j:
 //   H = -sum_j p_j log p_j = log(sum) + mean, where mean = sum_j e_j d_j / sum
 //   gradient_j = -g p_j (log p_j + H) dy_j/dx_j = g e_j / sum * (d_j - mean) dy_j/dx_j
-// Both terms of H are positive, so nothing cancels. The side sum of a row is
+// Neither term of H is negative, so nothing cancels. The side sum of a row is
 // below = sum_j e_j d_j. Twin of `src/cpu/ops/entropy.rs`.
 // needs: Grid, NONE, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, upstream_of
 //   (shared/coefficients.wgsl); add_pairs, exp_pair, log1p_pair, opaque (shared/math.wgsl);
@@ -17,8 +17,10 @@ fn distance_below(x: f32, maximum: Maximum) -> f32 {
     return min(-(d.x + d.y), 1e30);
 }
 
-// The term of a class in H times the sum: e * d. Where e is no normal number, the term may be one.
-// Then log(sum) lacks e too, and the term has it: e * (d + 1), e as a square.
+// The term of a class in H, times the sum. The f32 e is 0 from about d = 87 on, but e * (d + 1) may
+// be a normal number up to d = 104:
+//   e > 0: e * d
+//   e = 0: e * (d + 1), with e = exp(-d / 2)^2; the 1 is its share of log(sum), which lacks e
 fn entropy_term(x: f32, e: f32, maximum: Maximum) -> f32 {
     let d = distance_below(x, maximum);
     if e == 0.0 && d < 104.0 {
@@ -53,8 +55,9 @@ fn add_to_side_sums(
     (*state).below = add_pairs((*state).below, vec2<f32>(sum, 0.0));
 }
 
-// Adds terms whose distances are from an old maximum, and whose exponentials sum to `sum`; the
-// terms and `sum` are relative to the new maximum already.
+// Adds terms of an old maximum, sum_j e_j * (old - y_j), with `sum` = sum_j e_j, whose e_j are
+// relative to the new maximum already:
+//   below += terms + sum * (maximum - old)
 fn add_moved(state: ptr<function, RowState>, terms: vec2<f32>, sum: f32, old: f32) {
     let moved = sum * distance_below(old, (*state).maximum);
     (*state).below = add_pairs((*state).below, add_pairs(terms, vec2<f32>(moved, 0.0)));

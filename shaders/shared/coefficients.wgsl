@@ -2,7 +2,7 @@
 // elements; and what the gradient of a row is multiplied by.
 // needs: MEAN, NAN_GRADIENT, ROW_UPSTREAM, Stats, params, row_upstream, summary
 //   (shared/bindings.wgsl)
-// provides: Coefficients, packed_coefficients, unpacked_coefficients, upstream_of
+// provides: Coefficients, packed_coefficients, unpacked_coefficients, Upstream, upstream_of
 
 struct Coefficients {
     // Probabilities are exponentials times this. With LOG it is the logarithm of the sum.
@@ -12,7 +12,8 @@ struct Coefficients {
     at_value: f32,
     // The whole row is NaN.
     bad: bool,
-    // With SPREAD: what each element is lowered by, times its label.
+    // With SPREAD: each element is lowered by this times its label. In entropy.wgsl: the mean
+    // distance from the maximum.
     shift: f32,
 }
 

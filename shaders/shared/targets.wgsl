@@ -2,11 +2,11 @@
 // (cross_entropy.wgsl, cross_entropy_backward.wgsl) come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
+//   FOCAL: q_j and `labels` are multiplied by `focal_slope`
 // needs: FOCAL, NONE, Stats, class_count, class_step, is_ignored, params, targets, weight_of
-//   (shared/bindings.wgsl); Coefficients, upstream_of (shared/coefficients.wgsl);
-//   LN2_HIGH, LN2_LOW, LOWEST, exp_pair, log1p_pair, multiply_pairs, opaque, two_sum
-//   (shared/math.wgsl); classes_from, operand_at (shared/rows.wgsl); Maximum, distance, slope
-//   (shared/transform.wgsl)
+//   (shared/bindings.wgsl); Coefficients, Upstream (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW,
+//   LOWEST, exp_pair, log1p_pair, multiply_pairs, opaque, two_sum (shared/math.wgsl); classes_from,
+//   operand_at (shared/rows.wgsl); Maximum, distance, slope (shared/transform.wgsl)
 // provides: labels_of, label_below, RowTarget, target_of, RowExponentials, focal_factor,
 //   gradient_coefficients, gradient_of
 

@@ -1,10 +1,11 @@
 //! The plan of the CPU path for a request, for people and tools.
 //!
 //! The layout, the groups, the tasks and the threads are found by the functions that a call uses.
-//! [`steps`] lists the loops of each operation; a test counts those that an operation really makes.
+//! [`class_loops`] lists the loops of each operation; a test compares the list with the loops
+//! that each operation makes, except `top_k` and `sample`.
 
 use super::groups::{RowKernel, rows_of_group};
-use super::ops::{Step, steps};
+use super::ops::{ClassLoop, class_loops};
 use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
 use super::run::{Schedule, threads_for};
 use super::simd::{LANES, simd_level};
@@ -201,7 +202,7 @@ impl Listed {
         let (read_file, write_file) =
             if self.is_short { (ACROSS, ACROSS) } else { (ALONG_READ, ALONG_WRITE) };
         let mut has_read_logits = copy.is_some();
-        for step in steps(op) {
+        for step in class_loops(op) {
             let operand = (spec.operand == Operand::UpstreamGradient)
                 .then_some("the copy of the upstream gradient");
             let rows = copy.unwrap_or(logits);
@@ -209,22 +210,22 @@ impl Listed {
             let keeps = is_across || self.is_cached;
             let to = if copy.is_some() { copy_of_results(is_across) } else { results };
             let (name, file, reads, writes) = match *step {
-                Step::Maximum => ("maximum", read_file, vec![rows], vec![]),
-                Step::ExponentialSum { keeps: is_wanted } => {
+                ClassLoop::Maximum => ("maximum", read_file, vec![rows], vec![]),
+                ClassLoop::ExponentialSum { keeps: is_wanted } => {
                     let writes = is_across || (is_wanted && keeps);
                     let kept = if writes { vec!["exponentials"] } else { vec![] };
                     (EXPONENTIAL_SUM, read_file, vec![rows], kept)
                 }
-                Step::Sum { reads_rows } => {
+                ClassLoop::Sum { reads_rows } => {
                     let rows = reads_rows.then_some(rows);
                     ("sum", read_file, rows.into_iter().chain(operand).collect(), vec![])
                 }
-                Step::Find => ("find", read_file, vec![rows], vec![]),
-                Step::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
-                Step::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
-                Step::Scale if keeps => ("write", write_file, vec!["exponentials"], vec![to]),
-                Step::Scale => ("write", write_file, vec![rows], vec![to]),
-                Step::Map => {
+                ClassLoop::Find => ("find", read_file, vec![rows], vec![]),
+                ClassLoop::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
+                ClassLoop::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
+                ClassLoop::Scale if keeps => ("write", write_file, vec!["exponentials"], vec![to]),
+                ClassLoop::Scale => ("write", write_file, vec![rows], vec![to]),
+                ClassLoop::Map => {
                     ("write", write_file, [rows].into_iter().chain(operand).collect(), vec![to])
                 }
             };
@@ -273,11 +274,11 @@ mod tests {
     /// Rows that write down which loops an operation makes over them.
     struct Recorder<R> {
         rows: R,
-        steps: RefCell<Vec<Step>>,
+        steps: RefCell<Vec<ClassLoop>>,
     }
 
     impl<R> Recorder<R> {
-        fn note(&self, steps: &[Step]) {
+        fn note(&self, steps: &[ClassLoop]) {
             self.steps.borrow_mut().extend(steps);
         }
     }
@@ -303,34 +304,34 @@ mod tests {
             self.rows.get(row, class)
         }
         fn find_where(&self, row: usize, holds: impl Fn(R::W) -> bool) -> Option<usize> {
-            self.note(&[Step::Find]);
+            self.note(&[ClassLoop::Find]);
             self.rows.find_where(row, holds)
         }
         fn find(&self, row: usize, logit: R::W) -> Option<usize> {
-            self.note(&[Step::Find]);
+            self.note(&[ClassLoop::Find]);
             self.rows.find(row, logit)
         }
         fn maxima(&self) -> [R::W; ROWS] {
-            self.note(&[Step::Maximum]);
+            self.note(&[ClassLoop::Maximum]);
             self.rows.maxima()
         }
         fn reduce(&mut self, hold: bool) -> Stats<R::W> {
-            self.note(&[Step::Maximum, Step::ExponentialSum { keeps: hold }]);
+            self.note(&[ClassLoop::Maximum, ClassLoop::ExponentialSum { keeps: hold }]);
             self.rows.reduce(hold)
         }
         fn terms(&self, stats: &Stats<R::W>, logits: &[R::W; ROWS]) -> [f64; ROWS] {
             self.rows.terms(stats, logits)
         }
         fn sums(&self, value: impl Fn(usize, usize, R::W) -> f64 + Sync) -> [f64; ROWS] {
-            self.note(&[Step::Sum { reads_rows: true }]);
+            self.note(&[ClassLoop::Sum { reads_rows: true }]);
             self.rows.sums(value)
         }
         fn scale(&mut self, stats: &Stats<R::W>, factors: &[f64; ROWS]) {
-            self.note(&[Step::Scale]);
+            self.note(&[ClassLoop::Scale]);
             self.rows.scale(stats, factors);
         }
         fn map(&mut self, value: impl Fn(usize, usize, R::W) -> R::W + Sync) {
-            self.note(&[Step::Map]);
+            self.note(&[ClassLoop::Map]);
             self.rows.map(value);
         }
         fn map_with(
@@ -338,7 +339,7 @@ mod tests {
             stats: &Stats<R::W>,
             value: impl Fn(usize, usize, R::W, R::W) -> R::W + Sync,
         ) {
-            self.note(&[Step::Scale, Step::Map]);
+            self.note(&[ClassLoop::Scale, ClassLoop::Map]);
             self.rows.map_with(stats, value);
         }
         fn pick(&self, classes: &[usize; ROWS]) -> [R::W; ROWS] {
@@ -400,11 +401,12 @@ mod tests {
             let of_rows = task.operands(Portable, 0, 1, &mut elementwise);
             task.run_op(&mut recorder, &of_rows, &mut rows_out, 0);
             let made = recorder.steps.into_inner();
-            let kinds = |steps: &[Step]| steps.iter().map(discriminant).collect::<Vec<_>>();
-            assert_eq!(kinds(&made), kinds(steps(op)), "{op:?}: {made:?}");
+            let kinds = |steps: &[ClassLoop]| steps.iter().map(discriminant).collect::<Vec<_>>();
+            assert_eq!(kinds(&made), kinds(class_loops(op)), "{op:?}: {made:?}");
             // Whether exponentials are kept, which the discriminant leaves out.
-            let keeps = |steps: &[Step]| steps.contains(&Step::ExponentialSum { keeps: true });
-            assert_eq!(keeps(&made), keeps(steps(op)), "{op:?}");
+            let keeps =
+                |steps: &[ClassLoop]| steps.contains(&ClassLoop::ExponentialSum { keeps: true });
+            assert_eq!(keeps(&made), keeps(class_loops(op)), "{op:?}");
         }
     }
 
@@ -451,7 +453,7 @@ mod tests {
     #[test]
     fn files_exist() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        for op in [Operation::Softmax, Operation::Predict, Operation::SoftmaxBackward] {
+        for &op in Operation::ALL {
             for shape in [Shape::rows(3, 5), Shape::rows(3, 100), Shape::new(2, 100, 3)] {
                 for pass in of(op, shape, DType::F32).passes {
                     assert!(root.join(pass.file).is_file(), "{pass}");

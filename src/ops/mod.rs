@@ -179,7 +179,7 @@ pub(crate) struct Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowOutput {
     None,
-    /// One value: a log-sum-exp or a loss.
+    /// One value: a log-sum-exp, an entropy or a loss.
     Values,
     /// [`Prediction`](crate::Prediction)s.
     Predictions,
@@ -268,6 +268,8 @@ mod tests {
     fn the_table_of_operations_is_whole() {
         let names: HashSet<&str> = Op::ALL.iter().map(|op| op.spec().name).collect();
         assert_eq!(names.len(), Op::ALL.len(), "two operations with one name");
+        let listed: HashSet<Op> = Operation::ALL.iter().map(|operation| operation.op()).collect();
+        assert_eq!(listed.len(), Op::ALL.len(), "`Operation::ALL` lacks an operation");
         for op in Op::ALL {
             let spec = op.spec();
             // The cost model measures the operation whose cost stands for others, so that must be

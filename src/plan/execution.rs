@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Access, Entry, Kind, Plan, WORKGROUP};
 use crate::{DType, Shape};
 
-/// The largest number of passes over rows that are listed.
+/// The largest number of passes over rows; `Device::plan` refuses more.
 pub(crate) const MOST_PASSES: u64 = 4096;
 /// Passes that the table shows at each end, where there are many.
 const SHOWN_PASSES: usize = 8;
@@ -45,8 +45,8 @@ pub struct ExecutionPlan {
     /// Units of 16 bytes that a thread of a GPU holds, or has on their way, at a time; `None` on the
     /// CPU.
     pub units: Option<u32>,
-    /// Rows (of a split row segments) of a workgroup of a GPU, or of a group that a thread of the
-    /// CPU computes together. A batch may have fewer.
+    /// The rows (for a split row the segments) that a workgroup of a GPU takes, or the rows of a
+    /// group that a thread of the CPU computes together. A batch may have fewer.
     pub rows_at_once: u32,
     /// Parts that a row is cut into: segments of a split row, or pieces of a row whose logits stay
     /// in a cache of the CPU between two loops. 1 where rows are not cut.
@@ -62,10 +62,10 @@ pub struct ExecutionPlan {
     pub passes: Vec<PlannedPass>,
     /// Bytes that must be moved: inputs once in, results once out.
     pub bytes_needed: u64,
-    /// Bytes between memory and the kernels. On a GPU what a kernel reads again soon after, which
-    /// may come from a cache, is counted again. On the CPU what is read again from a core's caches
-    /// is not, nor is what a write through the caches reads first; it is `None` where copies of rows
-    /// are too large for these caches.
+    /// Bytes between memory and the kernels. On a GPU a second reading counts, although it may come
+    /// from a cache. On the CPU a second reading from a core's caches does not count, and neither do
+    /// the lines that a write through the caches reads first. `None` where copies of rows are larger
+    /// than those caches.
     pub bytes_moved: Option<u64>,
     /// Bytes of logits that the CPU reads again from a core's caches; `None` on a GPU, and where
     /// [`bytes_moved`](Self::bytes_moved) is.
@@ -175,7 +175,10 @@ impl ExecutionPlan {
             "split row" => "several workgroups share a row, a segment each",
             "lanes across rows" => "a vector holds one class of sixteen rows",
             "lanes along a row" => "a vector holds sixteen classes of a row",
-            _ => "rows are copied one at a time, and classes are selected from the copy",
+            "row to itself" => {
+                "rows are copied one at a time, and classes are selected from the copy"
+            }
+            _ => "",
         }
     }
 
@@ -189,8 +192,55 @@ impl ExecutionPlan {
             "transposed tiles" => "sixteen rows are transposed into a tile, and computed there",
             "gathered tiles" => "rows are strided, and the values of a class lie side by side",
             "gathered rows" => "rows are strided, and copied together before they are computed",
-            _ => "a row is converted to the type that it is computed in",
+            "copied row" => "a row is converted to the type that it is computed in",
+            _ => "",
         }
+    }
+
+    /// Formats how a row lies in the lanes of a GPU, each of which has up to `units` units of it.
+    fn fmt_gpu_lanes(&self, f: &mut fmt::Formatter<'_>, units: u32) -> fmt::Result {
+        let Self { lanes, rows_at_once, pieces, dtype, .. } = self;
+        let is_split = self.strategy == "split row";
+        let (of, what) = if is_split { ("segment", "segments") } else { ("row", "rows") };
+        let values = u64::from(units) * super::UNIT_BYTES / dtype.size() as u64;
+        writeln!(
+            f,
+            "{:<14}{} a {of}, each with up to {} of 16 bytes at a time ({})",
+            "lanes",
+            counted(u64::from(*lanes), "thread", "threads"),
+            counted(u64::from(units), "unit", "units"),
+            counted(values, "value", "values"),
+        )?;
+        writeln!(f, "{:<14}{WORKGROUP} threads, {rows_at_once} {what}", "workgroup")?;
+        if is_split {
+            writeln!(f, "{:<14}{pieces} a row", "segments")?;
+        }
+        Ok(())
+    }
+
+    /// Formats how rows lie in the lanes of the CPU's vectors, and over its threads.
+    fn fmt_cpu_lanes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lanes, rows_at_once, pieces, .. } = self;
+        let simd = self.simd.unwrap_or("portable");
+        writeln!(f, "{:<14}{lanes} a vector, {simd}", "lanes")?;
+        writeln!(
+            f,
+            "{:<14}{} at a time",
+            "group",
+            counted(u64::from(*rows_at_once), "row", "rows")
+        )?;
+        if *pieces > 1 {
+            writeln!(f, "{:<14}{pieces} a row", "pieces")?;
+        }
+        let threads = self.passes.first().map_or(1, |pass| pass.threads);
+        writeln!(
+            f,
+            "{:<14}{threads}, for {}{}",
+            "threads",
+            counted(self.parts, "task", "tasks"),
+            if threads > self.parts { "; they share each row" } else { "" }
+        )?;
+        Ok(())
     }
 }
 
@@ -211,8 +261,7 @@ fn counted(count: u64, one: &str, many: &str) -> String {
 
 impl fmt::Display for ExecutionPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, shape, dtype, device, backend, lanes, rows_at_once, pieces, .. } =
-            self;
+        let Self { operation, shape, dtype, device, backend, .. } = self;
         let (rows, classes) = (shape.row_count(), shape.classes());
         write!(f, "{operation} of {rows}x{classes} {dtype}")?;
         if shape.inner() > 1 {
@@ -221,42 +270,9 @@ impl fmt::Display for ExecutionPlan {
         writeln!(f, "\n{:<14}{device} ({backend})", "device")?;
         writeln!(f, "{:<14}{}: {}", "strategy", self.strategy, self.strategy_meaning())?;
         writeln!(f, "{:<14}{}: {}", "access", self.access, self.access_meaning())?;
-        let is_split = self.strategy == "split row";
-        if let Some(units) = self.units {
-            let (of, what) = if is_split { ("segment", "segments") } else { ("row", "rows") };
-            let values = u64::from(units) * super::UNIT_BYTES / dtype.size() as u64;
-            writeln!(
-                f,
-                "{:<14}{} a {of}, each with up to {} of 16 bytes at a time ({})",
-                "lanes",
-                counted(u64::from(*lanes), "thread", "threads"),
-                counted(u64::from(units), "unit", "units"),
-                counted(values, "value", "values"),
-            )?;
-            writeln!(f, "{:<14}{WORKGROUP} threads, {rows_at_once} {what}", "workgroup")?;
-            if is_split {
-                writeln!(f, "{:<14}{pieces} a row", "segments")?;
-            }
-        } else {
-            let simd = self.simd.unwrap_or("portable");
-            writeln!(f, "{:<14}{lanes} a vector, {simd}", "lanes")?;
-            writeln!(
-                f,
-                "{:<14}{} at a time",
-                "group",
-                counted(u64::from(*rows_at_once), "row", "rows")
-            )?;
-            if *pieces > 1 {
-                writeln!(f, "{:<14}{pieces} a row", "pieces")?;
-            }
-            let threads = self.passes.first().map_or(1, |pass| pass.threads);
-            writeln!(
-                f,
-                "{:<14}{threads}, for {}{}",
-                "threads",
-                counted(self.parts, "task", "tasks"),
-                if threads > self.parts { "; they share each row" } else { "" }
-            )?;
+        match self.units {
+            Some(units) => self.fmt_gpu_lanes(f, units)?,
+            None => self.fmt_cpu_lanes(f)?,
         }
         let count = self.passes.len();
         writeln!(

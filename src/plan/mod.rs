@@ -203,8 +203,8 @@ impl KernelProblem {
         PREDICTION_BYTES * self.predictions.max(1)
     }
 
-    /// Returns the bytes of the values of a row: predictions, a loss or a log-sum-exp; 0 where
-    /// there are none.
+    /// Returns the bytes of the values of a row: predictions, a loss, an entropy or a
+    /// log-sum-exp; 0 where there are none.
     pub(crate) fn bytes_of_a_row(&self) -> u64 {
         match self.op {
             op if op.predicts() => self.most_row_bytes(),

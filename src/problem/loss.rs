@@ -40,9 +40,9 @@ pub enum Reduction {
 /// multiplies the labels `q_j` by `u^gamma * (1 - gamma * p_t * log(p_t) / u)`, `u = 1 - p_t`. Under
 /// a mean with class weights `z` there is `z` times the mean weight of the counted rows.
 ///
-/// All options combine, for every type and layout, on the CPU and on a GPU, in host memory,
-/// resident and in steps; the [crate's page](crate#options-operations-types) has each with its
-/// source.
+/// All options combine, except `focal_gamma` with label smoothing or target probabilities, for every
+/// type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
+/// [crate's page](crate#options-operations-types) has each with its source.
 ///
 /// ```
 /// use logits::{CrossEntropy, Device, Logits, Reduction};
@@ -315,13 +315,10 @@ impl CrossEntropy {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::OptionValue { option, value, range: "between 0 and 1" });
         }
-        let (option, value) = ("z_loss", self.z_loss);
-        if !value.is_finite() || value < 0.0 {
-            return Err(Error::OptionValue { option, value, range: "finite and not negative" });
-        }
-        let (option, value) = ("focal_gamma", self.focal_gamma);
-        if !value.is_finite() || value < 0.0 {
-            return Err(Error::OptionValue { option, value, range: "finite and not negative" });
+        for (option, value) in [("z_loss", self.z_loss), ("focal_gamma", self.focal_gamma)] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::OptionValue { option, value, range: "finite and not negative" });
+            }
         }
         self.check_focal_targets(self.label_smoothing > 0.0)?;
         self.check_transform()?;

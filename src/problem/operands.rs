@@ -30,7 +30,8 @@ impl Default for RowTarget {
     }
 }
 
-/// The coefficients that all rows of a batch share; the options of the loss determine them.
+/// The coefficients that all rows of a batch share. The options of a loss determine them; of an
+/// operation without a loss `row_upstream` alone is used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LossCoefficients<'a> {
     /// A weight for each class.
@@ -92,7 +93,7 @@ pub struct Prediction {
 
 /// Where the elements are read and written. Strides are those of blocks of `classes * inner`.
 pub(crate) enum Data<'a> {
-    /// Read only; the result is so many values a row.
+    /// Only read; the result is values of rows.
     Read { input: Elements<'a>, stride: usize },
     /// Read here, written there, without gaps.
     Write { input: Elements<'a>, stride: usize, output: ElementsMut<'a> },

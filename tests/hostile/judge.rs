@@ -1,5 +1,6 @@
 //! The results that the oracle expects of a batch, and the errors of a kernel.
 
+use logits_check::operation;
 use logits_check::oracle::{self, Expected, Labels, Row, Terms};
 
 use crate::ops::Op;
@@ -241,11 +242,7 @@ impl Batch {
     /// The entropy of a row, or its gradient with an upstream gradient of 1.
     fn judge_entropy(&self, nth: usize, row: &Row<'_>, found: &Found, verdict: &mut Verdict) {
         let (x, kind) = (&self.rows[nth], self.kinds[nth]);
-        let times_p = |j: usize, value: f64| {
-            let p = row.probability(j);
-            if p == 0.0 { 0.0 } else { p * value }
-        };
-        let entropy: f64 = (0..x.len()).map(|j| times_p(j, -row.log_probability(j))).sum();
+        let (entropy, gradient) = operation::entropy(row, x.len());
         if self.op == Op::Entropy {
             let got = f32::from_bits(found.rows[nth]).into();
             let error = relative_of(100 * x.len(), got, entropy);
@@ -256,7 +253,7 @@ impl Batch {
         for j in 0..x.len() {
             let cap = self.loss.softcap.map(f64::from);
             let slope = oracle::transformed(x[j], self.scale, cap).1;
-            let wanted = times_p(j, -row.log_probability(j) - entropy) * slope;
+            let wanted = gradient[j] * slope;
             let got = found.elements[nth * x.len() + j];
             let error = error(self.unrounded(got, wanted), wanted, unit);
             verdict.note("gradient", 2e-6, error, kind, || place(x, Some(j), got, wanted));

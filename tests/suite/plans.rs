@@ -4,24 +4,10 @@ use logits::{DType, Error, Logits, Operation, Sampling, Shape};
 
 use crate::common;
 
-const OPERATIONS: [Operation; 10] = [
-    Operation::Softmax,
-    Operation::LogSoftmax,
-    Operation::LogSumExp,
-    Operation::Predict,
-    Operation::TopK(3),
-    Operation::SoftmaxBackward,
-    Operation::LogSoftmaxBackward,
-    Operation::CrossEntropy,
-    Operation::CrossEntropyGrad,
-    Operation::CrossEntropyBackward,
-];
-
 #[test]
 fn every_operation_has_a_plan() {
-    let sample = Operation::Sample(Sampling::new(7));
     for device in common::devices() {
-        for operation in OPERATIONS.into_iter().chain([sample]) {
+        for &operation in Operation::ALL {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 for shape in [[1, 3], [300, 10], [64, 1000], [7, 50_257], [2, 1_000_003]] {
                     let plan = device.plan(operation, shape, dtype).unwrap();

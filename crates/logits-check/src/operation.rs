@@ -230,6 +230,10 @@ impl<T: Element> Results<T> {
         Self { elements: out.values, fell_back: out.fell_back, ..Self::default() }
     }
 
+    fn of_rows(out: logits::Output<Vec<T::Row>>) -> Self {
+        Self { rows: out.values, fell_back: out.fell_back, ..Self::default() }
+    }
+
     fn of_predictions(out: logits::Output<Vec<Prediction>>) -> Self {
         Self { predictions: out.values, fell_back: out.fell_back, ..Self::default() }
     }
@@ -293,11 +297,11 @@ pub async fn run<T: Element>(
         }
         Operation::LogSumExp => {
             let out = device.log_sum_exp(seen).to_vec_async().await?;
-            Results { rows: out.values, fell_back: out.fell_back, ..Results::default() }
+            Results::of_rows(out)
         }
         Operation::Entropy => {
             let out = device.entropy(seen).to_vec_async().await?;
-            Results { rows: out.values, fell_back: out.fell_back, ..Results::default() }
+            Results::of_rows(out)
         }
         Operation::EntropyBackward => {
             let factors = inputs.row_upstream();
@@ -422,7 +426,7 @@ async fn read_loss<T: Element>(loss: &ResidentLoss<T::Row>) -> Result<Results<T>
 
 /// The entropy of the softmax of a row, and its gradient with respect to the transformed logits:
 /// `-p_j (log p_j + H)`, 0 where p_j is 0.
-fn entropy(row: &Row<'_>, classes: usize) -> (f64, Vec<f64>) {
+pub fn entropy(row: &Row<'_>, classes: usize) -> (f64, Vec<f64>) {
     let (p, log) = (|class| row.probability(class), |class| row.log_probability(class));
     let times_p = |class, value: f64| if p(class) == 0.0 { 0.0 } else { p(class) * value };
     let entropy: f64 = (0..classes).map(|class| times_p(class, -log(class))).sum();
@@ -435,7 +439,7 @@ pub struct Bounds {
     /// The error of a probability, relative to it.
     pub probability: f64,
     /// The error of a logarithm, a log-sum-exp or a loss, relative to it; and that of a gradient,
-    /// relative to its terms.
+    /// relative to its terms. Entropies have three times this bound, their gradients twice.
     pub value: f64,
     /// A logarithm, log-sum-exp or loss that is nearer to 0 than this counts as of this size.
     pub least: f64,

@@ -7,7 +7,7 @@ use logits::{
 };
 use serde_json::json;
 
-use crate::bench::RowsByClasses;
+use crate::bench::{RowsByClasses, TOP_K};
 use crate::{CliError, stdio};
 
 #[derive(clap::Args)]
@@ -31,20 +31,20 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// The error of a name that is no possible value.
+const NO_NAME: &str = "no such name";
+
 /// The types of logits by name.
 fn dtypes() -> impl TypedValueParser<Value = DType> {
-    const TYPES: [(&str, DType); 4] =
-        [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("f64", DType::F64)];
-    PossibleValuesParser::new(TYPES.map(|(name, _)| name)).map(|name| {
-        TYPES.into_iter().find(|(known, _)| *known == name).map_or(DType::F32, |(_, dtype)| dtype)
-    })
+    const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
+    PossibleValuesParser::new(TYPES.map(|dtype| dtype.to_string()))
+        .try_map(|name| TYPES.into_iter().find(|dtype| dtype.to_string() == name).ok_or(NO_NAME))
 }
 
 /// The operations by name.
 fn operations() -> impl TypedValueParser<Value = Operation> {
-    PossibleValuesParser::new(Operation::ALL.iter().map(Operation::to_string)).map(|name| {
-        let named = Operation::ALL.iter().find(|operation| operation.to_string() == name);
-        named.copied().unwrap_or(Operation::Softmax)
+    PossibleValuesParser::new(Operation::ALL.iter().map(Operation::to_string)).try_map(|name| {
+        Operation::ALL.iter().copied().find(|op| op.to_string() == name).ok_or(NO_NAME)
     })
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<(), CliError> {
     let device = Device::open(options.device.as_ref().unwrap_or(&DeviceChoice::Auto))?;
     // Top-k finds as many classes as `logits bench` times it with.
     let operation = match options.op.unwrap_or(Operation::Softmax) {
-        Operation::TopK(_) => Operation::TopK(shape[1].min(5)),
+        Operation::TopK(_) => Operation::TopK(shape[1].min(TOP_K)),
         operation => operation,
     };
     let plan = device.plan(operation, shape, options.dtype.unwrap_or_default())?;
@@ -103,8 +103,8 @@ fn describe(plan: &ExecutionPlan) -> serde_json::Value {
 
 fn devices(as_json: bool) -> Result<(), CliError> {
     let device = Device::new();
-    // The best adapter of any kind, for want of a hardware GPU. One that fails is news, and no
-    // reason to say nothing.
+    // Without a hardware GPU this measures the best adapter of any kind. An adapter that fails is
+    // reported, and the rest is printed.
     let measured = Device::gpu().ok().map(Device::fastest);
     let adapters = Device::adapters();
     let simd = simd_level()?;

@@ -124,6 +124,12 @@ fn losses_and_labels<R: Rows>(
             let (transform, coefficients) = (rows.transform(), operands.coefficients);
             let lse = stats.log_sum_exps(transform);
             let logits = rows.pick(&targets.classes);
+            let mut minus_log_p = [0.0; ROWS];
+            for row in 0..ROWS {
+                // Neither term is negative, so nothing cancels.
+                minus_log_p[row] =
+                    (lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row];
+            }
             let mut losses = [0.0; ROWS];
             if operands.has_elementwise() {
                 for row in 0..ROWS {
@@ -131,9 +137,7 @@ fn losses_and_labels<R: Rows>(
                 }
             } else {
                 for row in 0..ROWS {
-                    // All terms are positive, so nothing cancels.
-                    losses[row] = targets.on_label[row]
-                        * ((lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row]);
+                    losses[row] = targets.on_label[row] * minus_log_p[row];
                 }
             }
             let mut spread_sums = [0.0; ROWS];
@@ -158,9 +162,7 @@ fn losses_and_labels<R: Rows>(
                     let is_max = transform.orient_one(logits[row]) == stats.max[row];
                     let u = stats.complement(row, is_max, terms[row]);
                     let p = terms[row] * stats.inverse_sum(row);
-                    let minus_log_p =
-                        (lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row];
-                    let [factor, slope] = focal(coefficients.focal_gamma, u, p, minus_log_p);
+                    let [factor, slope] = focal(coefficients.focal_gamma, u, p, minus_log_p[row]);
                     losses[row] *= factor;
                     focal_slopes[row] = slope;
                 }
@@ -180,6 +182,7 @@ fn losses_and_labels<R: Rows>(
     )
 }
 
+/// Returns the loss of each row.
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows>(
     rows: &mut R,

@@ -6,20 +6,20 @@
 //! gradient_j = -g p_j (log p_j + H) dy_j/dx_j = g e_j / sum (d_j - mean) dy_j/dx_j
 //! ```
 //!
-//! Both terms of H are positive, so nothing cancels.
+//! Neither term of H is negative, so nothing cancels.
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::{ROWS, Rows, Stats};
 use crate::cpu::simd::{Exp, Real};
 use crate::cpu::transform::LogitTransform;
 
-/// Below this, log(sum) is the sum of the exponentials below the maximum, some of which may be too
-/// small for the type.
+/// Where log(sum) is below this, H is summed class by class as e_j (1 + d_j): the exponentials that
+/// log(sum) was made from may have been rounded to 0 in `W`.
 const CONFIDENT: f64 = 1e-30;
 
-/// Returns exp(-d) in f64, of which `W` may not hold the smallest that matter: a square.
+/// Returns exp(-d) in f64, as the square of exp(-d / 2), which `W` can hold.
 #[inline(always)]
-fn exp_below<W: Exp>(d: f64) -> f64 {
+fn wide_exp<W: Exp>(d: f64) -> f64 {
     let root: f64 = W::exp_wide(-0.5 * d).into();
     root * root
 }
@@ -27,11 +27,16 @@ fn exp_below<W: Exp>(d: f64) -> f64 {
 /// Returns `weight(d_j) e_j`, which is 0 for a logit of -inf.
 #[inline(always)]
 fn term<W: Exp>(d: f64, weight: impl Fn(f64) -> f64) -> f64 {
-    let e = exp_below::<W>(d);
+    let e = wide_exp::<W>(d);
     if e == 0.0 { 0.0 } else { e * weight(d) }
 }
 
-/// Returns y of the maximum of each row, and the mean distance from it.
+/// Returns the mean distance of each row from its maximum:
+///
+/// ```text
+/// for each class: mean += e_j d_j
+/// mean /= sum
+/// ```
 #[inline(always)]
 fn means<R: Rows>(rows: &R, stats: &Stats<R::W>, max: &[f64; ROWS]) -> [f64; ROWS] {
     let transform = rows.transform();
@@ -59,7 +64,7 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
         is_confident |= lse.log1p_rest[row] < CONFIDENT;
     }
     if is_confident {
-        // The maximum has the distance 0, and no term.
+        // for each class below the maximum: H += e_j (1 + d_j)
         let sums = rows.sums(
             #[inline(always)]
             |row, _, x| {
@@ -91,6 +96,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperand
     for row in 0..rows.count() {
         factors[row] = operands.gradients[row] * stats.max_probability(row);
     }
+    // for each class: gradient_j = g / sum * e_j (d_j - mean) * dy_j/dx_j; adding 0 turns -0 into 0
     rows.map(
         #[inline(always)]
         |row, _, x| {

@@ -25,7 +25,7 @@ use crate::{Element, Prediction};
 
 /// A loop of an operation over the classes of a group of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cpu) enum Step {
+pub(in crate::cpu) enum ClassLoop {
     Maximum,
     /// Sums the exponentials; `keeps` says that they are wanted again.
     ExponentialSum {
@@ -48,8 +48,8 @@ pub(in crate::cpu) enum Step {
 }
 
 /// The loops of an operation with its default options, over rows that are ordinary numbers.
-pub(in crate::cpu) fn steps(op: Op) -> &'static [Step] {
-    use Step::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
+pub(in crate::cpu) fn class_loops(op: Op) -> &'static [ClassLoop] {
+    use ClassLoop::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
     match op {
         Op::Softmax | Op::CrossEntropyGrad => &[Maximum, ExponentialSum { keeps: true }, Scale],
         Op::LogSoftmax => &[Maximum, ExponentialSum { keeps: false }, Map],

@@ -97,7 +97,7 @@ impl<'o, T: Element<Row = f32>> Inputs<'o, T> {
         let Options { k, top_p, .. } = *self.options;
         let kept = Kept { top_k: k.unwrap_or(usize::MAX), top_p };
         let operation = match operation {
-            Operation::TopK(_) => Operation::TopK(k.unwrap_or(self.shape[1].min(5))),
+            Operation::TopK(_) => Operation::TopK(k.unwrap_or(self.shape[1].min(super::TOP_K))),
             Operation::Sample(_) => Operation::Sample(kept.sampling(7)),
             other => other,
         };

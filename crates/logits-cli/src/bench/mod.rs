@@ -103,6 +103,9 @@ impl Options {
     }
 }
 
+/// The classes that top_k finds if nothing else is asked for.
+pub(crate) const TOP_K: usize = 5;
+
 /// One operation by its name, or all of them.
 fn operations() -> impl TypedValueParser<Value = &'static [Operation]> {
     let all = Operation::ALL;
