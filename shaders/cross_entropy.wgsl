@@ -4,7 +4,7 @@
 // needs: FOCAL, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, upstream_of
 //   (shared/coefficients.wgsl); add_pairs, is_infinite_or_nan, log1p_pair, opaque
 //   (shared/math.wgsl); RowState, is_bad, sum_of_exponentials (shared/passes.wgsl);
-//   RowExponentials, RowTarget, focal_factor, gradient_coefficients, label_below, target_of
+//   RowExponentials, RowTarget, focal_root, gradient_coefficients, label_below, target_of
 //   (shared/targets.wgsl); Maximum, distance, exp_below (shared/transform.wgsl); target_logit (the
 //   strategy)
 // provides: finish
@@ -26,13 +26,19 @@ fn loss_of(
     complement: f32,
 ) -> u32 {
     let gap = distance(logit, maximum);
+    var label = goal.on_value;
+    var root = 1.0;
+    if (FLAGS & FOCAL) != 0u {
+        root = focal_root(complement);
+        label = opaque(label * root);
+    }
     var bits = 0u;
     if !SOFT {
-        bits = bitcast<u32>(goal.on_value * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
+        bits = bitcast<u32>(label * ((log_sum.x - gap.x) + (log_sum.y - gap.y)));
         if !TRANSFORMED && is_infinite_or_nan(bitcast<u32>(gap.x)) {
             // The gap is no f32; times a small weight it may be one, beside which
             // log1p(rest_of_sum) is nothing.
-            bits = bitcast<u32>(label_below(goal.on_value, logit, maximum));
+            bits = bitcast<u32>(label_below(label, logit, maximum));
         }
         if bitcast<u32>(logit) == params.negative_infinity {
             bits = select(0x7f800000u, params.nan, goal.on_value == 0.0);
@@ -50,7 +56,7 @@ fn loss_of(
         }
     }
     if (FLAGS & FOCAL) != 0u && !is_infinite_or_nan(bits) {
-        bits = bitcast<u32>(bitcast<f32>(bits) * focal_factor(complement));
+        bits = bitcast<u32>(bitcast<f32>(bits) * root);
     }
     if Z_LOSS && !is_infinite_or_nan(bits) {
         bits = bitcast<u32>(bitcast<f32>(bits) + opaque(z_loss * log_sum_exp) * log_sum_exp);

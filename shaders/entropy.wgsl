@@ -11,6 +11,10 @@
 // provides: begin_side_sums, add_to_side_sums, rescale_side_sums, add_segment_to_side_sums,
 //   reduce_side_sums, element_values, finish
 
+const LEAST_NORMAL: f32 = 1.1754944e-38;
+// Beyond this distance exp(-d) * (d + 1) is no normal number.
+const FARTHEST: f32 = 104.0;
+
 // maximum.y - y, which stays a number where y is -inf: times an exponential of 0 it is 0.
 fn distance_below(x: f32, maximum: Maximum) -> f32 {
     let d = distance(x, maximum);
@@ -19,13 +23,14 @@ fn distance_below(x: f32, maximum: Maximum) -> f32 {
 
 // The term of a class in H, times the sum. The f32 e is 0 from about d = 87 on, but e * (d + 1) may
 // be a normal number up to d = 104:
-//   e > 0: e * d
-//   e = 0: e * (d + 1), with e = exp(-d / 2)^2; the 1 is its share of log(sum), which lacks e
+//   e normal: e * d
+//   else: e * (d + 1), with e = exp(-d / 2)^2; the 1 is its share of log(sum), which lacks e, but
+//     for what an adapter that knows subnormal numbers has of it
 fn entropy_term(x: f32, e: f32, maximum: Maximum) -> f32 {
     let d = distance_below(x, maximum);
-    if e == 0.0 && d < 104.0 {
+    if e < LEAST_NORMAL && d < FARTHEST {
         let root = exp_pair(0.5 * distance(x, maximum));
-        return root * opaque(root * (d + 1.0));
+        return root * opaque(root * (d + 1.0)) - e;
     }
     return e * d;
 }
@@ -79,6 +84,15 @@ fn add_segment_to_side_sums(
     factor: f32,
     sum: f32,
 ) {
+    let d = distance_below(maximum, (*state).maximum);
+    if factor < LEAST_NORMAL && d < FARTHEST && !is_bad(segment) {
+        // As in `entropy_term`, of all terms of the segment together.
+        let root = exp_pair(0.5 * distance(maximum, (*state).maximum));
+        let own = segment.below.x + sum_of_exponentials(segment) * (d + 1.0);
+        let terms = root * opaque(root * own) - sum;
+        (*state).below = add_pairs((*state).below, vec2<f32>(terms, 0.0));
+        return;
+    }
     add_moved(state, segment.below * factor, sum, maximum);
 }
 

@@ -2,12 +2,12 @@
 // (cross_entropy.wgsl, cross_entropy_backward.wgsl) come from the target:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j), q the labels, `labels` their sum
 //   q_j = weight_j * (off_value + on_value * (the target is j)), SOFT: on_value * its probability
-//   FOCAL: q_j and `labels` are multiplied by `focal_slope`
+//   FOCAL: q_j and `labels` are multiplied by (1 - p_t)^gamma * `focal_slope`
 // needs: FOCAL, NONE, Stats, class_count, class_step, is_ignored, params, targets, weight_of
 //   (shared/bindings.wgsl); Coefficients, Upstream (shared/coefficients.wgsl); LN2_HIGH, LN2_LOW,
 //   LOWEST, exp_pair, log1p_pair, multiply_pairs, opaque, two_sum (shared/math.wgsl); classes_from,
 //   operand_at (shared/rows.wgsl); Maximum, distance, slope (shared/transform.wgsl)
-// provides: labels_of, label_below, RowTarget, target_of, RowExponentials, focal_factor,
+// provides: labels_of, label_below, RowTarget, target_of, RowExponentials, focal_root,
 //   gradient_coefficients, gradient_of
 
 // With SPREAD, the labels of four classes of a unit, without the on_value of a target that is a
@@ -87,22 +87,23 @@ fn log_pair(u: f32) -> vec2<f32> {
     return two_sum(f32(k) * LN2_HIGH, f32(k) * LN2_LOW + log_m);
 }
 
-// The factor of a focal loss, u^gamma, of u = 1 - p from 0 to 1.
-fn focal_factor(u: f32) -> f32 {
+// The root of the factor of a focal loss, u^(gamma / 2), of u = 1 - p from 0 to 1. The factor may
+// be too small for an f32 beside a weight that is large, or too large before it is multiplied.
+fn focal_root(u: f32) -> f32 {
     if u < 1.2e-38 {
         return 0.0;
     }
-    let power = multiply_pairs(vec2<f32>(params.focal_gamma, 0.0), log_pair(u));
+    let power = multiply_pairs(vec2<f32>(0.5 * params.focal_gamma, 0.0), log_pair(u));
     return exp_pair(vec2<f32>(power.x, select(0.0, power.y, power.x > LOWEST)));
 }
 
-// The derivative of a focal loss u^gamma * -log(p) with respect to -log(p):
-//   u^gamma * (1 + gamma * p * -log(p) / u)
+// The derivative of a focal loss u^gamma * -log(p) with respect to -log(p), over u^gamma:
+//   1 + gamma * p * -log(p) / u
 fn focal_slope(u: f32, p: f32, minus_log_p: f32) -> f32 {
     // The limits of p * -log(p) / u are 0 where p is 0, and 1 where u is.
     var ratio = select(p * min(minus_log_p, 1e30) / u, 1.0, u < 1.2e-38);
     ratio = select(ratio, 0.0, p == 0.0);
-    return focal_factor(u) * (1.0 + params.focal_gamma * ratio);
+    return 1.0 + params.focal_gamma * ratio;
 }
 
 // The gradient's coefficients:
@@ -111,13 +112,20 @@ fn focal_slope(u: f32, p: f32, minus_log_p: f32) -> f32 {
 fn gradient_coefficients(goal: RowTarget, upstream: Upstream, row: RowExponentials) -> Coefficients {
     let scale = upstream.scale;
     var labels = goal.on_value + goal.off_values;
+    var focal = 1.0;
     if (FLAGS & FOCAL) != 0u {
-        labels *= focal_slope(row.rest / row.sum, row.target_exp / row.sum, row.minus_log_p);
+        let complement = row.rest / row.sum;
+        let root = focal_root(complement);
+        labels *= root;
+        focal = root * focal_slope(complement, row.target_exp / row.sum, row.minus_log_p);
     }
     var factor = scale * labels / row.sum;
+    if (FLAGS & FOCAL) != 0u {
+        factor = opaque(factor) * focal;
+    }
     // Not by `factor`, which is no normal number where the upstream gradient is small and the row
     // long.
-    var at_value = -opaque(row.rest / row.sum) * opaque(scale * labels);
+    var at_value = -opaque(row.rest / row.sum * focal) * opaque(scale * labels);
     if Z_LOSS {
         let multiple = scale * opaque(opaque(2.0 * upstream.z_loss) * row.log_sum_exp) / row.sum;
         factor += multiple;

@@ -89,7 +89,8 @@ impl<'g> StepBuilder<'g> {
 
     /// Compiles the kernels of the operation for the shape, and uploads class weights and upstream
     /// gradients of rows. The kernels for one buffer that holds both inputs and results
-    /// ([`StepBuffers`]) are compiled by the first [`Step::bind`] that needs them.
+    /// ([`StepBuffers`]), and those for upstream gradients of rows in a buffer
+    /// ([`StepBuffers::upstream`]), are compiled by the first [`Step::bind`] that needs them.
     ///
     /// # Errors
     /// [`Error::ZeroClasses`], [`Error::ShapeTooLarge`], [`Error::RowStride`]; [`Error::Length`],

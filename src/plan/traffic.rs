@@ -15,6 +15,13 @@ pub struct Traffic {
 }
 
 impl KernelProblem {
+    /// Bytes of what is read for a row beside its logits: the target that is a class, or the
+    /// upstream gradient of an operation without targets. A loss need not have one.
+    fn row_input_bytes(&self) -> u64 {
+        let has_factor = self.op.spec().row_upstream && !self.op.has_targets();
+        self.target_bytes() + if has_factor { 4 } else { 0 }
+    }
+
     /// Bytes of the target of a row that is a class; 0 where there is none.
     pub(crate) fn target_bytes(&self) -> u64 {
         if self.op.has_targets() && self.operand_bytes == 0 { 4 } else { 0 }
@@ -25,7 +32,7 @@ impl KernelProblem {
         let &Self { op, rows, classes, size, operand_bytes, .. } = self;
         let writes = u64::from(op.spec().writes_elements);
         rows * classes * (size * (1 + writes) + operand_bytes)
-            + rows * (self.target_bytes() + self.bytes_of_a_row())
+            + rows * (self.row_input_bytes() + self.bytes_of_a_row())
     }
 }
 
@@ -37,7 +44,7 @@ impl Plan {
         let elements = rows * classes;
         let writes = u64::from(op.spec().writes_elements);
         let target = self.problem.target_bytes();
-        let of_rows = rows * (target + self.problem.bytes_of_a_row());
+        let of_rows = rows * (self.problem.row_input_bytes() + self.problem.bytes_of_a_row());
         let needed = self.problem.needed_bytes();
 
         // How often the logits are read to reduce rows.

@@ -24,7 +24,8 @@ mod tier;
 use std::path::Path;
 use std::process::Command;
 
-use logits::{CrossEntropy, Device, Logits, Targets};
+use logits::{CrossEntropy, Device, Logits, Operation, Targets};
+use logits_check::operation::{Takes, Upstream};
 use serde_json::Value;
 
 use files::{Files, npy_header, read, refused, run, write};
@@ -408,26 +409,23 @@ fn bench_prints_what_was_agreed() {
     assert_eq!(lines[3]["op"], "cross_entropy_grad");
 }
 
-/// Each operation of `bench`; how many arrays of the logits' shape it reads or writes, soft targets
-/// not counted; and whether it refuses a soft cap.
-const TIMED: [(&str, f64, bool); 11] = [
-    ("softmax", 2.0, false),
-    ("log_softmax", 2.0, false),
-    ("log_sum_exp", 1.0, false),
-    ("predict", 1.0, false),
-    ("top_k", 1.0, false),
-    ("sample", 1.0, true),
-    ("softmax_backward", 3.0, true),
-    ("log_softmax_backward", 3.0, true),
-    ("cross_entropy", 1.0, false),
-    ("cross_entropy_grad", 2.0, false),
-    ("cross_entropy_backward", 2.0, false),
-];
+/// The operations of `bench`: the name of each; how many arrays of the logits' shape it reads or
+/// writes, soft targets not counted; and whether it refuses a soft cap.
+fn timed_operations() -> Vec<(String, f64, bool)> {
+    let of = |&operation: &Operation| {
+        let takes = Takes::of(operation);
+        let arrays = [true, takes.elements, takes.upstream == Upstream::Elements];
+        let arrays = arrays.into_iter().filter(|&is_there| is_there).count();
+        (operation.to_string(), arrays as f64, !takes.cap)
+    };
+    Operation::ALL.iter().map(of).collect()
+}
 
 #[test]
 fn bench_times_every_operation_with_every_option() {
     let of_loss = ["--label-smoothing", "0.1", "--weight", "--z-loss", "1e-3", "--soft-targets"];
     let of_draws = ["--k", "7", "--top-p", "0.9", "--logit-scale", "0.5"];
+    let all = timed_operations();
     let device =
         ["bench", "--device", "cpu", "--shapes", "37x11,5x4099", "--budget", "1", "--json"];
     for dtype in ["f32", "f16", "bf16"] {
@@ -440,8 +438,8 @@ fn bench_times_every_operation_with_every_option() {
         ] {
             let is_capped = options.contains(&"--softcap");
             let timed: Vec<_> =
-                TIMED.iter().filter(|(.., refuses)| !(is_capped && *refuses)).collect();
-            let names: Vec<_> = timed.iter().map(|(name, ..)| *name).collect();
+                all.iter().filter(|(.., refuses)| !(is_capped && *refuses)).collect();
+            let names: Vec<_> = timed.iter().map(|(name, ..)| name.as_str()).collect();
             let ops = if is_capped { names.join(",") } else { "all".to_owned() };
             let output = run(&[&device[..], &["--dtype", dtype, "--ops", &ops], options].concat());
             assert!(output.status.success(), "{dtype} {options:?}: {output:?}");
@@ -455,7 +453,7 @@ fn bench_times_every_operation_with_every_option() {
                 let number = |key: &str| line[key].as_f64().unwrap();
                 assert_eq!(
                     (line["op"].as_str(), line["dtype"].as_str()),
-                    (Some(*name), Some(dtype))
+                    (Some(name.as_str()), Some(dtype))
                 );
                 let is_soft =
                     options.contains(&"--soft-targets") && name.starts_with("cross_entropy");
@@ -475,11 +473,11 @@ fn bench_times_every_operation_with_every_option() {
         }
     }
     // An option that an operation does not take is refused before anything is timed.
-    let of = |op, options: &[&'static str]| {
+    fn of<'a>(op: &'a str, options: &[&'a str]) -> Vec<&'a str> {
         [&["bench", "--device", "cpu", "--shapes", "5x7,3x4", "--json", "--ops", op][..], options]
             .concat()
-    };
-    for (op, ..) in TIMED.iter().filter(|(.., refuses)| *refuses) {
+    }
+    for (op, ..) in all.iter().filter(|(.., refuses)| *refuses) {
         refused(&of(op, &["--softcap", "30"]), &["softcap", "30"]);
     }
     refused(&of("softmax,sample", &["--logit-scale", "-1"]), &["positive"]);
