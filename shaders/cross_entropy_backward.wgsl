@@ -2,12 +2,13 @@
 // `src/cpu/ops/cross_entropy.rs`. Each element is on its own:
 //   gradient_j = scale * (labels * exp(y_j - lse) - q_j)
 // No row is reduced, but to the sum of its labels where targets are probabilities (SOFT).
-// needs: FOCAL, Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients, packed_coefficients,
-//   unpacked_coefficients, upstream_of (shared/coefficients.wgsl); LOWEST, Reference, add_pairs,
-//   exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum (shared/math.wgsl); sum_of
-//   (shared/reduce.wgsl); classes_from (shared/rows.wgsl); RowExponentials, gradient_coefficients,
-//   gradient_of, labels_of, target_of (shared/targets.wgsl); transform (shared/transform.wgsl);
-//   PARTS, Unit (the parts in elements/); target_logit (the strategy)
+// needs: FOCAL, Grid, Stats, params, rows_out (shared/bindings.wgsl); Coefficients,
+//   packed_coefficients, unpacked_coefficients, upstream_of (shared/coefficients.wgsl); LOWEST,
+//   Reference, add_pairs, exp_from, exp_pair, is_infinite_or_nan, reference_at, two_sum
+//   (shared/math.wgsl); sum_of (shared/reduce.wgsl); classes_from (shared/rows.wgsl);
+//   RowExponentials, gradient_coefficients, gradient_of, labels_of, target_of
+//   (shared/targets.wgsl); transform (shared/transform.wgsl); PARTS, Unit (the parts in elements/);
+//   target_logit (the strategy)
 // provides: RowState, begin_sums, add_unit, add_segment, summed, finish, elements_of, packed,
 //   unpacked
 

@@ -113,8 +113,8 @@ struct Stats {
     at: u32,
     rest_of_sum: vec2<f32>,
     // For entropies: the sum of exp(y - max) * (max - y). For labels spread over classes: the sum
-    // of label * (max - y) over logits that are not -inf; whether a logit is -inf, in a class with a
-    // label (1) or without (2); and the sum of the labels, if it depends on the row.
+    // of label * (max - y) over logits that are not -inf; whether a logit is -inf, in a class with
+    // a label (1) or without (2); and the sum of the labels, if it depends on the row.
     below: vec2<f32>,
     has_negative_infinity: u32,
     labels: f32,

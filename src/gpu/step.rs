@@ -288,8 +288,9 @@ impl<'b> StepBuffers<'b> {
     }
 
     /// The incoming gradient. For a loss and for [`Operation::EntropyBackward`] it is optional: one
-    /// f32 a row, which multiplies the gradient of that row (by 1 if not given). For a loss it takes
-    /// the place of [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). For
+    /// f32 a row, which multiplies the gradient of that row (by 1 if not given). For a loss it
+    /// takes the place of
+    /// [`CrossEntropy::upstream_gradients`](crate::CrossEntropy::upstream_gradients). For
     /// [`Operation::SoftmaxBackward`] and [`Operation::LogSoftmaxBackward`] it is required: one
     /// value for each logit, of the type of the logits, without gaps.
     #[must_use]

@@ -31,19 +31,19 @@ pub struct ExecutionPlan {
     /// How rows are spread over threads. On a GPU `register-resident` (a row is held in registers
     /// and read once), `online` (a row is reduced while it is read, and read again where elements
     /// are written) or `split row` (several workgroups share a row). On the CPU `lanes across rows`
-    /// (a vector holds a class of sixteen rows), `lanes along a row` (a vector holds sixteen classes
-    /// of a row) or `row to itself` (rows are copied one at a time, and classes selected from the
-    /// copy).
+    /// (a vector holds a class of sixteen rows), `lanes along a row` (a vector holds sixteen
+    /// classes of a row) or `row to itself` (rows are copied one at a time, and classes selected
+    /// from the copy).
     pub strategy: &'static str,
     /// How threads get at the rows. On a GPU `direct`, `staged through workgroup memory` or `lanes
     /// across rows` (neighbouring threads take neighbouring rows). On the CPU `direct`, `transposed
     /// tiles`, `gathered tiles`, `gathered rows` or `copied row`.
     pub access: &'static str,
-    /// On a GPU the threads that share a row, or a segment of a split row. On the CPU the lanes of a
-    /// vector.
+    /// On a GPU the threads that share a row, or a segment of a split row. On the CPU the lanes of
+    /// a vector.
     pub lanes: u32,
-    /// Units of 16 bytes that a thread of a GPU holds, or has on their way, at a time; `None` on the
-    /// CPU.
+    /// Units of 16 bytes that a thread of a GPU holds, or has on their way, at a time; `None` on
+    /// the CPU.
     pub units: Option<u32>,
     /// The rows (for a split row the segments) that a workgroup of a GPU takes, or the rows of a
     /// group that a thread of the CPU computes together. A batch may have fewer.
@@ -51,21 +51,21 @@ pub struct ExecutionPlan {
     /// Parts that a row is cut into: segments of a split row, or pieces of a row whose logits stay
     /// in a cache of the CPU between two loops. 1 where rows are not cut.
     pub pieces: u64,
-    /// The instruction set of the CPU's loops, as [`simd_level`](crate::simd_level) names it; `None`
-    /// on a GPU.
+    /// The instruction set of the CPU's loops, as [`simd_level`](crate::simd_level) names it;
+    /// `None` on a GPU.
     pub simd: Option<&'static str>,
     /// On a GPU the parts in which a call over host memory is uploaded, computed and read back,
     /// where results go to other memory. On the CPU the tasks that the batch is split into.
     pub parts: u64,
-    /// The dispatches of a GPU in order, or the loops in which the CPU goes through a group of rows.
-    /// Empty where there is nothing to do.
+    /// The dispatches of a GPU in order, or the loops in which the CPU goes through a group of
+    /// rows. Empty where there is nothing to do.
     pub passes: Vec<PlannedPass>,
     /// Bytes that must be moved: inputs once in, results once out.
     pub bytes_needed: u64,
     /// Bytes between memory and the kernels. On a GPU a second reading counts, although it may come
-    /// from a cache. On the CPU a second reading from a core's caches does not count, and neither do
-    /// the lines that a write through the caches reads first. `None` where copies of rows are larger
-    /// than those caches.
+    /// from a cache. On the CPU a second reading from a core's caches does not count, and neither
+    /// do the lines that a write through the caches reads first. `None` where copies of rows are
+    /// larger than those caches.
     pub bytes_moved: Option<u64>,
     /// Bytes of logits that the CPU reads again from a core's caches; `None` on a GPU, and where
     /// [`bytes_moved`](Self::bytes_moved) is.

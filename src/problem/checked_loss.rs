@@ -144,9 +144,9 @@ pub struct Loss<S = f32> {
     /// The number of rows whose target is not an ignored index.
     pub counted_rows: usize,
     /// The loss of each row before the reduction, in nats: times the weight of its target, with its
-    /// z-loss, divided by nothing; 0 for an ignored row. Where the targets' weights sum to more than
-    /// 2^64 under a mean, weights are scaled down while rows are computed, and losses that this makes
-    /// subnormal lose digits. The `Vec` is empty where
+    /// z-loss, divided by nothing; 0 for an ignored row. Where the targets' weights sum to more
+    /// than 2^64 under a mean, weights are scaled down while rows are computed, and losses that
+    /// this makes subnormal lose digits. The `Vec` is empty where
     /// [`ResidentLoss::read`](crate::ResidentLoss::read) left the rows on the device.
     pub per_row: Vec<S>,
     /// `exp` of the mean loss over the counted rows, whatever the reduction is; NaN where no row

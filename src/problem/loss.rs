@@ -22,8 +22,8 @@ pub enum Reduction {
     Mean,
     /// The losses of the counted rows are added.
     Sum,
-    /// Each row keeps its own loss, in [`Loss::per_row`]. [`Loss::loss`] is the sum of these, and
-    /// the gradient is that of this sum.
+    /// Each row keeps its own loss, in [`Loss::per_row`](crate::Loss::per_row).
+    /// [`Loss::loss`](crate::Loss::loss) is the sum of these, and the gradient is that of this sum.
     None,
 }
 
@@ -35,13 +35,13 @@ pub enum Reduction {
 /// e / classes)` are its labels. `t_j` is 1 for the target class and else 0, or the probability
 /// given; `w` are the class weights (1 if not set) and `e` is the label smoothing (0 if not set). A
 /// z-loss adds `z * lse^2`; `focal_gamma` multiplies the rest by `(1 - p_t)^gamma`. With `s`, which
-/// is 1, or under a mean 1 over its divisor, times the upstream gradients, the gradient is
-/// `s * (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`, where `focal_gamma`
-/// multiplies the labels `q_j` by `u^gamma * (1 - gamma * p_t * log(p_t) / u)`, `u = 1 - p_t`. Under
-/// a mean with class weights `z` there is `z` times the mean weight of the counted rows.
+/// is 1, or under a mean 1 over its divisor, times the upstream gradients, the gradient is `s *
+/// (softmax(y)_j * (sum_k q_k + 2 z * lse) - q_j) * d y_j / d x_j`, where `focal_gamma` multiplies
+/// the labels `q_j` by `u^gamma * (1 - gamma * p_t * log(p_t) / u)`, `u = 1 - p_t`. Under a mean
+/// with class weights `z` there is `z` times the mean weight of the counted rows.
 ///
-/// All options combine, except `focal_gamma` with label smoothing or target probabilities, for every
-/// type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
+/// All options combine, except `focal_gamma` with label smoothing or target probabilities, for
+/// every type and layout, on the CPU and on a GPU, in host memory, resident and in steps; the
 /// [crate's page](crate#options-operations-types) has each with its source.
 ///
 /// ```
@@ -177,8 +177,8 @@ impl CrossEntropy {
     /// Sets the factor of the squared log-sum-exp of each counted row, which is added to its loss
     /// and keeps logits from drifting (PaLM, arXiv:2204.02311, used 1e-4). The factor is not
     /// negative, and 0 if not set. A mean divides this term by the number of counted rows, whatever
-    /// their weights; in [`Loss::per_row`] the term is scaled so that the rows still sum to the
-    /// loss times the total weight.
+    /// their weights; in [`Loss::per_row`](crate::Loss::per_row) the term is scaled so that the
+    /// rows still sum to the loss times the total weight.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits};
@@ -270,7 +270,8 @@ impl CrossEntropy {
 
     /// Sets one factor for each row, which multiplies the gradient of that row beside
     /// [`CrossEntropy::upstream_gradient`]: the gradient of a later result with respect to
-    /// [`Loss::per_row`]. The factors are finite. They do not change the loss.
+    /// [`Loss::per_row`](crate::Loss::per_row). The factors are finite. They do not change the
+    /// loss.
     ///
     /// ```
     /// use logits::{CrossEntropy, Device, Logits, Reduction};

@@ -3,26 +3,10 @@
 use logits::{CrossEntropy, Device, Logits, Targets};
 
 use super::batches::{Batch, Batches};
-use super::outputs::{Filling, Outputs};
-use super::sum::SumOfRows;
+use super::outputs::{Filling, Outputs, Results};
 use crate::CliError;
 use crate::memory::resize;
 use crate::npy::{Float, Reader, Selection};
-
-/// Sums over the batches so far, that of the losses times their factor.
-#[derive(Default)]
-pub(super) struct Results<S> {
-    pub(super) losses: SumOfRows<S>,
-    pub(super) correct: u64,
-    pub(super) correct_in_top_k: u64,
-    pub(super) fell_back: Option<String>,
-}
-
-impl<S> Results<S> {
-    pub(super) fn note(&mut self, fell_back: Option<String>) {
-        self.fell_back = self.fell_back.take().or(fell_back);
-    }
-}
 
 /// The memory of a batch.
 #[derive(Default)]

@@ -17,9 +17,9 @@ use crate::npy::{Float, Reader};
 use crate::stdio::{self, json_number, progress};
 use crate::{CliError, Common, output};
 use batches::Batches;
-use evaluate::{Buffers, Evaluation, Results};
+use evaluate::{Buffers, Evaluation};
 use inputs::{Totals, read_weight, survey_targets};
-use outputs::{OutputFiles, Outputs};
+use outputs::{OutputFiles, Outputs, Results};
 use sum::SumOfRows;
 
 const RESULTS: &str = "\

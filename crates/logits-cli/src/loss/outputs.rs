@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use logits::{CrossEntropy, Device, Logits, LogitsMut, Shape, Targets};
 
 use super::batches::row_shape;
-use super::evaluate::Results;
+use super::sum::SumOfRows;
 use crate::CliError;
 use crate::memory::resize;
 use crate::npy::{Float, Selection, Writer};
@@ -56,6 +56,21 @@ impl OutputFiles {
             per_row: writer(per_row, &row_shape(shape))?,
             entropy: writer(entropy, &row_shape(shape))?,
         })
+    }
+}
+
+/// Sums over the batches so far, that of the losses times their factor.
+#[derive(Default)]
+pub(super) struct Results<S> {
+    pub(super) losses: SumOfRows<S>,
+    pub(super) correct: u64,
+    pub(super) correct_in_top_k: u64,
+    pub(super) fell_back: Option<String>,
+}
+
+impl<S> Results<S> {
+    pub(super) fn note(&mut self, fell_back: Option<String>) {
+        self.fell_back = self.fell_back.take().or(fell_back);
     }
 }
 
