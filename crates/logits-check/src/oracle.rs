@@ -277,6 +277,8 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
             let rest = if u == 0.0 { 0.0 } else { gamma * u.powf(gamma - 1.0) * p_times_l };
             focal_slope = u.powf(gamma) + rest;
         }
+        // Bounds are relative to the labels that a focal loss has not made small.
+        let label_scale = q.iter().sum::<f64>() * (1.0 + terms.focal_gamma);
         let q: Vec<f64> = q.into_iter().map(|q| q * focal_slope).collect();
         loss += z_loss * log_sum_exp * log_sum_exp;
         let factor =
@@ -296,7 +298,7 @@ pub fn cross_entropy(rows: &[Vec<f64>], labels: &[Labels<'_>], terms: &Terms<'_>
         let steepest = slope.iter().fold(0.0_f64, |a, &b| a.max(b.abs()));
         result
             .scale
-            .push((factor * (label_sum + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
+            .push((factor * (label_scale + (2.0 * z_loss * log_sum_exp).abs()) * steepest).abs());
         result.loss += loss;
         result.per_row.push(loss);
     }
