@@ -478,7 +478,8 @@ impl Device {
     ///
     /// ```
     /// use logits::{Device, Logits};
-    /// let x = Logits::new(&[0.0_f32, 3.0_f32.ln()], [1, 2])?; // p = 0.25, 0.75
+    /// let logits = [0.0_f32, 3.0_f32.ln()]; // p = 0.25, 0.75
+    /// let x = Logits::new(&logits, [1, 2])?;
     /// let dx = Device::cpu().entropy_backward(x, &[1.0]).to_vec()?.values;
     /// let expected = 0.25 * 0.75 * 3.0_f32.ln();
     /// assert!((dx[0] - expected).abs() < 1e-6 && (dx[1] + expected).abs() < 1e-6);
