@@ -86,7 +86,7 @@ fn add_segment_to_side_sums(
 ) {
     let d = distance_below(maximum, (*state).maximum);
     if factor < LEAST_NORMAL && d < FARTHEST && !is_bad(segment) {
-        // As in `entropy_term`, of all terms of the segment together.
+        // All terms of the segment together, by the formula of `entropy_term`.
         let root = exp_pair(0.5 * distance(maximum, (*state).maximum));
         let own = segment.below.x + sum_of_exponentials(segment) * (d + 1.0);
         let terms = root * opaque(root * own) - sum;

@@ -7,7 +7,7 @@ use crate::plan::tuning::Tuning;
 const MAX_ONLINE_CLASSES: u64 = 131_072;
 /// The number of values that a thread of a short row takes; a row of more gets more threads.
 const FEW_VALUES: u64 = 16;
-/// The same number where values take much arithmetic.
+/// The number of values that a thread takes where each value takes much arithmetic.
 const HEAVY_VALUES: u64 = 8;
 /// About the smallest number of bytes that memory moves at once.
 const LINE_BYTES: u64 = 128;

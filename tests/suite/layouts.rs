@@ -1,4 +1,4 @@
-//! The same rows have the same results in any type and layout, and by any way to call.
+//! Equal rows have equal results in any type and layout, and by any way to call.
 
 use logits::half::{bf16, f16};
 use logits::{

@@ -167,7 +167,7 @@ pub struct Inputs<'a, T> {
     pub options: &'a Options,
     /// The targets of a loss.
     pub targets: Targets<'a>,
-    /// The same row by row.
+    /// The target of each row, in float64.
     pub label: &'a dyn Fn(usize) -> Label,
     /// The gradient with respect to the result of the forward, which a backward starts from.
     pub upstream: &'a [T],

@@ -14,7 +14,7 @@ pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [R::W; ROWS] {
     for row in 0..rows.count() {
         let value = lse.total(row);
         values[row] = R::W::of(if !stats.is_regular(row) {
-            // As in PyTorch: -inf for a row of nothing but -inf, +inf for a row with a +inf, NaN
+            // PyTorch has -inf for a row of nothing but -inf, +inf for a row with a +inf, and NaN
             // for a row with a NaN.
             if rows.find_where(row, |x| !x.is_number()).is_some() {
                 f64::NAN

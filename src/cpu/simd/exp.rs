@@ -17,7 +17,7 @@ const LOWEST: f32 = -105.0;
 const FAR: f32 = 220.0;
 /// 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
-/// The same for f64: 1.5 * 2^52.
+/// The rounding constant of f64: 1.5 * 2^52.
 const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 /// ln 2 in two parts; the first has 9 bits, so that its product with the exponent is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;

@@ -4,8 +4,8 @@ use logits::{DType, Device, Operation, PassWork, StepBuffers};
 
 use super::{engines, logits, new_engines};
 
-/// As many passes as dispatches, where one binding holds the batch and where it does not, and the
-/// kernels of the table that says so.
+/// A plan has one pass for each dispatch, where one binding holds the batch and where it does not,
+/// and the kernels of the table that says so.
 #[test]
 fn a_plan_has_the_passes_that_a_step_records() {
     let small = |limits: &mut logits::wgpu::Limits| {

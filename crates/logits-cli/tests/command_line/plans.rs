@@ -62,7 +62,7 @@ fn what_is_not_given_has_a_default() {
     let found = json(&["100x10"]);
     assert_eq!((&found["op"], &found["dtype"]), (&"softmax".into(), &"f32".into()));
     assert_eq!(found["device"], Device::new().name());
-    // As many classes as there are.
+    // Top-k finds no more classes than a row has.
     assert_eq!(json(&["100x3", "--op", "top_k", "--device", "cpu"])["bytes_needed"], 3600);
     let double = json(&["100x10", "--dtype", "f64", "--device", "cpu"]);
     assert_eq!(double["bytes_moved"], 16_000);
