@@ -80,6 +80,8 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
                 || options.softcap.is_some_and(|cap| cap <= 0.0)
                 || options.logit_scale == 0.0
                 || (is_soft && options.ignored.len() > 1)
+                || options.focal_gamma < 0.0
+                || (options.focal_gamma > 0.0 && (is_soft || options.label_smoothing > 0.0))
                 || (!is_soft && targets.iter().any(|&target| target >= classes as i64));
             assert!(is_bad, "{error}: {options:?}");
             assert!(
@@ -121,7 +123,8 @@ fn check<T: Element>(u: &mut Unstructured<'_>, narrow: fn(f64) -> T) -> Result<(
             continue;
         }
         let what = format!("row {row} of {shape:?}, {}, soft {is_soft}", options.brief());
-        let error = 1e-6 * wanted.per_row[row].abs();
+        // A focal loss multiplies the error of the exponent of its power.
+        let error = 1e-6 * (1.0 + f64::from(options.focal_gamma)) * wanted.per_row[row].abs();
         if options.reduction == Reduction::None {
             assert_near(out.per_row[row], wanted.per_row[row], error, &what);
         }
