@@ -1,11 +1,15 @@
-//! exp of f32, within one unit in the last place, and of f64.
+//! exp of f32, to about 3e-7, and of f64, relative to a power of two.
 //!
-//! The argument is reduced with ln 2 in two parts (Cody and Waite, Software Manual for the
-//! Elementary Functions, 1980), and a polynomial, of degree 6 for f32, approximates the rest. The
-//! exponentials of an f32 row are relative to a power of two near the largest: it enters after the
-//! reduction, whereas subtracting the maximum from a logit before it would round. Where the maximum
-//! is beyond [`FAR`], the difference is exact wherever its exponential is not 0, and the maximum is
-//! subtracted, as it always is in f64. `shaders/shared/math.wgsl` is the twin.
+//! The argument is reduced with ln 2, in one step where multiply-add rounds once and in two parts
+//! elsewhere (Cody and Waite, Software Manual for the Elementary Functions, 1980), and a
+//! polynomial, of degree 5 for f32, approximates the rest. The exponentials of a row are relative
+//! to a power of two, which enters after the reduction, whereas subtracting the maximum from a
+//! logit before it would round. That power is the same for all rows whose maximum is within
+//! [`Exp::FIXED_RANGE`], the fixed base: most rows, whose exponentials can be computed before their
+//! maxima are known. Any other row has a power of two near its own largest exponential. Where the
+//! maximum is beyond [`FAR`], the difference is exact wherever its exponential is not 0, and the
+//! maximum is subtracted, as in any f64 row without the fixed base. `shaders/shared/math.wgsl` is
+//! the twin of the exponentials that are relative to the maximum.
 
 use super::isa::Isa;
 use super::vector::{LANES, Lane, Real, Vector};
@@ -25,8 +29,13 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 /// ln 2 in two parts for f64; the first has 32 bits.
 const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
-/// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (3.2e-9) over |r| <= ln 2 / 2.
-const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
+/// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (1.05e-7) over |r| <= ln 2 / 2.
+const Q: [f32; 4] = [0.499_992_3, 0.166_671_14, 0.041_890_21, 0.008_312_577];
+/// The same of degree 6 (3.2e-9), for single values.
+const Q_ONE: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
+/// Exponentials relative to the fixed base are 2^FIXED times as large as they are.
+const FIXED: i32 = 60;
+const FIXED_F64: i32 = 500;
 /// The exponent base is this many powers of two below the largest exponential, so that small
 /// exponentials are not subnormal: exp(-105), with half a power of two for rounding `n`, is 2^-152.
 /// The factors that exponentials are multiplied by in the end make up for it.
@@ -38,10 +47,12 @@ const NOTHING: i32 = -127 - EXCESS;
 const NOTHING_F64: i32 = -1023 - EXCESS_F64;
 
 /// The exponent base of a row, which the exponentials of its logits are relative to.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(in crate::cpu) struct ExpBase<W> {
     /// The offset that is subtracted from logits.
     pub(in crate::cpu) offset: W,
+    /// The offset that is subtracted from transformed logits, which are f64.
+    pub(in crate::cpu) wide_offset: f64,
     /// The number that is added to (x - offset) * log2(e), to round it to an integer and to get the
     /// biased exponent of the stored power of two in the low bits.
     pub(in crate::cpu) rounding_bias: W,
@@ -56,50 +67,56 @@ pub(in crate::cpu) trait Exp: Real {
     const LOG2_E: Self;
     /// ln 2 in two parts, each negative.
     const LN2: [Self; 2];
+    /// Minus ln 2 for a reduction in one step; `None` where its rounding would be too large.
+    const LN2_WHOLE: Option<Self>;
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
-    /// About the stored exponential of a row's largest logit: so large that those of small logits
-    /// stay normal.
-    const LARGEST: f64;
     const MIN_NORMAL: f64;
+    /// A power of two whose inverse is a normal number too, below which no finite factor of an
+    /// exponential needs to be split.
+    const SPLIT: f64;
+    /// The base of rows whose largest logit is within `FIXED_RANGE`: the stored exponential of y is
+    /// exp(y) times a power of two. The largest of a row is at least 2^26 for f32, so that those of
+    /// small logits stay normal, and so small that a sum of 4,096 is finite.
+    const FIXED_BASE: ExpBase<Self>;
+    const FIXED_RANGE: [Self; 2];
+    /// A row whose sum, relative to the fixed base, is at least the first times its classes has a
+    /// maximum above the low end of `FIXED_RANGE`; where the sum is at most the second, it is below
+    /// the high end.
+    const FIXED_SUMS: [f64; 2];
+    /// A logit above `FIXED_RANGE` whose exponential relative to the fixed base is finite.
+    const FIXED_LIMIT: Self;
     /// Returns the exponent base of a row whose largest logit is `max`.
-    fn exp_base(max: Self) -> ExpBase<Self>;
-    /// Returns the exponent bases of sixteen rows, and apart from them each `log_base`, in f64.
     #[inline(always)]
-    fn exp_bases<I: Isa>(_: I, max: &[Self; LANES]) -> (ExpBase<[Self; LANES]>, [f64; LANES]) {
-        exp_bases_one_by_one(max)
+    fn exp_base(max: Self) -> ExpBase<Self> {
+        let [low, high] = Self::FIXED_RANGE;
+        if max >= low && max <= high { Self::FIXED_BASE } else { Self::own_base(max) }
     }
+    /// Returns a base near the exponential of `max`: the stored exponential of `max` is about 2^26
+    /// for f32.
+    fn own_base(max: Self) -> ExpBase<Self>;
+    /// Returns the exponential of `difference`, relative to `base`, whose offset is left out.
+    fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<Self::V<I>>) -> Self::V<I>;
     /// Returns exp(difference).
     fn exp_wide(difference: f64) -> Self;
 }
 
-/// Returns the exponent bases of sixteen rows, computed one after the other.
-#[inline(never)]
-fn exp_bases_one_by_one<W: Exp>(max: &[W; LANES]) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
-    let (mut bases, mut log_bases) = (ExpBase::<[W; LANES]>::default(), [0.0; LANES]);
-    for lane in 0..LANES {
-        let ExpBase { offset, rounding_bias, underflow, log_base } = W::exp_base(max[lane]);
-        (bases.offset[lane], bases.rounding_bias[lane], bases.underflow[lane]) =
-            (offset, rounding_bias, underflow);
-        log_bases[lane] = log_base;
-    }
-    (bases, log_bases)
-}
-
-/// Returns exp(x - log_base) of `N` values or vectors, NaN for NaN. All of them take each step
-/// together, so that their steps overlap:
+/// Returns exp(x + low - log_base) of `N` values or vectors, NaN for NaN; `low` is the rounding
+/// error of the first x, and 0 where it is `None`. All of them take each step together, so that
+/// their steps overlap:
 ///
 /// ```text
 /// d = max(x - offset, underflow)
 /// shifted = d * log2(e) + rounding_bias       // the biased exponent of 2^n is in its low bits
 /// n = shifted - rounding_bias                 // round(d * log2(e))
-/// r = (d - n * LN2_HIGH) - n * LN2_LOW        // |r| <= ln 2 / 2
+/// r = d - n * LN2 + low                       // |r| <= ln 2 / 2
 /// exp = power(shifted) * (1 + r + r^2 * Q(r))
 /// ```
 #[inline(always)]
 pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
     all: impl Fn(W) -> V,
     x: [V; N],
+    low: Option<V>,
     bases: [&ExpBase<V>; N],
 ) -> [V; N] {
     macro_rules! each {
@@ -114,9 +131,19 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
     let d = each!(k => (x[k] - bases[k].offset).at_least(bases[k].underflow));
     let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), bases[k].rounding_bias));
     let n = each!(k => shifted[k] - bases[k].rounding_bias);
-    // The product n * LN2_HIGH is exact, and so is this difference.
-    let high = each!(k => n[k].mul_add(all(W::LN2[0]), d[k]));
-    let r = each!(k => n[k].mul_add(all(W::LN2[1]), high[k]));
+    // In two steps the product n * LN2_HIGH is exact, and so is its difference from d.
+    let high = match W::LN2_WHOLE {
+        Some(_) if V::IS_FUSED => d,
+        _ => each!(k => n[k].mul_add(all(W::LN2[0]), d[k])),
+    };
+    let mut low_part = each!(k => n[k] * all(W::LN2[1]));
+    let mut r = match W::LN2_WHOLE {
+        Some(ln2) if V::IS_FUSED => each!(k => n[k].mul_add(all(ln2), d[k])),
+        _ => each!(k => n[k].mul_add(all(W::LN2[1]), high[k])),
+    };
+    if let Some(low) = low {
+        (r[0], low_part[0]) = (r[0] + low, low_part[0] + low);
+    }
     let mut q = each!(k => r[k].mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1])));
     for &term in &W::POLYNOMIAL[2..] {
         q = each!(k => q[k].mul_add(r[k], all(term)));
@@ -126,7 +153,7 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
         each!(k => q[k].mul_add(r[k], all(W::ONE)))
     } else {
         // The small terms are added first, so that only the last two additions round leading bits.
-        let small = each!(k => q[k] * (r[k] * r[k]) + n[k] * all(W::LN2[1]));
+        let small = each!(k => q[k] * (r[k] * r[k]) + low_part[k]);
         each!(k => all(W::ONE) + (high[k] + small[k]))
     };
     each!(k => power[k] * shifted[k].power())
@@ -135,12 +162,23 @@ pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
 impl Exp for f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2: [f32; 2] = [-LN2_HIGH, -LN2_LOW];
-    const POLYNOMIAL: &[f32] = &[Q[4], Q[3], Q[2], Q[1], Q[0]];
-    const LARGEST: f64 = (1_u64 << EXCESS) as f64;
+    const LN2_WHOLE: Option<f32> = Some(-std::f32::consts::LN_2);
+    const POLYNOMIAL: &[f32] = &[Q[3], Q[2], Q[1], Q[0]];
     const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
+    const SPLIT: f64 = (1_u128 << 126) as f64;
+    const FIXED_BASE: ExpBase<f32> = ExpBase {
+        offset: 0.0,
+        wide_offset: 0.0,
+        rounding_bias: ROUND + (127 + FIXED) as f32,
+        underflow: (-127 - FIXED) as f32 * std::f32::consts::LN_2,
+        log_base: -(FIXED as f64) * std::f64::consts::LN_2,
+    };
+    const FIXED_RANGE: [f32; 2] = [-23.5, 38.0];
+    const FIXED_SUMS: [f64; 2] = [7.2e7, 3.6e34];
+    const FIXED_LIMIT: f32 = 46.0;
 
     #[inline(always)]
-    fn exp_base(max: f32) -> ExpBase<f32> {
+    fn own_base(max: f32) -> ExpBase<f32> {
         let is_far = max.abs() >= FAR && max.is_finite();
         let (offset, near) = if is_far { (max, 0.0) } else { (0.0, max) };
         // Any base will do for infinities and NaN, as long as the exponential of -inf is 0.
@@ -149,26 +187,14 @@ impl Exp for f32 {
         let log_base =
             f64::from(offset) + (f64::from(n) - f64::from(EXCESS)) * std::f64::consts::LN_2;
         let underflow = (n + NOTHING as f32) * std::f32::consts::LN_2;
-        ExpBase { offset, rounding_bias: (ROUND - NOTHING as f32) - n, underflow, log_base }
+        let rounding_bias = (ROUND - NOTHING as f32) - n;
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_base }
     }
 
     #[inline(always)]
-    fn exp_bases<I: Isa>(isa: I, max: &[f32; LANES]) -> (ExpBase<[f32; LANES]>, [f64; LANES]) {
-        let all = |value| I::F32::splat(isa, value);
-        let near = I::F32::load(isa, max);
-        if near.larger(all(0.0) - near).largest() < FAR {
-            // The steps are those of `exp_base`, with the same rounding.
-            let n = (near * all(std::f32::consts::LOG2_E) + all(ROUND)) - all(ROUND);
-            let underflow = ((n + all(NOTHING as f32)) * all(std::f32::consts::LN_2)).array();
-            let rounding_bias = (all(ROUND - NOTHING as f32) - n).array();
-            let all = |value| I::F64::splat(isa, value);
-            let log_bases = (n.wide(isa) - all(f64::from(EXCESS))) * all(std::f64::consts::LN_2);
-            return (
-                ExpBase { offset: [0.0; LANES], rounding_bias, underflow, log_base: 0.0 },
-                log_bases.array(),
-            );
-        }
-        exp_bases_one_by_one(max)
+    fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<I::F32>) -> I::F32 {
+        let x = I::F32::of_wide(isa, difference);
+        I::F32::exp_pair(isa, x, I::F32::of_wide(isa, difference - x.wide(isa)), base)
     }
 
     #[inline(always)]
@@ -182,25 +208,56 @@ impl Exp for f32 {
 impl Exp for f64 {
     const LOG2_E: f64 = std::f64::consts::LOG2_E;
     const LN2: [f64; 2] = [-LN2_HIGH_F64, -LN2_LOW_F64];
+    const LN2_WHOLE: Option<f64> = None;
     const POLYNOMIAL: &[f64] = &[
         SERIES[11], SERIES[10], SERIES[9], SERIES[8], SERIES[7], SERIES[6], SERIES[5], SERIES[4],
         SERIES[3], SERIES[2], SERIES[1], SERIES[0],
     ];
-    const LARGEST: f64 = (1_u64 << EXCESS_F64) as f64;
     const MIN_NORMAL: f64 = f64::MIN_POSITIVE;
+    const SPLIT: f64 = f64::from_bits((1023 + 1022) << 52);
+    const FIXED_BASE: ExpBase<f64> = ExpBase {
+        offset: 0.0,
+        wide_offset: 0.0,
+        rounding_bias: ROUND_F64 + (1023 + FIXED_F64) as f64,
+        underflow: (-1023 - FIXED_F64) as f64 * std::f64::consts::LN_2,
+        log_base: -(FIXED_F64 as f64) * std::f64::consts::LN_2,
+    };
+    const FIXED_RANGE: [f64; 2] = [-300.0, 340.0];
+    const FIXED_SUMS: [f64; 2] = [1.7e20, 1.4e298];
+    const FIXED_LIMIT: f64 = 350.0;
 
     #[inline(always)]
-    fn exp_base(max: f64) -> ExpBase<f64> {
+    fn own_base(max: f64) -> ExpBase<f64> {
         let offset = if max.is_finite() { max } else { 0.0 };
         let log_base = offset - f64::from(EXCESS_F64) * std::f64::consts::LN_2;
         let underflow = f64::from(NOTHING_F64) * std::f64::consts::LN_2;
-        ExpBase { offset, rounding_bias: ROUND_F64 - f64::from(NOTHING_F64), underflow, log_base }
+        let rounding_bias = ROUND_F64 - f64::from(NOTHING_F64);
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_base }
+    }
+
+    #[inline(always)]
+    fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<I::F64>) -> I::F64 {
+        I::F64::exp_pair(isa, difference, I::F64::splat(isa, 0.0), base)
     }
 
     #[inline(always)]
     fn exp_wide(difference: f64) -> f64 {
         exp(difference)
     }
+}
+
+/// Returns exp(d) of lanes up to 700 in f64, 0 below -708.
+#[inline(always)]
+pub(in crate::cpu) fn exp_lanes<I: Isa>(isa: I, d: I::F64) -> I::F64 {
+    let all = |value| I::F64::splat(isa, value);
+    let base = ExpBase {
+        offset: all(0.0),
+        wide_offset: 0.0,
+        rounding_bias: all(ROUND_F64 + 1023.0),
+        underflow: all(-1023.0 * std::f64::consts::LN_2),
+        log_base: 0.0,
+    };
+    I::F64::exp(isa, [d], [&base])[0]
 }
 
 /// Returns log(1 + u) for `u` >= 0, in f64, within a few units in the last place: k ln 2 + 2
@@ -235,7 +292,7 @@ fn exp_pair(d: f32, lost: f32) -> f32 {
     let shifted = d * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (d - n * LN2_HIGH) - n * LN2_LOW + lost;
-    let q = (((Q[4] * r + Q[3]) * r + Q[2]) * r + Q[1]) * r + Q[0];
+    let q = (((Q_ONE[4] * r + Q_ONE[3]) * r + Q_ONE[2]) * r + Q_ONE[1]) * r + Q_ONE[0];
     let power = 1.0 + (r + r * r * q);
     // 2^n is multiplied in two factors, because 2^-151 is not an f32.
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
@@ -308,10 +365,11 @@ mod tests {
     /// Returns the worst error of exp over the f32 with the given bits, in units in the last place.
     #[inline(always)]
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
-        let ExpBase { offset, rounding_bias, underflow, log_base } = f32::exp_base(0.0);
+        let ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = f32::own_base(0.0);
         let all = |value| I::F32::splat(isa, value);
         let bases = ExpBase {
             offset: all(offset),
+            wide_offset,
             rounding_bias: all(rounding_bias),
             underflow: all(underflow),
             log_base,

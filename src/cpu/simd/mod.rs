@@ -27,7 +27,7 @@ mod native;
 mod portable;
 mod vector;
 
-pub(super) use exp::{Exp, ExpBase, exp, log1p, tanh};
+pub(super) use exp::{Exp, ExpBase, exp, exp_lanes, log1p, tanh};
 pub(super) use isa::Isa;
 #[cfg(test)]
 pub(super) use level::available;

@@ -84,6 +84,11 @@ macro_rules! shared {
         }
 
         #[inline(always)]
+        fn at_most(self, high: Self) -> Self {
+            high.min(self)
+        }
+
+        #[inline(always)]
         fn power(self) -> Self {
             let bits: $bits<S> = self.bitcast();
             (bits << $shift).bitcast()
@@ -100,6 +105,35 @@ impl<S: Simd> Lane for f32x16<S> {
 
 impl<S: Simd> Lane for f64x8<S> {
     shared!(f64, u64x8, 52);
+}
+
+/// Sixteen times all bits, then sixteen times none: the elements from `16 - count` on select the
+/// first `count` lanes.
+const FIRST: [u32; 2 * LANES] = {
+    let mut bits = [0; 2 * LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        bits[lane] = u32::MAX;
+        lane += 1;
+    }
+    bits
+};
+const FIRST_WIDE: [u64; 2 * LANES] = {
+    let mut bits = [0; 2 * LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        bits[lane] = u64::MAX;
+        lane += 1;
+    }
+    bits
+};
+
+#[inline(always)]
+fn first_bits<B>(bits: &[B; 2 * LANES], count: usize) -> &[B; LANES] {
+    match bits[LANES - count.min(LANES)..].first_chunk() {
+        Some(bits) => bits,
+        None => unreachable!("sixteen of thirty-two"),
+    }
 }
 
 /// Whether max(a, b) is the second operand where either is NaN, as on x86.
@@ -158,6 +192,31 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
         let (a, b) = SimdWiden::widen(self);
         Pair(a, b)
     }
+
+    #[inline(always)]
+    fn of_wide(simd: S, wide: Pair<S>) -> Self {
+        let mut out = [0.0; LANES];
+        for (out, wide) in out.iter_mut().zip(wide.array()) {
+            *out = wide as f32;
+        }
+        Self::load_array_ref(simd, &out)
+    }
+
+    #[inline(always)]
+    fn first_lanes(self, simd: S, count: usize, otherwise: Self) -> Self {
+        let first = u32x16::load_array_ref(simd, first_bits(&FIRST, count));
+        let (bits, otherwise): (u32x16<S>, u32x16<S>) = (self.bitcast(), otherwise.bitcast());
+        ((bits & first) | (otherwise & !first)).bitcast()
+    }
+
+    #[inline(always)]
+    fn spread(simd: S, values: &[f32; LANES], places: &[u8; LANES]) -> Self {
+        let mut out = [0.0; LANES];
+        for (out, &place) in out.iter_mut().zip(places) {
+            *out = values[usize::from(place) % LANES];
+        }
+        Self::load_array_ref(simd, &out)
+    }
 }
 
 macro_rules! both {
@@ -172,7 +231,7 @@ macro_rules! both {
         }
     )*};
 }
-both!(Add add, Sub sub, Mul mul);
+both!(Add add, Sub sub, Mul mul, Div div);
 
 impl<S: Simd> Lane for Pair<S> {
     const IS_FUSED: bool = IS_FUSED;
@@ -185,6 +244,11 @@ impl<S: Simd> Lane for Pair<S> {
     #[inline(always)]
     fn at_least(self, low: Self) -> Self {
         Self(self.0.at_least(low.0), self.1.at_least(low.1))
+    }
+
+    #[inline(always)]
+    fn at_most(self, high: Self) -> Self {
+        Self(self.0.at_most(high.0), self.1.at_most(high.1))
     }
 
     #[inline(always)]
@@ -244,6 +308,31 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     #[inline(always)]
     fn wide(self, _: S) -> Self {
         self
+    }
+
+    #[inline(always)]
+    fn of_wide(_: S, wide: Self) -> Self {
+        wide
+    }
+
+    #[inline(always)]
+    fn first_lanes(self, simd: S, count: usize, otherwise: Self) -> Self {
+        let (low, high) = first_bits(&FIRST_WIDE, count).split_at(LANES / 2);
+        let select = |x: f64x8<S>, otherwise: f64x8<S>, bits: &[u64]| {
+            let (x, otherwise): (u64x8<S>, u64x8<S>) = (x.bitcast(), otherwise.bitcast());
+            let first = u64x8::from_slice(simd, bits);
+            ((x & first) | (otherwise & !first)).bitcast()
+        };
+        Self(select(self.0, otherwise.0, low), select(self.1, otherwise.1, high))
+    }
+
+    #[inline(always)]
+    fn spread(simd: S, values: &[f64; LANES], places: &[u8; LANES]) -> Self {
+        let mut out = [0.0; LANES];
+        for (out, &place) in out.iter_mut().zip(places) {
+            *out = values[usize::from(place) % LANES];
+        }
+        <Self as Vector<S>>::load(simd, &out)
     }
 }
 

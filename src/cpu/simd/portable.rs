@@ -76,6 +76,11 @@ macro_rules! arrays {
             }
 
             #[inline(always)]
+            fn at_most(self, high: Self) -> Self {
+                if self > high { high } else { self }
+            }
+
+            #[inline(always)]
             fn power(self) -> Self {
                 Self::from_bits(self.to_bits() << $shift)
             }
@@ -141,6 +146,21 @@ macro_rules! arrays {
                 each(|lane| self.0[lane].into())
             }
 
+            #[inline(always)]
+            fn of_wide(_: Portable, wide: Array<f64>) -> Self {
+                each(|lane| wide.0[lane] as $ty)
+            }
+
+            #[inline(always)]
+            fn first_lanes(self, _: Portable, count: usize, otherwise: Self) -> Self {
+                each(|lane| if lane < count { self.0[lane] } else { otherwise.0[lane] })
+            }
+
+            #[inline(always)]
+            fn spread(_: Portable, values: &[$ty; LANES], places: &[u8; LANES]) -> Self {
+                each(|lane| values[usize::from(places[lane]) % LANES])
+            }
+
             // Each lane goes through all steps in turn, a loop that compilers can vectorize.
             #[inline(always)]
             fn exp<const N: usize>(
@@ -151,23 +171,38 @@ macro_rules! arrays {
                 let mut out = x;
                 for (out, base) in out.iter_mut().zip(bases) {
                     *out = each(|lane| {
-                        let ExpBase { offset, rounding_bias, underflow, log_base } = base;
-                        let base = ExpBase {
-                            offset: offset.0[lane],
-                            rounding_bias: rounding_bias.0[lane],
-                            underflow: underflow.0[lane],
-                            log_base: *log_base,
-                        };
-                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], [&base])[0]
+                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], None, [&base.lane(lane)])[0]
                     });
                 }
                 out
+            }
+
+            #[inline(always)]
+            fn exp_pair(_: Portable, x: Self, low: Self, base: &ExpBase<Self>) -> Self {
+                each(|lane| {
+                    let base = base.lane(lane);
+                    exp_of::<$ty, $ty, 1>(|value| value, [x.0[lane]], Some(low.0[lane]), [&base])[0]
+                })
             }
         }
     };
 }
 arrays!(f32, u32, 23);
 arrays!(f64, u64, 52);
+
+impl<W: Copy> ExpBase<Array<W>> {
+    #[inline(always)]
+    fn lane(&self, lane: usize) -> ExpBase<W> {
+        let Self { offset, wide_offset, rounding_bias, underflow, log_base } = self;
+        ExpBase {
+            offset: offset.0[lane],
+            wide_offset: *wide_offset,
+            rounding_bias: rounding_bias.0[lane],
+            underflow: underflow.0[lane],
+            log_base: *log_base,
+        }
+    }
+}
 
 macro_rules! operators {
     ($($trait:ident $method:ident),*) => {$(
@@ -181,7 +216,7 @@ macro_rules! operators {
         }
     )*};
 }
-operators!(Add add, Sub sub, Mul mul);
+operators!(Add add, Sub sub, Mul mul, Div div);
 
 impl<W: Copy + Default + Lane> Lane for Array<W> {
     const IS_FUSED: bool = false;
@@ -194,6 +229,11 @@ impl<W: Copy + Default + Lane> Lane for Array<W> {
     #[inline(always)]
     fn at_least(self, low: Self) -> Self {
         each(|lane| self.0[lane].at_least(low.0[lane]))
+    }
+
+    #[inline(always)]
+    fn at_most(self, high: Self) -> Self {
+        each(|lane| self.0[lane].at_most(high.0[lane]))
     }
 
     #[inline(always)]

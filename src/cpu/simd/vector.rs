@@ -1,6 +1,6 @@
 //! Vectors of sixteen lanes, of the two types that rows are computed in: f32 and f64.
 
-use std::ops::{Add, Mul, Sub};
+use std::ops::{Add, Div, Mul, Sub};
 use std::sync::Mutex;
 
 use super::exp::{Exp, ExpBase, exp_of};
@@ -35,9 +35,6 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
-    /// Sixteen zeros, then sixteen ones: the sixteen elements from `LAST[n]` on are weights, 1 for
-    /// the last `n` lanes of a vector and 0 for the others.
-    const LAST: [Self; 2 * LANES];
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
     /// Returns the memory that is set aside for rows of this type; `None` where it is for the other
@@ -53,15 +50,6 @@ macro_rules! real {
             const ONE: Self = 1.0;
             const NAN: Self = $ty::NAN;
             const NEG_INFINITY: Self = $ty::NEG_INFINITY;
-            const LAST: [Self; 2 * LANES] = {
-                let mut weights = [0.0; 2 * LANES];
-                let mut lane = LANES;
-                while lane < 2 * LANES {
-                    weights[lane] = 1.0;
-                    lane += 1;
-                }
-                weights
-            };
 
             #[inline(always)]
             fn of(value: f64) -> Self {
@@ -84,7 +72,7 @@ real!(f64, F64, Double);
 
 /// The arithmetic of exponentials, on one value or on a vector.
 pub(in crate::cpu) trait Lane:
-    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
     /// Whether [`Lane::mul_add`] rounds once.
     const IS_FUSED: bool;
@@ -92,6 +80,8 @@ pub(in crate::cpu) trait Lane:
     fn mul_add(self, b: Self, c: Self) -> Self;
     /// Returns the larger of self and `low`; NaN where self is NaN.
     fn at_least(self, low: Self) -> Self;
+    /// Returns the smaller of self and `high`; NaN where self is NaN.
+    fn at_most(self, high: Self) -> Self;
     /// Returns the power of two whose biased exponent is in the lowest bits of self.
     fn power(self) -> Self;
 }
@@ -113,7 +103,14 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn interleave(self, other: Self) -> (Self, Self);
     /// Returns the even lanes of two vectors, one vector after the other, and the odd lanes.
     fn deinterleave(self, other: Self) -> (Self, Self);
+    /// Returns the lanes in f64.
     fn wide(self, isa: I) -> I::F64;
+    /// Returns lanes of f64 rounded to this type.
+    fn of_wide(isa: I, wide: I::F64) -> Self;
+    /// Returns the first `count` lanes of self, and those of `otherwise` after them.
+    fn first_lanes(self, isa: I, count: usize, otherwise: Self) -> Self;
+    /// Returns `values[places[lane]]` in each lane. Places are below sixteen.
+    fn spread(isa: I, values: &[Self::W; LANES], places: &[u8; LANES]) -> Self;
 
     /// Returns the sum of all lanes, added as a tree.
     #[inline(always)]
@@ -144,7 +141,21 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
             #[inline(always)]
             |value| Self::splat(isa, value),
             x,
+            None,
             bases,
         )
+    }
+
+    /// Returns exp(x + low - log_base) of a vector, NaN for NaN; `low` is the rounding error of
+    /// `x`.
+    #[inline(always)]
+    fn exp_pair(isa: I, x: Self, low: Self, base: &ExpBase<Self>) -> Self {
+        exp_of::<Self::W, Self, 1>(
+            #[inline(always)]
+            |value| Self::splat(isa, value),
+            [x],
+            Some(low),
+            [base],
+        )[0]
     }
 }
