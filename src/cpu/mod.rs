@@ -5,8 +5,8 @@
 //! 1. `run.rs` splits it into tasks for the threads (`threads.rs`).
 //! 2. `dispatch.rs` selects the code by type, logit transform (`transform.rs`), layout and
 //!    instruction set (`simd/`).
-//! 3. `groups.rs` takes contiguous rows, up to 32 at a time; `strided.rs` gathers strided rows.
-//!    Both compute in memory from `scratch.rs`; `lines.rs` writes results past the caches.
+//! 3. `groups.rs` takes contiguous rows, up to 32 short ones or one long one at a time;
+//!    `strided.rs` gathers strided rows. Both compute in memory from `scratch.rs`.
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of the rows, which `ops/` uses.
 //!
@@ -17,7 +17,6 @@
 
 mod dispatch;
 mod groups;
-mod lines;
 mod ops;
 mod plan;
 mod rows;
@@ -41,23 +40,26 @@ pub(crate) use threads::for_each;
 
 use crate::problem::operands::{LossCoefficients, RowTarget};
 use crate::problem::transform::Transform;
-use rows::ROWS;
 
-/// The operands of up to 32 rows: all that an operation is given beside their logits.
-struct RowOperands<'g, W> {
+/// The operands of up to `N` rows: all that an operation is given beside their logits.
+struct RowOperands<'g, W, const N: usize> {
     transform: Transform,
     coefficients: LossCoefficients<'g>,
-    targets: [RowTarget; ROWS],
+    targets: [RowTarget; N],
     /// The factor of the gradient of each row.
-    gradients: [f64; ROWS],
-    log_sum_exps: [W; ROWS],
+    gradients: [f64; N],
+    log_sum_exps: [W; N],
     classes: usize,
     /// The operand that has the shape of the rows, `[rows][classes]`: soft targets, or the upstream
-    /// gradient of a backward. Empty where the operation has none.
+    /// gradient of a backward. Empty where the operation has none. Short rows have room for a
+    /// vector beyond them.
     elementwise: &'g [W],
+    /// The weights of the classes, one row after the other for short rows. Empty where there are
+    /// none.
+    weights: &'g [W],
 }
 
-impl<W: Copy> RowOperands<'_, W> {
+impl<W: Copy, const N: usize> RowOperands<'_, W, N> {
     fn has_elementwise(&self) -> bool {
         !self.elementwise.is_empty()
     }

@@ -4,7 +4,7 @@
 //! [`class_loops`] lists the loops of each operation; a test compares the list with the loops
 //! that each operation makes, except `top_k` and `sample`.
 
-use super::groups::{RowKernel, rows_of_group};
+use super::groups::RowKernel;
 use super::ops::{ClassLoop, class_loops};
 use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
 use super::run::{Schedule, threads_for};
@@ -15,9 +15,9 @@ use crate::plan::{ExecutionPlan, KernelProblem, PassWork, PlannedPass};
 use crate::problem::operands::{Operands, RowTarget};
 use crate::{DType, Error, Shape};
 
-const ALONG_READ: &str = "src/cpu/rows/read.rs";
-const ALONG_WRITE: &str = "src/cpu/rows/write.rs";
-const ACROSS: &str = "src/cpu/rows/lanes_across_rows.rs";
+const LONG_READ: &str = "src/cpu/rows/read.rs";
+const LONG_WRITE: &str = "src/cpu/rows/write.rs";
+const FLAT: &str = "src/cpu/rows/flat.rs";
 const CONTIGUOUS: &str = "src/cpu/groups.rs";
 const STRIDED: &str = "src/cpu/strided.rs";
 
@@ -52,9 +52,9 @@ pub(crate) fn plan(
     let kernel = RowKernel::of(op, classes);
     let is_strided = inner > 1;
     let shares_rows = schedule.threads_share_rows && !is_strided;
-    let group = if kernel == RowKernel::Selection { 1 } else { rows_of_group(classes) };
+    let group = kernel.rows();
 
-    let pieces = if kernel == RowKernel::AcrossRows { 1 } else { pieces_of(classes) };
+    let pieces = if classes <= SHORT_ROW_CLASSES { 1 } else { pieces_of(classes) };
     let parts = if rows == 0 { 0 } else { tasks(shape, schedule) };
     let most = if shares_rows { parts * pieces } else { parts };
     let threads = threads_for(elements).min(most.max(1)) as u64;
@@ -63,10 +63,10 @@ pub(crate) fn plan(
     let is_cached = are_held(group.min(rows.max(1)) * classes, shares_rows);
     // Copies of rows are written and read again, of strided rows many at a time.
     let copied = match kernel {
-        RowKernel::AcrossRows => 2 * ROWS * classes,
         _ if is_strided => gathered_rows(classes, inner) * classes,
         RowKernel::Selection => classes,
-        _ if problem.operand_bytes > 0 => group * classes,
+        RowKernel::Flat if problem.operand_bytes > 0 => ROWS * classes,
+        _ if copies_operand(op, dtype) => classes,
         _ => 0,
     };
     let copies_are_cached = are_held(copied, false);
@@ -75,6 +75,7 @@ pub(crate) fn plan(
         is_short: classes <= SHORT_ROW_CLASSES,
         is_strided,
         is_cached,
+        copies_operand: classes <= SHORT_ROW_CLASSES || is_strided || copies_operand(op, dtype),
         streams: schedule.streams,
         passes: Vec::new(),
         again_from_caches: 0,
@@ -104,16 +105,14 @@ pub(crate) fn plan(
         device: "CPU".to_owned(),
         backend: "cpu",
         strategy: match kernel {
-            RowKernel::AcrossRows => "lanes across rows",
-            RowKernel::AlongRow => "lanes along a row",
+            RowKernel::Flat => "rows as one stream",
+            RowKernel::Long => "one long row",
             RowKernel::Selection => "row to itself",
         },
         access: match (kernel, is_strided) {
-            (RowKernel::AcrossRows, false) => "transposed tiles",
-            (RowKernel::AcrossRows, true) => "gathered tiles",
             (_, true) => "gathered rows",
-            (RowKernel::AlongRow, false) => "direct",
             (RowKernel::Selection, false) => "copied row",
+            (RowKernel::Flat | RowKernel::Long, false) => "direct",
         },
         lanes: LANES as u32,
         units: None,
@@ -126,6 +125,12 @@ pub(crate) fn plan(
         bytes_moved: copies_are_cached.then_some(moved),
         bytes_reread: copies_are_cached.then_some(listed.again_from_caches * logit_bytes),
     })
+}
+
+/// Whether the upstream gradient of long rows is copied, because it has another type than they are
+/// computed in.
+fn copies_operand(op: Op, dtype: DType) -> bool {
+    op.spec().operand == Operand::UpstreamGradient && !matches!(dtype, DType::F32 | DType::F64)
 }
 
 /// Returns the number of tasks that a request is halved into, as `run_parts` and `strided_rows` do.
@@ -153,6 +158,7 @@ struct Listed {
     is_short: bool,
     is_strided: bool,
     is_cached: bool,
+    copies_operand: bool,
     streams: bool,
     passes: Vec<Pass>,
     /// How often the logits are read, after the first time.
@@ -176,53 +182,48 @@ impl Listed {
             (true, _) => "log-probabilities past the caches",
             (false, results) => results,
         };
-        let is_across = self.kernel == RowKernel::AcrossRows;
         // Memory of the thread that the rows are in while they are computed.
         let copy = match (self.kernel, self.is_strided) {
-            (RowKernel::AcrossRows, _) => Some("a tile"),
             (RowKernel::Selection, _) | (_, true) => Some("a copy of the row"),
-            (RowKernel::AlongRow, false) => None,
+            (RowKernel::Flat | RowKernel::Long, false) => None,
         };
         if let Some(copy) = copy {
-            let (name, file) = match (self.is_strided, is_across) {
-                (true, _) => ("gather", STRIDED),
-                (false, true) => ("transpose", CONTIGUOUS),
-                (false, false) => ("copy", CONTIGUOUS),
-            };
+            let (name, file) =
+                if self.is_strided { ("gather", STRIDED) } else { ("copy", CONTIGUOUS) };
             self.passes.push((name, file, vec![logits], vec![copy]));
         }
-        if spec.operand == Operand::UpstreamGradient {
-            self.passes.push((
-                "copy_operand",
-                CONTIGUOUS,
-                vec!["the upstream gradient"],
-                vec!["a copy of it"],
-            ));
+        let operand = match (spec.operand == Operand::UpstreamGradient, self.copies_operand) {
+            (true, true) => Some("a copy of the upstream gradient"),
+            (true, false) => Some("the upstream gradient"),
+            (false, _) => None,
+        };
+        if let (Some(copy), true) = (operand, self.copies_operand) {
+            let from = vec!["the upstream gradient"];
+            self.passes.push(("copy_operand", CONTIGUOUS, from, vec![copy]));
         }
         let (read_file, write_file) =
-            if self.is_short { (ACROSS, ACROSS) } else { (ALONG_READ, ALONG_WRITE) };
+            if self.is_short { (FLAT, FLAT) } else { (LONG_READ, LONG_WRITE) };
         let mut has_read_logits = copy.is_some();
+        let rows = copy.unwrap_or(logits);
+        let to = if copy.is_some() { COPY_OF_RESULTS } else { results };
+        let mut keeps = false;
         for step in class_loops(op) {
-            let operand = (spec.operand == Operand::UpstreamGradient)
-                .then_some("the copy of the upstream gradient");
-            let rows = copy.unwrap_or(logits);
-            // Tiles keep exponentials in any case.
-            let keeps = is_across || self.is_cached;
-            let to = if copy.is_some() { copy_of_results(is_across) } else { results };
             let (name, file, reads, writes) = match *step {
-                ClassLoop::Maximum => ("maximum", read_file, vec![rows], vec![]),
                 ClassLoop::ExponentialSum { keeps: is_wanted } => {
-                    let writes = is_across || (is_wanted && keeps);
-                    let kept = if writes { vec!["exponentials"] } else { vec![] };
-                    (EXPONENTIAL_SUM, read_file, vec![rows], kept)
+                    keeps = self.is_short || (is_wanted && self.is_cached);
+                    let kept = if keeps { vec!["exponentials"] } else { vec![] };
+                    ("exponential_sum", read_file, vec![rows], kept)
                 }
                 ClassLoop::Sum { reads_rows } => {
                     let rows = reads_rows.then_some(rows);
                     ("sum", read_file, rows.into_iter().chain(operand).collect(), vec![])
                 }
-                ClassLoop::Find => ("find", read_file, vec![rows], vec![]),
                 ClassLoop::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
                 ClassLoop::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
+                ClassLoop::Exponentials if self.is_short => {
+                    ("exponentials", read_file, vec![rows], vec!["exponentials"])
+                }
+                ClassLoop::Exponentials => continue,
                 ClassLoop::Scale if keeps => ("write", write_file, vec!["exponentials"], vec![to]),
                 ClassLoop::Scale => ("write", write_file, vec![rows], vec![to]),
                 ClassLoop::Map => {
@@ -230,9 +231,7 @@ impl Listed {
                 }
             };
             if copy.is_none() && reads.contains(&logits) {
-                // The first loop of a reduction is over a piece that is still in a cache when the
-                // second one reads it.
-                match (has_read_logits, name == EXPONENTIAL_SUM || self.is_cached) {
+                match (has_read_logits, self.is_cached) {
                     (false, _) => {}
                     (true, true) => self.again_from_caches += 1,
                     (true, false) => self.again_from_memory += 1,
@@ -241,19 +240,13 @@ impl Listed {
             }
             self.passes.push((name, file, reads, writes));
         }
-        if let (true, Some(_)) = (spec.writes_elements, copy) {
-            let (name, file) = match (self.is_strided, is_across) {
-                (true, _) => ("scatter", STRIDED),
-                _ => ("transpose_back", CONTIGUOUS),
-            };
-            self.passes.push((name, file, vec![copy_of_results(is_across)], vec![results]));
+        if let (true, Some(_), true) = (spec.writes_elements, copy, self.is_strided) {
+            self.passes.push(("scatter", STRIDED, vec![COPY_OF_RESULTS], vec![results]));
         }
     }
 }
 
-fn copy_of_results(is_across: bool) -> &'static str {
-    if is_across { "a tile of results" } else { "a copy of the results" }
-}
+const COPY_OF_RESULTS: &str = "a copy of the results";
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +257,8 @@ mod tests {
 
     use super::*;
     use crate::cpu::dispatch::RowTask;
-    use crate::cpu::rows::{Held, LanesAlongRow, Rows, Stats};
+    use crate::cpu::rows::{Lanes, LongRow, Place, Rows, Stats, Wanted, Wide};
+    use crate::cpu::scratch::Scratch;
     use crate::cpu::simd::{Portable, level};
     use crate::cpu::transform::Identity;
     use crate::problem::dtype::{Elements, ElementsMut};
@@ -283,7 +277,7 @@ mod tests {
         }
     }
 
-    impl<R: Rows> Rows for Recorder<R> {
+    impl<R: Rows<1>> Rows<1> for Recorder<R> {
         type I = R::I;
         type W = R::W;
         type Y = R::Y;
@@ -294,58 +288,56 @@ mod tests {
         fn transform(&self) -> R::Y {
             self.rows.transform()
         }
-        fn classes(&self) -> usize {
-            self.rows.classes()
-        }
         fn count(&self) -> usize {
             self.rows.count()
         }
-        fn get(&self, row: usize, class: usize) -> R::W {
-            self.rows.get(row, class)
+        fn find_nan(&self, row: usize) -> Option<usize> {
+            self.note(&[ClassLoop::Search]);
+            self.rows.find_nan(row)
         }
-        fn find_where(&self, row: usize, holds: impl Fn(R::W) -> bool) -> Option<usize> {
-            self.note(&[ClassLoop::Find]);
-            self.rows.find_where(row, holds)
-        }
-        fn find(&self, row: usize, logit: R::W) -> Option<usize> {
-            self.note(&[ClassLoop::Find]);
-            self.rows.find(row, logit)
-        }
-        fn maxima(&self) -> [R::W; ROWS] {
-            self.note(&[ClassLoop::Maximum]);
+        fn maxima(&self) -> [R::W; 1] {
+            self.note(&[ClassLoop::Search]);
             self.rows.maxima()
         }
-        fn reduce(&mut self, hold: bool) -> Stats<R::W> {
-            self.note(&[ClassLoop::Maximum, ClassLoop::ExponentialSum { keeps: hold }]);
-            self.rows.reduce(hold)
+        fn reduce(&mut self, wanted: Wanted) -> Stats<R::W, 1> {
+            let keeps = matches!(wanted, Wanted::Sum | Wanted::Rest { keeps: true });
+            self.note(&[ClassLoop::ExponentialSum { keeps }]);
+            self.rows.reduce(wanted)
         }
-        fn terms(&self, stats: &Stats<R::W>, logits: &[R::W; ROWS]) -> [f64; ROWS] {
+        fn rebase(&mut self, stats: &Stats<R::W, 1>) {
+            self.note(&[ClassLoop::Exponentials]);
+            self.rows.rebase(stats);
+        }
+        fn terms(&self, stats: &Stats<R::W, 1>, logits: &[R::W; 1]) -> [f64; 1] {
             self.rows.terms(stats, logits)
         }
-        fn sums(&self, value: impl Fn(usize, usize, R::W) -> f64 + Sync) -> [f64; ROWS] {
+        fn sums<const K: usize>(
+            &self,
+            values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
+        ) -> [[f64; 1]; K] {
             self.note(&[ClassLoop::Sum { reads_rows: true }]);
-            self.rows.sums(value)
+            self.rows.sums(values)
         }
-        fn scale(&mut self, stats: &Stats<R::W>, factors: &[f64; ROWS]) {
+        fn scale(&mut self, stats: &Stats<R::W, 1>, factors: &[f64; 1]) {
             self.note(&[ClassLoop::Scale]);
             self.rows.scale(stats, factors);
         }
-        fn map(&mut self, value: impl Fn(usize, usize, R::W) -> R::W + Sync) {
+        fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync) {
             self.note(&[ClassLoop::Map]);
             self.rows.map(value);
         }
-        fn map_with(
+        fn map_p(
             &mut self,
-            stats: &Stats<R::W>,
-            value: impl Fn(usize, usize, R::W, R::W) -> R::W + Sync,
+            stats: &Stats<R::W, 1>,
+            value: impl Fn(Place<'_>, Lanes<Self, 1>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync,
         ) {
-            self.note(&[ClassLoop::Scale, ClassLoop::Map]);
-            self.rows.map_with(stats, value);
+            self.note(&[ClassLoop::Map]);
+            self.rows.map_p(stats, value);
         }
-        fn pick(&self, classes: &[usize; ROWS]) -> [R::W; ROWS] {
+        fn pick(&self, classes: &[usize; 1]) -> [R::W; 1] {
             self.rows.pick(classes)
         }
-        fn put(&mut self, classes: &[usize; ROWS], values: &[R::W; ROWS]) {
+        fn put(&mut self, classes: &[usize; 1], values: &[R::W; 1]) {
             self.rows.put(classes, values);
         }
     }
@@ -353,7 +345,7 @@ mod tests {
     /// The loops that are listed are those that an operation makes.
     #[test]
     fn operations_make_the_loops_that_are_listed() {
-        let classes = 100;
+        let classes = 1000;
         let x: Vec<f32> = (0..classes).map(|class| (class * 7 % 31) as f32 * 0.3).collect();
         let target = RowTarget { class: 3, weight: 1.0 };
         for op in Op::ALL.into_iter().filter(|op| !op.spec().rereads_row) {
@@ -378,18 +370,17 @@ mod tests {
             let shape = Shape::rows(1, classes);
             let task =
                 RowTask { op, shape, operands, first_row: 0, skip: 0, schedule, reserve: None };
-            let (mut out, mut held) = (vec![0.0_f32; classes], Held::default());
-            let rows = LanesAlongRow {
+            let mut out = vec![0.0_f32; classes];
+            let mut scratch = Scratch::default();
+            let Scratch { held, elementwise, weights, .. } = &mut scratch;
+            let rows = LongRow {
                 isa: Portable,
                 transform: Identity,
-                classes,
-                count: 1,
-                input: Some((&x[..], classes)),
-                output: op.spec().writes_elements.then_some((&mut out[..], classes)),
+                input: Some(&x[..]),
+                output: op.spec().writes_elements.then_some(&mut out[..]),
                 streams: false,
-                pending: Default::default(),
                 threads_share_rows: false,
-                held: &mut held,
+                held,
             };
             let mut recorder = Recorder { rows, steps: RefCell::default() };
             let (mut values, mut predictions) = ([0.0_f32], [Prediction::default()]);
@@ -397,8 +388,7 @@ mod tests {
                 true => RowsOut::Predictions(&mut predictions, 1),
                 false => RowsOut::Values(ElementsMut::F32(&mut values)),
             };
-            let mut elementwise = vec![0.0_f32; classes];
-            let of_rows = task.operands(Portable, 0, 1, &mut elementwise);
+            let of_rows = task.operands(Portable, 0, 1, elementwise, weights);
             task.run_op(&mut recorder, &of_rows, &mut rows_out, 0);
             let made = recorder.steps.into_inner();
             let kinds = |steps: &[ClassLoop]| steps.iter().map(discriminant).collect::<Vec<_>>();
@@ -420,15 +410,15 @@ mod tests {
         let elements = 64 * 1000;
         let plan = of(Operation::Softmax, [64, 1000], DType::BF16);
         assert_eq!((plan.bytes_needed, plan.bytes_moved), (4 * elements, Some(4 * elements)));
-        // The exponential sum reads the logits again; what is written comes of exponentials.
-        assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(2 * elements), 16));
+        // What is written comes of exponentials.
+        assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(0), 1));
         let plan = of(Operation::LogSoftmax, [64, 1000], DType::F64);
-        assert_eq!(plan.bytes_reread, Some(2 * 8 * elements));
+        assert_eq!(plan.bytes_reread, Some(8 * elements));
         // Exponentials of longer rows are not held.
         let long = 3 * 140_000;
         let plan = of(Operation::Softmax, [3, 140_000], DType::F32);
         assert_eq!((plan.bytes_needed, plan.bytes_moved), (8 * long, Some(12 * long)));
-        assert_eq!((plan.strategy, plan.pieces), ("lanes along a row", 35));
+        assert_eq!((plan.strategy, plan.pieces), ("one long row", 35));
         assert_eq!(
             plan.passes.last().unwrap().work,
             PassWork::Loop { reads: vec!["logits"], writes: vec!["probabilities"] }
@@ -436,9 +426,8 @@ mod tests {
         // A loss in f64 is f64, its target 4 bytes, and 8 with the weight of its class.
         let plan = of(Operation::CrossEntropy, [10, 7], DType::F64);
         assert_eq!((plan.bytes_needed, plan.bytes_moved), (560 + 120, Some(560 + 160)));
-        // Short rows are read once, into tiles.
-        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "transposed tiles"));
-        assert_eq!(plan.bytes_reread, Some(0));
+        assert_eq!((plan.strategy, plan.access), ("rows as one stream", "direct"));
+        assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(0), 32));
         // Copies of long rows are in no cache of a core.
         let plan = of(Operation::TopK(5), [2, 140_000], DType::F32);
         assert_eq!((plan.strategy, plan.bytes_moved), ("row to itself", None));
@@ -446,7 +435,7 @@ mod tests {
         let plan = of(Operation::Sample(Sampling::new(1)), [2, 21, 5], DType::F32);
         assert_eq!((plan.strategy, plan.access), ("row to itself", "gathered rows"));
         let plan = of(Operation::SoftmaxBackward, [2, 21, 5], DType::F32);
-        assert_eq!((plan.strategy, plan.access), ("lanes across rows", "gathered tiles"));
+        assert_eq!((plan.strategy, plan.access), ("rows as one stream", "gathered rows"));
     }
 
     /// The files that loops are said to be in are there.

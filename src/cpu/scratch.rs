@@ -6,10 +6,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::dispatch::RowTask;
-use super::groups::rows_of_group;
-use super::rows::{Held, ROWS, SHORT_ROW_CLASSES, Tiles, pieces_of};
-use super::simd::Real;
-use crate::ops::Op;
+use super::rows::{Flat, Held, ROWS, SHORT_ROW_CLASSES, pieces_of};
+use super::simd::{LANES, Real};
 use crate::ops::Request;
 use crate::problem::error::try_reserve;
 use crate::problem::operands;
@@ -19,11 +17,15 @@ use crate::{DType, Error, Shape};
 #[derive(Default)]
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
-    pub(super) tiles: Tiles<W>,
+    pub(super) flat: Flat<W>,
     /// Rows that were gathered from strided rows, or that classes are selected from.
     pub(super) rows: Vec<W>,
-    /// The elementwise operand (soft targets or the upstream gradient) of a group of rows.
+    /// The elementwise operand (soft targets or the upstream gradient) of a group of rows; empty
+    /// where it is used where it is.
     pub(super) elementwise: Vec<W>,
+    /// The weights of the classes, once for each of sixteen short rows; empty where they are used
+    /// where they are.
+    pub(super) weights: Vec<W>,
 }
 
 /// The lengths of a [`Scratch`], in elements; `pieces` counts pieces of rows.
@@ -31,55 +33,64 @@ pub(super) struct Scratch<W> {
 struct Lengths {
     rows: usize,
     elementwise: usize,
+    weights: usize,
     pieces: usize,
-    /// The number of classes where rows are computed in tiles, else 0.
-    tile_classes: usize,
+    /// The number of classes of short rows, else 0.
+    flat_classes: usize,
 }
 
 impl Lengths {
-    /// Returns the lengths for a group of `at_once` rows, and for `gathered` rows that are gathered
-    /// first.
+    /// Returns the lengths for a group of rows that are computed as `rows`, and for `gathered` rows
+    /// that are gathered first.
     fn new(
-        op: Op,
         shape: Shape,
         operands: &operands::Operands<'_>,
         gathered: usize,
-        at_once: usize,
+        rows: DType,
     ) -> Self {
         let classes = shape.classes();
         let is_short = classes <= SHORT_ROW_CLASSES;
-        let at_once = if op.spec().rereads_row { 1 } else { at_once };
+        let elementwise = match operands.elementwise() {
+            Some(_) if is_short => ROWS * classes + LANES,
+            Some(values) if shape.inner() > 1 || values.dtype() != rows => classes,
+            _ => 0,
+        };
+        let weights = match operands.coefficients.weight {
+            Some(_) if is_short => LANES * classes,
+            Some(_) if rows != DType::F32 => classes,
+            _ => 0,
+        };
         Self {
             rows: gathered.saturating_mul(classes),
-            elementwise: if operands.elementwise().is_some() { at_once * classes } else { 0 },
-            pieces: if is_short { 0 } else { at_once * pieces_of(classes) },
-            tile_classes: if is_short { classes } else { 0 },
+            elementwise,
+            weights,
+            pieces: if is_short { 0 } else { pieces_of(classes) },
+            flat_classes: if is_short { classes } else { 0 },
         }
     }
 }
 
-/// Returns the least number of rows of a group.
-fn least_group(shape: Shape) -> usize {
-    if shape.classes() <= SHORT_ROW_CLASSES { ROWS } else { 1 }
-}
-
 impl<W: Real> Scratch<W> {
     fn reserve(lengths: Lengths) -> Result<Self, Error> {
-        let Lengths { rows, elementwise, pieces, tile_classes } = lengths;
+        let Lengths { rows, elementwise, weights, pieces, flat_classes } = lengths;
         let mut scratch = Self::default();
         try_reserve("rows on their way", &mut scratch.rows, rows)?;
         try_reserve("rows on their way", &mut scratch.elementwise, elementwise)?;
+        try_reserve("weights of rows", &mut scratch.weights, weights)?;
         scratch.held.reserve(pieces)?;
-        scratch.tiles.reserve(tile_classes)?;
+        scratch.flat.reserve(flat_classes)?;
         Ok(scratch)
     }
 
-    /// Sets the lengths; allocates nothing where [`Scratch::reserve`] was called with lengths as
-    /// large.
-    fn resize(&mut self, lengths: Lengths) {
+    /// Sets the lengths, and copies the weights of the classes; allocates nothing where
+    /// [`Scratch::reserve`] was called with lengths as large.
+    fn resize(&mut self, lengths: Lengths, weight: Option<&[f32]>) {
         self.rows.resize(lengths.rows, W::ZERO);
         self.elementwise.resize(lengths.elementwise, W::ZERO);
-        self.tiles.resize(lengths.tile_classes);
+        self.weights.clear();
+        let weights = weight.unwrap_or_default().iter().map(|&weight| W::of(f64::from(weight)));
+        self.weights.extend(weights.cycle().take(lengths.weights));
+        self.flat.resize(lengths.flat_classes);
     }
 }
 
@@ -91,17 +102,20 @@ pub(crate) enum Reserve {
 
 impl Reserve {
     pub(super) fn new(request: &Request<'_>) -> Result<Self, Error> {
-        let gathered = usize::from(request.shape.inner() > 1 || request.op.spec().rereads_row);
-        let lengths = Lengths::new(
-            request.op,
-            request.shape,
-            &request.operands,
-            gathered,
-            least_group(request.shape),
+        let Request { op, shape, operands, data, .. } = request;
+        // A row is gathered, or copied where there are gaps between rows.
+        let gathered = usize::from(
+            shape.inner() > 1 || op.spec().rereads_row || shape.classes() <= SHORT_ROW_CLASSES,
         );
-        Ok(match request.data.dtype() {
-            DType::F64 => Self::Double(Mutex::new(Scratch::reserve(lengths)?)),
-            _ => Self::Single(Mutex::new(Scratch::reserve(lengths)?)),
+        Ok(match data.dtype() {
+            DType::F64 => {
+                let lengths = Lengths::new(*shape, operands, gathered, DType::F64);
+                Self::Double(Mutex::new(Scratch::reserve(lengths)?))
+            }
+            _ => {
+                let lengths = Lengths::new(*shape, operands, gathered, DType::F32);
+                Self::Single(Mutex::new(Scratch::reserve(lengths)?))
+            }
         })
     }
 }
@@ -122,26 +136,18 @@ impl<W> Source<'_, W> {
 }
 
 impl<'a> RowTask<'a> {
-    /// Takes memory for a group of rows, and for `gathered` rows that are gathered first. Returns
-    /// it with the number of rows that a group may have.
+    /// Takes memory for a group of rows, and for `gathered` rows that are gathered first.
     ///
-    /// Where the system has no memory for that, the group is the smallest possible, and at most one
-    /// row is gathered. The memory is then the request's reserve, and threads no longer share a row
-    /// of this task; a request without a reserve is one task, which allocates this smaller memory
-    /// itself.
-    pub(super) fn scratch<W: Real>(
-        &mut self,
-        gathered: usize,
-    ) -> Result<(Source<'a, W>, usize), Error> {
-        let (group, least_group) = (rows_of_group(self.shape.classes()), least_group(self.shape));
-        let lengths = |gathered, at_once| {
-            Lengths::new(self.op, self.shape, &self.operands, gathered, at_once)
-        };
-        let least = lengths(gathered.min(1), least_group);
-        let lengths = lengths(gathered, group.min(self.shape.row_count()));
+    /// Where the system has no memory for that, at most one row is gathered. The memory is then the
+    /// request's reserve, and threads no longer share a row of this task; a request without a
+    /// reserve is one task, which allocates this smaller memory itself.
+    pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<Source<'a, W>, Error> {
+        let lengths = |gathered| Lengths::new(self.shape, &self.operands, gathered, W::DTYPE);
+        let (least, lengths) = (lengths(gathered.min(1)), lengths(gathered));
+        let weight = self.operands.coefficients.weight;
         if let Ok(mut scratch) = Scratch::reserve(lengths) {
-            scratch.resize(lengths);
-            return Ok((Source::Own(scratch), group));
+            scratch.resize(lengths, weight);
+            return Ok(Source::Own(scratch));
         }
         let mut source = match self.reserve.and_then(W::reserve) {
             // A task that holds the reserve must not wait for other threads, which may be waiting
@@ -152,7 +158,7 @@ impl<'a> RowTask<'a> {
             }
             None => Source::Own(Scratch::reserve(least)?),
         };
-        source.get().resize(least);
-        Ok((source, least_group))
+        source.get().resize(least, weight);
+        Ok(source)
     }
 }

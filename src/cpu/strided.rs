@@ -7,10 +7,7 @@
 //!
 //! ```text
 //! for each batch of neighbouring rows:
-//!     short rows:
-//!         tile[class] = 16 elements of the class slice;  run the operation;  scatter the tile
-//!     other rows:
-//!         gathered = transposed 16 x 16 squares;  run the operation;  transpose and scatter
+//!     gathered = transposed 16 x 16 squares;  run the operation;  transpose and scatter
 //! ```
 
 use std::marker::PhantomData;
@@ -18,10 +15,9 @@ use std::ops::Range;
 
 use super::dispatch::{RowTask, Variant};
 use super::groups::{Group, RowKernel};
-use super::lines::PendingLines;
-use super::rows::{LanesAlongRow, ROWS, gather, scatter, transpose};
+use super::rows::transpose;
 use super::run::Schedule;
-use super::simd::{Exp, Isa, LANES, Number, Real, at_level};
+use super::simd::{Exp, Isa, LANES, Number, Real, Vector, at_level, each};
 use super::transform::LogitTransform;
 use crate::Error;
 use crate::problem::operands::RowsOut;
@@ -149,128 +145,64 @@ impl RowTask<'_> {
         rows: Range<usize>,
         mut rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
-        let Variant { isa, transform } = variant;
+        let isa = variant.isa;
         let StridedBlock { outer, input, mut output } = block;
         let (classes, inner) = (self.shape.classes(), self.shape.inner());
-        let is_short = RowKernel::of(self.op, classes) == RowKernel::AcrossRows;
-        let batch_rows = if is_short { ROWS } else { gathered_rows(classes, rows.len()) };
-        let (mut source, group_rows) = self.scratch(if is_short { 0 } else { batch_rows })?;
+        let kernel = RowKernel::of(self.op, classes);
+        let mut source = self.scratch(gathered_rows(classes, rows.len()))?;
         let scratch = source.get();
+        let mut gathered = std::mem::take(&mut scratch.rows);
         // The scratch holds fewer rows where memory is short.
-        let batch_rows = if is_short { ROWS } else { scratch.rows.len() / classes };
+        let batch_rows = gathered.len() / classes;
         for start in rows.clone().step_by(batch_rows) {
             let count = batch_rows.min(rows.end - start);
             let (at, index) = (start - rows.start, outer * inner + start);
-            // Gathers the logits of `class` of `length` rows, from row `from` of the batch on.
-            let gather_class = |output: &Option<StridedRows<'_, T>>,
-                                class: usize,
-                                from: usize,
-                                length: usize,
-                                to: &mut [_; LANES]| {
-                match (input, output) {
-                    (Some(input), _) => {
-                        gather(isa, &input[class * inner + start + from..][..length], to)
-                    }
-                    (None, Some(output)) => {
-                        gather(isa, &output.class_slice(class)[at + from..][..length], to)
-                    }
-                    (None, None) => {}
-                }
-            };
-            if is_short {
-                let [logits, _] = scratch.tiles.halves();
-                // tile[half][class][lane] = logit of the class of row 16 * half + lane
-                for (half, tile) in logits.into_iter().enumerate() {
-                    let there = count.saturating_sub(half * LANES).min(LANES);
-                    if there == 0 {
-                        continue;
-                    }
-                    for (class, to) in tile.as_chunks_mut().0.iter_mut().take(classes).enumerate() {
-                        gather_class(&output, class, half * LANES, there, to);
-                    }
-                }
-                let group = Group { first: index, count, out_at: at };
-                self.run_tiles(variant, scratch, PendingLines::default(), group, &mut rows_out);
-                let Some(output) = &mut output else { continue };
-                let [_, results] = scratch.tiles.halves();
-                // result of the class of row 16 * half + lane = tile[half][class][lane]
-                for (half, tile) in results.into_iter().enumerate() {
-                    let there = count.saturating_sub(half * LANES).min(LANES);
-                    for (class, from) in tile.as_chunks().0.iter().enumerate().take(classes) {
-                        let to = &mut output.class_slice_mut(class)[at..][..count];
-                        scatter(isa, from, &mut to[count.min(half * LANES)..][..there]);
-                    }
-                }
-                continue;
-            }
             // The squares of 16 rows and 16 classes, by their first row and class.
-            let squares = |count: usize| {
+            let squares = || {
                 let rows = (0..count).step_by(LANES);
                 rows.flat_map(move |row| (0..classes).step_by(LANES).map(move |class| (row, class)))
             };
             let mut square = [[T::Wide::ZERO; LANES]; LANES];
-            let mut other = square;
             // for each square: gathered[row + j][class + i] = logit of class + i of row + j
-            for (row, class) in squares(count) {
+            for (row, class) in squares() {
                 let (square_rows, square_classes) =
                     (LANES.min(count - row), LANES.min(classes - class));
                 for (nth, to) in square.iter_mut().enumerate().take(square_classes) {
-                    gather_class(&output, class + nth, row, square_rows, to);
+                    let from = match (input, &output) {
+                        (Some(input), _) => &input[(class + nth) * inner + start..],
+                        (None, Some(output)) => &output.class_slice(class + nth)[at..],
+                        (None, None) => continue,
+                    };
+                    gather(isa, &from[row..][..square_rows], to);
                 }
-                transpose_square(isa, &mut square, &mut other);
+                transpose_square(isa, &mut square);
                 for (nth, from) in square.iter().enumerate().take(square_rows) {
-                    scratch.rows[(row + nth) * classes + class..][..square_classes]
+                    gathered[(row + nth) * classes + class..][..square_classes]
                         .copy_from_slice(&from[..square_classes]);
                 }
             }
-            for (nth, x) in
-                scratch.rows[..count * classes].chunks_mut(group_rows * classes).enumerate()
-            {
-                let (row, count) = (nth * group_rows, x.len() / classes);
-                if self.op.spec().rereads_row {
-                    for (each, x) in x.chunks_mut(classes).enumerate() {
-                        let row = row + each;
-                        self.select_classes(
-                            variant,
-                            x,
-                            &mut scratch.held,
-                            index + row,
-                            &mut rows_out,
-                            at + row,
-                        );
-                    }
-                    continue;
+            let at_once = kernel.rows();
+            for (nth, x) in gathered[..count * classes].chunks_mut(at_once * classes).enumerate() {
+                let (row, count) = (nth * at_once, x.len() / classes);
+                let (first, out_at) = (index + row, at + row);
+                if kernel == RowKernel::Selection {
+                    self.select_classes(variant, x, scratch, first, &mut rows_out, out_at);
+                } else {
+                    let group = Group { first, count, out_at, streams: false };
+                    self.run_copies(variant, x, scratch, group, &mut rows_out);
                 }
-                let operands = self.operands(isa, index + row, count, &mut scratch.elementwise);
-                let (input, output) = match self.op.spec().writes_elements {
-                    true => (None, Some((x, classes))),
-                    false => (Some((&*x, classes)), None),
-                };
-                let mut rows = LanesAlongRow {
-                    isa,
-                    transform,
-                    classes,
-                    count,
-                    input,
-                    output,
-                    streams: false,
-                    pending: PendingLines::default(),
-                    threads_share_rows: false,
-                    held: &mut scratch.held,
-                };
-                self.run_op(&mut rows, &operands, &mut rows_out, at + row);
             }
             let Some(output) = &mut output else { continue };
             // for each square: result of class + i of row + j = gathered[row + j][class + i]
-            for (row, class) in squares(count) {
+            for (row, class) in squares() {
                 let (square_rows, square_classes) =
                     (LANES.min(count - row), LANES.min(classes - class));
                 for (nth, to) in square.iter_mut().enumerate().take(square_rows) {
                     to[..square_classes].copy_from_slice(
-                        &scratch.rows[(row + nth) * classes + class..][..square_classes],
+                        &gathered[(row + nth) * classes + class..][..square_classes],
                     );
                 }
-                transpose_square(isa, &mut square, &mut other);
+                transpose_square(isa, &mut square);
                 for (nth, from) in square.iter().enumerate().take(square_classes) {
                     scatter(
                         isa,
@@ -280,20 +212,48 @@ impl RowTask<'_> {
                 }
             }
         }
+        scratch.rows = gathered;
         Ok(())
     }
 }
 
-/// Transposes `square`, with `other` as scratch. Not inlined: gathering and scattering share one
-/// copy.
+/// Converts the elements of `from`, at most sixteen, to the type that rows are computed in.
+#[inline(always)]
+fn gather<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T::Wide; LANES]) {
+    if let Some(from) = from.first_chunk() {
+        *to = T::load(isa, from).array();
+        return;
+    }
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+}
+
+/// Converts as many values of `from` back as `to` has elements, at most sixteen.
+#[inline(always)]
+fn scatter<I: Isa, T: Number>(isa: I, from: &[T::Wide; LANES], to: &mut [T]) {
+    let values = T::store(isa, Vector::load(isa, from));
+    match to.first_chunk_mut() {
+        Some(to) => *to = values,
+        None => to.copy_from_slice(&values[..to.len()]),
+    }
+}
+
+/// Transposes `square`. Not inlined: gathering and scattering share one copy.
 #[inline(never)]
-fn transpose_square<I: Isa, W: Real>(
-    isa: I,
-    square: &mut [[W; LANES]; LANES],
-    other: &mut [[W; LANES]; LANES],
-) {
+fn transpose_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES]) {
     isa.vectorize(
         #[inline(always)]
-        || transpose(isa, square.as_flattened_mut(), other.as_flattened_mut(), LANES),
+        || {
+            let mut rows: [W::V<I>; LANES] = each(
+                *square,
+                #[inline(always)]
+                |row| Vector::load(isa, &row),
+            );
+            transpose(&mut rows);
+            *square = each(
+                rows,
+                #[inline(always)]
+                |row| row.array(),
+            );
+        },
     );
 }

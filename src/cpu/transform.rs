@@ -2,12 +2,12 @@
 //! soft cap, y = softcap * tanh(scale * x / softcap). The inner loops are compiled for each of the
 //! two. Twin of `shaders/shared/transform.wgsl`.
 //!
-//! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`ExpBaseLanes`],
-//! [`RowExpBases`]), which say what the exponentials of a row are relative to, and last the two
+//! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`RowExpBases`],
+//! [`ExpBaseLanes`]), which say what the exponentials of a row are relative to, and last the two
 //! transforms.
 
-use super::rows::ROWS;
-use super::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, each, tanh};
+use super::rows::Place;
+use super::simd::{Exp, ExpBase, Isa, Lane, Number, Real, Vector, exp_lanes, tanh};
 use crate::problem::transform::Transform;
 
 /// A logit transform y(x), which increases with x, or decreases where the scale is negative.
@@ -26,21 +26,25 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     fn value<W: Real>(self, x: W) -> f64;
     /// Returns dy/dx.
     fn derivative<W: Real>(self, x: W) -> f64;
+    /// Returns y(x) of sixteen logits.
+    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64;
+    /// Returns dy/dx of sixteen logits, with an error of a few units in the last place of the
+    /// steepest slope.
+    fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I>;
     /// Returns the exponent base of a row whose largest oriented logit is `max`.
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
-    /// Returns the exponent bases of sixteen rows, and apart from them each `log_base`, in f64.
-    fn exp_bases<I: Isa, W: Exp>(
-        self,
-        isa: I,
-        max: &[W; LANES],
-    ) -> (ExpBase<[W; LANES]>, [f64; LANES]);
+    /// Returns a base near the exponential of `y`.
+    fn own_base<W: Exp>(self, y: W) -> ExpBase<W>;
     /// Returns exp(y(x) - log_base) of several vectors.
     fn exp<I: Isa, W: Exp, const N: usize>(
         self,
         isa: I,
         x: [W::V<I>; N],
-        base_lanes: [&ExpBaseLanes<W, I>; N],
+        bases: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N];
+    /// Returns the same relative to the fixed base; y(x) may be beyond its range, and the result is
+    /// then beyond [`Exp::FIXED_SUMS`], or NaN.
+    fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I>;
 
     /// Returns y of the largest oriented logit.
     #[inline(always)]
@@ -56,101 +60,86 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     }
 }
 
-/// Exponent bases in the lanes of a vector: those of sixteen rows, or that of one row in every
-/// lane.
+/// Exponent bases in the lanes of a vector.
 pub(super) struct ExpBaseLanes<W: Real, I: Isa> {
     base: ExpBase<W::V<I>>,
-    log_bases: [f64; LANES],
+    wide_offset: I::F64,
 }
 
 impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
+    /// Returns the base of one row in every lane.
     #[inline(always)]
-    pub(super) fn of_row(
-        isa: I,
-        &ExpBase { offset, rounding_bias, underflow, log_base }: &ExpBase<W>,
-    ) -> Self {
+    pub(super) fn of_row(isa: I, base: &ExpBase<W>) -> Self {
         let all = |value: W| W::V::splat(isa, value);
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
         Self {
             base: ExpBase {
                 offset: all(offset),
+                wide_offset,
                 rounding_bias: all(rounding_bias),
                 underflow: all(underflow),
                 log_base,
             },
-            log_bases: [log_base; LANES],
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn of_rows(isa: I, rows: &RowExpBases<W>, half: usize) -> Self {
-        macro_rules! load {
-            ($part:ident) => {
-                W::V::load(isa, &rows.$part.as_chunks().0[half])
-            };
-        }
-        let (offset, rounding_bias, underflow) =
-            (load!(offset), load!(rounding_bias), load!(underflow));
-        Self {
-            base: ExpBase { offset, rounding_bias, underflow, log_base: 0.0 },
-            log_bases: rows.log_bases.as_chunks().0[half],
+            wide_offset: I::F64::splat(isa, wide_offset),
         }
     }
 }
 
-/// The exponent bases of up to 32 rows, as a struct of arrays.
-#[derive(Clone, Copy, Default)]
-pub(super) struct RowExpBases<W> {
-    offset: [W; ROWS],
-    rounding_bias: [W; ROWS],
-    underflow: [W; ROWS],
-    log_bases: [f64; ROWS],
+/// The exponent bases of `N` rows, as a struct of arrays.
+#[derive(Clone, Copy)]
+pub(super) struct RowExpBases<W, const N: usize> {
+    offset: [W; N],
+    wide_offset: [f64; N],
+    rounding_bias: [W; N],
+    underflow: [W; N],
+    log_base: [f64; N],
 }
 
-impl<W: Exp> RowExpBases<W> {
-    /// Returns the exponent bases of rows whose largest oriented logits are `max`.
+impl<W: Exp, const N: usize> RowExpBases<W, N> {
+    /// Returns `base` for every row.
     #[inline(always)]
-    pub(super) fn new<I: Isa, Y: LogitTransform>(isa: I, transform: Y, max: &[W; ROWS]) -> Self {
-        let zero = [W::ZERO; ROWS];
-        let mut rows =
-            Self { offset: zero, rounding_bias: zero, underflow: zero, log_bases: [0.0; ROWS] };
-        for (half, max) in max.as_chunks().0.iter().enumerate() {
-            let (ExpBase { offset, rounding_bias, underflow, .. }, log_bases) =
-                transform.exp_bases(isa, max);
-            rows.offset.as_chunks_mut().0[half] = offset;
-            rows.rounding_bias.as_chunks_mut().0[half] = rounding_bias;
-            rows.underflow.as_chunks_mut().0[half] = underflow;
-            rows.log_bases.as_chunks_mut().0[half] = log_bases;
-        }
-        rows
-    }
-
-    /// Returns the exponent bases with that of `row` for every row.
-    pub(super) fn all(&self, row: usize) -> Self {
-        let ExpBase { offset, rounding_bias, underflow, log_base } = self.at(row);
+    pub(super) fn all(base: &ExpBase<W>) -> Self {
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
         Self {
-            offset: [offset; ROWS],
-            rounding_bias: [rounding_bias; ROWS],
-            underflow: [underflow; ROWS],
-            log_bases: [log_base; ROWS],
+            offset: [offset; N],
+            wide_offset: [wide_offset; N],
+            rounding_bias: [rounding_bias; N],
+            underflow: [underflow; N],
+            log_base: [log_base; N],
         }
     }
 
-    pub(super) fn set(
-        &mut self,
-        row: usize,
-        ExpBase { offset, rounding_bias, underflow, log_base }: ExpBase<W>,
-    ) {
-        (self.offset[row], self.rounding_bias[row], self.underflow[row], self.log_bases[row]) =
-            (offset, rounding_bias, underflow, log_base);
+    #[inline(always)]
+    pub(super) fn set(&mut self, row: usize, base: &ExpBase<W>) {
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
+        (self.offset[row], self.wide_offset[row]) = (offset, wide_offset);
+        (self.rounding_bias[row], self.underflow[row]) = (rounding_bias, underflow);
+        self.log_base[row] = log_base;
     }
 
     #[inline(always)]
     pub(super) fn at(&self, row: usize) -> ExpBase<W> {
         ExpBase {
             offset: self.offset[row],
+            wide_offset: self.wide_offset[row],
             rounding_bias: self.rounding_bias[row],
             underflow: self.underflow[row],
-            log_base: self.log_bases[row],
+            log_base: self.log_base[row],
+        }
+    }
+
+    /// Returns the bases of the rows of a vector.
+    #[inline(always)]
+    pub(super) fn lanes<I: Isa>(&self, isa: I, place: Place<'_>) -> ExpBaseLanes<W, I> {
+        ExpBaseLanes {
+            base: ExpBase {
+                offset: place.of_row(isa, &self.offset),
+                wide_offset: 0.0,
+                rounding_bias: place.of_row(isa, &self.rounding_bias),
+                underflow: place.of_row(isa, &self.underflow),
+                log_base: 0.0,
+            },
+            wide_offset: place.of_row(isa, &self.wide_offset),
         }
     }
 }
@@ -189,17 +178,23 @@ impl LogitTransform for Identity {
     }
 
     #[inline(always)]
+    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
+        x.wide(isa)
+    }
+
+    #[inline(always)]
+    fn derivatives<I: Isa, W: Exp>(self, isa: I, _: W::V<I>) -> W::V<I> {
+        W::V::splat(isa, W::ONE)
+    }
+
+    #[inline(always)]
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
         W::exp_base(max)
     }
 
     #[inline(always)]
-    fn exp_bases<I: Isa, W: Exp>(
-        self,
-        isa: I,
-        max: &[W; LANES],
-    ) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
-        W::exp_bases(isa, max)
+    fn own_base<W: Exp>(self, y: W) -> ExpBase<W> {
+        W::own_base(y)
     }
 
     #[inline(always)]
@@ -207,13 +202,18 @@ impl LogitTransform for Identity {
         self,
         isa: I,
         x: [W::V<I>; N],
-        base_lanes: [&ExpBaseLanes<W, I>; N],
+        bases: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N] {
-        let mut bases = [&base_lanes[0].base; N];
+        let mut of_identity = [&bases[0].base; N];
         for at in 1..N {
-            bases[at] = &base_lanes[at].base;
+            of_identity[at] = &bases[at].base;
         }
-        W::V::exp(isa, x, bases)
+        W::V::exp(isa, x, of_identity)
+    }
+
+    #[inline(always)]
+    fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I> {
+        W::V::exp(isa, [x.at_most(W::V::splat(isa, W::FIXED_LIMIT))], [&fixed.base])[0]
     }
 }
 
@@ -257,27 +257,52 @@ impl LogitTransform for ScaledCapped {
         self.0.scale * self.0.softcap.map_or(1.0, |cap| tanh(x / cap).1)
     }
 
+    /// ```text
+    /// e = exp(2 u), u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
+    /// y = softcap * (e - 1) / (e + 1)
+    /// ```
     #[inline(always)]
-    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
-        let max_value = self.value_of_max(max);
-        ExpBase {
-            log_base: if max_value.is_finite() { max_value } else { 0.0 },
-            ..ExpBase::default()
-        }
+    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
+        let all = |value| I::F64::splat(isa, value);
+        let x = x.wide(isa) * all(self.0.scale);
+        let Some(cap) = self.0.softcap else { return x };
+        let twice = x * all(2.0) / all(cap);
+        let e = exp_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
+        all(cap) * ((e - all(1.0)) / (e + all(1.0)))
+    }
+
+    /// ```text
+    /// z = exp(-2 |u|)
+    /// slope = scale * 4 z / (1 + z)^2
+    /// ```
+    #[inline(always)]
+    fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I> {
+        let all = |value| W::V::splat(isa, W::of(value));
+        let Some(cap) = self.0.softcap else { return all(self.0.scale) };
+        // Neither 0 nor infinite, so that no logit makes it NaN.
+        let twice = 2.0 * self.0.scale / cap;
+        let twice = twice.abs().clamp(W::MIN_NORMAL, W::LARGEST_NUMBER).copysign(twice);
+        let u = x * all(twice);
+        let minus = all(0.0) - u;
+        // |u|, NaN for NaN; exp(-2 |u|) is relative to 2^26 in f32 and 2^55 in f64.
+        let base = W::own_base(W::ZERO);
+        let lanes = ExpBaseLanes::of_row(isa, &base);
+        let z = W::V::exp(isa, [all(0.0) - u.at_least(minus)], [&lanes.base])[0]
+            * all(exp_of_base(&base));
+        let whole = all(1.0) + z;
+        all(self.0.scale) * (all(4.0) * z / (whole * whole))
     }
 
     #[inline(always)]
-    fn exp_bases<I: Isa, W: Exp>(
-        self,
-        _: I,
-        max: &[W; LANES],
-    ) -> (ExpBase<[W; LANES]>, [f64; LANES]) {
-        let log_bases = each(
-            *max,
-            #[inline(always)]
-            |max| self.exp_base(max).log_base,
-        );
-        (ExpBase::default(), log_bases)
+    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
+        let y = self.value_of_max(max);
+        let [low, high] = W::FIXED_RANGE;
+        if y >= low.into() && y <= high.into() { W::FIXED_BASE } else { base_at::<W>(y) }
+    }
+
+    #[inline(always)]
+    fn own_base<W: Exp>(self, y: W) -> ExpBase<W> {
+        base_at(y.into())
     }
 
     #[inline(always)]
@@ -285,16 +310,33 @@ impl LogitTransform for ScaledCapped {
         self,
         isa: I,
         mut x: [W::V<I>; N],
-        base_lanes: [&ExpBaseLanes<W, I>; N],
+        bases: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N] {
-        // exp(y - log_base) = exp_wide(y(x) - log_base), lane by lane
-        for (x, base_lanes) in x.iter_mut().zip(base_lanes) {
-            let mut values = x.array();
-            for (value, log_base) in values.iter_mut().zip(&base_lanes.log_bases) {
-                *value = W::exp_wide(self.value(*value) - log_base);
-            }
-            *x = W::V::load(isa, &values);
+        for (x, lanes) in x.iter_mut().zip(bases) {
+            let d = self.values::<I, W>(isa, *x) - lanes.wide_offset;
+            *x = W::exp_of_wide(isa, d, &lanes.base);
         }
         x
     }
+
+    #[inline(always)]
+    fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I> {
+        let limit: f64 = W::FIXED_LIMIT.into();
+        let y = self.values::<I, W>(isa, x).at_most(I::F64::splat(isa, limit));
+        W::exp_of_wide(isa, y, &fixed.base)
+    }
+}
+
+/// Returns the base of a row whose largest transformed logit is `y`, which may be any number.
+#[inline(always)]
+fn base_at<W: Exp>(y: f64) -> ExpBase<W> {
+    let base = W::own_base(W::ZERO);
+    let offset = if y.is_finite() { y } else { 0.0 };
+    ExpBase { wide_offset: offset, log_base: base.log_base + offset, ..base }
+}
+
+/// Returns exp(log_base) of a base of a row whose maximum is 0, a power of two.
+#[inline(always)]
+fn exp_of_base<W>(base: &ExpBase<W>) -> f64 {
+    (base.log_base * std::f64::consts::LOG2_E).round().exp2()
 }

@@ -1,39 +1,73 @@
 //! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) *
 //! sum_k g_k, from their results. Twin of `shaders/backward.wgsl`.
+//!
+//! Sums and products are f64: a gradient may be the small difference of large terms.
 
 use crate::cpu::RowOperands;
-use crate::cpu::rows::Rows;
-use crate::cpu::simd::{Exp, Real};
+use crate::cpu::rows::{Lanes, Rows, Stats, Wide};
+use crate::cpu::simd::{Isa, Real, Vector};
 
 /// Computes the backward of softmax, from probabilities p.
+///
+/// ```text
+/// for each class: dot += g p
+/// for each class: out = p (g - dot) scale
+/// ```
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
-    let scale = operands.transform.scale;
-    let dots = rows.sums(
+pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
+    rows: &mut R,
+    operands: &RowOperands<'_, R::W, N>,
+) {
+    let isa = rows.isa();
+    let scale = Wide::<R, N>::splat(isa, operands.transform.scale);
+    let upstream = operands.elementwise;
+    let [dots] = rows.sums(
         #[inline(always)]
-        |row, class, p| operands.elementwise(row, class).into() * p.into(),
+        |place, p| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            [g.wide(isa) * p.wide(isa)]
+        },
     );
     rows.map(
         #[inline(always)]
-        |row, class, p| {
-            R::W::of(p.into() * (operands.elementwise(row, class).into() - dots[row]) * scale)
+        |place, p| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            let centred = g.wide(isa) - place.of_row(isa, &dots);
+            Lanes::<R, N>::of_wide(isa, p.wide(isa) * centred * scale)
         },
     );
 }
 
 /// Computes the backward of log-softmax, from log-probabilities l.
+///
+/// ```text
+/// for each class: sum += g
+/// for each class: out = (g - exp(l) sum) scale
+/// ```
 #[inline(always)]
-pub(in crate::cpu) fn log_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
-    let scale = operands.transform.scale;
-    let sums = rows.sums(
+pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
+    rows: &mut R,
+    operands: &RowOperands<'_, R::W, N>,
+) {
+    let isa = rows.isa();
+    let scale = Wide::<R, N>::splat(isa, operands.transform.scale);
+    let upstream = operands.elementwise;
+    let [sums] = rows.sums(
         #[inline(always)]
-        |row, class, _| operands.elementwise(row, class).into(),
+        |place, _| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            [g.wide(isa)]
+        },
     );
-    rows.map(
+    let stats = Stats::of_log_sum_exps(rows.transform(), &[R::W::ZERO; N]);
+    rows.rebase(&stats);
+    rows.map_p(
+        &stats,
         #[inline(always)]
-        |row, class, l| {
-            let p: f64 = R::W::exp_wide(l.into()).into();
-            R::W::of((operands.elementwise(row, class).into() - p * sums[row]) * scale)
+        |place, _, p| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            let sum: Wide<R, N> = place.of_row(isa, &sums);
+            Lanes::<R, N>::of_wide(isa, (g.wide(isa) - p.wide(isa) * sum) * scale)
         },
     );
 }

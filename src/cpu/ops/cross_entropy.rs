@@ -6,11 +6,11 @@
 //! log-sum-exp.
 
 use crate::cpu::RowOperands;
-use crate::cpu::rows::{LogSumExps, ROWS, Rows, Stats};
-use crate::cpu::simd::{Exp, Isa, Real};
+use crate::cpu::rows::{Lanes, LogSumExps, Place, Rows, Stats, Wanted, Wide, split_factor};
+use crate::cpu::simd::{Exp, Isa, Lane, Real, Vector};
 use crate::cpu::transform::LogitTransform;
 
-impl<W: Real> RowOperands<'_, W> {
+impl<W: Real, const N: usize> RowOperands<'_, W, N> {
     /// Returns whether the label of a row is spread over the classes, by soft targets or label
     /// smoothing.
     #[inline(always)]
@@ -31,42 +31,45 @@ impl<W: Real> RowOperands<'_, W> {
         weight * (on_label + self.coefficients.off_value)
     }
 
-    /// Returns the sum of the spread labels of each row.
+    /// Returns the spread labels of sixteen classes.
     #[inline(always)]
-    fn spread_label_sums<R: Rows<W = W>>(&self, rows: &R) -> [f64; ROWS] {
-        if !self.has_elementwise() {
-            return [self.coefficients.off_value * self.coefficients.class_weight; ROWS];
+    fn spread_labels<I: Isa>(&self, isa: I, place: Place<'_>) -> I::F64 {
+        let mut labels = I::F64::splat(isa, self.coefficients.off_value);
+        if self.has_elementwise() {
+            let targets: W::V<I> = place.of_element(isa, self.elementwise);
+            labels = targets.wide(isa).mul_add(I::F64::splat(isa, self.coefficients.on_value), labels);
         }
-        rows.sums(
-            #[inline(always)]
-            |row, class, _| self.spread_label(row, class),
-        )
+        if !self.weights.is_empty() {
+            let weights: W::V<I> = place.of_class(isa, self.weights);
+            labels = weights.wide(isa) * labels;
+        }
+        labels
     }
 }
 
 /// Targets that are classes, and what follows from them. Soft targets have no class and no
 /// on-label.
-struct Targets {
-    is_ignored: [bool; ROWS],
+struct Targets<const N: usize> {
+    is_ignored: [bool; N],
     /// The target classes; class 0 for an ignored row.
-    classes: [usize; ROWS],
+    classes: [usize; N],
     /// The on-label: the label of the target's class beside its spread label.
-    on_label: [f64; ROWS],
+    on_label: [f64; N],
     /// The factor of the gradient of a row: NaN for a mean over no weight, 0 for an ignored row.
-    factors: [f64; ROWS],
+    factors: [f64; N],
 }
 
-impl Targets {
+impl<const N: usize> Targets<N> {
     #[inline(always)]
-    fn new<W: Real>(operands: &RowOperands<'_, W>) -> Self {
+    fn new<W: Real>(operands: &RowOperands<'_, W, N>) -> Self {
         let (on_value, has_classes) = (operands.coefficients.on_value, !operands.has_elementwise());
         let factor = if operands.coefficients.factor.is_finite() {
             operands.coefficients.factor
         } else {
             f64::NAN
         };
-        let (mut is_ignored, mut classes) = ([false; ROWS], [0; ROWS]);
-        let (mut on_label, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
+        let (mut is_ignored, mut classes) = ([false; N], [0; N]);
+        let (mut on_label, mut factors) = ([0.0; N], [0.0; N]);
         for (row, target) in operands.targets.iter().enumerate() {
             let ignored = has_classes & target.is_ignored();
             let has_class = has_classes & !target.is_ignored();
@@ -84,15 +87,15 @@ impl Targets {
 }
 
 /// The losses, and what gradients need beside the statistics.
-struct Measured<W> {
+struct Measured<W, const N: usize> {
     /// The logits of the targets.
-    logits: [W; ROWS],
-    lse: LogSumExps,
+    logits: [W; N],
+    lse: LogSumExps<N>,
     /// The sums of the spread labels.
-    spread_sums: [f64; ROWS],
+    spread_sums: [f64; N],
     /// The factor of a focal loss in the gradient; 1 where it is off.
-    focal_slopes: [f64; ROWS],
-    losses: [W; ROWS],
+    focal_slopes: [f64; N],
+    losses: [W; N],
 }
 
 /// Returns the factor of a focal loss, `u^gamma` with `u = 1 - p` of the target, and its factor in
@@ -109,53 +112,81 @@ fn focal(gamma: f64, u: f64, p: f64, minus_log_p: f64) -> [f64; 2] {
     [power, power * (1.0 + gamma * ratio)]
 }
 
+/// Returns the sums of the spread labels q of each row, and of q (max - y):
+///
+/// ```text
+/// for each class: q = spread label;  sum += q;  loss += q (max - y)
+/// ```
+#[inline(always)]
+fn spread_sums<R: Rows<N>, const N: usize>(
+    rows: &R,
+    operands: &RowOperands<'_, R::W, N>,
+    max: &[f64; N],
+) -> [[f64; N]; 2] {
+    let (isa, transform) = (rows.isa(), rows.transform());
+    if operands.has_elementwise() {
+        return rows.sums(
+            #[inline(always)]
+            |place, x| {
+                let labels = operands.spread_labels(isa, place);
+                let max: Wide<R, N> = place.of_row(isa, max);
+                [labels, labels * (max - transform.values::<R::I, R::W>(isa, x))]
+            },
+        );
+    }
+    let [losses] = rows.sums(
+        #[inline(always)]
+        |place, x| {
+            let max: Wide<R, N> = place.of_row(isa, max);
+            let distance = max - transform.values::<R::I, R::W>(isa, x);
+            [operands.spread_labels(isa, place) * distance]
+        },
+    );
+    [[operands.coefficients.off_value * operands.coefficients.class_weight; N], losses]
+}
+
 /// Computes the losses, and what the gradient needs from them. Not inlined: [`rows`] and
 /// [`gradient_rows`] share one copy.
 #[inline(never)]
-fn losses_and_labels<R: Rows>(
+fn losses_and_labels<R: Rows<N>, const N: usize>(
     rows: &R,
-    operands: &RowOperands<'_, R::W>,
-    targets: &Targets,
-    stats: &Stats<R::W>,
-) -> Measured<R::W> {
+    operands: &RowOperands<'_, R::W, N>,
+    targets: &Targets<N>,
+    stats: &Stats<R::W, N>,
+) -> Measured<R::W, N> {
     rows.isa().vectorize(
         #[inline(always)]
         || {
             let (transform, coefficients) = (rows.transform(), operands.coefficients);
             let lse = stats.log_sum_exps(transform);
             let logits = rows.pick(&targets.classes);
-            let mut minus_log_p = [0.0; ROWS];
-            for row in 0..ROWS {
+            let mut minus_log_p = [0.0; N];
+            for row in 0..N {
                 // Neither term is negative, so nothing cancels.
                 minus_log_p[row] =
                     (lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row];
             }
-            let mut losses = [0.0; ROWS];
+            let mut losses = [0.0; N];
             if operands.has_elementwise() {
-                for row in 0..ROWS {
+                for row in 0..N {
                     losses[row] = if stats.is_regular(row) { 0.0 } else { f64::NAN };
                 }
             } else {
-                for row in 0..ROWS {
+                for row in 0..N {
                     losses[row] = targets.on_label[row] * minus_log_p[row];
                 }
             }
-            let mut spread_sums = [0.0; ROWS];
+            let mut label_sums = [0.0; N];
             if operands.has_spread_labels() {
-                spread_sums = operands.spread_label_sums(rows);
-                let spread_losses = rows.sums(
-                    #[inline(always)]
-                    |row, class, x| {
-                        operands.spread_label(row, class) * (lse.max[row] - transform.value(x))
-                    },
-                );
-                for row in 0..ROWS {
-                    if spread_sums[row] > 0.0 || !(spread_losses[row] == 0.0) {
-                        losses[row] += spread_losses[row] + spread_sums[row] * lse.log1p_rest[row];
+                let [sums, spread_losses] = spread_sums(rows, operands, &lse.max);
+                label_sums = sums;
+                for row in 0..N {
+                    if sums[row] > 0.0 || !(spread_losses[row] == 0.0) {
+                        losses[row] += spread_losses[row] + sums[row] * lse.log1p_rest[row];
                     }
                 }
             }
-            let mut focal_slopes = [1.0; ROWS];
+            let mut focal_slopes = [1.0; N];
             if coefficients.focal_gamma > 0.0 {
                 let terms = rows.terms(stats, &logits);
                 for row in 0..rows.count() {
@@ -168,82 +199,156 @@ fn losses_and_labels<R: Rows>(
                 }
             }
             if coefficients.z_loss > 0.0 {
-                for row in 0..ROWS {
+                for row in 0..N {
                     losses[row] += coefficients.z_loss * lse.total(row) * lse.total(row);
                 }
             }
-            let mut rounded = [R::W::ZERO; ROWS];
-            for row in 0..ROWS {
+            let mut rounded = [R::W::ZERO; N];
+            for row in 0..N {
                 rounded[row] =
                     if targets.is_ignored[row] { R::W::ZERO } else { R::W::of(losses[row]) };
             }
-            Measured { logits, lse, spread_sums, focal_slopes, losses: rounded }
+            Measured { logits, lse, spread_sums: label_sums, focal_slopes, losses: rounded }
         },
     )
 }
 
 /// Returns the loss of each row.
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(
+pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     rows: &mut R,
-    operands: &RowOperands<'_, R::W>,
-) -> [R::W; ROWS] {
+    operands: &RowOperands<'_, R::W, N>,
+) -> [R::W; N] {
     let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
-        return [R::W::ZERO; ROWS];
+        return [R::W::ZERO; N];
     }
-    let stats = rows.reduce(false);
+    let stats = rows.reduce(Wanted::Rest { keeps: false });
     losses_and_labels(rows, operands, &targets, &stats).losses
+}
+
+/// The gradient of sixteen elements, as factors of each row:
+///
+/// ```text
+/// gradient = (p * multiple - (on_target + spread label)) * slope * factor
+/// ```
+///
+/// `multiple` is the sum of the labels and what a z-loss adds, about 1: both it and the labels are
+/// divided by a power of two near it, which `factor` makes up for. So no product is beyond the
+/// range of f32 unless the gradient is.
+struct RowFactors<W, const N: usize> {
+    multiples: [W; N],
+    /// The factors of soft targets and of each class, `on_value` and `off_value`.
+    on_values: [W; N],
+    off_values: [W; N],
+    /// Two factors, of which the first is 1 for all ordinary gradients.
+    factors: [[W; N]; 2],
+}
+
+impl<W: Exp, const N: usize> RowFactors<W, N> {
+    /// Returns the factors of rows with the given multiples and factors. A row with the factor 0
+    /// has the gradient 0.
+    #[inline(always)]
+    fn new(operands: &RowOperands<'_, W, N>, multiples: &[f64; N], factors: &[f64; N]) -> Self {
+        let (zero, one) = ([W::ZERO; N], [W::ONE; N]);
+        let mut rows =
+            Self { multiples: zero, on_values: zero, off_values: zero, factors: [one, zero] };
+        for row in 0..N {
+            let unit = power_of_two(multiples[row].abs());
+            let of = |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
+            rows.multiples[row] = of(multiples[row]);
+            rows.on_values[row] = of(operands.coefficients.on_value);
+            rows.off_values[row] = of(operands.coefficients.off_value);
+            [rows.factors[0][row], rows.factors[1][row]] = split_factor(factors[row], unit);
+        }
+        rows
+    }
+
+    /// Returns the gradient of sixteen elements without what a target that is a class subtracts.
+    #[inline(always)]
+    fn gradient<I: Isa, Y: LogitTransform>(
+        &self,
+        (isa, transform): (I, Y),
+        operands: &RowOperands<'_, W, N>,
+        place: Place<'_>,
+        x: W::V<I>,
+        p: W::V<I>,
+    ) -> W::V<I> {
+        let zero = W::V::splat(isa, W::ZERO);
+        let mut value = p * place.of_row(isa, &self.multiples);
+        if operands.has_spread_labels() {
+            let mut labels: W::V<I> = place.of_row(isa, &self.off_values);
+            if operands.has_elementwise() {
+                let targets: W::V<I> = place.of_element(isa, operands.elementwise);
+                labels = targets.mul_add(place.of_row(isa, &self.on_values), labels);
+            }
+            if !operands.weights.is_empty() {
+                labels = labels * place.of_class(isa, operands.weights);
+            }
+            value = value - labels;
+        }
+        if !Y::IS_IDENTITY {
+            value = value * transform.derivatives::<I, W>(isa, x);
+        }
+        let factors: [W::V<I>; 2] =
+            [place.of_row(isa, &self.factors[0]), place.of_row(isa, &self.factors[1])];
+        // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is
+        // negative.
+        value * factors[0] * factors[1] + zero
+    }
+}
+
+/// Returns the power of two at most `x`, or 1 where x is 0, infinite, NaN or subnormal.
+#[inline(always)]
+fn power_of_two(x: f64) -> f64 {
+    let exponent = x.to_bits() & 0x7ff0_0000_0000_0000;
+    let is_usual = exponent != 0 && exponent != 0x7ff0_0000_0000_0000;
+    if is_usual { f64::from_bits(exponent) } else { 1.0 }
 }
 
 /// Replaces the logits by the gradient, and returns the losses.
 #[inline(always)]
-pub(in crate::cpu) fn gradient_rows<R: Rows>(
+pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
     rows: &mut R,
-    operands: &RowOperands<'_, R::W>,
-) -> [R::W; ROWS] {
-    let transform = rows.transform();
+    operands: &RowOperands<'_, R::W, N>,
+) -> [R::W; N] {
+    let (isa, transform) = (rows.isa(), rows.transform());
     let targets = Targets::new(operands);
     if targets.all_ignored(rows.count()) {
         ignore(rows);
-        return [R::W::ZERO; ROWS];
+        return [R::W::ZERO; N];
     }
-    let stats = rows.reduce(true);
+    let stats = rows.reduce(Wanted::Rest { keeps: true });
     let Measured { logits, lse, spread_sums, focal_slopes, losses } =
         losses_and_labels(rows, operands, &targets, &stats);
-    let (mut labels, mut z, mut multiples) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
-    for row in 0..ROWS {
-        labels[row] =
-            targets.factors[row] * (targets.on_label[row] * focal_slopes[row] + spread_sums[row]);
+    let (mut labels, mut z) = ([0.0; N], [0.0; N]);
+    for row in 0..N {
+        labels[row] = targets.on_label[row] * focal_slopes[row] + spread_sums[row];
     }
     if operands.coefficients.z_loss > 0.0 {
-        for row in 0..ROWS {
+        for row in 0..N {
             // The derivative of the z-loss is a multiple of the probabilities.
-            z[row] = 2.0 * targets.factors[row] * operands.coefficients.z_loss * lse.total(row);
+            z[row] = 2.0 * operands.coefficients.z_loss * lse.total(row);
         }
     }
-    for row in 0..ROWS {
-        // An ignored row has the gradient 0, or NaN where the softmax is NaN.
-        let multiple = (labels[row] + z[row]) * stats.inverse_sum(row);
-        let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
-        multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
-    }
+    let mut multiples = [0.0; N];
     if R::Y::IS_IDENTITY && !operands.has_spread_labels() {
+        for row in 0..N {
+            // An ignored row has the gradient 0, or NaN where the softmax is NaN.
+            let multiple = targets.factors[row] * (labels[row] + z[row]) * stats.inverse_sum(row);
+            let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
+            multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
+        }
         rows.scale(&stats, &multiples);
     } else {
-        rows.map_with(
+        for row in 0..N {
+            multiples[row] = labels[row] + z[row];
+        }
+        let factors = RowFactors::new(operands, &multiples, &targets.factors);
+        rows.map_p(
             &stats,
             #[inline(always)]
-            |row, class, x, e| {
-                let spread_label = if operands.has_spread_labels() {
-                    targets.factors[row] * operands.spread_label(row, class)
-                } else {
-                    0.0
-                };
-                // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the
-                // slope is negative.
-                R::W::of((e.into() * multiples[row] - spread_label) * transform.derivative(x) + 0.0)
-            },
+            |place, x, p| factors.gradient((isa, transform), operands, place, x, p),
         );
     }
     if operands.has_elementwise() {
@@ -251,23 +356,22 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(
     }
     let terms = rows.terms(&stats, &logits);
     // The spread labels of the other classes add to the gradient of the target class.
-    let mut added = [0.0; ROWS];
+    let mut added = [0.0; N];
     if operands.has_spread_labels() {
         for row in 0..rows.count() {
-            added[row] = targets.factors[row]
-                * (spread_sums[row] - operands.spread_label(row, targets.classes[row]));
+            added[row] = spread_sums[row] - operands.spread_label(row, targets.classes[row]);
         }
     }
-    let mut values = [R::W::ZERO; ROWS];
-    for row in 0..ROWS {
+    let mut values = [R::W::ZERO; N];
+    for row in 0..N {
         // p - 1 must not cancel, so it is the complement; the other spread labels are added apart
         // from it.
         let complement =
             stats.complement(row, transform.orient_one(logits[row]) == stats.max[row], terms[row]);
         let value =
             added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
-        let value =
-            if targets.is_ignored[row] { 0.0 } else { value * transform.derivative(logits[row]) };
+        let slope = transform.derivative(logits[row]);
+        let value = if targets.is_ignored[row] { 0.0 } else { targets.factors[row] * value * slope };
         values[row] = R::W::of(if stats.is_regular(row) { value } else { f64::NAN });
     }
     rows.put(&targets.classes, &values);
@@ -275,56 +379,79 @@ pub(in crate::cpu) fn gradient_rows<R: Rows>(
 }
 
 /// Writes the gradient of ignored rows: 0, or NaN where the softmax is NaN.
-fn ignore<R: Rows>(rows: &mut R) {
-    let (transform, maxima) = (rows.transform(), rows.maxima());
-    let mut values = [R::W::ZERO; ROWS];
+fn ignore<R: Rows<N>, const N: usize>(rows: &mut R) {
+    let (isa, transform, maxima) = (rows.isa(), rows.transform(), rows.maxima());
+    let mut values = [R::W::ZERO; N];
     for row in 0..rows.count() {
-        if !transform.is_regular(maxima[row]) || rows.find_where(row, |x| !x.is_number()).is_some()
-        {
+        if !transform.is_regular(maxima[row]) || rows.find_nan(row).is_some() {
             values[row] = R::W::NAN;
         }
     }
-    rows.map(|row, _, _| values[row]);
+    rows.map(
+        #[inline(always)]
+        |place, _| place.of_row(isa, &values),
+    );
 }
 
 /// Replaces the logits by the gradient, from saved log-sum-exps.
 #[inline(always)]
-pub(in crate::cpu) fn backward_rows<R: Rows>(rows: &mut R, operands: &RowOperands<'_, R::W>) {
-    let (transform, coefficients) = (rows.transform(), operands.coefficients);
+pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
+    rows: &mut R,
+    operands: &RowOperands<'_, R::W, N>,
+) {
+    let (isa, transform, coefficients) = (rows.isa(), rows.transform(), operands.coefficients);
     let mut targets = Targets::new(operands);
-    let spread_sums =
-        if operands.has_spread_labels() { operands.spread_label_sums(rows) } else { [0.0; ROWS] };
+    let logits = rows.pick(&targets.classes);
+    let mut label_sums = [coefficients.off_value * coefficients.class_weight; N];
+    if operands.has_elementwise() {
+        [label_sums] = rows.sums(
+            #[inline(always)]
+            |place, _| [operands.spread_labels(isa, place)],
+        );
+    }
     if coefficients.focal_gamma > 0.0 {
-        let logits = rows.pick(&targets.classes);
         for row in 0..rows.count() {
             let log_p = transform.value(logits[row]) - operands.log_sum_exps[row].into();
             let u = (-log_p.exp_m1()).clamp(0.0, 1.0);
             targets.on_label[row] *= focal(coefficients.focal_gamma, u, log_p.exp(), -log_p)[1];
         }
     }
-    let (mut factors, mut multiples, mut saved_lse) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
-    for row in 0..ROWS {
-        saved_lse[row] = operands.log_sum_exps[row].into();
-        let z = if coefficients.z_loss > 0.0 {
-            2.0 * coefficients.z_loss * saved_lse[row]
-        } else {
-            0.0
-        };
-        factors[row] = if saved_lse[row].is_finite() { targets.factors[row] } else { f64::NAN };
-        multiples[row] = targets.on_label[row] + spread_sums[row] + z;
+    let mut multiples = [0.0; N];
+    for row in 0..N {
+        let saved: f64 = operands.log_sum_exps[row].into();
+        let z = if coefficients.z_loss > 0.0 { 2.0 * coefficients.z_loss * saved } else { 0.0 };
+        if !saved.is_finite() {
+            targets.factors[row] = f64::NAN;
+        }
+        multiples[row] = targets.on_label[row] + label_sums[row] + z;
     }
-    rows.map(
+    let stats = Stats::of_log_sum_exps(transform, &operands.log_sum_exps);
+    rows.rebase(&stats);
+    let factors = RowFactors::new(operands, &multiples, &targets.factors);
+    let row_factors = &factors.factors[1];
+    rows.map_p(
+        &stats,
         #[inline(always)]
-        |row, class, x| {
-            let p: f64 = R::W::exp_wide(transform.value(x) - saved_lse[row]).into();
-            let on_label = if class == targets.classes[row] { targets.on_label[row] } else { 0.0 };
-            let spread_label =
-                if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
-            let value = factors[row]
-                * (multiples[row] * p - (on_label + spread_label))
-                * transform.derivative(x);
+        |place, x, p| {
+            let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);
+            let value = factors.gradient((isa, transform), operands, place, x, p);
             // The gradient of a row that does not count is 0 whatever its logits.
-            R::W::of(if factors[row] == 0.0 { 0.0 } else { value })
+            let factor: Lanes<R, N> = place.of_row(isa, row_factors);
+            factor.where_equal(zero, zero, value)
         },
     );
+    if operands.has_elementwise() {
+        return;
+    }
+    let mut values = [R::W::ZERO; N];
+    for row in 0..rows.count() {
+        let saved: f64 = operands.log_sum_exps[row].into();
+        let class = targets.classes[row];
+        let p: f64 = R::W::exp_wide(transform.value(logits[row]) - saved).into();
+        let spread = if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
+        let value = multiples[row] * p - (targets.on_label[row] + spread);
+        let value = targets.factors[row] * value * transform.derivative(logits[row]);
+        values[row] = R::W::of(if targets.factors[row] == 0.0 { 0.0 } else { value });
+    }
+    rows.put(&targets.classes, &values);
 }

@@ -1,4 +1,4 @@
-//! The operations on up to 32 rows at a time, each the twin of its shader.
+//! The operations on up to 32 short rows or one long row at a time, each the twin of its shader.
 //!
 //! [`RowTask::run_op`] runs the operation of a task on a group of rows; [`RowTask::select_classes`]
 //! runs the two operations that take one row at a time, top-k and sampling. Each file has one
@@ -14,9 +14,9 @@ mod softmax;
 
 use super::RowOperands;
 use super::dispatch::{RowTask, Variant};
-use super::lines::PendingLines;
-use super::rows::{Held, LanesAcrossRows, LanesAlongRow, ROWS, Rows, SHORT_ROW_CLASSES};
-use super::simd::{Exp, Isa, LANES};
+use super::rows::{FlatRows, LongRow, Rows, SHORT_ROW_CLASSES};
+use super::scratch::Scratch;
+use super::simd::{Exp, Isa};
 use super::transform::LogitTransform;
 use crate::ops::Op;
 use crate::problem::dtype::ElementsMut;
@@ -26,8 +26,8 @@ use crate::{Element, Prediction};
 /// A loop of an operation over the classes of a group of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cpu) enum ClassLoop {
-    Maximum,
-    /// Sums the exponentials; `keeps` says that they are wanted again.
+    /// Sums the exponentials, and finds their maximum; `keeps` says that exponentials are wanted
+    /// again.
     ExponentialSum {
         keeps: bool,
     },
@@ -35,12 +35,12 @@ pub(in crate::cpu) enum ClassLoop {
     Sum {
         reads_rows: bool,
     },
-    /// Finds the class of the largest logit.
-    Find,
     /// Finds the classes with the largest logits.
     Search,
     /// Draws a class.
     Draw,
+    /// Computes exponentials, of short rows alone.
+    Exponentials,
     /// Writes a value of each exponential; of the logits where those are not kept.
     Scale,
     /// Writes a value of each logit.
@@ -49,31 +49,30 @@ pub(in crate::cpu) enum ClassLoop {
 
 /// The loops of an operation with its default options, over rows that are ordinary numbers.
 pub(in crate::cpu) fn class_loops(op: Op) -> &'static [ClassLoop] {
-    use ClassLoop::{Draw, ExponentialSum, Find, Map, Maximum, Scale, Search, Sum};
+    use ClassLoop::{Draw, ExponentialSum, Exponentials, Map, Scale, Search, Sum};
     match op {
-        Op::Softmax | Op::CrossEntropyGrad => &[Maximum, ExponentialSum { keeps: true }, Scale],
-        Op::LogSoftmax => &[Maximum, ExponentialSum { keeps: false }, Map],
-        Op::LogSumExp | Op::CrossEntropy => &[Maximum, ExponentialSum { keeps: false }],
-        Op::CrossEntropyBackward => &[Map],
-        Op::Entropy => &[Maximum, ExponentialSum { keeps: false }, Sum { reads_rows: true }],
+        Op::Softmax | Op::CrossEntropyGrad => &[ExponentialSum { keeps: true }, Scale],
+        Op::LogSoftmax => &[ExponentialSum { keeps: false }, Map],
+        Op::LogSumExp | Op::CrossEntropy | Op::Predict => &[ExponentialSum { keeps: false }],
+        Op::CrossEntropyBackward => &[Exponentials, Map],
+        Op::Entropy => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }],
         Op::EntropyBackward => {
-            &[Maximum, ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map]
+            &[ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map]
         }
         Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
-        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Map],
-        Op::Predict => &[Maximum, ExponentialSum { keeps: false }, Find],
-        Op::TopK => &[Search, Maximum, ExponentialSum { keeps: false }],
-        Op::Sample => &[Maximum, ExponentialSum { keeps: false }, Draw],
+        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Exponentials, Map],
+        Op::TopK => &[Search, ExponentialSum { keeps: false }],
+        Op::Sample => &[ExponentialSum { keeps: false }, Draw],
     }
 }
 
 impl RowTask<'_> {
     /// Runs the operation on `rows`, and writes their values to `rows_out` from `at` on.
     #[inline(never)]
-    pub(super) fn run_op<R: Rows>(
+    pub(super) fn run_op<R: Rows<N>, const N: usize>(
         &self,
         rows: &mut R,
-        operands: &RowOperands<'_, R::W>,
+        operands: &RowOperands<'_, R::W, N>,
         rows_out: &mut RowsOut<'_>,
         at: usize,
     ) {
@@ -127,16 +126,16 @@ impl RowTask<'_> {
         &self,
         Variant { isa, transform }: Variant<I, Y>,
         x: &[W],
-        held: &mut Held<W>,
+        scratch: &mut Scratch<W>,
         index: usize,
         rows_out: &mut RowsOut<'_>,
         at: usize,
     ) {
         let RowsOut::Predictions(out, each) = rows_out else { return };
         let out: &mut [Prediction] = &mut out[at * *each..][..*each];
-        let classes = x.len();
         let (draws, scale) = (&self.operands.draws, self.operands.transform.scale);
         let index = self.first_row + index;
+        let (input, output) = (Some(x), None);
         macro_rules! select {
             ($rows:expr) => {
                 match (self.op, out) {
@@ -148,27 +147,18 @@ impl RowTask<'_> {
         isa.vectorize(
             #[inline(always)]
             || {
-                if classes <= SHORT_ROW_CLASSES {
-                    let mut tiles = [[[W::ZERO; LANES]; SHORT_ROW_CLASSES]; 4];
-                    tiles[0].iter_mut().zip(x).for_each(|(to, &x)| to[0] = x);
-                    let [a, b, c, d] = &mut tiles;
-                    let logits = [&a[..classes], &b[..classes]];
-                    let results = [&mut c[..classes], &mut d[..classes]];
-                    let pending = PendingLines::default();
-                    select!(LanesAcrossRows { isa, transform, count: 1, logits, results, pending })
+                if x.len() <= SHORT_ROW_CLASSES {
+                    let (classes, count, flat) = (x.len(), 1, &mut scratch.flat);
+                    select!(FlatRows { isa, transform, classes, count, input, output, flat })
                 } else {
-                    let (input, threads_share_rows) =
-                        (Some((x, classes)), self.schedule.threads_share_rows);
-                    let (output, streams, pending) = (None, false, PendingLines::default());
-                    select!(LanesAlongRow {
+                    let (streams, held) = (false, &mut scratch.held);
+                    let threads_share_rows = self.schedule.threads_share_rows;
+                    select!(LongRow {
                         isa,
                         transform,
-                        classes,
-                        count: 1,
                         input,
                         output,
                         streams,
-                        pending,
                         threads_share_rows,
                         held
                     })
@@ -180,11 +170,11 @@ impl RowTask<'_> {
 
 /// Writes the values of `count` rows to `rows_out` from `at` on.
 #[inline(always)]
-fn write_values<W: Element>(
+fn write_values<W: Element, const N: usize>(
     rows_out: &mut RowsOut<'_>,
     at: usize,
     count: usize,
-    values: [W; ROWS],
+    values: [W; N],
 ) {
     let values = &values[..count];
     match rows_out {

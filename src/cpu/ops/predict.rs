@@ -2,36 +2,43 @@
 //! and `shaders/top_k.wgsl`.
 
 use crate::Prediction;
-use crate::cpu::rows::{ROWS, Rows, Stats};
-use crate::cpu::simd::Real;
+use crate::cpu::rows::{ROWS, Rows, Stats, Wanted};
+use crate::cpu::simd::{LANES, Real, Vector};
 use crate::cpu::transform::LogitTransform;
 use crate::ops::MAX_K;
 
 #[inline(always)]
-pub(in crate::cpu) fn rows<R: Rows>(rows: &mut R) -> [Prediction; ROWS] {
-    let stats = rows.reduce(false);
-    let mut predictions = [Prediction::default(); ROWS];
+pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) -> [Prediction; N] {
+    let stats = rows.reduce(Wanted::Class);
+    let mut predictions = [Prediction::default(); N];
     for row in 0..rows.count() {
         predictions[row] = best(rows, &stats, row);
     }
     predictions
 }
 
-/// Returns the class of the largest logit of `row`, and its probability.
+/// Returns the class of the largest logit of `row`, and its probability. The statistics have the
+/// classes of the maxima.
 #[inline(always)]
-pub(in crate::cpu) fn best<R: Rows>(rows: &R, stats: &Stats<R::W>, row: usize) -> Prediction {
+pub(in crate::cpu) fn best<R: Rows<N>, const N: usize>(
+    rows: &R,
+    stats: &Stats<R::W, N>,
+    row: usize,
+) -> Prediction {
     // A NaN counts as the largest.
-    let nan = if stats.is_regular(row) { None } else { rows.find_where(row, |x| !x.is_number()) };
-    let class =
-        nan.or_else(|| rows.find(row, rows.transform().orient_one(stats.max[row]))).unwrap_or(0);
+    let nan = if stats.is_regular(row) { None } else { rows.find_nan(row) };
+    let class = nan.unwrap_or(stats.classes[row]);
     Prediction { class: class as u32, probability: stats.max_probability(row) as f32 }
 }
-
 /// Writes the classes of the `out.len()` largest logits of the first row, whose logits are `x`, in
 /// descending order; the lower of two classes with equal logits comes first. `out` is no longer
 /// than `x`.
 #[inline(always)]
-pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Prediction]) {
+pub(in crate::cpu) fn top_row<R: Rows<N>, const N: usize>(
+    rows: &mut R,
+    x: &[R::W],
+    out: &mut [Prediction],
+) {
     let transform = rows.transform();
     // The logits and classes that have been found so far, best first. NaN counts as the largest.
     let mut best = [(R::W::ZERO, 0); MAX_K];
@@ -61,14 +68,15 @@ pub(in crate::cpu) fn top_row<R: Rows>(rows: &mut R, x: &[R::W], out: &mut [Pred
             found = k.min(found + 1);
         }
     }
-    let stats = rows.reduce(false);
-    for (out, best) in out.chunks_mut(ROWS).zip(best.chunks(ROWS)) {
-        let mut logits = [R::W::ZERO; ROWS];
+    let stats = rows.reduce(Wanted::Rest { keeps: false });
+    let isa = rows.isa();
+    for (out, best) in out.chunks_mut(LANES).zip(best.chunks(LANES)) {
+        let mut logits = [R::W::ZERO; LANES];
         logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = transform.orient_one(x));
         // All of these logits are of the first row.
-        let terms = rows.terms(&stats.of_row(0), &logits);
+        let terms = stats.term(isa, transform, 0, Vector::load(isa, &logits)).array();
         for ((out, &(_, class)), term) in out.iter_mut().zip(best).zip(terms) {
-            *out = Prediction { class, probability: (term * stats.inverse_sum(0)) as f32 };
+            *out = Prediction { class, probability: (term.into() * stats.inverse_sum(0)) as f32 };
         }
     }
 }

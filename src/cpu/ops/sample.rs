@@ -3,21 +3,21 @@
 
 use super::predict;
 use crate::Prediction;
-use crate::cpu::rows::{ROWS, Rows};
-use crate::cpu::simd::Real;
+use crate::cpu::rows::{Rows, Wanted};
+use crate::cpu::simd::{Real, Vector};
 use crate::problem::sampling::{Draws, threefry};
 
 /// Draws a class of the first row; `x` is its logits, `index` its number in the batch, and `scale`
 /// the scale of the logit transform.
 #[inline(always)]
-pub(in crate::cpu) fn row<R: Rows>(
+pub(in crate::cpu) fn row<R: Rows<N>, const N: usize>(
     rows: &mut R,
     x: &[R::W],
     index: usize,
     scale: f64,
     draws: &Draws,
 ) -> Prediction {
-    let stats = rows.reduce(false);
+    let stats = rows.reduce(Wanted::Class);
     if !stats.is_regular(0) {
         return predict::best(rows, &stats, 0);
     }
@@ -40,8 +40,10 @@ pub(in crate::cpu) fn row<R: Rows>(
         }
     }
     let class = best.1;
-    let terms = rows.terms(&stats, &[x[class]; ROWS]);
-    Prediction { class: class as u32, probability: (terms[0] * stats.inverse_sum(0)) as f32 }
+    let isa = rows.isa();
+    let [term, ..] =
+        stats.term(isa, rows.transform(), 0, Vector::splat(isa, x[class])).array();
+    Prediction { class: class as u32, probability: (term.into() * stats.inverse_sum(0)) as f32 }
 }
 
 /// Returns the least key of a class that may be drawn. The key of a class is that of the scaled

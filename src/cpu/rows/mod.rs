@@ -1,35 +1,92 @@
-//! The loops over the classes of up to 32 rows at a time. Each operation is written once, over the
-//! trait [`Rows`], which has two implementations:
+//! The loops over the classes of rows, whose classes lie side by side. Each operation is written
+//! once, over the trait [`Rows`], which has two implementations:
 //!
-//! * `lanes_along_row.rs`, with `read.rs` and `write.rs`: the lanes of a vector hold neighbouring
-//!   classes of one row.
-//! * `lanes_across_rows.rs`: the lanes hold the same class of sixteen rows, for rows that are too
-//!   short to fill lanes.
+//! * `flat.rs`: up to 32 short rows without gaps between them, as one stream of elements. A vector
+//!   may hold classes of several rows, so no lane is idle.
+//! * `long.rs`, with `read.rs` and `write.rs`: one long row, piece by piece.
 //!
-//! The number of classes alone decides which one is used, and so the order of sums. [`Stats`] is
-//! what both reduce rows to.
+//! The number of classes alone decides which one is used, and so the order of sums. Both compute
+//! the exponentials of a row relative to the fixed base where the maximum of the row allows it
+//! ([`Exp::FIXED_RANGE`]), before they know that maximum; the exponentials of other rows are
+//! computed again. [`Stats`] is what both reduce rows to.
 
-mod lanes_across_rows;
-mod lanes_along_row;
+mod flat;
+mod long;
 mod read;
 mod write;
 
-pub(super) use lanes_across_rows::{
-    LanesAcrossRows, Tiles, gather, scatter, transpose, transpose_back,
-};
-pub(super) use lanes_along_row::{Held, LanesAlongRow, are_held, pieces_of};
+pub(super) use flat::{Flat, FlatRows, transpose};
+pub(super) use long::{Held, LongRow, are_held, pieces_of};
 
-use super::simd::{Exp, Isa, LANES, Vector, log1p};
-use super::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
+use super::simd::{Exp, Isa, LANES, Real, Vector, exp, log1p};
+use super::transform::{LogitTransform, RowExpBases};
 
-/// The largest number of rows of a group: two vectors, so that the steps of one overlap with those
-/// of the other.
+/// The largest number of short rows that are computed together: two vectors of row values.
 pub(super) const ROWS: usize = 2 * LANES;
-/// Rows of up to this many classes are computed with lanes across rows.
-pub(super) const SHORT_ROW_CLASSES: usize = 32;
+/// Rows of up to this many classes are short.
+pub(super) const SHORT_ROW_CLASSES: usize = 128;
 
-/// Up to 32 rows. Closures get the row (its number in the group), the class, and the logit.
-pub(super) trait Rows {
+/// Where the sixteen elements of a vector are.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The row of the elements, or a row of the sixteen rows that `rows` counts.
+    pub(super) row: usize,
+    /// The row of each lane, counted from the first of sixteen rows; `None` where all lanes are of
+    /// one row.
+    pub(super) rows: Option<&'a [u8; LANES]>,
+    /// The place of the first element in an array of all elements of the rows.
+    pub(super) at: usize,
+    /// The place of the first element in an array that repeats a value of each class row by row.
+    pub(super) class_at: usize,
+}
+
+impl Place<'_> {
+    /// Returns the value of the row of each element.
+    #[inline(always)]
+    pub(super) fn of_row<I: Isa, V: Vector<I>, const N: usize>(
+        self,
+        isa: I,
+        values: &[V::W; N],
+    ) -> V {
+        match (self.rows, values[self.row / LANES * LANES..].first_chunk()) {
+            (Some(rows), Some(values)) => V::spread(isa, values, rows),
+            _ => V::splat(isa, values[self.row]),
+        }
+    }
+
+    /// Returns the value of the class of each element; `values` repeats them row by row.
+    #[inline(always)]
+    pub(super) fn of_class<I: Isa, V: Vector<I>>(self, isa: I, values: &[V::W]) -> V {
+        load_at(isa, values, self.class_at)
+    }
+
+    /// Returns the elements of `values` at the same place.
+    #[inline(always)]
+    pub(super) fn of_element<I: Isa, V: Vector<I>>(self, isa: I, values: &[V::W]) -> V {
+        load_at(isa, values, self.at)
+    }
+}
+
+#[inline(always)]
+fn load_at<I: Isa, V: Vector<I>>(isa: I, values: &[V::W], at: usize) -> V {
+    let (values, _) = values[at..][..LANES].as_chunks();
+    V::load(isa, &values[0])
+}
+
+/// What a reduction is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The sum of exponentials alone, for [`Rows::scale`]: the maximum may be unknown, and the rest
+    /// of the sum may have lost its last bits.
+    Sum,
+    /// All of [`Stats`]; `keeps` says that [`Rows::scale`] or [`Rows::map_p`] will follow.
+    Rest { keeps: bool },
+    /// All of [`Stats`], and the class of each maximum.
+    Class,
+}
+
+/// Up to `N` rows. Closures get the place of sixteen elements, and their logits.
+pub(super) trait Rows<const N: usize> {
     /// The instruction set that these rows are computed with.
     type I: Isa;
     type W: Exp;
@@ -38,51 +95,59 @@ pub(super) trait Rows {
     /// Returns the proof that this machine has the instruction set.
     fn isa(&self) -> Self::I;
     fn transform(&self) -> Self::Y;
-    fn classes(&self) -> usize;
     /// Returns the number of rows.
     fn count(&self) -> usize;
-    /// Returns the logit of `class` in `row`, as long as nothing has been written.
-    fn get(&self, row: usize, class: usize) -> Self::W;
-    /// Returns the first class of `row` for whose logit `holds` is true.
-    fn find_where(&self, row: usize, holds: impl Fn(Self::W) -> bool) -> Option<usize>;
-    /// Returns the first class of `row` that has the logit `logit`.
-    fn find(&self, row: usize, logit: Self::W) -> Option<usize>;
+    /// Returns the first class of `row` whose logit is NaN, as long as nothing has been written.
+    fn find_nan(&self, row: usize) -> Option<usize>;
     /// Returns the largest oriented logit of each row, NaN left out.
-    fn maxima(&self) -> [Self::W; ROWS];
-    /// Returns the statistics of each row. `hold` says that [`Rows::scale`] or [`Rows::map_with`]
-    /// will follow.
-    fn reduce(&mut self, hold: bool) -> Stats<Self::W>;
+    fn maxima(&self) -> [Self::W; N];
+    /// Returns the statistics of each row.
+    fn reduce(&mut self, wanted: Wanted) -> Stats<Self::W, N>;
+    /// Makes [`Rows::map_p`] compute exponentials relative to the bases of `stats`, which are not
+    /// from [`Rows::reduce`].
+    fn rebase(&mut self, stats: &Stats<Self::W, N>);
     /// Returns exp(y - log_base) of `logits`, one of each row.
-    fn terms(&self, stats: &Stats<Self::W>, logits: &[Self::W; ROWS]) -> [f64; ROWS];
-    /// Returns the sum of `value` over the classes of each row.
-    fn sums(&self, value: impl Fn(usize, usize, Self::W) -> f64 + Sync) -> [f64; ROWS];
+    fn terms(&self, stats: &Stats<Self::W, N>, logits: &[Self::W; N]) -> [f64; N];
+    /// Returns the sums of `K` values over the classes of each row.
+    fn sums<const K: usize>(
+        &self,
+        values: impl Fn(Place<'_>, Lanes<Self, N>) -> [Wide<Self, N>; K] + Sync,
+    ) -> [[f64; N]; K];
     /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal
     /// number.
-    fn scale(&mut self, stats: &Stats<Self::W>, factors: &[f64; ROWS]);
-    /// Writes `value` of each logit.
-    fn map(&mut self, value: impl Fn(usize, usize, Self::W) -> Self::W + Sync);
-    /// Writes `value` of each logit and its exp(y - log_base).
-    fn map_with(
+    fn scale(&mut self, stats: &Stats<Self::W, N>, factors: &[f64; N]);
+    /// Writes `value` of the logits.
+    fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, N>) -> Lanes<Self, N> + Sync);
+    /// Writes `value` of the logits and their probabilities.
+    fn map_p(
         &mut self,
-        stats: &Stats<Self::W>,
-        value: impl Fn(usize, usize, Self::W, Self::W) -> Self::W + Sync,
+        stats: &Stats<Self::W, N>,
+        value: impl Fn(Place<'_>, Lanes<Self, N>, Lanes<Self, N>) -> Lanes<Self, N> + Sync,
     );
     /// Returns the logit of one class of each row, as long as nothing has been written.
-    fn pick(&self, classes: &[usize; ROWS]) -> [Self::W; ROWS];
+    fn pick(&self, classes: &[usize; N]) -> [Self::W; N];
     /// Writes the values of one class of each row.
-    fn put(&mut self, classes: &[usize; ROWS], values: &[Self::W; ROWS]);
+    fn put(&mut self, classes: &[usize; N], values: &[Self::W; N]);
 }
+
+/// A vector of the type that `R` computes in.
+pub(super) type Lanes<R, const N: usize> =
+    <<R as Rows<N>>::W as Real>::V<<R as Rows<N>>::I>;
+/// A vector of f64.
+pub(super) type Wide<R, const N: usize> = <<R as Rows<N>>::I as Isa>::F64;
 
 /// Splits `factor * ratio` into two factors, by which the caller multiplies an exponential one
 /// after the other. The first is 1 where the product is a normal number. A subnormal product would
-/// lose bits, or be flushed to 0, although its product with an exponential of up to
-/// [`Exp::LARGEST`] may be normal. In that case the first is `1 / LARGEST`, which is exact, and the
-/// second is the rest.
+/// lose bits, or be flushed to 0, although its product with an exponential may be normal; an
+/// infinite one would make an exponential of 0 NaN. In these cases the first is `1 / SPLIT` or
+/// `SPLIT`, and the second is the rest.
 #[inline(always)]
-fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
+pub(super) fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
     let whole = factor * ratio;
     if whole.abs() < W::MIN_NORMAL {
-        [W::of(1.0 / W::LARGEST), W::of(factor * W::LARGEST * ratio)]
+        [W::of(1.0 / W::SPLIT), W::of(factor * W::SPLIT * ratio)]
+    } else if whole.abs() > W::LARGEST_NUMBER {
+        [W::of(W::SPLIT), W::of(factor / W::SPLIT * ratio)]
     } else {
         [W::ONE, W::of(whole)]
     }
@@ -98,57 +163,74 @@ fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
 /// log-sum-exp = y(max) + log1p(rest_sum / max_exp)
 /// p_j = exp(y_j - log_base) / (max_exp + rest_sum)
 /// ```
-pub(super) struct Stats<W> {
+pub(super) struct Stats<W, const N: usize> {
     /// The largest oriented logit of each row.
-    pub(super) max: [W; ROWS],
+    pub(super) max: [W; N],
+    /// The first class of each maximum, where it was asked for.
+    pub(super) classes: [usize; N],
     /// The exponent base of each row.
-    bases: RowExpBases<W>,
+    bases: RowExpBases<W, N>,
     /// exp(y - log_base) of the maximum of each row.
-    max_exps: [f64; ROWS],
-    rest_sums: [f64; ROWS],
+    max_exps: [f64; N],
+    rest_sums: [f64; N],
     /// 1 / (max_exp + rest_sum): an exponential times this is a probability. NaN where the softmax
     /// has no value.
-    inverse_sums: [f64; ROWS],
+    inverse_sums: [f64; N],
 }
 
 /// The log-sum-exp of each row, in two parts, so that a small part is not lost beside a large one.
-pub(super) struct LogSumExps {
+pub(super) struct LogSumExps<const N: usize> {
     /// y of the maximum; NaN where the softmax has no value.
-    pub(super) max: [f64; ROWS],
+    pub(super) max: [f64; N],
     /// log1p(rest_sum / max_exp).
-    pub(super) log1p_rest: [f64; ROWS],
+    pub(super) log1p_rest: [f64; N],
 }
 
-impl LogSumExps {
+impl<const N: usize> LogSumExps<N> {
     #[inline(always)]
     pub(super) fn total(&self, row: usize) -> f64 {
         self.max[row] + self.log1p_rest[row]
     }
 }
 
-impl<W: Exp> Stats<W> {
+impl<W: Exp, const N: usize> Stats<W, N> {
     #[inline(always)]
     fn new<Y: LogitTransform>(
         transform: Y,
-        max: [W; ROWS],
-        bases: RowExpBases<W>,
-        max_exps: [f64; ROWS],
-        rest_sums: [f64; ROWS],
+        max: [W; N],
+        bases: RowExpBases<W, N>,
+        max_exps: [f64; N],
+        rest_sums: [f64; N],
     ) -> Self {
-        let mut inverse_sums = [0.0; ROWS];
-        for row in 0..ROWS {
+        let mut inverse_sums = [0.0; N];
+        for row in 0..N {
             // A NaN among the logits has made the sum NaN.
             let is_regular = transform.is_regular(max[row]);
             inverse_sums[row] =
                 if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
         }
-        Self { max, bases, max_exps, rest_sums, inverse_sums }
+        Self { max, classes: [0; N], bases, max_exps, rest_sums, inverse_sums }
+    }
+
+    /// Returns statistics that give p_j = exp(y_j - log_sum_exp) of saved log-sum-exps, and no
+    /// maxima.
+    #[inline(always)]
+    pub(super) fn of_log_sum_exps<Y: LogitTransform>(transform: Y, saved: &[W; N]) -> Self {
+        let mut bases = RowExpBases::all(&W::FIXED_BASE);
+        let (mut inverse_sums, nothing) = ([0.0; N], [0.0; N]);
+        for row in 0..N {
+            let base = transform.own_base(saved[row]);
+            inverse_sums[row] = exp(base.log_base - saved[row].into());
+            bases.set(row, &base);
+        }
+        let (max, classes) = ([W::ZERO; N], [0; N]);
+        Self { max, classes, bases, max_exps: nothing, rest_sums: nothing, inverse_sums }
     }
 
     #[inline(always)]
-    pub(super) fn log_sum_exps<Y: LogitTransform>(&self, transform: Y) -> LogSumExps {
-        let (mut max, mut log1p_rest) = ([0.0; ROWS], [0.0; ROWS]);
-        for row in 0..ROWS {
+    pub(super) fn log_sum_exps<Y: LogitTransform>(&self, transform: Y) -> LogSumExps<N> {
+        let (mut max, mut log1p_rest) = ([0.0; N], [0.0; N]);
+        for row in 0..N {
             max[row] =
                 if self.is_regular(row) { transform.value_of_max(self.max[row]) } else { f64::NAN };
             log1p_rest[row] = log1p(self.rest_sums[row] / self.max_exps[row]);
@@ -156,43 +238,17 @@ impl<W: Exp> Stats<W> {
         LogSumExps { max, log1p_rest }
     }
 
-    /// Returns exp(y - log_base) of `logits`, one of each row.
-    #[inline(never)]
-    fn terms<I: Isa, Y: LogitTransform>(
+    /// Returns exp(y - log_base) of logits of `row`.
+    #[inline(always)]
+    pub(super) fn term<I: Isa, Y: LogitTransform>(
         &self,
         isa: I,
         transform: Y,
-        logits: &[W; ROWS],
-    ) -> [f64; ROWS] {
-        isa.vectorize(
-            #[inline(always)]
-            || {
-                let mut terms = [0.0; ROWS];
-                let base_lanes = [
-                    ExpBaseLanes::of_rows(isa, &self.bases, 0),
-                    ExpBaseLanes::of_rows(isa, &self.bases, 1),
-                ];
-                let (halves, _) = logits.as_chunks();
-                let x = [W::V::load(isa, &halves[0]), W::V::load(isa, &halves[1])];
-                let [a, b] = transform.exp(isa, x, [&base_lanes[0], &base_lanes[1]]);
-                for (to, from) in terms.iter_mut().zip([a.array(), b.array()].as_flattened()) {
-                    *to = (*from).into();
-                }
-                terms
-            },
-        )
-    }
-
-    /// Returns the statistics of one row as those of all rows, so that `terms` takes 32 logits of
-    /// that row.
-    pub(super) fn of_row(&self, row: usize) -> Self {
-        Self {
-            max: [self.max[row]; ROWS],
-            bases: self.bases.all(row),
-            max_exps: [self.max_exps[row]; ROWS],
-            rest_sums: [self.rest_sums[row]; ROWS],
-            inverse_sums: [self.inverse_sums[row]; ROWS],
-        }
+        row: usize,
+        x: W::V<I>,
+    ) -> W::V<I> {
+        let place = Place { row, rows: None, at: 0, class_at: 0 };
+        transform.exp(isa, [x], [&self.bases.lanes(isa, place)])[0]
     }
 
     #[inline(always)]

@@ -1,143 +1,109 @@
-//! Lanes along the row: writes the results of rows, in place, into other memory, or past the
-//! caches.
+//! One long row: writes its results, in place, into other memory, or past the caches.
 //!
-//! `LanesAlongRow::write` calls a closure for every two vectors of logits; `scaled` is the pass of
-//! softmax. The inner loop is at the end, in `written`.
+//! `LongRow::write` calls a closure for every vector of logits; `write_scaled` gives it the
+//! exponentials too, from those that were held or from the logits. The inner loop is at the end, in
+//! `written`.
 
-use super::lanes_along_row::{Held, LanesAlongRow};
+use super::long::{Held, LongRow, at_class};
 use super::read::BLOCK;
-use super::{ROWS, split_factor};
-use crate::cpu::lines::CACHE_LINE;
+use super::{Place, split_factor};
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// Where a piece of a row starts.
-#[derive(Clone, Copy)]
-pub(super) struct PieceStart {
-    pub(super) row: usize,
-    pub(super) piece: usize,
-    /// The class of its first element.
-    pub(super) class: usize,
-}
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
-impl<I: Isa, Y: LogitTransform, T: Number> LanesAlongRow<'_, I, Y, T>
+impl<I: Isa, Y: LogitTransform, T: Number> LongRow<'_, I, Y, T>
 where
     T::Wide: Exp,
 {
-    /// Writes the elements of each row, piece by piece. `of_piece` makes a closure for each piece,
-    /// with the values that are the same for all of it; that closure gets the place of two vectors
-    /// in the piece and their logits, and returns what replaces them.
+    /// Writes the elements of the row, piece by piece. `of_piece` gets the number of a piece and
+    /// its first class, and makes a closure with the values that are the same for all of it; that
+    /// closure gets the place of a vector in the piece and its logits, and returns what replaces
+    /// them.
     #[inline(always)]
-    pub(super) fn write<F>(&mut self, of_piece: impl Fn(PieceStart) -> F + Sync)
+    pub(super) fn write<F>(&mut self, of_piece: impl Fn(usize, usize) -> F + Sync)
     where
-        F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+        F: Fn(usize, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
     {
-        let (isa, classes, cut, streams) = (self.isa, self.classes, self.cut(), self.streams);
-        let Some((output, out_stride)) = &mut self.output else { return };
-        for row in 0..self.count {
-            let mut rest = &mut output[row * *out_stride..][..classes];
-            let input = self.input.map(
-                #[inline(always)]
-                |(x, stride)| &x[row * stride..][..classes],
-            );
-            if classes < BLOCK {
-                write_piece(
-                    isa,
-                    input,
-                    rest,
-                    streams,
-                    &of_piece,
-                    PieceStart { row, piece: 0, class: 0 },
-                );
-                continue;
-            }
-            let write = |piece: usize, out: &mut [T]| {
-                let class = cut.at(piece);
-                let input = input.map(|x| &x[class..][..out.len()]);
-                write_piece(isa, input, out, streams, &of_piece, PieceStart { row, piece, class });
-            };
-            let mut pieces = Vec::new();
-            // Where memory is short, threads do not share the row.
-            if self.threads_share_rows && pieces.try_reserve_exact(cut.pieces).is_ok() {
-                for piece in 0..cut.pieces {
-                    let (out, after) = rest.split_at_mut(cut.piece(piece).len());
-                    (rest, _) = (after, pieces.push(out));
-                }
-                threads::for_each(&mut pieces, &|piece, out| {
-                    write(piece, out);
-                    if streams {
-                        isa.fence();
-                    }
-                });
-                continue;
-            }
+        let (isa, cut, streams, input) = (self.isa, self.cut(), self.streams, self.input);
+        let Some(output) = &mut self.output else { return };
+        let write = |piece: usize, out: &mut [T]| {
+            let class = cut.at(piece);
+            let input = input.map(|x| &x[class..][..out.len()]);
+            write_piece(isa, input, out, streams, &of_piece, (piece, class));
+        };
+        let (mut pieces, mut rest) = (Vec::new(), &mut **output);
+        // Where memory is short, threads do not share the row.
+        if self.threads_share_rows && pieces.try_reserve_exact(cut.pieces).is_ok() {
             for piece in 0..cut.pieces {
                 let (out, after) = rest.split_at_mut(cut.piece(piece).len());
-                rest = after;
-                write(piece, out);
+                (rest, _) = (after, pieces.push(out));
             }
+            threads::for_each(&mut pieces, &|piece, out| {
+                write(piece, out);
+                if streams {
+                    isa.fence();
+                }
+            });
+            return;
+        }
+        for piece in 0..cut.pieces {
+            let (out, after) = rest.split_at_mut(cut.piece(piece).len());
+            rest = after;
+            write(piece, out);
         }
     }
 
-    /// Writes exp(y - log_base) * ratio * factor, from the exponentials that were held or from the
-    /// logits.
+    /// Writes `value` of the place, the logits, and exp(y - log_base) * ratio * factor.
     #[inline(always)]
-    pub(super) fn scaled(&mut self, factors: &[f64; ROWS]) {
-        let (isa, transform, classes, per_row, is_held) =
-            (self.isa, self.transform, self.classes, self.cut().pieces, self.is_held());
+    pub(super) fn write_scaled(
+        &mut self,
+        factor: f64,
+        value: impl Fn(
+            Place<'_>,
+            <T::Wide as Real>::V<I>,
+            <T::Wide as Real>::V<I>,
+        ) -> <T::Wide as Real>::V<I>
+        + Sync,
+    ) {
+        let (isa, transform, value) = (self.isa, self.transform, &value);
         let held = std::mem::take(self.held);
-        let Held { exponentials, pieces } = &held;
-        if is_held {
+        let Held { exponentials, pieces, holds_row, .. } = &held;
+        if *holds_row {
             self.write(
                 #[inline(always)]
-                |start| {
-                    let piece = &pieces[start.row * per_row + start.piece];
-                    let factors = splat_factors::<I, T::Wide>(isa, factors[start.row], piece.ratio);
-                    let held = &exponentials[start.row * classes + start.class..];
+                |piece, class| {
+                    let [first, second] = split_factor::<T::Wide>(factor, pieces[piece].ratio);
+                    let first = <T::Wide as Real>::V::splat(isa, first);
+                    let second = <T::Wide as Real>::V::splat(isa, second);
                     #[inline(always)]
-                    move |at, _| {
-                        each(
-                            two::<I, T::Wide>(isa, &held[at..]),
-                            #[inline(always)]
-                            |e| e * factors[0] * factors[1],
-                        )
+                    move |at, x| {
+                        let place = at_class(class + at);
+                        let e: <T::Wide as Real>::V<I> = place.of_element(isa, exponentials);
+                        value(place, x, e * first * second)
                     }
                 },
             );
         } else {
             self.write(
                 #[inline(always)]
-                |start| {
-                    let piece = &pieces[start.row * per_row + start.piece];
-                    let factors = splat_factors::<I, T::Wide>(isa, factors[start.row], piece.ratio);
-                    let base_lanes = ExpBaseLanes::of_row(isa, &piece.base);
+                |piece, class| {
+                    let [first, second] = split_factor::<T::Wide>(factor, pieces[piece].ratio);
+                    let first = <T::Wide as Real>::V::splat(isa, first);
+                    let second = <T::Wide as Real>::V::splat(isa, second);
+                    let bases = ExpBaseLanes::of_row(isa, &pieces[piece].base);
                     #[inline(always)]
-                    move |_, x| {
-                        each(
-                            transform.exp(isa, x, [&base_lanes; 2]),
-                            #[inline(always)]
-                            |e| e * factors[0] * factors[1],
-                        )
+                    move |at, x| {
+                        let [e] = transform.exp(isa, [x], [&bases]);
+                        value(at_class(class + at), x, e * first * second)
                     }
                 },
             );
         }
         *self.held = held;
     }
-}
-
-#[inline(always)]
-pub(super) fn splat_factors<I: Isa, W: Exp>(isa: I, factor: f64, ratio: f64) -> [W::V<I>; 2] {
-    let [first, second] = split_factor(factor, ratio);
-    [W::V::splat(isa, first), W::V::splat(isa, second)]
-}
-
-/// Loads two vectors.
-#[inline(always)]
-pub(super) fn two<I: Isa, W: Real>(isa: I, x: &[W]) -> [W::V<I>; 2] {
-    let (x, _) = x.as_chunks();
-    [W::V::load(isa, &x[0]), W::V::load(isa, &x[1])]
 }
 
 /// Writes one piece to `out`; its logits are in `input`, or in `out` itself. Not inlined, so that
@@ -148,14 +114,14 @@ fn write_piece<I: Isa, T: Number, F>(
     input: Option<&[T]>,
     out: &mut [T],
     streams: bool,
-    of_piece: &impl Fn(PieceStart) -> F,
-    start: PieceStart,
+    of_piece: &impl Fn(usize, usize) -> F,
+    (piece, class): (usize, usize),
 ) where
-    F: Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+    F: Fn(usize, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
 {
     isa.vectorize(
         #[inline(always)]
-        || written(isa, input, out, streams, of_piece(start)),
+        || written(isa, input, out, streams, of_piece(piece, class)),
     );
 }
 
@@ -165,15 +131,18 @@ fn written<I: Isa, T: Number>(
     input: Option<&[T]>,
     out: &mut [T],
     streams: bool,
-    value: impl Fn(usize, [<T::Wide as Real>::V<I>; 2]) -> [<T::Wide as Real>::V<I>; 2],
+    value: impl Fn(usize, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
 ) {
+    /// Two vectors are a cache line of half types, and two of f32.
     const PAIR: usize = 2 * LANES;
+    debug_assert!(out.len() >= BLOCK, "{} elements", out.len());
     macro_rules! values {
         ($at:expr, $x:expr) => {{
             let (x, _): (&[[T; LANES]], _) = $x.as_chunks();
-            let values = value($at, [T::load(isa, &x[0]), T::load(isa, &x[1])]);
+            let (a, b) =
+                (value($at, T::load(isa, &x[0])), value($at + LANES, T::load(isa, &x[1])));
             each(
-                values,
+                [a, b],
                 #[inline(always)]
                 |v| T::store(isa, v),
             )

@@ -193,6 +193,8 @@ impl Exp for f32 {
 
     #[inline(always)]
     fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<I::F32>) -> I::F32 {
+        // Whatever is below -1000 has the exponential 0; as -inf its rounding error would be NaN.
+        let difference = difference.at_least(I::F64::splat(isa, -1000.0));
         let x = I::F32::of_wide(isa, difference);
         I::F32::exp_pair(isa, x, I::F32::of_wide(isa, difference - x.wide(isa)), base)
     }

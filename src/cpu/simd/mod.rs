@@ -36,4 +36,4 @@ pub(super) use level::{Level, at_level, level};
 pub(super) use memory::{Number, prefetch};
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) use portable::Portable;
-pub(super) use vector::{LANES, Real, Vector, each};
+pub(super) use vector::{LANES, Lane, Real, Vector, each};

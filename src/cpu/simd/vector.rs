@@ -8,6 +8,7 @@ use super::isa::Isa;
 use super::memory::Number;
 use crate::Element;
 use crate::cpu::scratch::{Reserve, Scratch};
+use crate::problem::dtype::Elements;
 
 /// The number of lanes of a vector, for every instruction set and both types.
 pub(in crate::cpu) const LANES: usize = 16;
@@ -35,25 +36,34 @@ pub(in crate::cpu) trait Real:
     const ONE: Self;
     const NAN: Self;
     const NEG_INFINITY: Self;
+    /// The largest finite number, in f64.
+    const LARGEST_NUMBER: f64;
     fn of(value: f64) -> Self;
     fn is_number(self) -> bool;
+    /// Returns elements of this type as they are; `None` for another type.
+    fn of_elements(elements: Elements<'_>) -> Option<&[Self]>;
     /// Returns the memory that is set aside for rows of this type; `None` where it is for the other
     /// type.
     fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>>;
 }
 
 macro_rules! real {
-    ($ty:ident, $vector:ident, $reserve:ident) => {
+    ($ty:ident, $vector:ident, $reserve:ident, $dtype:ident) => {
         impl Real for $ty {
             type V<I: Isa> = I::$vector;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const NAN: Self = $ty::NAN;
             const NEG_INFINITY: Self = $ty::NEG_INFINITY;
+            const LARGEST_NUMBER: f64 = $ty::MAX as f64;
 
             #[inline(always)]
             fn of(value: f64) -> Self {
                 value as $ty
+            }
+
+            fn of_elements(elements: Elements<'_>) -> Option<&[Self]> {
+                if let Elements::$dtype(elements) = elements { Some(elements) } else { None }
             }
 
             fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>> {
@@ -67,12 +77,12 @@ macro_rules! real {
         }
     };
 }
-real!(f32, F32, Single);
-real!(f64, F64, Double);
+real!(f32, F32, Single, F32);
+real!(f64, F64, Double, F64);
 
 /// The arithmetic of exponentials, on one value or on a vector.
 pub(in crate::cpu) trait Lane:
-    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+    Copy + Send + Sync + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
     /// Whether [`Lane::mul_add`] rounds once.
     const IS_FUSED: bool;

@@ -1,0 +1,633 @@
+//! Short rows without gaps between them, as one stream of elements.
+//!
+//! Sixteen rows of `classes` classes are `classes` whole vectors, whatever the number of classes,
+//! so exponentials are computed and results are written without idle lanes:
+//!
+//! ```text
+//! for each vector of the stream:  e = exp(y(x) - log_base)                  // exponentials
+//! for each row:                   sum = sum of its e                        // row_sums
+//! for each vector of the stream:  out = value(x, e, values of its rows)     // write
+//! ```
+//!
+//! Exponentials are relative to the fixed base first. If that does not suit the maximum of a row,
+//! the group is computed again, each row relative to its own base. A group after such a group
+//! begins with the maxima instead. Neither changes the bits of a row, as its maximum alone decides
+//! on its base.
+//!
+//! A value of each row is spread over the lanes of a vector by a table of the rows of its elements
+//! ([`Flat::new`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
+//! together ([`fold_transposed`]).
+
+use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
+use super::Place;
+use crate::Error;
+use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
+use crate::problem::error::try_reserve;
+
+/// The memory of a thread for short rows.
+#[derive(Default)]
+pub(in crate::cpu) struct Flat<W> {
+    /// The exponentials of the rows, and room for a vector beyond them.
+    exponentials: Vec<W>,
+    /// The row of each lane of the vectors of sixteen rows.
+    row_of_lane: Vec<[u8; LANES]>,
+    /// Whether a row of the last group had a base of its own.
+    is_careful: bool,
+}
+
+impl<W: Real> Flat<W> {
+    /// Makes room for rows of `classes` classes.
+    pub(in crate::cpu) fn reserve(&mut self, classes: usize) -> Result<(), Error> {
+        try_reserve("exponentials of rows", &mut self.exponentials, Self::length(classes))?;
+        try_reserve("exponentials of rows", &mut self.row_of_lane, classes)
+    }
+
+    fn length(classes: usize) -> usize {
+        if classes == 0 { 0 } else { ROWS * classes + LANES }
+    }
+
+    /// Sets the length for rows of `classes` classes; 0 for none.
+    pub(in crate::cpu) fn resize(&mut self, classes: usize) {
+        self.exponentials.resize(Self::length(classes), W::ZERO);
+        self.row_of_lane.resize(classes, [0; LANES]);
+        if classes > 0 {
+            let lanes = self.row_of_lane.as_flattened_mut();
+            lanes.chunks_mut(classes).zip(0..).for_each(|(lanes, row)| lanes.fill(row));
+        }
+    }
+}
+
+/// Up to 32 short rows, one after the other.
+pub(in crate::cpu) struct FlatRows<'a, I, Y, T: Number> {
+    pub(in crate::cpu) isa: I,
+    pub(in crate::cpu) transform: Y,
+    pub(in crate::cpu) classes: usize,
+    pub(in crate::cpu) count: usize,
+    /// The logits; `None` where they are in `output`.
+    pub(in crate::cpu) input: Option<&'a [T]>,
+    /// The results; `None` where the operation writes no elements.
+    pub(in crate::cpu) output: Option<&'a mut [T]>,
+    pub(in crate::cpu) flat: &'a mut Flat<T::Wide>,
+}
+
+/// The rows of the lanes of a vector that holds a value of each of sixteen rows.
+const EACH_ROW: [u8; LANES] = {
+    let mut rows = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        rows[lane] = lane as u8;
+        lane += 1;
+    }
+    rows
+};
+
+/// Returns the place of a vector that holds a value of each row of a half.
+fn of_rows(half: usize) -> Place<'static> {
+    Place { row: half * LANES, rows: Some(&EACH_ROW), at: 0, class_at: 0 }
+}
+
+/// Loads up to sixteen elements, and `fill` into the other lanes.
+#[inline(always)]
+fn load_some<I: Isa, T: Number>(isa: I, x: &[T], fill: T) -> <T::Wide as Real>::V<I> {
+    let mut all = [fill; LANES];
+    all.iter_mut().zip(x).for_each(|(to, &from)| *to = from);
+    T::load(isa, &all)
+}
+
+/// Calls `work` with the place and the logits of each vector of the stream `x`.
+#[inline(always)]
+fn for_each_vector<I: Isa, T: Number>(
+    isa: I,
+    x: &[T],
+    row_of_lane: &[[u8; LANES]],
+    fill: T,
+    mut work: impl FnMut(Place<'_>, <T::Wide as Real>::V<I>),
+) {
+    for (half, x) in x.chunks((row_of_lane.len() * LANES).max(1)).enumerate() {
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        let place = |nth: usize, rows| Place {
+            row: half * LANES,
+            rows: Some(rows),
+            at: (half * row_of_lane.len() + nth) * LANES,
+            class_at: nth * LANES,
+        };
+        for (nth, (x, rows)) in vectors.iter().zip(row_of_lane).enumerate() {
+            work(place(nth, rows), T::load(isa, x));
+        }
+        if let (false, Some(rows)) = (rest.is_empty(), row_of_lane.get(vectors.len())) {
+            work(place(vectors.len(), rows), load_some(isa, rest, fill));
+        }
+    }
+}
+
+impl<I: Isa, Y: LogitTransform, T: Number> FlatRows<'_, I, Y, T>
+where
+    T::Wide: Exp,
+{
+    #[inline(always)]
+    fn logits(&self) -> &[T] {
+        match (&self.input, &self.output) {
+            (Some(x), _) => x,
+            (None, Some(x)) => x,
+            (None, None) => &[],
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &[T] {
+        &self.logits()[row * self.classes..][..self.classes]
+    }
+
+    /// Computes the exponentials relative to the fixed base; those of rows that it does not suit
+    /// are wrong, and make their sums so small or large that they are recognized.
+    #[inline(always)]
+    fn fixed_exponentials(&mut self) {
+        let (isa, transform) = (self.isa, self.transform);
+        let fixed = ExpBaseLanes::of_row(isa, &T::Wide::FIXED_BASE);
+        let mut exponentials = std::mem::take(&mut self.flat.exponentials);
+        let (out, _) = exponentials.as_chunks_mut::<LANES>();
+        // for each vector:  e = exp(y(x) - log_base)
+        let fill = transform.lowest();
+        for_each_vector(
+            isa,
+            self.logits(),
+            &self.flat.row_of_lane,
+            fill,
+            #[inline(always)]
+            |place, x| out[place.at / LANES] = transform.fixed_exp(isa, x, &fixed).array(),
+        );
+        self.flat.exponentials = exponentials;
+    }
+
+    /// Computes the exponentials relative to the bases of their rows.
+    #[inline(always)]
+    fn exponentials(&mut self, bases: &RowExpBases<T::Wide, ROWS>) {
+        let (isa, transform) = (self.isa, self.transform);
+        let mut exponentials = std::mem::take(&mut self.flat.exponentials);
+        let (out, _) = exponentials.as_chunks_mut::<LANES>();
+        // for each vector:  e = exp(y(x) - log_base of its row)
+        for_each_vector(
+            isa,
+            self.logits(),
+            &self.flat.row_of_lane,
+            transform.lowest(),
+            #[inline(always)]
+            |place, x| {
+                let [e] = transform.exp(isa, [x], [&bases.lanes(isa, place)]);
+                out[place.at / LANES] = e.array();
+            },
+        );
+        self.flat.exponentials = exponentials;
+    }
+
+    /// Returns the sum of the exponentials of each row, `LEAVES_OUT` those that equal `left_out`.
+    /// A sum is rounded in f32 no more than five times in lanes, and four times here.
+    #[inline(always)]
+    fn row_sums<const LEAVES_OUT: bool>(&self, left_out: &[T::Wide; ROWS]) -> [T::Wide; ROWS] {
+        let (isa, classes) = (self.isa, self.classes);
+        let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
+        let mut sums = [T::Wide::ZERO; ROWS];
+        for (half, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            if half * LANES >= self.count {
+                break;
+            }
+            let mut lanes = [zero; LANES];
+            for (nth, lanes) in lanes.iter_mut().enumerate() {
+                let row = half * LANES + nth;
+                let left_out = <T::Wide as Real>::V::splat(isa, left_out[row]);
+                let e = &self.flat.exponentials[row * classes..][..classes + LANES];
+                let (vectors, _) = e.as_chunks::<LANES>();
+                let (whole, rest) = (classes / LANES, classes % LANES);
+                // for each vector of the row:  sums[vector % 2] += e
+                let mut pair = [zero; 2];
+                for e in &vectors[..whole] {
+                    let e = kept::<I, _, LEAVES_OUT>(Vector::load(isa, e), left_out, zero);
+                    pair = [pair[1], pair[0] + e];
+                }
+                if rest > 0 {
+                    let e = Vector::load(isa, &vectors[whole]);
+                    let e = kept::<I, _, LEAVES_OUT>(e, left_out, zero);
+                    pair[0] = pair[0] + e.first_lanes(isa, rest, zero);
+                }
+                *lanes = pair[0] + pair[1];
+            }
+            *sums = fold_transposed(
+                lanes,
+                #[inline(always)]
+                |a, b| a + b,
+            )
+            .array();
+        }
+        sums
+    }
+
+    /// Returns the logits of `row` from class `16 * nth` on, and what is below all logits in lanes
+    /// beyond the row.
+    #[inline(always)]
+    fn vector(&self, row: usize, nth: usize) -> <T::Wide as Real>::V<I> {
+        let (isa, start, count) = (self.isa, nth * LANES, self.classes - nth * LANES);
+        let lowest: T = self.transform.lowest();
+        let x = &self.logits()[row * self.classes + start..];
+        match x.first_chunk() {
+            Some(x) if count >= LANES => T::load(isa, x),
+            Some(x) => {
+                let lowest = <T::Wide as Real>::V::splat(isa, lowest.widen());
+                T::load(isa, x).first_lanes(isa, count, lowest)
+            }
+            None => load_some(isa, x, lowest),
+        }
+    }
+
+    #[inline(always)]
+    fn largest(&self) -> [T::Wide; ROWS] {
+        let (isa, transform) = (self.isa, self.transform);
+        let lowest = <T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY);
+        let mut maxima = [T::Wide::NEG_INFINITY; ROWS];
+        for (half, maxima) in maxima.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let first = half * LANES;
+            if first >= self.count {
+                break;
+            }
+            let mut lanes = [lowest; LANES];
+            for (nth, best) in lanes.iter_mut().enumerate().take(self.count - first) {
+                // for each vector of the row:  best = max(best, oriented x)
+                for vector in 0..self.classes.div_ceil(LANES) {
+                    let x = self.vector(first + nth, vector);
+                    *best = transform.orient::<I, T::Wide>(isa, x).larger(*best);
+                }
+            }
+            *maxima = fold_transposed(
+                lanes,
+                #[inline(always)]
+                |a, b| a.larger(b),
+            )
+            .array();
+        }
+        maxima
+    }
+
+    /// Returns the first class of each row that has the logit of its maximum.
+    #[inline(always)]
+    fn classes_of(&self, max: &[T::Wide; ROWS]) -> [usize; ROWS] {
+        let mut classes = [0; ROWS];
+        for row in 0..self.count {
+            let wanted = Vector::splat(self.isa, self.transform.orient_one(max[row]));
+            // The loop runs from the last vector to the first and never ends early: processors
+            // could not predict where. A lane beyond the row may equal the maximum.
+            for nth in (0..self.classes.div_ceil(LANES)).rev() {
+                let found = self.vector(row, nth).equal(wanted);
+                if found != 0 {
+                    classes[row] = nth * LANES + found.trailing_zeros() as usize;
+                }
+            }
+        }
+        classes
+    }
+
+    #[inline(always)]
+    fn reduced(&mut self, wanted: Wanted) -> Stats<T::Wide, ROWS> {
+        let (transform, count) = (self.transform, self.count);
+        let unknown = [T::Wide::ZERO; ROWS];
+        let mut bases = RowExpBases::all(&T::Wide::FIXED_BASE);
+        let mut max = unknown;
+        let mut sums = unknown;
+        let needs_max = wanted != Wanted::Sum;
+        let mut is_fixed = !self.flat.is_careful;
+        if is_fixed {
+            self.fixed_exponentials();
+            sums = self.row_sums::<false>(&unknown);
+            let [low, high] = T::Wide::FIXED_SUMS;
+            let low = low * self.classes as f64;
+            for &sum in &sums[..count] {
+                let sum: f64 = sum.into();
+                // False where the sum is NaN.
+                is_fixed &= sum >= low && sum <= high;
+            }
+        }
+        let has_max = needs_max || !is_fixed;
+        if has_max {
+            max = self.largest();
+        }
+        if !is_fixed {
+            let mut all_fixed = true;
+            for row in 0..count {
+                let base = transform.exp_base(max[row]);
+                all_fixed &= base == T::Wide::FIXED_BASE;
+                bases.set(row, &base);
+            }
+            if !all_fixed {
+                self.exponentials(&bases);
+            } else if self.flat.is_careful {
+                self.fixed_exponentials();
+            }
+            if self.flat.is_careful || !all_fixed {
+                sums = self.row_sums::<false>(&unknown);
+            }
+            self.flat.is_careful = !all_fixed;
+        }
+        let (mut max_exps, mut rest_sums) = ([0.0; ROWS], [0.0; ROWS]);
+        if needs_max {
+            let mut logits = max;
+            for row in 0..ROWS {
+                logits[row] = transform.orient_one(max[row]);
+            }
+            let terms = self.terms_of(&bases, &logits);
+            let without = self.row_sums::<true>(&terms);
+            for row in 0..ROWS {
+                max_exps[row] = terms[row].into();
+                // Where the maximum occurs once, the sum without it is the rest of the sum, and
+                // exact beside a confident maximum. Where it occurs more often, it is at most half
+                // of the sum.
+                let (sum, rest): (f64, f64) = (sums[row].into(), without[row].into());
+                let difference = sum - max_exps[row];
+                rest_sums[row] =
+                    if difference - rest > 0.5 * max_exps[row] { difference } else { rest };
+            }
+        } else {
+            for row in 0..ROWS {
+                rest_sums[row] = sums[row].into();
+            }
+        }
+        let mut stats = Stats::new(transform, max, bases, max_exps, rest_sums);
+        if wanted == Wanted::Class {
+            stats.classes = self.classes_of(&stats.max);
+        }
+        stats
+    }
+
+    /// Returns the exponentials of `logits`, one of each row.
+    #[inline(always)]
+    fn terms_of(
+        &self,
+        bases: &RowExpBases<T::Wide, ROWS>,
+        logits: &[T::Wide; ROWS],
+    ) -> [T::Wide; ROWS] {
+        let mut terms = [T::Wide::ZERO; ROWS];
+        for (half, (to, x)) in terms
+            .as_chunks_mut::<LANES>()
+            .0
+            .iter_mut()
+            .zip(logits.as_chunks::<LANES>().0)
+            .enumerate()
+        {
+            let lanes = bases.lanes(self.isa, of_rows(half));
+            let x = Vector::load(self.isa, x);
+            *to = self.transform.exp(self.isa, [x], [&lanes])[0].array();
+        }
+        terms
+    }
+
+    /// Writes `value` of the place and the logits of each vector.
+    #[inline(always)]
+    fn write(
+        &mut self,
+        value: impl Fn(Place<'_>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
+    ) {
+        let (isa, fill) = (self.isa, self.transform.lowest());
+        let rows = &self.flat.row_of_lane;
+        let Some(output) = &mut self.output else { return };
+        let half = (rows.len() * LANES).max(1);
+        // for each vector:  out = value(place, x)
+        for (nth, out) in output.chunks_mut(half).enumerate() {
+            let x = self.input.map(
+                #[inline(always)]
+                |x| &x[nth * half..][..out.len()],
+            );
+            let place = |vector: usize| Place {
+                row: nth * LANES,
+                rows: Some(&rows[vector]),
+                at: nth * half + vector * LANES,
+                class_at: vector * LANES,
+            };
+            let whole = out.len() / LANES;
+            let (vectors, rest) = out.as_chunks_mut::<LANES>();
+            if let Some(x) = x {
+                for (vector, (out, x)) in vectors.iter_mut().zip(x.as_chunks().0).enumerate() {
+                    *out = T::store(isa, value(place(vector), T::load(isa, x)));
+                }
+            } else {
+                for (vector, out) in vectors.iter_mut().enumerate() {
+                    *out = T::store(isa, value(place(vector), T::load(isa, out)));
+                }
+            }
+            if !rest.is_empty() {
+                let x = x.map_or(&*rest, |x| &x[whole * LANES..]);
+                let values = T::store(isa, value(place(whole), load_some(isa, x, fill)));
+                rest.copy_from_slice(&values[..rest.len()]);
+            }
+        }
+    }
+
+    /// Writes `value` of the place, the logits, and the exponentials times the factors of the rows.
+    #[inline(always)]
+    fn write_scaled(
+        &mut self,
+        factors: &[f64; ROWS],
+        value: impl Fn(
+            Place<'_>,
+            <T::Wide as Real>::V<I>,
+            <T::Wide as Real>::V<I>,
+        ) -> <T::Wide as Real>::V<I>,
+    ) {
+        let isa = self.isa;
+        let (mut first, mut second) = ([T::Wide::ONE; ROWS], [T::Wide::ONE; ROWS]);
+        let mut is_split = false;
+        for row in 0..self.count {
+            [first[row], second[row]] = split_factor(factors[row], 1.0);
+            is_split |= first[row] != T::Wide::ONE;
+        }
+        let exponentials = std::mem::take(&mut self.flat.exponentials);
+        if is_split {
+            self.write(
+                #[inline(always)]
+                |place, x| {
+                    let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
+                    let factors: [<T::Wide as Real>::V<I>; 2] =
+                        [place.of_row(isa, &first), place.of_row(isa, &second)];
+                    value(place, x, e * factors[0] * factors[1])
+                },
+            );
+        } else {
+            self.write(
+                #[inline(always)]
+                |place, x| {
+                    let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
+                    let factor: <T::Wide as Real>::V<I> = place.of_row(isa, &second);
+                    value(place, x, e * factor)
+                },
+            );
+        }
+        self.flat.exponentials = exponentials;
+    }
+}
+
+impl<I: Isa, Y: LogitTransform, T: Number> Rows<ROWS> for FlatRows<'_, I, Y, T>
+where
+    T::Wide: Exp,
+{
+    type I = I;
+    type W = T::Wide;
+    type Y = Y;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
+
+    fn transform(&self) -> Y {
+        self.transform
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn find_nan(&self, row: usize) -> Option<usize> {
+        self.row(row).iter().position(|x| !x.widen().is_number())
+    }
+
+    #[inline(never)]
+    fn maxima(&self) -> [T::Wide; ROWS] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.largest(),
+        )
+    }
+
+    #[inline(never)]
+    fn reduce(&mut self, wanted: Wanted) -> Stats<T::Wide, ROWS> {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.reduced(wanted),
+        )
+    }
+
+    #[inline(never)]
+    fn rebase(&mut self, stats: &Stats<T::Wide, ROWS>) {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.exponentials(&stats.bases),
+        );
+    }
+
+    #[inline(never)]
+    fn terms(&self, stats: &Stats<T::Wide, ROWS>, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let (found, mut terms) = (self.terms_of(&stats.bases, logits), [0.0; ROWS]);
+                for row in 0..ROWS {
+                    terms[row] = found[row].into();
+                }
+                terms
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn sums<const K: usize>(
+        &self,
+        values: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> [Wide<Self, ROWS>; K] + Sync,
+    ) -> [[f64; ROWS]; K] {
+        let (isa, classes) = (self.isa, self.classes);
+        let zero = I::F64::splat(isa, 0.0);
+        let mut sums = [[0.0; ROWS]; K];
+        for row in 0..self.count {
+            let mut lanes = [zero; K];
+            // for each vector of the row:  lanes += values(place, x)
+            for nth in 0..classes.div_ceil(LANES) {
+                let (at, rest) = (nth * LANES, classes - nth * LANES);
+                let place = Place { row, rows: None, at: row * classes + at, class_at: at };
+                let found = values(place, self.vector(row, nth));
+                for (lanes, found) in lanes.iter_mut().zip(found) {
+                    let found = if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
+                    *lanes = *lanes + found;
+                }
+            }
+            for (sums, lanes) in sums.iter_mut().zip(lanes) {
+                sums[row] = lanes.total();
+            }
+        }
+        sums
+    }
+
+    #[inline(never)]
+    fn scale(&mut self, _: &Stats<T::Wide, ROWS>, factors: &[f64; ROWS]) {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                self.write_scaled(
+                    factors,
+                    #[inline(always)]
+                    |_, _, e| e,
+                );
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> Lanes<Self, ROWS> + Sync) {
+        self.write(value);
+    }
+
+    #[inline(always)]
+    fn map_p(
+        &mut self,
+        stats: &Stats<T::Wide, ROWS>,
+        value: impl Fn(Place<'_>, Lanes<Self, ROWS>, Lanes<Self, ROWS>) -> Lanes<Self, ROWS> + Sync,
+    ) {
+        self.write_scaled(&stats.inverse_sums, value);
+    }
+
+    #[inline(always)]
+    fn pick(&self, classes: &[usize; ROWS]) -> [T::Wide; ROWS] {
+        let mut logits = [T::Wide::ZERO; ROWS];
+        for row in 0..self.count {
+            logits[row] = self.row(row)[classes[row]].widen();
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
+        let Some(output) = &mut self.output else { return };
+        for (row, out) in output.chunks_mut(self.classes).enumerate().take(self.count) {
+            out[classes[row]] = T::narrow(values[row]);
+        }
+    }
+}
+
+/// Returns `e`, and 0 where `LEAVES_OUT` is set and it equals `left_out`.
+#[inline(always)]
+fn kept<I: Isa, V: Vector<I>, const LEAVES_OUT: bool>(e: V, left_out: V, zero: V) -> V {
+    if LEAVES_OUT { e.where_equal(left_out, zero, e) } else { e }
+}
+
+/// Folds the sixteen lanes of each of sixteen rows to one value, which is returned in the lane of
+/// that row: the first half of the rows is interleaved with the second half and folded, four times.
+#[inline(always)]
+pub(super) fn fold_transposed<I: Isa, V: Vector<I>>(
+    rows: [V; LANES],
+    with: impl Fn(V, V) -> V,
+) -> V {
+    let mut rows = rows;
+    for half in [8, 4, 2, 1] {
+        for at in 0..half {
+            let (low, high) = rows[at].interleave(rows[at + half]);
+            rows[at] = with(low, high);
+        }
+    }
+    rows[0]
+}
+
+/// Transposes sixteen rows of sixteen elements: interleaving the first half of the rows with the
+/// second half, four times over.
+#[inline(always)]
+pub(in crate::cpu) fn transpose<I: Isa, V: Vector<I>>(rows: &mut [V; LANES]) {
+    for _ in 0..LANES.ilog2() {
+        let from = *rows;
+        for at in 0..LANES / 2 {
+            (rows[2 * at], rows[2 * at + 1]) = from[at].interleave(from[at + LANES / 2]);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One long row: the lanes of a vector hold neighbouring classes.
+//!
+//! The row is cut into pieces that stay in a core's caches, each with an exponent base that its own
+//! maximum decides on: mostly the fixed base. So the reduction reads a row from memory once,
+//! however long it is. Pieces are joined in order:
+//!
+//! ```text
+//! for each piece:  max, base, rest_sum = reduce(piece)                  // read.rs
+//! row.max, row.base = those of the piece with the largest maximum
+//! for each piece:  ratio = exp(piece.log_base - row.log_base)
+//! row.rest_sum = sum over pieces of (rest_sum + max_exp unless it is row.max) * ratio
+//! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)      // write.rs
+//! ```
+//!
+//! So the bits of a row depend neither on which thread takes which piece, nor on whether
+//! exponentials were held from the first pass or computed again in the second.
+
+use super::read::BLOCK;
+use super::{Lanes, Place, Rows, Stats, Wanted, Wide};
+use crate::Error;
+use crate::cpu::simd::{Exp, ExpBase, Isa, Number, Real, Vector};
+use crate::cpu::threads;
+use crate::cpu::transform::LogitTransform;
+use crate::problem::error::try_reserve;
+
+/// The largest number of elements of a piece.
+pub(super) const PIECE: usize = 4096;
+/// The largest number of exponentials that are held from one pass to the next: they share a core's
+/// second cache with the logits.
+const HELD: usize = 1 << 17;
+
+/// Whether the exponentials of this many elements are held for the pass that writes.
+#[inline(always)]
+pub(in crate::cpu) fn are_held(elements: usize, threads_share_rows: bool) -> bool {
+    !threads_share_rows && elements <= HELD
+}
+
+/// A part of a row, reduced.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Piece<W> {
+    pub(super) max: W,
+    /// The first class of the maximum, counted from the start of the piece, where it was asked for.
+    pub(super) class: usize,
+    pub(super) base: ExpBase<W>,
+    /// The exponential of the largest logit.
+    pub(super) max_exp: f64,
+    pub(super) rest_sum: f64,
+    /// The base of the piece divided by the base of the row.
+    pub(super) ratio: f64,
+}
+
+/// The cut of a row into pieces of about the same length.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    classes: usize,
+    pub(super) pieces: usize,
+}
+
+impl Cut {
+    /// Returns the class where piece `nth` starts, a multiple of `BLOCK`; for `nth` = `pieces`, the
+    /// number of classes.
+    #[inline(always)]
+    pub(super) fn at(self, nth: usize) -> usize {
+        let Self { classes, pieces } = self;
+        if nth == pieces {
+            return classes;
+        }
+        (classes / pieces * nth + nth.min(classes % pieces)) / BLOCK * BLOCK
+    }
+
+    #[inline(always)]
+    pub(super) fn piece(self, nth: usize) -> std::ops::Range<usize> {
+        self.at(nth)..self.at(nth + 1)
+    }
+}
+
+/// Returns the number of pieces that a row of `classes` classes is cut into.
+pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
+    classes.div_ceil(PIECE).max(1)
+}
+
+/// The memory of a thread for the exponentials that are held for the second pass, and for pieces.
+#[derive(Default)]
+pub(in crate::cpu) struct Held<W> {
+    /// The exponentials of the row, or of the piece that is reduced; empty where memory is short.
+    pub(super) exponentials: Vec<W>,
+    /// Whether `exponentials` are those of the whole row.
+    pub(super) holds_row: bool,
+    pub(super) pieces: Vec<Piece<W>>,
+    /// Whether the last piece had a base of its own.
+    pub(super) is_careful: bool,
+}
+
+impl<W> Held<W> {
+    /// Makes room for `pieces` pieces.
+    pub(in crate::cpu) fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
+        try_reserve("pieces of rows", &mut self.pieces, pieces)
+    }
+}
+
+/// A row with its classes side by side, more than a block of them.
+pub(in crate::cpu) struct LongRow<'a, I, Y, T: Number> {
+    pub(in crate::cpu) isa: I,
+    pub(in crate::cpu) transform: Y,
+    /// The logits; `None` where they are in `output`.
+    pub(in crate::cpu) input: Option<&'a [T]>,
+    /// The results; `None` where the operation writes no elements.
+    pub(in crate::cpu) output: Option<&'a mut [T]>,
+    /// Whether results are written past the caches.
+    pub(in crate::cpu) streams: bool,
+    /// Whether threads share the row, piece by piece.
+    pub(in crate::cpu) threads_share_rows: bool,
+    pub(in crate::cpu) held: &'a mut Held<T::Wide>,
+}
+
+impl<I: Isa, Y: LogitTransform, T: Number> LongRow<'_, I, Y, T>
+where
+    T::Wide: Exp,
+{
+    #[inline(always)]
+    pub(super) fn row(&self) -> &[T] {
+        match (&self.input, &self.output) {
+            (Some(x), _) => x,
+            (None, Some(x)) => x,
+            (None, None) => &[],
+        }
+    }
+
+    pub(super) fn cut(&self) -> Cut {
+        let classes = self.row().len();
+        Cut { classes, pieces: pieces_of(classes) }
+    }
+
+}
+
+impl<I: Isa, Y: LogitTransform, T: Number> Rows<1> for LongRow<'_, I, Y, T>
+where
+    T::Wide: Exp,
+{
+    type I = I;
+    type W = T::Wide;
+    type Y = Y;
+
+    fn isa(&self) -> I {
+        self.isa
+    }
+
+    fn transform(&self) -> Y {
+        self.transform
+    }
+
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn find_nan(&self, _: usize) -> Option<usize> {
+        self.row().iter().position(|x| !x.widen().is_number())
+    }
+
+    #[inline(never)]
+    fn maxima(&self) -> [T::Wide; 1] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || [self.max(self.row())],
+        )
+    }
+
+    #[inline(never)]
+    fn reduce(&mut self, wanted: Wanted) -> Stats<T::Wide, 1> {
+        self.isa.vectorize(
+            #[inline(always)]
+            || self.reduced(wanted),
+        )
+    }
+
+    fn rebase(&mut self, stats: &Stats<T::Wide, 1>) {
+        let piece = Piece { base: stats.bases.at(0), ratio: 1.0, ..Piece::default() };
+        self.held.holds_row = false;
+        self.held.pieces.clear();
+        self.held.pieces.resize(self.cut().pieces, piece);
+    }
+
+    #[inline(always)]
+    fn terms(&self, stats: &Stats<T::Wide, 1>, logits: &[T::Wide; 1]) -> [f64; 1] {
+        let x = Vector::splat(self.isa, logits[0]);
+        [stats.term(self.isa, self.transform, 0, x).array()[0].into()]
+    }
+
+    #[inline(always)]
+    fn sums<const K: usize>(
+        &self,
+        values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
+    ) -> [[f64; 1]; K] {
+        let cut = self.cut();
+        let mut sums = [[0.0]; K];
+        // Where memory is short, threads do not share the row.
+        let mut pieces = Vec::new();
+        if self.threads_share_rows && try_reserve("sums", &mut pieces, cut.pieces).is_ok() {
+            pieces.resize(cut.pieces, [0.0; K]);
+            threads::for_each(&mut pieces, &|nth, of_piece| {
+                *of_piece = self.piece_sums(cut.piece(nth), &values);
+            });
+            for of_piece in pieces {
+                sums.iter_mut().zip(of_piece).for_each(|(sum, of_piece)| sum[0] += of_piece);
+            }
+            return sums;
+        }
+        for nth in 0..cut.pieces {
+            let of_piece = self.piece_sums(cut.piece(nth), &values);
+            sums.iter_mut().zip(of_piece).for_each(|(sum, of_piece)| sum[0] += of_piece);
+        }
+        sums
+    }
+
+    #[inline(never)]
+    fn scale(&mut self, _: &Stats<T::Wide, 1>, factors: &[f64; 1]) {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                self.write_scaled(
+                    factors[0],
+                    #[inline(always)]
+                    |_, _, e| e,
+                );
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync) {
+        let value = &value;
+        self.write(
+            #[inline(always)]
+            |_, class| {
+                #[inline(always)]
+                move |at, x| value(at_class(class + at), x)
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn map_p(
+        &mut self,
+        stats: &Stats<T::Wide, 1>,
+        value: impl Fn(Place<'_>, Lanes<Self, 1>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync,
+    ) {
+        self.write_scaled(stats.inverse_sums[0], value);
+    }
+
+    #[inline(always)]
+    fn pick(&self, classes: &[usize; 1]) -> [T::Wide; 1] {
+        [self.row()[classes[0]].widen()]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, classes: &[usize; 1], values: &[T::Wide; 1]) {
+        let Some(output) = &mut self.output else { return };
+        // Stores past the caches must be complete before this store to the same row. Threads that
+        // share a row have fenced already.
+        if self.streams && !self.threads_share_rows {
+            self.isa.fence();
+        }
+        output[classes[0]] = T::narrow(values[0]);
+    }
+}
+
+/// Returns the place of sixteen classes of the row, from `class` on.
+#[inline(always)]
+pub(super) fn at_class(class: usize) -> Place<'static> {
+    Place { row: 0, rows: None, at: class, class_at: class }
+}
