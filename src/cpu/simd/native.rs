@@ -1,4 +1,4 @@
-//! Vectors for the instruction sets that `fearless_simd` supports.
+//! Vectors for AVX2, NEON and simd128, by `fearless_simd`.
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdMask, SimdWiden, f32x16, f64x8};
 use fearless_simd::{u32x16, u64x8};
@@ -51,10 +51,6 @@ macro_rules! isa {
         }
     };
 }
-isa!(
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    fearless_simd::x86::Avx512
-);
 isa!(
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     fearless_simd::x86::Avx2
@@ -350,15 +346,6 @@ unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8
         use std::arch::x86_64::*;
         fearless_simd::kernel!(
             #[inline(always)]
-            fn store_64(_simd: Avx512, to: *mut u8, values: [u8; 64]) {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast()))
-                }
-            }
-        );
-        fearless_simd::kernel!(
-            #[inline(always)]
             fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -367,12 +354,6 @@ unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8
             }
         );
         let level = simd.level();
-        if let (Some(own), true) = (level.as_avx512(), BYTES.is_multiple_of(64)) {
-            for (nth, part) in values.as_chunks().0.iter().enumerate() {
-                store_64(own, to.wrapping_add(nth * 64), *part);
-            }
-            return;
-        }
         if let (Some(own), true) = (level.as_avx2(), BYTES.is_multiple_of(32)) {
             for (nth, part) in values.as_chunks().0.iter().enumerate() {
                 store_32(own, to.wrapping_add(nth * 32), *part);
