@@ -27,6 +27,8 @@ mod memory;
 mod native;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 mod portable;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub(super) use exp::{Exp, ExpBase, exp, exp_lanes, log1p, tanh};
