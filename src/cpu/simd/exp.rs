@@ -251,12 +251,11 @@ impl Exp for f64 {
 /// Returns exp(d) of lanes up to 700 in f64, 0 below -708.
 #[inline(always)]
 pub(in crate::cpu) fn exp_lanes<I: Isa>(isa: I, d: I::F64) -> I::F64 {
-    let all = |value| I::F64::splat(isa, value);
     let base = ExpBase {
-        offset: all(0.0),
+        offset: I::F64::splat(isa, 0.0),
         wide_offset: 0.0,
-        rounding_bias: all(ROUND_F64 + 1023.0),
-        underflow: all(-1023.0 * std::f64::consts::LN_2),
+        rounding_bias: I::F64::splat(isa, ROUND_F64 + 1023.0),
+        underflow: I::F64::splat(isa, -1023.0 * std::f64::consts::LN_2),
         log_base: 0.0,
     };
     I::F64::exp(isa, [d], [&base])[0]

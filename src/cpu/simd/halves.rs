@@ -31,7 +31,7 @@ fn low_halves<S: Simd>(simd: S, bits: u32x16<S>) -> [u16; LANES] {
     simd.split_u16x32(simd.narrow_u32x16(bits, bits)).0.into()
 }
 
-/// Both levels of x86 have instructions for f16 (F16C).
+/// AVX2 machines have instructions for f16 (F16C).
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 mod x86 {
     #[cfg(target_arch = "x86")]
@@ -39,26 +39,9 @@ mod x86 {
     #[cfg(target_arch = "x86_64")]
     use std::arch::x86_64::*;
 
-    use fearless_simd::x86::{Avx2, Avx512};
-    use fearless_simd::{SimdInto, f32x8, f32x16, u16x8, u16x16};
+    use fearless_simd::x86::Avx2;
+    use fearless_simd::{SimdInto, f32x8, u16x8};
 
-    fearless_simd::kernel!(
-        #[inline(always)]
-        pub(super) fn load_avx512(simd: Avx512, bits: [u16; 16]) -> [f32; 16] {
-            let bits: u16x16<Avx512> = bits.simd_into(simd);
-            let value: f32x16<Avx512> = _mm512_cvtph_ps(bits.into()).simd_into(simd);
-            value.into()
-        }
-    );
-    fearless_simd::kernel!(
-        #[inline(always)]
-        pub(super) fn store_avx512(simd: Avx512, value: [f32; 16]) -> [u16; 16] {
-            let value: f32x16<Avx512> = value.simd_into(simd);
-            let bits: u16x16<Avx512> =
-                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.into()).simd_into(simd);
-            bits.into()
-        }
-    );
     fearless_simd::kernel!(
         #[inline(always)]
         pub(super) fn load_avx2(simd: Avx2, bits: [u16; 8]) -> [f32; 8] {
@@ -82,10 +65,6 @@ mod x86 {
 pub(super) fn load_f16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
     match simd.level() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        fearless_simd::Level::Avx512(own) => {
-            f32x16::load_array_ref(simd, &x86::load_avx512(own, *bits))
-        }
-        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         fearless_simd::Level::Avx2(own) => {
             let [a, b]: [[u16; 8]; 2] = bytemuck::cast(*bits);
             f32x16::load_array_ref(
@@ -100,8 +79,6 @@ pub(super) fn load_f16<S: Simd>(simd: S, bits: &[u16; LANES]) -> f32x16<S> {
 #[inline(always)]
 pub(super) fn store_f16<S: Simd>(simd: S, value: f32x16<S>) -> [u16; LANES] {
     match simd.level() {
-        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        fearless_simd::Level::Avx512(own) => x86::store_avx512(own, value.into()),
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         fearless_simd::Level::Avx2(own) => {
             let [a, b]: [[f32; 8]; 2] = bytemuck::cast(<[f32; LANES]>::from(value));

@@ -12,7 +12,7 @@ const VARIABLE: &str = "LOGITS_SIMD";
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) enum Level {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    Avx512(fearless_simd::x86::Avx512),
+    Avx512(super::avx512::Avx512),
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     Avx2(fearless_simd::x86::Avx2),
     #[cfg(target_arch = "aarch64")]
@@ -43,8 +43,8 @@ impl Level {
 }
 
 /// Returns the name of the instruction set that the CPU path computes with, the best that this
-/// machine has: `avx512` (as of Ice Lake and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where it
-/// is compiled in, and then alone) or `portable`.
+/// machine has: `avx512` (as of Skylake-X and Zen 4), `avx2` (with FMA), `neon`, `simd128` (where
+/// it is compiled in, and then alone) or `portable`.
 ///
 /// The environment variable `LOGITS_SIMD` forces one of them. It is read once, and an empty value
 /// forces none. `avx512`, `avx2` and `neon` give the same bits; the others have no fused
@@ -82,9 +82,8 @@ pub(in crate::cpu) fn available() -> Vec<Level> {
     let mut levels = Vec::new();
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     {
-        let best = fearless_simd::Level::new();
-        levels.extend(best.as_avx512().map(Level::Avx512));
-        levels.extend(best.as_avx2().map(Level::Avx2));
+        levels.extend(super::avx512::Avx512::new().map(Level::Avx512));
+        levels.extend(fearless_simd::Level::new().as_avx2().map(Level::Avx2));
     }
     #[cfg(target_arch = "aarch64")]
     levels.extend(fearless_simd::Level::new().as_neon().map(Level::Neon));

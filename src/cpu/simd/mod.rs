@@ -5,6 +5,8 @@
 //! in the same order everywhere. AVX2, AVX-512 and NEON give the same bits; portable code has no
 //! fused multiply-add and may differ from them in the last place.
 
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+mod avx512;
 mod exp;
 #[cfg(any(
     target_arch = "x86",
@@ -25,6 +27,8 @@ mod memory;
 mod native;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 mod portable;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub(super) use exp::{Exp, ExpBase, exp, exp_lanes, log1p, tanh};

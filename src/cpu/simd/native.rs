@@ -1,11 +1,11 @@
-//! Vectors for the instruction sets that `fearless_simd` supports.
+//! Vectors for AVX2, NEON and simd128, by `fearless_simd`.
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat, SimdMask, SimdWiden, f32x16, f64x8};
-use fearless_simd::{u32x16, u64x8};
+use fearless_simd::{u8x16, u32x16, u64x8};
 
 use super::halves;
 use super::isa::Isa;
-use super::vector::{LANES, Lane, Vector};
+use super::vector::{LANES, Lane, Vector, paired_arrays};
 
 /// A vector of sixteen f64, in two halves.
 #[derive(Clone, Copy)]
@@ -51,10 +51,6 @@ macro_rules! isa {
         }
     };
 }
-isa!(
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    fearless_simd::x86::Avx512
-);
 isa!(
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     fearless_simd::x86::Avx2
@@ -136,12 +132,13 @@ fn first_bits<B>(bits: &[B; 2 * LANES], count: usize) -> &[B; LANES] {
     }
 }
 
-/// Whether max(a, b) is the second operand where either is NaN, as on x86.
-const SECOND_WHERE_NAN: bool = cfg!(any(target_arch = "x86", target_arch = "x86_64"));
+/// Whether max(a, b) is b where either is NaN and where both are zeros, as on x86. NEON has an
+/// instruction that returns the other operand for most NaN, but not for signalling ones.
+const SECOND_OF_UNORDERED: bool = cfg!(any(target_arch = "x86", target_arch = "x86_64"));
 
 #[inline(always)]
-fn larger<S: Simd, V: SimdFloat<S>>(x: V, best: V) -> V {
-    if SECOND_WHERE_NAN { x.max(best) } else { x.max_precise(best) }
+fn larger<S: Simd, V: SimdFloat<S, Mask: Select<V>>>(x: V, best: V) -> V {
+    if SECOND_OF_UNORDERED { x.max(best) } else { x.simd_gt(best).select(x, best) }
 }
 
 impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
@@ -195,11 +192,7 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
 
     #[inline(always)]
     fn of_wide(simd: S, wide: Pair<S>) -> Self {
-        let mut out = [0.0; LANES];
-        for (out, wide) in out.iter_mut().zip(wide.array()) {
-            *out = wide as f32;
-        }
-        Self::load_array_ref(simd, &out)
+        simd.narrow_f64x8(wide.0, wide.1)
     }
 
     #[inline(always)]
@@ -211,11 +204,49 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Pair<S>>> Vector<S> for f32x16<S> {
 
     #[inline(always)]
     fn spread(simd: S, values: &[f32; LANES], places: &[u8; LANES]) -> Self {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if let Some(own) = simd.level().as_avx2() {
+            return Self::load_array_ref(simd, &avx2::spread(own, *values, *places));
+        }
+        if cfg!(all(target_arch = "aarch64", target_endian = "little")) {
+            // The four bytes of a lane are at four times its place. NEON looks all bytes up at
+            // once; other instruction sets would take many steps for that.
+            let (low, high) = u8x16::load_array_ref(simd, places).widen();
+            let (low, high) = simd.combine_u16x8(low, high).widen();
+            let all = <u32x16<S> as SimdBase<S>>::splat;
+            let bytes =
+                simd.combine_u32x8(low, high) * all(simd, 0x0404_0404) + all(simd, 0x0302_0100);
+            let values = <Self as Vector<S>>::load(simd, values);
+            return simd.swizzle_dyn_f32x16(values, bytes.bitcast());
+        }
         let mut out = [0.0; LANES];
         for (out, &place) in out.iter_mut().zip(places) {
             *out = values[usize::from(place) % LANES];
         }
         Self::load_array_ref(simd, &out)
+    }
+
+    #[inline(always)]
+    fn paired<const STEP: usize>(self, simd: S, other: Self) -> (Self, Self) {
+        let ((a, c), (b, d)) = (simd.split_f32x16(self), simd.split_f32x16(other));
+        if STEP == LANES / 2 {
+            return (simd.combine_f32x8(a, d), simd.combine_f32x8(c, b));
+        }
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if let Some(own) = simd.level().as_avx2() {
+            let (a, b, c, d) = (a.into(), b.into(), c.into(), d.into());
+            let [(low, low_across), (high, high_across)] = match STEP {
+                4 => [avx2::paired_4(own, a, b), avx2::paired_4(own, c, d)],
+                2 => [avx2::paired_2(own, a, b), avx2::paired_2(own, c, d)],
+                _ => [avx2::paired_1(own, a, b), avx2::paired_1(own, c, d)],
+            };
+            return (
+                Self::load_array_ref(simd, &bytemuck::cast([low, high])),
+                Self::load_array_ref(simd, &bytemuck::cast([low_across, high_across])),
+            );
+        }
+        let (own, across) = paired_arrays::<f32, STEP>(self.array(), other.array());
+        (Self::load_array_ref(simd, &own), Self::load_array_ref(simd, &across))
     }
 }
 
@@ -255,6 +286,15 @@ impl<S: Simd> Lane for Pair<S> {
     fn power(self) -> Self {
         Self(self.0.power(), self.1.power())
     }
+}
+
+/// Returns the bits of `x` that are set in `bits`, and the others of `otherwise`. (A closure might
+/// not be inlined, and would then not be compiled for the instruction set.)
+#[inline(always)]
+fn selected<S: Simd>(simd: S, bits: &[u64], x: f64x8<S>, otherwise: f64x8<S>) -> f64x8<S> {
+    let (x, otherwise): (u64x8<S>, u64x8<S>) = (x.bitcast(), otherwise.bitcast());
+    let bits = u64x8::from_slice(simd, bits);
+    ((x & bits) | (otherwise & !bits)).bitcast()
 }
 
 impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
@@ -318,12 +358,7 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
     #[inline(always)]
     fn first_lanes(self, simd: S, count: usize, otherwise: Self) -> Self {
         let (low, high) = first_bits(&FIRST_WIDE, count).split_at(LANES / 2);
-        let select = |x: f64x8<S>, otherwise: f64x8<S>, bits: &[u64]| {
-            let (x, otherwise): (u64x8<S>, u64x8<S>) = (x.bitcast(), otherwise.bitcast());
-            let first = u64x8::from_slice(simd, bits);
-            ((x & first) | (otherwise & !first)).bitcast()
-        };
-        Self(select(self.0, otherwise.0, low), select(self.1, otherwise.1, high))
+        Self(selected(simd, low, self.0, otherwise.0), selected(simd, high, self.1, otherwise.1))
     }
 
     #[inline(always)]
@@ -334,6 +369,102 @@ impl<S: Simd + Isa<F32 = f32x16<S>, F64 = Self>> Vector<S> for Pair<S> {
         }
         <Self as Vector<S>>::load(simd, &out)
     }
+
+    #[inline(always)]
+    fn paired<const STEP: usize>(self, simd: S, other: Self) -> (Self, Self) {
+        if STEP == LANES / 2 {
+            return (Self(self.0, other.1), Self(self.1, other.0));
+        }
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        if let Some(own) = simd.level().as_avx2() {
+            // Four registers of four lanes.
+            let [a, b]: [[[f64; 4]; 4]; 2] =
+                [bytemuck::cast(self.array()), bytemuck::cast(other.array())];
+            let (mut from, mut across) = (a, b);
+            for at in 0..4 {
+                (from[at], across[at]) = match STEP {
+                    4 if at % 2 == 0 => (a[at], a[at + 1]),
+                    4 => (b[at], b[at - 1]),
+                    2 => avx2::wide_paired_2(own, a[at], b[at]),
+                    _ => avx2::wide_paired_1(own, a[at], b[at]),
+                };
+            }
+            let [own, across]: [[f64; LANES]; 2] = [bytemuck::cast(from), bytemuck::cast(across)];
+            return (
+                <Self as Vector<S>>::load(simd, &own),
+                <Self as Vector<S>>::load(simd, &across),
+            );
+        }
+        let (own, across) = paired_arrays::<f64, STEP>(self.array(), other.array());
+        (<Self as Vector<S>>::load(simd, &own), <Self as Vector<S>>::load(simd, &across))
+    }
+}
+
+/// Permutations for AVX2 that `fearless_simd` has no fast form of.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+mod avx2 {
+    #[cfg(target_arch = "x86")]
+    use std::arch::x86::*;
+    #[cfg(target_arch = "x86_64")]
+    use std::arch::x86_64::*;
+
+    use fearless_simd::x86::Avx2;
+    use fearless_simd::{Simd, SimdInto, f32x8, f32x16, f64x4, u8x16};
+
+    fearless_simd::kernel!(
+        #[inline(always)]
+        pub(super) fn spread(simd: Avx2, values: [f32; 16], places: [u8; 16]) -> [f32; 16] {
+            let values: f32x16<Avx2> = values.simd_into(simd);
+            let places: u8x16<Avx2> = places.simd_into(simd);
+            let (low, high) = simd.split_f32x16(values);
+            let (low, high, places): (__m256, __m256, __m128i) =
+                (low.into(), high.into(), places.into());
+            let place = [
+                _mm256_cvtepu8_epi32(places),
+                _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(places, places)),
+            ];
+            let mut out = [[0.0; 8]; 2];
+            for half in 0..2 {
+                // A permutation looks at the lowest three bits. A blend looks at the highest bit,
+                // and takes the higher half where it is set: bit 3 is shifted there.
+                let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(place[half]));
+                let from_low = _mm256_permutevar8x32_ps(low, place[half]);
+                let from_high = _mm256_permutevar8x32_ps(high, place[half]);
+                let found: f32x8<Avx2> =
+                    _mm256_blendv_ps(from_low, from_high, is_high).simd_into(simd);
+                out[half] = found.into();
+            }
+            bytemuck::cast(out)
+        }
+    );
+
+    /// Defines [`Vector::paired`](super::Vector::paired) for a register and a step.
+    macro_rules! paired {
+        ($name:ident, $ty:ty, $vector:ident, $a:ident, $b:ident => $own:expr, $across:expr) => {
+            fearless_simd::kernel!(
+                #[inline(always)]
+                pub(super) fn $name(simd: Avx2, a: $ty, b: $ty) -> ($ty, $ty) {
+                    let (a, b): ($vector<Avx2>, $vector<Avx2>) =
+                        (a.simd_into(simd), b.simd_into(simd));
+                    let ($a, $b) = (a.into(), b.into());
+                    let (own, across): ($vector<Avx2>, $vector<Avx2>) =
+                        ($own.simd_into(simd), $across.simd_into(simd));
+                    (own.into(), across.into())
+                }
+            );
+        };
+    }
+    paired!(paired_4, [f32; 8], f32x8, a, b =>
+        _mm256_blend_ps::<0xf0>(a, b), _mm256_permute2f128_ps::<0x21>(a, b));
+    paired!(paired_2, [f32; 8], f32x8, a, b =>
+        _mm256_blend_ps::<0xcc>(a, b), _mm256_shuffle_ps::<0b01_00_11_10>(a, b));
+    paired!(paired_1, [f32; 8], f32x8, a, b =>
+        _mm256_blend_ps::<0xaa>(a, b),
+        _mm256_permute_ps::<0b10_11_00_01>(_mm256_blend_ps::<0x55>(a, b)));
+    paired!(wide_paired_2, [f64; 4], f64x4, a, b =>
+        _mm256_blend_pd::<0xc>(a, b), _mm256_permute2f128_pd::<0x21>(a, b));
+    paired!(wide_paired_1, [f64; 4], f64x4, a, b =>
+        _mm256_blend_pd::<0xa>(a, b), _mm256_shuffle_pd::<0x5>(a, b));
 }
 
 /// Writes `values` to `to`, past the caches where there is an instruction for it. A store through
@@ -350,15 +481,6 @@ unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8
         use std::arch::x86_64::*;
         fearless_simd::kernel!(
             #[inline(always)]
-            fn store_64(_simd: Avx512, to: *mut u8, values: [u8; 64]) {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    _mm512_stream_si512(to.cast(), _mm512_loadu_si512(values.as_ptr().cast()))
-                }
-            }
-        );
-        fearless_simd::kernel!(
-            #[inline(always)]
             fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -367,12 +489,6 @@ unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8
             }
         );
         let level = simd.level();
-        if let (Some(own), true) = (level.as_avx512(), BYTES.is_multiple_of(64)) {
-            for (nth, part) in values.as_chunks().0.iter().enumerate() {
-                store_64(own, to.wrapping_add(nth * 64), *part);
-            }
-            return;
-        }
         if let (Some(own), true) = (level.as_avx2(), BYTES.is_multiple_of(32)) {
             for (nth, part) in values.as_chunks().0.iter().enumerate() {
                 store_32(own, to.wrapping_add(nth * 32), *part);

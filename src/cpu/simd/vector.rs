@@ -88,12 +88,28 @@ pub(in crate::cpu) trait Lane:
     const IS_FUSED: bool;
     /// Returns self * b + c.
     fn mul_add(self, b: Self, c: Self) -> Self;
-    /// Returns the larger of self and `low`; NaN where self is NaN.
+    /// Returns the larger of self and `low`, which is not NaN; NaN where self is NaN. Either of two
+    /// zeros may be the larger.
     fn at_least(self, low: Self) -> Self;
-    /// Returns the smaller of self and `high`; NaN where self is NaN.
+    /// Returns the smaller of self and `high`, which is not NaN; NaN where self is NaN. Either of
+    /// two zeros may be the smaller.
     fn at_most(self, high: Self) -> Self;
     /// Returns the power of two whose biased exponent is in the lowest bits of self.
     fn power(self) -> Self;
+}
+
+/// [`Vector::paired`] of arrays.
+#[inline(always)]
+pub(super) fn paired_arrays<W: Copy, const STEP: usize>(
+    a: [W; LANES],
+    b: [W; LANES],
+) -> ([W; LANES], [W; LANES]) {
+    let (mut own, mut across) = (a, a);
+    for lane in 0..LANES {
+        let from = if lane & STEP == 0 { &a } else { &b };
+        (own[lane], across[lane]) = (from[lane], from[lane ^ STEP]);
+    }
+    (own, across)
 }
 
 /// A vector of sixteen lanes.
@@ -102,7 +118,8 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn splat(isa: I, value: Self::W) -> Self;
     fn load(isa: I, values: &[Self::W; LANES]) -> Self;
     fn array(self) -> [Self::W; LANES];
-    /// Returns the larger of self and `best`, which is not NaN; `best` where self is NaN.
+    /// Returns the larger of self and `best`, which is not NaN; `best` where self is NaN, and where
+    /// both are zeros.
     fn larger(self, best: Self) -> Self;
     /// Returns `then` in lanes where self equals `value`, else `otherwise`.
     fn where_equal(self, value: Self, then: Self, otherwise: Self) -> Self;
@@ -121,6 +138,36 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
     fn first_lanes(self, isa: I, count: usize, otherwise: Self) -> Self;
     /// Returns `values[places[lane]]` in each lane. Places are below sixteen.
     fn spread(isa: I, values: &[Self::W; LANES], places: &[u8; LANES]) -> Self;
+
+    /// Returns two vectors of the lanes of self and `other`. In the first, lanes whose number has
+    /// the bit `STEP` are those of `other`, and the rest are those of self. The second has the lane
+    /// `STEP` away from each of them, of the same vector. `STEP` is 8, 4, 2 or 1.
+    #[inline(always)]
+    fn paired<const STEP: usize>(self, isa: I, other: Self) -> (Self, Self) {
+        let (own, across) = paired_arrays::<_, STEP>(self.array(), other.array());
+        (Self::load(isa, &own), Self::load(isa, &across))
+    }
+
+    /// Folds the sixteen lanes of each of sixteen rows to one value, which is returned in the lane
+    /// of that row: `with` folds lanes that are eight apart, then four, two and one. It must give
+    /// the same for both orders of its operands.
+    #[inline(always)]
+    fn fold_rows(isa: I, rows: [Self; LANES], with: impl Fn(Self, Self) -> Self) -> Self {
+        let mut rows = rows;
+        macro_rules! fold {
+            ($step:literal) => {
+                for at in 0..$step {
+                    let (own, across) = rows[at].paired::<$step>(isa, rows[at + $step]);
+                    rows[at] = with(own, across);
+                }
+            };
+        }
+        fold!(8);
+        fold!(4);
+        fold!(2);
+        fold!(1);
+        rows[0]
+    }
 
     /// Returns the sum of all lanes, added as a tree.
     #[inline(always)]
