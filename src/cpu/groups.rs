@@ -85,14 +85,14 @@ impl<'a> RowTask<'a> {
         let mut source = self.scratch(if is_copied { kernel.rows() } else { 0 })?;
         let scratch = source.get();
         // The scratch holds fewer rows where memory is short.
-        let at_once =
-            if is_copied { (scratch.rows.len() / classes).max(1) } else { kernel.rows() };
+        let at_once = if is_copied { (scratch.rows.len() / classes).max(1) } else { kernel.rows() };
         let streams = self.schedule.streams && classes >= STREAMED_CLASSES;
         for first in (self.skip..end).step_by(at_once) {
             let count = at_once.min(end - first);
             let group = Group { first, count, out_at: first, streams };
             if !is_copied {
-                let input = buffers.input.map(|(x, stride)| &x[first * stride..][..count * classes]);
+                let input =
+                    buffers.input.map(|(x, stride)| &x[first * stride..][..count * classes]);
                 let output = buffers.results(first, count * classes);
                 self.run_group(variant, (input, output), scratch, group, &mut rows_out);
                 continue;

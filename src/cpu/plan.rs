@@ -304,12 +304,15 @@ mod tests {
             self.note(&[ClassLoop::ExponentialSum { keeps }]);
             self.rows.reduce(wanted)
         }
-        fn rebase(&mut self, stats: &Stats<R::W, 1>) {
+        fn normalize(&mut self, log_sum_exps: &[R::W; 1]) -> [f64; 1] {
             self.note(&[ClassLoop::Exponentials]);
-            self.rows.rebase(stats);
+            self.rows.normalize(log_sum_exps)
         }
-        fn terms(&self, stats: &Stats<R::W, 1>, logits: &[R::W; 1]) -> [f64; 1] {
-            self.rows.terms(stats, logits)
+        fn terms(&self, logits: &[R::W; 1]) -> [f64; 1] {
+            self.rows.terms(logits)
+        }
+        fn terms_of_first(&self, logits: Lanes<R, 1>) -> Lanes<R, 1> {
+            self.rows.terms_of_first(logits)
         }
         fn sums<const K: usize>(
             &self,
@@ -318,9 +321,9 @@ mod tests {
             self.note(&[ClassLoop::Sum { reads_rows: true }]);
             self.rows.sums(values)
         }
-        fn scale(&mut self, stats: &Stats<R::W, 1>, factors: &[f64; 1]) {
+        fn scale(&mut self, factors: &[f64; 1]) {
             self.note(&[ClassLoop::Scale]);
-            self.rows.scale(stats, factors);
+            self.rows.scale(factors);
         }
         fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync) {
             self.note(&[ClassLoop::Map]);
@@ -328,11 +331,11 @@ mod tests {
         }
         fn map_p(
             &mut self,
-            stats: &Stats<R::W, 1>,
+            factors: &[f64; 1],
             value: impl Fn(Place<'_>, Lanes<Self, 1>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync,
         ) {
             self.note(&[ClassLoop::Map]);
-            self.rows.map_p(stats, value);
+            self.rows.map_p(factors, value);
         }
         fn pick(&self, classes: &[usize; 1]) -> [R::W; 1] {
             self.rows.pick(classes)

@@ -7,14 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::dispatch::RowTask;
 use super::rows::{Flat, Held, ROWS, SHORT_ROW_CLASSES, pieces_of};
-use super::simd::{LANES, Real};
+use super::simd::{Exp, LANES};
 use crate::ops::Request;
 use crate::problem::error::try_reserve;
 use crate::problem::operands;
 use crate::{DType, Error, Shape};
 
 /// The memory of a task.
-#[derive(Default)]
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
     pub(super) flat: Flat<W>,
@@ -42,12 +41,7 @@ struct Lengths {
 impl Lengths {
     /// Returns the lengths for a group of rows that are computed as `rows`, and for `gathered` rows
     /// that are gathered first.
-    fn new(
-        shape: Shape,
-        operands: &operands::Operands<'_>,
-        gathered: usize,
-        rows: DType,
-    ) -> Self {
+    fn new(shape: Shape, operands: &operands::Operands<'_>, gathered: usize, rows: DType) -> Self {
         let classes = shape.classes();
         let is_short = classes <= SHORT_ROW_CLASSES;
         let elementwise = match operands.elementwise() {
@@ -70,7 +64,14 @@ impl Lengths {
     }
 }
 
-impl<W: Real> Scratch<W> {
+impl<W: Exp> Default for Scratch<W> {
+    fn default() -> Self {
+        let (rows, elementwise, weights) = (Vec::new(), Vec::new(), Vec::new());
+        Self { held: Held::default(), flat: Flat::default(), rows, elementwise, weights }
+    }
+}
+
+impl<W: Exp> Scratch<W> {
     fn reserve(lengths: Lengths) -> Result<Self, Error> {
         let Lengths { rows, elementwise, weights, pieces, flat_classes } = lengths;
         let mut scratch = Self::default();
@@ -141,7 +142,7 @@ impl<'a> RowTask<'a> {
     /// Where the system has no memory for that, at most one row is gathered. The memory is then the
     /// request's reserve, and threads no longer share a row of this task; a request without a
     /// reserve is one task, which allocates this smaller memory itself.
-    pub(super) fn scratch<W: Real>(&mut self, gathered: usize) -> Result<Source<'a, W>, Error> {
+    pub(super) fn scratch<W: Exp>(&mut self, gathered: usize) -> Result<Source<'a, W>, Error> {
         let lengths = |gathered| Lengths::new(self.shape, &self.operands, gathered, W::DTYPE);
         let (least, lengths) = (lengths(gathered.min(1)), lengths(gathered));
         let weight = self.operands.coefficients.weight;

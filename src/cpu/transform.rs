@@ -7,7 +7,7 @@
 //! transforms.
 
 use super::rows::Place;
-use super::simd::{Exp, ExpBase, Isa, Lane, Number, Real, Vector, exp_lanes, tanh};
+use super::simd::{Exp, ExpBase, Isa, Lane, Number, Real, Vector, exp, exp_lanes, tanh};
 use crate::problem::transform::Transform;
 
 /// A logit transform y(x), which increases with x, or decreases where the scale is negative.
@@ -33,8 +33,9 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I>;
     /// Returns the exponent base of a row whose largest oriented logit is `max`.
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
-    /// Returns a base near the exponential of `y`.
-    fn own_base<W: Exp>(self, y: W) -> ExpBase<W>;
+    /// Returns a base near the exponential of `y`, so that all finite exponentials exp(x - y) that
+    /// are normal numbers can be stored.
+    fn base_of_value<W: Exp>(self, y: W) -> ExpBase<W>;
     /// Returns exp(y(x) - log_base) of several vectors.
     fn exp<I: Isa, W: Exp, const N: usize>(
         self,
@@ -42,6 +43,13 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
         x: [W::V<I>; N],
         bases: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N];
+    /// Returns the same of one vector, and infinity where the exponential is beyond the type.
+    fn exp_or_infinity<I: Isa, W: Exp>(
+        self,
+        isa: I,
+        x: W::V<I>,
+        bases: &ExpBaseLanes<W, I>,
+    ) -> W::V<I>;
     /// Returns the same relative to the fixed base; y(x) may be beyond its range, and the result is
     /// then beyond [`Exp::FIXED_SUMS`], or NaN.
     fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I>;
@@ -82,6 +90,19 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
             },
             wide_offset: I::F64::splat(isa, wide_offset),
         }
+    }
+
+    /// Returns `e`, and infinity where `d`, the difference from the offset, is too large for it.
+    #[inline(always)]
+    fn or_infinity(&self, isa: I, e: W::V<I>, d: W::V<I>) -> W::V<I> {
+        let highest = W::highest(isa, self.base.rounding_bias);
+        let beyond = d.at_least(highest) - highest;
+        // 0, or so large that the sum is infinite.
+        let all = |value| W::V::splat(isa, W::of(value));
+        let largest = all(W::LARGEST_NUMBER);
+        let infinite = beyond * largest * largest;
+        // What `exp` returns for such differences may be any number.
+        beyond.where_equal(all(0.0), e, infinite)
     }
 }
 
@@ -126,6 +147,22 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
             underflow: self.underflow[row],
             log_base: self.log_base[row],
         }
+    }
+
+    /// Returns the bases for probabilities exp(y - log_sum_exp), and the factors that turn the
+    /// exponentials into them.
+    #[inline(always)]
+    pub(super) fn of_log_sum_exps<Y: LogitTransform>(
+        transform: Y,
+        log_sum_exps: &[W; N],
+    ) -> (Self, [f64; N]) {
+        let (mut bases, mut factors) = (Self::all(&W::FIXED_BASE), [0.0; N]);
+        for row in 0..N {
+            let base = transform.base_of_value(log_sum_exps[row]);
+            factors[row] = exp(base.log_base - log_sum_exps[row].into());
+            bases.set(row, &base);
+        }
+        (bases, factors)
     }
 
     /// Returns the bases of the rows of a vector.
@@ -193,8 +230,19 @@ impl LogitTransform for Identity {
     }
 
     #[inline(always)]
-    fn own_base<W: Exp>(self, y: W) -> ExpBase<W> {
-        W::own_base(y)
+    fn base_of_value<W: Exp>(self, y: W) -> ExpBase<W> {
+        W::base_near(y, 0)
+    }
+
+    #[inline(always)]
+    fn exp_or_infinity<I: Isa, W: Exp>(
+        self,
+        isa: I,
+        x: W::V<I>,
+        bases: &ExpBaseLanes<W, I>,
+    ) -> W::V<I> {
+        let [e] = W::V::exp(isa, [x], [&bases.base]);
+        bases.or_infinity(isa, e, x - bases.base.offset)
     }
 
     #[inline(always)]
@@ -264,9 +312,9 @@ impl LogitTransform for ScaledCapped {
     #[inline(always)]
     fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
         let all = |value| I::F64::splat(isa, value);
-        let x = x.wide(isa) * all(self.0.scale);
-        let Some(cap) = self.0.softcap else { return x };
-        let twice = x * all(2.0) / all(cap);
+        let x = x.wide(isa);
+        let Some(cap) = self.0.softcap else { return x * all(self.0.scale) };
+        let twice = x * all(2.0 * self.0.scale / cap);
         let e = exp_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
         all(cap) * ((e - all(1.0)) / (e + all(1.0)))
     }
@@ -284,11 +332,9 @@ impl LogitTransform for ScaledCapped {
         let twice = twice.abs().clamp(W::MIN_NORMAL, W::LARGEST_NUMBER).copysign(twice);
         let u = x * all(twice);
         let minus = all(0.0) - u;
-        // |u|, NaN for NaN; exp(-2 |u|) is relative to 2^26 in f32 and 2^55 in f64.
-        let base = W::own_base(W::ZERO);
-        let lanes = ExpBaseLanes::of_row(isa, &base);
-        let z = W::V::exp(isa, [all(0.0) - u.at_least(minus)], [&lanes.base])[0]
-            * all(exp_of_base(&base));
+        let lanes = ExpBaseLanes::of_row(isa, &W::base_near(W::ZERO, 0));
+        // u.at_least(minus) is |u|, NaN for NaN.
+        let [z] = W::V::exp(isa, [all(0.0) - u.at_least(minus)], [&lanes.base]);
         let whole = all(1.0) + z;
         all(self.0.scale) * (all(4.0) * z / (whole * whole))
     }
@@ -297,12 +343,24 @@ impl LogitTransform for ScaledCapped {
     fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
         let y = self.value_of_max(max);
         let [low, high] = W::FIXED_RANGE;
-        if y >= low.into() && y <= high.into() { W::FIXED_BASE } else { base_at::<W>(y) }
+        if y >= low.into() && y <= high.into() { W::FIXED_BASE } else { base_at(y, W::EXCESS) }
     }
 
     #[inline(always)]
-    fn own_base<W: Exp>(self, y: W) -> ExpBase<W> {
-        base_at(y.into())
+    fn base_of_value<W: Exp>(self, y: W) -> ExpBase<W> {
+        base_at(y.into(), 0)
+    }
+
+    #[inline(always)]
+    fn exp_or_infinity<I: Isa, W: Exp>(
+        self,
+        isa: I,
+        x: W::V<I>,
+        bases: &ExpBaseLanes<W, I>,
+    ) -> W::V<I> {
+        let d = self.values::<I, W>(isa, x) - bases.wide_offset;
+        let e = W::exp_of_wide(isa, d, &bases.base);
+        bases.or_infinity(isa, e, W::V::of_wide(isa, d))
     }
 
     #[inline(always)]
@@ -329,14 +387,8 @@ impl LogitTransform for ScaledCapped {
 
 /// Returns the base of a row whose largest transformed logit is `y`, which may be any number.
 #[inline(always)]
-fn base_at<W: Exp>(y: f64) -> ExpBase<W> {
-    let base = W::own_base(W::ZERO);
+fn base_at<W: Exp>(y: f64, excess: i32) -> ExpBase<W> {
+    let base = W::base_near(W::ZERO, excess);
     let offset = if y.is_finite() { y } else { 0.0 };
     ExpBase { wide_offset: offset, log_base: base.log_base + offset, ..base }
-}
-
-/// Returns exp(log_base) of a base of a row whose maximum is 0, a power of two.
-#[inline(always)]
-fn exp_of_base<W>(base: &ExpBase<W>) -> f64 {
-    (base.log_base * std::f64::consts::LOG2_E).round().exp2()
 }

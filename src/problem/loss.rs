@@ -561,8 +561,18 @@ pub(crate) fn check_upstream_gradients(shape: Shape, factors: &[f32]) -> Result<
 }
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
+    const PROBABILITIES: usize = 256;
     fn first_bad<T: Element>(values: &[T]) -> Option<usize> {
-        values.iter().position(|&value| !(0.0..=f64::from(f32::MAX)).contains(&value.into()))
+        let is_good = |value: T| {
+            let value: f64 = value.into();
+            value >= 0.0 && value <= f64::from(f32::MAX)
+        };
+        // Whole chunks are checked without a branch for each value, which compilers vectorize.
+        let chunk = values
+            .chunks(PROBABILITIES)
+            .position(|chunk| !chunk.iter().fold(true, |good, &value| good & is_good(value)))?;
+        let start = chunk * PROBABILITIES;
+        Some(start + values[start..].iter().position(|&value| !is_good(value))?)
     }
     let bad = match values {
         Elements::F32(values) => first_bad(values),

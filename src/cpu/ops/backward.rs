@@ -4,7 +4,7 @@
 //! Sums and products are f64: a gradient may be the small difference of large terms.
 
 use crate::cpu::RowOperands;
-use crate::cpu::rows::{Lanes, Rows, Stats, Wide};
+use crate::cpu::rows::{Lanes, Rows, Wide};
 use crate::cpu::simd::{Isa, Real, Vector};
 
 /// Computes the backward of softmax, from probabilities p.
@@ -59,10 +59,9 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
             [g.wide(isa)]
         },
     );
-    let stats = Stats::of_log_sum_exps(rows.transform(), &[R::W::ZERO; N]);
-    rows.rebase(&stats);
+    let factors = rows.normalize(&[R::W::ZERO; N]);
     rows.map_p(
-        &stats,
+        &factors,
         #[inline(always)]
         |place, _, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);

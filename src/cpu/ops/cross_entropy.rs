@@ -37,7 +37,8 @@ impl<W: Real, const N: usize> RowOperands<'_, W, N> {
         let mut labels = I::F64::splat(isa, self.coefficients.off_value);
         if self.has_elementwise() {
             let targets: W::V<I> = place.of_element(isa, self.elementwise);
-            labels = targets.wide(isa).mul_add(I::F64::splat(isa, self.coefficients.on_value), labels);
+            labels =
+                targets.wide(isa).mul_add(I::F64::splat(isa, self.coefficients.on_value), labels);
         }
         if !self.weights.is_empty() {
             let weights: W::V<I> = place.of_class(isa, self.weights);
@@ -188,7 +189,7 @@ fn losses_and_labels<R: Rows<N>, const N: usize>(
             }
             let mut focal_slopes = [1.0; N];
             if coefficients.focal_gamma > 0.0 {
-                let terms = rows.terms(stats, &logits);
+                let terms = rows.terms(&logits);
                 for row in 0..rows.count() {
                     let is_max = transform.orient_one(logits[row]) == stats.max[row];
                     let u = stats.complement(row, is_max, terms[row]);
@@ -255,7 +256,8 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
             Self { multiples: zero, on_values: zero, off_values: zero, factors: [one, zero] };
         for row in 0..N {
             let unit = power_of_two(multiples[row].abs());
-            let of = |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
+            let of =
+                |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
             rows.multiples[row] = of(multiples[row]);
             rows.on_values[row] = of(operands.coefficients.on_value);
             rows.off_values[row] = of(operands.coefficients.off_value);
@@ -339,14 +341,14 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
             let ignored = if stats.is_regular(row) { 0.0 } else { f64::NAN };
             multiples[row] = if targets.is_ignored[row] { ignored } else { multiple };
         }
-        rows.scale(&stats, &multiples);
+        rows.scale(&multiples);
     } else {
         for row in 0..N {
             multiples[row] = labels[row] + z[row];
         }
         let factors = RowFactors::new(operands, &multiples, &targets.factors);
         rows.map_p(
-            &stats,
+            stats.inverse_sums(),
             #[inline(always)]
             |place, x, p| factors.gradient((isa, transform), operands, place, x, p),
         );
@@ -354,7 +356,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
     if operands.has_elementwise() {
         return losses;
     }
-    let terms = rows.terms(&stats, &logits);
+    let terms = rows.terms(&logits);
     // The spread labels of the other classes add to the gradient of the target class.
     let mut added = [0.0; N];
     if operands.has_spread_labels() {
@@ -371,7 +373,8 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
         let value =
             added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
         let slope = transform.derivative(logits[row]);
-        let value = if targets.is_ignored[row] { 0.0 } else { targets.factors[row] * value * slope };
+        let value =
+            if targets.is_ignored[row] { 0.0 } else { targets.factors[row] * value * slope };
         values[row] = R::W::of(if stats.is_regular(row) { value } else { f64::NAN });
     }
     rows.put(&targets.classes, &values);
@@ -425,12 +428,11 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
         }
         multiples[row] = targets.on_label[row] + label_sums[row] + z;
     }
-    let stats = Stats::of_log_sum_exps(transform, &operands.log_sum_exps);
-    rows.rebase(&stats);
+    let inverse_sums = rows.normalize(&operands.log_sum_exps);
     let factors = RowFactors::new(operands, &multiples, &targets.factors);
     let row_factors = &factors.factors[1];
     rows.map_p(
-        &stats,
+        &inverse_sums,
         #[inline(always)]
         |place, x, p| {
             let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);
@@ -448,7 +450,8 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
         let saved: f64 = operands.log_sum_exps[row].into();
         let class = targets.classes[row];
         let p: f64 = R::W::exp_wide(transform.value(logits[row]) - saved).into();
-        let spread = if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
+        let spread =
+            if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
         let value = multiples[row] * p - (targets.on_label[row] + spread);
         let value = targets.factors[row] * value * transform.derivative(logits[row]);
         values[row] = R::W::of(if targets.factors[row] == 0.0 { 0.0 } else { value });

@@ -28,13 +28,9 @@ use crate::{Element, Prediction};
 pub(in crate::cpu) enum ClassLoop {
     /// Sums the exponentials, and finds their maximum; `keeps` says that exponentials are wanted
     /// again.
-    ExponentialSum {
-        keeps: bool,
-    },
+    ExponentialSum { keeps: bool },
     /// A plain sum, over the operand and, where `reads_rows`, the row.
-    Sum {
-        reads_rows: bool,
-    },
+    Sum { reads_rows: bool },
     /// Finds the classes with the largest logits.
     Search,
     /// Draws a class.
@@ -56,9 +52,7 @@ pub(in crate::cpu) fn class_loops(op: Op) -> &'static [ClassLoop] {
         Op::LogSumExp | Op::CrossEntropy | Op::Predict => &[ExponentialSum { keeps: false }],
         Op::CrossEntropyBackward => &[Exponentials, Map],
         Op::Entropy => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }],
-        Op::EntropyBackward => {
-            &[ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map]
-        }
+        Op::EntropyBackward => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map],
         Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
         Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Exponentials, Map],
         Op::TopK => &[Search, ExponentialSum { keeps: false }],

@@ -69,12 +69,11 @@ pub(in crate::cpu) fn top_row<R: Rows<N>, const N: usize>(
         }
     }
     let stats = rows.reduce(Wanted::Rest { keeps: false });
-    let isa = rows.isa();
     for (out, best) in out.chunks_mut(LANES).zip(best.chunks(LANES)) {
         let mut logits = [R::W::ZERO; LANES];
         logits.iter_mut().zip(best).for_each(|(logit, &(x, _))| *logit = transform.orient_one(x));
         // All of these logits are of the first row.
-        let terms = stats.term(isa, transform, 0, Vector::load(isa, &logits)).array();
+        let terms = rows.terms_of_first(Vector::load(rows.isa(), &logits)).array();
         for ((out, &(_, class)), term) in out.iter_mut().zip(best).zip(terms) {
             *out = Prediction { class, probability: (term.into() * stats.inverse_sum(0)) as f32 };
         }

@@ -40,9 +40,7 @@ pub(in crate::cpu) fn row<R: Rows<N>, const N: usize>(
         }
     }
     let class = best.1;
-    let isa = rows.isa();
-    let [term, ..] =
-        stats.term(isa, rows.transform(), 0, Vector::splat(isa, x[class])).array();
+    let [term, ..] = rows.terms_of_first(Vector::splat(rows.isa(), x[class])).array();
     Prediction { class: class as u32, probability: (term.into() * stats.inverse_sum(0)) as f32 }
 }
 

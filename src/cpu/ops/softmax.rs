@@ -7,11 +7,7 @@ use crate::cpu::transform::LogitTransform;
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) {
     let stats = rows.reduce(Wanted::Sum);
-    let mut factors = [0.0; N];
-    for row in 0..N {
-        factors[row] = stats.inverse_sum(row);
-    }
-    rows.scale(&stats, &factors);
+    rows.scale(stats.inverse_sums());
 }
 
 /// ```text

@@ -16,24 +16,37 @@
 //!
 //! A value of each row is spread over the lanes of a vector by a table of the rows of its elements
 //! ([`Flat::new`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
-//! together ([`fold_transposed`]).
+//! together ([`Vector::fold_rows`]).
 
-use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
 use super::Place;
+use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
 use crate::Error;
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
 /// The memory of a thread for short rows.
-#[derive(Default)]
 pub(in crate::cpu) struct Flat<W> {
     /// The exponentials of the rows, and room for a vector beyond them.
     exponentials: Vec<W>,
     /// The row of each lane of the vectors of sixteen rows.
     row_of_lane: Vec<[u8; LANES]>,
-    /// Whether a row of the last group had a base of its own.
+    /// The exponent bases of the rows of the last group that needed bases of their own; those of
+    /// all other groups are the fixed base.
+    bases: RowExpBases<W, ROWS>,
+    /// Whether `bases` are those of the last group.
     is_careful: bool,
+}
+
+impl<W: Exp> Default for Flat<W> {
+    fn default() -> Self {
+        Self {
+            exponentials: Vec::new(),
+            row_of_lane: Vec::new(),
+            bases: RowExpBases::all(&W::FIXED_BASE),
+            is_careful: false,
+        }
+    }
 }
 
 impl<W: Real> Flat<W> {
@@ -147,25 +160,26 @@ where
         let fixed = ExpBaseLanes::of_row(isa, &T::Wide::FIXED_BASE);
         let mut exponentials = std::mem::take(&mut self.flat.exponentials);
         let (out, _) = exponentials.as_chunks_mut::<LANES>();
+        // Sixteen rows are whole vectors, so the rows of both halves are one stream.
+        let (vectors, rest) = self.logits().as_chunks::<LANES>();
         // for each vector:  e = exp(y(x) - log_base)
-        let fill = transform.lowest();
-        for_each_vector(
-            isa,
-            self.logits(),
-            &self.flat.row_of_lane,
-            fill,
-            #[inline(always)]
-            |place, x| out[place.at / LANES] = transform.fixed_exp(isa, x, &fixed).array(),
-        );
+        for (x, out) in vectors.iter().zip(&mut *out) {
+            *out = transform.fixed_exp(isa, T::load(isa, x), &fixed).array();
+        }
+        if !rest.is_empty() {
+            let x = load_some(isa, rest, transform.lowest());
+            out[vectors.len()] = transform.fixed_exp(isa, x, &fixed).array();
+        }
         self.flat.exponentials = exponentials;
     }
 
     /// Computes the exponentials relative to the bases of their rows.
     #[inline(always)]
-    fn exponentials(&mut self, bases: &RowExpBases<T::Wide, ROWS>) {
+    fn exponentials(&mut self) {
         let (isa, transform) = (self.isa, self.transform);
         let mut exponentials = std::mem::take(&mut self.flat.exponentials);
         let (out, _) = exponentials.as_chunks_mut::<LANES>();
+        let bases = &self.flat.bases;
         // for each vector:  e = exp(y(x) - log_base of its row)
         for_each_vector(
             isa,
@@ -174,7 +188,7 @@ where
             transform.lowest(),
             #[inline(always)]
             |place, x| {
-                let [e] = transform.exp(isa, [x], [&bases.lanes(isa, place)]);
+                let e = transform.exp_or_infinity(isa, x, &bases.lanes(isa, place));
                 out[place.at / LANES] = e.array();
             },
         );
@@ -212,7 +226,8 @@ where
                 }
                 *lanes = pair[0] + pair[1];
             }
-            *sums = fold_transposed(
+            *sums = Vector::fold_rows(
+                isa,
                 lanes,
                 #[inline(always)]
                 |a, b| a + b,
@@ -257,7 +272,8 @@ where
                     *best = transform.orient::<I, T::Wide>(isa, x).larger(*best);
                 }
             }
-            *maxima = fold_transposed(
+            *maxima = Vector::fold_rows(
+                isa,
                 lanes,
                 #[inline(always)]
                 |a, b| a.larger(b),
@@ -289,7 +305,6 @@ where
     fn reduced(&mut self, wanted: Wanted) -> Stats<T::Wide, ROWS> {
         let (transform, count) = (self.transform, self.count);
         let unknown = [T::Wide::ZERO; ROWS];
-        let mut bases = RowExpBases::all(&T::Wide::FIXED_BASE);
         let mut max = unknown;
         let mut sums = unknown;
         let needs_max = wanted != Wanted::Sum;
@@ -314,10 +329,10 @@ where
             for row in 0..count {
                 let base = transform.exp_base(max[row]);
                 all_fixed &= base == T::Wide::FIXED_BASE;
-                bases.set(row, &base);
+                self.flat.bases.set(row, &base);
             }
             if !all_fixed {
-                self.exponentials(&bases);
+                self.exponentials();
             } else if self.flat.is_careful {
                 self.fixed_exponentials();
             }
@@ -332,7 +347,7 @@ where
             for row in 0..ROWS {
                 logits[row] = transform.orient_one(max[row]);
             }
-            let terms = self.terms_of(&bases, &logits);
+            let terms = self.terms_of(&logits);
             let without = self.row_sums::<true>(&terms);
             for row in 0..ROWS {
                 max_exps[row] = terms[row].into();
@@ -349,20 +364,26 @@ where
                 rest_sums[row] = sums[row].into();
             }
         }
-        let mut stats = Stats::new(transform, max, bases, max_exps, rest_sums);
+        let mut stats = Stats::new(transform, max, max_exps, rest_sums);
         if wanted == Wanted::Class {
             stats.classes = self.classes_of(&stats.max);
         }
         stats
     }
 
+    /// Returns the exponent bases of the rows of a vector.
+    #[inline(always)]
+    fn bases(&self, place: Place<'_>) -> ExpBaseLanes<T::Wide, I> {
+        if self.flat.is_careful {
+            self.flat.bases.lanes(self.isa, place)
+        } else {
+            ExpBaseLanes::of_row(self.isa, &T::Wide::FIXED_BASE)
+        }
+    }
+
     /// Returns the exponentials of `logits`, one of each row.
     #[inline(always)]
-    fn terms_of(
-        &self,
-        bases: &RowExpBases<T::Wide, ROWS>,
-        logits: &[T::Wide; ROWS],
-    ) -> [T::Wide; ROWS] {
+    fn terms_of(&self, logits: &[T::Wide; ROWS]) -> [T::Wide; ROWS] {
         let mut terms = [T::Wide::ZERO; ROWS];
         for (half, (to, x)) in terms
             .as_chunks_mut::<LANES>()
@@ -371,7 +392,7 @@ where
             .zip(logits.as_chunks::<LANES>().0)
             .enumerate()
         {
-            let lanes = bases.lanes(self.isa, of_rows(half));
+            let lanes = self.bases(of_rows(half));
             let x = Vector::load(self.isa, x);
             *to = self.transform.exp(self.isa, [x], [&lanes])[0].array();
         }
@@ -419,6 +440,33 @@ where
         }
     }
 
+    /// Writes the exponentials times the factors of the rows.
+    #[inline(always)]
+    fn scaled(&mut self, factors: &[f64; ROWS]) {
+        let isa = self.isa;
+        let Split { first, second, is_split } = Split::new(factors);
+        let rows = &self.flat.row_of_lane;
+        let Some(output) = &mut self.output else { return };
+        let half_length = (rows.len() * LANES).max(1);
+        let (exponentials, _) = self.flat.exponentials.as_chunks::<LANES>();
+        let halves = output.chunks_mut(half_length).zip(exponentials.chunks(rows.len().max(1)));
+        for (half, (out, exponentials)) in halves.enumerate() {
+            let (first, second) =
+                (&first.as_chunks::<LANES>().0[half], &second.as_chunks::<LANES>().0[half]);
+            let factors = (is_split.then_some(first), second);
+            let (vectors, rest) = out.as_chunks_mut::<LANES>();
+            let whole = vectors.len();
+            // for each vector:  out = e * factors of its row
+            for ((out, e), rows) in vectors.iter_mut().zip(exponentials).zip(rows) {
+                *out = scaled(isa, e, factors, rows);
+            }
+            if !rest.is_empty() {
+                let values = scaled(isa, &exponentials[whole], factors, &rows[whole]);
+                rest.copy_from_slice(&values[..rest.len()]);
+            }
+        }
+    }
+
     /// Writes `value` of the place, the logits, and the exponentials times the factors of the rows.
     #[inline(always)]
     fn write_scaled(
@@ -431,12 +479,7 @@ where
         ) -> <T::Wide as Real>::V<I>,
     ) {
         let isa = self.isa;
-        let (mut first, mut second) = ([T::Wide::ONE; ROWS], [T::Wide::ONE; ROWS]);
-        let mut is_split = false;
-        for row in 0..self.count {
-            [first[row], second[row]] = split_factor(factors[row], 1.0);
-            is_split |= first[row] != T::Wide::ONE;
-        }
+        let Split { first, second, is_split } = Split::new(factors);
         let exponentials = std::mem::take(&mut self.flat.exponentials);
         if is_split {
             self.write(
@@ -503,25 +546,36 @@ where
     }
 
     #[inline(never)]
-    fn rebase(&mut self, stats: &Stats<T::Wide, ROWS>) {
-        self.isa.vectorize(
-            #[inline(always)]
-            || self.exponentials(&stats.bases),
-        );
-    }
-
-    #[inline(never)]
-    fn terms(&self, stats: &Stats<T::Wide, ROWS>, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
+    fn normalize(&mut self, log_sum_exps: &[T::Wide; ROWS]) -> [f64; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || {
-                let (found, mut terms) = (self.terms_of(&stats.bases, logits), [0.0; ROWS]);
+                let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
+                (self.flat.bases, self.flat.is_careful) = (bases, true);
+                self.exponentials();
+                factors
+            },
+        )
+    }
+
+    #[inline(never)]
+    fn terms(&self, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
+        self.isa.vectorize(
+            #[inline(always)]
+            || {
+                let (found, mut terms) = (self.terms_of(logits), [0.0; ROWS]);
                 for row in 0..ROWS {
                     terms[row] = found[row].into();
                 }
                 terms
             },
         )
+    }
+
+    #[inline(always)]
+    fn terms_of_first(&self, logits: Lanes<Self, ROWS>) -> Lanes<Self, ROWS> {
+        let place = Place { row: 0, rows: None, at: 0, class_at: 0 };
+        self.transform.exp(self.isa, [logits], [&self.bases(place)])[0]
     }
 
     #[inline(always)]
@@ -540,7 +594,8 @@ where
                 let place = Place { row, rows: None, at: row * classes + at, class_at: at };
                 let found = values(place, self.vector(row, nth));
                 for (lanes, found) in lanes.iter_mut().zip(found) {
-                    let found = if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
+                    let found =
+                        if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
                     *lanes = *lanes + found;
                 }
             }
@@ -552,16 +607,10 @@ where
     }
 
     #[inline(never)]
-    fn scale(&mut self, _: &Stats<T::Wide, ROWS>, factors: &[f64; ROWS]) {
+    fn scale(&mut self, factors: &[f64; ROWS]) {
         self.isa.vectorize(
             #[inline(always)]
-            || {
-                self.write_scaled(
-                    factors,
-                    #[inline(always)]
-                    |_, _, e| e,
-                );
-            },
+            || self.scaled(factors),
         );
     }
 
@@ -573,10 +622,10 @@ where
     #[inline(always)]
     fn map_p(
         &mut self,
-        stats: &Stats<T::Wide, ROWS>,
+        factors: &[f64; ROWS],
         value: impl Fn(Place<'_>, Lanes<Self, ROWS>, Lanes<Self, ROWS>) -> Lanes<Self, ROWS> + Sync,
     ) {
-        self.write_scaled(&stats.inverse_sums, value);
+        self.write_scaled(factors, value);
     }
 
     #[inline(always)]
@@ -597,27 +646,51 @@ where
     }
 }
 
+/// Returns exponentials times the factors of their rows.
+#[inline(always)]
+fn scaled<I: Isa, T: Number>(
+    isa: I,
+    e: &[T::Wide; LANES],
+    (first, second): (Option<&[T::Wide; LANES]>, &[T::Wide; LANES]),
+    rows: &[u8; LANES],
+) -> [T; LANES] {
+    let mut e = <T::Wide as Real>::V::load(isa, e);
+    if let Some(first) = first {
+        e = e * Vector::spread(isa, first, rows);
+    }
+    T::store(isa, e * Vector::spread(isa, second, rows))
+}
+
+/// The factors of rows, split by [`split_factor`].
+struct Split<W> {
+    first: [W; ROWS],
+    second: [W; ROWS],
+    /// Whether a first factor is not 1.
+    is_split: bool,
+}
+
+impl<W: Exp> Split<W> {
+    #[inline(always)]
+    fn new(factors: &[f64; ROWS]) -> Self {
+        let (mut first, mut second, mut is_split) = ([W::ONE; ROWS], [W::ONE; ROWS], false);
+        for row in 0..ROWS {
+            let magnitude = factors[row].abs();
+            is_split |= magnitude < W::MIN_NORMAL || magnitude > W::LARGEST_NUMBER;
+            second[row] = W::of(factors[row]);
+        }
+        if is_split {
+            for row in 0..ROWS {
+                [first[row], second[row]] = split_factor(factors[row], 1.0);
+            }
+        }
+        Self { first, second, is_split }
+    }
+}
+
 /// Returns `e`, and 0 where `LEAVES_OUT` is set and it equals `left_out`.
 #[inline(always)]
 fn kept<I: Isa, V: Vector<I>, const LEAVES_OUT: bool>(e: V, left_out: V, zero: V) -> V {
     if LEAVES_OUT { e.where_equal(left_out, zero, e) } else { e }
-}
-
-/// Folds the sixteen lanes of each of sixteen rows to one value, which is returned in the lane of
-/// that row: the first half of the rows is interleaved with the second half and folded, four times.
-#[inline(always)]
-pub(super) fn fold_transposed<I: Isa, V: Vector<I>>(
-    rows: [V; LANES],
-    with: impl Fn(V, V) -> V,
-) -> V {
-    let mut rows = rows;
-    for half in [8, 4, 2, 1] {
-        for at in 0..half {
-            let (low, high) = rows[at].interleave(rows[at + half]);
-            rows[at] = with(low, high);
-        }
-    }
-    rows[0]
 }
 
 /// Transposes sixteen rows of sixteen elements: interleaving the first half of the rows with the

@@ -20,7 +20,7 @@ use super::{Lanes, Place, Rows, Stats, Wanted, Wide};
 use crate::Error;
 use crate::cpu::simd::{Exp, ExpBase, Isa, Number, Real, Vector};
 use crate::cpu::threads;
-use crate::cpu::transform::LogitTransform;
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
 /// The largest number of elements of a piece.
@@ -87,6 +87,8 @@ pub(in crate::cpu) struct Held<W> {
     /// Whether `exponentials` are those of the whole row.
     pub(super) holds_row: bool,
     pub(super) pieces: Vec<Piece<W>>,
+    /// The exponent base of the row.
+    pub(super) base: ExpBase<W>,
     /// Whether the last piece had a base of its own.
     pub(super) is_careful: bool,
 }
@@ -130,7 +132,6 @@ where
         let classes = self.row().len();
         Cut { classes, pieces: pieces_of(classes) }
     }
-
 }
 
 impl<I: Isa, Y: LogitTransform, T: Number> Rows<1> for LongRow<'_, I, Y, T>
@@ -173,17 +174,25 @@ where
         )
     }
 
-    fn rebase(&mut self, stats: &Stats<T::Wide, 1>) {
-        let piece = Piece { base: stats.bases.at(0), ratio: 1.0, ..Piece::default() };
+    fn normalize(&mut self, log_sum_exps: &[T::Wide; 1]) -> [f64; 1] {
+        let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
+        let piece = Piece { base: bases.at(0), ratio: 1.0, ..Piece::default() };
         self.held.holds_row = false;
         self.held.pieces.clear();
         self.held.pieces.resize(self.cut().pieces, piece);
+        factors
     }
 
     #[inline(always)]
-    fn terms(&self, stats: &Stats<T::Wide, 1>, logits: &[T::Wide; 1]) -> [f64; 1] {
+    fn terms(&self, logits: &[T::Wide; 1]) -> [f64; 1] {
         let x = Vector::splat(self.isa, logits[0]);
-        [stats.term(self.isa, self.transform, 0, x).array()[0].into()]
+        [self.terms_of_first(x).array()[0].into()]
+    }
+
+    #[inline(always)]
+    fn terms_of_first(&self, logits: Lanes<Self, 1>) -> Lanes<Self, 1> {
+        let bases = ExpBaseLanes::of_row(self.isa, &self.held.base);
+        self.transform.exp(self.isa, [logits], [&bases])[0]
     }
 
     #[inline(always)]
@@ -213,7 +222,7 @@ where
     }
 
     #[inline(never)]
-    fn scale(&mut self, _: &Stats<T::Wide, 1>, factors: &[f64; 1]) {
+    fn scale(&mut self, factors: &[f64; 1]) {
         self.isa.vectorize(
             #[inline(always)]
             || {
@@ -241,10 +250,10 @@ where
     #[inline(always)]
     fn map_p(
         &mut self,
-        stats: &Stats<T::Wide, 1>,
+        factors: &[f64; 1],
         value: impl Fn(Place<'_>, Lanes<Self, 1>, Lanes<Self, 1>) -> Lanes<Self, 1> + Sync,
     ) {
-        self.write_scaled(stats.inverse_sums[0], value);
+        self.write_scaled(factors[0], value);
     }
 
     #[inline(always)]

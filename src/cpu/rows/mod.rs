@@ -18,8 +18,8 @@ mod write;
 pub(super) use flat::{Flat, FlatRows, transpose};
 pub(super) use long::{Held, LongRow, are_held, pieces_of};
 
-use super::simd::{Exp, Isa, LANES, Real, Vector, exp, log1p};
-use super::transform::{LogitTransform, RowExpBases};
+use super::simd::{Exp, Isa, LANES, Real, Vector, log1p};
+use super::transform::LogitTransform;
 
 /// The largest number of short rows that are computed together: two vectors of row values.
 pub(super) const ROWS: usize = 2 * LANES;
@@ -103,11 +103,13 @@ pub(super) trait Rows<const N: usize> {
     fn maxima(&self) -> [Self::W; N];
     /// Returns the statistics of each row.
     fn reduce(&mut self, wanted: Wanted) -> Stats<Self::W, N>;
-    /// Makes [`Rows::map_p`] compute exponentials relative to the bases of `stats`, which are not
-    /// from [`Rows::reduce`].
-    fn rebase(&mut self, stats: &Stats<Self::W, N>);
-    /// Returns exp(y - log_base) of `logits`, one of each row.
-    fn terms(&self, stats: &Stats<Self::W, N>, logits: &[Self::W; N]) -> [f64; N];
+    /// Makes [`Rows::map_p`] compute probabilities exp(y - log_sum_exp), and returns the factors for
+    /// it.
+    fn normalize(&mut self, log_sum_exps: &[Self::W; N]) -> [f64; N];
+    /// Returns exp(y - log_base) of `logits`, one of each row, after a reduction.
+    fn terms(&self, logits: &[Self::W; N]) -> [f64; N];
+    /// Returns exp(y - log_base) of logits of the first row, after a reduction.
+    fn terms_of_first(&self, logits: Lanes<Self, N>) -> Lanes<Self, N>;
     /// Returns the sums of `K` values over the classes of each row.
     fn sums<const K: usize>(
         &self,
@@ -115,13 +117,14 @@ pub(super) trait Rows<const N: usize> {
     ) -> [[f64; N]; K];
     /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal
     /// number.
-    fn scale(&mut self, stats: &Stats<Self::W, N>, factors: &[f64; N]);
+    fn scale(&mut self, factors: &[f64; N]);
     /// Writes `value` of the logits.
     fn map(&mut self, value: impl Fn(Place<'_>, Lanes<Self, N>) -> Lanes<Self, N> + Sync);
-    /// Writes `value` of the logits and their probabilities.
+    /// Writes `value` of the logits and their probabilities, which are exp(y - log_base) times the
+    /// factor of each row.
     fn map_p(
         &mut self,
-        stats: &Stats<Self::W, N>,
+        factors: &[f64; N],
         value: impl Fn(Place<'_>, Lanes<Self, N>, Lanes<Self, N>) -> Lanes<Self, N> + Sync,
     );
     /// Returns the logit of one class of each row, as long as nothing has been written.
@@ -131,8 +134,7 @@ pub(super) trait Rows<const N: usize> {
 }
 
 /// A vector of the type that `R` computes in.
-pub(super) type Lanes<R, const N: usize> =
-    <<R as Rows<N>>::W as Real>::V<<R as Rows<N>>::I>;
+pub(super) type Lanes<R, const N: usize> = <<R as Rows<N>>::W as Real>::V<<R as Rows<N>>::I>;
 /// A vector of f64.
 pub(super) type Wide<R, const N: usize> = <<R as Rows<N>>::I as Isa>::F64;
 
@@ -168,8 +170,6 @@ pub(super) struct Stats<W, const N: usize> {
     pub(super) max: [W; N],
     /// The first class of each maximum, where it was asked for.
     pub(super) classes: [usize; N],
-    /// The exponent base of each row.
-    bases: RowExpBases<W, N>,
     /// exp(y - log_base) of the maximum of each row.
     max_exps: [f64; N],
     rest_sums: [f64; N],
@@ -198,7 +198,6 @@ impl<W: Exp, const N: usize> Stats<W, N> {
     fn new<Y: LogitTransform>(
         transform: Y,
         max: [W; N],
-        bases: RowExpBases<W, N>,
         max_exps: [f64; N],
         rest_sums: [f64; N],
     ) -> Self {
@@ -209,22 +208,7 @@ impl<W: Exp, const N: usize> Stats<W, N> {
             inverse_sums[row] =
                 if is_regular { 1.0 / (max_exps[row] + rest_sums[row]) } else { f64::NAN };
         }
-        Self { max, classes: [0; N], bases, max_exps, rest_sums, inverse_sums }
-    }
-
-    /// Returns statistics that give p_j = exp(y_j - log_sum_exp) of saved log-sum-exps, and no
-    /// maxima.
-    #[inline(always)]
-    pub(super) fn of_log_sum_exps<Y: LogitTransform>(transform: Y, saved: &[W; N]) -> Self {
-        let mut bases = RowExpBases::all(&W::FIXED_BASE);
-        let (mut inverse_sums, nothing) = ([0.0; N], [0.0; N]);
-        for row in 0..N {
-            let base = transform.own_base(saved[row]);
-            inverse_sums[row] = exp(base.log_base - saved[row].into());
-            bases.set(row, &base);
-        }
-        let (max, classes) = ([W::ZERO; N], [0; N]);
-        Self { max, classes, bases, max_exps: nothing, rest_sums: nothing, inverse_sums }
+        Self { max, classes: [0; N], max_exps, rest_sums, inverse_sums }
     }
 
     #[inline(always)]
@@ -238,22 +222,15 @@ impl<W: Exp, const N: usize> Stats<W, N> {
         LogSumExps { max, log1p_rest }
     }
 
-    /// Returns exp(y - log_base) of logits of `row`.
-    #[inline(always)]
-    pub(super) fn term<I: Isa, Y: LogitTransform>(
-        &self,
-        isa: I,
-        transform: Y,
-        row: usize,
-        x: W::V<I>,
-    ) -> W::V<I> {
-        let place = Place { row, rows: None, at: 0, class_at: 0 };
-        transform.exp(isa, [x], [&self.bases.lanes(isa, place)])[0]
-    }
-
     #[inline(always)]
     pub(super) fn is_regular(&self, row: usize) -> bool {
         !self.inverse_sums[row].is_nan()
+    }
+
+    /// Returns the factors that turn exponentials into probabilities.
+    #[inline(always)]
+    pub(super) fn inverse_sums(&self) -> &[f64; N] {
+        &self.inverse_sums
     }
 
     /// Returns the factor that turns the exponentials of `row` into probabilities; NaN where the

@@ -14,7 +14,7 @@ use super::long::{Held, LongRow, PIECE, Piece, are_held, at_class};
 use super::{Place, Stats, Wanted};
 use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, exp};
 use crate::cpu::threads;
-use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
 /// The number of vectors of a block. They are added as a tree, and the sums of blocks in f64.
 const TREE: usize = 8;
@@ -155,21 +155,27 @@ where
         let mut best = [all(T::Wide::NEG_INFINITY); 2];
         let mut sums = I::F64::splat(isa, 0.0);
         let (blocks, tail) = x.as_chunks::<BLOCK>();
+        let mut kept = held.as_chunks_mut::<BLOCK>().0.iter_mut();
         // for each block of 8 vectors:
         //     e = exp(y(x) - log_base);  held = e;  max = max(max, oriented x)
         //     sums += tree sum of e, in f64
         for (nth, block) in blocks.iter().enumerate() {
-            let mut tree = [zero; TREE];
-            for (at, x) in block.as_chunks::<LANES>().0.iter().enumerate() {
-                let start = nth * BLOCK + at * LANES;
-                let x = T::load(isa, x);
-                tree[at] = term(x, start);
-                best[at % 2] = transform.orient::<I, T::Wide>(isa, x).larger(best[at % 2]);
-                if KEEPS {
-                    held[start..][..LANES].copy_from_slice(&tree[at].array());
-                }
+            let (block, _) = block.as_chunks::<LANES>();
+            let mut kept = if KEEPS { kept.next() } else { None };
+            // Unrolled, so that the terms stay in registers.
+            macro_rules! term {
+                ($at:literal) => {{
+                    let x = T::load(isa, &block[$at]);
+                    let e = term(x, nth * BLOCK + $at * LANES);
+                    best[$at % 2] = transform.orient::<I, T::Wide>(isa, x).larger(best[$at % 2]);
+                    if let Some(kept) = &mut kept {
+                        kept.as_chunks_mut::<LANES>().0[$at] = e.array();
+                    }
+                    e
+                }};
             }
-            let [a, b, c, d] = [tree[0] + tree[1], tree[2] + tree[3], tree[4] + tree[5], tree[6] + tree[7]];
+            let (a, b) = (term!(0) + term!(1), term!(2) + term!(3));
+            let (c, d) = (term!(4) + term!(5), term!(6) + term!(7));
             sums = sums + ((a + b) + (c + d)).wide(isa);
         }
         // for each vector of the rest:  sum += e
@@ -321,10 +327,8 @@ where
         let (largest, rest_sum) = join(&mut pieces);
         let Piece { max, class, base, max_exp, .. } = pieces[largest];
         let holds_row = keeps && length > 0;
-        *self.held = Held { exponentials, holds_row, pieces, is_careful };
-        let mut bases = RowExpBases::all(&T::Wide::FIXED_BASE);
-        bases.set(0, &base);
-        let mut stats = Stats::new(self.transform, [max], bases, [max_exp], [rest_sum]);
+        *self.held = Held { exponentials, holds_row, pieces, base, is_careful };
+        let mut stats = Stats::new(self.transform, [max], [max_exp], [rest_sum]);
         stats.classes = [cut.at(largest) + class];
         stats
     }
@@ -338,6 +342,9 @@ where
 /// rest_sum = sum over pieces of (piece.rest_sum + piece.max_exp unless it is max's) * ratio
 /// ```
 fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (usize, f64) {
+    if let [piece] = pieces {
+        return (0, piece.rest_sum);
+    }
     let mut largest = 0;
     for nth in 1..pieces.len() {
         if pieces[nth].max > pieces[largest].max {

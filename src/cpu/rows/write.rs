@@ -96,7 +96,7 @@ where
                     let bases = ExpBaseLanes::of_row(isa, &pieces[piece].base);
                     #[inline(always)]
                     move |at, x| {
-                        let [e] = transform.exp(isa, [x], [&bases]);
+                        let e = transform.exp_or_infinity(isa, x, &bases);
                         value(at_class(class + at), x, e * first * second)
                     }
                 },
@@ -139,8 +139,7 @@ fn written<I: Isa, T: Number>(
     macro_rules! values {
         ($at:expr, $x:expr) => {{
             let (x, _): (&[[T; LANES]], _) = $x.as_chunks();
-            let (a, b) =
-                (value($at, T::load(isa, &x[0])), value($at + LANES, T::load(isa, &x[1])));
+            let (a, b) = (value($at, T::load(isa, &x[0])), value($at + LANES, T::load(isa, &x[1])));
             each(
                 [a, b],
                 #[inline(always)]

@@ -171,7 +171,12 @@ macro_rules! arrays {
                 let mut out = x;
                 for (out, base) in out.iter_mut().zip(bases) {
                     *out = each(|lane| {
-                        exp_of::<$ty, $ty, 1>(|value| value, [out.0[lane]], None, [&base.lane(lane)])[0]
+                        exp_of::<$ty, $ty, 1>(
+                            |value| value,
+                            [out.0[lane]],
+                            None,
+                            [&base.lane(lane)],
+                        )[0]
                     });
                 }
                 out

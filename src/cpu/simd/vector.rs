@@ -82,7 +82,13 @@ real!(f64, F64, Double, F64);
 
 /// The arithmetic of exponentials, on one value or on a vector.
 pub(in crate::cpu) trait Lane:
-    Copy + Send + Sync + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+    Copy
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
 {
     /// Whether [`Lane::mul_add`] rounds once.
     const IS_FUSED: bool;
