@@ -3,9 +3,18 @@
 use std::collections::BTreeMap;
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Row;
 use crate::CliError;
+
+/// The width of the chart with its axes.
+const CHART: u32 = 900;
+/// The width of the legend to the right of it: enough for the longest name of an operation.
+const LEGEND: u32 = 200;
+const HEIGHT: u32 = 560;
+/// The height of a line of the legend.
+const LINE: i32 = 20;
 
 /// The picture, as SVG.
 pub(crate) fn draw(rows: &[Row], title: &str) -> Result<String, CliError> {
@@ -32,9 +41,11 @@ fn paint(svg: &mut String, rows: &[Row], title: &str) -> Result<(), Box<dyn std:
     let all = lines.values().flatten().chain(&copies).map(|(_, rate)| *rate);
     let highest = all.fold(0.0, f64::max);
 
-    let area = SVGBackend::with_string(svg, (900, 560)).into_drawing_area();
+    let area = SVGBackend::with_string(svg, (CHART + LEGEND, HEIGHT)).into_drawing_area();
     area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
+    // The chart's own legend would stand over its lines.
+    let (left, legend) = area.split_horizontally(CHART);
+    let mut chart = ChartBuilder::on(&left)
         .caption(title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
@@ -50,12 +61,14 @@ fn paint(svg: &mut String, rows: &[Row], title: &str) -> Result<(), Box<dyn std:
     for (nth, (name, mut points)) in std::iter::once(copy).chain(lines).enumerate() {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let color = if nth == 0 { BLACK.to_rgba() } else { Palette99::pick(nth).to_rgba() };
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?;
+        // From the height of the chart's upper edge on.
+        let y = 50 + nth as i32 * LINE;
+        legend.draw(&PathElement::new([(0, y), (18, y)], color.stroke_width(2)))?;
+        let centered = Pos::new(HPos::Left, VPos::Center);
+        let style = TextStyle::from(("sans-serif", 14)).pos(centered);
+        legend.draw(&Text::new(name, (26, y), style))?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     area.present()?;
     Ok(())
 }
