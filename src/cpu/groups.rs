@@ -24,7 +24,7 @@ use crate::problem::dtype::Elements;
 use crate::problem::operands::{self, RowsOut};
 
 /// Rows of fewer classes are written through the caches: too few of their lines are whole.
-const STREAMED_CLASSES: usize = 2048;
+pub(super) const STREAMED_CLASSES: usize = 2048;
 
 /// How rows are computed; the operation and the classes alone decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! [`class_loops`] lists the loops of each operation; a test compares the list with the loops
 //! that each operation makes, except `top_k` and `sample`.
 
-use super::groups::RowKernel;
+use super::groups::{RowKernel, STREAMED_CLASSES};
 use super::ops::{ClassLoop, class_loops};
 use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
 use super::run::{Schedule, threads_for};
@@ -20,8 +20,6 @@ const LONG_WRITE: &str = "src/cpu/rows/write.rs";
 const FLAT: &str = "src/cpu/rows/flat.rs";
 const CONTIGUOUS: &str = "src/cpu/groups.rs";
 const STRIDED: &str = "src/cpu/strided.rs";
-
-const EXPONENTIAL_SUM: &str = "exponential_sum";
 
 /// The plan of a call that writes its results to other memory, with the default options.
 pub(crate) fn plan(
@@ -76,7 +74,7 @@ pub(crate) fn plan(
         is_strided,
         is_cached,
         copies_operand: classes <= SHORT_ROW_CLASSES || is_strided || copies_operand(op, dtype),
-        streams: schedule.streams,
+        streams: schedule.streams && classes >= STREAMED_CLASSES,
         passes: Vec::new(),
         again_from_caches: 0,
         again_from_memory: 0,

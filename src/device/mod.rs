@@ -384,7 +384,7 @@ impl Device {
     /// ```
     /// use logits::{DType, Device, Operation};
     /// let plan = Device::cpu().plan(Operation::Softmax, [16_384, 1000], DType::BF16)?;
-    /// assert_eq!((plan.strategy, plan.lanes), ("lanes along a row", 16));
+    /// assert_eq!((plan.strategy, plan.lanes), ("one long row", 16));
     /// assert_eq!(plan.bytes_needed, 2 * 2 * 16_384 * 1000); // read once, written once
     /// println!("{plan}"); // a table of all of it
     /// # Ok::<(), logits::Error>(())

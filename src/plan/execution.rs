@@ -30,14 +30,14 @@ pub struct ExecutionPlan {
     pub backend: &'static str,
     /// How rows are spread over threads. On a GPU `register-resident` (a row is held in registers
     /// and read once), `online` (a row is reduced while it is read, and read again where elements
-    /// are written) or `split row` (several workgroups share a row). On the CPU `lanes across rows`
-    /// (a vector holds a class of sixteen rows), `lanes along a row` (a vector holds sixteen
-    /// classes of a row) or `row to itself` (rows are copied one at a time, and classes selected
-    /// from the copy).
+    /// are written) or `split row` (several workgroups share a row). On the CPU `rows as one
+    /// stream` (short rows lie one after the other, and a vector may hold classes of several of
+    /// them), `one long row` (a vector holds sixteen classes of one row) or `row to itself` (rows
+    /// are copied one at a time, and classes are selected from the copy).
     pub strategy: &'static str,
     /// How threads get at the rows. On a GPU `direct`, `staged through workgroup memory` or `lanes
-    /// across rows` (neighbouring threads take neighbouring rows). On the CPU `direct`, `transposed
-    /// tiles`, `gathered tiles`, `gathered rows` or `copied row`.
+    /// across rows` (neighbouring threads take neighbouring rows). On the CPU `direct` (rows are
+    /// read where they are), `gathered rows` (strided rows are copied together) or `copied row`.
     pub access: &'static str,
     /// On a GPU the threads that share a row, or a segment of a split row. On the CPU the lanes of
     /// a vector.
@@ -173,8 +173,8 @@ impl ExecutionPlan {
                 "a row is reduced while it is read, and read again where elements are written"
             }
             "split row" => "several workgroups share a row, a segment each",
-            "lanes across rows" => "a vector holds one class of sixteen rows",
-            "lanes along a row" => "a vector holds sixteen classes of a row",
+            "rows as one stream" => "a vector may hold classes of several short rows",
+            "one long row" => "a vector holds sixteen classes of one row",
             "row to itself" => {
                 "rows are copied one at a time, and classes are selected from the copy"
             }
@@ -189,8 +189,6 @@ impl ExecutionPlan {
                 "the rows of a workgroup come and go in one unbroken stream"
             }
             "lanes across rows" => "rows are strided, and neighbouring threads take neighbours",
-            "transposed tiles" => "sixteen rows are transposed into a tile, and computed there",
-            "gathered tiles" => "rows are strided, and the values of a class lie side by side",
             "gathered rows" => "rows are strided, and copied together before they are computed",
             "copied row" => "a row is converted to the type that it is computed in",
             _ => "",

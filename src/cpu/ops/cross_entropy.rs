@@ -309,6 +309,12 @@ fn power_of_two(x: f64) -> f64 {
 }
 
 /// Replaces the logits by the gradient, and returns the losses.
+///
+/// ```text
+/// for each class: out = the gradient of `RowFactors`, without what a target that is a class
+///                 subtracts; one product where nothing but p matters: p * multiple * factor
+/// out of each target's class = factor * slope * (z p - labels (1 - p) + spread labels of the rest)
+/// ```
 #[inline(always)]
 pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
     rows: &mut R,
@@ -397,6 +403,12 @@ fn ignore<R: Rows<N>, const N: usize>(rows: &mut R) {
 }
 
 /// Replaces the logits by the gradient, from saved log-sum-exps.
+///
+/// ```text
+/// for each class: out = the gradient of `RowFactors` with p = exp(y - log-sum-exp), without what a
+///                 target that is a class subtracts
+/// out of each target's class = factor * slope * (multiple p - (on-label + spread label))
+/// ```
 #[inline(always)]
 pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     rows: &mut R,

@@ -80,6 +80,11 @@ fn totals<R: Rows<N>, const N: usize>(
 
 /// Returns the log-sum-exp of the row `x`, computed in f64 throughout. It is slow, and is meant for
 /// the rare rows of a GPU whose log-sum-exp is near 0.
+///
+/// ```text
+/// for each class: y == max ? times += 1 : rest_sum += exp(y - max)
+/// log-sum-exp = max + log1p(rest_sum + times - 1)
+/// ```
 pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
     fn of<Y: LogitTransform>(transform: Y, x: &[f32]) -> f64 {
         let max = x

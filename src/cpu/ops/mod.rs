@@ -26,8 +26,8 @@ use crate::{Element, Prediction};
 /// A loop of an operation over the classes of a group of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cpu) enum ClassLoop {
-    /// Sums the exponentials, and finds their maximum; `keeps` says that exponentials are wanted
-    /// again.
+    /// Sums the exponentials, and finds the maximum where it is wanted; `keeps` says that the
+    /// exponentials are wanted again.
     ExponentialSum { keeps: bool },
     /// A plain sum, over the operand and, where `reads_rows`, the row.
     Sum { reads_rows: bool },

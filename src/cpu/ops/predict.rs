@@ -30,9 +30,15 @@ pub(in crate::cpu) fn best<R: Rows<N>, const N: usize>(
     let class = nan.unwrap_or(stats.classes[row]);
     Prediction { class: class as u32, probability: stats.max_probability(row) as f32 }
 }
+
 /// Writes the classes of the `out.len()` largest logits of the first row, whose logits are `x`, in
 /// descending order; the lower of two classes with equal logits comes first. `out` is no longer
 /// than `x`.
+///
+/// ```text
+/// for each class:           where x is above the worst of best: insert (x, class) into best, by x
+/// for each 16 of the best:  p = exp(y - log_base) / sum
+/// ```
 #[inline(always)]
 pub(in crate::cpu) fn top_row<R: Rows<N>, const N: usize>(
     rows: &mut R,

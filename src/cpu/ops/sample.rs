@@ -9,6 +9,11 @@ use crate::problem::sampling::{Draws, threefry};
 
 /// Draws a class of the first row; `x` is its logits, `index` its number in the batch, and `scale`
 /// the scale of the logit transform.
+///
+/// ```text
+/// for each class:  t = (x - max) scale;  score = t + noise of the class, unless key of t < lowest
+/// class = the first with the largest score;  p = exp(y - log_base) / sum
+/// ```
 #[inline(always)]
 pub(in crate::cpu) fn row<R: Rows<N>, const N: usize>(
     rows: &mut R,
@@ -17,9 +22,9 @@ pub(in crate::cpu) fn row<R: Rows<N>, const N: usize>(
     scale: f64,
     draws: &Draws,
 ) -> Prediction {
-    let stats = rows.reduce(Wanted::Class);
+    let stats = rows.reduce(Wanted::Rest { keeps: false });
     if !stats.is_regular(0) {
-        return predict::best(rows, &stats, 0);
+        return predict::best(rows, &rows.reduce(Wanted::Class), 0);
     }
     let max: f64 = stats.max[0].into();
     let scale = scale as f32;

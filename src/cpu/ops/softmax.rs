@@ -4,6 +4,9 @@ use crate::cpu::rows::{Lanes, Rows, Wanted, Wide};
 use crate::cpu::simd::{Real, Vector};
 use crate::cpu::transform::LogitTransform;
 
+/// ```text
+/// for each class: out = exp(y - log_base) / sum
+/// ```
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) {
     let stats = rows.reduce(Wanted::Sum);

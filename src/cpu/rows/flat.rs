@@ -6,6 +6,8 @@
 //! ```text
 //! for each vector of the stream:  e = exp(y(x) - log_base)                  // exponentials
 //! for each row:                   sum = sum of its e                        // row_sums
+//!     where the maximum is wanted:  max = largest oriented x                // largest
+//!                                   rest = sum of its e that are not max's  // row_sums
 //! for each vector of the stream:  out = value(x, e, values of its rows)     // write
 //! ```
 //!
@@ -15,7 +17,7 @@
 //! on its base.
 //!
 //! A value of each row is spread over the lanes of a vector by a table of the rows of its elements
-//! ([`Flat::new`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
+//! ([`Flat::resize`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
 //! together ([`Vector::fold_rows`]).
 
 use super::Place;
@@ -117,6 +119,7 @@ fn for_each_vector<I: Isa, T: Number>(
     fill: T,
     mut work: impl FnMut(Place<'_>, <T::Wide as Real>::V<I>),
 ) {
+    // for each half of the rows, for each vector of it:  work(place, x)
     for (half, x) in x.chunks((row_of_lane.len() * LANES).max(1)).enumerate() {
         let (vectors, rest) = x.as_chunks::<LANES>();
         let place = |nth: usize, rows| Place {
@@ -207,7 +210,7 @@ where
                 break;
             }
             let mut lanes = [zero; LANES];
-            for (nth, lanes) in lanes.iter_mut().enumerate() {
+            for (nth, lanes) in lanes.iter_mut().enumerate().take(self.count - half * LANES) {
                 let row = half * LANES + nth;
                 let left_out = <T::Wide as Real>::V::splat(isa, left_out[row]);
                 let e = &self.flat.exponentials[row * classes..][..classes + LANES];
@@ -289,6 +292,7 @@ where
         let mut classes = [0; ROWS];
         for row in 0..self.count {
             let wanted = Vector::splat(self.isa, self.transform.orient_one(max[row]));
+            // for each vector of the row, backwards:  if any x is the maximum, class = the first
             // The loop runs from the last vector to the first and never ends early: processors
             // could not predict where. A lane beyond the row may equal the maximum.
             for nth in (0..self.classes.div_ceil(LANES)).rev() {
@@ -423,14 +427,16 @@ where
             };
             let whole = out.len() / LANES;
             let (vectors, rest) = out.as_chunks_mut::<LANES>();
-            if let Some(x) = x {
-                for (vector, (out, x)) in vectors.iter_mut().zip(x.as_chunks().0).enumerate() {
-                    *out = T::store(isa, value(place(vector), T::load(isa, x)));
-                }
-            } else {
-                for (vector, out) in vectors.iter_mut().enumerate() {
-                    *out = T::store(isa, value(place(vector), T::load(isa, out)));
-                }
+            let from = x.map(
+                #[inline(always)]
+                |x| x.as_chunks::<LANES>().0,
+            );
+            for (vector, out) in vectors.iter_mut().enumerate() {
+                let x = match from {
+                    Some(x) => &x[vector],
+                    None => &*out,
+                };
+                *out = T::store(isa, value(place(vector), T::load(isa, x)));
             }
             if !rest.is_empty() {
                 let x = x.map_or(&*rest, |x| &x[whole * LANES..]);
@@ -444,7 +450,7 @@ where
     #[inline(always)]
     fn scaled(&mut self, factors: &[f64; ROWS]) {
         let isa = self.isa;
-        let Split { first, second, is_split } = Split::new(factors);
+        let Split { first, second, is_split } = Split::new(factors, self.count);
         let rows = &self.flat.row_of_lane;
         let Some(output) = &mut self.output else { return };
         let half_length = (rows.len() * LANES).max(1);
@@ -479,28 +485,17 @@ where
         ) -> <T::Wide as Real>::V<I>,
     ) {
         let isa = self.isa;
-        let Split { first, second, is_split } = Split::new(factors);
+        let Split { first, second, .. } = Split::new(factors, self.count);
         let exponentials = std::mem::take(&mut self.flat.exponentials);
-        if is_split {
-            self.write(
-                #[inline(always)]
-                |place, x| {
-                    let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
-                    let factors: [<T::Wide as Real>::V<I>; 2] =
-                        [place.of_row(isa, &first), place.of_row(isa, &second)];
-                    value(place, x, e * factors[0] * factors[1])
-                },
-            );
-        } else {
-            self.write(
-                #[inline(always)]
-                |place, x| {
-                    let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
-                    let factor: <T::Wide as Real>::V<I> = place.of_row(isa, &second);
-                    value(place, x, e * factor)
-                },
-            );
-        }
+        self.write(
+            #[inline(always)]
+            |place, x| {
+                let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
+                let factors: [<T::Wide as Real>::V<I>; 2] =
+                    [place.of_row(isa, &first), place.of_row(isa, &second)];
+                value(place, x, e * factors[0] * factors[1])
+            },
+        );
         self.flat.exponentials = exponentials;
     }
 }
@@ -671,11 +666,12 @@ struct Split<W> {
 
 impl<W: Exp> Split<W> {
     #[inline(always)]
-    fn new(factors: &[f64; ROWS]) -> Self {
+    fn new(factors: &[f64; ROWS], count: usize) -> Self {
         let (mut first, mut second, mut is_split) = ([W::ONE; ROWS], [W::ONE; ROWS], false);
         for row in 0..ROWS {
             let magnitude = factors[row].abs();
-            is_split |= magnitude < W::MIN_NORMAL || magnitude > W::LARGEST_NUMBER;
+            let is_small = magnitude < W::MIN_NORMAL && magnitude != 0.0;
+            is_split |= (row < count) & (is_small | (magnitude > W::LARGEST_NUMBER));
             second[row] = W::of(factors[row]);
         }
         if is_split {

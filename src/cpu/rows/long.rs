@@ -9,7 +9,8 @@
 //! row.max, row.base = those of the piece with the largest maximum
 //! for each piece:  ratio = exp(piece.log_base - row.log_base)
 //! row.rest_sum = sum over pieces of (rest_sum + max_exp unless it is row.max) * ratio
-//! for each piece:  out = value(x, exp(y - piece.log_base) * ratio)      // write.rs
+//! for each piece:  p = exp(y - piece.log_base) * (ratio * factor of the row);  out = value(x, p)
+//!                                                                       // write.rs
 //! ```
 //!
 //! So the bits of a row depend neither on which thread takes which piece, nor on whether

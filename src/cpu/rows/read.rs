@@ -7,8 +7,8 @@
 //! rest_sum = sum - max_exp, or, where that is less than max_exp, the sum of all e but max_exp
 //! ```
 //!
-//! (`piece`). A piece after one with a base of its own begins with its maximum instead, and has the
-//! same bits.
+//! (`piece`). The difference is enough where only the whole sum is wanted. A piece after one with a
+//! base of its own begins with its maximum instead, and has the same bits.
 
 use super::long::{Held, LongRow, PIECE, Piece, are_held, at_class};
 use super::{Place, Stats, Wanted};
@@ -178,7 +178,7 @@ where
             let (c, d) = (term!(4) + term!(5), term!(6) + term!(7));
             sums = sums + ((a + b) + (c + d)).wide(isa);
         }
-        // for each vector of the rest:  sum += e
+        // for each vector of the rest:  e, held and max as above;  sum += e
         let (mut sum, start) = (zero, blocks.len() * BLOCK);
         let (vectors, last) = tail.as_chunks::<LANES>();
         for (nth, x) in vectors.iter().enumerate() {
@@ -219,6 +219,7 @@ where
                 *best = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
             }
         }
+        // for each vector of the rest:  best[0] = max(best[0], oriented x)
         for x in singles {
             best[0] = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
         }

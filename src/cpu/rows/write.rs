@@ -4,10 +4,10 @@
 //! exponentials too, from those that were held or from the logits. The inner loop is at the end, in
 //! `written`.
 
-use super::long::{Held, LongRow, at_class};
+use super::long::{Held, LongRow, Piece, at_class};
 use super::read::BLOCK;
 use super::{Place, split_factor};
-use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector, each};
+use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
@@ -71,37 +71,26 @@ where
         let (isa, transform, value) = (self.isa, self.transform, &value);
         let held = std::mem::take(self.held);
         let Held { exponentials, pieces, holds_row, .. } = &held;
-        if *holds_row {
-            self.write(
+        self.write(
+            #[inline(always)]
+            |piece, class| {
+                let Piece { base, ratio, .. } = &pieces[piece];
+                let [first, second] = split_factor::<T::Wide>(factor, *ratio);
+                let first = <T::Wide as Real>::V::splat(isa, first);
+                let second = <T::Wide as Real>::V::splat(isa, second);
+                let bases = ExpBaseLanes::of_row(isa, base);
                 #[inline(always)]
-                |piece, class| {
-                    let [first, second] = split_factor::<T::Wide>(factor, pieces[piece].ratio);
-                    let first = <T::Wide as Real>::V::splat(isa, first);
-                    let second = <T::Wide as Real>::V::splat(isa, second);
-                    #[inline(always)]
-                    move |at, x| {
-                        let place = at_class(class + at);
-                        let e: <T::Wide as Real>::V<I> = place.of_element(isa, exponentials);
-                        value(place, x, e * first * second)
-                    }
-                },
-            );
-        } else {
-            self.write(
-                #[inline(always)]
-                |piece, class| {
-                    let [first, second] = split_factor::<T::Wide>(factor, pieces[piece].ratio);
-                    let first = <T::Wide as Real>::V::splat(isa, first);
-                    let second = <T::Wide as Real>::V::splat(isa, second);
-                    let bases = ExpBaseLanes::of_row(isa, &pieces[piece].base);
-                    #[inline(always)]
-                    move |at, x| {
-                        let e = transform.exp_or_infinity(isa, x, &bases);
-                        value(at_class(class + at), x, e * first * second)
-                    }
-                },
-            );
-        }
+                move |at, x| {
+                    let place = at_class(class + at);
+                    let e = if *holds_row {
+                        place.of_element(isa, exponentials)
+                    } else {
+                        transform.exp_or_infinity(isa, x, &bases)
+                    };
+                    value(place, x, e * first * second)
+                }
+            },
+        );
         *self.held = held;
     }
 }
@@ -133,65 +122,54 @@ fn written<I: Isa, T: Number>(
     streams: bool,
     value: impl Fn(usize, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
 ) {
-    /// Two vectors are a cache line of half types, and two of f32.
-    const PAIR: usize = 2 * LANES;
     debug_assert!(out.len() >= BLOCK, "{} elements", out.len());
-    macro_rules! values {
-        ($at:expr, $x:expr) => {{
-            let (x, _): (&[[T; LANES]], _) = $x.as_chunks();
-            let (a, b) = (value($at, T::load(isa, &x[0])), value($at + LANES, T::load(isa, &x[1])));
-            each(
-                [a, b],
-                #[inline(always)]
-                |v| T::store(isa, v),
-            )
-        }};
+    macro_rules! value {
+        ($at:expr, $x:expr) => {
+            T::store(isa, value($at, T::load(isa, $x)))
+        };
     }
-    let last = out.len() - PAIR;
-    // The number of elements before the first whole line.
-    let head = if streams { out.as_ptr().align_offset(CACHE_LINE) } else { 0 };
-    let (head, streams) = if head <= last { (head, streams) } else { (0, false) };
-    // The last pair, and the first one where whole lines begin after it starts, overlap the pairs
-    // between them, so both are computed before anything is written. The loop makes `values!`
-    // expand once for both.
-    let mut ends = [[[T::default(); LANES]; 2]; 2];
+    let last = out.len() - LANES;
+    // The number of elements before the first whole line, or half a line for half types, which is
+    // less than a vector.
+    let alignment = size_of::<[T; LANES]>().min(CACHE_LINE);
+    let head = if streams { out.as_ptr().align_offset(alignment) } else { 0 };
+    let (head, streams) = if head < LANES { (head, streams) } else { (0, false) };
+    // The last vector, and the first one where lines begin after it starts, overlap the
+    // vectors between them, so both are computed before anything is written. The loop makes
+    // `value!` expand once for both.
+    let mut ends = [[T::default(); LANES]; 2];
     for (end, at) in ends.iter_mut().zip([last, 0]).take(1 + usize::from(head > 0)) {
-        *end = values!(at, input.unwrap_or(out)[at..]);
+        let (x, _) = input.unwrap_or(out)[at..][..LANES].as_chunks();
+        *end = value!(at, &x[0]);
     }
     let [end, start] = ends;
     if head > 0 {
-        // Nothing beyond `head` is copied: a line is written either past the caches or through
-        // them.
-        out[..head].copy_from_slice(&start.as_flattened()[..head]);
+        // Nothing beyond `head` is copied, for what is written past the caches not to be written
+        // through them as well.
+        out[..head].copy_from_slice(&start[..head]);
     }
-    let (pairs, _) = out[head..].as_chunks_mut::<PAIR>();
+    let (vectors, _) = out[head..].as_chunks_mut::<LANES>();
     let from = input.map(
         #[inline(always)]
-        |x| x[head..].as_chunks::<PAIR>().0,
+        |x| x[head..].as_chunks::<LANES>().0,
     );
-    // for each pair of vectors:  out[pair] = value(place, x[pair])
-    for (nth, out) in pairs.iter_mut().enumerate() {
+    // for each vector:  out[vector] = value(place, x[vector])
+    for (nth, out) in vectors.iter_mut().enumerate() {
         let x = match from {
             Some(x) => &x[nth],
             None => &*out,
         };
-        let values = values!(head + nth * PAIR, x);
-        let (out, _) = out.as_chunks_mut::<LANES>();
-        for at in 0..2 {
-            if streams {
-                // SAFETY: `out[head]` is at the start of a cache line, and this is whole vectors
-                // after it.
-                unsafe { T::stream(isa, &mut out[at], values[at]) };
-            } else {
-                out[at] = values[at];
-            }
+        let values = value!(head + nth * LANES, x);
+        if streams {
+            // SAFETY: `out[head]` is at a multiple of a cache line or of a vector, and this is
+            // whole vectors after it.
+            unsafe { T::stream(isa, out, values) };
+        } else {
+            *out = values;
         }
     }
-    let rest = (out.len() - head) % PAIR;
+    let rest = (out.len() - head) % LANES;
     if rest > 0 {
-        match out.last_chunk_mut::<PAIR>() {
-            Some(out) if !streams => out.copy_from_slice(end.as_flattened()),
-            _ => out[last + PAIR - rest..].copy_from_slice(&end.as_flattened()[PAIR - rest..]),
-        }
+        out[last + LANES - rest..].copy_from_slice(&end[LANES - rest..]);
     }
 }

@@ -101,18 +101,6 @@ macro_rules! half {
 half!(f16, load_f16, store_f16);
 half!(bf16, load_bf16, store_bf16);
 
-/// Prefetches the cache line of `place`, which may be any address.
-#[inline(always)]
-pub(in crate::cpu) fn prefetch<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has the instruction, which reads nothing that a program could notice.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
-//! Everything that depends on the instruction set: the choice of a level, vectors of sixteen rows
-//! or classes, loads and stores for each type of logits, and the exponential.
+//! Everything that depends on the instruction set: the choice of a level, vectors of sixteen
+//! elements, loads and stores for each type of logits, and the exponential.
 //!
 //! Vectors have sixteen lanes at every level, in as many registers as that takes, so that sums are
 //! in the same order everywhere. AVX2, AVX-512 and NEON give the same bits; portable code has no
@@ -37,7 +37,7 @@ pub(super) use isa::Isa;
 pub(super) use level::available;
 pub use level::simd_level;
 pub(super) use level::{Level, at_level, level};
-pub(super) use memory::{Number, prefetch};
+pub(super) use memory::Number;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) use portable::Portable;
 pub(super) use vector::{LANES, Lane, Real, Vector, each};
