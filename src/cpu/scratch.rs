@@ -14,6 +14,7 @@ use crate::problem::operands;
 use crate::{DType, Error, Shape};
 
 /// The memory of a task.
+#[derive(Default)]
 pub(super) struct Scratch<W> {
     pub(super) held: Held<W>,
     pub(super) flat: Flat<W>,
@@ -61,13 +62,6 @@ impl Lengths {
             pieces: if is_short { 0 } else { pieces_of(classes) },
             flat_classes: if is_short { classes } else { 0 },
         }
-    }
-}
-
-impl<W: Exp> Default for Scratch<W> {
-    fn default() -> Self {
-        let (rows, elementwise, weights) = (Vec::new(), Vec::new(), Vec::new());
-        Self { held: Held::default(), flat: Flat::default(), rows, elementwise, weights }
     }
 }
 

@@ -24,7 +24,8 @@ pub(in crate::cpu) fn row<R: Rows<N>, const N: usize>(
 ) -> Prediction {
     let stats = rows.reduce(Wanted::Rest { keeps: false });
     if !stats.is_regular(0) {
-        return predict::best(rows, &rows.reduce(Wanted::Class), 0);
+        let stats = rows.reduce(Wanted::Class);
+        return predict::best(rows, &stats, 0);
     }
     let max: f64 = stats.max[0].into();
     let scale = scale as f32;

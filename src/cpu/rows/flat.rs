@@ -28,34 +28,25 @@ use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
 /// The memory of a thread for short rows.
+#[derive(Default)]
 pub(in crate::cpu) struct Flat<W> {
     /// The exponentials of the rows, and room for a vector beyond them.
     exponentials: Vec<W>,
     /// The row of each lane of the vectors of sixteen rows.
     row_of_lane: Vec<[u8; LANES]>,
-    /// The exponent bases of the rows of the last group that needed bases of their own; those of
-    /// all other groups are the fixed base.
-    bases: RowExpBases<W, ROWS>,
+    /// One element: the exponent bases of the rows of the last group that needed bases of their
+    /// own; those of all other groups are the fixed base.
+    bases: Vec<RowExpBases<W, ROWS>>,
     /// Whether `bases` are those of the last group.
     is_careful: bool,
 }
 
-impl<W: Exp> Default for Flat<W> {
-    fn default() -> Self {
-        Self {
-            exponentials: Vec::new(),
-            row_of_lane: Vec::new(),
-            bases: RowExpBases::all(&W::FIXED_BASE),
-            is_careful: false,
-        }
-    }
-}
-
-impl<W: Real> Flat<W> {
+impl<W: Exp> Flat<W> {
     /// Makes room for rows of `classes` classes.
     pub(in crate::cpu) fn reserve(&mut self, classes: usize) -> Result<(), Error> {
         try_reserve("exponentials of rows", &mut self.exponentials, Self::length(classes))?;
-        try_reserve("exponentials of rows", &mut self.row_of_lane, classes)
+        try_reserve("exponentials of rows", &mut self.row_of_lane, classes)?;
+        try_reserve("exponentials of rows", &mut self.bases, 1)
     }
 
     fn length(classes: usize) -> usize {
@@ -66,6 +57,7 @@ impl<W: Real> Flat<W> {
     pub(in crate::cpu) fn resize(&mut self, classes: usize) {
         self.exponentials.resize(Self::length(classes), W::ZERO);
         self.row_of_lane.resize(classes, [0; LANES]);
+        self.bases.resize(1, RowExpBases::all(&W::FIXED_BASE));
         if classes > 0 {
             let lanes = self.row_of_lane.as_flattened_mut();
             lanes.chunks_mut(classes).zip(0..).for_each(|(lanes, row)| lanes.fill(row));
@@ -182,7 +174,7 @@ where
         let (isa, transform) = (self.isa, self.transform);
         let mut exponentials = std::mem::take(&mut self.flat.exponentials);
         let (out, _) = exponentials.as_chunks_mut::<LANES>();
-        let bases = &self.flat.bases;
+        let bases = &self.flat.bases[0];
         // for each vector:  e = exp(y(x) - log_base of its row)
         for_each_vector(
             isa,
@@ -333,7 +325,7 @@ where
             for row in 0..count {
                 let base = transform.exp_base(max[row]);
                 all_fixed &= base == T::Wide::FIXED_BASE;
-                self.flat.bases.set(row, &base);
+                self.flat.bases[0].set(row, &base);
             }
             if !all_fixed {
                 self.exponentials();
@@ -379,7 +371,7 @@ where
     #[inline(always)]
     fn bases(&self, place: Place<'_>) -> ExpBaseLanes<T::Wide, I> {
         if self.flat.is_careful {
-            self.flat.bases.lanes(self.isa, place)
+            self.flat.bases[0].lanes(self.isa, place)
         } else {
             ExpBaseLanes::of_row(self.isa, &T::Wide::FIXED_BASE)
         }
@@ -546,7 +538,7 @@ where
             #[inline(always)]
             || {
                 let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
-                (self.flat.bases, self.flat.is_careful) = (bases, true);
+                (self.flat.bases[0], self.flat.is_careful) = (bases, true);
                 self.exponentials();
                 factors
             },
