@@ -19,8 +19,8 @@ use super::scratch::Reserve;
 use super::simd::{Exp, Number, at_level};
 use super::strided::{StridedBlock, StridedRows};
 use super::transform::{Identity, LogitTransform, ScaledCapped};
-use crate::ops::Op;
 use crate::ops::Request;
+use crate::ops::{Op, Statistics};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::operands::{self, Data, RowsOut};
 use crate::{Error, Shape};
@@ -123,7 +123,9 @@ impl RowTask<'_> {
         buffers: Buffers<'_, T>,
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
-        if self.operands.transform.is_identity() {
+        // What a backward is given is no logits, and its scale is a factor of the gradient alone.
+        let is_backward = self.op.spec().statistics == Statistics::GradientSum;
+        if is_backward || self.operands.transform.is_identity() {
             self.with_layout(Identity, buffers, rows_out)
         } else {
             self.with_layout(ScaledCapped(self.operands.transform), buffers, rows_out)

@@ -116,6 +116,7 @@ impl Reserve {
 }
 
 /// The scratch of a task: its own, or the request's reserve while the task holds it.
+#[allow(clippy::large_enum_variant)] // there is one of them for each task
 pub(super) enum Source<'r, W> {
     Own(Scratch<W>),
     Reserve(MutexGuard<'r, Scratch<W>>),

@@ -6,6 +6,7 @@
 use half::{bf16, f16};
 use logits_check::oracle::Row;
 
+use super::rows::SHORT_ROW_CLASSES;
 use super::run::{Schedule, run_with};
 use super::simd::{Level, available};
 use crate::ops::Op;
@@ -13,7 +14,7 @@ use crate::ops::Request;
 use crate::problem::dtype::Sealed;
 use crate::problem::operands::{Data, Operands, RowsOut};
 use crate::problem::transform::Transform;
-use crate::{CrossEntropy, Element, Prediction, Reduction, Shape, Targets, tier};
+use crate::{CrossEntropy, Device, Element, Logits, Prediction, Reduction, Shape, Targets, tier};
 
 /// Numbers of classes around the widths of vectors, blocks and pieces, and on both sides of each
 /// change of code path.
@@ -491,4 +492,65 @@ fn a_nan_anywhere_is_seen() {
             }
         }
     }
+}
+
+/// Corners that once were wrong, each against a value found by hand or in float64.
+#[test]
+fn corners_are_right() {
+    let cpu = Device::cpu();
+    for classes in [2, 2 * SHORT_ROW_CLASSES] {
+        // The temperature of a backward scales the gradient, and no exponential.
+        let l = vec![-(classes as f32).ln(); classes];
+        let mut g = vec![0.0; classes];
+        g[0] = 1.0;
+        let x = Logits::new(&l, [1, classes]).unwrap().temperature(2.0).unwrap();
+        let found = cpu.log_softmax_backward(x, &g).to_vec().unwrap().values;
+        let wanted = 0.5 * (1.0 - 1.0 / classes as f32);
+        assert!((found[0] - wanted).abs() < 1e-6, "{} for {wanted}", found[0]);
+
+        // A large cap changes nothing; a confident capped row has the loss of its second class.
+        let mut x = vec![f32::NEG_INFINITY; classes];
+        (x[0], x[1]) = (40.5, 0.0);
+        let logits = Logits::new(&x, [1, classes]).unwrap();
+        for cap in [1e9, 50.0] {
+            let loss = CrossEntropy::default().softcap(cap);
+            let capped = |x: f64| f64::from(cap) * (x / f64::from(cap)).tanh();
+            let rest = (capped(0.0) - capped(40.5)).exp();
+            let found = cpu.cross_entropy(&loss, logits, &[0]).loss().unwrap().loss;
+            // The logits of -inf are at the cap.
+            let others = (classes - 2) as f64 * (-f64::from(cap) - capped(40.5)).exp();
+            let wanted = (rest + others).ln_1p();
+            assert!((found / wanted - 1.0).abs() < 1e-6, "cap {cap}: {found} for {wanted}");
+        }
+    }
+    // Log-sum-exps that nearly cancel.
+    let x = [-1.154_610_9e-17_f32, -39.000_183];
+    let wanted = f64::from(x[0]) + f64::from(x[1]).exp().ln_1p();
+    let found = cpu.log_sum_exp(Logits::new(&x, [1, 2]).unwrap()).to_vec().unwrap().values[0];
+    assert!((f64::from(found) / wanted - 1.0).abs() < 1e-6, "{found:e} for {wanted:e}");
+    // A factor beyond f32 times a gradient of 0.
+    let loss = CrossEntropy::default()
+        .reduction(Reduction::Sum)
+        .label_smoothing(1.0)
+        .upstream_gradient(3e38)
+        .upstream_gradients(vec![3e38]);
+    let mut gradient = [7.0_f32; 2];
+    let x = Logits::new(&[0.0_f32, 0.0], [1, 2]).unwrap();
+    cpu.cross_entropy(&loss, x, &[0]).with_gradient(&mut gradient).unwrap();
+    assert_eq!(gradient, [0.0, 0.0]);
+    // Pieces of an f64 row whose maxima are far apart, or large.
+    let mut x = vec![0.0_f64; 8192];
+    x[8191] = 406.0;
+    let loss = CrossEntropy::default().reduction(Reduction::Sum).upstream_gradient(1e18);
+    let mut gradient = vec![7.0; 8192];
+    let logits = Logits::new(&x, [1, 8192]).unwrap();
+    cpu.cross_entropy(&loss, logits, &[8191]).with_gradient(&mut gradient).unwrap();
+    let wanted = 1e18 * (-406.0_f64).exp();
+    assert!((gradient[0] / wanted - 1.0).abs() < 1e-6, "{:e} for {wanted:e}", gradient[0]);
+    let large = 2.0_f64.powi(50) + 38.0;
+    x.fill(f64::NEG_INFINITY);
+    (x[0], x[8191]) = (large, large + 1.0);
+    let p = cpu.softmax(Logits::new(&x, [1, 8192]).unwrap()).to_vec().unwrap().values;
+    let wanted = 1.0 / (1.0 + 1.0_f64.exp());
+    assert!((p[0] / wanted - 1.0).abs() < 1e-6, "{} for {wanted}", p[0]);
 }

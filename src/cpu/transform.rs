@@ -7,7 +7,7 @@
 //! transforms.
 
 use super::rows::Place;
-use super::simd::{Exp, ExpBase, Isa, Lane, Number, Real, Vector, exp, exp_lanes, tanh};
+use super::simd::{Exp, ExpBase, Isa, Lane, Number, Real, Vector, exp, expm1_lanes, tanh};
 use crate::problem::transform::Transform;
 
 /// A logit transform y(x), which increases with x, or decreases where the scale is negative.
@@ -79,14 +79,14 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     #[inline(always)]
     pub(super) fn of_row(isa: I, base: &ExpBase<W>) -> Self {
         let all = |value: W| W::V::splat(isa, value);
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
         Self {
             base: ExpBase {
                 offset: all(offset),
                 wide_offset,
                 rounding_bias: all(rounding_bias),
                 underflow: all(underflow),
-                log_base,
+                log_unit,
             },
             wide_offset: I::F64::splat(isa, wide_offset),
         }
@@ -97,12 +97,9 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     fn or_infinity(&self, isa: I, e: W::V<I>, d: W::V<I>) -> W::V<I> {
         let highest = W::highest(isa, self.base.rounding_bias);
         let beyond = d.at_least(highest) - highest;
-        // 0, or so large that the sum is infinite.
         let all = |value| W::V::splat(isa, W::of(value));
-        let largest = all(W::LARGEST_NUMBER);
-        let infinite = beyond * largest * largest;
         // What `exp` returns for such differences may be any number.
-        beyond.where_equal(all(0.0), e, infinite)
+        beyond.where_equal(all(0.0), e, beyond * all(f64::INFINITY))
     }
 }
 
@@ -113,29 +110,29 @@ pub(super) struct RowExpBases<W, const N: usize> {
     wide_offset: [f64; N],
     rounding_bias: [W; N],
     underflow: [W; N],
-    log_base: [f64; N],
+    log_unit: [f64; N],
 }
 
 impl<W: Exp, const N: usize> RowExpBases<W, N> {
     /// Returns `base` for every row.
     #[inline(always)]
     pub(super) fn all(base: &ExpBase<W>) -> Self {
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
         Self {
             offset: [offset; N],
             wide_offset: [wide_offset; N],
             rounding_bias: [rounding_bias; N],
             underflow: [underflow; N],
-            log_base: [log_base; N],
+            log_unit: [log_unit; N],
         }
     }
 
     #[inline(always)]
     pub(super) fn set(&mut self, row: usize, base: &ExpBase<W>) {
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
         (self.offset[row], self.wide_offset[row]) = (offset, wide_offset);
         (self.rounding_bias[row], self.underflow[row]) = (rounding_bias, underflow);
-        self.log_base[row] = log_base;
+        self.log_unit[row] = log_unit;
     }
 
     #[inline(always)]
@@ -145,7 +142,7 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
             wide_offset: self.wide_offset[row],
             rounding_bias: self.rounding_bias[row],
             underflow: self.underflow[row],
-            log_base: self.log_base[row],
+            log_unit: self.log_unit[row],
         }
     }
 
@@ -159,7 +156,7 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
         let (mut bases, mut factors) = (Self::all(&W::FIXED_BASE), [0.0; N]);
         for row in 0..N {
             let base = transform.base_of_value(log_sum_exps[row]);
-            factors[row] = exp(base.log_base - log_sum_exps[row].into());
+            factors[row] = exp(base.log_base_less(log_sum_exps[row].into()));
             bases.set(row, &base);
         }
         (bases, factors)
@@ -174,7 +171,7 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
                 wide_offset: 0.0,
                 rounding_bias: place.of_row(isa, &self.rounding_bias),
                 underflow: place.of_row(isa, &self.underflow),
-                log_base: 0.0,
+                log_unit: 0.0,
             },
             wide_offset: place.of_row(isa, &self.wide_offset),
         }
@@ -306,8 +303,8 @@ impl LogitTransform for ScaledCapped {
     }
 
     /// ```text
-    /// e = exp(2 u), u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
-    /// y = softcap * (e - 1) / (e + 1)
+    /// m = exp(2 u) - 1, u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
+    /// y = softcap * m / (m + 2)
     /// ```
     #[inline(always)]
     fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
@@ -315,8 +312,8 @@ impl LogitTransform for ScaledCapped {
         let x = x.wide(isa);
         let Some(cap) = self.0.softcap else { return x * all(self.0.scale) };
         let twice = x * all(2.0 * self.0.scale / cap);
-        let e = exp_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
-        all(cap) * ((e - all(1.0)) / (e + all(1.0)))
+        let minus_one = expm1_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
+        all(cap) * (minus_one / (minus_one + all(2.0)))
     }
 
     /// ```text
@@ -390,5 +387,5 @@ impl LogitTransform for ScaledCapped {
 fn base_at<W: Exp>(y: f64, excess: i32) -> ExpBase<W> {
     let base = W::base_near(W::ZERO, excess);
     let offset = if y.is_finite() { y } else { 0.0 };
-    ExpBase { wide_offset: offset, log_base: base.log_base + offset, ..base }
+    ExpBase { wide_offset: offset, ..base }
 }

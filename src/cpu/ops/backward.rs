@@ -1,6 +1,8 @@
 //! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) *
 //! sum_k g_k, from their results. Twin of `shaders/backward.wgsl`.
 //!
+//! A scale of the logits is a factor of the gradient alone.
+//!
 //! Sums and products are f64: a gradient may be the small difference of large terms.
 
 use crate::cpu::RowOperands;

@@ -6,7 +6,9 @@
 //! log-sum-exp.
 
 use crate::cpu::RowOperands;
-use crate::cpu::rows::{Lanes, LogSumExps, Place, Rows, Stats, Wanted, Wide, split_factor};
+use crate::cpu::rows::{
+    Lanes, LogSumExps, Place, Rows, Stats, Wanted, Wide, split_factor, values_of,
+};
 use crate::cpu::simd::{Exp, Isa, Lane, Real, Vector};
 use crate::cpu::transform::LogitTransform;
 
@@ -159,13 +161,13 @@ fn losses_and_labels<R: Rows<N>, const N: usize>(
         #[inline(always)]
         || {
             let (transform, coefficients) = (rows.transform(), operands.coefficients);
-            let lse = stats.log_sum_exps(transform);
+            let lse = stats.log_sum_exps(rows.isa(), transform);
             let logits = rows.pick(&targets.classes);
+            let values = values_of(rows.isa(), transform, &logits);
             let mut minus_log_p = [0.0; N];
             for row in 0..N {
                 // Neither term is negative, so nothing cancels.
-                minus_log_p[row] =
-                    (lse.max[row] - transform.value(logits[row])) + lse.log1p_rest[row];
+                minus_log_p[row] = (lse.max[row] - values[row]) + lse.log1p_rest[row];
             }
             let mut losses = [0.0; N];
             if operands.has_elementwise() {
@@ -255,7 +257,7 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         let mut rows =
             Self { multiples: zero, on_values: zero, off_values: zero, factors: [one, zero] };
         for row in 0..N {
-            let unit = power_of_two(multiples[row].abs());
+            let unit = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
             let of =
                 |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
             rows.multiples[row] = of(multiples[row]);

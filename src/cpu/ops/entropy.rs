@@ -86,7 +86,7 @@ fn means<R: Rows<N>, const N: usize>(
 pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) -> [R::W; N] {
     let stats = rows.reduce(Wanted::Rest { keeps: false });
     let isa = rows.isa();
-    let lse = stats.log_sum_exps(rows.transform());
+    let lse = stats.log_sum_exps(isa, rows.transform());
     let max = max_logits(rows, &stats);
     let means = means(rows, &stats, &max);
     let mut entropies = [0.0; N];

@@ -15,11 +15,11 @@ const NEAR_ZERO: f64 = 0.8;
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) -> [R::W; N] {
     let (stats, transform) = (rows.reduce(Wanted::Rest { keeps: false }), rows.transform());
-    let lse = stats.log_sum_exps(transform);
+    let lse = stats.log_sum_exps(rows.isa(), transform);
     let (mut values, mut is_near_zero) = ([0.0; N], [false; N]);
     for row in 0..N {
         values[row] = lse.total(row);
-        is_near_zero[row] = values[row].abs() < NEAR_ZERO * (1.0 - stats.max_probability(row));
+        is_near_zero[row] = values[row].abs() < NEAR_ZERO * stats.complement(row, true, 0.0);
     }
     if is_near_zero[..rows.count()].contains(&true) {
         let exact = totals(rows, &stats, &lse);

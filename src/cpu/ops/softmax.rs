@@ -19,7 +19,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) {
 #[inline(always)]
 pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(rows: &mut R) {
     let (isa, transform) = (rows.isa(), rows.transform());
-    let lse = rows.reduce(Wanted::Rest { keeps: false }).log_sum_exps(transform);
+    let lse = rows.reduce(Wanted::Rest { keeps: false }).log_sum_exps(isa, transform);
     if R::Y::IS_IDENTITY {
         // Each difference is rounded once, and neither is positive, so nothing cancels.
         let (mut max, mut log1p_rest) = ([R::W::ZERO; N], [R::W::ZERO; N]);

@@ -265,9 +265,8 @@ where
     #[inline(always)]
     fn put(&mut self, classes: &[usize; 1], values: &[T::Wide; 1]) {
         let Some(output) = &mut self.output else { return };
-        // Stores past the caches must be complete before this store to the same row. Threads that
-        // share a row have fenced already.
-        if self.streams && !self.threads_share_rows {
+        // Stores past the caches must be complete before this store to the same row.
+        if self.streams {
             self.isa.fence();
         }
         output[classes[0]] = T::narrow(values[0]);

@@ -145,11 +145,12 @@ pub(super) type Wide<R, const N: usize> = <<R as Rows<N>>::I as Isa>::F64;
 /// `SPLIT`, and the second is the rest.
 #[inline(always)]
 pub(super) fn split_factor<W: Exp>(factor: f64, ratio: f64) -> [W; 2] {
-    let whole = factor * ratio;
+    let (whole, root) = (factor * ratio, W::SPLIT.sqrt());
+    let of = |value: f64| W::of(value.clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
     if whole.abs() < W::MIN_NORMAL {
-        [W::of(1.0 / W::SPLIT), W::of(factor * W::SPLIT * ratio)]
+        [W::of(1.0 / W::SPLIT), of((factor * root) * (ratio * root))]
     } else if whole.abs() > W::LARGEST_NUMBER {
-        [W::of(W::SPLIT), W::of(factor / W::SPLIT * ratio)]
+        [W::of(W::SPLIT), of(factor / W::SPLIT * ratio)]
     } else {
         [W::ONE, W::of(whole)]
     }
@@ -176,6 +177,26 @@ pub(super) struct Stats<W, const N: usize> {
     /// 1 / (max_exp + rest_sum): an exponential times this is a probability. NaN where the softmax
     /// has no value.
     inverse_sums: [f64; N],
+}
+
+/// Returns y of logits, one of each row, computed as the y of all classes are, so that equal logits
+/// have equal y.
+#[inline(always)]
+pub(super) fn values_of<I: Isa, Y: LogitTransform, W: Exp, const N: usize>(
+    isa: I,
+    transform: Y,
+    logits: &[W; N],
+) -> [f64; N] {
+    let mut values = [0.0; N];
+    for (values, logits) in values.chunks_mut(LANES).zip(logits.chunks(LANES)) {
+        let x = match logits.first_chunk() {
+            Some(logits) => W::V::load(isa, logits),
+            None => W::V::splat(isa, logits[0]),
+        };
+        let y = transform.values::<I, W>(isa, x).array();
+        values.iter_mut().zip(y).for_each(|(value, y)| *value = y);
+    }
+    values
 }
 
 /// The log-sum-exp of each row, in two parts, so that a small part is not lost beside a large one.
@@ -212,11 +233,18 @@ impl<W: Exp, const N: usize> Stats<W, N> {
     }
 
     #[inline(always)]
-    pub(super) fn log_sum_exps<Y: LogitTransform>(&self, transform: Y) -> LogSumExps<N> {
-        let (mut max, mut log1p_rest) = ([0.0; N], [0.0; N]);
+    pub(super) fn log_sum_exps<I: Isa, Y: LogitTransform>(
+        &self,
+        isa: I,
+        transform: Y,
+    ) -> LogSumExps<N> {
+        let (mut max, mut log1p_rest) = (self.max, [0.0; N]);
         for row in 0..N {
-            max[row] =
-                if self.is_regular(row) { transform.value_of_max(self.max[row]) } else { f64::NAN };
+            max[row] = transform.orient_one(max[row]);
+        }
+        let mut max = values_of(isa, transform, &max);
+        for row in 0..N {
+            max[row] = if self.is_regular(row) { max[row] } else { f64::NAN };
             log1p_rest[row] = log1p(self.rest_sums[row] / self.max_exps[row]);
         }
         LogSumExps { max, log1p_rest }

@@ -356,8 +356,7 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (usize, f64) {
     let mut rest_sum = 0.0;
     for (nth, piece) in pieces.iter_mut().enumerate() {
         // The exponentials of a piece of nothing but -inf are 0 relative to any base.
-        let ratio =
-            if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_base - base.log_base) };
+        let ratio = if piece.max_exp == 0.0 { 1.0 } else { exp(piece.base.log_ratio(&base)) };
         // The maximum of a piece is part of the rest of the sum, unless it is the maximum of the
         // row.
         let left_out = if nth == largest { 0.0 } else { piece.max_exp };

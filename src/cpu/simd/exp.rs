@@ -54,8 +54,26 @@ pub(in crate::cpu) struct ExpBase<W> {
     pub(in crate::cpu) rounding_bias: W,
     /// A difference x - offset that is no larger than this has the exponential 0.
     pub(in crate::cpu) underflow: W,
-    /// The logarithm of the base: the stored exponential of y is exp(y - log_base).
-    pub(in crate::cpu) log_base: f64,
+    /// The logarithm of the power of two: the stored exponential of y is exp(y - log_base), where
+    /// log_base is the sum of the offsets and this.
+    pub(in crate::cpu) log_unit: f64,
+}
+
+impl<W: Exp> ExpBase<W> {
+    /// Returns log_base - y, where log_base is the sum of the offsets and `log_unit`.
+    #[inline(always)]
+    pub(in crate::cpu) fn log_base_less(&self, y: f64) -> f64 {
+        // One offset is 0. Large numbers cancel before small ones are added.
+        (self.offset.into() + self.wide_offset - y) + self.log_unit
+    }
+
+    /// Returns the difference of the log_base of two bases.
+    #[inline(always)]
+    pub(in crate::cpu) fn log_ratio(&self, other: &Self) -> f64 {
+        let offset: f64 = self.offset.into();
+        let wide_offset = self.wide_offset - other.wide_offset;
+        (offset - other.offset.into() + wide_offset) + (self.log_unit - other.log_unit)
+    }
 }
 
 /// The exponential of each type.
@@ -178,7 +196,7 @@ impl Exp for f32 {
         wide_offset: 0.0,
         rounding_bias: ROUND + (127 + FIXED) as f32,
         underflow: (-127 - FIXED) as f32 * std::f32::consts::LN_2,
-        log_base: -(FIXED as f64) * std::f64::consts::LN_2,
+        log_unit: -(FIXED as f64) * std::f64::consts::LN_2,
     };
     const FIXED_RANGE: [f32; 2] = [-23.5, 38.0];
     const FIXED_SUMS: [f64; 2] = [7.2e7, 3.6e34];
@@ -192,12 +210,11 @@ impl Exp for f32 {
         // Any base will do for infinities and NaN, as long as the exponential of -inf is 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let log_base =
-            f64::from(offset) + (f64::from(n) - f64::from(excess)) * std::f64::consts::LN_2;
+        let log_unit = (f64::from(n) - f64::from(excess)) * std::f64::consts::LN_2;
         let nothing = (-127 - excess) as f32;
         let underflow = (n + nothing) * std::f32::consts::LN_2;
         let rounding_bias = (ROUND - nothing) - n;
-        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_base }
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_unit }
     }
 
     #[inline(always)]
@@ -237,7 +254,7 @@ impl Exp for f64 {
         wide_offset: 0.0,
         rounding_bias: ROUND_F64 + (1023 + FIXED_F64) as f64,
         underflow: (-1023 - FIXED_F64) as f64 * std::f64::consts::LN_2,
-        log_base: -(FIXED_F64 as f64) * std::f64::consts::LN_2,
+        log_unit: -(FIXED_F64 as f64) * std::f64::consts::LN_2,
     };
     const FIXED_RANGE: [f64; 2] = [-300.0, 340.0];
     const FIXED_SUMS: [f64; 2] = [1.7e20, 1.4e298];
@@ -247,11 +264,11 @@ impl Exp for f64 {
     #[inline(always)]
     fn base_near(max: f64, excess: i32) -> ExpBase<f64> {
         let offset = if max.is_finite() { max } else { 0.0 };
-        let log_base = offset - f64::from(excess) * std::f64::consts::LN_2;
+        let log_unit = -f64::from(excess) * std::f64::consts::LN_2;
         let nothing = f64::from(-1023 - excess);
         let underflow = nothing * std::f64::consts::LN_2;
         let rounding_bias = ROUND_F64 - nothing;
-        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_base }
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_unit }
     }
 
     #[inline(always)]
@@ -279,9 +296,29 @@ pub(in crate::cpu) fn exp_lanes<I: Isa>(isa: I, d: I::F64) -> I::F64 {
         wide_offset: 0.0,
         rounding_bias: I::F64::splat(isa, ROUND_F64 + 1023.0),
         underflow: I::F64::splat(isa, -1023.0 * std::f64::consts::LN_2),
-        log_base: 0.0,
+        log_unit: 0.0,
     };
     I::F64::exp(isa, [d], [&base])[0]
+}
+
+/// Returns exp(d) - 1 of lanes from -40 to 40 in f64, within a few units in the last place.
+///
+/// ```text
+/// expm1 = 2^n * (r + r^2 * Q(r)) + (2^n - 1)
+/// ```
+#[inline(always)]
+pub(in crate::cpu) fn expm1_lanes<I: Isa>(isa: I, d: I::F64) -> I::F64 {
+    let all = |value| I::F64::splat(isa, value);
+    let bias = all(ROUND_F64 + 1023.0);
+    let shifted = d.mul_add(all(f64::LOG2_E), bias);
+    let n = shifted - bias;
+    let r = n.mul_add(all(f64::LN2[1]), n.mul_add(all(f64::LN2[0]), d));
+    let mut q = all(f64::POLYNOMIAL[0]);
+    for &term in &f64::POLYNOMIAL[1..] {
+        q = q.mul_add(r, all(term));
+    }
+    let (minus_one, power) = ((r * r).mul_add(q, r), shifted.power());
+    minus_one.mul_add(power, power - all(1.0))
 }
 
 /// Returns log(1 + u) for `u` >= 0, in f64, within a few units in the last place: k ln 2 + 2
@@ -389,7 +426,7 @@ mod tests {
     /// Returns the worst error of exp over the f32 with the given bits, in units in the last place.
     #[inline(always)]
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
-        let ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } =
+        let ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } =
             f32::own_base(0.0);
         let all = |value| I::F32::splat(isa, value);
         let bases = ExpBase {
@@ -397,7 +434,7 @@ mod tests {
             wide_offset,
             rounding_bias: all(rounding_bias),
             underflow: all(underflow),
-            log_base,
+            log_unit,
         };
         let mut worst = [0.0_f64; LANES];
         for start in bits.step_by(LANES) {

@@ -31,7 +31,7 @@ mod portable;
 mod tests;
 mod vector;
 
-pub(super) use exp::{Exp, ExpBase, exp, exp_lanes, log1p, tanh};
+pub(super) use exp::{Exp, ExpBase, exp, exp_lanes, expm1_lanes, log1p, tanh};
 pub(super) use isa::Isa;
 #[cfg(test)]
 pub(super) use level::available;

@@ -198,13 +198,13 @@ arrays!(f64, u64, 52);
 impl<W: Copy> ExpBase<Array<W>> {
     #[inline(always)]
     fn lane(&self, lane: usize) -> ExpBase<W> {
-        let Self { offset, wide_offset, rounding_bias, underflow, log_base } = self;
+        let Self { offset, wide_offset, rounding_bias, underflow, log_unit } = self;
         ExpBase {
             offset: offset.0[lane],
             wide_offset: *wide_offset,
             rounding_bias: rounding_bias.0[lane],
             underflow: underflow.0[lane],
-            log_base: *log_base,
+            log_unit: *log_unit,
         }
     }
 }

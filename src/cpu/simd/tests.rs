@@ -189,13 +189,13 @@ fn found<I: Isa, W: Plain>(isa: I, operands: &Operands<W>) -> Results {
         vectors
     };
     let best = load(&operands.best);
-    let ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = operands.base;
+    let ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = operands.base;
     let base = ExpBase {
         offset: all(offset),
         wide_offset,
         rounding_bias: all(rounding_bias),
         underflow: all(underflow),
-        log_base,
+        log_unit,
     };
     let x = load(&operands.x);
     let [e, of_a] = W::V::<I>::exp(isa, [x, a], [&base, &base]);
@@ -277,13 +277,13 @@ fn wanted<W: Plain, const IS_FUSED: bool>(operands: &Operands<W>) -> Results {
     };
     let add = |x: W, y: W| x + y;
     let Operands { rows, numbers, x, low, base, .. } = operands;
-    let ExpBase { offset, wide_offset, rounding_bias, underflow, log_base } = *base;
+    let ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = *base;
     let base = ExpBase {
         offset: one(offset),
         wide_offset,
         rounding_bias: one(rounding_bias),
         underflow: one(underflow),
-        log_base,
+        log_unit,
     };
     let exp = |x: W, low| exp_of::<W, _, 1>(one, [one(x)], low, [&base])[0].0;
     vec![
