@@ -7,7 +7,7 @@
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::{Lanes, Rows, Wide};
-use crate::cpu::simd::{Isa, Real, Vector};
+use crate::cpu::simd::{Real, Vector};
 
 /// Computes the backward of softmax, from probabilities p.
 ///

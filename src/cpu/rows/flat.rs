@@ -245,7 +245,7 @@ where
                 let lowest = <T::Wide as Real>::V::splat(isa, lowest.widen());
                 T::load(isa, x).first_lanes(isa, count, lowest)
             }
-            None => load_some(isa, x, lowest),
+            None => load_some(isa, &x[..count.min(x.len())], lowest),
         }
     }
 

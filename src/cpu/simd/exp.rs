@@ -12,7 +12,7 @@
 //! the twin of the exponentials that are relative to the maximum.
 
 use super::isa::Isa;
-use super::vector::{LANES, Lane, Real, Vector};
+use super::vector::{Lane, Real, Vector};
 
 /// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).
 const LOWEST: f32 = -105.0;
@@ -421,7 +421,7 @@ pub(in crate::cpu) fn tanh(u: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{at_level, available};
+    use crate::cpu::simd::{LANES, at_level, available};
 
     /// Returns the worst error of exp over the f32 with the given bits, in units in the last place.
     #[inline(always)]
