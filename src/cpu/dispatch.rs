@@ -123,7 +123,7 @@ impl RowTask<'_> {
         buffers: Buffers<'_, T>,
         rows_out: RowsOut<'_>,
     ) -> Result<(), Error> {
-        // What a backward is given is no logits, and its scale is a factor of the gradient alone.
+        // A backward reads probabilities, and its scale is a factor of the gradient alone.
         let is_backward = self.op.spec().statistics == Statistics::GradientSum;
         if is_backward || self.operands.transform.is_identity() {
             self.with_layout(Identity, buffers, rows_out)

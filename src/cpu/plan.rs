@@ -411,7 +411,7 @@ mod tests {
         let elements = 64 * 1000;
         let plan = of(Operation::Softmax, [64, 1000], DType::BF16);
         assert_eq!((plan.bytes_needed, plan.bytes_moved), (4 * elements, Some(4 * elements)));
-        // What is written comes of exponentials.
+        // Probabilities are written from the exponentials that were kept.
         assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(0), 1));
         let plan = of(Operation::LogSoftmax, [64, 1000], DType::F64);
         assert_eq!(plan.bytes_reread, Some(8 * elements));

@@ -98,7 +98,7 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
         let highest = W::highest(isa, self.base.rounding_bias);
         let beyond = d.at_least(highest) - highest;
         let all = |value| W::V::splat(isa, W::of(value));
-        // What `exp` returns for such differences may be any number.
+        // `exp` may return any number for such differences.
         beyond.where_equal(all(0.0), e, beyond * all(f64::INFINITY))
     }
 }

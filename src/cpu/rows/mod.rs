@@ -73,7 +73,7 @@ fn load_at<I: Isa, V: Vector<I>>(isa: I, values: &[V::W], at: usize) -> V {
     V::load(isa, &values[0])
 }
 
-/// What a reduction is asked for.
+/// The statistics that an operation needs from a reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// The sum of exponentials alone, for [`Rows::scale`]: the maximum may be unknown, and the rest

@@ -31,7 +31,7 @@ const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (1.05e-7) over |r| <= ln 2 / 2.
 const Q: [f32; 4] = [0.499_992_3, 0.166_671_14, 0.041_890_21, 0.008_312_577];
-/// The same of degree 6 (3.2e-9), for single values.
+/// Coefficients of Q for a polynomial of degree 6 (3.2e-9), for single values.
 const Q_ONE: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
 /// Exponentials relative to the fixed base are 2^FIXED times as large as they are.
 const FIXED: i32 = 60;

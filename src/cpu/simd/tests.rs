@@ -16,7 +16,7 @@ struct Operands<W> {
     best: [W; LANES],
     wide: [f64; LANES],
     rows: [[W; LANES]; LANES],
-    /// What rows are folded to their largest element of.
+    /// Rows that are folded to their largest elements.
     numbers: [[W; LANES]; LANES],
     count: usize,
     places: [u8; LANES],
