@@ -16,12 +16,12 @@ use super::RowOperands;
 use super::dispatch::{Buffers, RowTask, Variant};
 use super::rows::{FlatRows, LongRow, ROWS, SHORT_ROW_CLASSES};
 use super::scratch::Scratch;
-use super::simd::{Exp, Isa, Number, Real};
+use super::simd::{Exp, Isa, Number, Real, load_all, store_all};
 use super::transform::LogitTransform;
-use crate::Error;
 use crate::ops::Op;
-use crate::problem::dtype::Elements;
+use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::operands::{self, RowsOut};
+use crate::{Element, Error};
 
 /// Rows of fewer classes are written through the caches: too few of their lines are whole.
 pub(super) const STREAMED_CLASSES: usize = 2048;
@@ -77,9 +77,10 @@ impl<'a> RowTask<'a> {
     ) -> Result<(), Error> {
         let (classes, end) = (self.shape.classes(), self.shape.outer());
         let kernel = RowKernel::of(self.op, classes);
+        let is_half = T::DTYPE != <T::Wide as Element>::DTYPE;
         let is_copied = match kernel {
             RowKernel::Selection => true,
-            RowKernel::Flat => !buffers.is_dense(classes),
+            RowKernel::Flat => !buffers.is_dense(classes) || is_half,
             RowKernel::Long => false,
         };
         let mut source = self.scratch(if is_copied { kernel.rows() } else { 0 })?;
@@ -87,29 +88,30 @@ impl<'a> RowTask<'a> {
         // The scratch holds fewer rows where memory is short.
         let at_once = if is_copied { (scratch.rows.len() / classes).max(1) } else { kernel.rows() };
         let streams = self.schedule.streams && classes >= STREAMED_CLASSES;
+        // Rows without gaps between them are copied at once.
+        let chunk = if buffers.is_dense(classes) { at_once * classes } else { classes };
         for first in (self.skip..end).step_by(at_once) {
             let count = at_once.min(end - first);
             let group = Group { first, count, out_at: first, streams };
             if !is_copied {
-                let input =
-                    buffers.input.map(|(x, stride)| &x[first * stride..][..count * classes]);
-                let output = buffers.results(first, count * classes);
+                let rows = count * classes;
+                let input = buffers.input.map(|(x, stride)| T::erase(&x[first * stride..][..rows]));
+                let output = buffers.results(first, rows).map(T::erase_mut);
                 self.run_group(variant, (input, output), scratch, group, &mut rows_out);
                 continue;
             }
             let mut rows = std::mem::take(&mut scratch.rows);
-            for (nth, to) in rows.chunks_mut(classes).enumerate().take(count) {
-                let from = buffers.logits(first + nth, 0, classes);
-                to.iter_mut().zip(from).for_each(|(to, x)| *to = x.widen());
-            }
             let copies = &mut rows[..count * classes];
+            for (nth, to) in copies.chunks_mut(chunk).enumerate() {
+                load_all(variant.isa, buffers.logits(first + nth, 0, to.len()), to);
+            }
             if kernel == RowKernel::Selection {
                 self.select_classes(variant, copies, scratch, first, &mut rows_out, first);
             } else {
                 self.run_copies(variant, copies, scratch, group, &mut rows_out);
-                for (nth, from) in copies.chunks(classes).enumerate() {
-                    let Some(to) = buffers.results(first + nth, classes) else { break };
-                    to.iter_mut().zip(from).for_each(|(to, &x)| *to = T::narrow(x));
+                for (nth, from) in copies.chunks(chunk).enumerate() {
+                    let Some(to) = buffers.results(first + nth, from.len()) else { break };
+                    store_all(variant.isa, from, to, false);
                 }
             }
             scratch.rows = rows;
@@ -131,19 +133,19 @@ impl<'a> RowTask<'a> {
         rows_out: &mut RowsOut<'_>,
     ) {
         let buffers = match self.op.spec().writes_elements {
-            true => (None, Some(copies)),
-            false => (Some(&*copies), None),
+            true => (None, Some(W::erase_mut(copies))),
+            false => (Some(W::erase(copies)), None),
         };
         self.run_group(variant, buffers, scratch, group, rows_out);
     }
 
     /// Runs the operation on short rows without gaps between them, or on one long row.
-    #[inline(always)]
-    fn run_group<I: Isa, T: Number<Wide: Exp>, Y: LogitTransform>(
+    #[inline(never)]
+    fn run_group<I: Isa, W: Exp, Y: LogitTransform>(
         &self,
         Variant { isa, transform }: Variant<I, Y>,
-        (input, output): (Option<&[T]>, Option<&mut [T]>),
-        scratch: &mut Scratch<T::Wide>,
+        (input, output): (Option<Elements<'_>>, Option<ElementsMut<'_>>),
+        scratch: &mut Scratch<W>,
         group: Group,
         rows_out: &mut RowsOut<'_>,
     ) {
@@ -152,6 +154,8 @@ impl<'a> RowTask<'a> {
         let classes = self.shape.classes();
         if classes <= SHORT_ROW_CLASSES {
             let operands = self.operands::<I, _, ROWS>(isa, first, count, elementwise, weights);
+            let input = input.and_then(W::of_elements);
+            let output = output.and_then(W::of_elements_mut);
             let mut rows = FlatRows { isa, transform, classes, count, input, output, flat };
             self.run_op(&mut rows, &operands, rows_out, out_at);
         } else {

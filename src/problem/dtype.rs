@@ -158,6 +158,11 @@ impl<'a> Elements<'a> {
             (Sealed::erase(first), Sealed::erase(rest))
         })
     }
+
+    /// Returns the values of a range.
+    pub(crate) fn range(self, range: std::ops::Range<usize>) -> Self {
+        with_values!(self, values => Sealed::erase(&values[range]))
+    }
 }
 
 impl<'a> ElementsMut<'a> {
@@ -188,6 +193,16 @@ impl<'a> ElementsMut<'a> {
 
     pub(crate) fn as_read(&self) -> Elements<'_> {
         with_values!(self, values => Sealed::erase(values))
+    }
+
+    /// Sets value number `place` to the nearest value of the type.
+    pub(crate) fn set(&mut self, place: usize, value: f64) {
+        match self {
+            Self::F32(values) => values[place] = value as f32,
+            Self::F16(values) => values[place] = f16::from_f64(value),
+            Self::BF16(values) => values[place] = bf16::from_f64(value),
+            Self::F64(values) => values[place] = value,
+        }
     }
 
     pub(crate) fn reborrow(&mut self) -> ElementsMut<'_> {

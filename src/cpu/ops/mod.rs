@@ -129,7 +129,6 @@ impl RowTask<'_> {
         let out: &mut [Prediction] = &mut out[at * *each..][..*each];
         let (draws, scale) = (&self.operands.draws, self.operands.transform.scale);
         let index = self.first_row + index;
-        let (input, output) = (Some(x), None);
         macro_rules! select {
             ($rows:expr) => {
                 match (self.op, out) {
@@ -143,9 +142,11 @@ impl RowTask<'_> {
             || {
                 if x.len() <= SHORT_ROW_CLASSES {
                     let (classes, count, flat) = (x.len(), 1, &mut scratch.flat);
+                    let (input, output) = (Some(x), None);
                     select!(FlatRows { isa, transform, classes, count, input, output, flat })
                 } else {
-                    let (streams, held) = (false, &mut scratch.held);
+                    let input = Some(W::erase(x));
+                    let (streams, output, held) = (false, None, &mut scratch.held);
                     let threads_share_rows = self.schedule.threads_share_rows;
                     select!(LongRow {
                         isa,

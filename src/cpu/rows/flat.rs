@@ -23,7 +23,7 @@
 use super::Place;
 use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
 use crate::Error;
-use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector};
+use crate::cpu::simd::{Exp, Isa, LANES, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::error::try_reserve;
 
@@ -66,16 +66,16 @@ impl<W: Exp> Flat<W> {
 }
 
 /// Up to 32 short rows, one after the other.
-pub(in crate::cpu) struct FlatRows<'a, I, Y, T: Number> {
+pub(in crate::cpu) struct FlatRows<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     pub(in crate::cpu) classes: usize,
     pub(in crate::cpu) count: usize,
     /// The logits; `None` where they are in `output`.
-    pub(in crate::cpu) input: Option<&'a [T]>,
+    pub(in crate::cpu) input: Option<&'a [W]>,
     /// The results; `None` where the operation writes no elements.
-    pub(in crate::cpu) output: Option<&'a mut [T]>,
-    pub(in crate::cpu) flat: &'a mut Flat<T::Wide>,
+    pub(in crate::cpu) output: Option<&'a mut [W]>,
+    pub(in crate::cpu) flat: &'a mut Flat<W>,
 }
 
 /// The rows of the lanes of a vector that holds a value of each of sixteen rows.
@@ -96,20 +96,20 @@ fn of_rows(half: usize) -> Place<'static> {
 
 /// Loads up to sixteen elements, and `fill` into the other lanes.
 #[inline(always)]
-fn load_some<I: Isa, T: Number>(isa: I, x: &[T], fill: T) -> <T::Wide as Real>::V<I> {
+fn load_some<I: Isa, W: Real>(isa: I, x: &[W], fill: W) -> W::V<I> {
     let mut all = [fill; LANES];
     all.iter_mut().zip(x).for_each(|(to, &from)| *to = from);
-    T::load(isa, &all)
+    Vector::load(isa, &all)
 }
 
 /// Calls `work` with the place and the logits of each vector of the stream `x`.
 #[inline(always)]
-fn for_each_vector<I: Isa, T: Number>(
+fn for_each_vector<I: Isa, W: Real>(
     isa: I,
-    x: &[T],
+    x: &[W],
     row_of_lane: &[[u8; LANES]],
-    fill: T,
-    mut work: impl FnMut(Place<'_>, <T::Wide as Real>::V<I>),
+    fill: W,
+    mut work: impl FnMut(Place<'_>, W::V<I>),
 ) {
     // for each half of the rows, for each vector of it:  work(place, x)
     for (half, x) in x.chunks((row_of_lane.len() * LANES).max(1)).enumerate() {
@@ -121,7 +121,7 @@ fn for_each_vector<I: Isa, T: Number>(
             class_at: nth * LANES,
         };
         for (nth, (x, rows)) in vectors.iter().zip(row_of_lane).enumerate() {
-            work(place(nth, rows), T::load(isa, x));
+            work(place(nth, rows), Vector::load(isa, x));
         }
         if let (false, Some(rows)) = (rest.is_empty(), row_of_lane.get(vectors.len())) {
             work(place(vectors.len(), rows), load_some(isa, rest, fill));
@@ -129,12 +129,9 @@ fn for_each_vector<I: Isa, T: Number>(
     }
 }
 
-impl<I: Isa, Y: LogitTransform, T: Number> FlatRows<'_, I, Y, T>
-where
-    T::Wide: Exp,
-{
+impl<I: Isa, Y: LogitTransform, W: Exp> FlatRows<'_, I, Y, W> {
     #[inline(always)]
-    fn logits(&self) -> &[T] {
+    fn logits(&self) -> &[W] {
         match (&self.input, &self.output) {
             (Some(x), _) => x,
             (None, Some(x)) => x,
@@ -143,7 +140,7 @@ where
     }
 
     #[inline(always)]
-    fn row(&self, row: usize) -> &[T] {
+    fn row(&self, row: usize) -> &[W] {
         &self.logits()[row * self.classes..][..self.classes]
     }
 
@@ -152,14 +149,14 @@ where
     #[inline(always)]
     fn fixed_exponentials(&mut self) {
         let (isa, transform) = (self.isa, self.transform);
-        let fixed = ExpBaseLanes::of_row(isa, &T::Wide::FIXED_BASE);
+        let fixed = ExpBaseLanes::of_row(isa, &W::FIXED_BASE);
         let mut exponentials = std::mem::take(&mut self.flat.exponentials);
         let (out, _) = exponentials.as_chunks_mut::<LANES>();
         // Sixteen rows are whole vectors, so the rows of both halves are one stream.
         let (vectors, rest) = self.logits().as_chunks::<LANES>();
         // for each vector:  e = exp(y(x) - log_base)
         for (x, out) in vectors.iter().zip(&mut *out) {
-            *out = transform.fixed_exp(isa, T::load(isa, x), &fixed).array();
+            *out = transform.fixed_exp(isa, Vector::load(isa, x), &fixed).array();
         }
         if !rest.is_empty() {
             let x = load_some(isa, rest, transform.lowest());
@@ -193,10 +190,10 @@ where
     /// Returns the sum of the exponentials of each row, `LEAVES_OUT` those that equal `left_out`.
     /// A sum is rounded in f32 no more than five times in lanes, and four times here.
     #[inline(always)]
-    fn row_sums<const LEAVES_OUT: bool>(&self, left_out: &[T::Wide; ROWS]) -> [T::Wide; ROWS] {
+    fn row_sums<const LEAVES_OUT: bool>(&self, left_out: &[W; ROWS]) -> [W; ROWS] {
         let (isa, classes) = (self.isa, self.classes);
-        let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
-        let mut sums = [T::Wide::ZERO; ROWS];
+        let zero = W::V::splat(isa, W::ZERO);
+        let mut sums = [W::ZERO; ROWS];
         for (half, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             if half * LANES >= self.count {
                 break;
@@ -204,7 +201,7 @@ where
             let mut lanes = [zero; LANES];
             for (nth, lanes) in lanes.iter_mut().enumerate().take(self.count - half * LANES) {
                 let row = half * LANES + nth;
-                let left_out = <T::Wide as Real>::V::splat(isa, left_out[row]);
+                let left_out = W::V::splat(isa, left_out[row]);
                 let e = &self.flat.exponentials[row * classes..][..classes + LANES];
                 let (vectors, _) = e.as_chunks::<LANES>();
                 let (whole, rest) = (classes / LANES, classes % LANES);
@@ -235,25 +232,25 @@ where
     /// Returns the logits of `row` from class `16 * nth` on, and what is below all logits in lanes
     /// beyond the row.
     #[inline(always)]
-    fn vector(&self, row: usize, nth: usize) -> <T::Wide as Real>::V<I> {
+    fn vector(&self, row: usize, nth: usize) -> W::V<I> {
         let (isa, start, count) = (self.isa, nth * LANES, self.classes - nth * LANES);
-        let lowest: T = self.transform.lowest();
+        let lowest: W = self.transform.lowest();
         let x = &self.logits()[row * self.classes + start..];
         match x.first_chunk() {
-            Some(x) if count >= LANES => T::load(isa, x),
+            Some(x) if count >= LANES => Vector::load(isa, x),
             Some(x) => {
-                let lowest = <T::Wide as Real>::V::splat(isa, lowest.widen());
-                T::load(isa, x).first_lanes(isa, count, lowest)
+                let lowest = W::V::splat(isa, lowest);
+                W::V::load(isa, x).first_lanes(isa, count, lowest)
             }
             None => load_some(isa, &x[..count.min(x.len())], lowest),
         }
     }
 
     #[inline(always)]
-    fn largest(&self) -> [T::Wide; ROWS] {
+    fn largest(&self) -> [W; ROWS] {
         let (isa, transform) = (self.isa, self.transform);
-        let lowest = <T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY);
-        let mut maxima = [T::Wide::NEG_INFINITY; ROWS];
+        let lowest = W::V::splat(isa, W::NEG_INFINITY);
+        let mut maxima = [W::NEG_INFINITY; ROWS];
         for (half, maxima) in maxima.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             let first = half * LANES;
             if first >= self.count {
@@ -264,7 +261,7 @@ where
                 // for each vector of the row:  best = max(best, oriented x)
                 for vector in 0..self.classes.div_ceil(LANES) {
                     let x = self.vector(first + nth, vector);
-                    *best = transform.orient::<I, T::Wide>(isa, x).larger(*best);
+                    *best = transform.orient::<I, W>(isa, x).larger(*best);
                 }
             }
             *maxima = Vector::fold_rows(
@@ -280,7 +277,7 @@ where
 
     /// Returns the first class of each row that has the logit of its maximum.
     #[inline(always)]
-    fn classes_of(&self, max: &[T::Wide; ROWS]) -> [usize; ROWS] {
+    fn classes_of(&self, max: &[W; ROWS]) -> [usize; ROWS] {
         let mut classes = [0; ROWS];
         for row in 0..self.count {
             let wanted = Vector::splat(self.isa, self.transform.orient_one(max[row]));
@@ -298,9 +295,9 @@ where
     }
 
     #[inline(always)]
-    fn reduced(&mut self, wanted: Wanted) -> Stats<T::Wide, ROWS> {
+    fn reduced(&mut self, wanted: Wanted) -> Stats<W, ROWS> {
         let (transform, count) = (self.transform, self.count);
-        let unknown = [T::Wide::ZERO; ROWS];
+        let unknown = [W::ZERO; ROWS];
         let mut max = unknown;
         let mut sums = unknown;
         let needs_max = wanted != Wanted::Sum;
@@ -308,7 +305,7 @@ where
         if is_fixed {
             self.fixed_exponentials();
             sums = self.row_sums::<false>(&unknown);
-            let [low, high] = T::Wide::FIXED_SUMS;
+            let [low, high] = W::FIXED_SUMS;
             let low = low * self.classes as f64;
             for &sum in &sums[..count] {
                 let sum: f64 = sum.into();
@@ -324,7 +321,7 @@ where
             let mut all_fixed = true;
             for row in 0..count {
                 let base = transform.exp_base(max[row]);
-                all_fixed &= base == T::Wide::FIXED_BASE;
+                all_fixed &= base == W::FIXED_BASE;
                 self.flat.bases[0].set(row, &base);
             }
             if !all_fixed {
@@ -369,18 +366,18 @@ where
 
     /// Returns the exponent bases of the rows of a vector.
     #[inline(always)]
-    fn bases(&self, place: Place<'_>) -> ExpBaseLanes<T::Wide, I> {
+    fn bases(&self, place: Place<'_>) -> ExpBaseLanes<W, I> {
         if self.flat.is_careful {
             self.flat.bases[0].lanes(self.isa, place)
         } else {
-            ExpBaseLanes::of_row(self.isa, &T::Wide::FIXED_BASE)
+            ExpBaseLanes::of_row(self.isa, &W::FIXED_BASE)
         }
     }
 
     /// Returns the exponentials of `logits`, one of each row.
     #[inline(always)]
-    fn terms_of(&self, logits: &[T::Wide; ROWS]) -> [T::Wide; ROWS] {
-        let mut terms = [T::Wide::ZERO; ROWS];
+    fn terms_of(&self, logits: &[W; ROWS]) -> [W; ROWS] {
+        let mut terms = [W::ZERO; ROWS];
         for (half, (to, x)) in terms
             .as_chunks_mut::<LANES>()
             .0
@@ -397,10 +394,7 @@ where
 
     /// Writes `value` of the place and the logits of each vector.
     #[inline(always)]
-    fn write(
-        &mut self,
-        value: impl Fn(Place<'_>, <T::Wide as Real>::V<I>) -> <T::Wide as Real>::V<I>,
-    ) {
+    fn write(&mut self, value: impl Fn(Place<'_>, W::V<I>) -> W::V<I>) {
         let (isa, fill) = (self.isa, self.transform.lowest());
         let rows = &self.flat.row_of_lane;
         let Some(output) = &mut self.output else { return };
@@ -428,11 +422,11 @@ where
                     Some(x) => &x[vector],
                     None => &*out,
                 };
-                *out = T::store(isa, value(place(vector), T::load(isa, x)));
+                *out = value(place(vector), Vector::load(isa, x)).array();
             }
             if !rest.is_empty() {
                 let x = x.map_or(&*rest, |x| &x[whole * LANES..]);
-                let values = T::store(isa, value(place(whole), load_some(isa, x, fill)));
+                let values = value(place(whole), load_some(isa, x, fill)).array();
                 rest.copy_from_slice(&values[..rest.len()]);
             }
         }
@@ -470,11 +464,7 @@ where
     fn write_scaled(
         &mut self,
         factors: &[f64; ROWS],
-        value: impl Fn(
-            Place<'_>,
-            <T::Wide as Real>::V<I>,
-            <T::Wide as Real>::V<I>,
-        ) -> <T::Wide as Real>::V<I>,
+        value: impl Fn(Place<'_>, W::V<I>, W::V<I>) -> W::V<I>,
     ) {
         let isa = self.isa;
         let Split { first, second, .. } = Split::new(factors, self.count);
@@ -482,9 +472,8 @@ where
         self.write(
             #[inline(always)]
             |place, x| {
-                let e: <T::Wide as Real>::V<I> = place.of_element(isa, &exponentials);
-                let factors: [<T::Wide as Real>::V<I>; 2] =
-                    [place.of_row(isa, &first), place.of_row(isa, &second)];
+                let e: W::V<I> = place.of_element(isa, &exponentials);
+                let factors: [W::V<I>; 2] = [place.of_row(isa, &first), place.of_row(isa, &second)];
                 value(place, x, e * factors[0] * factors[1])
             },
         );
@@ -492,12 +481,9 @@ where
     }
 }
 
-impl<I: Isa, Y: LogitTransform, T: Number> Rows<ROWS> for FlatRows<'_, I, Y, T>
-where
-    T::Wide: Exp,
-{
+impl<I: Isa, Y: LogitTransform, W: Exp> Rows<ROWS> for FlatRows<'_, I, Y, W> {
     type I = I;
-    type W = T::Wide;
+    type W = W;
     type Y = Y;
 
     fn isa(&self) -> I {
@@ -513,11 +499,11 @@ where
     }
 
     fn find_nan(&self, row: usize) -> Option<usize> {
-        self.row(row).iter().position(|x| !x.widen().is_number())
+        self.row(row).iter().position(|x| !x.is_number())
     }
 
     #[inline(never)]
-    fn maxima(&self) -> [T::Wide; ROWS] {
+    fn maxima(&self) -> [W; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || self.largest(),
@@ -525,7 +511,7 @@ where
     }
 
     #[inline(never)]
-    fn reduce(&mut self, wanted: Wanted) -> Stats<T::Wide, ROWS> {
+    fn reduce(&mut self, wanted: Wanted) -> Stats<W, ROWS> {
         self.isa.vectorize(
             #[inline(always)]
             || self.reduced(wanted),
@@ -533,7 +519,7 @@ where
     }
 
     #[inline(never)]
-    fn normalize(&mut self, log_sum_exps: &[T::Wide; ROWS]) -> [f64; ROWS] {
+    fn normalize(&mut self, log_sum_exps: &[W; ROWS]) -> [f64; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || {
@@ -546,7 +532,7 @@ where
     }
 
     #[inline(never)]
-    fn terms(&self, logits: &[T::Wide; ROWS]) -> [f64; ROWS] {
+    fn terms(&self, logits: &[W; ROWS]) -> [f64; ROWS] {
         self.isa.vectorize(
             #[inline(always)]
             || {
@@ -616,36 +602,36 @@ where
     }
 
     #[inline(always)]
-    fn pick(&self, classes: &[usize; ROWS]) -> [T::Wide; ROWS] {
-        let mut logits = [T::Wide::ZERO; ROWS];
+    fn pick(&self, classes: &[usize; ROWS]) -> [W; ROWS] {
+        let mut logits = [W::ZERO; ROWS];
         for row in 0..self.count {
-            logits[row] = self.row(row)[classes[row]].widen();
+            logits[row] = self.row(row)[classes[row]];
         }
         logits
     }
 
     #[inline(always)]
-    fn put(&mut self, classes: &[usize; ROWS], values: &[T::Wide; ROWS]) {
+    fn put(&mut self, classes: &[usize; ROWS], values: &[W; ROWS]) {
         let Some(output) = &mut self.output else { return };
         for (row, out) in output.chunks_mut(self.classes).enumerate().take(self.count) {
-            out[classes[row]] = T::narrow(values[row]);
+            out[classes[row]] = values[row];
         }
     }
 }
 
 /// Returns exponentials times the factors of their rows.
 #[inline(always)]
-fn scaled<I: Isa, T: Number>(
+fn scaled<I: Isa, W: Real>(
     isa: I,
-    e: &[T::Wide; LANES],
-    (first, second): (Option<&[T::Wide; LANES]>, &[T::Wide; LANES]),
+    e: &[W; LANES],
+    (first, second): (Option<&[W; LANES]>, &[W; LANES]),
     rows: &[u8; LANES],
-) -> [T; LANES] {
-    let mut e = <T::Wide as Real>::V::load(isa, e);
+) -> [W; LANES] {
+    let mut e = W::V::load(isa, e);
     if let Some(first) = first {
         e = e * Vector::spread(isa, first, rows);
     }
-    T::store(isa, e * Vector::spread(isa, second, rows))
+    (e * Vector::spread(isa, second, rows)).array()
 }
 
 /// The factors of rows, split by [`split_factor`].

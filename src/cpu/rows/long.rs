@@ -16,16 +16,22 @@
 //! So the bits of a row depend neither on which thread takes which piece, nor on whether
 //! exponentials were held from the first pass or computed again in the second.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use super::read::BLOCK;
 use super::{Lanes, Place, Rows, Stats, Wanted, Wide};
 use crate::Error;
-use crate::cpu::simd::{Exp, ExpBase, Isa, Number, Real, Vector};
+use crate::cpu::simd::{Exp, ExpBase, Isa, Vector};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
+use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::error::try_reserve;
 
-/// The largest number of elements of a piece.
-pub(super) const PIECE: usize = 4096;
+/// About the largest number of elements of a piece.
+const PIECE: usize = 4096;
+/// The largest number of elements of a piece: [`Cut::at`] rounds its ends to whole blocks.
+pub(super) const LONGEST_PIECE: usize = PIECE + BLOCK;
 /// The largest number of exponentials that are held from one pass to the next: they share a core's
 /// second cache with the logits.
 const HELD: usize = 1 << 17;
@@ -70,7 +76,7 @@ impl Cut {
     }
 
     #[inline(always)]
-    pub(super) fn piece(self, nth: usize) -> std::ops::Range<usize> {
+    pub(super) fn piece(self, nth: usize) -> Range<usize> {
         self.at(nth)..self.at(nth + 1)
     }
 }
@@ -101,31 +107,29 @@ impl<W> Held<W> {
     }
 }
 
-/// A row with its classes side by side, more than a block of them.
-pub(in crate::cpu) struct LongRow<'a, I, Y, T: Number> {
+/// A row with its classes side by side, more than a block of them. Pieces of half types are
+/// converted on the way ([`LongRow::with_piece`]).
+pub(in crate::cpu) struct LongRow<'a, I, Y, W> {
     pub(in crate::cpu) isa: I,
     pub(in crate::cpu) transform: Y,
     /// The logits; `None` where they are in `output`.
-    pub(in crate::cpu) input: Option<&'a [T]>,
+    pub(in crate::cpu) input: Option<Elements<'a>>,
     /// The results; `None` where the operation writes no elements.
-    pub(in crate::cpu) output: Option<&'a mut [T]>,
+    pub(in crate::cpu) output: Option<ElementsMut<'a>>,
     /// Whether results are written past the caches.
     pub(in crate::cpu) streams: bool,
     /// Whether threads share the row, piece by piece.
     pub(in crate::cpu) threads_share_rows: bool,
-    pub(in crate::cpu) held: &'a mut Held<T::Wide>,
+    pub(in crate::cpu) held: &'a mut Held<W>,
 }
 
-impl<I: Isa, Y: LogitTransform, T: Number> LongRow<'_, I, Y, T>
-where
-    T::Wide: Exp,
-{
+impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     #[inline(always)]
-    pub(super) fn row(&self) -> &[T] {
-        match (&self.input, &self.output) {
+    pub(super) fn row(&self) -> Elements<'_> {
+        match (self.input, &self.output) {
             (Some(x), _) => x,
-            (None, Some(x)) => x,
-            (None, None) => &[],
+            (None, Some(x)) => x.as_read(),
+            (None, None) => Elements::F32(&[]),
         }
     }
 
@@ -133,14 +137,23 @@ where
         let classes = self.row().len();
         Cut { classes, pieces: pieces_of(classes) }
     }
+
+    /// Calls `work` with the logits of a piece, converted where they are of a half type.
+    #[inline(always)]
+    pub(super) fn with_piece<R>(&self, piece: Range<usize>, work: impl FnOnce(&[W]) -> R) -> R {
+        match W::of_elements(self.row()) {
+            Some(x) => work(&x[piece]),
+            None => {
+                let mut buffer = [const { MaybeUninit::uninit() }; LONGEST_PIECE];
+                work(W::widen_halves(self.isa, self.row().range(piece), &mut buffer))
+            }
+        }
+    }
 }
 
-impl<I: Isa, Y: LogitTransform, T: Number> Rows<1> for LongRow<'_, I, Y, T>
-where
-    T::Wide: Exp,
-{
+impl<I: Isa, Y: LogitTransform, W: Exp> Rows<1> for LongRow<'_, I, Y, W> {
     type I = I;
-    type W = T::Wide;
+    type W = W;
     type Y = Y;
 
     fn isa(&self) -> I {
@@ -156,26 +169,37 @@ where
     }
 
     fn find_nan(&self, _: usize) -> Option<usize> {
-        self.row().iter().position(|x| !x.widen().is_number())
+        let cut = self.cut();
+        (0..cut.pieces).find_map(|nth| {
+            let class = self.with_piece(cut.piece(nth), |x| x.iter().position(|x| !x.is_number()));
+            class.map(|class| cut.at(nth) + class)
+        })
     }
 
     #[inline(never)]
-    fn maxima(&self) -> [T::Wide; 1] {
+    fn maxima(&self) -> [W; 1] {
         self.isa.vectorize(
             #[inline(always)]
-            || [self.max(self.row())],
+            || {
+                let (cut, mut max) = (self.cut(), W::NEG_INFINITY);
+                for nth in 0..cut.pieces {
+                    let of_piece = self.with_piece(cut.piece(nth), |x| self.max(x));
+                    max = if of_piece > max { of_piece } else { max };
+                }
+                [max]
+            },
         )
     }
 
     #[inline(never)]
-    fn reduce(&mut self, wanted: Wanted) -> Stats<T::Wide, 1> {
+    fn reduce(&mut self, wanted: Wanted) -> Stats<W, 1> {
         self.isa.vectorize(
             #[inline(always)]
             || self.reduced(wanted),
         )
     }
 
-    fn normalize(&mut self, log_sum_exps: &[T::Wide; 1]) -> [f64; 1] {
+    fn normalize(&mut self, log_sum_exps: &[W; 1]) -> [f64; 1] {
         let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
         let piece = Piece { base: bases.at(0), ratio: 1.0, ..Piece::default() };
         self.held.holds_row = false;
@@ -185,7 +209,7 @@ where
     }
 
     #[inline(always)]
-    fn terms(&self, logits: &[T::Wide; 1]) -> [f64; 1] {
+    fn terms(&self, logits: &[W; 1]) -> [f64; 1] {
         let x = Vector::splat(self.isa, logits[0]);
         [self.terms_of_first(x).array()[0].into()]
     }
@@ -202,13 +226,17 @@ where
         values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
     ) -> [[f64; 1]; K] {
         let cut = self.cut();
+        let sum = |piece: Range<usize>| {
+            let start = piece.start;
+            self.with_piece(piece, |x| self.piece_sums(start, x, &values))
+        };
         let mut sums = [[0.0]; K];
         // Where memory is short, threads do not share the row.
         let mut pieces = Vec::new();
         if self.threads_share_rows && try_reserve("sums", &mut pieces, cut.pieces).is_ok() {
             pieces.resize(cut.pieces, [0.0; K]);
             threads::for_each(&mut pieces, &|nth, of_piece| {
-                *of_piece = self.piece_sums(cut.piece(nth), &values);
+                *of_piece = sum(cut.piece(nth));
             });
             for of_piece in pieces {
                 sums.iter_mut().zip(of_piece).for_each(|(sum, of_piece)| sum[0] += of_piece);
@@ -216,7 +244,7 @@ where
             return sums;
         }
         for nth in 0..cut.pieces {
-            let of_piece = self.piece_sums(cut.piece(nth), &values);
+            let of_piece = sum(cut.piece(nth));
             sums.iter_mut().zip(of_piece).for_each(|(sum, of_piece)| sum[0] += of_piece);
         }
         sums
@@ -258,18 +286,18 @@ where
     }
 
     #[inline(always)]
-    fn pick(&self, classes: &[usize; 1]) -> [T::Wide; 1] {
-        [self.row()[classes[0]].widen()]
+    fn pick(&self, classes: &[usize; 1]) -> [W; 1] {
+        [W::of(self.row().at(classes[0]))]
     }
 
     #[inline(always)]
-    fn put(&mut self, classes: &[usize; 1], values: &[T::Wide; 1]) {
+    fn put(&mut self, classes: &[usize; 1], values: &[W; 1]) {
         let Some(output) = &mut self.output else { return };
         // Stores past the caches must be complete before this store to the same row.
         if self.streams {
             self.isa.fence();
         }
-        output[classes[0]] = T::narrow(values[0]);
+        output.set(classes[0], values[0].into());
     }
 }
 

@@ -10,7 +10,7 @@
 //! (`piece`). The difference is enough where only the whole sum is wanted. A piece after one with a
 //! base of its own begins with its maximum instead, and has the same bits.
 
-use super::long::{Held, LongRow, PIECE, Piece, are_held, at_class};
+use super::long::{Held, LONGEST_PIECE, LongRow, Piece, are_held, at_class};
 use super::{Place, Stats, Wanted};
 use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, exp};
 use crate::cpu::threads;
@@ -21,58 +21,50 @@ const TREE: usize = 8;
 /// The number of elements of a block.
 pub(super) const BLOCK: usize = TREE * LANES;
 
-impl<I: Isa, Y: LogitTransform, T: Number> LongRow<'_, I, Y, T>
-where
-    T::Wide: Exp,
-{
+impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     /// Reduces the piece `x`, and stores its exponentials in `held`, unless that is empty.
-    /// `is_careful` says that the maximum comes first, and then whether it should have.
-    #[inline(always)]
-    fn piece(
-        &self,
-        x: &[T],
-        held: &mut [T::Wide],
-        wanted: Wanted,
-        is_careful: &mut bool,
-    ) -> Piece<T::Wide> {
+    /// `is_careful` says that the maximum comes first, and then whether it should have. Not
+    /// inlined: pieces of all types of logits share one copy.
+    #[inline(never)]
+    fn piece(&self, x: &[W], held: &mut [W], wanted: Wanted, is_careful: &mut bool) -> Piece<W> {
         let (isa, transform) = (self.isa, self.transform);
-        let (mut base, mut sum, mut max) = (T::Wide::FIXED_BASE, 0.0, T::Wide::ZERO);
-        if !*is_careful {
-            (sum, max) = self.exponential_sum(x, &base, held);
-        }
-        if *is_careful {
-            max = self.max(x);
-        }
-        let own = transform.exp_base(max);
-        let is_fixed = own == base;
-        if *is_careful || !is_fixed {
-            base = own;
-            (sum, _) = self.exponential_sum(x, &base, held);
-        }
-        *is_careful = !is_fixed;
-        let bases = ExpBaseLanes::of_row(isa, &base);
-        let max_logit = Vector::splat(isa, transform.orient_one(max));
-        let [max_term] = transform.exp(isa, [max_logit], [&bases]);
-        let max_exp: f64 = max_term.array()[0].into();
-        let mut rest_sum = sum - max_exp;
-        if wanted != Wanted::Sum && rest_sum < max_exp {
-            // The maximum has more than half of the sum, so it occurs once.
-            rest_sum = self.sum_without(x, &base, held, max_term);
-        }
-        let class = if wanted == Wanted::Class { self.position(x, max_logit) } else { 0 };
-        Piece { max, class, base, max_exp, rest_sum, ratio: 1.0 }
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let (mut base, mut sum, mut max) = (W::FIXED_BASE, 0.0, W::ZERO);
+                if !*is_careful {
+                    (sum, max) = self.exponential_sum(x, &base, held);
+                }
+                if *is_careful {
+                    max = self.max(x);
+                }
+                let own = transform.exp_base(max);
+                let is_fixed = own == base;
+                if *is_careful || !is_fixed {
+                    base = own;
+                    (sum, _) = self.exponential_sum(x, &base, held);
+                }
+                *is_careful = !is_fixed;
+                let bases = ExpBaseLanes::of_row(isa, &base);
+                let max_logit = Vector::splat(isa, transform.orient_one(max));
+                let [max_term] = transform.exp(isa, [max_logit], [&bases]);
+                let max_exp: f64 = max_term.array()[0].into();
+                let mut rest_sum = sum - max_exp;
+                if wanted != Wanted::Sum && rest_sum < max_exp {
+                    // The maximum has more than half of the sum, so it occurs once.
+                    rest_sum = self.sum_without(x, &base, held, max_term);
+                }
+                let class = if wanted == Wanted::Class { self.position(x, max_logit) } else { 0 };
+                Piece { max, class, base, max_exp, rest_sum, ratio: 1.0 }
+            },
+        )
     }
 
     /// Returns the sum of the exponentials of `x`, and the largest oriented logit, NaN left out.
     /// Stores the exponentials in `held`, unless that is empty. Not inlined, so that values that
     /// are constant over the piece stay in registers.
     #[inline(never)]
-    fn exponential_sum(
-        &self,
-        x: &[T],
-        base: &ExpBase<T::Wide>,
-        held: &mut [T::Wide],
-    ) -> (f64, T::Wide) {
+    fn exponential_sum(&self, x: &[W], base: &ExpBase<W>, held: &mut [W]) -> (f64, W) {
         let (isa, transform) = (self.isa, self.transform);
         isa.vectorize(
             #[inline(always)]
@@ -100,18 +92,12 @@ where
     /// Returns the sum of the exponentials that differ from `left_out`: of `held`, or computed
     /// again where that is empty.
     #[inline(never)]
-    fn sum_without(
-        &self,
-        x: &[T],
-        base: &ExpBase<T::Wide>,
-        held: &mut [T::Wide],
-        left_out: <T::Wide as Real>::V<I>,
-    ) -> f64 {
+    fn sum_without(&self, x: &[W], base: &ExpBase<W>, held: &mut [W], left_out: W::V<I>) -> f64 {
         let (isa, transform) = (self.isa, self.transform);
         isa.vectorize(
             #[inline(always)]
             || {
-                let zero = <T::Wide as Real>::V::splat(isa, T::Wide::ZERO);
+                let zero = W::V::splat(isa, W::ZERO);
                 let bases = ExpBaseLanes::of_row(isa, base);
                 let held = &*held;
                 if held.is_empty() {
@@ -131,7 +117,7 @@ where
                     &mut [],
                     #[inline(always)]
                     |_, at| {
-                        let e: <T::Wide as Real>::V<I> = at_class(at).of_element(isa, held);
+                        let e: W::V<I> = at_class(at).of_element(isa, held);
                         e.where_equal(left_out, zero, e)
                     },
                 );
@@ -145,14 +131,14 @@ where
     #[inline(always)]
     fn summed<const KEEPS: bool>(
         &self,
-        x: &[T],
-        held: &mut [T::Wide],
-        term: impl Fn(<T::Wide as Real>::V<I>, usize) -> <T::Wide as Real>::V<I>,
-    ) -> (f64, T::Wide) {
+        x: &[W],
+        held: &mut [W],
+        term: impl Fn(W::V<I>, usize) -> W::V<I>,
+    ) -> (f64, W) {
         let (isa, transform) = (self.isa, self.transform);
-        let all = |value| <T::Wide as Real>::V::splat(isa, value);
-        let zero = all(T::Wide::ZERO);
-        let mut best = [all(T::Wide::NEG_INFINITY); 2];
+        let all = |value| W::V::splat(isa, value);
+        let zero = all(W::ZERO);
+        let mut best = [all(W::NEG_INFINITY); 2];
         let mut sums = I::F64::splat(isa, 0.0);
         let (blocks, tail) = x.as_chunks::<BLOCK>();
         let mut kept = held.as_chunks_mut::<BLOCK>().0.iter_mut();
@@ -165,9 +151,9 @@ where
             // Unrolled, so that the terms stay in registers.
             macro_rules! term {
                 ($at:literal) => {{
-                    let x = T::load(isa, &block[$at]);
+                    let x: W::V<I> = Vector::load(isa, &block[$at]);
                     let e = term(x, nth * BLOCK + $at * LANES);
-                    best[$at % 2] = transform.orient::<I, T::Wide>(isa, x).larger(best[$at % 2]);
+                    best[$at % 2] = transform.orient::<I, W>(isa, x).larger(best[$at % 2]);
                     if let Some(kept) = &mut kept {
                         kept.as_chunks_mut::<LANES>().0[$at] = e.array();
                     }
@@ -183,10 +169,10 @@ where
         let (vectors, last) = tail.as_chunks::<LANES>();
         for (nth, x) in vectors.iter().enumerate() {
             let start = start + nth * LANES;
-            let x = T::load(isa, x);
+            let x: W::V<I> = Vector::load(isa, x);
             let e = term(x, start);
             sum = sum + e;
-            best[0] = transform.orient::<I, T::Wide>(isa, x).larger(best[0]);
+            best[0] = transform.orient::<I, W>(isa, x).larger(best[0]);
             if KEEPS {
                 held[start..][..LANES].copy_from_slice(&e.array());
             }
@@ -195,10 +181,10 @@ where
             // The last vector overlaps the one before it; elements that have been added are left
             // out.
             let start = x.len() - LANES;
-            let x = T::load(isa, end);
+            let x: W::V<I> = Vector::load(isa, end);
             let e = term(x, start);
             sum = sum + zero.first_lanes(isa, LANES - last.len(), e);
-            best[1] = transform.orient::<I, T::Wide>(isa, x).larger(best[1]);
+            best[1] = transform.orient::<I, W>(isa, x).larger(best[1]);
             if KEEPS {
                 held[start..][..LANES].copy_from_slice(&e.array());
             }
@@ -208,41 +194,41 @@ where
 
     /// Returns the largest oriented logit, NaN left out.
     #[inline(always)]
-    pub(super) fn max(&self, x: &[T]) -> T::Wide {
+    pub(super) fn max(&self, x: &[W]) -> W {
         let (isa, transform) = (self.isa, self.transform);
-        let mut best = [<T::Wide as Real>::V::splat(isa, T::Wide::NEG_INFINITY); 4];
+        let mut best = [W::V::splat(isa, W::NEG_INFINITY); 4];
         let (vectors, rest) = x.as_chunks::<LANES>();
         let (fours, singles) = vectors.as_chunks::<4>();
         // for each four vectors:  best[i] = max(best[i], oriented x[i])
         for four in fours {
             for (best, x) in best.iter_mut().zip(four) {
-                *best = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(*best);
+                *best = transform.orient::<I, W>(isa, Vector::load(isa, x)).larger(*best);
             }
         }
         // for each vector of the rest:  best[0] = max(best[0], oriented x)
         for x in singles {
-            best[0] = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(best[0]);
+            best[0] = transform.orient::<I, W>(isa, Vector::load(isa, x)).larger(best[0]);
         }
         if let (false, Some(x)) = (rest.is_empty(), x.last_chunk()) {
-            best[1] = transform.orient::<I, T::Wide>(isa, T::load(isa, x)).larger(best[1]);
+            best[1] = transform.orient::<I, W>(isa, Vector::load(isa, x)).larger(best[1]);
         }
         best[0].larger(best[1]).larger(best[2].larger(best[3])).largest()
     }
 
     /// Returns the first place of a logit in `x`, which has it, or 0.
     #[inline(always)]
-    fn position(&self, x: &[T], logit: <T::Wide as Real>::V<I>) -> usize {
+    fn position(&self, x: &[W], logit: W::V<I>) -> usize {
         let isa = self.isa;
         // for each four vectors:  if any x equals the logit, find the first of them
         for (nth, four) in x.chunks(4 * LANES).enumerate() {
             let (vectors, rest) = four.as_chunks::<LANES>();
             let mut any = u32::from(!rest.is_empty());
             for x in vectors {
-                any |= T::load(isa, x).equal(logit);
+                any |= W::V::load(isa, x).equal(logit);
             }
             if any > 0 {
                 let wanted = logit.array()[0];
-                if let Some(at) = four.iter().position(|x| x.widen() == wanted) {
+                if let Some(at) = four.iter().position(|&x| x == wanted) {
                     return nth * 4 * LANES + at;
                 }
             }
@@ -250,13 +236,15 @@ where
         0
     }
 
-    /// Returns the sums of `K` values over the classes of a piece. Not inlined: both branches of
+    /// Returns the sums of `K` values over the classes of a piece, of which `start` is the first and
+    /// `x` the logits. Not inlined: both branches of
     /// `LongRow::sums` share one copy.
     #[inline(never)]
     pub(super) fn piece_sums<const K: usize>(
         &self,
-        piece: std::ops::Range<usize>,
-        values: &impl Fn(Place<'_>, <T::Wide as Real>::V<I>) -> [I::F64; K],
+        start: usize,
+        x: &[W],
+        values: &impl Fn(Place<'_>, W::V<I>) -> [I::F64; K],
     ) -> [f64; K] {
         let isa = self.isa;
         isa.vectorize(
@@ -264,19 +252,17 @@ where
             || {
                 let zero = I::F64::splat(isa, 0.0);
                 let mut lanes = [zero; K];
-                let start = piece.start;
-                let x = &self.row()[piece];
                 let (vectors, rest) = x.as_chunks::<LANES>();
                 // for each vector:  lanes += values(place, x)
                 for (nth, x) in vectors.iter().enumerate() {
-                    let found = values(at_class(start + nth * LANES), T::load(isa, x));
+                    let found = values(at_class(start + nth * LANES), Vector::load(isa, x));
                     for (lanes, found) in lanes.iter_mut().zip(found) {
                         *lanes = *lanes + found;
                     }
                 }
                 if let (false, Some(end)) = (rest.is_empty(), x.last_chunk::<LANES>()) {
                     let at = at_class(start + x.len() - LANES);
-                    for (lanes, found) in lanes.iter_mut().zip(values(at, T::load(isa, end))) {
+                    for (lanes, found) in lanes.iter_mut().zip(values(at, Vector::load(isa, end))) {
                         *lanes = *lanes + zero.first_lanes(isa, LANES - rest.len(), found);
                     }
                 }
@@ -290,8 +276,8 @@ where
     }
 
     #[inline(always)]
-    pub(super) fn reduced(&mut self, wanted: Wanted) -> Stats<T::Wide, 1> {
-        let (isa, cut, classes) = (self.isa, self.cut(), self.row().len());
+    pub(super) fn reduced(&mut self, wanted: Wanted) -> Stats<W, 1> {
+        let (cut, classes) = (self.cut(), self.row().len());
         let keeps = matches!(wanted, Wanted::Sum | Wanted::Rest { keeps: true })
             && are_held(classes, self.threads_share_rows);
         let Held { mut exponentials, mut pieces, mut is_careful, .. } = std::mem::take(self.held);
@@ -299,30 +285,29 @@ where
         // again. Where memory is short, exponentials are computed again.
         let length = match (keeps, self.threads_share_rows) {
             (true, _) => classes,
-            (false, false) => classes.min(PIECE + BLOCK),
+            (false, false) => classes.min(LONGEST_PIECE),
             (false, true) => 0,
         };
         let missing = length.saturating_sub(exponentials.len());
         let length = if exponentials.try_reserve_exact(missing).is_ok() { length } else { 0 };
-        exponentials.resize(length, T::Wide::ZERO);
+        exponentials.resize(length, W::ZERO);
         pieces.clear();
         pieces.resize(cut.pieces, Piece::default());
         if self.threads_share_rows {
             threads::for_each(&mut pieces, &|nth, piece| {
-                *piece = isa.vectorize(
-                    #[inline(always)]
-                    || self.piece(&self.row()[cut.piece(nth)], &mut [], wanted, &mut false),
-                );
+                *piece =
+                    self.with_piece(cut.piece(nth), |x| self.piece(x, &mut [], wanted, &mut false));
             });
         } else {
             for (nth, piece) in pieces.iter_mut().enumerate() {
-                let x = &self.row()[cut.piece(nth)];
+                let piece_of_row = cut.piece(nth);
                 let start = if keeps { cut.at(nth) } else { 0 };
                 let held = match length {
                     0 => &mut [][..],
-                    _ => &mut exponentials[start..][..x.len()],
+                    _ => &mut exponentials[start..][..piece_of_row.len()],
                 };
-                *piece = self.piece(x, held, wanted, &mut is_careful);
+                *piece =
+                    self.with_piece(piece_of_row, |x| self.piece(x, held, wanted, &mut is_careful));
             }
         }
         let (largest, rest_sum) = join(&mut pieces);

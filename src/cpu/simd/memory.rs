@@ -1,10 +1,16 @@
 //! Loads logits of every type into vectors, and stores vectors as that type.
 
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 use super::isa::Isa;
 use super::vector::{LANES, Real, Vector};
 use crate::Element;
+use crate::problem::dtype::{Elements, ElementsMut};
+
+/// Bytes of a cache line.
+pub(in crate::cpu) const CACHE_LINE: usize = 64;
 
 /// A type of logits, with the type that they are computed in.
 pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
@@ -100,6 +106,101 @@ macro_rules! half {
 }
 half!(f16, load_f16, store_f16);
 half!(bf16, load_bf16, store_bf16);
+
+/// Converts elements to the type that they are computed in.
+#[inline(never)]
+pub(in crate::cpu) fn load_all<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [T::Wide]) {
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            let ((vectors, rest), (to, to_rest)) = (from.as_chunks(), to.as_chunks_mut());
+            for (to, from) in to.iter_mut().zip(vectors) {
+                *to = T::load(isa, from).array();
+            }
+            to_rest.iter_mut().zip(rest).for_each(|(to, from)| *to = from.widen());
+        },
+    );
+}
+
+/// Converts values to the type of elements, and writes them past the caches where `streams` is set.
+#[inline(never)]
+pub(in crate::cpu) fn store_all<I: Isa, T: Number>(
+    isa: I,
+    from: &[T::Wide],
+    to: &mut [T],
+    streams: bool,
+) {
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            // Elements before the first place that a vector can be streamed to.
+            let alignment = size_of::<[T; LANES]>().min(CACHE_LINE);
+            let head = if streams { to.as_ptr().align_offset(alignment).min(to.len()) } else { 0 };
+            let ((to_head, to), (head, from)) = (to.split_at_mut(head), from.split_at(head));
+            let ((to, to_rest), (vectors, rest)) = (to.as_chunks_mut(), from.as_chunks());
+            to_head.iter_mut().zip(head).for_each(|(to, &from)| *to = T::narrow(from));
+            for (to, from) in to.iter_mut().zip(vectors) {
+                let values = T::store(isa, Vector::load(isa, from));
+                if streams {
+                    // SAFETY: whole vectors lie between `to` and an aligned place.
+                    unsafe { T::stream(isa, to, values) };
+                } else {
+                    *to = values;
+                }
+            }
+            to_rest.iter_mut().zip(rest).for_each(|(to, &from)| *to = T::narrow(from));
+        },
+    );
+}
+
+/// Converts halves to f32, and returns them.
+pub(super) fn widen_halves<'b, I: Isa>(
+    isa: I,
+    from: Elements<'_>,
+    to: &'b mut [MaybeUninit<f32>],
+) -> &'b mut [f32] {
+    #[inline(never)]
+    fn of<'b, I: Isa, T: Number<Wide = f32>>(
+        isa: I,
+        from: &[T],
+        to: &'b mut [MaybeUninit<f32>],
+    ) -> &'b mut [f32] {
+        let to = &mut to[..from.len()];
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let ((vectors, rest), (to, to_rest)) =
+                    (from.as_chunks(), to.as_chunks_mut::<LANES>());
+                for (to, from) in to.iter_mut().zip(vectors) {
+                    let values = T::load(isa, from).array();
+                    to.iter_mut().zip(values).for_each(|(to, value)| _ = to.write(value));
+                }
+                to_rest.iter_mut().zip(rest).for_each(|(to, from)| _ = to.write(from.widen()));
+            },
+        );
+        // SAFETY: `to` is as long as `from`, so the loops above have written all of its elements.
+        unsafe { &mut *(std::ptr::from_mut(to) as *mut [f32]) }
+    }
+    match from {
+        Elements::F16(from) => of(isa, from, to),
+        Elements::BF16(from) => of(isa, from, to),
+        Elements::F32(_) | Elements::F64(_) => {
+            debug_assert!(false, "{} elements are no halves", from.dtype());
+            &mut []
+        }
+    }
+}
+
+/// Converts f32 values to halves.
+pub(super) fn narrow_to_halves<I: Isa>(isa: I, from: &[f32], to: ElementsMut<'_>, streams: bool) {
+    match to {
+        ElementsMut::F16(to) => store_all(isa, from, to, streams),
+        ElementsMut::BF16(to) => store_all(isa, from, to, streams),
+        ElementsMut::F32(_) | ElementsMut::F64(_) => {
+            debug_assert!(false, "{} elements are no halves", to.dtype());
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

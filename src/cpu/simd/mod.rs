@@ -37,7 +37,7 @@ pub(super) use isa::Isa;
 pub(super) use level::available;
 pub use level::simd_level;
 pub(super) use level::{Level, at_level, level};
-pub(super) use memory::Number;
+pub(super) use memory::{CACHE_LINE, Number, load_all, store_all};
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) use portable::Portable;
 pub(super) use vector::{LANES, Lane, Real, Vector, each};

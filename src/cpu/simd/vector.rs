@@ -1,14 +1,15 @@
 //! Vectors of sixteen lanes, of the two types that rows are computed in: f32 and f64.
 
+use std::mem::MaybeUninit;
 use std::ops::{Add, Div, Mul, Sub};
 use std::sync::Mutex;
 
 use super::exp::{Exp, ExpBase, exp_of};
 use super::isa::Isa;
-use super::memory::Number;
+use super::memory::{Number, narrow_to_halves, widen_halves};
 use crate::Element;
 use crate::cpu::scratch::{Reserve, Scratch};
-use crate::problem::dtype::Elements;
+use crate::problem::dtype::{Elements, ElementsMut};
 
 /// The number of lanes of a vector, for every instruction set and both types.
 pub(in crate::cpu) const LANES: usize = 16;
@@ -42,13 +43,27 @@ pub(in crate::cpu) trait Real:
     fn is_number(self) -> bool;
     /// Returns elements of this type as they are; `None` for another type.
     fn of_elements(elements: Elements<'_>) -> Option<&[Self]>;
+    fn of_elements_mut(elements: ElementsMut<'_>) -> Option<&mut [Self]>;
+    /// Converts halves, which are computed in f32, to that type; `to` has room for all of them.
+    fn widen_halves<'b, I: Isa>(
+        _: I,
+        from: Elements<'_>,
+        _: &'b mut [MaybeUninit<Self>],
+    ) -> &'b mut [Self] {
+        debug_assert!(false, "{} elements are not computed in f64", from.dtype());
+        &mut []
+    }
+    /// Converts f32 values to halves, and writes them past the caches where `streams` is set.
+    fn narrow_to_halves<I: Isa>(_: I, _: &[Self], to: ElementsMut<'_>, _: bool) {
+        debug_assert!(false, "{} elements are not computed in f64", to.dtype());
+    }
     /// Returns the memory that is set aside for rows of this type; `None` where it is for the other
     /// type.
     fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>>;
 }
 
 macro_rules! real {
-    ($ty:ident, $vector:ident, $reserve:ident, $dtype:ident) => {
+    ($ty:ident, $vector:ident, $reserve:ident, $dtype:ident, {$($halves:item)*}) => {
         impl Real for $ty {
             type V<I: Isa> = I::$vector;
             const ZERO: Self = 0.0;
@@ -66,6 +81,12 @@ macro_rules! real {
                 if let Elements::$dtype(elements) = elements { Some(elements) } else { None }
             }
 
+            fn of_elements_mut(elements: ElementsMut<'_>) -> Option<&mut [Self]> {
+                if let ElementsMut::$dtype(elements) = elements { Some(elements) } else { None }
+            }
+
+            $($halves)*
+
             fn reserve(reserve: &Reserve) -> Option<&Mutex<Scratch<Self>>> {
                 if let Reserve::$reserve(scratch) = reserve { Some(scratch) } else { None }
             }
@@ -77,8 +98,20 @@ macro_rules! real {
         }
     };
 }
-real!(f32, F32, Single, F32);
-real!(f64, F64, Double, F64);
+real!(f32, F32, Single, F32, {
+    fn widen_halves<'b, I: Isa>(
+        isa: I,
+        from: Elements<'_>,
+        to: &'b mut [MaybeUninit<f32>],
+    ) -> &'b mut [f32] {
+        widen_halves(isa, from, to)
+    }
+
+    fn narrow_to_halves<I: Isa>(isa: I, from: &[f32], to: ElementsMut<'_>, streams: bool) {
+        narrow_to_halves(isa, from, to, streams);
+    }
+});
+real!(f64, F64, Double, F64, {});
 
 /// The arithmetic of exponentials, on one value or on a vector.
 pub(in crate::cpu) trait Lane:
