@@ -124,6 +124,18 @@ macro_rules! with_values {
     };
 }
 
+/// Rounds to f32 so that rounding the result to a half type is correct: to the neighbour whose last
+/// bit is 1 where `value` is not an f32 (Boldo and Melquiond, Emulation of FMA and correctly rounded
+/// sums, 2008). `half` itself drops bits of an f64 before it rounds.
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if f64::from(nearest) == value || value.is_nan() {
+        return nearest;
+    }
+    let is_above = f64::from(nearest).abs() > value.abs();
+    f32::from_bits((nearest.to_bits() - u32::from(is_above)) | 1)
+}
+
 impl<'a> Elements<'a> {
     pub(crate) fn dtype(&self) -> DType {
         match self {
@@ -177,8 +189,8 @@ impl<'a> ElementsMut<'a> {
         }
         match self {
             Self::F32(values) => scale(values, factor, |value| value as f32),
-            Self::F16(values) => scale(values, factor, f16::from_f64),
-            Self::BF16(values) => scale(values, factor, bf16::from_f64),
+            Self::F16(values) => scale(values, factor, |value| f16::from_f32(to_odd(value))),
+            Self::BF16(values) => scale(values, factor, |value| bf16::from_f32(to_odd(value))),
             Self::F64(values) => scale(values, factor, |value| value),
         }
     }
@@ -199,8 +211,8 @@ impl<'a> ElementsMut<'a> {
     pub(crate) fn set(&mut self, place: usize, value: f64) {
         match self {
             Self::F32(values) => values[place] = value as f32,
-            Self::F16(values) => values[place] = f16::from_f64(value),
-            Self::BF16(values) => values[place] = bf16::from_f64(value),
+            Self::F16(values) => values[place] = f16::from_f32(to_odd(value)),
+            Self::BF16(values) => values[place] = bf16::from_f32(to_odd(value)),
             Self::F64(values) => values[place] = value,
         }
     }
@@ -221,5 +233,35 @@ impl<'a> ElementsMut<'a> {
             let (first, rest) = values.split_at_mut(at.min(values.len()));
             (Sealed::erase_mut(first), Sealed::erase_mut(rest))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values beside every tie between two halves are rounded away from it, and ties to even.
+    #[test]
+    fn an_f64_is_rounded_to_the_nearest_half() {
+        fn check<T: Element>(of_bits: fn(u16) -> T, erase: fn(&mut [T]) -> ElementsMut<'_>) {
+            for bits in 0..0x7bff_u16 {
+                let (low, high): (f64, f64) = (of_bits(bits).into(), of_bits(bits + 1).into());
+                if !high.is_finite() {
+                    break;
+                }
+                let tie = (low + high) / 2.0;
+                let even = if bits % 2 == 0 { low } else { high };
+                for (value, wanted) in [(tie.next_down(), low), (tie, even), (tie.next_up(), high)]
+                {
+                    for sign in [1.0, -1.0] {
+                        let mut halves = [of_bits(0)];
+                        erase(&mut halves).set(0, sign * value);
+                        assert_eq!(halves[0].into(), sign * wanted, "{value:e}");
+                    }
+                }
+            }
+        }
+        check(f16::from_bits, Sealed::erase_mut);
+        check(bf16::from_bits, Sealed::erase_mut);
     }
 }

@@ -1,6 +1,8 @@
 //! The options of the loss, and their checks on the host, which settle which rows count and by what
 //! their sum is divided.
 
+use half::{bf16, f16};
+
 use crate::problem::checked_loss::CheckedLoss;
 use crate::problem::dtype::Elements;
 use crate::problem::error::try_vec;
@@ -561,27 +563,48 @@ pub(crate) fn check_upstream_gradients(shape: Shape, factors: &[f32]) -> Result<
 }
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
-    const PROBABILITIES: usize = 256;
-    fn first_bad<T: Element>(values: &[T]) -> Option<usize> {
-        let is_good = |value: T| {
-            let value: f64 = value.into();
-            value >= 0.0 && value <= f64::from(f32::MAX)
-        };
-        // Whole chunks are checked without a branch for each value, which compilers vectorize.
-        let chunk = values
-            .chunks(PROBABILITIES)
-            .position(|chunk| !chunk.iter().fold(true, |good, &value| good & is_good(value)))?;
-        let start = chunk * PROBABILITIES;
-        Some(start + values[start..].iter().position(|&value| !is_good(value))?)
-    }
+    // Zeros may have either sign. The others are compared as they are, so that compilers vectorize.
     let bad = match values {
-        Elements::F32(values) => first_bad(values),
-        Elements::F16(values) => first_bad(values),
-        Elements::BF16(values) => first_bad(values),
-        Elements::F64(values) => first_bad(values),
+        Elements::F32(values) => first_bad(values, |value| value >= 0.0 && value <= f32::MAX),
+        Elements::F64(values) => {
+            first_bad(values, |value| value >= 0.0 && value <= f64::from(f32::MAX))
+        }
+        Elements::F16(values) => first_bad(values, |value| {
+            value.to_bits() <= f16::MAX.to_bits() || value.to_bits() == f16::NEG_ZERO.to_bits()
+        }),
+        Elements::BF16(values) => first_bad(values, |value| {
+            value.to_bits() <= bf16::MAX.to_bits() || value.to_bits() == bf16::NEG_ZERO.to_bits()
+        }),
     };
     let Some(at) = bad else { return Ok(()) };
     let (outer, within) = (at / shape.block(), at % shape.block());
     let (class, row) = (within / shape.inner(), outer * shape.inner() + within % shape.inner());
     Err(Error::Probability { row, class, value: values.at(at) })
+}
+
+/// Returns the place of the first value that is not good. The threads share the values.
+fn first_bad<T: Copy + Sync>(
+    values: &[T],
+    is_good: impl Fn(T) -> bool + Copy + Sync,
+) -> Option<usize> {
+    /// Values that are checked without a branch for each.
+    const CHUNK: usize = 256;
+    const PARTS: usize = 32;
+    const PART_VALUES: usize = 32 * 1024;
+    let length = values.len().div_ceil(PARTS).max(PART_VALUES).next_multiple_of(CHUNK);
+    let mut found = [None; PARTS];
+    let parts = values.len().div_ceil(length);
+    crate::cpu::for_each(&mut found[..parts], &|part, found| {
+        let start = part * length;
+        let values = &values[start..values.len().min(start + length)];
+        let chunk = values
+            .chunks(CHUNK)
+            .position(|chunk| !chunk.iter().fold(true, |good, &value| good & is_good(value)));
+        *found = chunk.and_then(|chunk| {
+            let at = chunk * CHUNK;
+            let place = values[at..].iter().position(|&value| !is_good(value));
+            place.map(|place| start + at + place)
+        });
+    });
+    found.into_iter().flatten().next()
 }

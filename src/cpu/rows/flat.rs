@@ -341,16 +341,22 @@ impl<I: Isa, Y: LogitTransform, W: Exp> FlatRows<'_, I, Y, W> {
                 logits[row] = transform.orient_one(max[row]);
             }
             let terms = self.terms_of(&logits);
-            let without = self.row_sums::<true>(&terms);
+            let mut is_confident = false;
             for row in 0..ROWS {
                 max_exps[row] = terms[row].into();
-                // Where the maximum occurs once, the sum without it is the rest of the sum, and
-                // exact beside a confident maximum. Where it occurs more often, it is at most half
-                // of the sum.
-                let (sum, rest): (f64, f64) = (sums[row].into(), without[row].into());
-                let difference = sum - max_exps[row];
-                rest_sums[row] =
-                    if difference - rest > 0.5 * max_exps[row] { difference } else { rest };
+                let sum: f64 = sums[row].into();
+                rest_sums[row] = sum - max_exps[row];
+                is_confident |= (rest_sums[row] < max_exps[row]) & (row < count);
+            }
+            if is_confident {
+                let without = self.row_sums::<true>(&terms);
+                for row in 0..ROWS {
+                    // The maximum has more than half of the sum, so it occurs once. Rounding cannot
+                    // take the sum of two such exponentials below twice their value.
+                    if rest_sums[row] < max_exps[row] {
+                        rest_sums[row] = without[row].into();
+                    }
+                }
             }
         } else {
             for row in 0..ROWS {

@@ -183,7 +183,11 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<1> for LongRow<'_, I, Y, W> {
             || {
                 let (cut, mut max) = (self.cut(), W::NEG_INFINITY);
                 for nth in 0..cut.pieces {
-                    let of_piece = self.with_piece(cut.piece(nth), |x| self.max(x));
+                    let of_piece = self.with_piece(
+                        cut.piece(nth),
+                        #[inline(always)]
+                        |x| self.max(x),
+                    );
                     max = if of_piece > max { of_piece } else { max };
                 }
                 [max]
