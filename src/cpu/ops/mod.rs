@@ -96,8 +96,11 @@ impl RowTask<'_> {
                 apart!(cross_entropy::gradient_rows(rows, operands)),
             ),
             Op::CrossEntropyBackward => apart!(cross_entropy::backward_rows(rows, operands)),
-            Op::SoftmaxBackward => apart!(backward::rows(rows, operands)),
-            Op::LogSoftmaxBackward => apart!(backward::log_rows(rows, operands)),
+            // These read probabilities, which have no transform: nothing is compiled for others.
+            Op::SoftmaxBackward if R::Y::IS_IDENTITY => apart!(backward::rows(rows, operands)),
+            Op::LogSoftmaxBackward if R::Y::IS_IDENTITY => {
+                apart!(backward::log_rows(rows, operands))
+            }
             Op::LogSumExp => {
                 write_values(rows_out, at, rows.count(), apart!(log_sum_exp::rows(rows)))
             }
@@ -109,7 +112,9 @@ impl RowTask<'_> {
                     out[at..][..rows.count()].copy_from_slice(&predictions[..rows.count()]);
                 }
             }
-            op @ (Op::TopK | Op::Sample) => debug_assert!(false, "{op:?} has a row to itself"),
+            op @ (Op::TopK | Op::Sample | Op::SoftmaxBackward | Op::LogSoftmaxBackward) => {
+                debug_assert!(false, "{op:?} is not computed here");
+            }
         }
     }
 

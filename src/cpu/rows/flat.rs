@@ -20,8 +20,10 @@
 //! ([`Flat::resize`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
 //! together ([`Vector::fold_rows`]).
 
+use std::ops::Range;
+
 use super::Place;
-use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
+use super::{Lanes, ROWS, Rows, SHORT_ROW_CLASSES, Stats, Wanted, Wide, split_factor};
 use crate::Error;
 use crate::cpu::simd::{Exp, Isa, LANES, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
@@ -187,46 +189,69 @@ impl<I: Isa, Y: LogitTransform, W: Exp> FlatRows<'_, I, Y, W> {
         self.flat.exponentials = exponentials;
     }
 
-    /// Returns the sum of the exponentials of each row, `LEAVES_OUT` those that equal `left_out`.
-    /// A sum is rounded in f32 no more than five times in lanes, and four times here.
+    /// Folds `value` of each row to one element; rows beyond the last repeat it.
     #[inline(always)]
-    fn row_sums<const LEAVES_OUT: bool>(&self, left_out: &[W; ROWS]) -> [W; ROWS] {
-        let (isa, classes) = (self.isa, self.classes);
-        let zero = W::V::splat(isa, W::ZERO);
-        let mut sums = [W::ZERO; ROWS];
-        for (half, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            if half * LANES >= self.count {
+    fn fold_each(
+        &self,
+        value: impl Fn(usize) -> W::V<I>,
+        with: impl Fn(W::V<I>, W::V<I>) -> W::V<I> + Copy,
+    ) -> [W; ROWS] {
+        let mut folded = [W::ZERO; ROWS];
+        for (half, folded) in folded.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let (first, last) = (half * LANES, self.count.saturating_sub(1));
+            if first > last {
                 break;
             }
-            let mut lanes = [zero; LANES];
-            for (nth, lanes) in lanes.iter_mut().enumerate().take(self.count - half * LANES) {
-                let row = half * LANES + nth;
-                let left_out = W::V::splat(isa, left_out[row]);
-                let e = &self.flat.exponentials[row * classes..][..classes + LANES];
-                let (vectors, _) = e.as_chunks::<LANES>();
-                let (whole, rest) = (classes / LANES, classes % LANES);
-                // for each vector of the row:  sums[vector % 2] += e
-                let mut pair = [zero; 2];
-                for e in &vectors[..whole] {
-                    let e = kept::<I, _, LEAVES_OUT>(Vector::load(isa, e), left_out, zero);
-                    pair = [pair[1], pair[0] + e];
-                }
-                if rest > 0 {
-                    let e = Vector::load(isa, &vectors[whole]);
-                    let e = kept::<I, _, LEAVES_OUT>(e, left_out, zero);
-                    pair[0] = pair[0] + e.first_lanes(isa, rest, zero);
-                }
-                *lanes = pair[0] + pair[1];
+            let mut lanes = [W::V::splat(self.isa, W::ZERO); LANES];
+            // for each of sixteen rows:  lanes[row] = value(row)
+            for nth in 0..LANES {
+                lanes[nth] = value((first + nth).min(last));
             }
-            *sums = Vector::fold_rows(
-                isa,
-                lanes,
-                #[inline(always)]
-                |a, b| a + b,
-            )
-            .array();
+            *folded = Vector::fold_rows(self.isa, lanes, with).array();
         }
-        sums
+        folded
+    }
+
+    /// Returns the sum of the exponentials of each row, without those that equal `left_out` if
+    /// `LEAVES_OUT` is set. A sum is rounded in f32 at most five times in lanes and four times in
+    /// `fold_rows`.
+    #[inline(always)]
+    fn row_sums<const LEAVES_OUT: bool>(&self, left_out: &[W; ROWS]) -> [W; ROWS] {
+        macro_rules! sums {
+            ($is_part:literal) => {
+                self.fold_each(
+                    #[inline(always)]
+                    |row| self.row_sum::<LEAVES_OUT, $is_part>(row, left_out),
+                    #[inline(always)]
+                    |a, b| a + b,
+                )
+            };
+        }
+        if self.classes < LANES { sums!(true) } else { sums!(false) }
+    }
+
+    /// Returns the sum of the vectors of a row; `IS_PART` says that it is less than one vector.
+    #[inline(always)]
+    fn row_sum<const LEAVES_OUT: bool, const IS_PART: bool>(
+        &self,
+        row: usize,
+        left_out: &[W; ROWS],
+    ) -> W::V<I> {
+        let (isa, classes) = (self.isa, self.classes);
+        let (zero, left_out) = (W::V::splat(isa, W::ZERO), W::V::splat(isa, left_out[row]));
+        let vectors = self.flat.exponentials[row * classes..][..classes + LANES].as_chunks().0;
+        let (whole, rest) = if IS_PART { (0, classes) } else { (classes / LANES, classes % LANES) };
+        // for each vector of the row:  sums[vector % 2] += e
+        let mut sums = [zero; 2];
+        for e in &vectors[..whole] {
+            let e = kept::<I, _, LEAVES_OUT>(Vector::load(isa, e), left_out, zero);
+            sums = [sums[1], sums[0] + e];
+        }
+        if rest > 0 {
+            let e = kept::<I, _, LEAVES_OUT>(Vector::load(isa, &vectors[whole]), left_out, zero);
+            sums[0] = sums[0] + e.first_lanes(isa, rest, zero);
+        }
+        sums[0] + sums[1]
     }
 
     /// Returns the logits of `row` from class `16 * nth` on, and what is below all logits in lanes
@@ -246,33 +271,25 @@ impl<I: Isa, Y: LogitTransform, W: Exp> FlatRows<'_, I, Y, W> {
         }
     }
 
+    /// Returns the largest oriented logit of each row, NaN left out.
     #[inline(always)]
     fn largest(&self) -> [W; ROWS] {
         let (isa, transform) = (self.isa, self.transform);
         let lowest = W::V::splat(isa, W::NEG_INFINITY);
-        let mut maxima = [W::NEG_INFINITY; ROWS];
-        for (half, maxima) in maxima.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let first = half * LANES;
-            if first >= self.count {
-                break;
-            }
-            let mut lanes = [lowest; LANES];
-            for (nth, best) in lanes.iter_mut().enumerate().take(self.count - first) {
+        let vectors = self.classes.div_ceil(LANES);
+        self.fold_each(
+            #[inline(always)]
+            |row| {
+                let mut best = lowest;
                 // for each vector of the row:  best = max(best, oriented x)
-                for vector in 0..self.classes.div_ceil(LANES) {
-                    let x = self.vector(first + nth, vector);
-                    *best = transform.orient::<I, W>(isa, x).larger(*best);
+                for vector in 0..vectors {
+                    best = transform.orient::<I, W>(isa, self.vector(row, vector)).larger(best);
                 }
-            }
-            *maxima = Vector::fold_rows(
-                isa,
-                lanes,
-                #[inline(always)]
-                |a, b| a.larger(b),
-            )
-            .array();
-        }
-        maxima
+                best
+            },
+            #[inline(always)]
+            |a, b| a.larger(b),
+        )
     }
 
     /// Returns the first class of each row that has the logit of its maximum.
@@ -281,17 +298,27 @@ impl<I: Isa, Y: LogitTransform, W: Exp> FlatRows<'_, I, Y, W> {
         let mut classes = [0; ROWS];
         for row in 0..self.count {
             let wanted = Vector::splat(self.isa, self.transform.orient_one(max[row]));
-            // for each vector of the row, backwards:  if any x is the maximum, class = the first
-            // The loop runs from the last vector to the first and never ends early: processors
-            // could not predict where. A lane beyond the row may equal the maximum.
-            for nth in (0..self.classes.div_ceil(LANES)).rev() {
-                let found = self.vector(row, nth).equal(wanted);
-                if found != 0 {
-                    classes[row] = nth * LANES + found.trailing_zeros() as usize;
-                }
-            }
+            // Nothing depends on where the maximum is, which processors could not predict.
+            let vectors = self.classes.div_ceil(LANES);
+            let low = self.lanes_equal(row, 0..vectors.min(4), wanted);
+            let high = self.lanes_equal(row, 4..vectors.max(4), wanted);
+            let place = if low != 0 { low.trailing_zeros() } else { 64 + high.trailing_zeros() };
+            // Class 0 where all logits are NaN.
+            classes[row] = place as usize % SHORT_ROW_CLASSES;
         }
         classes
+    }
+
+    /// Returns a bit for each lane of up to four vectors of a row: whether it equals `wanted`. Lanes
+    /// beyond the row may.
+    #[inline(always)]
+    fn lanes_equal(&self, row: usize, vectors: Range<usize>, wanted: W::V<I>) -> u64 {
+        let (start, mut found) = (vectors.start, 0);
+        // for each vector:  found |= bits of its lanes
+        for nth in vectors {
+            found |= u64::from(self.vector(row, nth).equal(wanted)) << ((nth - start) * LANES);
+        }
+        found
     }
 
     #[inline(always)]
