@@ -27,7 +27,7 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Returns dy/dx.
     fn derivative<W: Real>(self, x: W) -> f64;
     /// Returns y(x) of sixteen logits.
-    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64;
+    fn values<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> I::F64;
     /// Returns dy/dx of sixteen logits, with an error of a few units in the last place of the
     /// steepest slope.
     fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I>;
@@ -212,7 +212,7 @@ impl LogitTransform for Identity {
     }
 
     #[inline(always)]
-    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
+    fn values<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> I::F64 {
         x.wide(isa)
     }
 
@@ -265,7 +265,42 @@ impl LogitTransform for Identity {
 /// y(x) = softcap * tanh(scale * x / softcap), or scale * x without a cap. It is computed in f64:
 /// the rounding of a product to f32 would be a large error in the exponential of a logit of 80.
 #[derive(Clone, Copy)]
-pub(super) struct ScaledCapped(pub(super) Transform);
+pub(super) struct ScaledCapped {
+    scale: f64,
+    cap: Option<Cap>,
+}
+
+/// A soft cap, with what inner loops need of it: a division or a rounding there would delay all
+/// that follows it.
+#[derive(Clone, Copy)]
+struct Cap {
+    softcap: f64,
+    /// The factor of x in 2 u, where tanh(u) is wanted, and four times the scale, for slopes.
+    slopes: [f64; 2],
+    single_slopes: [f32; 2],
+    /// The factor of x in 2 u log2(e): exp(2 u) = 2^(doublings * x).
+    doublings: f64,
+    /// The |x| from which on tanh is 1 in f64: doublings * x is 60.
+    limit: f32,
+}
+
+/// Makes a [`ScaledCapped`].
+#[allow(non_snake_case)]
+pub(super) fn ScaledCapped(transform: Transform) -> ScaledCapped {
+    let Transform { scale, softcap } = transform;
+    let cap = softcap.map(|softcap| {
+        let slopes = [2.0 * scale / softcap, 4.0 * scale];
+        let doublings = slopes[0] * std::f64::consts::LOG2_E;
+        Cap {
+            softcap,
+            slopes,
+            single_slopes: slopes.map(|factor| factor as f32),
+            doublings,
+            limit: (60.0 / doublings.abs()) as f32,
+        }
+    });
+    ScaledCapped { scale, cap }
+}
 
 impl LogitTransform for ScaledCapped {
     const IS_IDENTITY: bool = false;
@@ -277,43 +312,34 @@ impl LogitTransform for ScaledCapped {
 
     #[inline(always)]
     fn lowest<T: Number>(self) -> T {
-        if self.0.scale < 0.0 { T::HIGHEST } else { T::LOWEST }
+        if self.scale < 0.0 { T::HIGHEST } else { T::LOWEST }
     }
 
     #[inline(always)]
     fn is_regular<W: Real>(self, max: W) -> bool {
         // A cap turns infinities into numbers.
         let max: f64 = max.into();
-        if self.0.softcap.is_some() { !max.is_nan() } else { max.is_finite() }
+        if self.cap.is_some() { !max.is_nan() } else { max.is_finite() }
     }
 
     #[inline(always)]
     fn value<W: Real>(self, x: W) -> f64 {
-        let x = self.0.scale * x.into();
-        match self.0.softcap {
+        let x = self.scale * x.into();
+        match self.cap {
             None => x,
-            Some(cap) => cap * tanh(x / cap).0,
+            Some(Cap { softcap, .. }) => softcap * tanh(x / softcap).0,
         }
     }
 
     #[inline(always)]
     fn derivative<W: Real>(self, x: W) -> f64 {
-        let x = self.0.scale * x.into();
-        self.0.scale * self.0.softcap.map_or(1.0, |cap| tanh(x / cap).1)
+        let x = self.scale * x.into();
+        self.scale * self.cap.map_or(1.0, |cap| tanh(x / cap.softcap).1)
     }
 
-    /// ```text
-    /// m = exp(2 u) - 1, u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
-    /// y = softcap * m / (m + 2)
-    /// ```
     #[inline(always)]
-    fn values<I: Isa, W: Real>(self, isa: I, x: W::V<I>) -> I::F64 {
-        let all = |value| I::F64::splat(isa, value);
-        let x = x.wide(isa);
-        let Some(cap) = self.0.softcap else { return x * all(self.0.scale) };
-        let twice = x * all(2.0 * self.0.scale / cap);
-        let minus_one = expm1_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
-        all(cap) * (minus_one / (minus_one + all(2.0)))
+    fn values<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> I::F64 {
+        self.difference::<I, W>(isa, x, I::F64::splat(isa, 0.0))
     }
 
     /// ```text
@@ -322,18 +348,16 @@ impl LogitTransform for ScaledCapped {
     /// ```
     #[inline(always)]
     fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I> {
-        let all = |value| W::V::splat(isa, W::of(value));
-        let Some(cap) = self.0.softcap else { return all(self.0.scale) };
-        // Neither 0 nor infinite, so that no logit makes it NaN.
-        let twice = 2.0 * self.0.scale / cap;
-        let twice = twice.abs().clamp(W::MIN_NORMAL, W::LARGEST_NUMBER).copysign(twice);
-        let u = x * all(twice);
-        let minus = all(0.0) - u;
+        let all = |value| W::V::splat(isa, value);
+        let Some(cap) = self.cap else { return all(W::of(self.scale)) };
+        // No scale and cap make a factor 0 or infinite, so that no number becomes NaN.
+        let [twice, steepest] = cap.slopes;
+        let [single_twice, single_steepest] = cap.single_slopes;
+        let u = x * all(W::either(single_twice, twice));
         let lanes = ExpBaseLanes::of_row(isa, &W::base_near(W::ZERO, 0));
-        // u.at_least(minus) is |u|, NaN for NaN.
-        let [z] = W::V::exp(isa, [all(0.0) - u.at_least(minus)], [&lanes.base]);
-        let whole = all(1.0) + z;
-        all(self.0.scale) * (all(4.0) * z / (whole * whole))
+        let [z] = W::V::exp(isa, [u.at_most(all(W::ZERO) - u)], [&lanes.base]);
+        let whole = all(W::ONE) + z;
+        all(W::either(single_steepest, steepest)) * z / (whole * whole)
     }
 
     #[inline(always)]
@@ -355,7 +379,7 @@ impl LogitTransform for ScaledCapped {
         x: W::V<I>,
         bases: &ExpBaseLanes<W, I>,
     ) -> W::V<I> {
-        let d = self.values::<I, W>(isa, x) - bases.wide_offset;
+        let d = self.exponent(isa, x, bases);
         let e = W::exp_of_wide(isa, d, &bases.base);
         bases.or_infinity(isa, e, W::V::of_wide(isa, d))
     }
@@ -368,7 +392,7 @@ impl LogitTransform for ScaledCapped {
         bases: [&ExpBaseLanes<W, I>; N],
     ) -> [W::V<I>; N] {
         for (x, lanes) in x.iter_mut().zip(bases) {
-            let d = self.values::<I, W>(isa, *x) - lanes.wide_offset;
+            let d = self.exponent(isa, *x, lanes);
             *x = W::exp_of_wide(isa, d, &lanes.base);
         }
         x
@@ -377,8 +401,36 @@ impl LogitTransform for ScaledCapped {
     #[inline(always)]
     fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I> {
         let limit: f64 = W::FIXED_LIMIT.into();
-        let y = self.values::<I, W>(isa, x).at_most(I::F64::splat(isa, limit));
+        let y = self.exponent(isa, x, fixed).at_most(I::F64::splat(isa, limit));
         W::exp_of_wide(isa, y, &fixed.base)
+    }
+}
+
+impl ScaledCapped {
+    /// Returns y(x) - offset.
+    ///
+    /// ```text
+    /// m = exp(2 u) - 1, u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
+    /// y = softcap * m / (m + 2)
+    /// ```
+    #[inline(always)]
+    fn difference<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, offset: I::F64) -> I::F64 {
+        let all = |value| I::F64::splat(isa, value);
+        let Some(cap) = self.cap else { return x.wide(isa) * all(self.scale) - offset };
+        let factors = [cap.softcap, cap.doublings];
+        if let Some(difference) = W::quickly_capped(isa, x, factors, cap.limit, offset) {
+            return difference;
+        }
+        let twice = x.wide(isa) * all(cap.slopes[0]);
+        let minus_one = expm1_lanes(isa, twice.at_least(all(-40.0)).at_most(all(40.0)));
+        all(cap.softcap) * (minus_one / (minus_one + all(2.0))) - offset
+    }
+
+    /// Returns the same, but -2000, whose exponential is 0, where an uncapped y is below that.
+    #[inline(always)]
+    fn exponent<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> I::F64 {
+        let d = self.difference::<I, W>(isa, x, bases.wide_offset);
+        if self.cap.is_some() { d } else { d.at_least(I::F64::splat(isa, -2000.0)) }
     }
 }
 
