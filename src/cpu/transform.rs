@@ -284,7 +284,7 @@ struct Cap {
     limit: f32,
 }
 
-/// Makes a [`ScaledCapped`].
+/// Makes a [`ScaledCapped`]. (Named as a constructor, which it was where it is called.)
 #[allow(non_snake_case)]
 pub(super) fn ScaledCapped(transform: Transform) -> ScaledCapped {
     let Transform { scale, softcap } = transform;
@@ -407,7 +407,7 @@ impl LogitTransform for ScaledCapped {
 }
 
 impl ScaledCapped {
-    /// Returns y(x) - offset.
+    /// Returns y(x) - offset, by [`Exp::quickly_capped`] or by
     ///
     /// ```text
     /// m = exp(2 u) - 1, u = scale * x / softcap, between -20 and 20, where tanh is -1 and 1 in f64
