@@ -54,7 +54,7 @@ pub(in crate::cpu) fn class_loops(op: Op) -> &'static [ClassLoop] {
         Op::Entropy => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }],
         Op::EntropyBackward => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map],
         Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
-        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Exponentials, Map],
+        Op::LogSoftmaxBackward => &[Sum { reads_rows: true }, Map],
         Op::TopK => &[Search, ExponentialSum { keeps: false }],
         Op::Sample => &[ExponentialSum { keeps: false }, Draw],
     }

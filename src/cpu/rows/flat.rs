@@ -21,7 +21,7 @@
 //! together ([`Vector::fold_rows`]).
 
 use super::Place;
-use super::{Lanes, ROWS, Rows, Stats, Wanted, Wide, split_factor};
+use super::{Lanes, ROWS, Rows, Stats, Wanted, split_factor};
 use crate::Error;
 use crate::cpu::simd::{Exp, Isa, LANES, Number, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
@@ -566,28 +566,41 @@ where
     }
 
     #[inline(always)]
-    fn sums<const K: usize>(
+    fn sums<V: Vector<I>, const K: usize>(
         &self,
-        values: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> [Wide<Self, ROWS>; K] + Sync,
+        values: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> [V; K] + Sync,
     ) -> [[f64; ROWS]; K] {
         let (isa, classes) = (self.isa, self.classes);
-        let zero = I::F64::splat(isa, 0.0);
+        let zero = V::splat(isa, V::W::ZERO);
         let mut sums = [[0.0; ROWS]; K];
-        for row in 0..self.count {
-            let mut lanes = [zero; K];
-            // for each vector of the row:  lanes += values(place, x)
-            for nth in 0..classes.div_ceil(LANES) {
-                let (at, rest) = (nth * LANES, classes - nth * LANES);
-                let place = Place { row, rows: None, at: row * classes + at, class_at: at };
-                let found = values(place, self.vector(row, nth));
-                for (lanes, found) in lanes.iter_mut().zip(found) {
-                    let found =
-                        if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
-                    *lanes = *lanes + found;
+        for first in (0..self.count).step_by(LANES) {
+            let mut of_rows = [[I::F64::splat(isa, 0.0); LANES]; K];
+            for nth in 0..LANES.min(self.count - first) {
+                let row = first + nth;
+                let mut lanes = [zero; K];
+                // for each vector of the row:  lanes += values(place, x)
+                for vector in 0..classes.div_ceil(LANES) {
+                    let (at, rest) = (vector * LANES, classes - vector * LANES);
+                    let place = Place { row, rows: None, at: row * classes + at, class_at: at };
+                    let found = values(place, self.vector(row, vector));
+                    for (lanes, found) in lanes.iter_mut().zip(found) {
+                        let found =
+                            if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
+                        *lanes = *lanes + found;
+                    }
+                }
+                for (of_rows, lanes) in of_rows.iter_mut().zip(lanes) {
+                    of_rows[nth] = lanes.wide(isa);
                 }
             }
-            for (sums, lanes) in sums.iter_mut().zip(lanes) {
-                sums[row] = lanes.total();
+            for (sums, of_rows) in sums.iter_mut().zip(of_rows) {
+                let folded = Vector::fold_rows(
+                    isa,
+                    of_rows,
+                    #[inline(always)]
+                    |a, b| a + b,
+                );
+                sums[first..][..LANES].copy_from_slice(&folded.array());
             }
         }
         sums

@@ -17,7 +17,7 @@
 //! exponentials were held from the first pass or computed again in the second.
 
 use super::read::BLOCK;
-use super::{Lanes, Place, Rows, Stats, Wanted, Wide};
+use super::{Lanes, Place, Rows, Stats, Wanted};
 use crate::Error;
 use crate::cpu::simd::{Exp, ExpBase, Isa, Number, Real, Vector};
 use crate::cpu::threads;
@@ -197,9 +197,9 @@ where
     }
 
     #[inline(always)]
-    fn sums<const K: usize>(
+    fn sums<V: Vector<I>, const K: usize>(
         &self,
-        values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
+        values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [V; K] + Sync,
     ) -> [[f64; 1]; K] {
         let cut = self.cut();
         let mut sums = [[0.0]; K];
