@@ -77,6 +77,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     let isa = rows.isa();
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [dots] = rows.narrow_sums(
+        true,
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
@@ -127,6 +128,7 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
     let (isa, transform) = (rows.isa(), rows.transform());
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [sums, excess] = rows.narrow_sums(
+        true,
         #[inline(always)]
         |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);

@@ -33,6 +33,29 @@ impl<W: Real, const N: usize> RowOperands<'_, W, N> {
         weight * (on_label + self.coefficients.off_value)
     }
 
+    /// Whether the spread labels, and their products with numbers up to the largest of the type,
+    /// are as good in the type of the lanes as in f64, wherever they are finite.
+    #[inline(always)]
+    fn has_narrow_labels(&self) -> bool
+    where
+        W: Exp,
+    {
+        let off_value = self.coefficients.off_value;
+        self.weights.is_empty() & ((off_value == 0.0) | (off_value >= W::MIN_NORMAL))
+    }
+
+    /// Returns the spread labels of sixteen classes without weights, in the type of the lanes.
+    #[inline(always)]
+    fn narrow_labels<I: Isa>(&self, isa: I, place: Place<'_>) -> W::V<I> {
+        let all = |value| W::V::splat(isa, W::of(value));
+        let off_labels = all(self.coefficients.off_value);
+        if !self.has_elementwise() {
+            return off_labels;
+        }
+        let targets: W::V<I> = place.of_element(isa, self.elementwise);
+        targets.mul_add(all(self.coefficients.on_value), off_labels)
+    }
+
     /// Returns the spread labels of sixteen classes.
     #[inline(always)]
     fn spread_labels<I: Isa>(&self, isa: I, place: Place<'_>) -> I::F64 {
@@ -127,17 +150,36 @@ fn spread_sums<R: Rows<N>, const N: usize>(
     max: &[f64; N],
 ) -> [[f64; N]; 2] {
     let (isa, transform) = (rows.isa(), rows.transform());
+    // y is a logit, which both are computed from without a rounding in between.
+    let is_narrow = R::Y::IS_IDENTITY && operands.has_narrow_labels();
+    let mut narrow_max = [R::W::ZERO; N];
+    for row in 0..N {
+        narrow_max[row] = R::W::of(max[row]);
+    }
     if operands.has_elementwise() {
-        return rows.sums(
+        return rows.narrow_sums(
+            is_narrow,
             #[inline(always)]
             |place, x| {
-                let labels = operands.spread_labels(isa, place);
+                let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
+                let labels = operands.narrow_labels(isa, place);
+                [labels, labels * (max - x)]
+            },
+            #[inline(always)]
+            |place, x| {
                 let max: Wide<R, N> = place.of_row(isa, max);
+                let labels = operands.spread_labels(isa, place);
                 [labels, labels * (max - transform.values::<R::I, R::W>(isa, x))]
             },
         );
     }
-    let [losses] = rows.sums(
+    let [losses] = rows.narrow_sums(
+        is_narrow,
+        #[inline(always)]
+        |place, x| {
+            let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
+            [operands.narrow_labels(isa, place) * (max - x)]
+        },
         #[inline(always)]
         |place, x| {
             let max: Wide<R, N> = place.of_row(isa, max);
@@ -421,7 +463,10 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     let logits = rows.pick(&targets.classes);
     let mut label_sums = [coefficients.off_value * coefficients.class_weight; N];
     if operands.has_elementwise() {
-        [label_sums] = rows.sums(
+        [label_sums] = rows.narrow_sums(
+            operands.has_narrow_labels(),
+            #[inline(always)]
+            |place, _| [operands.narrow_labels(isa, place)],
             #[inline(always)]
             |place, _| [operands.spread_labels(isa, place)],
         );

@@ -117,15 +117,16 @@ pub(super) trait Rows<const N: usize> {
         &self,
         values: impl Fn(Place<'_>, Lanes<Self, N>) -> [V; K] + Sync,
     ) -> [[f64; N]; K];
-    /// Returns the sums of `narrow` values, or of `wide` ones for the rows that have a sum of
-    /// narrow ones that is beyond the type or NaN.
+    /// Returns the sums of `narrow` values where `is_narrow` is set, and of `wide` ones where it is
+    /// not, and for the rows that have a sum of narrow ones that is beyond the type or NaN.
     #[inline(always)]
     fn narrow_sums<const K: usize>(
         &self,
+        is_narrow: bool,
         narrow: impl Fn(Place<'_>, Lanes<Self, N>) -> [Lanes<Self, N>; K] + Sync,
         wide: impl Fn(Place<'_>, Lanes<Self, N>) -> [Wide<Self, N>; K] + Sync,
     ) -> [[f64; N]; K] {
-        let mut sums = self.sums(narrow);
+        let mut sums = if is_narrow { self.sums(narrow) } else { [[f64::NAN; N]; K] };
         let (mut is_lost, mut any_lost) = ([false; N], false);
         for row in 0..N {
             is_lost[row] = sums.iter().any(|sums| !sums[row].is_finite());
