@@ -282,35 +282,49 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
 /// divided by a power of two near it, which `factor` makes up for. So no product is beyond the
 /// range of f32 unless the gradient is.
 struct RowFactors<W, const N: usize> {
-    multiples: [W; N],
+    /// The factors that turn exponentials into p * multiple.
+    of_exponentials: [f64; N],
     /// The factors of soft targets and of each class, `on_value` and `off_value`.
     on_values: [W; N],
     off_values: [W; N],
     /// Two factors, of which the first is 1 for all ordinary gradients.
     factors: [[W; N]; 2],
+    /// Whether a first factor is not 1.
+    is_split: bool,
 }
 
 impl<W: Exp, const N: usize> RowFactors<W, N> {
-    /// Returns the factors of rows with the given multiples and factors. A row with the factor 0
-    /// has the gradient 0.
+    /// Returns the factors of rows with the given multiples and factors; `inverse_sums` turn
+    /// exponentials into probabilities. A row with the factor 0 has the gradient 0.
     #[inline(always)]
-    fn new(operands: &RowOperands<'_, W, N>, multiples: &[f64; N], factors: &[f64; N]) -> Self {
+    fn new(
+        operands: &RowOperands<'_, W, N>,
+        inverse_sums: &[f64; N],
+        multiples: &[f64; N],
+        factors: &[f64; N],
+    ) -> Self {
         let (zero, one) = ([W::ZERO; N], [W::ONE; N]);
-        let mut rows =
-            Self { multiples: zero, on_values: zero, off_values: zero, factors: [one, zero] };
+        let mut rows = Self {
+            of_exponentials: [0.0; N],
+            on_values: zero,
+            off_values: zero,
+            factors: [one, zero],
+            is_split: false,
+        };
         for row in 0..N {
             let unit = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
-            let of =
-                |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
-            rows.multiples[row] = of(multiples[row]);
-            rows.on_values[row] = of(operands.coefficients.on_value);
-            rows.off_values[row] = of(operands.coefficients.off_value);
+            let of = |value: f64| (value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER);
+            rows.of_exponentials[row] = of(multiples[row]) * inverse_sums[row];
+            rows.on_values[row] = W::of(of(operands.coefficients.on_value));
+            rows.off_values[row] = W::of(of(operands.coefficients.off_value));
             [rows.factors[0][row], rows.factors[1][row]] = split_factor(factors[row], unit);
+            rows.is_split |= rows.factors[0][row] != W::ONE;
         }
         rows
     }
 
-    /// Returns the gradient of sixteen elements without what a target that is a class subtracts.
+    /// Returns the gradient of sixteen elements without what a target that is a class subtracts;
+    /// `value` is p * multiple.
     #[inline(always)]
     fn gradient<I: Isa, Y: LogitTransform>(
         &self,
@@ -318,10 +332,9 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         operands: &RowOperands<'_, W, N>,
         place: Place<'_>,
         x: W::V<I>,
-        p: W::V<I>,
+        mut value: W::V<I>,
     ) -> W::V<I> {
         let zero = W::V::splat(isa, W::ZERO);
-        let mut value = p * place.of_row(isa, &self.multiples);
         if operands.has_spread_labels() {
             let mut labels: W::V<I> = place.of_row(isa, &self.off_values);
             if operands.has_elementwise() {
@@ -336,11 +349,12 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         if !Y::IS_IDENTITY {
             value = value * transform.derivatives::<I, W>(isa, x);
         }
-        let factors: [W::V<I>; 2] =
-            [place.of_row(isa, &self.factors[0]), place.of_row(isa, &self.factors[1])];
+        if self.is_split {
+            value = value * place.of_row(isa, &self.factors[0]);
+        }
         // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is
         // negative.
-        value * factors[0] * factors[1] + zero
+        value * place.of_row(isa, &self.factors[1]) + zero
     }
 }
 
@@ -396,9 +410,9 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
         for row in 0..N {
             multiples[row] = labels[row] + z[row];
         }
-        let factors = RowFactors::new(operands, &multiples, &targets.factors);
+        let factors = RowFactors::new(operands, stats.inverse_sums(), &multiples, &targets.factors);
         rows.map_p(
-            stats.inverse_sums(),
+            &factors.of_exponentials,
             #[inline(always)]
             |place, x, p| factors.gradient((isa, transform), operands, place, x, p),
         );
@@ -488,10 +502,10 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
         multiples[row] = targets.on_label[row] + label_sums[row] + z;
     }
     let inverse_sums = rows.normalize(&operands.log_sum_exps);
-    let factors = RowFactors::new(operands, &multiples, &targets.factors);
+    let factors = RowFactors::new(operands, &inverse_sums, &multiples, &targets.factors);
     let row_factors = &factors.factors[1];
     rows.map_p(
-        &inverse_sums,
+        &factors.of_exponentials,
         #[inline(always)]
         |place, x, p| {
             let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);

@@ -577,16 +577,24 @@ where
             let mut of_rows = [[I::F64::splat(isa, 0.0); LANES]; K];
             for nth in 0..LANES.min(self.count - first) {
                 let row = first + nth;
+                let place = |vector: usize| {
+                    let class_at = vector * LANES;
+                    Place { row, rows: None, at: row * classes + class_at, class_at }
+                };
                 let mut lanes = [zero; K];
+                let (vectors, rest) = self.row(row).as_chunks::<LANES>();
                 // for each vector of the row:  lanes += values(place, x)
-                for vector in 0..classes.div_ceil(LANES) {
-                    let (at, rest) = (vector * LANES, classes - vector * LANES);
-                    let place = Place { row, rows: None, at: row * classes + at, class_at: at };
-                    let found = values(place, self.vector(row, vector));
+                for (vector, x) in vectors.iter().enumerate() {
+                    let found = values(place(vector), T::load(isa, x));
                     for (lanes, found) in lanes.iter_mut().zip(found) {
-                        let found =
-                            if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
                         *lanes = *lanes + found;
+                    }
+                }
+                if !rest.is_empty() {
+                    let vector = vectors.len();
+                    let found = values(place(vector), self.vector(row, vector));
+                    for (lanes, found) in lanes.iter_mut().zip(found) {
+                        *lanes = *lanes + found.first_lanes(isa, rest.len(), zero);
                     }
                 }
                 for (of_rows, lanes) in of_rows.iter_mut().zip(lanes) {
