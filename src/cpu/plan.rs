@@ -212,9 +212,8 @@ impl Listed {
                     let kept = if keeps { vec!["exponentials"] } else { vec![] };
                     ("exponential_sum", read_file, vec![rows], kept)
                 }
-                ClassLoop::Sum { reads_rows } => {
-                    let rows = reads_rows.then_some(rows);
-                    ("sum", read_file, rows.into_iter().chain(operand).collect(), vec![])
+                ClassLoop::Sum => {
+                    ("sum", read_file, [rows].into_iter().chain(operand).collect(), vec![])
                 }
                 ClassLoop::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
                 ClassLoop::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
@@ -316,7 +315,7 @@ mod tests {
             &self,
             values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [V; K] + Sync,
         ) -> [[f64; 1]; K] {
-            self.note(&[ClassLoop::Sum { reads_rows: true }]);
+            self.note(&[ClassLoop::Sum]);
             self.rows.sums(values)
         }
         fn scale(&mut self, factors: &[f64; 1]) {

@@ -313,7 +313,8 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         };
         for row in 0..N {
             let unit = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
-            let of = |value: f64| (value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER);
+            let inverse = 1.0 / unit;
+            let of = |value: f64| (value * inverse).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER);
             rows.of_exponentials[row] = of(multiples[row]) * inverse_sums[row];
             rows.on_values[row] = W::of(of(operands.coefficients.on_value));
             rows.off_values[row] = W::of(of(operands.coefficients.off_value));
