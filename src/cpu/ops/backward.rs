@@ -12,10 +12,16 @@ use crate::cpu::rows::{Lanes, Place, Rows, Wide};
 use crate::cpu::simd::{Exp, Lane, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// The rows that are computed in f64. A row is not where its sum is at most 2^-26 of the largest
-/// number, so that neither g - sum nor a product of the sum and a probability is beyond the type,
-/// and where the scale is so near 1 that what a subnormal product has lost stays subnormal. The
-/// values of a row alone decide.
+/// Returns whether a scale is so near 1 that what a subnormal term has lost stays subnormal.
+#[inline(always)]
+fn is_moderate<W: Exp>(scale: f64) -> bool {
+    (W::MIN_NORMAL..=1024.0).contains(&scale.abs())
+}
+
+/// The rows that are computed in f64: all of them where the scale is not moderate, else those whose
+/// sum is beyond 2^-26 of the largest number. The sums of all others are so small that neither
+/// g - sum nor a product of the sum and a probability is beyond the type. The values of a row alone
+/// decide.
 struct Careful<W, const N: usize> {
     /// 1 for these rows, else 0.
     flags: [W; N],
@@ -25,8 +31,7 @@ struct Careful<W, const N: usize> {
 impl<W: Exp, const N: usize> Careful<W, N> {
     #[inline(always)]
     fn new(sums: &[f64; N], scale: f64) -> Self {
-        let magnitude = scale.abs();
-        let is_moderate = (W::MIN_NORMAL..=1024.0).contains(&magnitude);
+        let is_moderate = is_moderate::<W>(scale);
         let mut rows = Self { flags: [W::ZERO; N], any: false };
         for row in 0..N {
             // NaN is at most nothing.
@@ -77,7 +82,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     let isa = rows.isa();
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [dots] = rows.narrow_sums(
-        true,
+        is_moderate::<R::W>(scale),
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
@@ -128,7 +133,7 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
     let (isa, transform) = (rows.isa(), rows.transform());
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [sums, excess] = rows.narrow_sums(
-        true,
+        is_moderate::<R::W>(scale),
         #[inline(always)]
         |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
