@@ -240,7 +240,11 @@ impl<'a> RowTask<'a> {
         macro_rules! copy {
             ($($dtype:ident),*) => {
                 match values {
-                    $(Elements::$dtype(values) => {
+                    $(Elements::$dtype(values) if inner == 1 => {
+                        let from = &values[first * classes..];
+                        rows.iter_mut().zip(from).for_each(|(to, &from)| *to = W::of(f64::from(from)));
+                    }
+                    Elements::$dtype(values) => {
                         for (row, to) in rows.chunks_mut(classes).enumerate() {
                             let index = first + row;
                             let from = values[index / inner * block + index % inner..].iter().step_by(inner);

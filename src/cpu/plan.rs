@@ -212,9 +212,8 @@ impl Listed {
                     let kept = if keeps { vec!["exponentials"] } else { vec![] };
                     ("exponential_sum", read_file, vec![rows], kept)
                 }
-                ClassLoop::Sum { reads_rows } => {
-                    let rows = reads_rows.then_some(rows);
-                    ("sum", read_file, rows.into_iter().chain(operand).collect(), vec![])
+                ClassLoop::Sum => {
+                    ("sum", read_file, [rows].into_iter().chain(operand).collect(), vec![])
                 }
                 ClassLoop::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
                 ClassLoop::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
@@ -255,9 +254,9 @@ mod tests {
 
     use super::*;
     use crate::cpu::dispatch::RowTask;
-    use crate::cpu::rows::{Lanes, LongRow, Place, Rows, Stats, Wanted, Wide};
+    use crate::cpu::rows::{Lanes, LongRow, Place, Rows, Stats, Wanted};
     use crate::cpu::scratch::Scratch;
-    use crate::cpu::simd::{Portable, level};
+    use crate::cpu::simd::{Portable, Vector, level};
     use crate::cpu::transform::Identity;
     use crate::problem::dtype::{Elements, ElementsMut};
     use crate::problem::operands::{LossCoefficients, RowsOut};
@@ -312,11 +311,11 @@ mod tests {
         fn terms_of_first(&self, logits: Lanes<R, 1>) -> Lanes<R, 1> {
             self.rows.terms_of_first(logits)
         }
-        fn sums<const K: usize>(
+        fn sums<V: Vector<R::I>, const K: usize>(
             &self,
-            values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
+            values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [V; K] + Sync,
         ) -> [[f64; 1]; K] {
-            self.note(&[ClassLoop::Sum { reads_rows: true }]);
+            self.note(&[ClassLoop::Sum]);
             self.rows.sums(values)
         }
         fn scale(&mut self, factors: &[f64; 1]) {

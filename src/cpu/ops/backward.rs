@@ -3,17 +3,76 @@
 //!
 //! A scale of the logits is a factor of the gradient alone.
 //!
-//! Sums and products are f64: a gradient may be the small difference of large terms.
+//! Both are computed in the type of the lanes, which rounds each term of a difference by no more
+//! than a few units in the last place of that term, as PyTorch does. The rows whose terms may be
+//! beyond that type although the gradient is not are computed in f64 ([`Careful`]).
 
 use crate::cpu::RowOperands;
-use crate::cpu::rows::{Lanes, Rows, Wide};
-use crate::cpu::simd::{Real, Vector};
+use crate::cpu::rows::{Lanes, Place, Rows, Wide};
+use crate::cpu::simd::{Exp, Lane, Real, Vector};
+use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// Computes the backward of softmax, from probabilities p.
+/// Returns whether a scale is so near 1 that what a subnormal term has lost stays subnormal.
+#[inline(always)]
+fn is_moderate<W: Exp>(scale: f64) -> bool {
+    (W::MIN_NORMAL..=1024.0).contains(&scale.abs())
+}
+
+/// The rows that are computed in f64: all of them where the scale is not moderate, else those whose
+/// sum is beyond 2^-26 of the largest number. The sums of all others are so small that neither
+/// g - sum nor a product of the sum and a probability is beyond the type. The values of a row alone
+/// decide.
+struct Careful<W, const N: usize> {
+    /// 1 for these rows, else 0.
+    flags: [W; N],
+    any: bool,
+}
+
+impl<W: Exp, const N: usize> Careful<W, N> {
+    #[inline(always)]
+    fn new(sums: &[f64; N], scale: f64) -> Self {
+        let is_moderate = is_moderate::<W>(scale);
+        let mut rows = Self { flags: [W::ZERO; N], any: false };
+        for row in 0..N {
+            // NaN is at most nothing.
+            let is_plain = is_moderate & (sums[row].abs() <= W::LARGEST_NUMBER / 67_108_864.0);
+            rows.flags[row] = if is_plain { W::ZERO } else { W::ONE };
+            rows.any |= !is_plain;
+        }
+        rows
+    }
+}
+
+/// Writes `plain` of each vector, and `wide` in lanes of careful rows.
+#[inline(always)]
+fn write<R: Rows<N>, const N: usize>(
+    rows: &mut R,
+    careful: &Careful<R::W, N>,
+    plain: impl Fn(Place<'_>, Lanes<R, N>) -> Lanes<R, N> + Sync,
+    wide: impl Fn(Place<'_>, Lanes<R, N>) -> Wide<R, N> + Sync,
+) {
+    if !careful.any {
+        return rows.map(plain);
+    }
+    let isa = rows.isa();
+    rows.map(
+        #[inline(always)]
+        |place, x| {
+            let flags: Lanes<R, N> = place.of_row(isa, &careful.flags);
+            let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);
+            let wide = Lanes::<R, N>::of_wide(isa, wide(place, x));
+            flags.where_equal(zero, plain(place, x), wide)
+        },
+    );
+}
+
+/// Computes the backward of softmax, from probabilities p. The dot product is split into two
+/// numbers of the type of the lanes, so that it is not rounded where it is next to g.
 ///
 /// ```text
 /// for each class: dot += g p
-/// for each class: out = p (g - dot) scale
+/// dot = high + low
+/// for each class: out = p ((g - high) - low) scale
 /// ```
 #[inline(always)]
 pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
@@ -21,29 +80,49 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     operands: &RowOperands<'_, R::W, N>,
 ) {
     let isa = rows.isa();
-    let scale = Wide::<R, N>::splat(isa, operands.transform.scale);
-    let upstream = operands.elementwise;
-    let [dots] = rows.sums(
+    let (scale, upstream) = (operands.transform.scale, operands.elementwise);
+    let [dots] = rows.narrow_sums(
+        is_moderate::<R::W>(scale),
+        #[inline(always)]
+        |place, p| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            [g * p]
+        },
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
             [g.wide(isa) * p.wide(isa)]
         },
     );
-    rows.map(
+    let (mut high, mut low) = ([R::W::ZERO; N], [R::W::ZERO; N]);
+    for row in 0..N {
+        high[row] = R::W::of(dots[row]);
+        low[row] = R::W::of(dots[row] - high[row].into());
+    }
+    write(
+        rows,
+        &Careful::new(&dots, scale),
+        #[inline(always)]
+        |place, p| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            let centred = (g - place.of_row(isa, &high)) - place.of_row(isa, &low);
+            p * centred * Lanes::<R, N>::splat(isa, R::W::of(scale))
+        },
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
             let centred = g.wide(isa) - place.of_row(isa, &dots);
-            Lanes::<R, N>::of_wide(isa, p.wide(isa) * centred * scale)
+            p.wide(isa) * centred * Wide::<R, N>::splat(isa, scale)
         },
     );
 }
 
-/// Computes the backward of log-softmax, from log-probabilities l.
+/// Computes the backward of log-softmax, from log-probabilities l. What l has above 0 is added up
+/// for it to be known that exp(l) is a number; the first loop reads l for the second one, which
+/// would wait for memory, too.
 ///
 /// ```text
-/// for each class: sum += g
+/// for each class: sum += g;  excess += max(l, 0)
 /// for each class: out = (g - exp(l) sum) scale
 /// ```
 #[inline(always)]
@@ -51,24 +130,46 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
     rows: &mut R,
     operands: &RowOperands<'_, R::W, N>,
 ) {
-    let isa = rows.isa();
-    let scale = Wide::<R, N>::splat(isa, operands.transform.scale);
-    let upstream = operands.elementwise;
-    let [sums] = rows.sums(
+    let (isa, transform) = (rows.isa(), rows.transform());
+    let (scale, upstream) = (operands.transform.scale, operands.elementwise);
+    let [sums, excess] = rows.narrow_sums(
+        is_moderate::<R::W>(scale),
         #[inline(always)]
-        |place, _| {
+        |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
-            [g.wide(isa)]
+            [g, l.at_least(Lanes::<R, N>::splat(isa, R::W::ZERO))]
+        },
+        #[inline(always)]
+        |place, l| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            [g.wide(isa), l.wide(isa).at_least(Wide::<R, N>::splat(isa, 0.0))]
         },
     );
-    let factors = rows.normalize(&[R::W::ZERO; N]);
-    rows.map_p(
-        &factors,
+    let (mut minus_sums, mut limited) = ([R::W::ZERO; N], sums);
+    for row in 0..N {
+        minus_sums[row] = R::W::of(-sums[row]);
+        if !(excess[row] <= 1.0) {
+            limited[row] = f64::NAN;
+        }
+    }
+    // Exponentials relative to it are probabilities.
+    let base = ExpBaseLanes::of_row(isa, &transform.base_of_value(R::W::ZERO));
+    write(
+        rows,
+        &Careful::new(&limited, scale),
         #[inline(always)]
-        |place, _, p| {
+        |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
+            let [p] = transform.exp(isa, [l], [&base]);
+            let value = p.mul_add(place.of_row(isa, &minus_sums), g);
+            value * Lanes::<R, N>::splat(isa, R::W::of(scale))
+        },
+        #[inline(always)]
+        |place, l| {
+            let g: Lanes<R, N> = place.of_element(isa, upstream);
+            let p = transform.exp_or_infinity::<R::I, R::W>(isa, l, &base);
             let sum: Wide<R, N> = place.of_row(isa, &sums);
-            Lanes::<R, N>::of_wide(isa, (g.wide(isa) - p.wide(isa) * sum) * scale)
+            (g.wide(isa) - p.wide(isa) * sum) * Wide::<R, N>::splat(isa, scale)
         },
     );
 }

@@ -33,6 +33,29 @@ impl<W: Real, const N: usize> RowOperands<'_, W, N> {
         weight * (on_label + self.coefficients.off_value)
     }
 
+    /// Whether the spread labels, and their products with numbers up to the largest of the type,
+    /// are as good in the type of the lanes as in f64, wherever they are finite.
+    #[inline(always)]
+    fn has_narrow_labels(&self) -> bool
+    where
+        W: Exp,
+    {
+        let off_value = self.coefficients.off_value;
+        self.weights.is_empty() & ((off_value == 0.0) | (off_value >= W::MIN_NORMAL))
+    }
+
+    /// Returns the spread labels of sixteen classes without weights, in the type of the lanes.
+    #[inline(always)]
+    fn narrow_labels<I: Isa>(&self, isa: I, place: Place<'_>) -> W::V<I> {
+        let all = |value| W::V::splat(isa, W::of(value));
+        let off_labels = all(self.coefficients.off_value);
+        if !self.has_elementwise() {
+            return off_labels;
+        }
+        let targets: W::V<I> = place.of_element(isa, self.elementwise);
+        targets.mul_add(all(self.coefficients.on_value), off_labels)
+    }
+
     /// Returns the spread labels of sixteen classes.
     #[inline(always)]
     fn spread_labels<I: Isa>(&self, isa: I, place: Place<'_>) -> I::F64 {
@@ -127,17 +150,36 @@ fn spread_sums<R: Rows<N>, const N: usize>(
     max: &[f64; N],
 ) -> [[f64; N]; 2] {
     let (isa, transform) = (rows.isa(), rows.transform());
+    // y is a logit, which both are computed from without a rounding in between.
+    let is_narrow = R::Y::IS_IDENTITY && operands.has_narrow_labels();
+    let mut narrow_max = [R::W::ZERO; N];
+    for row in 0..N {
+        narrow_max[row] = R::W::of(max[row]);
+    }
     if operands.has_elementwise() {
-        return rows.sums(
+        return rows.narrow_sums(
+            is_narrow,
             #[inline(always)]
             |place, x| {
-                let labels = operands.spread_labels(isa, place);
+                let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
+                let labels = operands.narrow_labels(isa, place);
+                [labels, labels * (max - x)]
+            },
+            #[inline(always)]
+            |place, x| {
                 let max: Wide<R, N> = place.of_row(isa, max);
+                let labels = operands.spread_labels(isa, place);
                 [labels, labels * (max - transform.values::<R::I, R::W>(isa, x))]
             },
         );
     }
-    let [losses] = rows.sums(
+    let [losses] = rows.narrow_sums(
+        is_narrow,
+        #[inline(always)]
+        |place, x| {
+            let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
+            [operands.narrow_labels(isa, place) * (max - x)]
+        },
         #[inline(always)]
         |place, x| {
             let max: Wide<R, N> = place.of_row(isa, max);
@@ -240,35 +282,50 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
 /// divided by a power of two near it, which `factor` makes up for. So no product is beyond the
 /// range of f32 unless the gradient is.
 struct RowFactors<W, const N: usize> {
-    multiples: [W; N],
+    /// The factors that turn exponentials into p * multiple.
+    of_exponentials: [f64; N],
     /// The factors of soft targets and of each class, `on_value` and `off_value`.
     on_values: [W; N],
     off_values: [W; N],
     /// Two factors, of which the first is 1 for all ordinary gradients.
     factors: [[W; N]; 2],
+    /// Whether a first factor is not 1.
+    is_split: bool,
 }
 
 impl<W: Exp, const N: usize> RowFactors<W, N> {
-    /// Returns the factors of rows with the given multiples and factors. A row with the factor 0
-    /// has the gradient 0.
+    /// Returns the factors of rows with the given multiples and factors; `inverse_sums` turn
+    /// exponentials into probabilities. A row with the factor 0 has the gradient 0.
     #[inline(always)]
-    fn new(operands: &RowOperands<'_, W, N>, multiples: &[f64; N], factors: &[f64; N]) -> Self {
+    fn new(
+        operands: &RowOperands<'_, W, N>,
+        inverse_sums: &[f64; N],
+        multiples: &[f64; N],
+        factors: &[f64; N],
+    ) -> Self {
         let (zero, one) = ([W::ZERO; N], [W::ONE; N]);
-        let mut rows =
-            Self { multiples: zero, on_values: zero, off_values: zero, factors: [one, zero] };
+        let mut rows = Self {
+            of_exponentials: [0.0; N],
+            on_values: zero,
+            off_values: zero,
+            factors: [one, zero],
+            is_split: false,
+        };
         for row in 0..N {
             let unit = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
-            let of =
-                |value: f64| W::of((value / unit).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER));
-            rows.multiples[row] = of(multiples[row]);
-            rows.on_values[row] = of(operands.coefficients.on_value);
-            rows.off_values[row] = of(operands.coefficients.off_value);
+            let inverse = 1.0 / unit;
+            let of = |value: f64| (value * inverse).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER);
+            rows.of_exponentials[row] = of(multiples[row]) * inverse_sums[row];
+            rows.on_values[row] = W::of(of(operands.coefficients.on_value));
+            rows.off_values[row] = W::of(of(operands.coefficients.off_value));
             [rows.factors[0][row], rows.factors[1][row]] = split_factor(factors[row], unit);
+            rows.is_split |= rows.factors[0][row] != W::ONE;
         }
         rows
     }
 
-    /// Returns the gradient of sixteen elements without what a target that is a class subtracts.
+    /// Returns the gradient of sixteen elements without what a target that is a class subtracts;
+    /// `value` is p * multiple.
     #[inline(always)]
     fn gradient<I: Isa, Y: LogitTransform>(
         &self,
@@ -276,10 +333,9 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         operands: &RowOperands<'_, W, N>,
         place: Place<'_>,
         x: W::V<I>,
-        p: W::V<I>,
+        mut value: W::V<I>,
     ) -> W::V<I> {
         let zero = W::V::splat(isa, W::ZERO);
-        let mut value = p * place.of_row(isa, &self.multiples);
         if operands.has_spread_labels() {
             let mut labels: W::V<I> = place.of_row(isa, &self.off_values);
             if operands.has_elementwise() {
@@ -294,11 +350,12 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
         if !Y::IS_IDENTITY {
             value = value * transform.derivatives::<I, W>(isa, x);
         }
-        let factors: [W::V<I>; 2] =
-            [place.of_row(isa, &self.factors[0]), place.of_row(isa, &self.factors[1])];
+        if self.is_split {
+            value = value * place.of_row(isa, &self.factors[0]);
+        }
         // Adding 0 turns -0 into 0, so the gradient of an ignored row is 0 even where the slope is
         // negative.
-        value * factors[0] * factors[1] + zero
+        value * place.of_row(isa, &self.factors[1]) + zero
     }
 }
 
@@ -354,9 +411,9 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
         for row in 0..N {
             multiples[row] = labels[row] + z[row];
         }
-        let factors = RowFactors::new(operands, &multiples, &targets.factors);
+        let factors = RowFactors::new(operands, stats.inverse_sums(), &multiples, &targets.factors);
         rows.map_p(
-            stats.inverse_sums(),
+            &factors.of_exponentials,
             #[inline(always)]
             |place, x, p| factors.gradient((isa, transform), operands, place, x, p),
         );
@@ -421,7 +478,10 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     let logits = rows.pick(&targets.classes);
     let mut label_sums = [coefficients.off_value * coefficients.class_weight; N];
     if operands.has_elementwise() {
-        [label_sums] = rows.sums(
+        [label_sums] = rows.narrow_sums(
+            operands.has_narrow_labels(),
+            #[inline(always)]
+            |place, _| [operands.narrow_labels(isa, place)],
             #[inline(always)]
             |place, _| [operands.spread_labels(isa, place)],
         );
@@ -443,10 +503,10 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
         multiples[row] = targets.on_label[row] + label_sums[row] + z;
     }
     let inverse_sums = rows.normalize(&operands.log_sum_exps);
-    let factors = RowFactors::new(operands, &multiples, &targets.factors);
+    let factors = RowFactors::new(operands, &inverse_sums, &multiples, &targets.factors);
     let row_factors = &factors.factors[1];
     rows.map_p(
-        &inverse_sums,
+        &factors.of_exponentials,
         #[inline(always)]
         |place, x, p| {
             let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);

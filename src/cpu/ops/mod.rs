@@ -29,8 +29,8 @@ pub(in crate::cpu) enum ClassLoop {
     /// Sums the exponentials, and finds the maximum where it is wanted; `keeps` says that the
     /// exponentials are wanted again.
     ExponentialSum { keeps: bool },
-    /// A plain sum, over the operand and, where `reads_rows`, the row.
-    Sum { reads_rows: bool },
+    /// A plain sum, over the row and the operand.
+    Sum,
     /// Finds the classes with the largest logits.
     Search,
     /// Draws a class.
@@ -51,10 +51,10 @@ pub(in crate::cpu) fn class_loops(op: Op) -> &'static [ClassLoop] {
         Op::LogSoftmax => &[ExponentialSum { keeps: false }, Map],
         Op::LogSumExp | Op::CrossEntropy | Op::Predict => &[ExponentialSum { keeps: false }],
         Op::CrossEntropyBackward => &[Exponentials, Map],
-        Op::Entropy => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }],
-        Op::EntropyBackward => &[ExponentialSum { keeps: false }, Sum { reads_rows: true }, Map],
-        Op::SoftmaxBackward => &[Sum { reads_rows: true }, Map],
-        Op::LogSoftmaxBackward => &[Sum { reads_rows: false }, Exponentials, Map],
+        Op::Entropy => &[ExponentialSum { keeps: false }, Sum],
+        Op::EntropyBackward => &[ExponentialSum { keeps: false }, Sum, Map],
+        Op::SoftmaxBackward => &[Sum, Map],
+        Op::LogSoftmaxBackward => &[Sum, Map],
         Op::TopK => &[Search, ExponentialSum { keeps: false }],
         Op::Sample => &[ExponentialSum { keeps: false }, Draw],
     }

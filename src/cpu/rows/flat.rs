@@ -23,7 +23,7 @@
 use std::ops::Range;
 
 use super::Place;
-use super::{Lanes, ROWS, Rows, SHORT_ROW_CLASSES, Stats, Wanted, Wide, split_factor};
+use super::{Lanes, ROWS, Rows, SHORT_ROW_CLASSES, Stats, Wanted, split_factor};
 use crate::Error;
 use crate::cpu::simd::{Exp, Isa, LANES, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
@@ -585,28 +585,49 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<ROWS> for FlatRows<'_, I, Y, W> {
     }
 
     #[inline(always)]
-    fn sums<const K: usize>(
+    fn sums<V: Vector<I>, const K: usize>(
         &self,
-        values: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> [Wide<Self, ROWS>; K] + Sync,
+        values: impl Fn(Place<'_>, Lanes<Self, ROWS>) -> [V; K] + Sync,
     ) -> [[f64; ROWS]; K] {
         let (isa, classes) = (self.isa, self.classes);
-        let zero = I::F64::splat(isa, 0.0);
+        let zero = V::splat(isa, V::W::ZERO);
         let mut sums = [[0.0; ROWS]; K];
-        for row in 0..self.count {
-            let mut lanes = [zero; K];
-            // for each vector of the row:  lanes += values(place, x)
-            for nth in 0..classes.div_ceil(LANES) {
-                let (at, rest) = (nth * LANES, classes - nth * LANES);
-                let place = Place { row, rows: None, at: row * classes + at, class_at: at };
-                let found = values(place, self.vector(row, nth));
-                for (lanes, found) in lanes.iter_mut().zip(found) {
-                    let found =
-                        if rest < LANES { found.first_lanes(isa, rest, zero) } else { found };
-                    *lanes = *lanes + found;
+        for first in (0..self.count).step_by(LANES) {
+            let mut of_rows = [[I::F64::splat(isa, 0.0); LANES]; K];
+            for nth in 0..LANES.min(self.count - first) {
+                let row = first + nth;
+                let place = |vector: usize| {
+                    let class_at = vector * LANES;
+                    Place { row, rows: None, at: row * classes + class_at, class_at }
+                };
+                let mut lanes = [zero; K];
+                let (vectors, rest) = self.row(row).as_chunks::<LANES>();
+                // for each vector of the row:  lanes += values(place, x)
+                for (vector, x) in vectors.iter().enumerate() {
+                    let found = values(place(vector), Vector::load(isa, x));
+                    for (lanes, found) in lanes.iter_mut().zip(found) {
+                        *lanes = *lanes + found;
+                    }
+                }
+                if !rest.is_empty() {
+                    let vector = vectors.len();
+                    let found = values(place(vector), self.vector(row, vector));
+                    for (lanes, found) in lanes.iter_mut().zip(found) {
+                        *lanes = *lanes + found.first_lanes(isa, rest.len(), zero);
+                    }
+                }
+                for (of_rows, lanes) in of_rows.iter_mut().zip(lanes) {
+                    of_rows[nth] = lanes.wide(isa);
                 }
             }
-            for (sums, lanes) in sums.iter_mut().zip(lanes) {
-                sums[row] = lanes.total();
+            for (sums, of_rows) in sums.iter_mut().zip(of_rows) {
+                let folded = Vector::fold_rows(
+                    isa,
+                    of_rows,
+                    #[inline(always)]
+                    |a, b| a + b,
+                );
+                sums[first..][..LANES].copy_from_slice(&folded.array());
             }
         }
         sums

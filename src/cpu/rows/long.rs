@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::read::BLOCK;
-use super::{Lanes, Place, Rows, Stats, Wanted, Wide};
+use super::{Lanes, Place, Rows, Stats, Wanted};
 use crate::Error;
 use crate::cpu::simd::{Exp, ExpBase, Isa, Vector};
 use crate::cpu::threads;
@@ -225,9 +225,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<1> for LongRow<'_, I, Y, W> {
     }
 
     #[inline(always)]
-    fn sums<const K: usize>(
+    fn sums<V: Vector<I>, const K: usize>(
         &self,
-        values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [Wide<Self, 1>; K] + Sync,
+        values: impl Fn(Place<'_>, Lanes<Self, 1>) -> [V; K] + Sync,
     ) -> [[f64; 1]; K] {
         let cut = self.cut();
         let sum = |piece: Range<usize>| {

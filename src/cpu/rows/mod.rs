@@ -110,11 +110,37 @@ pub(super) trait Rows<const N: usize> {
     fn terms(&self, logits: &[Self::W; N]) -> [f64; N];
     /// Returns exp(y - log_base) of logits of the first row, after a reduction.
     fn terms_of_first(&self, logits: Lanes<Self, N>) -> Lanes<Self, N>;
-    /// Returns the sums of `K` values over the classes of each row.
-    fn sums<const K: usize>(
+    /// Returns the sums of `K` values over the classes of each row. Values in lanes of another type
+    /// than f64 are added in that type up to eight at a time, which rounds no more than eight
+    /// times, and all else in f64.
+    fn sums<V: Vector<Self::I>, const K: usize>(
         &self,
-        values: impl Fn(Place<'_>, Lanes<Self, N>) -> [Wide<Self, N>; K] + Sync,
+        values: impl Fn(Place<'_>, Lanes<Self, N>) -> [V; K] + Sync,
     ) -> [[f64; N]; K];
+    /// Returns the sums of `narrow` values where `is_narrow` is set, and of `wide` ones where it is
+    /// not, and for the rows that have a sum of narrow ones that is beyond the type or NaN.
+    #[inline(always)]
+    fn narrow_sums<const K: usize>(
+        &self,
+        is_narrow: bool,
+        narrow: impl Fn(Place<'_>, Lanes<Self, N>) -> [Lanes<Self, N>; K] + Sync,
+        wide: impl Fn(Place<'_>, Lanes<Self, N>) -> [Wide<Self, N>; K] + Sync,
+    ) -> [[f64; N]; K] {
+        let mut sums = if is_narrow { self.sums(narrow) } else { [[f64::NAN; N]; K] };
+        let (mut is_lost, mut any_lost) = ([false; N], false);
+        for row in 0..N {
+            is_lost[row] = sums.iter().any(|sums| !sums[row].is_finite());
+            any_lost |= is_lost[row];
+        }
+        if any_lost {
+            for (sums, found) in sums.iter_mut().zip(self.sums(wide)) {
+                for row in 0..N {
+                    sums[row] = if is_lost[row] { found[row] } else { sums[row] };
+                }
+            }
+        }
+        sums
+    }
     /// Writes exp(y - log_base) times the factor of each row, wherever the product is a normal
     /// number.
     fn scale(&mut self, factors: &[f64; N]);

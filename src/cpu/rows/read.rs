@@ -237,40 +237,49 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 
     /// Returns the sums of `K` values over the classes of a piece, of which `start` is the first and
-    /// `x` the logits. Not inlined: both branches of
-    /// `LongRow::sums` share one copy.
+    /// `x` the logits. Not inlined: both branches of `LongRow::sums` share one copy.
     #[inline(never)]
-    pub(super) fn piece_sums<const K: usize>(
+    pub(super) fn piece_sums<V: Vector<I>, const K: usize>(
         &self,
         start: usize,
         x: &[W],
-        values: &impl Fn(Place<'_>, W::V<I>) -> [I::F64; K],
+        values: &impl Fn(Place<'_>, W::V<I>) -> [V; K],
     ) -> [f64; K] {
         let isa = self.isa;
         isa.vectorize(
             #[inline(always)]
             || {
-                let zero = I::F64::splat(isa, 0.0);
-                let mut lanes = [zero; K];
+                let zero = V::splat(isa, V::W::ZERO);
+                let mut sums = [I::F64::splat(isa, 0.0); K];
+                let mut start = start;
                 let (vectors, rest) = x.as_chunks::<LANES>();
-                // for each vector:  lanes += values(place, x)
-                for (nth, x) in vectors.iter().enumerate() {
-                    let found = values(at_class(start + nth * LANES), Vector::load(isa, x));
-                    for (lanes, found) in lanes.iter_mut().zip(found) {
-                        *lanes = *lanes + found;
+                // for each block of 8 vectors:
+                //     lanes = sum of values(place, x);  sums += lanes, in f64
+                for block in vectors.chunks(TREE) {
+                    let mut lanes = [zero; K];
+                    for x in block {
+                        let found = values(at_class(start), Vector::load(isa, x));
+                        for (lanes, found) in lanes.iter_mut().zip(found) {
+                            *lanes = *lanes + found;
+                        }
+                        start += LANES;
+                    }
+                    for (sums, lanes) in sums.iter_mut().zip(lanes) {
+                        *sums = *sums + lanes.wide(isa);
                     }
                 }
                 if let (false, Some(end)) = (rest.is_empty(), x.last_chunk::<LANES>()) {
-                    let at = at_class(start + x.len() - LANES);
-                    for (lanes, found) in lanes.iter_mut().zip(values(at, Vector::load(isa, end))) {
-                        *lanes = *lanes + zero.first_lanes(isa, LANES - rest.len(), found);
+                    let at = at_class(start + rest.len() - LANES);
+                    for (sums, found) in sums.iter_mut().zip(values(at, Vector::load(isa, end))) {
+                        let found = zero.first_lanes(isa, LANES - rest.len(), found);
+                        *sums = *sums + found.wide(isa);
                     }
                 }
-                let mut sums = [0.0; K];
-                for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                    *sum = lanes.total();
+                let mut totals = [0.0; K];
+                for (total, sums) in totals.iter_mut().zip(sums) {
+                    *total = sums.total();
                 }
-                sums
+                totals
             },
         )
     }
