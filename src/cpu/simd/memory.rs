@@ -26,8 +26,8 @@ pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
     /// Writes `values` to `to`, past the caches where there is an instruction for it.
     ///
     /// # Safety
-    /// As of [`Isa::stream`]: the address of `to` is a multiple of 64 bytes, or of its size, and the
-    /// thread calls [`Isa::fence`] before another thread reads or writes `to`.
+    /// The promise of [`Isa::stream`]: the address of `to` is a multiple of 64 bytes, or of its
+    /// size, and the thread calls [`Isa::fence`] before another thread reads or writes `to`.
     unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]);
 }
 

@@ -472,13 +472,9 @@ mod avx2 {
 /// caches.
 ///
 /// # Safety
-/// As of [`Isa::stream`].
+/// The promise of [`Isa::stream`].
 #[inline(always)]
-unsafe fn stream<S: Simd, const BYTES: usize>(
-    simd: S,
-    to: &mut [u8; BYTES],
-    values: &[u8; BYTES],
-) {
+unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: &mut [u8; BYTES], values: &[u8; BYTES]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::*;
