@@ -3,9 +3,11 @@
 #     benches/cpu.sh [PYTHON]
 # prints a table with a line for each operation, its options and shape. OPS and SHAPES, separated by spaces or commas, restrict
 # it; DTYPE is the type of the logits (f32), BUDGET the milliseconds of each measurement (500). There are as many threads as
-# cores. All of it takes an hour or two, in which the machine must be quiet.
+# hardware threads (nproc), for PyTorch too, whose default is the physical cores. PyTorch's results are compared with float64
+# before anything is timed. All of it takes an hour or two, in which the machine must be quiet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ $# -eq 0 ] || "$1" benches/peers/check_torch_peers.py >&2
 cargo build --quiet --release --bin logits
 logits=${CARGO_TARGET_DIR:-target}/release/logits
 results=$(mktemp)

@@ -49,13 +49,19 @@ pub(crate) fn plan(
     let schedule = Schedule::new(shape, if writes { elements * dtype.size() } else { 0 })?;
     let kernel = RowKernel::of(op, classes);
     let is_strided = inner > 1;
-    let shares_rows = schedule.threads_share_rows && !is_strided;
+    let shares_rows = schedule.threads_share_rows;
     let group = kernel.rows();
+    let is_half = !matches!(dtype, DType::F32 | DType::F64);
 
     let pieces = if classes <= SHORT_ROW_CLASSES { 1 } else { pieces_of(classes) };
     let parts = if rows == 0 { 0 } else { tasks(shape, schedule) };
-    let most = if shares_rows { parts * pieces } else { parts };
-    let threads = threads_for(elements).min(most.max(1)) as u64;
+    let threads = |most: usize| threads_for(elements).min(most.max(1)) as u64;
+    // Threads share the loops over a long row alone: the thread of a task copies a row, and selects
+    // classes of it.
+    let threads_of = |file| match [LONG_READ, LONG_WRITE].contains(&file) && shares_rows {
+        true => threads(parts * pieces),
+        false => threads(parts),
+    };
 
     // Whether a core's caches hold a group from one loop to the next.
     let is_cached = are_held(group.min(rows.max(1)) * classes, shares_rows);
@@ -63,15 +69,18 @@ pub(crate) fn plan(
     let copied = match kernel {
         _ if is_strided => gathered_rows(classes, inner) * classes,
         RowKernel::Selection => classes,
-        RowKernel::Flat if problem.operand_bytes > 0 => ROWS * classes,
-        _ if copies_operand(op, dtype) => classes,
-        _ => 0,
+        RowKernel::Flat => {
+            ROWS * classes * (usize::from(is_half) + usize::from(problem.operand_bytes > 0))
+        }
+        RowKernel::Long if copies_operand(op, dtype) => classes,
+        RowKernel::Long => 0,
     };
     let copies_are_cached = are_held(copied, false);
     let mut listed = Listed {
         kernel,
         is_short: classes <= SHORT_ROW_CLASSES,
         is_strided,
+        is_half,
         is_cached,
         copies_operand: classes <= SHORT_ROW_CLASSES || is_strided || copies_operand(op, dtype),
         streams: schedule.streams && classes >= STREAMED_CLASSES,
@@ -93,7 +102,7 @@ pub(crate) fn plan(
         file,
         rows: 0..rows as u64,
         classes: 0..classes as u64,
-        threads,
+        threads: threads_of(file),
         work: PassWork::Loop { reads, writes },
     });
     Ok(ExecutionPlan {
@@ -110,6 +119,7 @@ pub(crate) fn plan(
         access: match (kernel, is_strided) {
             (_, true) => "gathered rows",
             (RowKernel::Selection, false) => "copied row",
+            (RowKernel::Flat, false) if is_half => "copied rows",
             (RowKernel::Flat | RowKernel::Long, false) => "direct",
         },
         lanes: LANES as u32,
@@ -155,6 +165,7 @@ struct Listed {
     kernel: RowKernel,
     is_short: bool,
     is_strided: bool,
+    is_half: bool,
     is_cached: bool,
     copies_operand: bool,
     streams: bool,
@@ -180,9 +191,11 @@ impl Listed {
             (true, _) => "log-probabilities past the caches",
             (false, results) => results,
         };
-        // Memory of the thread that the rows are in while they are computed.
+        // Memory of the thread that the rows are in while they are computed. Long rows of half
+        // types are converted piece by piece in the loops themselves.
         let copy = match (self.kernel, self.is_strided) {
             (RowKernel::Selection, _) | (_, true) => Some("a copy of the row"),
+            (RowKernel::Flat, false) if self.is_half => Some("a copy of the rows"),
             (RowKernel::Flat | RowKernel::Long, false) => None,
         };
         if let Some(copy) = copy {
@@ -237,8 +250,10 @@ impl Listed {
             }
             self.passes.push((name, file, reads, writes));
         }
-        if let (true, Some(_), true) = (spec.writes_elements, copy, self.is_strided) {
-            self.passes.push(("scatter", STRIDED, vec![COPY_OF_RESULTS], vec![results]));
+        if spec.writes_elements && copy.is_some() {
+            let (name, file) =
+                if self.is_strided { ("scatter", STRIDED) } else { ("store", CONTIGUOUS) };
+            self.passes.push((name, file, vec![COPY_OF_RESULTS], vec![results]));
         }
     }
 }
@@ -371,13 +386,13 @@ mod tests {
             let task =
                 RowTask { op, shape, operands, first_row: 0, skip: 0, schedule, reserve: None };
             let mut out = vec![0.0_f32; classes];
-            let mut scratch = Scratch::default();
+            let mut scratch = Scratch::<f32>::default();
             let Scratch { held, elementwise, weights, .. } = &mut scratch;
             let rows = LongRow {
                 isa: Portable,
                 transform: Identity,
-                input: Some(&x[..]),
-                output: op.spec().writes_elements.then_some(&mut out[..]),
+                input: Some(Elements::F32(&x)),
+                output: op.spec().writes_elements.then_some(ElementsMut::F32(&mut out)),
                 streams: false,
                 threads_share_rows: false,
                 held,
@@ -436,6 +451,47 @@ mod tests {
         assert_eq!((plan.strategy, plan.access), ("row to itself", "gathered rows"));
         let plan = of(Operation::SoftmaxBackward, [2, 21, 5], DType::F32);
         assert_eq!((plan.strategy, plan.access), ("rows as one stream", "gathered rows"));
+        // Short rows of half types are computed in a converted copy.
+        let elements = 2 * 640 * 100;
+        let plan = of(Operation::LogSoftmax, [640, 100], DType::F16);
+        assert_eq!((plan.strategy, plan.access), ("rows as one stream", "copied rows"));
+        assert_eq!((plan.bytes_moved, plan.bytes_reread), (Some(2 * elements), Some(0)));
+        assert_eq!(loops(&plan), ["copy", "exponential_sum", "write", "store"]);
+        let plan = of(Operation::LogSumExp, [640, 100], DType::BF16);
+        assert_eq!(loops(&plan), ["copy", "exponential_sum"]);
+        let plan = of(Operation::LogSoftmax, [640, 129], DType::F16);
+        assert_eq!((plan.access, loops(&plan)), ("direct", vec!["exponential_sum", "write"]));
+    }
+
+    fn loops(plan: &ExecutionPlan) -> Vec<&'static str> {
+        plan.passes.iter().map(|pass| pass.name).collect()
+    }
+
+    /// Threads share long rows that are gathered or copied too, but not the copying.
+    #[test]
+    #[cfg(feature = "parallel")]
+    fn threads_share_gathered_rows() {
+        let of_four_threads = |operation, shape: Shape| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+            let plan = pool.install(|| of(operation, shape, DType::F32));
+            let threads: Vec<_> =
+                plan.passes.iter().map(|pass| (pass.name, pass.threads)).collect();
+            (threads, plan)
+        };
+        let (threads, plan) = of_four_threads(Operation::Softmax, Shape::new(1, 70_000, 2));
+        let wanted = [("gather", 1), ("exponential_sum", 4), ("write", 4), ("scatter", 1)];
+        assert_eq!((threads, plan.parts), (wanted.to_vec(), 1));
+        // Exponentials of shared rows are not held.
+        let work = PassWork::Loop { reads: vec!["a copy of the row"], writes: vec![] };
+        assert_eq!(plan.passes[1].work, work);
+        assert!(plan.to_string().contains("4, for 1 task; they share each row"), "{plan}");
+        let (threads, _) = of_four_threads(Operation::TopK(5), Shape::rows(1, 70_000));
+        assert_eq!(threads, [("copy", 1), ("search", 1), ("exponential_sum", 4)]);
+        // Rows of fewer classes are not shared, and neither are as many rows as threads.
+        for shape in [Shape::new(1, 60_000, 2), Shape::new(1, 70_000, 4)] {
+            let (threads, _) = of_four_threads(Operation::Softmax, shape);
+            assert!(threads.iter().all(|&(_, threads)| threads == 1), "{threads:?}");
+        }
     }
 
     /// The files that loops are said to be in are there.
@@ -444,8 +500,10 @@ mod tests {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         for &op in Operation::ALL {
             for shape in [Shape::rows(3, 5), Shape::rows(3, 100), Shape::new(2, 100, 3)] {
-                for pass in of(op, shape, DType::F32).passes {
-                    assert!(root.join(pass.file).is_file(), "{pass}");
+                for dtype in [DType::F32, DType::F16] {
+                    for pass in of(op, shape, dtype).passes {
+                        assert!(root.join(pass.file).is_file(), "{pass}");
+                    }
                 }
             }
         }

@@ -3,8 +3,8 @@
 //!
 //! Rows are independent, so a request is halved until each half has no more than `grain` elements;
 //! the bits of a row do not depend on where the cuts are. Where a request has fewer rows than there
-//! are threads, the threads share each row instead. `dispatch.rs` takes over where a part is not
-//! split any further.
+//! are threads, and these have at least `SHARED_ROW_CLASSES` classes, the threads share the loops
+//! over each row too. `dispatch.rs` takes over where a part is not split any further.
 
 use super::rows::ROWS;
 use super::scratch::Reserve;
@@ -15,7 +15,7 @@ use crate::ops::Request;
 use crate::problem::operands::Data;
 use crate::{Error, Shape};
 
-/// Requests of up to this many elements stay on the calling thread: waking another costs some 10
+/// Requests of up to this many elements stay on the calling thread: waking another costs some 20
 /// microseconds, in which one core computes about this many.
 #[cfg(feature = "parallel")]
 const SINGLE_THREAD_ELEMENTS: usize = 32 * 1024;
@@ -70,7 +70,8 @@ pub(super) struct Schedule {
     pub(super) level: Level,
     /// Whether results are written past the caches, where rows lie one after the other.
     pub(super) streams: bool,
-    /// Whether threads share rows, where a row's classes lie side by side.
+    /// Whether threads share the loops over each row. A strided row is gathered first, and results
+    /// are scattered, by the thread of its task.
     pub(super) threads_share_rows: bool,
     /// A part of no more than this many elements is not split any further.
     pub(super) grain: usize,

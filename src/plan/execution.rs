@@ -37,7 +37,8 @@ pub struct ExecutionPlan {
     pub strategy: &'static str,
     /// How threads get at the rows. On a GPU `direct`, `staged through workgroup memory` or `lanes
     /// across rows` (neighbouring threads take neighbouring rows). On the CPU `direct` (rows are
-    /// read where they are), `gathered rows` (strided rows are copied together) or `copied row`.
+    /// read where they are), `gathered rows` (strided rows are copied together), `copied rows`
+    /// (short rows of half types are converted together) or `copied row`.
     pub access: &'static str,
     /// On a GPU the threads that share a row, or a segment of a split row. On the CPU the lanes of
     /// a vector.
@@ -190,6 +191,9 @@ impl ExecutionPlan {
             }
             "lanes across rows" => "rows are strided, and neighbouring threads take neighbours",
             "gathered rows" => "rows are strided, and copied together before they are computed",
+            "copied rows" => {
+                "short rows are converted together to the type that they are computed in"
+            }
             "copied row" => "a row is converted to the type that it is computed in",
             _ => "",
         }
@@ -230,7 +234,7 @@ impl ExecutionPlan {
         if *pieces > 1 {
             writeln!(f, "{:<14}{pieces} a row", "pieces")?;
         }
-        let threads = self.passes.first().map_or(1, |pass| pass.threads);
+        let threads = self.passes.iter().map(|pass| pass.threads).max().unwrap_or(1);
         writeln!(
             f,
             "{:<14}{threads}, for {}{}",

@@ -110,25 +110,30 @@ impl Isa for Avx512 {
     /// A store through the caches reads a line before it writes it, which is a waste where results
     /// are larger than the caches.
     #[inline(always)]
-    unsafe fn stream<const BYTES: usize>(self, to: *mut u8, values: &[u8; BYTES]) {
-        let from = values.as_ptr();
+    unsafe fn stream<const BYTES: usize>(self, to: &mut [u8; BYTES], values: &[u8; BYTES]) {
         match BYTES {
             32 => {
-                // SAFETY: the caller's promise; `to` is a multiple of 32, as the instruction needs.
-                unsafe { _mm256_stream_si256(to.cast(), _mm256_loadu_si256(from.cast())) }
+                // SAFETY: `self` proves the instructions; `values` and `to` are references to the
+                // 32 bytes that are read and written. The load needs no alignment; the caller
+                // promises that `to` is a multiple of 32, and the fence.
+                unsafe {
+                    let part = _mm256_loadu_si256(values.as_ptr().cast());
+                    _mm256_stream_si256(to.as_mut_ptr().cast(), part);
+                }
             }
             64 | 128 => {
-                for at in (0..BYTES).step_by(64) {
-                    // SAFETY: the caller's promise; `to` is a multiple of 64, as the instruction
-                    // needs.
+                let parts = values.as_chunks::<64>().0;
+                for (to, part) in to.as_chunks_mut::<64>().0.iter_mut().zip(parts) {
+                    // SAFETY: `self` proves the instructions; `part` and `to` are references to the
+                    // 64 bytes that are read and written. The load needs no alignment; the caller
+                    // promises that `to` is a multiple of 64, and the fence.
                     unsafe {
-                        let part = _mm512_loadu_si512(from.add(at).cast());
-                        _mm512_stream_si512(to.add(at).cast(), part);
+                        let part = _mm512_loadu_si512(part.as_ptr().cast());
+                        _mm512_stream_si512(to.as_mut_ptr().cast(), part);
                     }
                 }
             }
-            // SAFETY: the caller's promise.
-            _ => unsafe { to.cast::<[u8; BYTES]>().write(*values) },
+            _ => *to = *values,
         }
     }
 
@@ -140,8 +145,9 @@ impl Isa for Avx512 {
 
 /// Returns sixteen halves in one register.
 #[inline(always)]
-fn halves(_: Avx512, bits: &[u16; LANES]) -> __m256i {
-    // SAFETY: the machine has the instruction, which reads 32 bytes at any address.
+fn halves(_isa: Avx512, bits: &[u16; LANES]) -> __m256i {
+    // SAFETY: `_isa` proves the instruction; `bits` is a reference to the bytes that it reads; it
+    // needs no alignment.
     unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) }
 }
 
@@ -250,8 +256,9 @@ impl Vector<Avx512> for F32 {
     }
 
     #[inline(always)]
-    fn load(_: Avx512, values: &[f32; LANES]) -> Self {
-        // SAFETY: the machine has the instruction, which reads 64 bytes at any address.
+    fn load(_isa: Avx512, values: &[f32; LANES]) -> Self {
+        // SAFETY: `_isa` proves the instruction; `values` is a reference to the bytes that it
+        // reads; it needs no alignment.
         Self(unsafe { _mm512_loadu_ps(values.as_ptr()) })
     }
 
@@ -409,10 +416,11 @@ impl Vector<Avx512> for F64 {
     }
 
     #[inline(always)]
-    fn load(_: Avx512, values: &[f64; LANES]) -> Self {
-        let values = values.as_ptr();
-        // SAFETY: the machine has the instruction, which reads 64 bytes at any address.
-        unsafe { Self(_mm512_loadu_pd(values), _mm512_loadu_pd(values.add(LANES / 2))) }
+    fn load(_isa: Avx512, values: &[f64; LANES]) -> Self {
+        let from = values.as_ptr();
+        // SAFETY: `_isa` proves the instruction; `values` is a reference to the bytes that the two
+        // loads read; they need no alignment.
+        unsafe { Self(_mm512_loadu_pd(from), _mm512_loadu_pd(from.add(LANES / 2))) }
     }
 
     #[inline(always)]
@@ -565,7 +573,8 @@ fn first_bits(count: usize) -> u16 {
 
 /// Returns sixteen bytes in one register.
 #[inline(always)]
-fn bytes(_: Avx512, bytes: &[u8; LANES]) -> __m128i {
-    // SAFETY: the machine has the instruction, which reads 16 bytes at any address.
+fn bytes(_isa: Avx512, bytes: &[u8; LANES]) -> __m128i {
+    // SAFETY: `_isa` proves the instruction; `bytes` is a reference to the bytes that it reads; it
+    // needs no alignment.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }

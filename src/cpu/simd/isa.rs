@@ -17,11 +17,12 @@ pub(in crate::cpu) trait Isa: Copy + Send + Sync {
     /// Writes `values` to `to`, past the caches where there is an instruction for it.
     ///
     /// # Safety
-    /// `to` is valid for writes of `BYTES` bytes, which nothing else accesses meanwhile, and is a
-    /// multiple of 64 or of `BYTES`.
-    unsafe fn stream<const BYTES: usize>(self, to: *mut u8, values: &[u8; BYTES]);
+    /// The address of `to` is a multiple of 64 or of `BYTES`. The thread calls [`Isa::fence`]
+    /// before another thread reads or writes `to`.
+    unsafe fn stream<const BYTES: usize>(self, to: &mut [u8; BYTES], values: &[u8; BYTES]);
 
-    /// Orders all streamed stores before later stores, as other threads see them.
+    /// Orders all streamed stores of this thread before its later stores, as other threads see
+    /// them.
     #[inline(always)]
     fn fence(self) {
         #[cfg(target_arch = "x86_64")]

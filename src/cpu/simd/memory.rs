@@ -26,8 +26,8 @@ pub(in crate::cpu) trait Number: Element<Row = Self::Wide> {
     /// Writes `values` to `to`, past the caches where there is an instruction for it.
     ///
     /// # Safety
-    /// The address of `to` is a multiple of 64 bytes, or of its size. [`Isa::fence`] is called
-    /// before another thread reads it.
+    /// The promise of [`Isa::stream`]: the address of `to` is a multiple of 64 bytes, or of its
+    /// size, and the thread calls [`Isa::fence`] before another thread reads or writes `to`.
     unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]);
 }
 
@@ -35,8 +35,8 @@ macro_rules! streamed {
     ($bytes:literal) => {
         #[inline(always)]
         unsafe fn stream<I: Isa>(isa: I, to: &mut [Self; LANES], values: [Self; LANES]) {
-            // SAFETY: the caller aligns `to`, which is borrowed for writing.
-            unsafe { isa.stream::<$bytes>(to.as_mut_ptr().cast(), bytemuck::cast_ref(&values)) }
+            // SAFETY: the caller's promise, which is the same.
+            unsafe { isa.stream::<$bytes>(bytemuck::cast_mut(to), bytemuck::cast_ref(&values)) }
         }
     };
 }
@@ -123,6 +123,8 @@ pub(in crate::cpu) fn load_all<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [
 }
 
 /// Converts values to the type of elements, and writes them past the caches where `streams` is set.
+/// The caller that sets it calls [`Isa::fence`] after the last of its rows and pieces:
+/// `RowTask::contiguous_rows` for a task, `LongRow::write` for a piece that threads share.
 #[inline(never)]
 pub(in crate::cpu) fn store_all<I: Isa, T: Number>(
     isa: I,
@@ -142,7 +144,8 @@ pub(in crate::cpu) fn store_all<I: Isa, T: Number>(
             for (to, from) in to.iter_mut().zip(vectors) {
                 let values = T::store(isa, Vector::load(isa, from));
                 if streams {
-                    // SAFETY: whole vectors lie between `to` and an aligned place.
+                    // SAFETY: `to` is whole vectors after an aligned place. The caller that set
+                    // `streams` calls the fence.
                     unsafe { T::stream(isa, to, values) };
                 } else {
                     *to = values;

@@ -44,8 +44,8 @@ macro_rules! isa {
             }
 
             #[inline(always)]
-            unsafe fn stream<const BYTES: usize>(self, to: *mut u8, values: &[u8; BYTES]) {
-                // SAFETY: the caller's promise.
+            unsafe fn stream<const BYTES: usize>(self, to: &mut [u8; BYTES], values: &[u8; BYTES]) {
+                // SAFETY: the caller's promise, which is the same.
                 unsafe { stream(self, to, values) }
             }
         }
@@ -472,31 +472,34 @@ mod avx2 {
 /// caches.
 ///
 /// # Safety
-/// `to` is valid for writes of `BYTES` bytes, which nothing else accesses meanwhile, and is a
-/// multiple of 64 or of `BYTES`.
+/// The promise of [`Isa::stream`].
 #[inline(always)]
-unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: *mut u8, values: &[u8; BYTES]) {
+unsafe fn stream<S: Simd, const BYTES: usize>(simd: S, to: &mut [u8; BYTES], values: &[u8; BYTES]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::*;
         fearless_simd::kernel!(
             #[inline(always)]
-            fn store_32(_simd: Avx2, to: *mut u8, values: [u8; 32]) {
-                // SAFETY: the caller's promise.
+            fn store_32(_simd: Avx2, to: &mut [u8; 32], values: &[u8; 32]) {
+                // SAFETY: both are references to the 32 bytes that are written and read. `stream`
+                // is the only caller, and its caller promises that `to` is a multiple of 32, which
+                // the store needs, and the fence; the load needs no alignment.
                 unsafe {
-                    _mm256_stream_si256(to.cast(), _mm256_loadu_si256(values.as_ptr().cast()))
+                    _mm256_stream_si256(
+                        to.as_mut_ptr().cast(),
+                        _mm256_loadu_si256(values.as_ptr().cast()),
+                    )
                 }
             }
         );
         let level = simd.level();
         if let (Some(own), true) = (level.as_avx2(), BYTES.is_multiple_of(32)) {
-            for (nth, part) in values.as_chunks().0.iter().enumerate() {
-                store_32(own, to.wrapping_add(nth * 32), *part);
+            for (to, values) in to.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
+                store_32(own, to, values);
             }
             return;
         }
     }
     let _ = simd;
-    // SAFETY: the caller's promise.
-    unsafe { to.cast::<[u8; BYTES]>().write(*values) }
+    *to = *values;
 }

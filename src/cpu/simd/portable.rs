@@ -54,9 +54,8 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    unsafe fn stream<const BYTES: usize>(self, to: *mut u8, values: &[u8; BYTES]) {
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<[u8; BYTES]>().write(*values) }
+    unsafe fn stream<const BYTES: usize>(self, to: &mut [u8; BYTES], values: &[u8; BYTES]) {
+        *to = *values;
     }
 }
 

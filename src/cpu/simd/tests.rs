@@ -369,8 +369,9 @@ fn a_streamed_vector_is_written_whole() {
 
     #[inline(always)]
     fn stream<I: Isa, const BYTES: usize>(isa: I, to: &mut Lines, values: &[u8; BYTES]) {
-        // SAFETY: the buffer has room for as many bytes, and starts at a multiple of 128.
-        unsafe { isa.stream(to.0.as_mut_ptr(), values) };
+        let Some(to) = to.0.first_chunk_mut() else { unreachable!("{BYTES} of 256 bytes") };
+        // SAFETY: the buffer starts at a multiple of 128, and the fence follows.
+        unsafe { isa.stream(to, values) };
         isa.fence();
     }
 

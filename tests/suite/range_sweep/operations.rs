@@ -6,7 +6,7 @@ use logits::{
 
 use super::judge::{Bound, LEAST, Report, Worst};
 use super::noise;
-use super::rows::{Batch, Row};
+use super::rows::{Batch, Row, sum_of};
 
 /// The k of `top_k`, if the row has as many classes.
 const TOP: usize = 5;
@@ -17,7 +17,7 @@ const SEED: u32 = 77;
 pub type Operation<T> = (&'static str, fn(&'static str, &Device, &Batch<T>, &mut Report));
 
 /// The operations with their names.
-pub fn operations<T: Element>() -> [Operation<T>; 12] {
+pub fn operations<T: Element>() -> [Operation<T>; 14] {
     [
         ("softmax", softmax),
         ("log_softmax", log_softmax),
@@ -31,6 +31,8 @@ pub fn operations<T: Element>() -> [Operation<T>; 12] {
         ("predict", predict),
         ("top_k", top_k),
         ("sample", sample),
+        ("entropy", entropy),
+        ("entropy_backward", entropy_backward),
     ]
 }
 
@@ -61,13 +63,14 @@ fn softmax<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, re
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T>("probability", Bound::Relative(2e-6));
     // Probabilities that are rounded to 16 bits do not sum to 1.
-    let mut sums = Worst::new::<f32>("sum of a row", Bound::Scaled(1e-6));
+    let mut sums = Worst::new::<T>("sum of a row", Bound::Scaled(1e-6));
     by_rows(batch, &out.values, |row, _, found| {
         for (class, (&p, &wanted)) in found.iter().zip(&row.p).enumerate() {
             worst.note(p.into(), wanted, 1.0, 0.0, || place(row, class));
         }
         if size_of::<T>() > 2 {
-            sums.note(found.iter().map(|&p| p.into()).sum(), 1.0, 1.0, 0.0, || place(row, 0));
+            let sum = sum_of(found.iter().map(|&p| p.into()));
+            sums.note(sum, 1.0, 1.0, 0.0, || place(row, 0));
         }
     });
     report.add::<T>(name, worst);
@@ -102,7 +105,7 @@ fn log_sum_exp<T: Element>(
     assert_eq!(out.fell_back, None);
     let mut worst = Worst::new::<T::Row>("log-sum-exp", Bound::Relative(1e-6));
     by_rows(batch, &out.values, |row, _, found| {
-        worst.note(found[0].into(), row.log_sum_exp(), 1.0, cancelled::<T>(row), || place(row, 0));
+        worst.note(found[0].into(), row.log_sum_exp, 1.0, cancelled::<T>(row), || place(row, 0));
     });
     report.add::<T>(name, worst);
     // The host does not recompute results that stay on a GPU: within 0.5 of 0 their error is up to
@@ -110,7 +113,7 @@ fn log_sum_exp<T: Element>(
     let out = device.upload(logits(batch)).unwrap().log_sum_exp().run().unwrap().read().unwrap();
     let mut worst = Worst::new::<T::Row>("log-sum-exp of resident logits", Bound::Relative(1e-6));
     by_rows(batch, &out, |row, _, found| {
-        let wanted = row.log_sum_exp();
+        let wanted = row.log_sum_exp;
         let is_near_zero = device.is_gpu() && wanted.abs() < 0.5;
         let lost = if is_near_zero { 2e-7 } else { cancelled::<T>(row) };
         worst.note(found[0].into(), wanted, 1.0, lost, || place(row, 0));
@@ -118,11 +121,10 @@ fn log_sum_exp<T: Element>(
     report.add::<T>(name, worst);
 }
 
-/// Returns what float64, the type of the oracle too, may lose of a log-sum-exp of f64 logits where
-/// the maximum and the logarithm of the sum nearly cancel.
+/// Returns what a device may lose of a log-sum-exp of f64 logits, which it adds up in f64 too: some
+/// of the last bits of the logarithm of the sum, which the maximum may nearly cancel.
 fn cancelled<T: Element>(row: &Row) -> f64 {
-    let max = row.x[row.top];
-    if T::DTYPE == DType::F64 && max.is_finite() { 1e-13 * max.abs() } else { 0.0 }
+    if T::DTYPE == DType::F64 { 2.0 * f64::EPSILON * row.others.ln_1p() } else { 0.0 }
 }
 
 fn softmax_backward<T: Element>(
@@ -173,7 +175,10 @@ fn backward<T: Element>(
         by_rows(batch, &out.values, |row, nth, found| {
             let p = &p[nth * classes..][..classes];
             let g = || g.iter().cycle().skip(nth * classes % g.len()).take(classes);
-            let sum: f64 = if is_log { g().sum() } else { g().zip(p).map(|(g, p)| g * p).sum() };
+            let sum = match is_log {
+                true => sum_of(g().copied()),
+                false => sum_of(g().zip(p).map(|(g, p)| g * p)),
+            };
             let (most, whole) =
                 g().fold((0.0_f64, 0.0), |(most, whole), g| (most.max(g.abs()), whole + g.abs()));
             for (class, (&found, (p, g))) in found.iter().zip(p.iter().zip(g())).enumerate() {
@@ -247,6 +252,7 @@ fn cross_entropy_grad<T: Element>(
         judge_losses(name, batch, &out.per_row, report);
         let mut worst = Worst::new::<T>("gradient", Bound::Scaled(1e-6));
         let mut relative = Worst::new::<T>("gradient, of itself", Bound::Relative(2e-6));
+        let mut sums = Worst::new::<T>("sum of a gradient row", Bound::Scaled(1e-6));
         let factor = f64::from(factor);
         by_rows(batch, &gradient, |row, _, found| {
             for (class, &found) in found.iter().enumerate() {
@@ -263,9 +269,18 @@ fn cross_entropy_grad<T: Element>(
                 };
                 relative.note(found, wanted, factor, lost * factor, of_row);
             }
+            // Values that are rounded to 16 bits do not sum to 0.
+            if size_of::<T>() > 2 {
+                let lost = report.lost() * batch.classes as f64 * factor.max(1.0);
+                let sum = sum_of(found.iter().map(|&value| value.into()));
+                sums.note(sum, 0.0, factor, lost, || {
+                    format!("{}, factor {factor:e}", place(row, row.target))
+                });
+            }
         });
         report.add::<T>(name, worst);
         report.add::<T>(name, relative);
+        report.add::<T>(name, sums);
     }
 }
 
@@ -277,7 +292,7 @@ fn cross_entropy_backward<T: Element>(
     report: &mut Report,
 ) {
     let known: Vec<T::Row> =
-        batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp())).collect();
+        batch.rows.iter().map(|row| (batch.kind.narrow_row)(row.log_sum_exp)).collect();
     for &factor in batch.factors() {
         let out = device
             .cross_entropy_backward(&loss(factor), logits(batch), &batch.targets, &known)
@@ -374,4 +389,61 @@ fn sample<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, rep
         // Scores have the precision of f32.
         score(found[0] as usize) >= best - 1e-5
     });
+}
+
+fn entropy<T: Element>(name: &'static str, device: &Device, batch: &Batch<T>, report: &mut Report) {
+    let out = device.entropy(logits(batch)).to_vec().unwrap();
+    assert_eq!(out.fell_back, None);
+    // A GPU computes in f32, the CPU in f64.
+    let bound = if device.is_gpu() { 3e-6 } else { 1e-6 };
+    let mut worst = Worst::new::<T::Row>("entropy", Bound::Relative(bound));
+    // A GPU loses terms that are no normal numbers. Those of a class 100 below the maximum are not,
+    // although 140,000 of them sum to one.
+    let lost = report.lost() * batch.classes as f64;
+    by_rows(batch, &out.values, |row, _, found| {
+        worst.note(found[0].into(), row.entropy(), 1.0, lost, || place(row, 0));
+    });
+    report.add::<T>(name, worst);
+}
+
+/// The bounds are relative to the upstream gradient times the largest entropy there is, as in
+/// `logits check`.
+fn entropy_backward<T: Element>(
+    name: &'static str,
+    device: &Device,
+    batch: &Batch<T>,
+    report: &mut Report,
+) {
+    let most = (batch.classes as f64).ln();
+    let bound = Bound::Scaled(if device.is_gpu() { 2e-6 } else { 1e-6 });
+    let entropies: Vec<f64> = batch.rows.iter().map(Row::entropy).collect();
+    for &factor in batch.factors() {
+        let noise = batch.noise.iter().cycle();
+        let upstream = noise.map(|&noise| (noise * f64::from(factor)) as f32);
+        let upstream: Vec<f32> = upstream.take(batch.rows.len()).collect();
+        let out = device.entropy_backward(logits(batch), &upstream).to_vec().unwrap();
+        assert_eq!(out.fell_back, None);
+        let mut worst = Worst::new::<T>("gradient", bound);
+        let mut sums = Worst::new::<T>("sum of a gradient row", bound);
+        by_rows(batch, &out.values, |row, nth, found| {
+            let g = f64::from(upstream[nth]);
+            let scale = most * g.abs();
+            for (class, &found) in found.iter().enumerate() {
+                let p = row.p[class];
+                let wanted = g * p * (-row.log_p(class) - entropies[nth]);
+                // A GPU may take a factor for 0 before it multiplies it by the distance.
+                let lost = report.lost() * (1.0 - row.log_p(class)).min(120.0);
+                worst.note(found.into(), wanted, scale, lost, || {
+                    format!("{}, upstream {g:e}", place(row, class))
+                });
+            }
+            if size_of::<T>() > 2 {
+                let lost = report.lost() * batch.classes as f64 * 120.0 * g.abs().max(1.0);
+                let sum = sum_of(found.iter().map(|&value| value.into()));
+                sums.note(sum, 0.0, scale, lost, || format!("{}, upstream {g:e}", place(row, 0)));
+            }
+        });
+        report.add::<T>(name, worst);
+        report.add::<T>(name, sums);
+    }
 }

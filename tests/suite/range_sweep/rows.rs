@@ -98,6 +98,30 @@ const OTHERS: [Fill<[f64; 2]>; 8] = [
     ("equal", |_, x, _| x.fill(-1.3)),
 ];
 
+/// Returns the sum of the terms as a rounded sum and what that has lost (Neumaier).
+fn sum_in_two(terms: impl Iterator<Item = f64>) -> [f64; 2] {
+    terms.fold([0.0; 2], |[sum, rest], term| {
+        let next = sum + term;
+        let lost = if sum.abs() >= term.abs() { (sum - next) + term } else { (term - next) + sum };
+        [next, rest + lost]
+    })
+}
+
+/// Returns the sum of the terms, rounded once.
+pub fn sum_of(terms: impl Iterator<Item = f64>) -> f64 {
+    let [sum, rest] = sum_in_two(terms);
+    sum + rest
+}
+
+/// Returns exp(a - b), where the difference may have been rounded.
+fn exp_of_difference(a: f64, b: f64) -> f64 {
+    let d = a - b;
+    // What `d` has lost (Knuth), unless it is so far below 0 that the exponential is 0.
+    let lost = if d < -1000.0 { 0.0 } else { (a - (d + (a - d))) + ((a - d) - b) };
+    let e = d.exp();
+    e + e * lost
+}
+
 /// One row of a batch, in float64.
 pub struct Row {
     pub kind: String,
@@ -105,7 +129,8 @@ pub struct Row {
     /// Its first largest logit.
     pub top: usize,
     /// The sum of exp(x - largest) over all classes except `top`.
-    others: f64,
+    pub others: f64,
+    pub log_sum_exp: f64,
     pub p: Vec<f64>,
     pub target: usize,
 }
@@ -113,21 +138,28 @@ pub struct Row {
 impl Row {
     fn new(kind: String, x: Vec<f64>, nth: usize) -> Self {
         let top = (0..x.len()).fold(0, |top, j| if x[j] > x[top] { j } else { top });
-        let mut p: Vec<f64> = x.iter().map(|x_j| (x_j - x[top]).exp()).collect();
-        let others = p.iter().sum::<f64>() - 1.0;
-        // If the sum is next to 1, the difference has lost them.
-        let others = if others < 0.5 { p[..top].iter().chain(&p[top + 1..]).sum() } else { others };
+        let mut p: Vec<f64> = x.iter().map(|&x_j| exp_of_difference(x_j, x[top])).collect();
+        let others = sum_of(p[..top].iter().chain(&p[top + 1..]).copied());
+        let mut log_sum_exp = x[top] + others.ln_1p();
+        // Next to 0 the two have cancelled, so it is the logarithm of the whole sum. The largest
+        // terms come first, for the others not to be what a sum next to 1 loses.
+        if log_sum_exp.abs() < 0.5 {
+            let below = x[..top].iter().chain(&x[top + 1..]);
+            let largest = [-1.0, x[top].exp()].into_iter();
+            log_sum_exp = sum_of(largest.chain(below.map(|x_j| x_j.exp()))).ln_1p();
+        }
         p.iter_mut().for_each(|p| *p /= 1.0 + others);
         let target = [top, x.len() - 1, nth * 7919 % x.len()][nth % 3];
-        Self { kind, x, top, others, p, target }
-    }
-
-    pub fn log_sum_exp(&self) -> f64 {
-        self.x[self.top] + self.others.ln_1p()
+        Self { kind, x, top, others, log_sum_exp, p, target }
     }
 
     pub fn log_p(&self, class: usize) -> f64 {
         (self.x[class] - self.x[self.top]) - self.others.ln_1p()
+    }
+
+    /// -sum p log p, of which no term is negative.
+    pub fn entropy(&self) -> f64 {
+        sum_of((0..self.x.len()).map(|class| self.p[class] * -self.log_p(class)))
     }
 
     /// p - 1 of the class, from the other classes.
