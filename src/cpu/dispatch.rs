@@ -128,7 +128,7 @@ impl RowTask<'_> {
         if is_backward || self.operands.transform.is_identity() {
             self.with_layout(Identity, buffers, rows_out)
         } else {
-            self.with_layout(ScaledCapped(self.operands.transform), buffers, rows_out)
+            self.with_layout(ScaledCapped::new(self.operands.transform), buffers, rows_out)
         }
     }
 

@@ -14,7 +14,7 @@
 
 use super::RowOperands;
 use super::dispatch::{Buffers, RowTask, Variant};
-use super::rows::{FlatRows, LongRow, ROWS, SHORT_ROW_CLASSES};
+use super::rows::{LongRow, ROWS, SHORT_ROW_CLASSES, ShortRows};
 use super::scratch::Scratch;
 use super::simd::{Exp, Isa, Number, Real, load_all, store_all};
 use super::transform::LogitTransform;
@@ -30,7 +30,7 @@ pub(super) const STREAMED_CLASSES: usize = 2048;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowKernel {
     /// Up to 32 short rows as one stream of elements.
-    Flat,
+    Short,
     /// One row, lanes along its classes.
     Long,
     /// A row at a time, copied to memory of its own, in which classes are selected.
@@ -42,7 +42,7 @@ impl RowKernel {
         if op.spec().rereads_row {
             Self::Selection
         } else if classes <= SHORT_ROW_CLASSES {
-            Self::Flat
+            Self::Short
         } else {
             Self::Long
         }
@@ -50,7 +50,7 @@ impl RowKernel {
 
     /// Returns the number of rows that are computed together.
     pub(super) fn rows(self) -> usize {
-        if self == Self::Flat { ROWS } else { 1 }
+        if self == Self::Short { ROWS } else { 1 }
     }
 }
 
@@ -80,7 +80,7 @@ impl<'a> RowTask<'a> {
         let is_half = T::DTYPE != <T::Wide as Element>::DTYPE;
         let is_copied = match kernel {
             RowKernel::Selection => true,
-            RowKernel::Flat => !buffers.is_dense(classes) || is_half,
+            RowKernel::Short => !buffers.is_dense(classes) || is_half,
             RowKernel::Long => false,
         };
         let mut source = self.scratch(if is_copied { kernel.rows() } else { 0 })?;
@@ -150,19 +150,27 @@ impl<'a> RowTask<'a> {
         rows_out: &mut RowsOut<'_>,
     ) {
         let Group { first, count, out_at, streams } = group;
-        let Scratch { flat, held, elementwise, weights, .. } = scratch;
+        let Scratch { short, long, elementwise, weights, .. } = scratch;
         let classes = self.shape.classes();
         if classes <= SHORT_ROW_CLASSES {
             let operands = self.operands::<I, _, ROWS>(isa, first, count, elementwise, weights);
             let input = input.and_then(W::of_elements);
             let output = output.and_then(W::of_elements_mut);
-            let mut rows = FlatRows { isa, transform, classes, count, input, output, flat };
+            let mut rows =
+                ShortRows { isa, transform, classes, count, input, output, scratch: short };
             self.run_op(&mut rows, &operands, rows_out, out_at);
         } else {
             let operands = self.operands::<I, _, 1>(isa, first, count, elementwise, weights);
             let threads_share_rows = self.schedule.threads_share_rows;
-            let mut rows =
-                LongRow { isa, transform, input, output, streams, threads_share_rows, held };
+            let mut rows = LongRow {
+                isa,
+                transform,
+                input,
+                output,
+                streams,
+                threads_share_rows,
+                scratch: long,
+            };
             self.run_op(&mut rows, &operands, rows_out, out_at);
         }
     }
@@ -189,7 +197,7 @@ impl<'a> RowTask<'a> {
             transform,
             coefficients,
             targets: [Default::default(); N],
-            gradients: [1.0; N],
+            row_upstream: [1.0; N],
             log_sum_exps: [W::ZERO; N],
             classes: self.shape.classes(),
             elementwise: &[],
@@ -203,7 +211,7 @@ impl<'a> RowTask<'a> {
         }
         if let Some(gradients) = coefficients.row_upstream {
             operands
-                .gradients
+                .row_upstream
                 .iter_mut()
                 .zip(&gradients[first..])
                 .for_each(|(to, &from)| *to = f64::from(from));

@@ -46,8 +46,8 @@ struct RowOperands<'g, W, const N: usize> {
     transform: Transform,
     coefficients: LossCoefficients<'g>,
     targets: [RowTarget; N],
-    /// The factor of the gradient of each row.
-    gradients: [f64; N],
+    /// The upstream gradient of the loss of each row; 1 where none was given.
+    row_upstream: [f64; N],
     log_sum_exps: [W; N],
     classes: usize,
     /// The operand that has the shape of the rows, `[rows][classes]`: soft targets, or the upstream

@@ -6,7 +6,7 @@
 
 use super::groups::{RowKernel, STREAMED_CLASSES};
 use super::ops::{ClassLoop, class_loops};
-use super::rows::{ROWS, SHORT_ROW_CLASSES, are_held, pieces_of};
+use super::rows::{ROWS, SHORT_ROW_CLASSES, keeps_exponentials, pieces_of};
 use super::run::{Schedule, threads_for};
 use super::simd::{LANES, simd_level};
 use super::strided::gathered_rows;
@@ -17,7 +17,7 @@ use crate::{DType, Error, Shape};
 
 const LONG_READ: &str = "src/cpu/rows/read.rs";
 const LONG_WRITE: &str = "src/cpu/rows/write.rs";
-const FLAT: &str = "src/cpu/rows/flat.rs";
+const SHORT: &str = "src/cpu/rows/short.rs";
 const CONTIGUOUS: &str = "src/cpu/groups.rs";
 const STRIDED: &str = "src/cpu/strided.rs";
 
@@ -64,18 +64,18 @@ pub(crate) fn plan(
     };
 
     // Whether a core's caches hold a group from one loop to the next.
-    let is_cached = are_held(group.min(rows.max(1)) * classes, shares_rows);
+    let is_cached = keeps_exponentials(group.min(rows.max(1)) * classes, shares_rows);
     // Copies of rows are written and read again, of strided rows many at a time.
     let copied = match kernel {
         _ if is_strided => gathered_rows(classes, inner) * classes,
         RowKernel::Selection => classes,
-        RowKernel::Flat => {
+        RowKernel::Short => {
             ROWS * classes * (usize::from(is_half) + usize::from(problem.operand_bytes > 0))
         }
         RowKernel::Long if copies_operand(op, dtype) => classes,
         RowKernel::Long => 0,
     };
-    let copies_are_cached = are_held(copied, false);
+    let copies_are_cached = keeps_exponentials(copied, false);
     let mut listed = Listed {
         kernel,
         is_short: classes <= SHORT_ROW_CLASSES,
@@ -112,15 +112,15 @@ pub(crate) fn plan(
         device: "CPU".to_owned(),
         backend: "cpu",
         strategy: match kernel {
-            RowKernel::Flat => "rows as one stream",
+            RowKernel::Short => "rows as one stream",
             RowKernel::Long => "one long row",
             RowKernel::Selection => "row to itself",
         },
         access: match (kernel, is_strided) {
             (_, true) => "gathered rows",
             (RowKernel::Selection, false) => "copied row",
-            (RowKernel::Flat, false) if is_half => "copied rows",
-            (RowKernel::Flat | RowKernel::Long, false) => "direct",
+            (RowKernel::Short, false) if is_half => "copied rows",
+            (RowKernel::Short | RowKernel::Long, false) => "direct",
         },
         lanes: LANES as u32,
         units: None,
@@ -195,8 +195,8 @@ impl Listed {
         // types are converted piece by piece in the loops themselves.
         let copy = match (self.kernel, self.is_strided) {
             (RowKernel::Selection, _) | (_, true) => Some("a copy of the row"),
-            (RowKernel::Flat, false) if self.is_half => Some("a copy of the rows"),
-            (RowKernel::Flat | RowKernel::Long, false) => None,
+            (RowKernel::Short, false) if self.is_half => Some("a copy of the rows"),
+            (RowKernel::Short | RowKernel::Long, false) => None,
         };
         if let Some(copy) = copy {
             let (name, file) =
@@ -213,7 +213,7 @@ impl Listed {
             self.passes.push(("copy_operand", CONTIGUOUS, from, vec![copy]));
         }
         let (read_file, write_file) =
-            if self.is_short { (FLAT, FLAT) } else { (LONG_READ, LONG_WRITE) };
+            if self.is_short { (SHORT, SHORT) } else { (LONG_READ, LONG_WRITE) };
         let mut has_read_logits = copy.is_some();
         let rows = copy.unwrap_or(logits);
         let to = if copy.is_some() { COPY_OF_RESULTS } else { results };
@@ -387,7 +387,7 @@ mod tests {
                 RowTask { op, shape, operands, first_row: 0, skip: 0, schedule, reserve: None };
             let mut out = vec![0.0_f32; classes];
             let mut scratch = Scratch::<f32>::default();
-            let Scratch { held, elementwise, weights, .. } = &mut scratch;
+            let Scratch { long, elementwise, weights, .. } = &mut scratch;
             let rows = LongRow {
                 isa: Portable,
                 transform: Identity,
@@ -395,7 +395,7 @@ mod tests {
                 output: op.spec().writes_elements.then_some(ElementsMut::F32(&mut out)),
                 streams: false,
                 threads_share_rows: false,
-                held,
+                scratch: long,
             };
             let mut recorder = Recorder { rows, steps: RefCell::default() };
             let (mut values, mut predictions) = ([0.0_f32], [Prediction::default()]);
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!((plan.bytes_reread, plan.rows_at_once), (Some(0), 1));
         let plan = of(Operation::LogSoftmax, [64, 1000], DType::F64);
         assert_eq!(plan.bytes_reread, Some(8 * elements));
-        // Exponentials of longer rows are not held.
+        // Exponentials of longer rows are not kept.
         let long = 3 * 140_000;
         let plan = of(Operation::Softmax, [3, 140_000], DType::F32);
         assert_eq!((plan.bytes_needed, plan.bytes_moved), (8 * long, Some(12 * long)));
@@ -481,7 +481,7 @@ mod tests {
         let (threads, plan) = of_four_threads(Operation::Softmax, Shape::new(1, 70_000, 2));
         let wanted = [("gather", 1), ("exponential_sum", 4), ("write", 4), ("scatter", 1)];
         assert_eq!((threads, plan.parts), (wanted.to_vec(), 1));
-        // Exponentials of shared rows are not held.
+        // Exponentials of shared rows are not kept.
         let work = PassWork::Loop { reads: vec!["a copy of the row"], writes: vec![] };
         assert_eq!(plan.passes[1].work, work);
         assert!(plan.to_string().contains("4, for 1 task; they share each row"), "{plan}");

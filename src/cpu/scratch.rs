@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::dispatch::RowTask;
-use super::rows::{Flat, Held, ROWS, SHORT_ROW_CLASSES, pieces_of};
+use super::rows::{LongScratch, ROWS, SHORT_ROW_CLASSES, ShortScratch, pieces_of};
 use super::simd::{Exp, LANES};
 use crate::ops::Request;
 use crate::problem::error::try_reserve;
@@ -16,9 +16,10 @@ use crate::{DType, Error, Shape};
 /// The memory of a task.
 #[derive(Default)]
 pub(super) struct Scratch<W> {
-    pub(super) held: Held<W>,
-    pub(super) flat: Flat<W>,
-    /// Rows that were gathered from strided rows, or that classes are selected from.
+    pub(super) long: LongScratch<W>,
+    pub(super) short: ShortScratch<W>,
+    /// Copies of rows: gathered from strided rows, of half types, with gaps between them, or rows that
+    /// classes are selected from.
     pub(super) rows: Vec<W>,
     /// The elementwise operand (soft targets or the upstream gradient) of a group of rows; empty
     /// where it is used where it is.
@@ -36,7 +37,7 @@ struct Lengths {
     weights: usize,
     pieces: usize,
     /// The number of classes of short rows, else 0.
-    flat_classes: usize,
+    short_classes: usize,
 }
 
 impl Lengths {
@@ -60,20 +61,20 @@ impl Lengths {
             elementwise,
             weights,
             pieces: if is_short { 0 } else { pieces_of(classes) },
-            flat_classes: if is_short { classes } else { 0 },
+            short_classes: if is_short { classes } else { 0 },
         }
     }
 }
 
 impl<W: Exp> Scratch<W> {
     fn reserve(lengths: Lengths) -> Result<Self, Error> {
-        let Lengths { rows, elementwise, weights, pieces, flat_classes } = lengths;
+        let Lengths { rows, elementwise, weights, pieces, short_classes } = lengths;
         let mut scratch = Self::default();
-        try_reserve("rows on their way", &mut scratch.rows, rows)?;
-        try_reserve("rows on their way", &mut scratch.elementwise, elementwise)?;
+        try_reserve("copies of rows", &mut scratch.rows, rows)?;
+        try_reserve("copies of rows", &mut scratch.elementwise, elementwise)?;
         try_reserve("weights of rows", &mut scratch.weights, weights)?;
-        scratch.held.reserve(pieces)?;
-        scratch.flat.reserve(flat_classes)?;
+        scratch.long.reserve(pieces)?;
+        scratch.short.reserve(short_classes)?;
         Ok(scratch)
     }
 
@@ -85,7 +86,7 @@ impl<W: Exp> Scratch<W> {
         self.weights.clear();
         let weights = weight.unwrap_or_default().iter().map(|&weight| W::of(f64::from(weight)));
         self.weights.extend(weights.cycle().take(lengths.weights));
-        self.flat.resize(lengths.flat_classes);
+        self.short.resize(lengths.short_classes);
     }
 }
 

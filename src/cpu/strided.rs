@@ -15,7 +15,6 @@ use std::ops::Range;
 
 use super::dispatch::{RowTask, Variant};
 use super::groups::{Group, RowKernel};
-use super::rows::transpose;
 use super::run::Schedule;
 use super::simd::{Exp, Isa, LANES, Number, Real, Vector, at_level, each};
 use super::transform::LogitTransform;
@@ -256,4 +255,16 @@ fn transpose_square<I: Isa, W: Real>(isa: I, square: &mut [[W; LANES]; LANES]) {
             );
         },
     );
+}
+
+/// Transposes sixteen rows of sixteen elements: interleaving the first half of the rows with the
+/// second half, four times over.
+#[inline(always)]
+fn transpose<I: Isa, V: Vector<I>>(rows: &mut [V; LANES]) {
+    for _ in 0..LANES.ilog2() {
+        let from = *rows;
+        for at in 0..LANES / 2 {
+            (rows[2 * at], rows[2 * at + 1]) = from[at].interleave(from[at + LANES / 2]);
+        }
+    }
 }

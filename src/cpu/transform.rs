@@ -36,14 +36,9 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Returns a base near the exponential of `y`, so that all finite exponentials exp(x - y) that
     /// are normal numbers can be stored.
     fn base_of_value<W: Exp>(self, y: W) -> ExpBase<W>;
-    /// Returns exp(y(x) - log_base) of several vectors.
-    fn exp<I: Isa, W: Exp, const N: usize>(
-        self,
-        isa: I,
-        x: [W::V<I>; N],
-        bases: [&ExpBaseLanes<W, I>; N],
-    ) -> [W::V<I>; N];
-    /// Returns the same of one vector, and infinity where the exponential is beyond the type.
+    /// Returns exp(y(x) - log_base).
+    fn exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> W::V<I>;
+    /// Returns the same, and infinity where the exponential is beyond the type.
     fn exp_or_infinity<I: Isa, W: Exp>(
         self,
         isa: I,
@@ -79,14 +74,14 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     #[inline(always)]
     pub(super) fn of_row(isa: I, base: &ExpBase<W>) -> Self {
         let all = |value: W| W::V::splat(isa, value);
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_power } = base;
         Self {
             base: ExpBase {
                 offset: all(offset),
                 wide_offset,
                 rounding_bias: all(rounding_bias),
                 underflow: all(underflow),
-                log_unit,
+                log_power,
             },
             wide_offset: I::F64::splat(isa, wide_offset),
         }
@@ -95,7 +90,7 @@ impl<W: Exp, I: Isa> ExpBaseLanes<W, I> {
     /// Returns `e`, and infinity where `d`, the difference from the offset, is too large for it.
     #[inline(always)]
     fn or_infinity(&self, isa: I, e: W::V<I>, d: W::V<I>) -> W::V<I> {
-        let highest = W::highest(isa, self.base.rounding_bias);
+        let highest = W::largest_difference(isa, self.base.rounding_bias);
         let beyond = d.at_least(highest) - highest;
         let all = |value| W::V::splat(isa, W::of(value));
         // `exp` may return any number for such differences.
@@ -110,29 +105,29 @@ pub(super) struct RowExpBases<W, const N: usize> {
     wide_offset: [f64; N],
     rounding_bias: [W; N],
     underflow: [W; N],
-    log_unit: [f64; N],
+    log_power: [f64; N],
 }
 
 impl<W: Exp, const N: usize> RowExpBases<W, N> {
     /// Returns `base` for every row.
     #[inline(always)]
     pub(super) fn all(base: &ExpBase<W>) -> Self {
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_power } = base;
         Self {
             offset: [offset; N],
             wide_offset: [wide_offset; N],
             rounding_bias: [rounding_bias; N],
             underflow: [underflow; N],
-            log_unit: [log_unit; N],
+            log_power: [log_power; N],
         }
     }
 
     #[inline(always)]
     pub(super) fn set(&mut self, row: usize, base: &ExpBase<W>) {
-        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } = base;
+        let &ExpBase { offset, wide_offset, rounding_bias, underflow, log_power } = base;
         (self.offset[row], self.wide_offset[row]) = (offset, wide_offset);
         (self.rounding_bias[row], self.underflow[row]) = (rounding_bias, underflow);
-        self.log_unit[row] = log_unit;
+        self.log_power[row] = log_power;
     }
 
     #[inline(always)]
@@ -142,7 +137,7 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
             wide_offset: self.wide_offset[row],
             rounding_bias: self.rounding_bias[row],
             underflow: self.underflow[row],
-            log_unit: self.log_unit[row],
+            log_power: self.log_power[row],
         }
     }
 
@@ -171,7 +166,7 @@ impl<W: Exp, const N: usize> RowExpBases<W, N> {
                 wide_offset: 0.0,
                 rounding_bias: place.of_row(isa, &self.rounding_bias),
                 underflow: place.of_row(isa, &self.underflow),
-                log_unit: 0.0,
+                log_power: 0.0,
             },
             wide_offset: place.of_row(isa, &self.wide_offset),
         }
@@ -238,27 +233,18 @@ impl LogitTransform for Identity {
         x: W::V<I>,
         bases: &ExpBaseLanes<W, I>,
     ) -> W::V<I> {
-        let [e] = W::V::exp(isa, [x], [&bases.base]);
+        let e = W::V::exp(isa, x, &bases.base);
         bases.or_infinity(isa, e, x - bases.base.offset)
     }
 
     #[inline(always)]
-    fn exp<I: Isa, W: Exp, const N: usize>(
-        self,
-        isa: I,
-        x: [W::V<I>; N],
-        bases: [&ExpBaseLanes<W, I>; N],
-    ) -> [W::V<I>; N] {
-        let mut of_identity = [&bases[0].base; N];
-        for at in 1..N {
-            of_identity[at] = &bases[at].base;
-        }
-        W::V::exp(isa, x, of_identity)
+    fn exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> W::V<I> {
+        W::V::exp(isa, x, &bases.base)
     }
 
     #[inline(always)]
     fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I> {
-        W::V::exp(isa, [x.at_most(W::V::splat(isa, W::FIXED_LIMIT))], [&fixed.base])[0]
+        W::V::exp(isa, x.at_most(W::V::splat(isa, W::FIXED_LIMIT)), &fixed.base)
     }
 }
 
@@ -284,22 +270,22 @@ struct Cap {
     limit: f32,
 }
 
-/// Makes a [`ScaledCapped`]. (Named as a constructor, which it was where it is called.)
-#[allow(non_snake_case)]
-pub(super) fn ScaledCapped(transform: Transform) -> ScaledCapped {
-    let Transform { scale, softcap } = transform;
-    let cap = softcap.map(|softcap| {
-        let slopes = [2.0 * scale / softcap, 4.0 * scale];
-        let doublings = slopes[0] * std::f64::consts::LOG2_E;
-        Cap {
-            softcap,
-            slopes,
-            single_slopes: slopes.map(|factor| factor as f32),
-            doublings,
-            limit: (60.0 / doublings.abs()) as f32,
-        }
-    });
-    ScaledCapped { scale, cap }
+impl ScaledCapped {
+    pub(super) fn new(transform: Transform) -> Self {
+        let Transform { scale, softcap } = transform;
+        let cap = softcap.map(|softcap| {
+            let slopes = [2.0 * scale / softcap, 4.0 * scale];
+            let doublings = slopes[0] * std::f64::consts::LOG2_E;
+            Cap {
+                softcap,
+                slopes,
+                single_slopes: slopes.map(|factor| factor as f32),
+                doublings,
+                limit: (60.0 / doublings.abs()) as f32,
+            }
+        });
+        Self { scale, cap }
+    }
 }
 
 impl LogitTransform for ScaledCapped {
@@ -355,7 +341,7 @@ impl LogitTransform for ScaledCapped {
         let [single_twice, single_steepest] = cap.single_slopes;
         let u = x * all(W::either(single_twice, twice));
         let lanes = ExpBaseLanes::of_row(isa, &W::base_near(W::ZERO, 0));
-        let [z] = W::V::exp(isa, [u.at_most(all(W::ZERO) - u)], [&lanes.base]);
+        let z = W::V::exp(isa, u.at_most(all(W::ZERO) - u), &lanes.base);
         let whole = all(W::ONE) + z;
         all(W::either(single_steepest, steepest)) * z / (whole * whole)
     }
@@ -385,17 +371,8 @@ impl LogitTransform for ScaledCapped {
     }
 
     #[inline(always)]
-    fn exp<I: Isa, W: Exp, const N: usize>(
-        self,
-        isa: I,
-        mut x: [W::V<I>; N],
-        bases: [&ExpBaseLanes<W, I>; N],
-    ) -> [W::V<I>; N] {
-        for (x, lanes) in x.iter_mut().zip(bases) {
-            let d = self.exponent(isa, *x, lanes);
-            *x = W::exp_of_wide(isa, d, &lanes.base);
-        }
-        x
+    fn exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> W::V<I> {
+        W::exp_of_wide(isa, self.exponent(isa, x, bases), &bases.base)
     }
 
     #[inline(always)]

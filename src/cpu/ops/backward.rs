@@ -5,7 +5,7 @@
 //!
 //! Both are computed in the type of the lanes, which rounds each term of a difference by no more
 //! than a few units in the last place of that term, as PyTorch does. The rows whose terms may be
-//! beyond that type although the gradient is not are computed in f64 ([`Careful`]).
+//! beyond that type although the gradient is not are computed in f64 ([`WideRows`]).
 
 use crate::cpu::RowOperands;
 use crate::cpu::rows::{Lanes, Place, Rows, Wide};
@@ -22,13 +22,13 @@ fn is_moderate<W: Exp>(scale: f64) -> bool {
 /// sum is beyond 2^-26 of the largest number. The sums of all others are so small that neither
 /// g - sum nor a product of the sum and a probability is beyond the type. The values of a row alone
 /// decide.
-struct Careful<W, const N: usize> {
+struct WideRows<W, const N: usize> {
     /// 1 for these rows, else 0.
     flags: [W; N],
     any: bool,
 }
 
-impl<W: Exp, const N: usize> Careful<W, N> {
+impl<W: Exp, const N: usize> WideRows<W, N> {
     #[inline(always)]
     fn new(sums: &[f64; N], scale: f64) -> Self {
         let is_moderate = is_moderate::<W>(scale);
@@ -43,22 +43,22 @@ impl<W: Exp, const N: usize> Careful<W, N> {
     }
 }
 
-/// Writes `plain` of each vector, and `wide` in lanes of careful rows.
+/// Writes `plain` of each vector, and `wide` in lanes of those rows.
 #[inline(always)]
 fn write<R: Rows<N>, const N: usize>(
     rows: &mut R,
-    careful: &Careful<R::W, N>,
+    wide_rows: &WideRows<R::W, N>,
     plain: impl Fn(Place<'_>, Lanes<R, N>) -> Lanes<R, N> + Sync,
     wide: impl Fn(Place<'_>, Lanes<R, N>) -> Wide<R, N> + Sync,
 ) {
-    if !careful.any {
+    if !wide_rows.any {
         return rows.map(plain);
     }
     let isa = rows.isa();
     rows.map(
         #[inline(always)]
         |place, x| {
-            let flags: Lanes<R, N> = place.of_row(isa, &careful.flags);
+            let flags: Lanes<R, N> = place.of_row(isa, &wide_rows.flags);
             let zero = Lanes::<R, N>::splat(isa, R::W::ZERO);
             let wide = Lanes::<R, N>::of_wide(isa, wide(place, x));
             flags.where_equal(zero, plain(place, x), wide)
@@ -101,7 +101,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     }
     write(
         rows,
-        &Careful::new(&dots, scale),
+        &WideRows::new(&dots, scale),
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
@@ -156,11 +156,11 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
     let base = ExpBaseLanes::of_row(isa, &transform.base_of_value(R::W::ZERO));
     write(
         rows,
-        &Careful::new(&limited, scale),
+        &WideRows::new(&limited, scale),
         #[inline(always)]
         |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
-            let [p] = transform.exp(isa, [l], [&base]);
+            let p: Lanes<R, N> = transform.exp::<R::I, R::W>(isa, l, &base);
             let value = p.mul_add(place.of_row(isa, &minus_sums), g);
             value * Lanes::<R, N>::splat(isa, R::W::of(scale))
         },

@@ -9,7 +9,7 @@ use crate::cpu::RowOperands;
 use crate::cpu::rows::{
     Lanes, LogSumExps, Place, Rows, Stats, Wanted, Wide, split_factor, values_of,
 };
-use crate::cpu::simd::{Exp, Isa, Lane, Real, Vector};
+use crate::cpu::simd::{Exp, Isa, Lane, Real, Vector, exp};
 use crate::cpu::transform::LogitTransform;
 
 impl<W: Real, const N: usize> RowOperands<'_, W, N> {
@@ -102,7 +102,7 @@ impl<const N: usize> Targets<N> {
             is_ignored[row] = ignored;
             classes[row] = if has_class { target.class as usize } else { 0 };
             on_label[row] = if has_class { on_value * f64::from(target.weight) } else { 0.0 };
-            factors[row] = if ignored { 0.0 } else { factor * operands.gradients[row] };
+            factors[row] = if ignored { 0.0 } else { factor * operands.row_upstream[row] };
         }
         Self { is_ignored, classes, on_label, factors }
     }
@@ -312,13 +312,13 @@ impl<W: Exp, const N: usize> RowFactors<W, N> {
             is_split: false,
         };
         for row in 0..N {
-            let unit = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
-            let inverse = 1.0 / unit;
+            let power = power_of_two(multiples[row].abs()).max(W::MIN_NORMAL);
+            let inverse = 1.0 / power;
             let of = |value: f64| (value * inverse).clamp(-W::LARGEST_NUMBER, W::LARGEST_NUMBER);
             rows.of_exponentials[row] = of(multiples[row]) * inverse_sums[row];
             rows.on_values[row] = W::of(of(operands.coefficients.on_value));
             rows.off_values[row] = W::of(of(operands.coefficients.off_value));
-            [rows.factors[0][row], rows.factors[1][row]] = split_factor(factors[row], unit);
+            [rows.factors[0][row], rows.factors[1][row]] = split_factor(factors[row], power);
             rows.is_split |= rows.factors[0][row] != W::ONE;
         }
         rows
@@ -523,7 +523,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     for row in 0..rows.count() {
         let saved: f64 = operands.log_sum_exps[row].into();
         let class = targets.classes[row];
-        let p: f64 = R::W::exp_wide(transform.value(logits[row]) - saved).into();
+        let p = exp(transform.value(logits[row]) - saved);
         let spread =
             if operands.has_spread_labels() { operands.spread_label(row, class) } else { 0.0 };
         let value = multiples[row] * p - (targets.on_label[row] + spread);

@@ -142,7 +142,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     let mut factors = [f64::NAN; N];
     for row in 0..rows.count() {
         if stats.is_regular(row) {
-            factors[row] = operands.gradients[row] * stats.max_probability(row);
+            factors[row] = operands.row_upstream[row] * stats.max_probability(row);
         }
     }
     rows.map(

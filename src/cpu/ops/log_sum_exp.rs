@@ -103,5 +103,6 @@ pub(crate) fn exact(x: &[f32], transform: &Transform) -> f32 {
         }
         max + (rest_sum + times_max.saturating_sub(1) as f64).ln_1p()
     }
-    (if transform.is_identity() { of(Identity, x) } else { of(ScaledCapped(*transform), x) }) as f32
+    (if transform.is_identity() { of(Identity, x) } else { of(ScaledCapped::new(*transform), x) })
+        as f32
 }

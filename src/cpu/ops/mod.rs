@@ -14,7 +14,7 @@ mod softmax;
 
 use super::RowOperands;
 use super::dispatch::{RowTask, Variant};
-use super::rows::{FlatRows, LongRow, Rows, SHORT_ROW_CLASSES};
+use super::rows::{LongRow, Rows, SHORT_ROW_CLASSES, ShortRows};
 use super::scratch::Scratch;
 use super::simd::{Exp, Isa};
 use super::transform::LogitTransform;
@@ -146,12 +146,12 @@ impl RowTask<'_> {
             #[inline(always)]
             || {
                 if x.len() <= SHORT_ROW_CLASSES {
-                    let (classes, count, flat) = (x.len(), 1, &mut scratch.flat);
+                    let (classes, count, scratch) = (x.len(), 1, &mut scratch.short);
                     let (input, output) = (Some(x), None);
-                    select!(FlatRows { isa, transform, classes, count, input, output, flat })
+                    select!(ShortRows { isa, transform, classes, count, input, output, scratch })
                 } else {
                     let input = Some(W::erase(x));
-                    let (streams, output, held) = (false, None, &mut scratch.held);
+                    let (streams, output, scratch) = (false, None, &mut scratch.long);
                     let threads_share_rows = self.schedule.threads_share_rows;
                     select!(LongRow {
                         isa,
@@ -160,7 +160,7 @@ impl RowTask<'_> {
                         output,
                         streams,
                         threads_share_rows,
-                        held
+                        scratch
                     })
                 }
             },

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! So the bits of a row depend neither on which thread takes which piece, nor on whether
-//! exponentials were held from the first pass or computed again in the second.
+//! exponentials were kept from the first pass or computed again in the second.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -32,14 +32,14 @@ use crate::problem::error::try_reserve;
 const PIECE: usize = 4096;
 /// The largest number of elements of a piece: [`Cut::at`] rounds its ends to whole blocks.
 pub(super) const LONGEST_PIECE: usize = PIECE + BLOCK;
-/// The largest number of exponentials that are held from one pass to the next: they share a core's
+/// The largest number of exponentials that are kept from one pass to the next: they share a core's
 /// second cache with the logits.
-const HELD: usize = 1 << 17;
+const KEPT: usize = 1 << 17;
 
-/// Whether the exponentials of this many elements are held for the pass that writes.
+/// Whether the exponentials of this many elements are kept for the pass that writes.
 #[inline(always)]
-pub(in crate::cpu) fn are_held(elements: usize, threads_share_rows: bool) -> bool {
-    !threads_share_rows && elements <= HELD
+pub(in crate::cpu) fn keeps_exponentials(elements: usize, threads_share_rows: bool) -> bool {
+    !threads_share_rows && elements <= KEPT
 }
 
 /// A part of a row, reduced.
@@ -86,21 +86,21 @@ pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
     classes.div_ceil(PIECE).max(1)
 }
 
-/// The memory of a thread for the exponentials that are held for the second pass, and for pieces.
+/// The memory of a thread for the exponentials that are kept for the second pass, and for pieces.
 #[derive(Default)]
-pub(in crate::cpu) struct Held<W> {
+pub(in crate::cpu) struct LongScratch<W> {
     /// The exponentials of the row, or of the piece that is reduced; empty where memory is short.
     pub(super) exponentials: Vec<W>,
     /// Whether `exponentials` are those of the whole row.
-    pub(super) holds_row: bool,
+    pub(super) keeps_row: bool,
     pub(super) pieces: Vec<Piece<W>>,
     /// The exponent base of the row.
     pub(super) base: ExpBase<W>,
     /// Whether the last piece had a base of its own.
-    pub(super) is_careful: bool,
+    pub(super) max_first: bool,
 }
 
-impl<W> Held<W> {
+impl<W> LongScratch<W> {
     /// Makes room for `pieces` pieces.
     pub(in crate::cpu) fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
         try_reserve("pieces of rows", &mut self.pieces, pieces)
@@ -120,7 +120,7 @@ pub(in crate::cpu) struct LongRow<'a, I, Y, W> {
     pub(in crate::cpu) streams: bool,
     /// Whether threads share the row, piece by piece.
     pub(in crate::cpu) threads_share_rows: bool,
-    pub(in crate::cpu) held: &'a mut Held<W>,
+    pub(in crate::cpu) scratch: &'a mut LongScratch<W>,
 }
 
 impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
@@ -206,9 +206,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<1> for LongRow<'_, I, Y, W> {
     fn normalize(&mut self, log_sum_exps: &[W; 1]) -> [f64; 1] {
         let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
         let piece = Piece { base: bases.at(0), ratio: 1.0, ..Piece::default() };
-        self.held.holds_row = false;
-        self.held.pieces.clear();
-        self.held.pieces.resize(self.cut().pieces, piece);
+        self.scratch.keeps_row = false;
+        self.scratch.pieces.clear();
+        self.scratch.pieces.resize(self.cut().pieces, piece);
         factors
     }
 
@@ -220,8 +220,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<1> for LongRow<'_, I, Y, W> {
 
     #[inline(always)]
     fn terms_of_first(&self, logits: Lanes<Self, 1>) -> Lanes<Self, 1> {
-        let bases = ExpBaseLanes::of_row(self.isa, &self.held.base);
-        self.transform.exp(self.isa, [logits], [&bases])[0]
+        let bases = ExpBaseLanes::of_row(self.isa, &self.scratch.base);
+        self.transform.exp::<I, W>(self.isa, logits, &bases)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The loops over the classes of rows, whose classes lie side by side. Each operation is written
 //! once, over the trait [`Rows`], which has two implementations:
 //!
-//! * `flat.rs`: up to 32 short rows without gaps between them, as one stream of elements. A vector
+//! * `short.rs`, with `short_reduce.rs`: up to 32 short rows without gaps between them, as one stream of elements. A vector
 //!   may hold classes of several rows, so no lane is idle.
 //! * `long.rs`, with `read.rs` and `write.rs`: one long row, piece by piece.
 //!
@@ -10,13 +10,14 @@
 //! ([`Exp::FIXED_RANGE`]), before they know that maximum; the exponentials of other rows are
 //! computed again. [`Stats`] is what both reduce rows to.
 
-mod flat;
 mod long;
 mod read;
+mod short;
+mod short_reduce;
 mod write;
 
-pub(super) use flat::{Flat, FlatRows, transpose};
-pub(super) use long::{Held, LongRow, are_held, pieces_of};
+pub(super) use long::{LongRow, LongScratch, keeps_exponentials, pieces_of};
+pub(super) use short::{ShortRows, ShortScratch};
 
 use super::simd::{Exp, Isa, LANES, Real, Vector, log1p};
 use super::transform::LogitTransform;

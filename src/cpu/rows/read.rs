@@ -10,7 +10,7 @@
 //! (`piece`). The difference is enough where only the whole sum is wanted. A piece after one with a
 //! base of its own begins with its maximum instead, and has the same bits.
 
-use super::long::{Held, LONGEST_PIECE, LongRow, Piece, are_held, at_class};
+use super::long::{LONGEST_PIECE, LongRow, LongScratch, Piece, at_class, keeps_exponentials};
 use super::{Place, Stats, Wanted};
 use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, exp};
 use crate::cpu::threads;
@@ -22,37 +22,39 @@ const TREE: usize = 8;
 pub(super) const BLOCK: usize = TREE * LANES;
 
 impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
-    /// Reduces the piece `x`, and stores its exponentials in `held`, unless that is empty.
-    /// `is_careful` says that the maximum comes first, and then whether it should have. Not
+    /// Reduces the piece `x`, and stores its exponentials in `exponentials`, unless that is empty.
+    /// `max_first` says that the maximum comes first, and then whether it should have. Not
     /// inlined: pieces of all types of logits share one copy.
     #[inline(never)]
-    fn piece(&self, x: &[W], held: &mut [W], wanted: Wanted, is_careful: &mut bool) -> Piece<W> {
+    fn piece(
+        &self,
+        x: &[W],
+        exponentials: &mut [W],
+        wanted: Wanted,
+        max_first: &mut bool,
+    ) -> Piece<W> {
         let (isa, transform) = (self.isa, self.transform);
         isa.vectorize(
             #[inline(always)]
             || {
-                let (mut base, mut sum, mut max) = (W::FIXED_BASE, 0.0, W::ZERO);
-                if !*is_careful {
-                    (sum, max) = self.exponential_sum(x, &base, held);
+                let (mut sum, max) = match *max_first {
+                    true => (0.0, self.max(x)),
+                    false => self.exponential_sum(x, &W::FIXED_BASE, exponentials),
+                };
+                let base = transform.exp_base(max);
+                let is_fixed = base == W::FIXED_BASE;
+                if *max_first || !is_fixed {
+                    (sum, _) = self.exponential_sum(x, &base, exponentials);
                 }
-                if *is_careful {
-                    max = self.max(x);
-                }
-                let own = transform.exp_base(max);
-                let is_fixed = own == base;
-                if *is_careful || !is_fixed {
-                    base = own;
-                    (sum, _) = self.exponential_sum(x, &base, held);
-                }
-                *is_careful = !is_fixed;
+                *max_first = !is_fixed;
                 let bases = ExpBaseLanes::of_row(isa, &base);
                 let max_logit = Vector::splat(isa, transform.orient_one(max));
-                let [max_term] = transform.exp(isa, [max_logit], [&bases]);
+                let max_term = transform.exp::<I, W>(isa, max_logit, &bases);
                 let max_exp: f64 = max_term.array()[0].into();
                 let mut rest_sum = sum - max_exp;
                 if wanted != Wanted::Sum && rest_sum < max_exp {
                     // The maximum has more than half of the sum, so it occurs once.
-                    rest_sum = self.sum_without(x, &base, held, max_term);
+                    rest_sum = self.sum_without(x, &base, exponentials, max_term);
                 }
                 let class = if wanted == Wanted::Class { self.position(x, max_logit) } else { 0 };
                 Piece { max, class, base, max_exp, rest_sum, ratio: 1.0 }
@@ -61,52 +63,57 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 
     /// Returns the sum of the exponentials of `x`, and the largest oriented logit, NaN left out.
-    /// Stores the exponentials in `held`, unless that is empty. Not inlined, so that values that
+    /// Stores the exponentials in `exponentials`, unless that is empty. Not inlined, so that values that
     /// are constant over the piece stay in registers.
     #[inline(never)]
-    fn exponential_sum(&self, x: &[W], base: &ExpBase<W>, held: &mut [W]) -> (f64, W) {
+    fn exponential_sum(&self, x: &[W], base: &ExpBase<W>, exponentials: &mut [W]) -> (f64, W) {
         let (isa, transform) = (self.isa, self.transform);
         isa.vectorize(
             #[inline(always)]
             || {
                 let bases = ExpBaseLanes::of_row(isa, base);
-                if held.is_empty() {
+                if exponentials.is_empty() {
                     self.summed::<false>(
                         x,
                         &mut [],
                         #[inline(always)]
-                        |x, _| transform.exp(isa, [x], [&bases])[0],
+                        |x, _| transform.exp::<I, W>(isa, x, &bases),
                     )
                 } else {
                     self.summed::<true>(
                         x,
-                        held,
+                        exponentials,
                         #[inline(always)]
-                        |x, _| transform.exp(isa, [x], [&bases])[0],
+                        |x, _| transform.exp::<I, W>(isa, x, &bases),
                     )
                 }
             },
         )
     }
 
-    /// Returns the sum of the exponentials that differ from `left_out`: of `held`, or computed
+    /// Returns the sum of the exponentials that differ from `left_out`: of `exponentials`, or computed
     /// again where that is empty.
     #[inline(never)]
-    fn sum_without(&self, x: &[W], base: &ExpBase<W>, held: &mut [W], left_out: W::V<I>) -> f64 {
+    fn sum_without(
+        &self,
+        x: &[W],
+        base: &ExpBase<W>,
+        exponentials: &[W],
+        left_out: W::V<I>,
+    ) -> f64 {
         let (isa, transform) = (self.isa, self.transform);
         isa.vectorize(
             #[inline(always)]
             || {
                 let zero = W::V::splat(isa, W::ZERO);
                 let bases = ExpBaseLanes::of_row(isa, base);
-                let held = &*held;
-                if held.is_empty() {
+                if exponentials.is_empty() {
                     let (sum, _) = self.summed::<false>(
                         x,
                         &mut [],
                         #[inline(always)]
                         |x, _| {
-                            let [e] = transform.exp(isa, [x], [&bases]);
+                            let e = transform.exp::<I, W>(isa, x, &bases);
                             e.where_equal(left_out, zero, e)
                         },
                     );
@@ -117,7 +124,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
                     &mut [],
                     #[inline(always)]
                     |_, at| {
-                        let e: W::V<I> = at_class(at).of_element(isa, held);
+                        let e: W::V<I> = at_class(at).of_element(isa, exponentials);
                         e.where_equal(left_out, zero, e)
                     },
                 );
@@ -127,12 +134,12 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 
     /// Returns the sum of `term` over the vectors of `x`, and the largest oriented logit, NaN left
-    /// out; `term` gets the logits and the place of the first. `KEEPS` stores the terms in `held`.
+    /// out; `term` gets the logits and the place of the first. `KEEPS` stores the terms in `exponentials`.
     #[inline(always)]
     fn summed<const KEEPS: bool>(
         &self,
         x: &[W],
-        held: &mut [W],
+        exponentials: &mut [W],
         term: impl Fn(W::V<I>, usize) -> W::V<I>,
     ) -> (f64, W) {
         let (isa, transform) = (self.isa, self.transform);
@@ -141,9 +148,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
         let mut best = [all(W::NEG_INFINITY); 2];
         let mut sums = I::F64::splat(isa, 0.0);
         let (blocks, tail) = x.as_chunks::<BLOCK>();
-        let mut kept = held.as_chunks_mut::<BLOCK>().0.iter_mut();
+        let mut kept = exponentials.as_chunks_mut::<BLOCK>().0.iter_mut();
         // for each block of 8 vectors:
-        //     e = exp(y(x) - log_base);  held = e;  max = max(max, oriented x)
+        //     e = exp(y(x) - log_base);  exponentials = e;  max = max(max, oriented x)
         //     sums += tree sum of e, in f64
         for (nth, block) in blocks.iter().enumerate() {
             let (block, _) = block.as_chunks::<LANES>();
@@ -164,7 +171,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             let (c, d) = (term!(4) + term!(5), term!(6) + term!(7));
             sums = sums + ((a + b) + (c + d)).wide(isa);
         }
-        // for each vector of the rest:  e, held and max as above;  sum += e
+        // for each vector of the rest:  e, exponentials and max as above;  sum += e
         let (mut sum, start) = (zero, blocks.len() * BLOCK);
         let (vectors, last) = tail.as_chunks::<LANES>();
         for (nth, x) in vectors.iter().enumerate() {
@@ -174,7 +181,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             sum = sum + e;
             best[0] = transform.orient::<I, W>(isa, x).larger(best[0]);
             if KEEPS {
-                held[start..][..LANES].copy_from_slice(&e.array());
+                exponentials[start..][..LANES].copy_from_slice(&e.array());
             }
         }
         if let (false, Some(end)) = (last.is_empty(), x.last_chunk::<LANES>()) {
@@ -186,7 +193,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             sum = sum + zero.first_lanes(isa, LANES - last.len(), e);
             best[1] = transform.orient::<I, W>(isa, x).larger(best[1]);
             if KEEPS {
-                held[start..][..LANES].copy_from_slice(&e.array());
+                exponentials[start..][..LANES].copy_from_slice(&e.array());
             }
         }
         ((sums + sum.wide(isa)).total(), best[0].larger(best[1]).largest())
@@ -288,8 +295,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     pub(super) fn reduced(&mut self, wanted: Wanted) -> Stats<W, 1> {
         let (cut, classes) = (self.cut(), self.row().len());
         let keeps = matches!(wanted, Wanted::Sum | Wanted::Rest { keeps: true })
-            && are_held(classes, self.threads_share_rows);
-        let Held { mut exponentials, mut pieces, mut is_careful, .. } = std::mem::take(self.held);
+            && keeps_exponentials(classes, self.threads_share_rows);
+        let LongScratch { mut exponentials, mut pieces, mut max_first, .. } =
+            std::mem::take(self.scratch);
         // The exponentials of a piece are kept in any case: those of a confident row are added
         // again. Where memory is short, exponentials are computed again.
         let length = match (keeps, self.threads_share_rows) {
@@ -311,18 +319,18 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             for (nth, piece) in pieces.iter_mut().enumerate() {
                 let piece_of_row = cut.piece(nth);
                 let start = if keeps { cut.at(nth) } else { 0 };
-                let held = match length {
+                let kept = match length {
                     0 => &mut [][..],
                     _ => &mut exponentials[start..][..piece_of_row.len()],
                 };
                 *piece =
-                    self.with_piece(piece_of_row, |x| self.piece(x, held, wanted, &mut is_careful));
+                    self.with_piece(piece_of_row, |x| self.piece(x, kept, wanted, &mut max_first));
             }
         }
         let (largest, rest_sum) = join(&mut pieces);
         let Piece { max, class, base, max_exp, .. } = pieces[largest];
-        let holds_row = keeps && length > 0;
-        *self.held = Held { exponentials, holds_row, pieces, base, is_careful };
+        let keeps_row = keeps && length > 0;
+        *self.scratch = LongScratch { exponentials, keeps_row, pieces, base, max_first };
         let mut stats = Stats::new(self.transform, [max], [max_exp], [rest_sum]);
         stats.classes = [cut.at(largest) + class];
         stats

@@ -1,12 +1,12 @@
 //! One long row: writes its results, in place, into other memory, or past the caches.
 //!
 //! `LongRow::write` calls a closure for every vector of logits; `write_scaled` gives it the
-//! exponentials too, from those that were held or from the logits. The inner loop is at the end, in
+//! exponentials too, from those that were kept or from the logits. The inner loop is at the end, in
 //! `written`.
 
 use std::mem::MaybeUninit;
 
-use super::long::{Held, LONGEST_PIECE, LongRow, Piece, at_class};
+use super::long::{LONGEST_PIECE, LongRow, LongScratch, Piece, at_class};
 use super::read::BLOCK;
 use super::{Place, split_factor};
 use crate::cpu::simd::{CACHE_LINE, Exp, Isa, LANES, Number, Vector};
@@ -61,8 +61,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
         value: impl Fn(Place<'_>, W::V<I>, W::V<I>) -> W::V<I> + Sync,
     ) {
         let (isa, transform, value) = (self.isa, self.transform, &value);
-        let held = std::mem::take(self.held);
-        let Held { exponentials, pieces, holds_row, .. } = &held;
+        let scratch = std::mem::take(self.scratch);
+        let LongScratch { exponentials, pieces, keeps_row, .. } = &scratch;
         self.write(
             #[inline(always)]
             |piece, class| {
@@ -74,7 +74,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
                 #[inline(always)]
                 move |at, x| {
                     let place = at_class(class + at);
-                    let e = if *holds_row {
+                    let e = if *keeps_row {
                         place.of_element(isa, exponentials)
                     } else {
                         transform.exp_or_infinity(isa, x, &bases)
@@ -83,7 +83,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
                 }
             },
         );
-        *self.held = held;
+        *self.scratch = scratch;
     }
 }
 

@@ -14,8 +14,6 @@
 use super::isa::Isa;
 use super::vector::{Lane, Real, Vector};
 
-/// Below this exp is 0 in f32 (the smallest subnormal is exp(-103.28)).
-const LOWEST: f32 = -105.0;
 /// From this magnitude of max on, x - max is exact in f32 wherever exp(x - max) is not 0: x is
 /// within a factor of two of max.
 const FAR: f32 = 220.0;
@@ -31,8 +29,6 @@ const LN2_HIGH_F64: f64 = 2_977_044_471.0 / 4_294_967_296.0;
 const LN2_LOW_F64: f64 = 1.908_214_929_270_587_8e-10;
 /// exp(r) = 1 + r + r^2 * Q(r), fitted for the least relative error (1.05e-7) over |r| <= ln 2 / 2.
 const Q: [f32; 4] = [0.499_992_3, 0.166_671_14, 0.041_890_21, 0.008_312_577];
-/// Coefficients of Q for a polynomial of degree 6 (3.2e-9), for single values.
-const Q_ONE: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_292, 0.008_368_716, 0.001_381_869_8];
 /// tanh(s ln 2 / 2) = s * T(s^2), the highest power first, fitted (Remez) for the least relative
 /// error (1.3e-15 with these rounded coefficients) over |s| <= 1/2.
 const T: [f64; 6] = [
@@ -66,15 +62,15 @@ pub(in crate::cpu) struct ExpBase<W> {
     pub(in crate::cpu) underflow: W,
     /// The logarithm of the power of two: the stored exponential of y is exp(y - log_base), where
     /// log_base is the sum of the offsets and this.
-    pub(in crate::cpu) log_unit: f64,
+    pub(in crate::cpu) log_power: f64,
 }
 
 impl<W: Exp> ExpBase<W> {
-    /// Returns log_base - y, where log_base is the sum of the offsets and `log_unit`.
+    /// Returns log_base - y, where log_base is the sum of the offsets and `log_power`.
     #[inline(always)]
     pub(in crate::cpu) fn log_base_less(&self, y: f64) -> f64 {
         // One offset is 0. Large numbers cancel before small ones are added.
-        (self.offset.into() + self.wide_offset - y) + self.log_unit
+        (self.offset.into() + self.wide_offset - y) + self.log_power
     }
 
     /// Returns the difference of the log_base of two bases.
@@ -82,7 +78,7 @@ impl<W: Exp> ExpBase<W> {
     pub(in crate::cpu) fn log_ratio(&self, other: &Self) -> f64 {
         let offset: f64 = self.offset.into();
         let wide_offset = self.wide_offset - other.wide_offset;
-        (offset - other.offset.into() + wide_offset) + (self.log_unit - other.log_unit)
+        (offset - other.offset.into() + wide_offset) + (self.log_power - other.log_power)
     }
 }
 
@@ -129,12 +125,10 @@ pub(in crate::cpu) trait Exp: Real {
     /// 2^`excess`.
     fn base_near(max: Self, excess: i32) -> ExpBase<Self>;
     /// Returns the largest differences from the offset whose exponentials are finite.
-    fn highest<I: Isa>(isa: I, rounding_bias: Self::V<I>) -> Self::V<I>;
+    fn largest_difference<I: Isa>(isa: I, rounding_bias: Self::V<I>) -> Self::V<I>;
     /// Returns the exponential of `difference`, which is above -1e19, relative to `base`, whose
     /// offset is left out.
     fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<Self::V<I>>) -> Self::V<I>;
-    /// Returns exp(difference).
-    fn exp_wide(difference: f64) -> Self;
     /// Returns the one of two roundings of a number that is of this type. (Rounding it in an inner
     /// loop takes steps.)
     fn either(single: f32, double: f64) -> Self;
@@ -150,62 +144,38 @@ pub(in crate::cpu) trait Exp: Real {
     ) -> Option<I::F64>;
 }
 
-/// Returns exp(x + low - log_base) of `N` values or vectors, NaN for NaN; `low` is the rounding
-/// error of the first x, and 0 where it is `None`. All of them take each step together, so that
-/// their steps overlap:
+/// Returns exp(x - log_base) of a value or a vector, NaN for NaN.
 ///
 /// ```text
 /// d = max(x - offset, underflow)
 /// shifted = d * log2(e) + rounding_bias       // the biased exponent of 2^n is in its low bits
 /// n = shifted - rounding_bias                 // round(d * log2(e))
-/// r = d - n * LN2 + low                       // |r| <= ln 2 / 2
+/// r = d - n * ln 2                            // |r| <= ln 2 / 2
 /// exp = power(shifted) * (1 + r + r^2 * Q(r))
 /// ```
 #[inline(always)]
-pub(super) fn exp_of<W: Exp, V: Lane, const N: usize>(
-    all: impl Fn(W) -> V,
-    x: [V; N],
-    low: Option<V>,
-    bases: [&ExpBase<V>; N],
-) -> [V; N] {
-    macro_rules! each {
-        ($at:ident => $value:expr) => {{
-            let mut out = x;
-            for $at in 0..N {
-                out[$at] = $value;
-            }
-            out
-        }};
-    }
-    let d = each!(k => (x[k] - bases[k].offset).at_least(bases[k].underflow));
-    let shifted = each!(k => d[k].mul_add(all(W::LOG2_E), bases[k].rounding_bias));
-    let n = each!(k => shifted[k] - bases[k].rounding_bias);
-    // In two steps the product n * LN2_HIGH is exact, and so is its difference from d.
-    let high = match W::LN2_WHOLE {
-        Some(_) if V::IS_FUSED => d,
-        _ => each!(k => n[k].mul_add(all(W::LN2[0]), d[k])),
+pub(super) fn exp_of<W: Exp, V: Lane>(all: impl Fn(W) -> V, x: V, base: &ExpBase<V>) -> V {
+    let d = (x - base.offset).at_least(base.underflow);
+    let shifted = d.mul_add(all(W::LOG2_E), base.rounding_bias);
+    let n = shifted - base.rounding_bias;
+    // In two steps the product n * LN2[0] is exact, and so is its difference from d.
+    let high = n.mul_add(all(W::LN2[0]), d);
+    let r = match W::LN2_WHOLE {
+        Some(ln2) if V::IS_FUSED => n.mul_add(all(ln2), d),
+        _ => n.mul_add(all(W::LN2[1]), high),
     };
-    let mut low_part = each!(k => n[k] * all(W::LN2[1]));
-    let mut r = match W::LN2_WHOLE {
-        Some(ln2) if V::IS_FUSED => each!(k => n[k].mul_add(all(ln2), d[k])),
-        _ => each!(k => n[k].mul_add(all(W::LN2[1]), high[k])),
-    };
-    if let Some(low) = low {
-        (r[0], low_part[0]) = (r[0] + low, low_part[0] + low);
-    }
-    let mut q = each!(k => r[k].mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1])));
+    let mut q = r.mul_add(all(W::POLYNOMIAL[0]), all(W::POLYNOMIAL[1]));
     for &term in &W::POLYNOMIAL[2..] {
-        q = each!(k => q[k].mul_add(r[k], all(term)));
+        q = q.mul_add(r, all(term));
     }
-    let power = if V::IS_FUSED {
-        let q = each!(k => q[k].mul_add(r[k], all(W::ONE)));
-        each!(k => q[k].mul_add(r[k], all(W::ONE)))
+    let fraction = if V::IS_FUSED {
+        q.mul_add(r, all(W::ONE)).mul_add(r, all(W::ONE))
     } else {
         // The small terms are added first, so that only the last two additions round leading bits.
-        let small = each!(k => q[k] * (r[k] * r[k]) + low_part[k]);
-        each!(k => all(W::ONE) + (high[k] + small[k]))
+        let small = q * (r * r) + n * all(W::LN2[1]);
+        all(W::ONE) + (high + small)
     };
-    each!(k => power[k] * shifted[k].power())
+    fraction * shifted.power()
 }
 
 impl Exp for f32 {
@@ -220,7 +190,7 @@ impl Exp for f32 {
         wide_offset: 0.0,
         rounding_bias: ROUND + (127 + FIXED) as f32,
         underflow: (-127 - FIXED) as f32 * std::f32::consts::LN_2,
-        log_unit: -(FIXED as f64) * std::f64::consts::LN_2,
+        log_power: -(FIXED as f64) * std::f64::consts::LN_2,
     };
     const FIXED_RANGE: [f32; 2] = [-23.5, 38.0];
     const FIXED_SUMS: [f64; 2] = [7.2e7, 3.6e34];
@@ -234,15 +204,15 @@ impl Exp for f32 {
         // Any base will do for infinities and NaN, as long as the exponential of -inf is 0.
         let near = if near.abs() < FAR { near } else { 0.0 };
         let n = (near * std::f32::consts::LOG2_E + ROUND) - ROUND;
-        let log_unit = (f64::from(n) - f64::from(excess)) * std::f64::consts::LN_2;
+        let log_power = (f64::from(n) - f64::from(excess)) * std::f64::consts::LN_2;
         let nothing = (-127 - excess) as f32;
         let underflow = (n + nothing) * std::f32::consts::LN_2;
         let rounding_bias = (ROUND - nothing) - n;
-        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_unit }
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_power }
     }
 
     #[inline(always)]
-    fn highest<I: Isa>(isa: I, rounding_bias: I::F32) -> I::F32 {
+    fn largest_difference<I: Isa>(isa: I, rounding_bias: I::F32) -> I::F32 {
         let all = |value| I::F32::splat(isa, value);
         (all(ROUND + 254.0) - rounding_bias) * all(std::f32::consts::LN_2)
     }
@@ -263,13 +233,6 @@ impl Exp for f32 {
         let squared = r * r;
         let low = squared.mul_add(r.mul_add(all(Q[1]), all(Q[0])), r + all(1.0));
         power * (squared * squared).mul_add(r.mul_add(all(Q[3]), all(Q[2])), low)
-    }
-
-    #[inline(always)]
-    fn exp_wide(difference: f64) -> f32 {
-        let d = difference.clamp(-1000.0, 100.0);
-        let high = d as f32;
-        exp_pair(high, (d - f64::from(high)) as f32)
     }
 
     #[inline(always)]
@@ -322,7 +285,7 @@ impl Exp for f64 {
         wide_offset: 0.0,
         rounding_bias: ROUND_F64 + (1023 + FIXED_F64) as f64,
         underflow: (-1023 - FIXED_F64) as f64 * std::f64::consts::LN_2,
-        log_unit: -(FIXED_F64 as f64) * std::f64::consts::LN_2,
+        log_power: -(FIXED_F64 as f64) * std::f64::consts::LN_2,
     };
     const FIXED_RANGE: [f64; 2] = [-300.0, 340.0];
     const FIXED_SUMS: [f64; 2] = [1.7e20, 1.4e298];
@@ -332,27 +295,22 @@ impl Exp for f64 {
     #[inline(always)]
     fn base_near(max: f64, excess: i32) -> ExpBase<f64> {
         let offset = if max.is_finite() { max } else { 0.0 };
-        let log_unit = -f64::from(excess) * std::f64::consts::LN_2;
+        let log_power = -f64::from(excess) * std::f64::consts::LN_2;
         let nothing = f64::from(-1023 - excess);
         let underflow = nothing * std::f64::consts::LN_2;
         let rounding_bias = ROUND_F64 - nothing;
-        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_unit }
+        ExpBase { offset, wide_offset: 0.0, rounding_bias, underflow, log_power }
     }
 
     #[inline(always)]
-    fn highest<I: Isa>(isa: I, rounding_bias: I::F64) -> I::F64 {
+    fn largest_difference<I: Isa>(isa: I, rounding_bias: I::F64) -> I::F64 {
         let all = |value| I::F64::splat(isa, value);
         (all(ROUND_F64 + 2046.0) - rounding_bias) * all(std::f64::consts::LN_2)
     }
 
     #[inline(always)]
     fn exp_of_wide<I: Isa>(isa: I, difference: I::F64, base: &ExpBase<I::F64>) -> I::F64 {
-        I::F64::exp_pair(isa, difference, I::F64::splat(isa, 0.0), base)
-    }
-
-    #[inline(always)]
-    fn exp_wide(difference: f64) -> f64 {
-        exp(difference)
+        I::F64::exp(isa, difference, base)
     }
 
     #[inline(always)]
@@ -374,9 +332,9 @@ pub(in crate::cpu) fn exp_lanes<I: Isa>(isa: I, d: I::F64) -> I::F64 {
         wide_offset: 0.0,
         rounding_bias: I::F64::splat(isa, ROUND_F64 + 1023.0),
         underflow: I::F64::splat(isa, -1023.0 * std::f64::consts::LN_2),
-        log_unit: 0.0,
+        log_power: 0.0,
     };
-    I::F64::exp(isa, [d], [&base])[0]
+    I::F64::exp(isa, d, &base)
 }
 
 /// Returns exp(d) - 1 of lanes from -40 to 40 in f64, within a few units in the last place.
@@ -421,27 +379,6 @@ pub(in crate::cpu) fn log1p(u: f64) -> f64 {
     let value = f64::from(k as i32) * std::f64::consts::LN_2 + 2.0 * (s + s * z * q);
     // The steps above are wrong for infinities and NaN, which are returned.
     if u < f64::MAX { value } else { u }
-}
-
-/// Returns exp(d + lost) for `d` up to 128; `lost` is the rounding error of `d`. The result is
-/// infinite where it is beyond f32.
-#[inline(always)]
-fn exp_pair(d: f32, lost: f32) -> f32 {
-    let d = if d > LOWEST { d } else { LOWEST };
-    let shifted = d * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (d - n * LN2_HIGH) - n * LN2_LOW + lost;
-    let q = (((Q_ONE[4] * r + Q_ONE[3]) * r + Q_ONE[2]) * r + Q_ONE[1]) * r + Q_ONE[0];
-    let power = 1.0 + (r + r * r * q);
-    // 2^n is multiplied in two factors, because 2^-151 is not an f32.
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-    let half = exponent >> 1;
-    power * exponential_of_two(half) * exponential_of_two(exponent - half)
-}
-
-#[inline(always)]
-fn exponential_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) as u32) << 23)
 }
 
 /// 1 / n! for n from 2 to 13: the series of exp, whose next term over |r| <= ln 2 / 2 is below
@@ -504,7 +441,7 @@ mod tests {
     /// Returns the worst error of exp over the f32 with the given bits, in units in the last place.
     #[inline(always)]
     fn worst_error<I: Isa>(isa: I, bits: std::ops::Range<u32>) -> f64 {
-        let ExpBase { offset, wide_offset, rounding_bias, underflow, log_unit } =
+        let ExpBase { offset, wide_offset, rounding_bias, underflow, log_power } =
             f32::own_base(0.0);
         let all = |value| I::F32::splat(isa, value);
         let bases = ExpBase {
@@ -512,7 +449,7 @@ mod tests {
             wide_offset,
             rounding_bias: all(rounding_bias),
             underflow: all(underflow),
-            log_unit,
+            log_power,
         };
         let mut worst = [0.0_f64; LANES];
         for start in bits.step_by(LANES) {
@@ -520,8 +457,8 @@ mod tests {
             for lane in 0..LANES {
                 x[lane] = f32::from_bits(start + lane as u32);
             }
-            let [found] = I::F32::exp(isa, [I::F32::load(isa, &x)], [&bases]);
-            let found = (found * all(exponential_of_two(-EXCESS))).array();
+            let found = I::F32::exp(isa, I::F32::load(isa, &x), &bases);
+            let found = (found * all((-f64::from(EXCESS)).exp2() as f32)).array();
             for lane in 0..LANES {
                 let wanted = exp(f64::from(x[lane]));
                 // A unit in the last place is 2^-23 of the power of two below `wanted`, or the

@@ -162,31 +162,8 @@ macro_rules! arrays {
 
             // Each lane goes through all steps in turn, a loop that compilers can vectorize.
             #[inline(always)]
-            fn exp<const N: usize>(
-                _: Portable,
-                x: [Self; N],
-                bases: [&ExpBase<Self>; N],
-            ) -> [Self; N] {
-                let mut out = x;
-                for (out, base) in out.iter_mut().zip(bases) {
-                    *out = each(|lane| {
-                        exp_of::<$ty, $ty, 1>(
-                            |value| value,
-                            [out.0[lane]],
-                            None,
-                            [&base.lane(lane)],
-                        )[0]
-                    });
-                }
-                out
-            }
-
-            #[inline(always)]
-            fn exp_pair(_: Portable, x: Self, low: Self, base: &ExpBase<Self>) -> Self {
-                each(|lane| {
-                    let base = base.lane(lane);
-                    exp_of::<$ty, $ty, 1>(|value| value, [x.0[lane]], Some(low.0[lane]), [&base])[0]
-                })
+            fn exp(_: Portable, x: Self, base: &ExpBase<Self>) -> Self {
+                each(|lane| exp_of(|value: $ty| value, x.0[lane], &base.lane(lane)))
             }
         }
     };
@@ -197,13 +174,13 @@ arrays!(f64, u64, 52);
 impl<W: Copy> ExpBase<Array<W>> {
     #[inline(always)]
     fn lane(&self, lane: usize) -> ExpBase<W> {
-        let Self { offset, wide_offset, rounding_bias, underflow, log_unit } = self;
+        let Self { offset, wide_offset, rounding_bias, underflow, log_power } = self;
         ExpBase {
             offset: offset.0[lane],
             wide_offset: *wide_offset,
             rounding_bias: rounding_bias.0[lane],
             underflow: underflow.0[lane],
-            log_unit: *log_unit,
+            log_power: *log_power,
         }
     }
 }

@@ -230,28 +230,14 @@ pub(in crate::cpu) trait Vector<I: Isa>: Lane {
         largest.array()[0]
     }
 
-    /// Returns exp(x - log_base) of several vectors, NaN for NaN.
+    /// Returns exp(x - log_base), NaN for NaN.
     #[inline(always)]
-    fn exp<const N: usize>(isa: I, x: [Self; N], bases: [&ExpBase<Self>; N]) -> [Self; N] {
-        exp_of::<Self::W, Self, N>(
+    fn exp(isa: I, x: Self, base: &ExpBase<Self>) -> Self {
+        exp_of(
             #[inline(always)]
             |value| Self::splat(isa, value),
             x,
-            None,
-            bases,
+            base,
         )
-    }
-
-    /// Returns exp(x + low - log_base) of a vector, NaN for NaN; `low` is the rounding error of
-    /// `x`.
-    #[inline(always)]
-    fn exp_pair(isa: I, x: Self, low: Self, base: &ExpBase<Self>) -> Self {
-        exp_of::<Self::W, Self, 1>(
-            #[inline(always)]
-            |value| Self::splat(isa, value),
-            [x],
-            Some(low),
-            [base],
-        )[0]
     }
 }
