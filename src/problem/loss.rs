@@ -565,7 +565,7 @@ pub(crate) fn check_upstream_gradients(shape: Shape, factors: &[f32]) -> Result<
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
     // Zeros may have either sign. The others are compared as they are, so that compilers vectorize.
     let bad = match values {
-        Elements::F32(values) => first_bad(values, |value| value >= 0.0 && value <= f32::MAX),
+        Elements::F32(values) => first_bad(values, |value| (0.0..=f32::MAX).contains(&value)),
         Elements::F64(values) => {
             first_bad(values, |value| value >= 0.0 && value <= f64::from(f32::MAX))
         }
