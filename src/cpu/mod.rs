@@ -1,4 +1,4 @@
-//! The CPU path: the fallback, and the twin of every kernel in `shaders/`.
+//! The CPU path: the fallback, and the counterpart of every kernel in `shaders/`.
 //!
 //! A request goes through these files in turn:
 //!
@@ -10,9 +10,12 @@
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of the rows, which `ops/` uses.
 //!
+//! A request is halved into *tasks*, one for a thread at a time; a task is computed in *groups* of up
+//! to 32 short rows or of one long row; a long row is computed in *pieces* of about 4,096 classes.
+//!
 //! `plan.rs` describes how these would compute a shape, and computes nothing.
 
-// Compilers vectorize loops over the numbers of lanes and rows.
+// Compilers vectorize indexed loops over lanes and rows more reliably than iterators.
 #![allow(clippy::needless_range_loop)]
 
 mod dispatch;

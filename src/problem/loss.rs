@@ -11,7 +11,7 @@ use crate::problem::operands::{LossCoefficients, RowTarget};
 use crate::problem::sum::sum_of_f32;
 use crate::problem::targets::Kind;
 use crate::problem::transform::{Transform, check_magnitude};
-use crate::{Element, Error, Shape, Targets};
+use crate::{Error, Shape, Targets};
 
 /// The way in which the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

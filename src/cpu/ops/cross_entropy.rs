@@ -235,8 +235,7 @@ fn losses_and_labels<R: Rows<N>, const N: usize>(
             if coefficients.focal_gamma > 0.0 {
                 let terms = rows.terms(&logits);
                 for row in 0..rows.count() {
-                    let is_max = transform.orient_one(logits[row]) == stats.max[row];
-                    let u = stats.complement(row, is_max, terms[row]);
+                    let u = stats.complement(transform, row, logits[row], terms[row]);
                     let p = terms[row] * stats.inverse_sum(row);
                     let [factor, slope] = focal(coefficients.focal_gamma, u, p, minus_log_p[row]);
                     losses[row] *= factor;
@@ -433,8 +432,7 @@ pub(in crate::cpu) fn gradient_rows<R: Rows<N>, const N: usize>(
     for row in 0..N {
         // p - 1 must not cancel, so it is the complement; the other spread labels are added apart
         // from it.
-        let complement =
-            stats.complement(row, transform.orient_one(logits[row]) == stats.max[row], terms[row]);
+        let complement = stats.complement(transform, row, logits[row], terms[row]);
         let value =
             added[row] - labels[row] * complement + z[row] * terms[row] * stats.inverse_sum(row);
         let slope = transform.derivative(logits[row]);

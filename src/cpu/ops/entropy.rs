@@ -40,16 +40,6 @@ fn term<I: Isa>(isa: I, d: I::F64, weight: impl Fn(I::F64) -> I::F64) -> I::F64 
     e.where_equal(zero, zero, e * weight(d))
 }
 
-/// Returns the logits of the maxima.
-#[inline(always)]
-fn max_logits<R: Rows<N>, const N: usize>(rows: &R, stats: &Stats<R::W, N>) -> [R::W; N] {
-    let mut logits = stats.max;
-    for row in 0..N {
-        logits[row] = rows.transform().orient_one(stats.max[row]);
-    }
-    logits
-}
-
 /// Returns the mean distance of each row from its maximum:
 ///
 /// ```text
@@ -87,7 +77,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) -> [R::W; N
     let stats = rows.reduce(Wanted::Rest { keeps: false });
     let isa = rows.isa();
     let lse = stats.log_sum_exps(isa, rows.transform());
-    let max = max_logits(rows, &stats);
+    let max = stats.max_logits(rows.transform());
     let means = means(rows, &stats, &max);
     let mut entropies = [0.0; N];
     let mut is_confident = false;
@@ -137,7 +127,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
 ) {
     let stats = rows.reduce(Wanted::Rest { keeps: false });
     let (isa, transform) = (rows.isa(), rows.transform());
-    let max = max_logits(rows, &stats);
+    let max = stats.max_logits(rows.transform());
     let means = means(rows, &stats, &max);
     let mut factors = [f64::NAN; N];
     for row in 0..rows.count() {

@@ -19,7 +19,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(rows: &mut R) -> [R::W; N
     let (mut values, mut is_near_zero) = ([0.0; N], [false; N]);
     for row in 0..N {
         values[row] = lse.total(row);
-        is_near_zero[row] = values[row].abs() < NEAR_ZERO * stats.complement(row, true, 0.0);
+        is_near_zero[row] = values[row].abs() < NEAR_ZERO * stats.max_complement(row);
     }
     if is_near_zero[..rows.count()].contains(&true) {
         let exact = totals(rows, &stats, &lse);
@@ -56,10 +56,7 @@ fn totals<R: Rows<N>, const N: usize>(
 ) -> [f64; N] {
     let (isa, transform) = (rows.isa(), rows.transform());
     let all = |value| Wide::<R, N>::splat(isa, value);
-    let mut max_logits = stats.max;
-    for row in 0..N {
-        max_logits[row] = transform.orient_one(stats.max[row]);
-    }
+    let max_logits = stats.max_logits(transform);
     let [sums, times] = rows.sums(
         #[inline(always)]
         |place, x| {

@@ -19,15 +19,20 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::read::BLOCK;
-use super::{Lanes, Place, Rows, Stats, Wanted};
+use super::{Lanes, Place, Rows, SHORT_ROW_CLASSES, Stats, Wanted};
 use crate::Error;
-use crate::cpu::simd::{Exp, ExpBase, Isa, Vector};
+use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Vector};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform, RowExpBases};
 use crate::problem::dtype::{Elements, ElementsMut};
 use crate::problem::error::try_reserve;
 
+/// The number of vectors of a block. They are added as a tree, and the sums of blocks in f64.
+pub(super) const TREE: usize = 8;
+/// The number of elements of a block.
+pub(super) const BLOCK: usize = TREE * LANES;
+/// A piece has at least a block, which its last vector lies in.
+const _: () = assert!(SHORT_ROW_CLASSES >= BLOCK);
 /// About the largest number of elements of a piece.
 const PIECE: usize = 4096;
 /// The largest number of elements of a piece: [`Cut::at`] rounds its ends to whole blocks.
@@ -96,7 +101,7 @@ pub(in crate::cpu) struct LongScratch<W> {
     pub(super) pieces: Vec<Piece<W>>,
     /// The exponent base of the row.
     pub(super) base: ExpBase<W>,
-    /// Whether the last piece had a base of its own.
+    /// Whether the last piece had a base of its own. The next piece then begins with its maximum.
     pub(super) max_first: bool,
 }
 

@@ -1,9 +1,13 @@
 //! The loops over the classes of rows, whose classes lie side by side. Each operation is written
 //! once, over the trait [`Rows`], which has two implementations:
 //!
-//! * `short.rs`, with `short_reduce.rs`: up to 32 short rows without gaps between them, as one stream of elements. A vector
-//!   may hold classes of several rows, so no lane is idle.
+//! * `short.rs`, with `short_reduce.rs`: up to 32 short rows without gaps between them, as one
+//!   stream of elements. A vector may hold classes of several rows, so no lane is idle.
 //! * `long.rs`, with `read.rs` and `write.rs`: one long row, piece by piece.
+//!
+//! The logit transform makes y of a logit x. *Oriented* x is x, or -x where the scale is negative, so
+//! that y increases with it. The exponential of a class is stored as exp(y - log_base), where
+//! `log_base` is the logarithm of the exponent base of its row or piece, and cancels in every result.
 //!
 //! The number of classes alone decides which one is used, and so the order of sums. Both compute
 //! the exponentials of a row relative to the fixed base where the maximum of the row allows it
@@ -30,7 +34,8 @@ pub(super) const SHORT_ROW_CLASSES: usize = 128;
 /// Where the sixteen elements of a vector are.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    /// The row of the elements, or a row of the sixteen rows that `rows` counts.
+    /// The row of the elements; where they are of several rows, the first of the sixteen rows that
+    /// `rows` counts from.
     pub(super) row: usize,
     /// The row of each lane, counted from the first of sixteen rows; `None` where all lanes are of
     /// one row.
@@ -95,6 +100,7 @@ pub(super) trait Rows<const N: usize> {
 
     /// Returns the proof that this machine has the instruction set.
     fn isa(&self) -> Self::I;
+    /// Returns the logit transform, which closures apply to the logits that they get.
     fn transform(&self) -> Self::Y;
     /// Returns the number of rows.
     fn count(&self) -> usize;
@@ -235,6 +241,7 @@ pub(super) struct LogSumExps<const N: usize> {
 }
 
 impl<const N: usize> LogSumExps<N> {
+    /// Returns the log-sum-exp of `row`.
     #[inline(always)]
     pub(super) fn total(&self, row: usize) -> f64 {
         self.max[row] + self.log1p_rest[row]
@@ -265,16 +272,23 @@ impl<W: Exp, const N: usize> Stats<W, N> {
         isa: I,
         transform: Y,
     ) -> LogSumExps<N> {
-        let (mut max, mut log1p_rest) = (self.max, [0.0; N]);
-        for row in 0..N {
-            max[row] = transform.orient_one(max[row]);
-        }
-        let mut max = values_of(isa, transform, &max);
+        let mut log1p_rest = [0.0; N];
+        let mut max = values_of(isa, transform, &self.max_logits(transform));
         for row in 0..N {
             max[row] = if self.is_regular(row) { max[row] } else { f64::NAN };
             log1p_rest[row] = log1p(self.rest_sums[row] / self.max_exps[row]);
         }
         LogSumExps { max, log1p_rest }
+    }
+
+    /// Returns the logits of the maxima.
+    #[inline(always)]
+    pub(super) fn max_logits<Y: LogitTransform>(&self, transform: Y) -> [W; N] {
+        let mut logits = self.max;
+        for row in 0..N {
+            logits[row] = transform.orient_one(self.max[row]);
+        }
+        logits
     }
 
     #[inline(always)]
@@ -301,12 +315,24 @@ impl<W: Exp, const N: usize> Stats<W, N> {
         self.max_exps[row] * self.inverse_sums[row]
     }
 
-    /// Returns 1 - p of a logit of `row` whose exponential is `term`; `is_max` says that it is the
-    /// maximum. The result is the sum of all other exponentials times `inverse_sum`, so nothing
-    /// cancels.
+    /// Returns 1 - p of a logit of `row` whose exponential is `term`. The result is the sum of all
+    /// other exponentials times `inverse_sum`, so nothing cancels.
     #[inline(always)]
-    pub(super) fn complement(&self, row: usize, is_max: bool, term: f64) -> f64 {
+    pub(super) fn complement<Y: LogitTransform>(
+        &self,
+        transform: Y,
+        row: usize,
+        logit: W,
+        term: f64,
+    ) -> f64 {
+        let is_max = transform.orient_one(logit) == self.max[row];
         let rest_sum = self.rest_sums[row] + if is_max { 0.0 } else { self.max_exps[row] - term };
         rest_sum * self.inverse_sums[row]
+    }
+
+    /// Returns 1 - p of the maximum of `row`.
+    #[inline(always)]
+    pub(super) fn max_complement(&self, row: usize) -> f64 {
+        self.rest_sums[row] * self.inverse_sums[row]
     }
 }

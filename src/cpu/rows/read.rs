@@ -7,24 +7,21 @@
 //! rest_sum = sum - max_exp, or, where that is less than max_exp, the sum of all e but max_exp
 //! ```
 //!
-//! (`piece`). The difference is enough where only the whole sum is wanted. A piece after one with a
-//! base of its own begins with its maximum instead, and has the same bits.
+//! `LongRow::piece` does this. The difference is enough where only the whole sum is wanted. A piece
+//! after one with a base of its own begins with its maximum instead, and has the same bits.
 
-use super::long::{LONGEST_PIECE, LongRow, LongScratch, Piece, at_class, keeps_exponentials};
+use super::long::{
+    BLOCK, LONGEST_PIECE, LongRow, LongScratch, Piece, TREE, at_class, keeps_exponentials,
+};
 use super::{Place, Stats, Wanted};
-use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Number, Real, Vector, exp};
+use crate::cpu::simd::{Exp, ExpBase, Isa, LANES, Real, Vector, exp};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// The number of vectors of a block. They are added as a tree, and the sums of blocks in f64.
-const TREE: usize = 8;
-/// The number of elements of a block.
-pub(super) const BLOCK: usize = TREE * LANES;
-
 impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     /// Reduces the piece `x`, and stores its exponentials in `exponentials`, unless that is empty.
-    /// `max_first` says that the maximum comes first, and then whether it should have. Not
-    /// inlined: pieces of all types of logits share one copy.
+    /// `max_first` says that the maximum is found first, and on return whether this piece had a base
+    /// of its own. Not inlined: pieces of all types of logits share one copy.
     #[inline(never)]
     fn piece(
         &self,
@@ -363,8 +360,9 @@ fn join<W: Exp>(pieces: &mut [Piece<W>]) -> (usize, f64) {
         // row.
         let left_out = if nth == largest { 0.0 } else { piece.max_exp };
         rest_sum += (piece.rest_sum + left_out) * ratio;
-        // The ratio is rounded, so that equal logits of two pieces have equal probabilities, but
-        // not where it would become subnormal or 0.
+        // Bases of f32 rows that are not far are powers of two apart. Rounding the ratio makes it
+        // that power again, so that equal logits of two pieces have equal probabilities. A ratio
+        // that would become subnormal or 0 stays as it is.
         let rounded: f64 = W::of(ratio).into();
         piece.ratio = if rounded < W::MIN_NORMAL { ratio } else { rounded };
     }

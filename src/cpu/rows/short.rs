@@ -27,10 +27,13 @@ pub(in crate::cpu) struct ShortScratch<W> {
     pub(super) exponentials: Vec<W>,
     /// The row of each lane of the vectors of sixteen rows.
     pub(super) row_of_lane: Vec<[u8; LANES]>,
-    /// One element: the exponent bases of the rows of the last group that needed bases of their
-    /// own; those of all other groups are the fixed base.
+    /// One element, in a vector that can be reserved without aborting: the exponent bases of the
+    /// rows of the last group that needed bases of their own; those of all others are the fixed
+    /// base.
     pub(super) bases: Vec<RowExpBases<W, ROWS>>,
-    /// Whether `bases` are those of the last group.
+    /// Whether the last group had a row that the fixed base does not suit, so that its bases are
+    /// `bases`. The next group then finds its maxima first, instead of exponentials that it would
+    /// probably have to compute again. It decides on the order of the work, not on any bit.
     pub(super) max_first: bool,
 }
 

@@ -6,10 +6,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::long::{LONGEST_PIECE, LongRow, LongScratch, Piece, at_class};
-use super::read::BLOCK;
+use super::long::{BLOCK, LONGEST_PIECE, LongRow, LongScratch, Piece, at_class};
 use super::{Place, split_factor};
-use crate::cpu::simd::{CACHE_LINE, Exp, Isa, LANES, Number, Vector};
+use crate::cpu::simd::{CACHE_LINE, Exp, Isa, LANES, Vector};
 use crate::cpu::threads;
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 use crate::problem::dtype::{Elements, ElementsMut};

@@ -1,7 +1,8 @@
-//! exp of f32, to about 3e-7, and of f64, relative to a power of two.
+//! exp of f32, within 5 units in the last place (a relative error below 6e-7), and of f64, relative
+//! to a power of two.
 //!
-//! The argument is reduced with ln 2, in one step where multiply-add rounds once and in two parts
-//! elsewhere (Cody and Waite, Software Manual for the Elementary Functions, 1980), and a
+//! The argument is reduced with ln 2, for f32 in one step where multiply-add rounds once, else in two
+//! parts (Cody and Waite, Software Manual for the Elementary Functions, 1980), and a
 //! polynomial, of degree 5 for f32, approximates the rest. The exponentials of a row are relative
 //! to a power of two, which enters after the reduction, whereas subtracting the maximum from a
 //! logit before it would round. That power is the same for all rows whose maximum is within
@@ -39,7 +40,9 @@ const T: [f64; 6] = [
     -0.013_876_027_166_081_698,
     0.346_573_590_279_972_2,
 ];
-/// Exponentials relative to the fixed base are 2^FIXED times as large as they are.
+/// Exponentials relative to the fixed base, 2^-FIXED, are stored 2^FIXED times as large as they are.
+/// The largest of a row is then between 2^26 (`EXCESS`, for a maximum of -23.5) and 2^115 (for 38), so
+/// that a sum of more than 4,096 is finite.
 const FIXED: i32 = 60;
 const FIXED_F64: i32 = 500;
 /// A base of a row is this many powers of two below the largest exponential, so that small
@@ -92,17 +95,17 @@ pub(in crate::cpu) trait Exp: Real {
     /// Q of exp(r) = 1 + r + r^2 * Q(r), the highest power first.
     const POLYNOMIAL: &[Self];
     const MIN_NORMAL: f64;
-    /// A power of two whose inverse is a normal number too, below which no finite factor of an
-    /// exponential needs to be split.
+    /// A power of two whose inverse is a normal number too. A factor of an exponential that is
+    /// subnormal or beyond the type is applied as two: this or its inverse, and the rest.
     const SPLIT: f64;
     /// The base of rows whose largest logit is within `FIXED_RANGE`: the stored exponential of y is
     /// exp(y) times a power of two. The largest of a row is at least 2^26 for f32, so that those of
     /// small logits stay normal, and so small that a sum of 4,096 is finite.
     const FIXED_BASE: ExpBase<Self>;
     const FIXED_RANGE: [Self; 2];
-    /// A row whose sum, relative to the fixed base, is at least the first times its classes has a
-    /// maximum above the low end of `FIXED_RANGE`; where the sum is at most the second, it is below
-    /// the high end.
+    /// The sums, relative to the fixed base, that prove that it suits a row. Where sum / classes is
+    /// at least the first, the maximum is above the low end of `FIXED_RANGE`; where the sum is at
+    /// most the second, it is below the high end. A sum of NaN fails both.
     const FIXED_SUMS: [f64; 2];
     /// A logit above `FIXED_RANGE` whose exponential relative to the fixed base is finite.
     const FIXED_LIMIT: Self;
