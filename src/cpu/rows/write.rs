@@ -176,7 +176,9 @@ fn written<I: Isa, W: Exp>(
         let values = value!(head + nth * LANES, x);
         if streams {
             // SAFETY: `out[head]` is at a multiple of a cache line or of a vector, and this is
-            // whole vectors after it.
+            // whole vectors after it. `LongRow::write` calls the fence on each thread that shares
+            // the row, `RowTask::contiguous_rows` after its last row, and `LongRow::put` before it
+            // stores to the row.
             unsafe { W::stream(isa, out, values) };
         } else {
             *out = values;
