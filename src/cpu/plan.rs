@@ -18,6 +18,7 @@ use crate::{DType, Error, Shape};
 const LONG_READ: &str = "src/cpu/rows/read.rs";
 const LONG_WRITE: &str = "src/cpu/rows/write.rs";
 const SHORT: &str = "src/cpu/rows/short.rs";
+const SHORT_REDUCE: &str = "src/cpu/rows/short_reduce.rs";
 const CONTIGUOUS: &str = "src/cpu/groups.rs";
 const STRIDED: &str = "src/cpu/strided.rs";
 
@@ -212,8 +213,10 @@ impl Listed {
             let from = vec!["the upstream gradient"];
             self.passes.push(("copy_operand", CONTIGUOUS, from, vec![copy]));
         }
-        let (read_file, write_file) =
-            if self.is_short { (SHORT, SHORT) } else { (LONG_READ, LONG_WRITE) };
+        let (reduce_file, sum_file, write_file) = match self.is_short {
+            true => (SHORT_REDUCE, SHORT, SHORT),
+            false => (LONG_READ, LONG_READ, LONG_WRITE),
+        };
         let mut has_read_logits = copy.is_some();
         let rows = copy.unwrap_or(logits);
         let to = if copy.is_some() { COPY_OF_RESULTS } else { results };
@@ -223,15 +226,15 @@ impl Listed {
                 ClassLoop::ExponentialSum { keeps: is_wanted } => {
                     keeps = self.is_short || (is_wanted && self.is_cached);
                     let kept = if keeps { vec!["exponentials"] } else { vec![] };
-                    ("exponential_sum", read_file, vec![rows], kept)
+                    ("exponential_sum", reduce_file, vec![rows], kept)
                 }
                 ClassLoop::Sum => {
-                    ("sum", read_file, [rows].into_iter().chain(operand).collect(), vec![])
+                    ("sum", sum_file, [rows].into_iter().chain(operand).collect(), vec![])
                 }
                 ClassLoop::Search => ("search", "src/cpu/ops/predict.rs", vec![rows], vec![]),
                 ClassLoop::Draw => ("draw", "src/cpu/ops/sample.rs", vec![rows], vec![]),
                 ClassLoop::Exponentials if self.is_short => {
-                    ("exponentials", read_file, vec![rows], vec!["exponentials"])
+                    ("exponentials", reduce_file, vec![rows], vec!["exponentials"])
                 }
                 ClassLoop::Exponentials => continue,
                 ClassLoop::Scale if keeps => ("write", write_file, vec!["exponentials"], vec![to]),

@@ -12,7 +12,12 @@ use crate::cpu::rows::{Lanes, Place, Rows, Wide};
 use crate::cpu::simd::{Exp, Lane, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// Returns whether a scale is so near 1 that what a subnormal term has lost stays subnormal.
+/// The largest number of the type is divided by this, 2^26, for the largest sum of rows that are not
+/// computed in f64.
+const ROOM: f64 = (1_u32 << 26) as f64;
+
+/// Returns whether the type holds `scale` as a normal number, and `scale` times what a subnormal term
+/// has lost is still subnormal.
 #[inline(always)]
 fn is_moderate<W: Exp>(scale: f64) -> bool {
     (W::MIN_NORMAL..=1024.0).contains(&scale.abs())
@@ -30,12 +35,13 @@ struct WideRows<W, const N: usize> {
 
 impl<W: Exp, const N: usize> WideRows<W, N> {
     #[inline(always)]
-    fn new(sums: &[f64; N], scale: f64) -> Self {
+    fn new(sums: &[f64; N], is_known: &[bool; N], scale: f64) -> Self {
         let is_moderate = is_moderate::<W>(scale);
         let mut rows = Self { flags: [W::ZERO; N], any: false };
         for row in 0..N {
-            // NaN is at most nothing.
-            let is_plain = is_moderate & (sums[row].abs() <= W::LARGEST_NUMBER / 67_108_864.0);
+            // False where the sum is NaN.
+            let is_small = sums[row].abs() <= W::LARGEST_NUMBER / ROOM;
+            let is_plain = is_moderate & is_known[row] & is_small;
             rows.flags[row] = if is_plain { W::ZERO } else { W::ONE };
             rows.any |= !is_plain;
         }
@@ -43,7 +49,7 @@ impl<W: Exp, const N: usize> WideRows<W, N> {
     }
 }
 
-/// Writes `plain` of each vector, and `wide` in lanes of those rows.
+/// Writes `plain` of each vector, and `wide` in the lanes of `wide_rows`.
 #[inline(always)]
 fn write<R: Rows<N>, const N: usize>(
     rows: &mut R,
@@ -101,7 +107,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     }
     write(
         rows,
-        &WideRows::new(&dots, scale),
+        &WideRows::new(&dots, &[true; N], scale),
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
@@ -117,9 +123,9 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     );
 }
 
-/// Computes the backward of log-softmax, from log-probabilities l. What l has above 0 is added up
-/// for it to be known that exp(l) is a number; the first loop reads l for the second one, which
-/// would wait for memory, too.
+/// Computes the backward of log-softmax, from log-probabilities l. The first loop also adds `excess`,
+/// the part of l above 0. Where it is at most 1, exp(l) is a number. Reading l there brings it into
+/// the caches for the second loop.
 ///
 /// ```text
 /// for each class: sum += g;  excess += max(l, 0)
@@ -145,18 +151,17 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
             [g.wide(isa), l.wide(isa).at_least(Wide::<R, N>::splat(isa, 0.0))]
         },
     );
-    let (mut minus_sums, mut limited) = ([R::W::ZERO; N], sums);
+    let (mut minus_sums, mut is_known) = ([R::W::ZERO; N], [false; N]);
     for row in 0..N {
         minus_sums[row] = R::W::of(-sums[row]);
-        if !(excess[row] <= 1.0) {
-            limited[row] = f64::NAN;
-        }
+        // False where the sum is NaN.
+        is_known[row] = excess[row] <= 1.0;
     }
     // Exponentials relative to it are probabilities.
     let base = ExpBaseLanes::of_row(isa, &transform.base_of_value(R::W::ZERO));
     write(
         rows,
-        &WideRows::new(&limited, scale),
+        &WideRows::new(&sums, &is_known, scale),
         #[inline(always)]
         |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);

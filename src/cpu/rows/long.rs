@@ -94,7 +94,8 @@ pub(in crate::cpu) fn pieces_of(classes: usize) -> usize {
 /// The memory of a thread for the exponentials that are kept for the second pass, and for pieces.
 #[derive(Default)]
 pub(in crate::cpu) struct LongScratch<W> {
-    /// The exponentials of the row, or of the piece that is reduced; empty where memory is short.
+    /// The exponentials of the row, or of the piece that is reduced; empty where memory is short or
+    /// threads share the row.
     pub(super) exponentials: Vec<W>,
     /// Whether `exponentials` are those of the whole row.
     pub(super) keeps_row: bool,

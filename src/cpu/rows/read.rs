@@ -295,8 +295,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             && keeps_exponentials(classes, self.threads_share_rows);
         let LongScratch { mut exponentials, mut pieces, mut max_first, .. } =
             std::mem::take(self.scratch);
-        // The exponentials of a piece are kept in any case: those of a confident row are added
-        // again. Where memory is short, exponentials are computed again.
+        // A thread that has the row to itself keeps the exponentials of a piece in any case: those of
+        // a confident row are added again. Elsewhere they are computed again, and so they are where
+        // memory is short.
         let length = match (keeps, self.threads_share_rows) {
             (true, _) => classes,
             (false, false) => classes.min(LONGEST_PIECE),

@@ -31,10 +31,10 @@ pub(in crate::cpu) struct ShortScratch<W> {
     /// rows of the last group that needed bases of their own; those of all others are the fixed
     /// base.
     pub(super) bases: Vec<RowExpBases<W, ROWS>>,
-    /// Whether the last group had a row that the fixed base does not suit, so that its bases are
-    /// `bases`. The next group then finds its maxima first, instead of exponentials that it would
-    /// probably have to compute again. It decides on the order of the work, not on any bit.
-    pub(super) max_first: bool,
+    /// Whether the exponentials of the last group are relative to `bases`, else to the fixed base.
+    /// The next group then finds its maxima first, instead of exponentials that it would probably
+    /// compute again. That decides on the order of the work, not on any bit.
+    pub(super) has_own_bases: bool,
 }
 
 impl<W: Exp> ShortScratch<W> {
@@ -289,7 +289,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> Rows<ROWS> for ShortRows<'_, I, Y, W> {
             #[inline(always)]
             || {
                 let (bases, factors) = RowExpBases::of_log_sum_exps(self.transform, log_sum_exps);
-                (self.scratch.bases[0], self.scratch.max_first) = (bases, true);
+                (self.scratch.bases[0], self.scratch.has_own_bases) = (bases, true);
                 self.exponentials();
                 factors
             },

@@ -23,7 +23,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
     #[inline(always)]
     pub(super) fn reduced(&mut self, wanted: Wanted) -> Stats<W, ROWS> {
         let needs_max = wanted != Wanted::Sum;
-        let tried = if self.scratch.max_first { None } else { Some(self.fixed_sums()) };
+        let tried = if self.scratch.has_own_bases { None } else { Some(self.fixed_sums()) };
         let fits = match &tried {
             Some(sums) => self.fit_fixed_base(sums),
             None => false,
@@ -78,7 +78,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
             all_fixed &= base == W::FIXED_BASE;
             self.scratch.bases[0].set(row, &base);
         }
-        self.scratch.max_first = !all_fixed;
+        self.scratch.has_own_bases = !all_fixed;
         match (all_fixed, tried) {
             (true, Some(sums)) => sums,
             (true, None) => self.fixed_sums(),
@@ -284,7 +284,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
     /// Returns the exponent bases of the rows of a vector.
     #[inline(always)]
     pub(super) fn bases(&self, place: Place<'_>) -> ExpBaseLanes<W, I> {
-        if self.scratch.max_first {
+        if self.scratch.has_own_bases {
             self.scratch.bases[0].lanes(self.isa, place)
         } else {
             ExpBaseLanes::of_row(self.isa, &W::FIXED_BASE)
