@@ -82,7 +82,7 @@
 //! | probability (while a normal f32) | relative error at most 2e-6; a row sums to 1 within 1e-6 |
 //! | entropy (while a normal f32) | relative error at most 3e-6; its gradient: absolute error at most 2e-6 of `g max(1, log(classes))` times the steepest slope of the logit transform |
 //! | gradient | absolute error at most 1e-6 of the row's scale; `p - 1` of the target is computed without cancellation |
-//! | results of f16 and bf16 | the bounds above for the exact f16 or bf16 inputs, then rounded once to the nearest; gradients are within one unit in the last place of the rounded float64 gradient, except where label smoothing, the z-loss or soft targets make terms cancel |
+//! | results of f16 and bf16 | the bounds above for the exact f16 or bf16 inputs, then rounded once to the nearest; gradients are within one unit in the last place of the rounded float64 gradient, except where terms cancel: under label smoothing, the z-loss or soft targets, and in the backwards of softmax and log-softmax |
 //!
 //! One exception: the log-sum-exps of [`Resident`] logits and of steps on a GPU have an absolute
 //! error of up to 2e-7 where they are within 0.5 of 0, because the host does not recompute them.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each group of rows:
-//!     short rows: run the operation where they are, or in a copy where there are gaps between them
+//!     short rows: run the operation where they are, or in a copy of rows of half types or with gaps
 //!     one long row: run the operation where it is
 //! ```
 //!

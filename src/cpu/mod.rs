@@ -10,8 +10,9 @@
 //! 4. `ops/` runs the operation, one file for each family.
 //! 5. `rows/` has the loops over the classes of the rows, which `ops/` uses.
 //!
-//! A request is halved into *tasks*, one for a thread at a time; a task is computed in *groups* of up
-//! to 32 short rows or of one long row; a long row is computed in *pieces* of about 4,096 classes.
+//! A request is halved into *tasks*, one for a thread at a time; a task is computed in *groups* of
+//! up to 32 short rows or of one long row; a long row is computed in *pieces* of about 4,096
+//! classes.
 //!
 //! `plan.rs` describes how these would compute a shape, and computes nothing.
 

@@ -18,8 +18,8 @@ use crate::{DType, Error, Shape};
 pub(super) struct Scratch<W> {
     pub(super) long: LongScratch<W>,
     pub(super) short: ShortScratch<W>,
-    /// Copies of rows: gathered from strided rows, of half types, with gaps between them, or rows that
-    /// classes are selected from.
+    /// Copies of rows: gathered from strided rows, of half types, with gaps between them, or rows
+    /// that classes are selected from.
     pub(super) rows: Vec<W>,
     /// The elementwise operand (soft targets or the upstream gradient) of a group of rows; empty
     /// where it is used where it is.
@@ -99,7 +99,8 @@ pub(crate) enum Reserve {
 impl Reserve {
     pub(super) fn new(request: &Request<'_>) -> Result<Self, Error> {
         let Request { op, shape, operands, data, .. } = request;
-        // A row is gathered, or copied where there are gaps between rows.
+        // A row is gathered, or copied: where there are gaps between rows, where it is of a half
+        // type, or where its classes are selected.
         let gathered = usize::from(
             shape.inner() > 1 || op.spec().rereads_row || shape.classes() <= SHORT_ROW_CLASSES,
         );

@@ -553,4 +553,29 @@ fn corners_are_right() {
     let p = cpu.softmax(Logits::new(&x, [1, 8192]).unwrap()).to_vec().unwrap().values;
     let wanted = 1.0 / (1.0 + 1.0_f64.exp());
     assert!((p[0] / wanted - 1.0).abs() < 1e-6, "{} for {wanted}", p[0]);
+    // A cap so large that a unit in its last place is 64.
+    for max in [5.4e8_f32, 3_253_700_096.0, 3_185_499_904.0] {
+        for classes in [2, 2 * SHORT_ROW_CLASSES] {
+            let mut x = vec![0.0; classes];
+            x[0] = max;
+            let logits = Logits::new(&x, [1, classes]).unwrap();
+            let capped = logits.as_seen_by(&CrossEntropy::default().softcap(1e9)).unwrap();
+            let p = cpu.softmax(capped.temperature(2e-9).unwrap()).to_vec().unwrap().values;
+            let is_right = (p[0] - 1.0).abs() < 1e-6 && p[1..].iter().all(|p| p.to_bits() == 0);
+            assert!(is_right, "{max}: {:?}", &p[..2]);
+        }
+    }
+    // Soft targets whose products with distances are subnormal.
+    for (classes, logit, times) in [(128, -100.0002, 1427.0), (1000, -100.0035, 142.0)] {
+        let smallest = f32::from_bits(1);
+        let (mut x, mut q) = (vec![logit; classes], vec![times * smallest; classes]);
+        (x[0], q[0]) = (0.0_f32, 1.0_f32);
+        let rest = (classes - 1) as f64 * f64::from(logit).exp();
+        let wanted = (classes - 1) as f64 * f64::from(q[1]) * -f64::from(logit) + rest.ln_1p();
+        let logits = Logits::new(&x, [1, classes]).unwrap();
+        let targets = Targets::probabilities(&q);
+        let found = cpu.cross_entropy(&CrossEntropy::default(), logits, targets).loss().unwrap();
+        let error = (found.loss / wanted - 1.0).abs();
+        assert!(error < 1e-6, "{classes} classes: {:e} for {wanted:e}", found.loss);
+    }
 }

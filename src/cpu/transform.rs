@@ -1,6 +1,6 @@
 //! The logit transform y(x), which every inner loop applies first: the identity, or a scale and a
 //! soft cap, y = softcap * tanh(scale * x / softcap). The inner loops are compiled for each of the
-//! two. Twin of `shaders/shared/transform.wgsl`.
+//! two. Counterpart of `shaders/shared/transform.wgsl`.
 //!
 //! The trait [`LogitTransform`] comes first, then the exponent bases of rows ([`RowExpBases`],
 //! [`ExpBaseLanes`]), which say what the exponentials of a row are relative to, and last the two
@@ -31,22 +31,23 @@ pub(super) trait LogitTransform: Copy + Send + Sync {
     /// Returns dy/dx of sixteen logits, with an error of a few units in the last place of the
     /// steepest slope.
     fn derivatives<I: Isa, W: Exp>(self, isa: I, x: W::V<I>) -> W::V<I>;
-    /// Returns the exponent base of a row whose largest oriented logit is `max`.
-    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W>;
+    /// Returns the exponent base of a row whose largest oriented logit is `max`. Its offset is y of
+    /// `max` as [`LogitTransform::values`] has it, so that their difference is 0 under any cap.
+    fn exp_base<I: Isa, W: Exp>(self, isa: I, max: W) -> ExpBase<W>;
     /// Returns a base near the exponential of `y`, so that all finite exponentials exp(x - y) that
     /// are normal numbers can be stored.
     fn base_of_value<W: Exp>(self, y: W) -> ExpBase<W>;
     /// Returns exp(y(x) - log_base).
     fn exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> W::V<I>;
-    /// Returns the same, and infinity where the exponential is beyond the type.
+    /// Returns exp(y(x) - log_base), and infinity where that is beyond the type.
     fn exp_or_infinity<I: Isa, W: Exp>(
         self,
         isa: I,
         x: W::V<I>,
         bases: &ExpBaseLanes<W, I>,
     ) -> W::V<I>;
-    /// Returns the same relative to the fixed base; y(x) may be beyond its range, and the result is
-    /// then beyond [`Exp::FIXED_SUMS`], or NaN.
+    /// Returns exp(y(x) - log_base) relative to the fixed base; where y(x) is beyond its range, the
+    /// result is beyond [`Exp::FIXED_SUMS`], or NaN.
     fn fixed_exp<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, fixed: &ExpBaseLanes<W, I>) -> W::V<I>;
 
     /// Returns y of the largest oriented logit.
@@ -217,7 +218,7 @@ impl LogitTransform for Identity {
     }
 
     #[inline(always)]
-    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
+    fn exp_base<I: Isa, W: Exp>(self, _: I, max: W) -> ExpBase<W> {
         W::exp_base(max)
     }
 
@@ -254,6 +255,8 @@ impl LogitTransform for Identity {
 pub(super) struct ScaledCapped {
     scale: f64,
     cap: Option<Cap>,
+    /// Whether differences of y may be below -1000, the exponentials of which are 0.
+    is_unbounded: bool,
 }
 
 /// A soft cap, with what inner loops need of it: a division or a rounding there would delay all
@@ -284,7 +287,8 @@ impl ScaledCapped {
                 limit: (60.0 / doublings.abs()) as f32,
             }
         });
-        Self { scale, cap }
+        let is_unbounded = softcap.is_none_or(|softcap| softcap > 500.0);
+        Self { scale, cap, is_unbounded }
     }
 }
 
@@ -347,8 +351,9 @@ impl LogitTransform for ScaledCapped {
     }
 
     #[inline(always)]
-    fn exp_base<W: Exp>(self, max: W) -> ExpBase<W> {
-        let y = self.value_of_max(max);
+    fn exp_base<I: Isa, W: Exp>(self, isa: I, max: W) -> ExpBase<W> {
+        let logit = W::V::splat(isa, self.orient_one(max));
+        let y = self.values::<I, W>(isa, logit).array()[0];
         let [low, high] = W::FIXED_RANGE;
         if y >= low.into() && y <= high.into() { W::FIXED_BASE } else { base_at(y, W::EXCESS) }
     }
@@ -403,11 +408,11 @@ impl ScaledCapped {
         all(cap.softcap) * (minus_one / (minus_one + all(2.0))) - offset
     }
 
-    /// Returns the same, but -2000, whose exponential is 0, where an uncapped y is below that.
+    /// Returns y(x) - offset, or -2000, whose exponential is 0 too, where that is larger.
     #[inline(always)]
     fn exponent<I: Isa, W: Exp>(self, isa: I, x: W::V<I>, bases: &ExpBaseLanes<W, I>) -> I::F64 {
         let d = self.difference::<I, W>(isa, x, bases.wide_offset);
-        if self.cap.is_some() { d } else { d.at_least(I::F64::splat(isa, -2000.0)) }
+        if self.is_unbounded { d.at_least(I::F64::splat(isa, -2000.0)) } else { d }
     }
 }
 

@@ -125,8 +125,8 @@ macro_rules! with_values {
 }
 
 /// Rounds to f32 so that rounding the result to a half type is correct: to the neighbour whose last
-/// bit is 1 where `value` is not an f32 (Boldo and Melquiond, Emulation of FMA and correctly rounded
-/// sums, 2008). `half` itself drops bits of an f64 before it rounds.
+/// bit is 1 where `value` is not an f32 (Boldo and Melquiond, Emulation of FMA and correctly
+/// rounded sums, 2008). `half` itself drops bits of an f64 before it rounds.
 fn to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     if f64::from(nearest) == value || value.is_nan() {

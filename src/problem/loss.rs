@@ -563,7 +563,7 @@ pub(crate) fn check_upstream_gradients(shape: Shape, factors: &[f32]) -> Result<
 }
 
 fn check_probabilities(shape: Shape, values: Elements<'_>) -> Result<(), Error> {
-    // Zeros may have either sign. The others are compared as they are, so that compilers vectorize.
+    // -0 counts as 0. Halves are compared by their bits, which compilers vectorize.
     let bad = match values {
         Elements::F32(values) => first_bad(values, |value| (0.0..=f32::MAX).contains(&value)),
         Elements::F64(values) => {
@@ -589,7 +589,9 @@ fn first_bad<T: Copy + Sync>(
 ) -> Option<usize> {
     /// Values that are checked without a branch for each.
     const CHUNK: usize = 256;
+    /// The largest number of parts that threads share.
     const PARTS: usize = 32;
+    /// The least number of values of a part, unless there are fewer.
     const PART_VALUES: usize = 32 * 1024;
     let length = values.len().div_ceil(PARTS).max(PART_VALUES).next_multiple_of(CHUNK);
     let mut found = [None; PARTS];

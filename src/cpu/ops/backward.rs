@@ -1,5 +1,5 @@
 //! The backward of softmax, p_j * (g_j - sum_k g_k * p_k), and of log-softmax, g_j - exp(l_j) *
-//! sum_k g_k, from their results. Twin of `shaders/backward.wgsl`.
+//! sum_k g_k, from their results. Counterpart of `shaders/backward.wgsl`.
 //!
 //! A scale of the logits is a factor of the gradient alone.
 //!
@@ -12,12 +12,12 @@ use crate::cpu::rows::{Lanes, Place, Rows, Wide};
 use crate::cpu::simd::{Exp, Lane, Real, Vector};
 use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
-/// The largest number of the type is divided by this, 2^26, for the largest sum of rows that are not
-/// computed in f64.
+/// The largest number of the type is divided by this, 2^26, for the largest sum of rows that are
+/// not computed in f64.
 const ROOM: f64 = (1_u32 << 26) as f64;
 
-/// Returns whether the type holds `scale` as a normal number, and `scale` times what a subnormal term
-/// has lost is still subnormal.
+/// Returns whether the type holds `scale` as a normal number, and `scale` times what a subnormal
+/// term has lost is still subnormal.
 #[inline(always)]
 fn is_moderate<W: Exp>(scale: f64) -> bool {
     (W::MIN_NORMAL..=1024.0).contains(&scale.abs())
@@ -88,7 +88,7 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     let isa = rows.isa();
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [dots] = rows.narrow_sums(
-        is_moderate::<R::W>(scale),
+        (is_moderate::<R::W>(scale), 0.0),
         #[inline(always)]
         |place, p| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);
@@ -123,9 +123,9 @@ pub(in crate::cpu) fn rows<R: Rows<N>, const N: usize>(
     );
 }
 
-/// Computes the backward of log-softmax, from log-probabilities l. The first loop also adds `excess`,
-/// the part of l above 0. Where it is at most 1, exp(l) is a number. Reading l there brings it into
-/// the caches for the second loop.
+/// Computes the backward of log-softmax, from log-probabilities l. The first loop also adds
+/// `excess`, the part of l above 0. Where it is at most 1, exp(l) is a number. Reading l there
+/// brings it into the caches for the second loop.
 ///
 /// ```text
 /// for each class: sum += g;  excess += max(l, 0)
@@ -139,7 +139,7 @@ pub(in crate::cpu) fn log_rows<R: Rows<N>, const N: usize>(
     let (isa, transform) = (rows.isa(), rows.transform());
     let (scale, upstream) = (operands.transform.scale, operands.elementwise);
     let [sums, excess] = rows.narrow_sums(
-        is_moderate::<R::W>(scale),
+        (is_moderate::<R::W>(scale), 0.0),
         #[inline(always)]
         |place, l| {
             let g: Lanes<R, N> = place.of_element(isa, upstream);

@@ -33,8 +33,8 @@ impl<W: Real, const N: usize> RowOperands<'_, W, N> {
         weight * (on_label + self.coefficients.off_value)
     }
 
-    /// Whether the spread labels, and their products with numbers up to the largest of the type,
-    /// are as good in the type of the lanes as in f64, wherever they are finite.
+    /// Returns whether the spread labels, and their products with numbers up to the largest of the
+    /// type, are as good in the type of the lanes as in f64, wherever they are finite and normal.
     #[inline(always)]
     fn has_narrow_labels(&self) -> bool
     where
@@ -152,13 +152,15 @@ fn spread_sums<R: Rows<N>, const N: usize>(
     let (isa, transform) = (rows.isa(), rows.transform());
     // y is a logit, which both are computed from without a rounding in between.
     let is_narrow = R::Y::IS_IDENTITY && operands.has_narrow_labels();
+    // Subnormal products lose less than 2^-24 of a larger sum.
+    let least = operands.classes as f64 * R::W::MIN_NORMAL;
     let mut narrow_max = [R::W::ZERO; N];
     for row in 0..N {
         narrow_max[row] = R::W::of(max[row]);
     }
     if operands.has_elementwise() {
         return rows.narrow_sums(
-            is_narrow,
+            (is_narrow, least),
             #[inline(always)]
             |place, x| {
                 let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
@@ -174,7 +176,7 @@ fn spread_sums<R: Rows<N>, const N: usize>(
         );
     }
     let [losses] = rows.narrow_sums(
-        is_narrow,
+        (is_narrow, least),
         #[inline(always)]
         |place, x| {
             let max: Lanes<R, N> = place.of_row(isa, &narrow_max);
@@ -477,7 +479,7 @@ pub(in crate::cpu) fn backward_rows<R: Rows<N>, const N: usize>(
     let mut label_sums = [coefficients.off_value * coefficients.class_weight; N];
     if operands.has_elementwise() {
         [label_sums] = rows.narrow_sums(
-            operands.has_narrow_labels(),
+            (operands.has_narrow_labels(), 0.0),
             #[inline(always)]
             |place, _| [operands.narrow_labels(isa, place)],
             #[inline(always)]

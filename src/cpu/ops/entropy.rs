@@ -1,5 +1,5 @@
 //! The entropy of softmax(y) and its gradient, by the distances `d_j = max - y_j`, with
-//! `e_j = exp(-d_j)` and `sum = sum_j e_j`. Twin of `shaders/entropy.wgsl`.
+//! `e_j = exp(-d_j)` and `sum = sum_j e_j`. Counterpart of `shaders/entropy.wgsl`.
 //!
 //! ```text
 //! H = -sum_j p_j log p_j = log(sum) + mean, where mean = sum_j e_j d_j / sum

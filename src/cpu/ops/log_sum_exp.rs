@@ -1,4 +1,4 @@
-//! Log-sum-exp: log(sum_j exp(y_j)). Twin of `shaders/log_sum_exp.wgsl`.
+//! Log-sum-exp: log(sum_j exp(y_j)). Counterpart of `shaders/log_sum_exp.wgsl`.
 
 use crate::cpu::rows::{Lanes, LogSumExps, Rows, Stats, Wanted, Wide};
 use crate::cpu::simd::{Real, Vector, exp_lanes, log1p};

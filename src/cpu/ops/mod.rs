@@ -1,4 +1,5 @@
-//! The operations on up to 32 short rows or one long row at a time, each the twin of its shader.
+//! The operations on up to 32 short rows or one long row at a time, each the counterpart of its
+//! shader.
 //!
 //! [`RowTask::run_op`] runs the operation of a task on a group of rows; [`RowTask::select_classes`]
 //! runs the two operations that take one row at a time, top-k and sampling. Each file has one

@@ -1,5 +1,5 @@
-//! The classes with the largest logits, and their probabilities. Twins of `shaders/predict.wgsl`
-//! and `shaders/top_k.wgsl`.
+//! The classes with the largest logits, and their probabilities. Counterparts of
+//! `shaders/predict.wgsl` and `shaders/top_k.wgsl`.
 
 use crate::Prediction;
 use crate::cpu::rows::{ROWS, Rows, Stats, Wanted};

@@ -1,5 +1,6 @@
-//! Draws a class from the softmax by the Gumbel-max trick. Twin of `shaders/sample.wgsl`, with the
-//! same bits: both use integers, and f32 additions and multiplications that are each rounded.
+//! Draws a class from the softmax by the Gumbel-max trick. Counterpart of `shaders/sample.wgsl`,
+//! with the same bits: both use integers, and f32 additions and multiplications that are each
+//! rounded.
 
 use super::predict;
 use crate::Prediction;

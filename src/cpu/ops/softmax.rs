@@ -1,4 +1,4 @@
-//! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Twin of `shaders/softmax.wgsl`.
+//! softmax(y)_j = exp(y_j - max) / sum, and its logarithm. Counterpart of `shaders/softmax.wgsl`.
 
 use crate::cpu::rows::{Lanes, Rows, Wanted, Wide};
 use crate::cpu::simd::{Real, Vector};

@@ -2,12 +2,14 @@
 //! once, over the trait [`Rows`], which has two implementations:
 //!
 //! * `short.rs`, with `short_reduce.rs`: up to 32 short rows without gaps between them, as one
-//!   stream of elements. A vector may hold classes of several rows, so no lane is idle.
+//!   stream of elements. A vector of exponentials or results may hold classes of several rows,
+//!   so no lane is idle there; sums and maxima take the rows one by one.
 //! * `long.rs`, with `read.rs` and `write.rs`: one long row, piece by piece.
 //!
-//! The logit transform makes y of a logit x. *Oriented* x is x, or -x where the scale is negative, so
-//! that y increases with it. The exponential of a class is stored as exp(y - log_base), where
-//! `log_base` is the logarithm of the exponent base of its row or piece, and cancels in every result.
+//! The logit transform makes y of a logit x. *Oriented* x is x, or -x where the scale is negative,
+//! so that y increases with it. The exponential of a class is stored as exp(y - log_base), where
+//! `log_base` is the logarithm of the exponent base of its row or piece, and cancels in every
+//! result.
 //!
 //! The number of classes alone decides which one is used, and so the order of sums. Both compute
 //! the exponentials of a row relative to the fixed base where the maximum of the row allows it
@@ -110,8 +112,8 @@ pub(super) trait Rows<const N: usize> {
     fn maxima(&self) -> [Self::W; N];
     /// Returns the statistics of each row.
     fn reduce(&mut self, wanted: Wanted) -> Stats<Self::W, N>;
-    /// Makes [`Rows::map_p`] compute probabilities exp(y - log_sum_exp), and returns the factors for
-    /// it.
+    /// Makes [`Rows::map_p`] compute probabilities exp(y - log_sum_exp), and returns the factors
+    /// for it.
     fn normalize(&mut self, log_sum_exps: &[Self::W; N]) -> [f64; N];
     /// Returns exp(y - log_base) of `logits`, one of each row, after a reduction.
     fn terms(&self, logits: &[Self::W; N]) -> [f64; N];
@@ -124,19 +126,26 @@ pub(super) trait Rows<const N: usize> {
         &self,
         values: impl Fn(Place<'_>, Lanes<Self, N>) -> [V; K] + Sync,
     ) -> [[f64; N]; K];
-    /// Returns the sums of `narrow` values where `is_narrow` is set, and of `wide` ones where it is
-    /// not, and for the rows that have a sum of narrow ones that is beyond the type or NaN.
+    /// Returns the sums of `narrow` values. A row gets the sums of `wide` values instead where one
+    /// of its sums is NaN, beyond the type, or below `least` and not 0, and so does every row
+    /// unless `is_narrow` is set.
     #[inline(always)]
     fn narrow_sums<const K: usize>(
         &self,
-        is_narrow: bool,
+        (is_narrow, least): (bool, f64),
         narrow: impl Fn(Place<'_>, Lanes<Self, N>) -> [Lanes<Self, N>; K] + Sync,
         wide: impl Fn(Place<'_>, Lanes<Self, N>) -> [Wide<Self, N>; K] + Sync,
     ) -> [[f64; N]; K] {
         let mut sums = if is_narrow { self.sums(narrow) } else { [[f64::NAN; N]; K] };
         let (mut is_lost, mut any_lost) = ([false; N], false);
         for row in 0..N {
-            is_lost[row] = sums.iter().any(|sums| !sums[row].is_finite());
+            is_lost[row] = sums.iter().any(
+                #[inline(always)]
+                |sums| {
+                    let size = sums[row].abs();
+                    !size.is_finite() || (size != 0.0 && size < least)
+                },
+            );
             any_lost |= is_lost[row];
         }
         if any_lost {

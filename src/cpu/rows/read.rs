@@ -20,8 +20,8 @@ use crate::cpu::transform::{ExpBaseLanes, LogitTransform};
 
 impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     /// Reduces the piece `x`, and stores its exponentials in `exponentials`, unless that is empty.
-    /// `max_first` says that the maximum is found first, and on return whether this piece had a base
-    /// of its own. Not inlined: pieces of all types of logits share one copy.
+    /// `max_first` says that the maximum is found first, and on return whether this piece had a
+    /// base of its own. Not inlined: pieces of all types of logits share one copy.
     #[inline(never)]
     fn piece(
         &self,
@@ -38,7 +38,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
                     true => (0.0, self.max(x)),
                     false => self.exponential_sum(x, &W::FIXED_BASE, exponentials),
                 };
-                let base = transform.exp_base(max);
+                let base = transform.exp_base(isa, max);
                 let is_fixed = base == W::FIXED_BASE;
                 if *max_first || !is_fixed {
                     (sum, _) = self.exponential_sum(x, &base, exponentials);
@@ -60,8 +60,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 
     /// Returns the sum of the exponentials of `x`, and the largest oriented logit, NaN left out.
-    /// Stores the exponentials in `exponentials`, unless that is empty. Not inlined, so that values that
-    /// are constant over the piece stay in registers.
+    /// Stores the exponentials in `exponentials`, unless that is empty. Not inlined, so that values
+    /// that are constant over the piece stay in registers.
     #[inline(never)]
     fn exponential_sum(&self, x: &[W], base: &ExpBase<W>, exponentials: &mut [W]) -> (f64, W) {
         let (isa, transform) = (self.isa, self.transform);
@@ -88,8 +88,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
         )
     }
 
-    /// Returns the sum of the exponentials that differ from `left_out`: of `exponentials`, or computed
-    /// again where that is empty.
+    /// Returns the sum of the exponentials that differ from `left_out`: of `exponentials`, or
+    /// computed again where that is empty.
     #[inline(never)]
     fn sum_without(
         &self,
@@ -131,7 +131,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 
     /// Returns the sum of `term` over the vectors of `x`, and the largest oriented logit, NaN left
-    /// out; `term` gets the logits and the place of the first. `KEEPS` stores the terms in `exponentials`.
+    /// out; `term` gets the logits and the place of the first. `KEEPS` stores the terms in
+    /// `exponentials`.
     #[inline(always)]
     fn summed<const KEEPS: bool>(
         &self,
@@ -219,7 +220,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
         best[0].larger(best[1]).larger(best[2].larger(best[3])).largest()
     }
 
-    /// Returns the first place of a logit in `x`, which has it, or 0.
+    /// Returns the place of the first `logit` in `x`, or 0 where there is none.
     #[inline(always)]
     fn position(&self, x: &[W], logit: W::V<I>) -> usize {
         let isa = self.isa;
@@ -240,8 +241,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
         0
     }
 
-    /// Returns the sums of `K` values over the classes of a piece, of which `start` is the first and
-    /// `x` the logits. Not inlined: both branches of `LongRow::sums` share one copy.
+    /// Returns the sums of `K` values over the classes of a piece, of which `start` is the first
+    /// and `x` the logits. Not inlined: both branches of `LongRow::sums` share one copy.
     #[inline(never)]
     pub(super) fn piece_sums<V: Vector<I>, const K: usize>(
         &self,
@@ -295,9 +296,9 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
             && keeps_exponentials(classes, self.threads_share_rows);
         let LongScratch { mut exponentials, mut pieces, mut max_first, .. } =
             std::mem::take(self.scratch);
-        // A thread that has the row to itself keeps the exponentials of a piece in any case: those of
-        // a confident row are added again. Elsewhere they are computed again, and so they are where
-        // memory is short.
+        // A thread that has the row to itself keeps the exponentials of a piece in any case: those
+        // of a confident row are added again. Elsewhere they are computed again, and so they are
+        // where memory is short.
         let length = match (keeps, self.threads_share_rows) {
             (true, _) => classes,
             (false, false) => classes.min(LONGEST_PIECE),

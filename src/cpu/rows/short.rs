@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A value of each row is spread over the lanes of a vector by a table of the rows of its elements
-//! ([`ShortScratch::resize`]). Sums and maxima take the rows one by one, and fold the lanes of sixteen rows
-//! together ([`Vector::fold_rows`]).
+//! ([`ShortScratch::resize`]). Sums and maxima take the rows one by one, and fold the lanes of
+//! sixteen rows together ([`Vector::fold_rows`]).
 
 use super::Place;
 use super::{Lanes, ROWS, Rows, Stats, Wanted, split_factor};

@@ -1,9 +1,9 @@
 //! Short rows: reduces them to their maxima and sums of exponentials.
 //!
 //! Exponentials are relative to the fixed base first. If that does not suit the maximum of a row,
-//! the group is computed again, each row relative to its own base. A group after such a group
-//! begins with the maxima instead. Neither changes the bits of a row, as its maximum alone decides
-//! on its base.
+//! the group is computed again, each row relative to the base that its maximum decides on. The next
+//! group then begins with the maxima. Neither changes the bits of a row, because its maximum alone
+//! decides on its base.
 //!
 //! ```text
 //! for each vector of the stream:  e = exp(y(x) - log_base)             // fixed_exponentials
@@ -74,7 +74,7 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
     fn sums_by_maxima(&mut self, max: &[W; ROWS], tried: Option<[W; ROWS]>) -> [W; ROWS] {
         let mut all_fixed = true;
         for row in 0..self.count {
-            let base = self.transform.exp_base(max[row]);
+            let base = self.transform.exp_base(self.isa, max[row]);
             all_fixed &= base == W::FIXED_BASE;
             self.scratch.bases[0].set(row, &base);
         }
@@ -113,8 +113,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
         if is_confident {
             let without = self.row_sums::<true>(&terms);
             for row in 0..ROWS {
-                // The maximum has more than half of the sum, so it occurs once. Rounding cannot take
-                // the sum of two such exponentials below twice their value.
+                // The maximum has more than half of the sum, so it occurs once. Rounding cannot
+                // take the sum of two such exponentials below twice their value.
                 if sums[row] < max_exps[row] {
                     sums[row] = without[row].into();
                 }
@@ -258,19 +258,19 @@ impl<I: Isa, Y: LogitTransform, W: Exp> ShortRows<'_, I, Y, W> {
         let mut classes = [0; ROWS];
         for row in 0..self.count {
             let wanted = Vector::splat(self.isa, self.transform.orient_one(max[row]));
-            // Nothing depends on where the maximum is, which processors could not predict.
+            // No branch depends on where the maximum is, which processors could not predict.
             let vectors = self.classes.div_ceil(LANES);
             let low = self.lanes_equal(row, 0..vectors.min(4), wanted);
             let high = self.lanes_equal(row, 4..vectors.max(4), wanted);
             let place = if low != 0 { low.trailing_zeros() } else { 64 + high.trailing_zeros() };
-            // Class 0 where all logits are NaN.
+            // Where all logits are NaN, the caller takes the class of one of them instead.
             classes[row] = place as usize % SHORT_ROW_CLASSES;
         }
         classes
     }
 
-    /// Returns a bit for each lane of up to four vectors of a row: whether it equals `wanted`. Lanes
-    /// beyond the row may.
+    /// Returns a bit for each lane of up to four vectors of a row: whether it equals `wanted`.
+    /// Lanes beyond the row may.
     #[inline(always)]
     fn lanes_equal(&self, row: usize, vectors: Range<usize>, wanted: W::V<I>) -> u64 {
         let (start, mut found) = (vectors.start, 0);

@@ -86,8 +86,8 @@ impl<I: Isa, Y: LogitTransform, W: Exp> LongRow<'_, I, Y, W> {
     }
 }
 
-/// Writes one piece to `out`; its logits are in `input`, or in `out` itself. Those of half types are
-/// computed in a converted copy.
+/// Writes one piece to `out`; its logits are in `input`, or in `out` itself. Those of half types
+/// are computed in a converted copy.
 fn write_piece<I: Isa, W: Exp, F>(
     isa: I,
     input: Option<Elements<'_>>,

@@ -1,16 +1,16 @@
-//! exp of f32, within 5 units in the last place (a relative error below 6e-7), and of f64, relative
-//! to a power of two.
+//! exp of f32, within 5 units in the last place (a relative error below 6e-7) down to exp(-104),
+//! and of f64, relative to a power of two.
 //!
-//! The argument is reduced with ln 2, for f32 in one step where multiply-add rounds once, else in two
-//! parts (Cody and Waite, Software Manual for the Elementary Functions, 1980), and a
+//! The argument is reduced with ln 2, for f32 in one step where multiply-add rounds once, else in
+//! two parts (Cody and Waite, Software Manual for the Elementary Functions, 1980), and a
 //! polynomial, of degree 5 for f32, approximates the rest. The exponentials of a row are relative
 //! to a power of two, which enters after the reduction, whereas subtracting the maximum from a
 //! logit before it would round. That power is the same for all rows whose maximum is within
 //! [`Exp::FIXED_RANGE`], the fixed base: most rows, whose exponentials can be computed before their
 //! maxima are known. Any other row has a power of two near its own largest exponential. Where the
 //! maximum is beyond [`FAR`], the difference is exact wherever its exponential is not 0, and the
-//! maximum is subtracted, as in any f64 row without the fixed base. `shaders/shared/math.wgsl` is
-//! the twin of the exponentials that are relative to the maximum.
+//! maximum is subtracted, as in any f64 row without the fixed base. `shaders/shared/math.wgsl` has
+//! the GPU's exponential, with coefficients of its own.
 
 use super::isa::Isa;
 use super::vector::{Lane, Real, Vector};
@@ -40,9 +40,9 @@ const T: [f64; 6] = [
     -0.013_876_027_166_081_698,
     0.346_573_590_279_972_2,
 ];
-/// Exponentials relative to the fixed base, 2^-FIXED, are stored 2^FIXED times as large as they are.
-/// The largest of a row is then between 2^26 (`EXCESS`, for a maximum of -23.5) and 2^115 (for 38), so
-/// that a sum of more than 4,096 is finite.
+/// Exponentials relative to the fixed base, 2^-FIXED, are stored 2^FIXED times as large as they
+/// are. The largest of a row is then between 2^26 (`EXCESS`, for a maximum of -23.5) and 2^115 (for
+/// 38), so that a sum of more than 4,096 is finite.
 const FIXED: i32 = 60;
 const FIXED_F64: i32 = 500;
 /// A base of a row is this many powers of two below the largest exponential, so that small

@@ -114,6 +114,7 @@ pub(in crate::cpu) fn load_all<I: Isa, T: Number>(isa: I, from: &[T], to: &mut [
         #[inline(always)]
         || {
             let ((vectors, rest), (to, to_rest)) = (from.as_chunks(), to.as_chunks_mut());
+            // for each vector:  to = from, converted
             for (to, from) in to.iter_mut().zip(vectors) {
                 *to = T::load(isa, from).array();
             }
@@ -140,6 +141,7 @@ pub(in crate::cpu) fn store_all<I: Isa, T: Number>(
             let head = if streams { to.as_ptr().align_offset(alignment).min(to.len()) } else { 0 };
             let ((to_head, to), (head, from)) = (to.split_at_mut(head), from.split_at(head));
             let ((to, to_rest), (vectors, rest)) = (to.as_chunks_mut(), from.as_chunks());
+            // for each vector from the first aligned place on:  to = from, converted
             to_head.iter_mut().zip(head).for_each(|(to, &from)| *to = T::narrow(from));
             for (to, from) in to.iter_mut().zip(vectors) {
                 let values = T::store(isa, Vector::load(isa, from));
