@@ -116,7 +116,7 @@ pub fn sum_of(terms: impl Iterator<Item = f64>) -> f64 {
 /// Returns exp(a - b), where the difference may have been rounded.
 fn exp_of_difference(a: f64, b: f64) -> f64 {
     let d = a - b;
-    // What `d` has lost (Knuth), unless it is so far below 0 that the exponential is 0.
+    // The rounding error of `d` (Knuth); 0 where `d` is so far below 0 that the exponential is 0.
     let lost = if d < -1000.0 { 0.0 } else { (a - (d + (a - d))) + ((a - d) - b) };
     let e = d.exp();
     e + e * lost
